@@ -1,0 +1,112 @@
+"""Reading files without running code, writing them whole or not at all, and one-line errors."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class InputError(ValueError):
+    """Input the user can mend. The message is one line: the value, the file, and what to do."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+
+    Raises InputError when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The one-line error for a file that cannot be written."""
+    if error.errno == errno.ENOSPC:
+        return InputError(f"{path}: no space left on the disk; free some and run the same command again")
+    return InputError(f"{path}: cannot be written ({error.strerror}); choose another folder")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write one array as .npy, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; prepare the data first (data/prepare_*.py) or mend the path")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a whole .npy file ({error}); make it again") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: holds several arrays, one .npy array expected")
+    return array
+
+
+def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays ``names`` (all when None) of an .npz file. Raises InputError as load_array does."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; mend the path")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = sorted(set(names or ()) - set(archive.files))
+            if missing:
+                raise InputError(f"{path}: has no array {missing[0]!r} (it holds {', '.join(archive.files)})")
+            return {name: archive[name] for name in names or archive.files}
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds on a damaged archive
+        raise InputError(f"{path}: not a whole .npz file ({error}); fetch or make it again") from error
+
+
+def save_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as an uncompressed .npz, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises InputError when the file is missing or damaged."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; mend the path or make it again") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); make it again") from error
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """SHA-256 (hex) of an array's bytes in C order; shape and dtype are recorded beside it."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
