@@ -12,3 +12,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # they are about twice as fast as the fallback.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# GPU memory is taken as needed, not all at once.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# The same seeds give the same bits on the same machine.
+os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
