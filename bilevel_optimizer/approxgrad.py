@@ -1,0 +1,117 @@
+"""ApproxGrad: approximate hypergradient descent on min_u f(u, v*(u)), v*(u) = argmin_v g(u, v).
+
+Source: Pedregosa, "Hyperparameter optimization with approximate gradient" (ICML 2016, arXiv 1602.02355), in the
+form used by "How Robust are Randomized Smoothing based Defenses to Data Poisoning?" (CVPR 2021, arXiv
+2012.01274), section 3 and algorithm 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from bilevel_optimizer.adam import AdamState, adam_init, adam_step
+from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
+from bilevel_optimizer.linear_solvers import AdamResidual, LinearSolver
+from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+
+# Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
+# this evaluation within the outer step, so that a stochastic objective can redraw its noise).
+Objective = Callable[[Tree, Tree, Any, Any], Any]
+
+
+class LowerState(NamedTuple):
+    """What follows v: its Adam state, the solution p of the linear system, and the solver's own state."""
+
+    adam: AdamState
+    p: Tree
+    solver: Tree
+
+
+class Metrics(NamedTuple):
+    """Scalars of one outer step: both objectives at the new v, the relative residual of the linear system
+    ||A p - f_v|| / ||f_v||, and the norm of the hypergradient."""
+
+    f: Any
+    g: Any
+    residual: Any
+    hypergradient_norm: Any
+
+
+def _unconstrained(u: Tree, _data: Any) -> Tree:
+    return u
+
+
+@dataclass(frozen=True)
+class ApproxGrad:
+    """The bilevel algorithm; every method is pure and may be compiled with autodiff.jit.
+
+    f, g: upper and lower objective, each (u, v, data, draw) -> scalar tensor.
+    lower_steps: Adam steps on v in an outer step (T1); lr_v their learning rate.
+    solver: of (g_vv + damping I) p = f_v; p is kept between outer steps (warm start).
+    lr_u: learning rate of Adam on u. project(u, data): the feasible point nearest to u.
+    fixed_system: whether g is one function within an outer step's linear system and cross derivative (draw is
+    held), which lets every product share one first-order evaluation. When False each solver iteration sees its
+    own draw, as the published code does with redrawn noise.
+    """
+
+    f: Objective
+    g: Objective
+    lower_steps: int = 10
+    lr_v: float = 1e-3
+    lr_u: float = 0.1
+    damping: float = 1e-3
+    solver: LinearSolver = field(default_factory=AdamResidual)
+    project: Callable[[Tree, Any], Tree] = _unconstrained
+    fixed_system: bool = True
+
+    def init_lower(self, v: Tree) -> LowerState:
+        """The state at the start and after v is re-initialised: p = 0, fresh moments."""
+        return LowerState(adam_init(v), zeros_like(v), self.solver.init(v))
+
+    def minimise_lower(self, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
+        """T1 Adam steps on v with gradient g_v, u held. Uses draws 0 .. T1 - 1."""
+
+        def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
+            v, adam = carry
+            _, gradient = value_and_grad(lambda v: self.g(u, v, data, i))(v)
+            return adam_step(v, gradient, adam, self.lr_v)
+
+        return ops.fori_loop(0, self.lower_steps, step, (v, adam))
+
+    def hypergradient(self, u: Tree, v: Tree, lower: LowerState, data: Any) -> tuple[Tree, LowerState, Metrics]:
+        """df/du = f_u - g_uv p with (g_vv + damping I) p = f_v solved approximately (arXiv 2012.01274, eq. 4).
+
+        Returns (hypergradient shaped as u, lower state with the new p, metrics).
+        """
+        draw = self.lower_steps + self.solver.evaluations
+        f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, draw))((u, v))
+        g, _, g_vv, g_uv = second_derivatives(lambda u, v: self.g(u, v, data, draw), u, v)
+
+        def damped(p: Tree) -> Tree:
+            return add_scaled(g_vv(p), self.damping, p)
+
+        def redrawn(p: Tree, i: Any) -> Tree:
+            own = second_derivatives(lambda _, v: self.g(u, v, data, self.lower_steps + i), (), v)[2]
+            return add_scaled(own(p), self.damping, p)
+
+        matvec = (lambda p, _: damped(p)) if self.fixed_system else redrawn
+        p, solver = self.solver(matvec, f_v, lower.p, lower.solver)
+        hypergradient = tree_map(lambda a, b: a - b, f_u, g_uv(p))
+        residual = norm(add_scaled(damped(p), -1.0, f_v)) / ops.maximum(norm(f_v), 1e-30)
+        metrics = Metrics(f, g, residual, norm(hypergradient))
+        return hypergradient, LowerState(lower.adam, p, solver), metrics
+
+    def step(
+        self, u: Tree, v: Tree, lower: LowerState, upper: AdamState, data: Any
+    ) -> tuple[Tree, Tree, LowerState, AdamState, Metrics]:
+        """One outer step: T1 steps on v, the linear system, one projected Adam step on u.
+
+        u may be a minibatch of the variables to find; ``upper`` is then shaped as the minibatch, and its moments
+        persist while the content of u changes. Returns the new (u, v, lower, upper) and the metrics.
+        """
+        v, adam = self.minimise_lower(u, v, lower.adam, data)
+        hypergradient, lower, metrics = self.hypergradient(u, v, LowerState(adam, lower.p, lower.solver), data)
+        u, upper = adam_step(u, hypergradient, upper, self.lr_u)
+        return self.project(u, data), v, lower, upper, metrics

@@ -1,0 +1,140 @@
+"""Approximate solvers of A x = b from matrix-vector products, A symmetric, all called alike.
+
+``solver.init(b)`` makes the state kept between calls; ``solver(matvec, b, x0, state)`` starts at x0 and returns
+(x, state). ``matvec(p, i)`` is A p as seen at iteration i: a deterministic problem ignores i; where the
+training loss redraws its noise at every evaluation, each i has its own A.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from keras import ops
+
+from bilevel_optimizer.adam import adam_init, adam_step
+from bilevel_optimizer.trees import Tree, add_scaled, dot, tree_map
+
+Matvec = Callable[[Tree, Any], Tree]
+
+
+class LinearSolver(Protocol):
+    """What approxgrad.py asks of a solver."""
+
+    @property
+    def evaluations(self) -> int:
+        """How many different iteration numbers i the solver passes to matvec."""
+
+    def init(self, b: Tree) -> Tree:
+        """The state before the first call, for right-hand sides shaped as b."""
+
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """An approximate solution and the new state."""
+
+
+@dataclass(frozen=True)
+class AdamResidual:
+    """Adam on the squared residual ||A x - b||^2, its moments kept between calls (the paper's solver).
+
+    Two matrix-vector products a step: the residual r = A x - b and half its gradient A r. Adam does not see
+    the factor 2. Converges slowly and never diverges.
+
+    iterations: Adam steps a call (T2). learning_rate: of Adam (lr_p).
+    """
+
+    iterations: int = 10
+    learning_rate: float = 1e-2
+
+    @property
+    def evaluations(self) -> int:
+        return self.iterations
+
+    def init(self, b: Tree) -> Tree:
+        return adam_init(b)
+
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
+        def step(i: Any, carry: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+            x, adam = carry
+            residual = add_scaled(matvec(x, i), -1.0, b)
+            return adam_step(x, matvec(residual, i), adam, self.learning_rate)
+
+        return ops.fori_loop(0, self.iterations, step, (x0, state))
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """Conjugate gradient; one matrix-vector product an iteration and one for the starting residual.
+
+    The system must not change between iterations. Deep networks have indefinite Hessians: the iteration
+    stops, keeping x, at the first direction of non-positive curvature, where the quadratic has no minimum
+    (Nocedal and Wright, Numerical Optimization, section 7.1), and when the residual has fallen to zero.
+
+    iterations: at most (T2). tolerance: stop at ||r|| <= tolerance ||b||.
+    """
+
+    iterations: int = 10
+    tolerance: float = 1e-6
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    def init(self, b: Tree) -> Tree:
+        return ()
+
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
+        r = add_scaled(b, -1.0, matvec(x0, 0))
+        enough = self.tolerance**2 * dot(b, b)
+
+        def step(_: Any, carry: tuple) -> tuple:
+            x, r, d, rr, active = carry
+            ad = matvec(d, 0)
+            curvature = dot(d, ad)
+            active = ops.logical_and(active, ops.logical_and(curvature > 0, rr > enough))
+            alpha = ops.where(active, rr / ops.where(active, curvature, 1.0), 0.0)
+            x, r = add_scaled(x, alpha, d), add_scaled(r, -alpha, ad)
+            rr_new = dot(r, r)
+            beta = rr_new / ops.where(rr > 0, rr, 1.0)
+            return x, r, add_scaled(r, beta, d), rr_new, active
+
+        x, *_ = ops.fori_loop(0, self.iterations, step, (x0, r, r, dot(r, r), ops.convert_to_tensor(True)))
+        return x, state
+
+
+@dataclass(frozen=True)
+class NeumannSeries:
+    """The truncated series x = eta sum_j (I - eta A)^j b as Richardson steps x += eta (b - A x).
+
+    Converges when 0 < eta < 2 / ||A||; it does not see directions of curvature below 1 / (eta iterations)
+    (Lorraine, Vicol and Duvenaud, AISTATS 2020).
+
+    iterations: terms (T2). scale: eta.
+    """
+
+    iterations: int = 10
+    scale: float = 1e-2
+
+    @property
+    def evaluations(self) -> int:
+        return self.iterations
+
+    def init(self, b: Tree) -> Tree:
+        return ()
+
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
+        def step(i: Any, x: Tree) -> Tree:
+            return tree_map(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x, i), b)
+
+        return ops.fori_loop(0, self.iterations, step, x0), state
+
+
+def solver_named(name: str, iterations: int, learning_rate: float) -> LinearSolver:
+    """The solver called adam, cg or neumann; learning_rate is Adam's and the scale of the Neumann series."""
+    if name == "adam":
+        return AdamResidual(iterations, learning_rate)
+    if name == "cg":
+        return ConjugateGradient(iterations)
+    if name == "neumann":
+        return NeumannSeries(iterations, learning_rate)
+    raise ValueError(f"unknown linear solver {name!r}: adam, cg or neumann")
+
+

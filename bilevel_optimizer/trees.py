@@ -1,0 +1,34 @@
+"""Vector-space operations on nested structures of tensors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+Tree = Any  # a nested structure of tensors
+
+
+def tree_map(function: Callable, *trees: Tree) -> Tree:
+    """Apply ``function`` leaf by leaf to structures of one shape."""
+    return keras.tree.map_structure(function, *trees)
+
+
+def zeros_like(x: Tree) -> Tree:
+    """Zeros shaped as x."""
+    return tree_map(ops.zeros_like, x)
+
+
+def add_scaled(x: Tree, scale: Any, y: Tree) -> Tree:
+    """x + scale * y."""
+    return tree_map(lambda a, b: a + scale * b, x, y)
+
+
+def dot(x: Tree, y: Tree) -> Any:
+    """Inner product over all leaves, a scalar tensor."""
+    return sum(ops.sum(a * b) for a, b in zip(keras.tree.flatten(x), keras.tree.flatten(y), strict=True))
+
+
+def norm(x: Tree) -> Any:
+    """Euclidean norm over all leaves, a scalar tensor."""
+    return ops.sqrt(dot(x, x))
