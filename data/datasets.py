@@ -1,0 +1,264 @@
+"""Prepared datasets and poison files: reading, checking, and splitting off the target class.
+
+Arrays, file names and layouts are those of the published code (method, section 5), so that arrays made by
+either code base load in the other: images float32 (N, height, width, channels) in [0, 1], labels one-hot
+float32 (N, classes).  A poison file holds the target class's training images, poisoned, in the order in
+which that class occurs in X_train.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.files import InputError, array_sha256, load_array, read_json
+
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test arrays of one dataset.
+
+    Images x_*: float32 (N, height, width, channels) in [0, 1]; y_*: one-hot float32 (N, classes).
+    name: the dataset's short name, as in folder names; label: the name to print in tables, which says so
+    where the images are not the standard ones.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    label: str = ""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        height, width, channels = self.x_train.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.y_train.shape[1]
+
+
+class TargetSplit(NamedTuple):
+    """One set divided into the target class and all other classes, each in its original order."""
+
+    x_target: np.ndarray
+    y_target: np.ndarray
+    x_others: np.ndarray
+    y_others: np.ndarray
+
+
+def labels(y: np.ndarray) -> np.ndarray:
+    """Class indices, int64 (N,), of one-hot rows (N, classes)."""
+    return np.argmax(y, axis=-1)
+
+
+def load_dataset(data_dir: Path) -> Dataset:
+    """Read and check X_train.npy, Y_train.npy, ... Y_test.npy of one folder.
+
+    float64 images are cast to float32, and images without a channel axis, (N, height, width), get one.
+    Shapes, dtypes and SHA-256 hashes must match manifest.json where the folder has one; arrays from the
+    published code come without.
+
+    Raises InputError, naming the file and the mend, for missing or damaged files, pixels that are not
+    floats in [0, 1], labels that are not one-hot, and splits that do not fit each other or lack a class.
+    """
+    data_dir = Path(data_dir)
+    manifest = _read_manifest(data_dir)
+    arrays: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        x_path, y_path = data_dir / f"X_{split}.npy", data_dir / f"Y_{split}.npy"
+        x, y = load_array(x_path), load_array(y_path)
+        if manifest is not None:
+            _check_against_manifest(x_path, x, manifest)
+            _check_against_manifest(y_path, y, manifest)
+        x, y = _images(x, x_path), _one_hot(y, y_path)
+        if len(x) != len(y):
+            raise InputError(
+                f"{x_path}: {len(x)} images but {len(y)} labels in {y_path.name}; prepare the data again"
+            )
+        counts = y.sum(axis=0)
+        if np.any(counts == 0):
+            raise InputError(
+                f"{y_path}: class {int(np.argmin(counts))} has no points; every class must be in every split"
+            )
+        for path, array in ((x_path, x), (y_path, y)):
+            first = arrays.get(path.name[0].lower() + "_train", array)
+            if array.shape[1:] != first.shape[1:]:
+                raise InputError(
+                    f"{path}: rows of shape {array.shape[1:]}, those of the training set have "
+                    f"{first.shape[1:]}; prepare the data again"
+                )
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
+    name = data_dir.resolve().name if manifest is None else str(manifest.get("dataset"))
+    label = name if manifest is None else str(manifest.get("label", name))
+    return Dataset(name=name, label=label, **arrays)
+
+
+def _read_manifest(data_dir: Path) -> dict[str, Any] | None:
+    path = data_dir / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    names = {f"{kind}_{split}.npy" for kind in "XY" for split in SPLITS}
+    arrays = manifest.get("arrays") if isinstance(manifest, dict) else None
+    if not isinstance(arrays, dict) or not names <= set(arrays) or "dataset" not in manifest:
+        raise InputError(f"{path}: not the manifest of a whole prepared dataset; prepare the data again")
+    return manifest
+
+
+def _check_against_manifest(path: Path, array: np.ndarray, manifest: dict[str, Any]) -> None:
+    wanted = manifest["arrays"][path.name]
+    found = describe_array(array)
+    if not isinstance(wanted, dict) or any(wanted.get(key) != found[key] for key in found):
+        raise InputError(
+            f"{path}: shape, dtype or SHA-256 differ from {MANIFEST}, so the file changed or a preparation "
+            "was cut short; prepare the data again"
+        )
+
+
+def describe_array(array: np.ndarray) -> dict[str, Any]:
+    """Shape, dtype and SHA-256 of an array, as a manifest records them."""
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": array_sha256(array)}
+
+
+def _images(x: np.ndarray, path: Path) -> np.ndarray:
+    """Checked images as float32 (N, height, width, channels). Raises InputError as load_dataset does."""
+    if x.dtype not in (np.float32, np.float64):
+        raise InputError(
+            f"{path}: dtype {x.dtype}, float32 in [0, 1] expected; divide 8-bit images by 255 and save them "
+            "as float32"
+        )
+    if x.ndim == 3:
+        x = x[..., np.newaxis]
+    if x.ndim != 4 or x.size == 0:
+        raise InputError(f"{path}: shape {x.shape}, (images, height, width, channels) expected")
+    _check_pixels(x, path)
+    return x.astype(np.float32, copy=False)
+
+
+def _check_pixels(x: np.ndarray, path: Path) -> None:
+    low, high = float(x.min()), float(x.max())  # both are NaN where any pixel is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{path}: holds NaN or infinite pixels; make it again")
+    if low < 0 or high > 1:
+        raise InputError(
+            f"{path}: pixel value {low if low < 0 else high:g} outside [0, 1]; scale 8-bit images by 1/255"
+        )
+
+
+def _one_hot(y: np.ndarray, path: Path) -> np.ndarray:
+    """Checked labels as one-hot float32 (N, classes). Raises InputError as load_dataset does."""
+    if y.ndim != 2 or y.size == 0 or y.shape[1] < 2:
+        raise InputError(f"{path}: shape {y.shape}, one-hot labels (images, classes) expected")
+    if y.dtype.kind not in "fiub" or not np.all((y == 0) | (y == 1)) or not np.all(y.sum(axis=1) == 1):
+        raise InputError(f"{path}: not one-hot labels; every row needs exactly one 1 and otherwise 0")
+    return y.astype(np.float32, copy=False)
+
+
+def split_target_class(x: np.ndarray, y: np.ndarray, target_class: int) -> TargetSplit:
+    """Divide images x (N, ...) and one-hot labels y (N, classes) into the target class and the others.
+
+    Raises InputError when target_class is no class of y or has no points.
+    """
+    mask = _target_mask(y, target_class)
+    return TargetSplit(x[mask], y[mask], x[~mask], y[~mask])
+
+
+def _target_mask(y: np.ndarray, target_class: int) -> np.ndarray:
+    if not 0 <= target_class < y.shape[1]:
+        raise InputError(f"target_class {target_class} is out of range; choose one of 0 to {y.shape[1] - 1}")
+    mask = labels(y) == target_class
+    if not mask.any():
+        raise InputError(f"target_class {target_class} has no points in this set; choose another class")
+    return mask
+
+
+def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -> tuple[Path, Path]:
+    """Image and label file of a poison, under the published names.
+
+    method: the training method that the poison was made against (gaussianaug, macer, smoothadv, ...);
+    sigma: its noise level in pixel units of [0, 1], written as Python prints a float.
+    """
+    stem = f"poisoned_radius_{method}_{float(sigma)}_{target_class}.npy"
+    return Path(data_dir) / f"X_{stem}", Path(data_dir) / f"Y_{stem}"
+
+
+def check_poison(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: float, path: Path) -> None:
+    """Raise InputError unless the poison is a clean-label poison within epsilon (l-infinity) of the images.
+
+    poison_x, clean_target_x: images (N, height, width, channels), the latter in [0, 1]; epsilon in pixel
+    units of [0, 1]; path: the file to name in the error.
+    """
+    if poison_x.shape != clean_target_x.shape:
+        raise InputError(
+            f"{path}: shape {poison_x.shape}, the target class's training images have "
+            f"{clean_target_x.shape}; check dataset and target class"
+        )
+    _check_pixels(poison_x, path)
+    distance = float(np.max(np.abs(poison_x - clean_target_x)))
+    if distance > epsilon + EPSILON_TOLERANCE:
+        raise InputError(
+            f"{path}: a pixel is {distance:g} away from the clean image, epsilon is {epsilon:g}; check dataset, "
+            "target class and epsilon"
+        )
+
+
+def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray:
+    """Poisoned training images of the target class, float32 (N, height, width, channels) in [0, 1].
+
+    The file holds one image for each training image of the class, in the order in which the class occurs
+    in X_train.  Where the label file (Y_ for X_, same folder) exists it must name the target class.
+
+    Raises InputError when the file is missing, damaged, of another shape, out of range, or of another class.
+    """
+    x_path = Path(x_path)
+    clean_shape = dataset.x_train[_target_mask(dataset.y_train, target_class)].shape
+    poison_x = _images(load_array(x_path), x_path)
+    if poison_x.shape != clean_shape:
+        raise InputError(
+            f"{x_path}: shape {poison_x.shape}, the {clean_shape[0]} training images of class {target_class} "
+            f"have {clean_shape}; check dataset and target class"
+        )
+    y_path = x_path.with_name("Y_" + x_path.name.removeprefix("X_"))
+    if x_path.name.startswith("X_") and y_path.is_file():
+        poison_y = _one_hot(load_array(y_path), y_path)
+        if poison_y.shape != (len(poison_x), dataset.num_classes):
+            raise InputError(
+                f"{y_path}: shape {poison_y.shape}, expected {(len(poison_x), dataset.num_classes)}; "
+                "make the poison again"
+            )
+        wrong = labels(poison_y) != target_class
+        if wrong.any():
+            raise InputError(
+                f"{y_path}: labels class {labels(poison_y)[wrong][0]}, the target class is {target_class}; "
+                "choose the matching target class"
+            )
+    return poison_x
+
+
+def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: int) -> Dataset:
+    """The dataset with the target class's training images replaced by the poison, in order.
+
+    poison_x: float32, one image for each training image of the class.  Everything else is shared with
+    ``dataset``, which is left as it is.  Raises InputError when the shape does not fit.
+    """
+    mask = _target_mask(dataset.y_train, target_class)
+    if poison_x.shape != (int(mask.sum()), *dataset.image_shape):
+        raise InputError(
+            f"poison of shape {poison_x.shape} cannot replace {int(mask.sum())} images of shape "
+            f"{dataset.image_shape}; check dataset and target class"
+        )
+    x_train = dataset.x_train.copy()
+    x_train[mask] = poison_x
+    return replace(dataset, x_train=x_train)

@@ -1,0 +1,150 @@
+"""What the prepare scripts share: reading and checking a source, splitting, and writing the arrays."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from data.datasets import MANIFEST, SPLITS, describe_array
+from data.files import InputError, load_archive, save_array, write_json
+from data.runs import provenance
+
+DATA_ROOT = Path(__file__).resolve().parent
+NUM_CLASSES = 10
+SOURCE_NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+Splits = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Split name to (images in [0, 1] or uint8, class indices); images without or with a channel axis."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where a dataset comes from and where its arrays go; shared by the MNIST and CIFAR10 scripts."""
+
+    source: Path | None = None
+    """NPZ file with x_train, y_train, x_test, y_test (uint8 images); the standard download when not given."""
+    seed: int = 0
+    """Seed of the random split into training and validation images."""
+    validation: int = 5000
+    """Number of images taken from the training images for validation."""
+
+
+def prepare_from_source(
+    config: SourceConfig, name: str, label: str, out_dir: Path, image_shape: tuple[int, int, int]
+) -> None:
+    """Prepare a dataset of 8-bit images from an NPZ file or from the Keras download.
+
+    name: 'mnist' or 'cifar10' of keras.datasets, in any case; label: name printed in tables; image_shape:
+    (height, width, channels).  Raises InputError for a source that cannot be had, read or used.
+    """
+    if config.source is None:
+        arrays, source = _download(name.lower()), {"file": "keras download"}
+        origin = "keras download"
+    else:
+        arrays = load_archive(config.source, SOURCE_NAMES)
+        source = {"file": Path(config.source).name, "sha256": _file_sha256(Path(config.source))}
+        origin = str(config.source)
+    splits: Splits = {}
+    for split in ("train", "test"):
+        splits[split] = _check_source(arrays[f"x_{split}"], arrays[f"y_{split}"], image_shape, split, origin)
+    train, validation = split_at_random(len(splits["train"][0]), config.validation, config.seed, origin)
+    x, y = splits["train"]
+    splits["train"], splits["val"] = (x[train], y[train]), (x[validation], y[validation])
+    write_dataset(out_dir, name, label, splits, source, config.seed, config)
+
+
+def _download(name: str) -> dict[str, np.ndarray]:
+    try:
+        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras, urllib and tarfile each raise their own kinds
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the download of {name} failed ({reason}); use --source FILE.npz with a copy at hand"
+        ) from error
+    return dict(zip(SOURCE_NAMES, (x_train, y_train, x_test, y_test), strict=True))
+
+
+def _file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_source(
+    x: np.ndarray, y: np.ndarray, image_shape: tuple[int, int, int], split: str, origin: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checked images uint8 (N, height, width, channels) and class indices int64 (N,)."""
+    if x.dtype != np.uint8:
+        raise InputError(f"{origin}: x_{split} has dtype {x.dtype}; give 8-bit images (uint8, 0 to 255)")
+    shapes = (image_shape, image_shape[:2]) if image_shape[2] == 1 else (image_shape,)
+    if x.shape[1:] not in shapes:
+        raise InputError(f"{origin}: x_{split} has images of shape {x.shape[1:]}, expected {shapes[0]}")
+    if y.shape not in ((len(x),), (len(x), 1)):
+        raise InputError(f"{origin}: y_{split} has shape {y.shape}, expected one label for {len(x)} images")
+    y = y.reshape(-1)
+    if y.dtype.kind not in "iu":
+        raise InputError(f"{origin}: y_{split} has dtype {y.dtype}; give class indices as integers")
+    out_of_range = y[(y < 0) | (y >= NUM_CLASSES)]
+    if out_of_range.size:
+        raise InputError(
+            f"{origin}: y_{split} holds label {out_of_range[0]}; labels are 0 to {NUM_CLASSES - 1}"
+        )
+    return x.reshape(-1, *image_shape), y.astype(np.int64)
+
+
+def split_at_random(count: int, validation: int, seed: int, origin: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and validation points out of ``count``, a pure function of the seed.
+
+    Both are sorted, so that each split keeps the source's order.  Raises InputError for a negative seed or
+    where the source is too small.
+    """
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative; choose 0 or more")
+    if not 0 < validation < count:
+        raise InputError(
+            f"{origin}: {count} training images, {validation} asked for validation; give --validation between "
+            "1 and one less than the number of images"
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[validation:]), np.sort(order[:validation])
+
+
+def write_dataset(
+    out_dir: Path, name: str, label: str, splits: Splits, source: dict[str, str], seed: int, config: Any
+) -> None:
+    """Write the six arrays and then the manifest, and print one line for each array.
+
+    splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for
+    train, val and test; source: what the manifest says about the origin.
+    The manifest comes last: a preparation that is cut short leaves no manifest, or an older one whose
+    hashes do not fit, and the loader says so.
+
+    Raises InputError where a split lacks a class or the folder cannot be written.
+    """
+    for split in SPLITS:
+        missing = np.setdiff1d(np.arange(NUM_CLASSES), splits[split][1])
+        if missing.size:
+            raise InputError(
+                f"{source['file']}: the {split} split has no image of class {missing[0]}; "
+                "use a larger source or another --validation"
+            )
+    arrays = {}
+    for split in SPLITS:
+        x, y = splits[split]
+        # One split at a time: all of CIFAR10 as floats takes 740 MB.
+        for path, array in (
+            (out_dir / f"X_{split}.npy", as_unit_floats(x)),
+            (out_dir / f"Y_{split}.npy", np.eye(NUM_CLASSES, dtype=np.float32)[y]),
+        ):
+            save_array(path, array)
+            arrays[path.name] = describe_array(array)
+            print(f"{path.name:<12} {array.dtype} {array.shape}")
+    manifest = {"dataset": name, "label": label, "source": source, "seed": seed, "arrays": arrays}
+    write_json(out_dir / MANIFEST, {**manifest, "provenance": provenance(config)})
+    print(f"{label}: arrays and {MANIFEST} are in {out_dir}")
+
+
+def as_unit_floats(x: np.ndarray) -> np.ndarray:
+    """Images as float32 in [0, 1]; 8-bit images are divided by 255."""
+    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)

@@ -1,0 +1,35 @@
+"""Prepare CIFAR10: 45,000 training, 5,000 validation and 10,000 test images (paper, section 5).
+
+Without --source this fetches the standard download:
+
+    python data/prepare_cifar10.py
+    python data/prepare_cifar10.py --source cifar10.npz
+
+Writes X_train.npy, Y_train.npy, ... Y_test.npy (images float32 NHWC in [0, 1], labels one-hot) and
+manifest.json with their hashes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.preparation import DATA_ROOT, SourceConfig, prepare_from_source
+from data.runs import run_script
+
+
+@dataclass(frozen=True)
+class Config(SourceConfig):
+    """Settings of the preparation."""
+
+    out_dir: Path = DATA_ROOT / "CIFAR10"
+    """Folder for the arrays."""
+    label: str = "CIFAR10"
+    """Name of the data in tables; say here where the images are not the standard ones."""
+
+
+def main(config: Config) -> None:
+    """Prepare CIFAR10 as the config says."""
+    prepare_from_source(config, "CIFAR10", config.label, config.out_dir, image_shape=(32, 32, 3))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

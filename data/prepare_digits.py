@@ -1,0 +1,50 @@
+"""Prepare the small demonstration dataset: scikit-learn's 8 x 8 handwritten digits, no download needed.
+
+    python data/prepare_digits.py
+
+1,097 training, 340 validation and 360 test images, stratified by class; images float32 (8, 8, 1) in [0, 1],
+labels one-hot, and manifest.json with the arrays' hashes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from data.files import InputError
+from data.preparation import DATA_ROOT, write_dataset
+from data.runs import run_script
+
+VALIDATION, TEST = 340, 360  # of 1,797 images
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the preparation."""
+
+    seed: int = 0
+    """Seed of the random split into training, validation and test images."""
+    out_dir: Path = DATA_ROOT / "DIGITS"
+    """Folder for the arrays."""
+    label: str = "DIGITS"
+    """Name of the data in tables."""
+
+
+def main(config: Config) -> None:
+    """Prepare the digits as the config says."""
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed {config.seed} is out of range; choose 0 to {2**32 - 1}")
+    digits = load_digits()
+    x = (digits.images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
+    y = digits.target
+    rest, test = train_test_split(np.arange(len(x)), test_size=TEST, stratify=y, random_state=config.seed)
+    train, val = train_test_split(rest, test_size=VALIDATION, stratify=y[rest], random_state=config.seed)
+    splits = {name: (x[index], y[index]) for name, index in (("train", train), ("val", val), ("test", test))}
+    source = {"file": "sklearn.datasets.load_digits"}
+    write_dataset(config.out_dir, "DIGITS", config.label, splits, source, config.seed, config)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
