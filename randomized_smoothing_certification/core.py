@@ -1,0 +1,256 @@
+"""CERTIFY and PREDICT of randomized smoothing: Monte Carlo votes on the device, statistics in float64.
+
+Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing" (ICML 2019),
+section 3.2 and the pseudocode in figure "Prediction and certification".
+"""
+
+from collections.abc import Callable
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+from scipy import stats
+
+from bilevel_optimizer.autodiff import jit
+from data.files import InputError
+from data.noise import fold_in, normal, seed_pair
+
+ABSTAIN = -1
+
+# Noise is drawn in blocks of this many votes, each from its own seed, and a batch is a whole number of
+# blocks. Vote number v is therefore row v % 100 of block v // 100 whatever the batch size. 100 is the usual
+# n0, so that selection evaluates nothing that it does not count.
+NOISE_BLOCK = 100
+
+# The stages' noise streams. The large offset keeps them apart from the streams that training draws from the
+# same run seed: a certificate needs noise that is independent of the classifier.
+SELECTION, ESTIMATION, PREDICTION = 0x5E1EC70, 0x5E1EC71, 0x5E1EC72
+
+
+class Certificate(NamedTuple):
+    """Outcome of CERTIFY at one point: the class (ABSTAIN where none) and its l2 radius in pixel units."""
+
+    prediction: int
+    radius: float
+
+
+class VoteCounter:
+    """Counts the classes that a base classifier gives to noisy copies of one image.
+
+    classifier: a Keras model (run in inference mode) or any function of keras.ops operations that maps
+        images, float32 of shape (B, *image_shape), to scores (B, num_classes). It must be deterministic.
+    image_shape: (height, width, channels). num_classes: at least 2.
+    sigma: standard deviation of the noise, in pixel units of an image in [0, 1]; added to the image before
+        any normalisation that the classifier contains, and not clipped.
+    batch_size: votes evaluated together, rounded up to a multiple of NOISE_BLOCK. It changes speed and
+        memory, not the noise; memory does not depend on the number of votes.
+
+    The vote loop is compiled once per counter (and once more for what is left of a batch).
+    Raises InputError for sigma <= 0, batch_size < 1, or a model of other input or output shape.
+    """
+
+    def __init__(
+        self,
+        classifier: Callable[[Any], Any],
+        num_classes: int,
+        image_shape: tuple[int, ...],
+        sigma: float,
+        batch_size: int = 1_000,
+    ) -> None:
+        if not (sigma > 0 and np.isfinite(sigma)):
+            raise InputError(f"sigma must be positive and finite, got {sigma}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        if num_classes < 2:
+            raise InputError(f"num_classes must be at least 2, got {num_classes}")
+        self.num_classes = num_classes
+        self.image_shape = tuple(image_shape)
+        self.sigma = float(sigma)
+        self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
+        self._model = classifier if isinstance(classifier, keras.Model) else None
+        if self._model is not None:
+            _require_shapes(self._model, self.image_shape, num_classes)
+        scores = _inference(self._model) if self._model is not None else lambda _, images: classifier(images)
+        self._count_full = jit(_vote_loop(scores, num_classes, self.image_shape, self.batch_size))
+        self._count_rest = jit(_vote_loop(scores, num_classes, self.image_shape, NOISE_BLOCK))
+
+    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray) -> np.ndarray:
+        """Votes per class, int64 of shape (num_classes,), summing to n exactly.
+
+        image: shape image_shape, values in [0, 1]. seed: int32 of shape (2,), names the noise stream.
+        A tie between scores goes to the lowest class index.
+        Raises InputError for a bad image or n, FloatingPointError where the scores are not numbers.
+        """
+        image = self._checked(image)
+        if not 1 <= n < 2**31:
+            raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")
+        full = n // self.batch_size
+        rest = -(-(n - full * self.batch_size) // NOISE_BLOCK)
+        # The weights are arguments, not constants of the compiled loop: JAX would store a copy of them in it.
+        weights: tuple[list, list] = ([], [])
+        if self._model is not None:
+            weights = (
+                [variable.value for variable in self._model.trainable_variables],
+                [variable.value for variable in self._model.non_trainable_variables],
+            )
+        counts = np.zeros(self.num_classes, np.int64)
+        invalid = 0
+        for loop, first, batches in (
+            (self._count_full, 0, full),
+            (self._count_rest, full * (self.batch_size // NOISE_BLOCK), rest),
+        ):
+            if batches:
+                numbers = ops.convert_to_tensor(np.array([first, batches, n], np.int32))
+                sigma = ops.convert_to_tensor(np.float32(self.sigma))
+                votes, bad = loop(weights, image, sigma, ops.convert_to_tensor(seed), numbers)
+                counts += ops.convert_to_numpy(votes)
+                invalid += int(bad)
+        if invalid:
+            raise FloatingPointError(
+                f"the classifier gave no finite largest score for {invalid} of {n} noisy images; "
+                "its weights are damaged or its training diverged"
+            )
+        return counts
+
+    def _checked(self, image: np.ndarray) -> Any:
+        image = np.asarray(image, np.float32)
+        if image.shape != self.image_shape:
+            raise InputError(f"the image has shape {image.shape}, the classifier takes {self.image_shape}")
+        if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
+            raise InputError(
+                f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first"
+            )
+        return ops.convert_to_tensor(image)
+
+
+def certify(
+    counter: VoteCounter, image: np.ndarray, index: int, *, n0: int, n: int, alpha: float, seed: int
+) -> Certificate:
+    """CERTIFY: the smoothed classifier's class at one image and an l2 radius within which it is constant.
+
+    index: the image's number in its test set; with ``seed`` (the run's) it names the noise, so that other
+        points, shards and restarts do not change it.
+    n0: votes that select the class. n: fresh votes that bound its probability.
+    alpha: probability, over the noise, that a returned class or radius is wrong.
+    Returns ABSTAIN and radius 0 where the bound is below one half.
+    Raises as VoteCounter.count_votes; InputError for n0 < 1, n < 1 or alpha outside (0, 1).
+    """
+    require_vote_settings(n0, n, alpha)
+    selection = counter.count_votes(image, n0, seed_pair(seed, index, SELECTION))
+    candidate = int(np.argmax(selection))
+    votes = int(counter.count_votes(image, n, seed_pair(seed, index, ESTIMATION))[candidate])
+    bound = lower_confidence_bound(votes, n, alpha)
+    if bound < 0.5:
+        return Certificate(ABSTAIN, 0.0)
+    return Certificate(candidate, radius_of_probability(bound, counter.sigma))
+
+
+def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alpha: float, seed: int) -> int:
+    """PREDICT: the smoothed classifier's class at one image, ABSTAIN where n votes do not settle it.
+
+    A two-sided binomial test compares the two most frequent classes at level alpha.
+    Arguments and errors as in ``certify``.
+    """
+    require_vote_settings(1, n, alpha)
+    counts = counter.count_votes(image, n, seed_pair(seed, index, PREDICTION))
+    first, second = np.argsort(-counts, kind="stable")[:2]
+    test = stats.binomtest(int(counts[first]), int(counts[first] + counts[second]), 0.5)
+    return ABSTAIN if test.pvalue > alpha else int(first)
+
+
+def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
+    """One-sided (1 - alpha) Clopper-Pearson lower bound of a binomial probability, in float64.
+
+    0 successes give 0; n give alpha^(1/n). Raises InputError unless 0 <= successes <= n and n >= 1.
+    """
+    require_vote_settings(1, n, alpha)
+    if not 0 <= successes <= n:
+        raise InputError(f"successes must lie between 0 and n = {n}, got {successes}")
+    if successes == 0:
+        return 0.0
+    if successes == n:
+        return float(np.exp(np.log(alpha) / n))
+    return float(stats.beta.ppf(alpha, successes, n - successes + 1))
+
+
+def radius_of_probability(probability: float, sigma: float) -> float:
+    """sigma * Phi^-1(probability), 0 where the probability is at most one half (Cohen et al., theorem 1)."""
+    return max(0.0, float(sigma * stats.norm.ppf(probability)))
+
+
+def radius_ceiling(sigma: float, n: int, alpha: float) -> float:
+    """The radius that n unanimous votes certify: no larger one can be shown with n votes."""
+    return radius_of_probability(lower_confidence_bound(n, n, alpha), sigma)
+
+
+def round_down(radius: float, digits: int = 6) -> str:
+    """A radius as text with ``digits`` decimals, never above its value."""
+    return str(Decimal(radius).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+
+
+def require_vote_settings(n0: int, n: int, alpha: float) -> None:
+    """Raise InputError unless n0 >= 1, n >= 1 and 0 < alpha < 1."""
+    for name, value in (("n0", n0), ("n", n)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must lie strictly between 0 and 1, got {alpha}")
+
+
+def _inference(model: keras.Model) -> Callable:
+    """The model as a function of (weights, images): no dropout, stored batch statistics, no state kept."""
+
+    def scores(weights: tuple[list, list], images: Any) -> Any:
+        return model.stateless_call(*weights, images, training=False)[0]
+
+    return scores
+
+
+def _require_shapes(model: keras.Model, image_shape: tuple[int, ...], num_classes: int) -> None:
+    found_input, found_output = tuple(model.input_shape[1:]), model.output_shape[-1]
+    if found_input != image_shape:
+        raise InputError(f"the model takes images of shape {found_input}, the data has {image_shape}")
+    if found_output != num_classes:
+        raise InputError(f"the model has {found_output} classes, the data has {num_classes}")
+
+
+def _vote_loop(scores: Callable, num_classes: int, image_shape: tuple[int, ...], batch_size: int) -> Callable:
+    """A function that counts the votes of several batches of noise without leaving the device.
+
+    It takes (weights, image, sigma, seed, numbers), numbers = int32 (first block, batches, n), and returns
+    the counts, int32 (num_classes,), of those votes whose number is below n, and how many of these had no
+    finite largest score.
+    """
+    blocks = batch_size // NOISE_BLOCK
+
+    def count(weights: Any, image: Any, sigma: Any, seed: Any, numbers: Any) -> tuple[Any, Any]:
+        first_block, batches, n = numbers[0], numbers[1], numbers[2]
+
+        def add_batch(batch: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            counts, invalid = carry
+            block = first_block + batch * blocks
+            noise = ops.concatenate(
+                [normal((NOISE_BLOCK, *image_shape), fold_in(seed, block + i)) for i in range(blocks)]
+            )
+            images = image + sigma * noise
+            output = ops.cast(scores(weights, images), "float32")
+            wanted = block * NOISE_BLOCK + ops.arange(batch_size, dtype="int32") < n
+            # NaN compares false. -inf is a legitimate log-probability of 0, unless every score is -inf.
+            valid = ops.all(output < np.inf, axis=-1) & ops.any(output > -np.inf, axis=-1)
+            # Not ops.argmax: which of two equal scores it takes (or of 0 and -0) is left to the backend.
+            largest = output >= ops.max(output, axis=-1, keepdims=True)
+            classes = ops.arange(num_classes, dtype="int32")
+            winner = ops.min(ops.where(largest, classes, num_classes), axis=-1)
+            votes = ops.one_hot(winner, num_classes, dtype="int32")
+            counted = ops.cast(wanted, "int32")
+            return (
+                counts + ops.sum(votes * counted[:, None], axis=0),
+                invalid + ops.sum(ops.cast(wanted & ~valid, "int32")),
+            )
+
+        start = (ops.zeros((num_classes,), "int32"), ops.zeros((), "int32"))
+        return ops.fori_loop(0, batches, add_batch, start)
+
+    return count

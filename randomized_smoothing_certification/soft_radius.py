@@ -1,0 +1,95 @@
+"""The differentiable certified radius: what the attack lowers and what MACER raises.
+
+With k noisy copies of each image, z = mean_k softmax(beta * logits), and z1 >= z2 the two largest entries,
+
+    soft radius = sigma/2 * (Phi^-1(s z1 + a) - Phi^-1(s z2 + a)),   s = 1 - 2a,
+
+where the top class is the label, and 0 elsewhere.  The map z -> s z + a keeps Phi^-1 finite at z = 0 and 1.
+
+Sources: Mehra et al., "How Robust are Randomized Smoothing based Defenses to Data Poisoning?" (CVPR 2021),
+section 3; Zhai et al., "MACER" (ICLR 2020), section 4.  Everything here can be differentiated twice.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from data.noise import normal
+
+Tensor = Any
+
+
+def repeat_images(x: Tensor, copies: int) -> Tensor:
+    """Each image ``copies`` times in a row: (B, ...) to (B * copies, ...), image b at b*copies onwards."""
+    return ops.repeat(x, copies, axis=0)
+
+
+def mean_softmax(logits: Tensor, copies: int, beta: float = 1.0) -> Tensor:
+    """Mean over each image's copies of softmax(beta * logits): (B * copies, K) to (B, K), float32.
+
+    The rows are ordered as ``repeat_images`` orders them. beta is the softmax's inverse temperature.
+    """
+    probabilities = ops.softmax(beta * ops.cast(logits, "float32"), axis=-1)
+    return ops.mean(ops.reshape(probabilities, (-1, copies, logits.shape[-1])), axis=1)
+
+
+def smoothed_probabilities(
+    logits_fn: Callable[[Tensor], Tensor], x: Tensor, seed: Tensor, sigma: float, copies: int, beta: float
+) -> Tensor:
+    """Monte Carlo estimate z of the smoothed classifier's class probabilities, float32 (B, K).
+
+    logits_fn: images (B * copies, H, W, C) to logits (B * copies, K).
+    x: images in [0, 1], float32 of static shape (B, H, W, C). seed: int32 (2,), see data.noise.
+    sigma: noise standard deviation in pixel units. copies: noisy copies per image (k).
+    """
+    images = repeat_images(x, copies)
+    noisy = images + sigma * normal(tuple(images.shape), seed)
+    return mean_softmax(logits_fn(noisy), copies, beta)
+
+
+def top_class(mean_probabilities: Tensor) -> Tensor:
+    """The smoothed classifier's class, int (B,)."""
+    return ops.argmax(mean_probabilities, axis=-1)
+
+
+def gaussian_margin(mean_probabilities: Tensor, a: float = 0.0, keep: Tensor | None = None) -> Tensor:
+    """Phi^-1(s z1 + a) - Phi^-1(s z2 + a) per image, float32 (B,), z1 >= z2 the two largest of z.
+
+    mean_probabilities: z, (B, K). a: in [0, 1/2), with a = 0 the margin is infinite at z1 = 1 or z2 = 0.
+    keep: bool (B,), images whose margin counts; the others get margin 0 and gradient 0, also where theirs
+        would be infinite or NaN. A caller that must leave out infinite margins evaluates this function once
+        on ``stop_gradient(z)`` to find them and then with ``keep``.
+    """
+    classes = mean_probabilities.shape[-1]
+    # Selecting by one-hot products, not by max or top_k, keeps every derivative a plain product.
+    first = ops.one_hot(ops.argmax(mean_probabilities, axis=-1), classes, dtype="float32")
+    second = ops.one_hot(ops.argmax(mean_probabilities - 2 * first, axis=-1), classes, dtype="float32")
+    z1 = ops.sum(mean_probabilities * first, axis=-1)
+    z2 = ops.sum(mean_probabilities * second, axis=-1)
+    if keep is not None:
+        # Before Phi^-1, not after it: 0 times an infinite derivative would be NaN.
+        z1, z2 = ops.where(keep, z1, 0.5), ops.where(keep, z2, 0.5)
+    return normal_quantile((1 - 2 * a) * z1 + a) - normal_quantile((1 - 2 * a) * z2 + a)
+
+
+def normal_quantile(p: Tensor) -> Tensor:
+    """Phi^-1(p), the standard normal quantile."""
+    return 2**0.5 * ops.erfinv(2 * p - 1)
+
+
+def soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float = 1e-3) -> Tensor:
+    """Soft radius per image in pixel units (l2), float32 (B,); 0, with gradient 0, where misclassified.
+
+    mean_probabilities: z, (B, K). labels_onehot: (B, K). sigma: noise standard deviation in pixel units.
+    a: keeps Phi^-1 finite; the largest value is sigma * Phi^-1(1 - a).
+    """
+    correct = ops.equal(top_class(mean_probabilities), ops.argmax(labels_onehot, axis=-1))
+    return sigma / 2 * gaussian_margin(mean_probabilities, a, keep=correct)
+
+
+def mean_soft_radius(
+    mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float = 1e-3
+) -> Tensor:
+    """Mean of ``soft_radius`` over the batch, misclassified images counting 0: the attack's objective f."""
+    return ops.mean(soft_radius(mean_probabilities, labels_onehot, sigma, a))
