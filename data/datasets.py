@@ -209,8 +209,8 @@ def check_poison(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: floa
     distance = float(np.max(np.abs(poison_x - clean_target_x)))
     if distance > epsilon + EPSILON_TOLERANCE:
         raise InputError(
-            f"{path}: a pixel is {distance:g} away from the clean image, epsilon is {epsilon:g}; check dataset, "
-            "target class and epsilon"
+            f"{path}: a pixel is {distance:g} away from the clean image, epsilon is {epsilon:g}; "
+            "check dataset, target class and epsilon"
         )
 
 

@@ -103,8 +103,8 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
         raise InputError(f"seed {seed} is negative; choose 0 or more")
     if not 0 < validation < count:
         raise InputError(
-            f"{origin}: {count} training images, {validation} asked for validation; give --validation between "
-            "1 and one less than the number of images"
+            f"{origin}: {count} training images, {validation} asked for validation; give --validation "
+            "between 1 and one less than the number of images"
         )
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[validation:]), np.sort(order[:validation])

@@ -1,0 +1,91 @@
+"""ResNet v1 and v2 for CIFAR10, as in the Keras documentation's CIFAR10 ResNet example; logits out.
+
+The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss.  It is no part of
+the function that the network computes, and the losses of this project are those of the papers, so it is
+left out here.
+
+BatchNorm.  The published poisoning experiments never switch the training phase on, so every BatchNorm keeps
+its initial moving statistics (mean 0, variance 1) and acts as a fixed affine map, gamma * x / sqrt(1 + 1e-3)
++ beta, with trainable gamma and beta.  Calling the model with ``training=False`` in the training loss too
+gives that setting; calling it with ``training=True`` there gives proper BatchNorm.  The model is the same.
+"""
+
+import keras
+from keras import layers
+
+from data.files import InputError
+
+
+def resnet_v1(
+    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10
+) -> keras.Model:
+    """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images (N, *image_shape) to logits (N, num_classes).
+
+    Three stages of n blocks with 16, 32 and 64 filters, each later stage at half the resolution; He-normal
+    initialisation.  Raises InputError for another depth.
+    """
+    _check_depth("resnet_v1", depth, period=6)
+    blocks = (depth - 2) // 6
+    inputs = keras.Input(image_shape)
+    x = _activate(_convolution(inputs, 16))
+    for stage, filters in enumerate((16, 32, 64)):
+        for block in range(blocks):
+            halves = stage > 0 and block == 0
+            strides = 2 if halves else 1
+            y = _activate(_convolution(x, filters, strides=strides))
+            y = layers.BatchNormalization()(_convolution(y, filters))
+            shortcut = _convolution(x, filters, kernel_size=1, strides=2) if halves else x
+            x = layers.ReLU()(layers.Add()([shortcut, y]))
+    return keras.Model(inputs, _classify(x, num_classes), name=f"resnet{depth}v1")
+
+
+def resnet_v2(
+    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10
+) -> keras.Model:
+    """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images (N, *image_shape) to logits (N, num_classes).
+
+    Three stages of n bottleneck blocks (1x1, 3x3, 1x1) with normalisation and ReLU before each convolution,
+    64, 128 and 256 filters out, each later stage at half the resolution; He-normal initialisation.
+    Raises InputError for another depth.
+    """
+    _check_depth("resnet_v2", depth, period=9)
+    blocks = (depth - 2) // 9
+    inputs = keras.Input(image_shape)
+    x = _activate(_convolution(inputs, 16))
+    filters_in = 16
+    for stage, filters_out in enumerate((64, 128, 256)):
+        for block in range(blocks):
+            strides = 2 if stage > 0 and block == 0 else 1
+            # The first block of the network follows an activation already.
+            y = x if stage == 0 and block == 0 else _activate(x)
+            y = _convolution(y, filters_in, kernel_size=1, strides=strides)
+            y = _convolution(_activate(y), filters_in)
+            y = _convolution(_activate(y), filters_out, kernel_size=1)
+            shortcut = _convolution(x, filters_out, kernel_size=1, strides=strides) if block == 0 else x
+            x = layers.Add()([shortcut, y])
+        filters_in = filters_out
+    return keras.Model(inputs, _classify(_activate(x), num_classes), name=f"resnet{depth}v2")
+
+
+def _check_depth(family: str, depth: int, period: int) -> None:
+    if depth < period + 2 or (depth - 2) % period:
+        valid = ", ".join(str(period * n + 2) for n in range(1, 7))
+        raise InputError(f"{family} has no depth {depth}; choose {period}n + 2: {valid}, ...")
+
+
+def _convolution(
+    x: keras.KerasTensor, filters: int, kernel_size: int = 3, strides: int = 1
+) -> keras.KerasTensor:
+    return layers.Conv2D(
+        filters, kernel_size, strides=strides, padding="same", kernel_initializer="he_normal"
+    )(x)
+
+
+def _activate(x: keras.KerasTensor) -> keras.KerasTensor:
+    return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+def _classify(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
+    # At 32 x 32 pixels the same as the example's 8 x 8 average pooling, and right for other sizes.
+    x = layers.GlobalAveragePooling2D()(x)
+    return layers.Dense(num_classes, kernel_initializer="he_normal")(x)

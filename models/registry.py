@@ -1,0 +1,64 @@
+"""Models by name, with initial weights that are a pure function of a seed."""
+
+import re
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from data.files import InputError
+from data.noise import seed_pair
+from models.cifar10_keras_models import resnet_v1, resnet_v2
+from models.digits_keras_models import digits_cnn
+from models.mnist_keras_models import mnist_cnn
+
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {"mnist_cnn": mnist_cnn, "digits_cnn": digits_cnn}
+_RESNETS: dict[str, Callable[..., keras.Model]] = {"v1": resnet_v1, "v2": resnet_v2}
+KNOWN = (*_BUILDERS, "resnet<depth>v1 (resnet20v1, ...)", "resnet<depth>v2 (resnet20v2, resnet29v2, ...)")
+
+
+def build_model(
+    architecture: str, image_shape: tuple[int, int, int], num_classes: int, seed: int
+) -> keras.Model:
+    """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
+
+    architecture: mnist_cnn, digits_cnn, or resnet<depth>v1, resnet<depth>v2 with a valid depth.
+    The same seed gives the same weights on the same backend.
+    Raises InputError for an unknown name, a depth that does not exist, and images too small for the model.
+    """
+    resnet = re.fullmatch(r"resnet(\d+)(v1|v2)", architecture)
+    try:
+        if resnet:
+            model = _RESNETS[resnet[2]](int(resnet[1]), image_shape, num_classes)
+        elif architecture in _BUILDERS:
+            model = _BUILDERS[architecture](image_shape, num_classes)
+        else:
+            raise InputError(f"no architecture {architecture!r}; choose one of {', '.join(KNOWN)}")
+    except InputError:
+        raise
+    except ValueError as error:  # Keras's complaint about a layer that would have no output
+        raise InputError(
+            f"{architecture} does not fit images of shape {image_shape}; choose another"
+        ) from error
+    model.set_weights(initial_weights(model, seed))
+    return model
+
+
+def initial_weights(model: keras.Model, seed: int) -> list[np.ndarray]:
+    """Fresh initial weights in the order of model.get_weights(), a pure function of the seed.
+
+    Each weight is drawn with its layer's own initialiser; neither the model nor any global random state
+    changes. Raises InputError for a negative seed.
+    """
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative; choose 0 or more")
+    weights: list[np.ndarray] = []
+    for layer in model.layers:
+        for variable in layer.weights:
+            initializer = getattr(layer, f"{variable.name}_initializer")
+            config = initializer.get_config()
+            if "seed" in config:
+                config["seed"] = int(seed_pair(seed, len(weights))[0])
+            value = type(initializer).from_config(config)(variable.shape, dtype=variable.dtype)
+            weights.append(keras.ops.convert_to_numpy(value))
+    return weights
