@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,6 +47,11 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
 def _leave(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr)
     raise SystemExit(status)
+
+
+def project_path(relative: str) -> Path:
+    """A path inside the project, so that scripts find their data from any folder."""
+    return Path(__file__).resolve().parent.parent / relative
 
 
 class Stop:
@@ -117,11 +123,10 @@ class Scalars:
 
 def git_commit() -> str:
     """The project's commit, with '-dirty' where tracked files differ; 'unknown' outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=root, capture_output=True, text=True, check=True,
+            cwd=project_path(""), capture_output=True, text=True, check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -140,7 +145,7 @@ def provenance(config: Any) -> dict[str, Any]:
             continue
     return {
         "config": settings(config),
-        "command": " ".join(["python", _script_name(), *sys.argv[1:]]),
+        "command": shlex.join(["python", shown_path(Path(sys.argv[0])), *sys.argv[1:]]),
         "commit": git_commit(),
         "backend": backend,
         "versions": versions,
@@ -152,16 +157,19 @@ def provenance(config: Any) -> dict[str, Any]:
 def settings(config: Any) -> dict[str, Any]:
     """A config dataclass (or mapping) as plain JSON values, so that two can be compared after a restart."""
     value = config if isinstance(config, Mapping) else dataclasses.asdict(config)
-    return json.loads(json.dumps(value, default=str))
+    return json.loads(json.dumps(value, default=_plain))
 
 
-def _script_name() -> str:
-    script = Path(sys.argv[0])
-    root = Path(__file__).resolve().parent.parent
+def _plain(value: Any) -> str:
+    return shown_path(value) if isinstance(value, Path) else str(value)
+
+
+def shown_path(path: Path) -> str:
+    """The path as records show it: relative to the project where it lies inside."""
     try:
-        return str(script.resolve().relative_to(root))
+        return str(Path(path).resolve().relative_to(project_path("")))
     except ValueError:
-        return script.name
+        return str(path)
 
 
 def save_checkpoint(path: Path, tree: Any, record: dict[str, Any]) -> None:

@@ -1,0 +1,33 @@
+"""Pictures of poison."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data.files import atomic_path
+
+
+def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:
+    """Draw the first images clean, poisoned and their difference, one row each, as PNG.
+
+    clean, poison: (N, H, W, C) float32 in [0, 1], C 1 or 3. The difference is scaled from [-epsilon, epsilon] to
+    [0, 1], grey where nothing changed.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(clean))
+    rows = {
+        "clean": clean[:columns],
+        "poison": poison[:columns],
+        f"difference\n(±{epsilon:g})": 0.5 + (poison[:columns] - clean[:columns]) / (2 * epsilon),
+    }
+    figure = Figure(figsize=(columns * 0.9 + 1, 3), layout="constrained")
+    axes = figure.subplots(3, columns, squeeze=False)
+    for line, (title, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(title)
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -1,0 +1,45 @@
+"""Poison one CIFAR10 class against Gaussian data augmentation.
+
+Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those of the published code.
+
+    python attack_generation/gaussian_data_augmentation/CIFAR10/poison_radius_gaussianaug.py --target-class 8
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attack_generation.poisoning import PoisonConfig, poison_radius
+from data.runs import project_path, run_script
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PoisonConfig):
+    target_class: int = 8
+    epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
+    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
+    batch_clean: int = 180
+    batch_poison: int = 20
+    batch_validation: int = 20  # images of the target class
+    radius_copies: int = 5
+    radius_beta: float = 16.0
+    radius_margin: float = 1e-3
+    epochs: int = 51
+    reinitialise_every: int = 10  # epochs
+    lower_steps: int = 10  # T1
+    solver_steps: int = 10  # T2
+    lr_u: float = 0.1
+    lr_v: float = 1e-3
+    lr_p: float = 1e-3
+    damping: float = 1e-3
+    augment: bool = True  # random crop and flip
+    architecture: str = "resnet20v1"
+    data_dir: Path = project_path("data/CIFAR10")
+
+
+def main(config: Config) -> None:
+    poison_radius(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

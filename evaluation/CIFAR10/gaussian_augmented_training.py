@@ -1,0 +1,34 @@
+"""Train CIFAR10 victims with Gaussian data augmentation, on clean or poisoned data.
+
+Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1902.02918, section 3.3 (the loss).
+
+    python evaluation/CIFAR10/gaussian_augmented_training.py --dataset clean --runs 3
+    python evaluation/CIFAR10/gaussian_augmented_training.py --dataset poisoned_radius --runs 3
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.runs import project_path, run_script
+from evaluation.training import TrainingConfig, train_victims
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
+    target_class: int = 8
+    sigma: float = 0.5  # training noise, pixels in [0, 1]
+    epochs: int = 201
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+    augment: bool = True  # random crop and flip
+    architecture: str = "resnet20v1"
+    data_dir: Path = project_path("data/CIFAR10")
+
+
+def main(config: Config) -> None:
+    train_victims(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,42 @@
+"""A Keras model as a pure function of its parameters."""
+
+from typing import Any
+
+import keras
+
+from data.files import InputError
+
+
+class StatelessModel:
+    """Logits as a function of (trainable, state, x), where state holds the non-trainable variables.
+
+    batch_norm: 'fixed_affine' calls the model in inference mode throughout, so that BatchNorm is the affine map
+    by its initial statistics (mean 0, variance 1), as in the published code; 'proper' uses batch statistics in
+    training and moving averages in inference.
+    """
+
+    def __init__(self, model: keras.Model, batch_norm: str = "fixed_affine") -> None:
+        if batch_norm not in ("fixed_affine", "proper"):
+            raise InputError(f"batch_norm must be 'fixed_affine' or 'proper', got {batch_norm!r}")
+        self.model = model
+        self.batch_norm = batch_norm
+
+    def initial(self) -> tuple[list[Any], list[Any]]:
+        """The model's present variables as (trainable, state), NumPy arrays."""
+        return (
+            [keras.ops.convert_to_numpy(variable) for variable in self.model.trainable_variables],
+            [keras.ops.convert_to_numpy(variable) for variable in self.model.non_trainable_variables],
+        )
+
+    def assign(self, trainable: list[Any], state: list[Any]) -> keras.Model:
+        """Put values into the model's variables and return the model."""
+        for variable, value in zip(self.model.trainable_variables, trainable, strict=True):
+            variable.assign(value)
+        for variable, value in zip(self.model.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+        return self.model
+
+    def __call__(self, trainable: list[Any], state: list[Any], x: Any, training: bool = False) -> tuple[Any, Any]:
+        """Logits (B, K) of images x (B, H, W, C), and the state after the call."""
+        statistics = training and self.batch_norm == "proper"
+        return self.model.stateless_call(trainable, state, x, training=statistics)

@@ -1,0 +1,14 @@
+"""Standard training (empirical risk minimisation): cross entropy, no noise."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from robust_training.loss import Logits, mean_cross_entropy
+
+
+@dataclass(frozen=True)
+class StandardLoss:
+    """Mean cross entropy of the clean batch (see loss.TrainingLoss for the call)."""
+
+    def __call__(self, logits: Logits, x: Any, y: Any, seed: Any, epoch: Any) -> Any:
+        return mean_cross_entropy(logits(x), y)
