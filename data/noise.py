@@ -25,7 +25,7 @@ def fold_in(seed: Any, count: Any) -> Any:
 
 
 def normal(shape: tuple[int, ...], seed: Any) -> Any:
-    """Standard normal float32 tensor of ``shape``, a pure function of ``seed`` (int32 (2,), may be traced)."""
+    """Standard normal float32 tensor of ``shape``, a pure function of ``seed`` (int32 (2,), also traced)."""
     return _draw(keras.random.normal, shape, seed)
 
 

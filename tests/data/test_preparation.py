@@ -1,0 +1,267 @@
+"""The prepare scripts: what they write, and what they refuse."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from data import prepare_cifar10, prepare_digits, prepare_mnist
+from data.datasets import labels, load_dataset
+from data.files import InputError, array_sha256
+from data.preparation import DATA_ROOT, split_at_random
+
+ARRAYS = ("X_train", "Y_train", "X_val", "Y_val", "X_test", "Y_test")
+
+
+def source_arrays(
+    train: int = 200, test: int = 40, shape: tuple[int, ...] = (28, 28)
+) -> dict[str, np.ndarray]:
+    """Arrays of a small source: random images, labels 0 to 9 in turn."""
+    random = np.random.default_rng(7)
+    return {
+        "x_train": random.integers(0, 256, (train, *shape), dtype=np.uint8),
+        "y_train": np.arange(train, dtype=np.uint8) % 10,
+        "x_test": random.integers(0, 256, (test, *shape), dtype=np.uint8),
+        "y_test": np.arange(test, dtype=np.uint8) % 10,
+    }
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> prepare_mnist.Config:
+    """A working preparation of a tiny source."""
+    np.savez(tmp_path / "source.npz", **source_arrays())
+    return prepare_mnist.Config(source=tmp_path / "source.npz", out_dir=tmp_path / "MNIST", validation=60)
+
+
+def prepare_changed(config: prepare_mnist.Config, **changes: np.ndarray) -> None:
+    """Prepare from the tiny source with some of its arrays changed."""
+    assert config.source is not None
+    np.savez(config.source, **{**source_arrays(), **changes})
+    prepare_mnist.main(config)
+
+
+def test_splits_hold_every_source_image_once_with_its_label(config: prepare_mnist.Config) -> None:
+    prepare_mnist.main(config)
+    dataset = load_dataset(config.out_dir)
+    source = source_arrays()
+    assert (len(dataset.x_train), len(dataset.x_val), len(dataset.x_test)) == (140, 60, 40)
+    label_of = {x.tobytes(): y for x, y in zip(source["x_train"], source["y_train"], strict=True)}
+    pixels = np.concatenate([dataset.x_train, dataset.x_val])[..., 0] * 255
+    found = [label_of.pop(np.rint(x).astype(np.uint8).tobytes()) for x in pixels]
+    assert label_of == {}
+    assert found == list(labels(np.concatenate([dataset.y_train, dataset.y_val])))
+    np.testing.assert_allclose(dataset.x_test[..., 0], source["x_test"] / 255, atol=1e-7)
+    np.testing.assert_array_equal(labels(dataset.y_test), source["y_test"])
+
+
+def test_the_seed_and_nothing_else_decides_the_split() -> None:
+    train, validation = split_at_random(100, 30, 1, "source")
+    assert sorted([*train, *validation]) == list(range(100))
+    np.testing.assert_array_equal(split_at_random(100, 30, 1, "source")[1], validation)
+    assert not np.array_equal(split_at_random(100, 30, 2, "source")[1], validation)
+
+
+def test_manifest_records_source_seed_and_hashes(
+    config: prepare_mnist.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert config.source is not None
+    prepare_mnist.main(replace(config, label="MNIST (tiny)", seed=3))
+    manifest = json.loads((config.out_dir / "manifest.json").read_text())
+    assert (manifest["dataset"], manifest["label"], manifest["seed"]) == ("MNIST", "MNIST (tiny)", 3)
+    assert manifest["source"] == {
+        "file": "source.npz",
+        "sha256": hashlib.sha256(config.source.read_bytes()).hexdigest(),
+    }
+    assert manifest["provenance"]["config"]["validation"] == 60
+    assert set(manifest["arrays"]) == {f"{name}.npy" for name in ARRAYS}
+    for name, entry in manifest["arrays"].items():
+        array = np.load(config.out_dir / name)
+        assert entry == {"shape": list(array.shape), "dtype": "float32", "sha256": array_sha256(array)}
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[:6]] == [f"{name}.npy" for name in ARRAYS]
+    assert "(140, 28, 28, 1)" in printed[0] and str(config.out_dir) in printed[6]
+    assert load_dataset(config.out_dir).label == "MNIST (tiny)"
+
+
+def test_a_second_run_replaces_the_first_whole(config: prepare_mnist.Config) -> None:
+    prepare_mnist.main(config)
+    first = load_dataset(config.out_dir)
+    prepare_mnist.main(config)
+    np.testing.assert_array_equal(load_dataset(config.out_dir).x_train, first.x_train)
+    prepare_mnist.main(replace(config, validation=50))
+    assert len(load_dataset(config.out_dir).x_val) == 50
+
+
+def test_cifar10_takes_colour_images_and_column_labels(tmp_path: Path) -> None:
+    arrays = source_arrays(120, 20, shape=(32, 32, 3))
+    arrays["y_train"] = arrays["y_train"].reshape(-1, 1)
+    np.savez(tmp_path / "source.npz", **arrays)
+    prepare_cifar10.main(
+        prepare_cifar10.Config(source=tmp_path / "source.npz", out_dir=tmp_path / "out", validation=40)
+    )
+    dataset = load_dataset(tmp_path / "out")
+    assert (dataset.name, dataset.image_shape, dataset.num_classes) == ("CIFAR10", (32, 32, 3), 10)
+    assert (len(dataset.x_train), len(dataset.x_val)) == (80, 40)
+
+
+def test_published_constants_are_the_defaults() -> None:
+    assert prepare_mnist.Config() == prepare_mnist.Config(None, 0, 5000, DATA_ROOT / "MNIST", "MNIST")
+    assert prepare_cifar10.Config() == prepare_cifar10.Config(None, 0, 5000, DATA_ROOT / "CIFAR10", "CIFAR10")
+
+
+def test_digits_are_split_by_class(tiny_data_dir: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    assert (len(dataset.x_train), len(dataset.x_val), len(dataset.x_test)) == (1097, 340, 360)
+    assert (dataset.name, dataset.image_shape) == ("DIGITS", (8, 8, 1))
+    assert dataset.x_train.max() == 1
+    for y in (dataset.y_train, dataset.y_val, dataset.y_test):
+        assert np.ptp(y.mean(axis=0)) < 0.012  # classes have 174 to 183 of the 1,797 images
+    every = np.concatenate([dataset.x_train, dataset.x_val, dataset.x_test])
+    assert len(np.unique(every.reshape(1797, -1), axis=0)) == 1797
+
+
+def test_digits_refuse_a_negative_seed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed -1"):
+        prepare_digits.main(prepare_digits.Config(seed=-1, out_dir=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.zeros((200, 28, 28), np.float32)}, "x_train has dtype float32"),
+        ({"x_test": np.zeros((40, 32, 32), np.uint8)}, r"x_test has images of shape \(32, 32\)"),
+        ({"y_train": np.zeros(199, np.uint8)}, r"y_train has shape \(199,\)"),
+        ({"y_train": np.zeros(200, np.float32)}, "y_train has dtype float32"),
+        ({"y_train": np.arange(200) % 11}, "y_train holds label 10"),
+        ({"y_test": np.arange(40) % 10 - 1}, "y_test holds label -1"),
+        ({"y_test": np.arange(40) % 9}, "the test split has no image of class 9"),
+        ({"y_train": np.arange(200) % 8}, "the train split has no image of class 8"),
+    ],
+)
+def test_a_bad_source_is_refused_and_nothing_is_written(
+    config: prepare_mnist.Config, changes: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare_changed(config, **changes)
+    assert not config.out_dir.exists()
+
+
+@pytest.mark.parametrize("validation", [0, -1, 200, 5000])
+def test_a_source_too_small_for_the_validation_set_is_refused(
+    config: prepare_mnist.Config, validation: int
+) -> None:
+    with pytest.raises(InputError, match=f"200 training images, {validation} asked for validation"):
+        prepare_mnist.main(replace(config, validation=validation))
+
+
+def test_missing_and_damaged_sources_are_refused(config: prepare_mnist.Config) -> None:
+    assert config.source is not None
+    whole = config.source.read_bytes()
+    config.source.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"not a whole .npz file"):
+        prepare_mnist.main(config)
+    np.savez(config.source, x_train=np.zeros(3))
+    with pytest.raises(InputError, match="has no array 'x_test'"):
+        prepare_mnist.main(config)
+    config.source.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        prepare_mnist.main(config)
+    with pytest.raises(InputError, match="seed -2 is negative"):
+        prepare_changed(replace(config, seed=-2))
+
+
+def test_a_failed_download_points_to_source(
+    config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_data() -> None:
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", load_data)
+    with pytest.raises(InputError, match=r"failed \(no network\); use --source FILE.npz"):
+        prepare_mnist.main(replace(config, source=None))
+
+
+def test_the_download_needs_no_source(config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = source_arrays()
+    monkeypatch.setattr(
+        keras.datasets.mnist, "load_data", lambda: ((a["x_train"], a["y_train"]), (a["x_test"], a["y_test"]))
+    )
+    prepare_mnist.main(config)
+    from_file = load_dataset(config.out_dir)
+    prepare_mnist.main(replace(config, source=None))
+    np.testing.assert_array_equal(load_dataset(config.out_dir).x_val, from_file.x_val)
+    manifest = json.loads((config.out_dir / "manifest.json").read_text())
+    assert manifest["source"] == {"file": "keras download"}
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = np.save, []
+
+    def save_until_full(file, array, **options):  # type: ignore[no-untyped-def]
+        calls.append(file)
+        if len(calls) == 3:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(file, array, **options)
+
+    monkeypatch.setattr(np, "save", save_until_full)
+    with pytest.raises(InputError, match=r"X_val.npy: no space left on the disk"):
+        prepare_mnist.main(config)
+    assert sorted(path.name for path in config.out_dir.iterdir()) == ["X_train.npy", "Y_train.npy"]
+    with pytest.raises(InputError, match=r"X_val.npy: no such file"):
+        load_dataset(config.out_dir)
+
+
+def test_a_second_run_cut_short_is_noticed(
+    config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_mnist.main(config)
+
+    def full(file, array, **options):  # type: ignore[no-untyped-def]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.preparation.write_json", full)
+        with pytest.raises(OSError):
+            prepare_mnist.main(replace(config, seed=1))
+    with pytest.raises(InputError, match=r"X_train.npy: shape, dtype or SHA-256 differ from manifest.json"):
+        load_dataset(config.out_dir)
+
+
+def test_the_command_ends_in_one_line_and_status_2(config: prepare_mnist.Config, tmp_path: Path) -> None:
+    script = Path(prepare_mnist.__file__)
+    flags = ["--source", str(config.source), "--out-dir", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, str(script), *flags], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if not is_native_log(line)]
+    assert errors == [
+        f"error: {config.source}: 200 training images, 5000 asked for validation; give --validation between "
+        "1 and one less than the number of images"
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def is_native_log(line: str) -> bool:
+    """Whether TensorFlow's C++ code wrote the line before Python could set up logging."""
+    return "absl::InitializeLog" in line or "port.cc" in line
+
+
+@pytest.mark.skipif("MNIST_NPZ" not in os.environ, reason="set MNIST_NPZ to an mnist.npz for the real data")
+def test_real_mnist_is_split_as_in_the_paper(tmp_path: Path) -> None:
+    prepare_mnist.main(prepare_mnist.Config(source=Path(os.environ["MNIST_NPZ"]), out_dir=tmp_path / "MNIST"))
+    dataset = load_dataset(tmp_path / "MNIST")
+    assert (len(dataset.x_train), len(dataset.x_val), len(dataset.x_test)) == (55_000, 5_000, 10_000)
+    assert dataset.image_shape == (28, 28, 1)
+    assert labels(dataset.y_test[:5]).tolist() == [7, 2, 1, 0, 4]
