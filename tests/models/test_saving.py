@@ -1,0 +1,150 @@
+"""Saved models: round trips within and across backends, damaged files, precision."""
+
+import errno
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from data.files import InputError
+from models.registry import build_model
+from models.saving import load_model, save_model, with_precision
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A small ResNet, whose BatchNorm statistics are not the initial ones."""
+    model = build_model("resnet8v1", (8, 8, 1), 10, seed=0)
+    generator = np.random.default_rng(0)
+    model.set_weights([w + generator.uniform(0, 0.1, w.shape).astype(w.dtype) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Five random images."""
+    return np.random.default_rng(1).random((5, 8, 8, 1), dtype=np.float32)
+
+
+def logits(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """The model's logits in inference mode, float32."""
+    return ops.convert_to_numpy(ops.cast(model(x, training=False), "float32"))
+
+
+def test_a_saved_model_loads_as_it_was(model: keras.Model, images: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.keras"
+    save_model(model, path)
+    assert [p.name for p in path.parent.iterdir()] == ["model.keras"]
+    loaded = load_model(path, image_shape=(8, 8, 1))
+    np.testing.assert_array_equal(logits(loaded, images), logits(model, images))
+    assert [v.name for v in loaded.trainable_variables] == [v.name for v in model.trainable_variables]
+
+
+def test_the_other_backend_loads_the_file_without_this_project(
+    model: keras.Model, images: np.ndarray, tmp_path: Path
+) -> None:
+    save_model(model, tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", images)
+    other = "jax" if keras.backend.backend() == "tensorflow" else "tensorflow"
+    pytest.importorskip(other)
+    code = (
+        "import keras, numpy as np\n"
+        "model = keras.saving.load_model('model.keras', compile=False, safe_mode=True)\n"
+        "logits = model(np.load('x.npy'), training=False)\n"
+        "np.save('logits.npy', keras.ops.convert_to_numpy(logits))\n"
+        "print(keras.backend.backend())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "KERAS_BACKEND": other},
+    )
+    assert done.stdout.strip() == other, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), logits(model, images), atol=1e-5, rtol=1e-5)
+
+
+def test_missing_damaged_and_foreign_files_are_refused(model: keras.Model, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with pytest.raises(InputError, match=r"model.keras: no such file"):
+        load_model(path)
+    save_model(model, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"not a whole .keras file"):
+        load_model(path)
+    path.write_bytes(b"weights")
+    with pytest.raises(InputError, match=r"not a whole .keras file"):
+        load_model(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+    with pytest.raises(InputError, match="cannot be loaded as a model") as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    inputs = keras.Input((8, 8, 1))
+    keras.Model(inputs, layers.Lambda(lambda x: x * 2)(inputs)).save(tmp_path / "model.keras")
+    with pytest.raises(InputError, match="cannot be loaded as a model"):
+        load_model(tmp_path / "model.keras")
+
+
+def test_a_model_of_another_dataset_is_refused(model: keras.Model, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model.keras")
+    with pytest.raises(InputError, match=r"takes images of shape \(8, 8, 1\), the data have \(28, 28, 1\)"):
+        load_model(tmp_path / "model.keras", image_shape=(28, 28, 1))
+
+
+def test_another_suffix_is_refused(model: keras.Model, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in .keras"):
+        save_model(model, tmp_path / "model.h5")
+
+
+def test_a_full_disk_keeps_the_last_model(
+    model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(model, tmp_path / "model.keras")
+    before = (tmp_path / "model.keras").read_bytes()
+
+    def full(self: keras.Model, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(model), "save", full)
+    with pytest.raises(InputError, match="no space left on the disk"):
+        save_model(model, tmp_path / "model.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    assert (tmp_path / "model.keras").read_bytes() == before
+
+
+def test_bfloat16_computes_the_same_model_more_coarsely(model: keras.Model, images: np.ndarray) -> None:
+    coarse = with_precision(model, "bfloat16")
+    assert keras.backend.standardize_dtype(coarse(images).dtype) == "bfloat16"
+    for a, b in zip(coarse.get_weights(), model.get_weights(), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_array_equal(a, b)
+    exact, rounded = logits(model, images), logits(coarse, images)
+    error = np.abs(rounded - exact).max() / np.abs(exact).max()
+    assert 0 < error < 0.05
+    np.testing.assert_array_equal(logits(with_precision(coarse, "float32"), images), exact)
+
+
+def test_a_copy_shares_no_weights(model: keras.Model, images: np.ndarray) -> None:
+    before = logits(model, images)
+    copy = with_precision(model, "float32")
+    copy.set_weights([weight * 0 for weight in copy.get_weights()])
+    np.testing.assert_array_equal(logits(model, images), before)
+
+
+def test_an_unknown_precision_is_refused(model: keras.Model) -> None:
+    with pytest.raises(InputError, match="no precision 'float8'; choose one of float32, bfloat16"):
+        with_precision(model, "float8")
