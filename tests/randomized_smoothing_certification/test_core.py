@@ -1,0 +1,232 @@
+"""Votes, CERTIFY and PREDICT on classifiers whose answers are known."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+from data.files import InputError
+from data.noise import fold_in, normal, seed_pair
+from randomized_smoothing_certification import core
+from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK, VoteCounter, certify, predict
+
+SHAPE = (2, 2, 1)
+IMAGE = np.array([0.1, 0.9, 0.4, 0.6], np.float32).reshape(SHAPE)
+WEIGHTS = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+STREAM = seed_pair(0, 7, 1)
+
+
+def five_classes(images: Any) -> Any:
+    return ops.matmul(ops.reshape(images, (-1, 4)), WEIGHTS)
+
+
+def halfspace(images: Any) -> Any:
+    """Class 1 where w.x + b > 0, w = (1, 2, -1, 0.5), b = -0.9."""
+    value = (
+        ops.matmul(ops.reshape(images, (-1, 4)), np.array([[1.0], [2.0], [-1.0], [0.5]], np.float32)) - 0.9
+    )
+    return ops.concatenate([-value, value], axis=-1)
+
+
+HALFSPACE_RADIUS = float((0.1 + 1.8 - 0.4 + 0.3 - 0.9) / np.sqrt(1 + 4 + 1 + 0.25))
+
+
+def noise_of(seed: np.ndarray, n: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """The first n votes' noise, as core documents it."""
+    blocks = [
+        ops.convert_to_numpy(normal((NOISE_BLOCK, *shape), fold_in(seed, b)))
+        for b in range(-(-n // NOISE_BLOCK))
+    ]
+    return np.concatenate(blocks)[:n]
+
+
+class FixedCounter:
+    """Stands in for a VoteCounter: returns given counts and records what was asked for."""
+
+    sigma = 0.5
+
+    def __init__(self, *counts: list[int]) -> None:
+        self.counts = list(counts)
+        self.asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray) -> np.ndarray:
+        self.asked.append((n, tuple(seed.tolist())))
+        return np.array(self.counts[len(self.asked) - 1])
+
+
+@pytest.mark.parametrize("n", [1, 99, 100, 101, 300, 1234])
+def test_votes_are_those_of_the_documented_noise_whatever_the_batch_size(n: int) -> None:
+    images = IMAGE + 0.5 * noise_of(STREAM, n)
+    expected = np.bincount(np.argmax(images.reshape(n, 4) @ WEIGHTS, axis=1), minlength=5)
+    for batch_size in (1, 300, 1000):
+        counts = VoteCounter(five_classes, 5, SHAPE, 0.5, batch_size).count_votes(IMAGE, n, STREAM)
+        assert counts.sum() == n
+        np.testing.assert_array_equal(counts, expected)
+
+
+def test_the_hundred_selection_votes_evaluate_a_hundred_images() -> None:
+    evaluated = []
+
+    def classifier(images: Any) -> Any:
+        evaluated.append(images.shape[0])
+        return five_classes(images)
+
+    VoteCounter(classifier, 5, SHAPE, 0.5, 1000).count_votes(IMAGE, 100, STREAM)
+    assert set(evaluated) == {100}
+
+
+def test_selection_and_estimation_have_their_own_votes() -> None:
+    counter = FixedCounter([10, 90], [5, 995])
+    certificate = certify(counter, IMAGE, 3, n0=100, n=1000, alpha=0.001, seed=0)  # type: ignore[arg-type]
+    (n0, selection), (n, estimation) = counter.asked
+    assert (n0, n) == (100, 1000) and selection != estimation
+    assert certificate.prediction == 1
+    bound = core.lower_confidence_bound(995, 1000, 0.001)
+    assert certificate.radius == pytest.approx(0.5 * stats.norm.ppf(bound), rel=1e-12)
+
+
+def test_estimation_counts_the_selected_class_not_the_most_frequent() -> None:
+    counter = FixedCounter([60, 40], [100, 900])
+    assert certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0) == (ABSTAIN, 0.0)  # type: ignore[arg-type]
+
+
+def test_noise_differs_between_points_stages_and_run_seeds() -> None:
+    streams = {
+        (seed, index, stage): noise_of(seed_pair(seed, index, stage), 200).ravel()
+        for seed in (0, 1)
+        for index in (0, 1)
+        for stage in (core.SELECTION, core.ESTIMATION, core.PREDICTION)
+    }
+    values = np.concatenate(list(streams.values()))
+    assert len(np.unique(values)) > 0.99 * len(values)
+    correlation = np.corrcoef(list(streams.values())) - np.eye(len(streams))
+    assert np.abs(correlation).max() < 0.15
+
+
+def test_abstains_below_one_half() -> None:
+    counter = FixedCounter([50, 50], [510, 490])
+    assert certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0) == (ABSTAIN, 0.0)  # type: ignore[arg-type]
+
+
+def test_ties_go_to_the_lowest_class_also_between_zero_and_minus_zero() -> None:
+    for row in ([1.0, 1.0, 1.0], [-0.0, 0.0, 0.0]):
+        scores = np.array([row], np.float32)
+
+        def classifier(images: Any, scores: np.ndarray = scores) -> Any:
+            return ops.ones((images.shape[0], 1)) * scores
+
+        counter = VoteCounter(classifier, 3, SHAPE, 0.5)
+        assert counter.count_votes(IMAGE, 150, STREAM).tolist() == [150, 0, 0]
+
+
+def test_linear_radius_is_rarely_exceeded_and_approached() -> None:
+    counter = VoteCounter(halfspace, 2, SHAPE, 0.5, 10_000)
+    alpha, trials = 0.1, 300
+    radii = [certify(counter, IMAGE, i, n0=20, n=100, alpha=alpha, seed=0).radius for i in range(trials)]
+    exceeded = int(np.sum(np.array(radii) > HALFSPACE_RADIUS))
+    assert stats.binom.sf(exceeded - 1, trials, alpha) > 1e-3, f"{exceeded} of {trials}"
+    assert exceeded > 0  # the bound is tight enough to fail sometimes: it is not trivially 0
+    gaps = [
+        HALFSPACE_RADIUS - certify(counter, IMAGE, 0, n0=100, n=n, alpha=0.001, seed=1).radius
+        for n in (100, 10_000, 200_000)
+    ]
+    assert gaps[0] > gaps[1] > gaps[2] > 0
+    assert gaps[2] < 0.02 * HALFSPACE_RADIUS
+
+
+def test_dropout_and_batch_normalization_are_in_inference_mode() -> None:
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Flatten(),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(3),
+    ]
+    model = keras.Sequential([keras.Input(SHAPE), *layers])
+    layers[1].set_weights([np.full(4, v, np.float32) for v in (1.5, 0.1, 0.4, 2.0)])
+    counter = VoteCounter(model, 3, SHAPE, 0.5, 200)
+    before = [weights.copy() for weights in model.get_weights()]
+    counts = counter.count_votes(IMAGE, 300, STREAM)
+    np.testing.assert_array_equal(counts, counter.count_votes(IMAGE, 300, STREAM))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    # Groups of 25 images in place of 200: neighbours in the batch do not matter.
+    images = (IMAGE + 0.5 * noise_of(STREAM, 300)).reshape(12, 25, *SHAPE)
+    logits = np.concatenate([ops.convert_to_numpy(model(group, training=False)) for group in images])
+    np.testing.assert_array_equal(counts, np.bincount(np.argmax(logits, axis=1), minlength=3))
+    assert np.count_nonzero(counts) > 1
+
+
+def test_new_weights_count_in_the_next_vote() -> None:
+    model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(2)])
+    counter = VoteCounter(model, 2, SHAPE, 0.5)
+    for winner in (0, 1):
+        bias = np.eye(2, dtype=np.float32)[winner]
+        model.set_weights([np.zeros((4, 2), np.float32), bias])
+        assert counter.count_votes(IMAGE, 100, STREAM)[winner] == 100
+
+
+@pytest.mark.parametrize(
+    "counts", [[60, 40, 0], [61, 39, 0], [70, 10, 20], [0, 0, 100], [5, 0, 0], [34, 33, 33]]
+)
+def test_predict_is_the_binomial_test_of_the_top_two(counts: list[int]) -> None:
+    first, second = sorted(counts, reverse=True)[:2]
+    settled = stats.binomtest(first, first + second, 0.5).pvalue <= 0.05
+    found = predict(FixedCounter(counts), IMAGE, 0, n=sum(counts), alpha=0.05, seed=0)  # type: ignore[arg-type]
+    assert found == (int(np.argmax(counts)) if settled else ABSTAIN)
+
+
+def test_predict_on_a_linear_classifier() -> None:
+    counter = VoteCounter(halfspace, 2, SHAPE, 0.5)
+    assert predict(counter, IMAGE, 0, n=1000, alpha=0.001, seed=0) == 1
+
+
+def test_scores_that_are_not_numbers_are_refused_not_counted() -> None:
+    def some_nan(images: Any) -> Any:
+        scores = five_classes(images)
+        return ops.where(scores[:, :1] > 0, scores, np.float32(np.nan))
+
+    for classifier in (
+        some_nan,
+        lambda x: five_classes(x) + np.float32(np.inf),
+        lambda x: five_classes(x) - np.inf,
+    ):
+        with pytest.raises(FloatingPointError, match="of 150 noisy images"):
+            VoteCounter(classifier, 5, SHAPE, 0.5).count_votes(IMAGE, 150, STREAM)
+
+
+def test_log_probability_of_zero_is_a_score() -> None:
+    counter = VoteCounter(
+        lambda x: ops.ones((x.shape[0], 1)) * np.array([[-np.inf, 0.0]], np.float32), 2, SHAPE, 0.5
+    )
+    assert counter.count_votes(IMAGE, 100, STREAM).tolist() == [0, 100]
+
+
+def test_bad_input_is_refused() -> None:
+    model = keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    for arguments in (
+        (halfspace, 2, SHAPE, 0.0),
+        (halfspace, 2, SHAPE, -1.0),
+        (halfspace, 2, SHAPE, float("nan")),
+        (halfspace, 2, SHAPE, 0.5, 0),
+        (halfspace, 1, SHAPE, 0.5),
+        (model, 2, SHAPE, 0.5),
+        (model, 3, (3, 3, 1), 0.5),
+    ):
+        with pytest.raises(InputError):
+            VoteCounter(*arguments)
+    counter = VoteCounter(halfspace, 2, SHAPE, 0.5)
+    nan = IMAGE.copy()
+    nan[0] = np.nan
+    for image in (IMAGE * 255, IMAGE - 0.2, nan, IMAGE[:1]):
+        with pytest.raises(InputError):
+            counter.count_votes(image, 100, STREAM)
+    for n in (0, 2**31):
+        with pytest.raises(InputError):
+            counter.count_votes(IMAGE, n, STREAM)
+    for n0, n, alpha in ((0, 100, 0.001), (100, 0, 0.001), (100, 100, 0.0), (100, 100, 1.0)):
+        with pytest.raises(InputError):
+            certify(counter, IMAGE, 0, n0=n0, n=n, alpha=alpha, seed=0)
