@@ -6,6 +6,7 @@ class, n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of t
 
 import datetime
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def finish(out: Path) -> dict[str, Any]:
     record = read_json(settings_path(out))
     rows = read_rows(out)
     summary = {**summarise(rows, record["settings"]), "provenance": record["provenance"]}
-    write_json(Path(out).with_suffix(".summary.json"), summary)
+    write_json(_summary_path(out), summary)
     print(describe(summary))
     return summary
 
@@ -357,17 +358,21 @@ def _resume(out: Path, record: dict[str, Any]) -> list[Row]:
     stored = settings_path(out)
     if not out.exists():
         write_json(stored, record)
+        _summary_path(out).unlink(missing_ok=True)  # of an earlier run whose rows are gone
         write_rows(out, [])
         return []
     if not stored.exists():
         raise InputError(f"{out}: exists without {stored.name}, which would say how; choose another output")
     require_same_settings(out, read_json(stored)["settings"], record["settings"])
-    if not out.read_bytes().endswith(b"\n"):
-        whole = out.read_bytes().rpartition(b"\n")
-        if not whole[1]:
-            write_rows(out, [])
-        else:
-            _write(out, "w", (whole[0] + whole[1]).decode("utf-8"))
+    content = out.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if not whole:
+        write_rows(out, [])
+    elif whole < len(content):
+        try:
+            os.truncate(out, whole)
+        except OSError as error:
+            raise unwritable(out, error) from error
     rows = read_rows(out)
     if [row.idx for row in rows] != record["points"][: len(rows)]:
         raise InputError(f"{out}: its rows are not the first points of this run; choose another output")
@@ -385,6 +390,10 @@ def _write(path: Path, mode: Literal["w", "a"], text: str) -> None:
 def _check_out(out: Path) -> None:
     if out.suffix != ".tsv":
         raise InputError(f"{out}: the name of the result file ends in .tsv; rename it")
+
+
+def _summary_path(out: Path) -> Path:
+    return Path(out).with_suffix(".summary.json")
 
 
 def _parse_shard(text: str | None) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import pytest
 
 from data.files import InputError
 from data.runs import StoppedEarly
-from models.saving import save_model
+from models.saving import load_model, save_model
 from randomized_smoothing_certification import certification_run
 from randomized_smoothing_certification.certification_run import (
     COLUMNS,
@@ -25,6 +25,7 @@ from randomized_smoothing_certification.certification_run import (
     merge,
     read_rows,
 )
+from randomized_smoothing_certification.core import VoteCounter, certify, round_down
 
 CLASSES, COUNT = 3, 24
 SCRIPTS = Path(certification_run.__file__).parent
@@ -102,6 +103,16 @@ def test_a_run_writes_rows_settings_and_summary(
     before = out.read_text()
     assert certify_test_points(config(toy, out))["acr"] == summary["acr"]
     assert out.read_text() == before
+
+
+def test_each_row_is_certify_at_that_test_point(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.tsv"
+    certify_test_points(config(toy, out, seed=5))
+    counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5)
+    images = np.load(toy / "X_test.npy")
+    for row in read_rows(out):
+        found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=5)
+        assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
 
 
 @pytest.mark.parametrize("kept", [0, 5, len("\t".join(COLUMNS)) + 1, 80, 120])

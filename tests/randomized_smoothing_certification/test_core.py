@@ -123,7 +123,7 @@ def test_ties_go_to_the_lowest_class_also_between_zero_and_minus_zero() -> None:
 
 
 def test_linear_radius_is_rarely_exceeded_and_approached() -> None:
-    counter = VoteCounter(halfspace, 2, SHAPE, 0.5, 10_000)
+    counter = VoteCounter(halfspace, 2, SHAPE, 0.5)
     alpha, trials = 0.1, 300
     radii = [certify(counter, IMAGE, i, n0=20, n=100, alpha=alpha, seed=0).radius for i in range(trials)]
     exceeded = int(np.sum(np.array(radii) > HALFSPACE_RADIUS))
