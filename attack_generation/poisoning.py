@@ -91,9 +91,6 @@ class PoisonConfig:
     for the whole system, which conjugate gradient needs and which halves the cost of a product."""
     start: Literal["zero", "random", "constant"] = "zero"
     """Where the poison starts: the clean images, random signs of epsilon, or a brightness shift of epsilon."""
-    shared_perturbation: bool = False
-    """Whether the hypergradient is averaged over the poison batch, so that all images move alike (a
-    perturbation for the whole class), or each image has its own (published)."""
     augment: bool = False
     """Random crop and flip of training, poison and validation images (published for CIFAR10)."""
     architecture: str = "mnist_cnn"
@@ -243,7 +240,7 @@ class _Attack:
             lr_v=config.lr_v,
             lr_u=config.lr_u,
             damping=config.damping,
-            solver=solver_named(config.solver, config.solver_steps, config.lr_p),
+            solver=solver_named(config.solver, config.solver_steps, config.lr_p, config.damping),
             project=self._project,
             fixed_system=not config.redraw_noise,
         )
@@ -326,7 +323,7 @@ class _Attack:
         return random_crop_and_flip(x, fold_in(data["seeds"]["augment"], draw)) if self.config.augment else x
 
     def _project(self, u: Any, data: dict) -> Any:
-        """Clip to [0, 1] and to the epsilon-ball around the clean images."""
+        """Into the epsilon-ball around the clean images and into [0, 1]."""
         x, epsilon = data["x_original"], self.config.epsilon
         return ops.clip(ops.clip(u, x - epsilon, x + epsilon), 0.0, 1.0)
 
@@ -349,7 +346,7 @@ class _Attack:
 
     def checked_poison(self, state: AttackState, path: Path) -> np.ndarray:
         """The poison as float32, its invariants checked: within epsilon of the clean images and in [0, 1]."""
-        poison = ops.convert_to_numpy(state.poison).astype(np.float32)
+        poison = ops.convert_to_numpy(state.poison)
         check_poison(poison, self.x_target, self.config.epsilon, path)
         return poison
 

@@ -64,15 +64,18 @@ class AdamResidual:
 class ConjugateGradient:
     """Conjugate gradient; one matrix-vector product an iteration and one for the starting residual.
 
-    The system must not change between iterations. Deep networks have indefinite Hessians: the iteration
-    stops, keeping x, at the first direction of non-positive curvature, where the quadratic has no minimum
-    (Nocedal and Wright, Numerical Optimization, section 7.1), and when the residual has fallen to zero.
+    The system must not change between iterations. Deep networks have indefinite Hessians, so the iteration
+    stops, keeping x, at the first direction whose curvature is not above ``minimum_curvature``, where the
+    quadratic has no useful minimum (Nocedal and Wright, Numerical Optimization, section 7.1), and when the
+    residual is small. A warm start that is worse than zero is dropped: the matrix differs between calls.
 
-    iterations: at most (T2). tolerance: stop at ||r|| <= tolerance ||b||.
+    iterations: at most (T2). tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: of A along a unit
+    vector; the damping for A = H + damping I, so that negative curvature of H itself ends the iteration.
     """
 
     iterations: int = 10
     tolerance: float = 1e-6
+    minimum_curvature: float = 0.0
 
     @property
     def evaluations(self) -> int:
@@ -82,21 +85,26 @@ class ConjugateGradient:
         return ()
 
     def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
-        r = add_scaled(b, -1.0, matvec(x0, 0))
-        enough = self.tolerance**2 * dot(b, b)
+        bb = dot(b, b)
+        enough = self.tolerance**2 * bb
+        warm = add_scaled(b, -1.0, matvec(x0, 0))
+        better = dot(warm, warm) < bb
+        x = tree_map(lambda leaf: ops.where(better, leaf, 0.0), x0)
+        r = tree_map(lambda warm, b: ops.where(better, warm, b), warm, b)
 
         def step(_: Any, carry: tuple) -> tuple:
             x, r, d, rr, active = carry
             ad = matvec(d, 0)
             curvature = dot(d, ad)
-            active = ops.logical_and(active, ops.logical_and(curvature > 0, rr > enough))
+            useful = ops.logical_and(curvature > self.minimum_curvature * dot(d, d), rr > enough)
+            active = ops.logical_and(active, useful)
             alpha = ops.where(active, rr / ops.where(active, curvature, 1.0), 0.0)
             x, r = add_scaled(x, alpha, d), add_scaled(r, -alpha, ad)
             rr_new = dot(r, r)
             beta = rr_new / ops.where(rr > 0, rr, 1.0)
             return x, r, add_scaled(r, beta, d), rr_new, active
 
-        x, *_ = ops.fori_loop(0, self.iterations, step, (x0, r, r, dot(r, r), ops.convert_to_tensor(True)))
+        x, *_ = ops.fori_loop(0, self.iterations, step, (x, r, r, dot(r, r), ops.convert_to_tensor(True)))
         return x, state
 
 
@@ -127,12 +135,15 @@ class NeumannSeries:
         return ops.fori_loop(0, self.iterations, step, x0), state
 
 
-def solver_named(name: str, iterations: int, learning_rate: float) -> LinearSolver:
-    """The solver called adam, cg or neumann; learning_rate is Adam's and the scale of the Neumann series."""
+def solver_named(name: str, iterations: int, learning_rate: float, damping: float) -> LinearSolver:
+    """The solver called adam, cg or neumann, for a system damped by ``damping``.
+
+    learning_rate: Adam's, or the scale of the Neumann series. Raises ValueError on another name.
+    """
     if name == "adam":
         return AdamResidual(iterations, learning_rate)
     if name == "cg":
-        return ConjugateGradient(iterations)
+        return ConjugateGradient(iterations, minimum_curvature=damping)
     if name == "neumann":
         return NeumannSeries(iterations, learning_rate)
     raise ValueError(f"unknown linear solver {name!r}: adam, cg or neumann")
