@@ -33,7 +33,7 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
 
     Bad input ends in one line on stderr and status 2; a stop on request in status 75.
     """
-    config = tyro.cli(config_type, description=description, config=(tyro.conf.FlagConversionOff,))
+    config = tyro.cli(config_type, description=description)
     try:
         main(config)
     except InputError as error:
