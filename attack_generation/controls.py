@@ -1,8 +1,11 @@
 """Perturbations that cost no optimisation: the controls of every table and the starts of the attack."""
 
+from pathlib import Path
+
 import numpy as np
 
-from data.files import InputError
+from data.datasets import Dataset, check_poison, poison_paths, split_target_class
+from data.files import InputError, save_array
 
 CONTROLS = ("random", "constant")
 
@@ -21,3 +24,19 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
     if start == "constant":
         return np.clip(x + np.float32(epsilon), 0, 1)
     raise InputError(f"start must be 'zero', 'random' or 'constant', got {start!r}")
+
+
+def write_control_poison(
+    dataset: Dataset, kind: str, sigma: float, target_class: int, epsilon: float, seed: int, out_dir: Path
+) -> Path:
+    """Write a control in place of poison, under the names that poison has; returns the path of its images.
+
+    kind: 'random' or 'constant'. sigma: only part of the name, for a control does not depend on it.
+    """
+    target = split_target_class(dataset.x_train, dataset.y_train, target_class)
+    x_path, y_path = poison_paths(out_dir, kind, sigma, target_class)
+    poison = starting_poison(kind, target.x_target, epsilon, seed)
+    check_poison(poison, target.x_target, epsilon, x_path)
+    save_array(y_path, target.y_target)
+    save_array(x_path, poison)
+    return x_path

@@ -22,7 +22,7 @@ from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.linear_solvers import solver_named
 from data.augmentation import random_crop_and_flip
 from data.datasets import Dataset, check_poison, load_dataset, poison_paths, split_target_class
-from data.files import InputError, save_array, write_json
+from data.files import InputError, array_sha256, read_json, save_array, write_json
 from data.noise import fold_in, seed_pair
 from data.runs import (
     Scalars,
@@ -33,6 +33,7 @@ from data.runs import (
     project_path,
     provenance,
     require_finite,
+    require_same_settings,
     save_checkpoint,
     settings,
     shown_path,
@@ -103,6 +104,8 @@ class PoisonConfig:
     """Folder of the poison files; data_dir when not given."""
     run_dir: Path | None = None
     """Folder of checkpoint, TensorBoard scalars and picture; runs/<dataset>/<poison name> when not given."""
+    overwrite: bool = False
+    """Start afresh, replacing a poison or a checkpoint that is already there."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
     checkpoint_minutes: float = 5.0
@@ -150,11 +153,15 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
     dataset = load_dataset(config.data_dir)
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
+    identity = _identity(config, method, loss, dataset)
+    if x_path.is_file() and not config.overwrite:
+        _require_same_poison(x_path, identity)
+        print(f"{shown_path(x_path)}: already made with these settings")
+        return x_path
     attack = _Attack(config, dataset, loss)
-    identity = _identity(config, method, loss)
     checkpoint = run_dir / "checkpoint.npz"
     state, done = attack.initial_state(0), 0
-    if checkpoint.is_file():
+    if checkpoint.is_file() and not config.overwrite:
         state, record = load_checkpoint(checkpoint, like=state, same=identity)
         done = record["outer_steps"]
         print(f"continuing {shown_path(run_dir)} after {done} of {attack.total_steps} outer steps")
@@ -188,18 +195,26 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
     poison = attack.checked_poison(state, x_path)
     save_array(y_path, attack.y_target)
     save_array(x_path, poison)
-    write_json(x_path.with_suffix(".json"), {"method": method, "loss": repr(loss), **provenance(config)})
+    write_json(x_path.with_suffix(".json"), {"settings": identity, **provenance(config)})
+    checkpoint.unlink(missing_ok=True)
     save_image_grid(run_dir / "poison.png", attack.x_target, poison, config.epsilon)
     distortion = np.abs(poison - attack.x_target)
     print(f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}")
     return x_path
 
 
-def _identity(config: PoisonConfig, method: str, loss: TrainingLoss) -> dict[str, Any]:
+def _identity(config: PoisonConfig, method: str, loss: TrainingLoss, dataset: Dataset) -> dict[str, Any]:
     """The settings that make a run what it is: two runs that agree on them end with the same poison."""
-    free = ("out_dir", "run_dir", "max_minutes", "checkpoint_minutes", "data_dir")
+    free = ("data_dir", "out_dir", "run_dir", "overwrite", "max_minutes", "checkpoint_minutes")
     own = {name: value for name, value in settings(config).items() if name not in free}
-    return {**own, "method": method, "loss": repr(loss)}
+    return {**own, "method": method, "loss": repr(loss), "x_train": array_sha256(dataset.x_train)}
+
+
+def _require_same_poison(x_path: Path, identity: dict[str, Any]) -> None:
+    record = x_path.with_suffix(".json")
+    if not record.is_file():
+        raise InputError(f"{x_path}: exists without the settings it was made with; add --overwrite or --out-dir")
+    require_same_settings(x_path, read_json(record).get("settings", {}), identity)
 
 
 class _Attack:

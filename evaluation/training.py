@@ -71,6 +71,8 @@ class TrainingConfig:
     """Folder of the trained models; saved_models/<dataset> when not given."""
     run_dir: Path = project_path("runs")
     """Folder of checkpoints and TensorBoard scalars."""
+    overwrite: bool = False
+    """Train afresh, replacing a model or a checkpoint that is already there."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
     checkpoint_minutes: float = 5.0
@@ -127,7 +129,7 @@ def train_victim(
     """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept."""
     identity = _identity(config, method, loss, dataset, seed)
     record_path = path.with_suffix(".json")
-    if path.is_file() and record_path.is_file():
+    if path.is_file() and record_path.is_file() and not config.overwrite:
         record = read_json(record_path)
         if record.get("settings") == identity:
             print(f"{shown_path(path)}: already trained with these settings")
@@ -137,7 +139,7 @@ def train_victim(
     run_dir = config.run_dir / dataset.name / path.stem
     checkpoint = run_dir / "checkpoint.npz"
     state, done = training.initial_state(), 0
-    if checkpoint.is_file():
+    if checkpoint.is_file() and not config.overwrite:
         state, record = load_checkpoint(checkpoint, like=state, same=identity)
         done = record["steps"]
         print(f"continuing {path.stem} after {done} of {training.total_steps} steps")

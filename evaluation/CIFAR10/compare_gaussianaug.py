@@ -1,0 +1,35 @@
+"""Clean data, two controls and the optimised poison against Gaussian data augmentation, on CIFAR10.
+
+Reproduces the Gaussian-augmentation rows of arXiv 2012.01274, section 4, with the controls beside them.
+
+    python evaluation/CIFAR10/compare_gaussianaug.py --target-class 8
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attack_generation.gaussian_data_augmentation.CIFAR10.poison_radius_gaussianaug import Config as Attack
+from data.runs import project_path, run_script
+from evaluation.comparison import ComparisonConfig, compare
+from evaluation.CIFAR10.gaussian_augmented_training import Config as Victim
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ComparisonConfig):
+    target_class: int = 8
+    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
+    epsilons: tuple[float, ...] = (0.03,)  # l-infinity, pixels in [0, 1]
+    runs: int = 3
+    points: int = 500
+    attack: Attack = field(default_factory=Attack)
+    victim: Victim = field(default_factory=Victim)
+    data_dir: Path = project_path("data/CIFAR10")
+
+
+def main(config: Config) -> None:
+    compare(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
