@@ -1,0 +1,149 @@
+"""Gradients and second derivatives on nested structures, and Adam, against NumPy."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from bilevel_optimizer.adam import adam_init, adam_step
+from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives, value_and_grad
+from bilevel_optimizer.trees import add_scaled, dot, norm
+
+numpy_of = ops.convert_to_numpy
+
+
+def leaves(x: Any) -> list[np.ndarray]:
+    return [numpy_of(leaf) for leaf in keras.tree.flatten(x)]
+
+
+def test_value_and_grad_keeps_the_structure() -> None:
+    x = {"a": np.float32([1, 2]), "b": [np.float32([[3]]), (np.float32(4),)]}
+
+    def function(x: Any) -> Any:
+        return ops.sum(x["a"] ** 3) * x["b"][1][0] + ops.sum(x["b"][0])
+
+    value, gradient = value_and_grad(function)(x)
+    assert float(value) == 9 * 4 + 3
+    assert list(gradient) == ["a", "b"] and isinstance(gradient["b"][1], tuple)
+    for found, wanted in zip(leaves(gradient), ([12, 48], [[1]], 9), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_auxiliary_values_come_back_and_are_not_differentiated() -> None:
+    x = [np.float32([1, 2])]
+
+    def function(x: Any) -> Any:
+        return ops.sum(x[0] ** 2), {"cube": x[0] ** 3}
+
+    (value, aux), gradient = value_and_grad(function, has_aux=True)(x)
+    assert float(value) == 5
+    np.testing.assert_allclose(numpy_of(aux["cube"]), [1, 8])
+    np.testing.assert_allclose(numpy_of(gradient[0]), [2, 4])
+
+
+def test_unconnected_leaves_have_zero_gradients() -> None:
+    x = {"used": np.float32([1, 2]), "unused": np.ones((2, 3), np.float32)}
+    gradient = grad(lambda x: ops.sum(x["used"] ** 2))(x)
+    np.testing.assert_array_equal(numpy_of(gradient["unused"]), np.zeros((2, 3)))
+    np.testing.assert_allclose(numpy_of(gradient["used"]), [2, 4])
+    u, v = np.float32([1, 2]), np.float32([3])
+    _, g_v, g_vv, g_uv = second_derivatives(lambda u, v: ops.sum(v * v), u, v)
+    assert float(g_v[0]) == 6 and float(g_vv(v)[0]) == 6
+    np.testing.assert_array_equal(numpy_of(g_uv(v)), [0, 0])
+    # Linear in v: there is no second derivative to connect to.
+    _, _, g_vv, g_uv = second_derivatives(lambda u, v: v[0] * ops.sum(u * u), u, v)
+    assert float(g_vv(v)[0]) == 0
+    np.testing.assert_allclose(numpy_of(g_uv(v)), [6, 12])
+
+
+def test_compiled_code_gives_what_eager_code_gives() -> None:
+    x = {"a": np.float32([0.3, -0.7]), "b": (np.float32([1.5]),)}
+    p = {"a": np.float32([1, 2]), "b": (np.float32([-1]),)}
+
+    def function(x: Any) -> Any:
+        return ops.sum(ops.tanh(x["a"]) ** 2) * ops.sum(ops.exp(x["b"][0]))
+
+    def everything(x: Any, p: Any) -> Any:
+        return value_and_grad(function)(x), hessian_vector_product(function, x, p)
+
+    for compiled, eager in zip(leaves(jit(everything)(x, p)), leaves(everything(x, p)), strict=True):
+        np.testing.assert_allclose(compiled, eager, rtol=1e-5)
+
+
+def numpy_g(u: np.ndarray, v: np.ndarray) -> Any:
+    """A scalar with every second derivative different from zero; analytic, so that complex steps work."""
+    w, b = v[:6].reshape(2, 3), v[6:]
+    hidden = np.log(1 + np.exp(u.reshape(2, 2) @ w + b))  # not tanh, which Keras rounds to float32 on JAX
+    return np.sum(hidden**2 * np.arange(1, 4)) + 0.1 * np.sum(v**3) * np.sum(u)
+
+
+def keras_g(u: Any, v: Any) -> Any:
+    w, b = v["w"], v["b"][0]
+    hidden = ops.softplus(u[0] @ w + b)
+    weights = ops.convert_to_tensor(np.arange(1.0, 4.0))
+    return ops.sum(hidden**2 * weights) + 0.1 * (ops.sum(w**3) + ops.sum(b**3)) * ops.sum(u[0])
+
+
+def gradient_by_complex_steps(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    steps = 1e-30j * np.eye(len(v))
+    return np.array([numpy_g(u + 0j, v + step).imag / 1e-30 for step in steps])
+
+
+def test_second_derivatives_are_columns_of_the_explicit_matrices(float64: None) -> None:
+    random = np.random.default_rng(0)
+    u, v, p, h = random.normal(size=4), random.normal(size=9), random.normal(size=9), 1e-5
+    nested = {"w": p[:6].reshape(2, 3), "b": [p[6:]]}
+    at = (u.reshape(2, 2),), {"w": v[:6].reshape(2, 3), "b": [v[6:]]}
+    value, g_v, g_vv, g_uv = second_derivatives(keras_g, *at)
+    gradient = gradient_by_complex_steps
+
+    def columns(at_plus_and_minus: Any, size: int) -> np.ndarray:
+        return np.array([np.subtract(*at_plus_and_minus(h * e)) / (2 * h) for e in np.eye(size)])
+
+    hessian = columns(lambda e: (gradient(u, v + e), gradient(u, v - e)), 9)
+    mixed = columns(lambda e: (gradient(u + e, v), gradient(u - e, v)), 4)
+
+    def flat(x: Any) -> np.ndarray:
+        return np.concatenate([numpy_of(x["w"]).ravel(), numpy_of(x["b"][0])])
+
+    assert float(value) == pytest.approx(numpy_g(u, v), rel=1e-12)
+    np.testing.assert_allclose(flat(g_v), gradient(u, v), rtol=1e-10)
+    np.testing.assert_allclose(flat(g_vv(nested)), hessian @ p, rtol=1e-7)
+    np.testing.assert_allclose(numpy_of(g_uv(nested)[0]).ravel(), mixed @ p, rtol=1e-7)
+    product = hessian_vector_product(lambda v: keras_g(at[0], v), at[1], nested)
+    np.testing.assert_allclose(flat(product), hessian @ p, rtol=1e-7)
+
+
+def test_adam_takes_the_steps_of_keras() -> None:
+    random = np.random.default_rng(1)
+    start = [random.normal(size=(2, 3)).astype("float32"), random.normal(size=4).astype("float32")]
+    variables = [keras.Variable(x) for x in start]
+    reference = keras.optimizers.Adam(learning_rate=0.03, epsilon=1e-8)
+    x, state = {"a": start[0], "b": (start[1],)}, adam_init({"a": start[0], "b": (start[1],)})
+    for step in range(6):
+        gradients = [random.normal(size=v.shape).astype("float32") * 10.0**-step for v in start]
+        reference.apply([ops.convert_to_tensor(g) for g in gradients], variables)
+        x, state = adam_step(x, {"a": gradients[0], "b": (gradients[1],)}, state, 0.03)
+    assert int(state.steps) == 6
+    for found, wanted in zip(leaves(x), variables, strict=True):
+        np.testing.assert_allclose(found, numpy_of(wanted), rtol=2e-5)
+
+
+def test_adam_takes_the_steps_of_the_paper(float64: None) -> None:
+    random = np.random.default_rng(2)
+    x = wanted = random.normal(size=3)
+    state, m, s = adam_init(x), np.zeros(3), np.zeros(3)
+    for t in range(1, 8):
+        g = random.normal(size=3)
+        x, state = adam_step(x, g, state, 0.1, beta1=0.8, beta2=0.9, epsilon=1e-3)
+        m, s = 0.8 * m + 0.2 * g, 0.9 * s + 0.1 * g**2
+        wanted = wanted - 0.1 * np.sqrt(1 - 0.9**t) / (1 - 0.8**t) * m / (np.sqrt(s) + 1e-3)
+    np.testing.assert_allclose(numpy_of(x), wanted, rtol=1e-12)
+
+
+def test_trees_are_vectors() -> None:
+    x = {"a": np.float32([3]), "b": [np.float32([[0, 4]])]}
+    assert float(norm(x)) == 5
+    assert float(dot(x, add_scaled(x, 2.0, x))) == 75
