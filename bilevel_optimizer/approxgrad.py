@@ -86,7 +86,7 @@ class ApproxGrad:
         Returns (hypergradient shaped as u, lower state with the new p, metrics).
         """
         draw = self.lower_steps + self.solver.evaluations
-        f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, draw))((u, v))
+        f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, draw + 1))((u, v))
         g, _, g_vv, g_uv = second_derivatives(lambda u, v: self.g(u, v, data, draw), u, v)
 
         def damped(p: Tree) -> Tree:
