@@ -122,6 +122,8 @@ class PoisonConfig:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 < self.radius_margin < 0.5:
             raise InputError(f"radius_margin must lie between 0 and 0.5, got {self.radius_margin}")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, got {self.seed}")
         if self.damping < 0:
             raise InputError(f"damping must not be negative, got {self.damping}")
         if self.epsilon > 1:
@@ -151,14 +153,16 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
     """
     config.check()
     dataset = load_dataset(config.data_dir)
-    x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)
+    x_path, y_path = poison_paths(
+        config.out_dir or config.data_dir, method, config.sigma, config.target_class
+    )
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
     identity = _identity(config, method, loss, dataset)
     if x_path.is_file() and not config.overwrite:
         _require_same_poison(x_path, identity)
         print(f"{shown_path(x_path)}: already made with these settings")
         return x_path
-    attack = _Attack(config, dataset, loss)
+    attack = Attack(config, dataset, loss)
     checkpoint = run_dir / "checkpoint.npz"
     state, done = attack.initial_state(0), 0
     if checkpoint.is_file() and not config.overwrite:
@@ -172,34 +176,41 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
     with Stop(config.max_minutes) as stop, Scalars(run_dir / "tensorboard") as scalars:
         last_save = time.monotonic()
         bar = progress(total=attack.total_steps, initial=done, desc=x_path.stem, unit="step")
-        for done in range(done, attack.total_steps):
-            state, metrics = attack.outer_step(state, done)
+        for number in range(done, attack.total_steps):
+            state, metrics = attack.outer_step(state, number)
             values = {name: float(value) for name, value in metrics._asdict().items()}
-            require_finite(f"outer step {done}", **values)
-            scalars.write(done, **values)
-            bar.set_postfix(f=f"{values['f']:.3f}", g=f"{values['g']:.3f}", residual=f"{values['residual']:.2f}")
+            require_finite(f"outer step {number}", **values)
+            scalars.write(number, **values)
+            bar.set_postfix(
+                f=f"{values['f']:.3f}", g=f"{values['g']:.3f}", residual=f"{values['residual']:.2f}"
+            )
             bar.update()
-            end_of_epoch = (done + 1) % attack.steps_per_epoch == 0
+            end_of_epoch = (number + 1) % attack.steps_per_epoch == 0
             if end_of_epoch:
-                scalars.write(done, **attack.evaluate(state))
-            if (done + 1) % (attack.steps_per_epoch * config.reinitialise_every) == 0:
-                epoch = (done + 1) // attack.steps_per_epoch
-                save_array(run_dir / f"poison_after_epoch_{epoch}.npy", attack.checked_poison(state, checkpoint))
+                scalars.write(number, **attack.evaluate(state))
+            if (number + 1) % (attack.steps_per_epoch * config.reinitialise_every) == 0:
+                epoch = (number + 1) // attack.steps_per_epoch
+                save_array(
+                    run_dir / f"poison_after_epoch_{epoch}.npy", attack.checked_poison(state, checkpoint)
+                )
             if stop.reason or time.monotonic() - last_save > 60 * config.checkpoint_minutes or end_of_epoch:
-                save(done + 1)
+                save(number + 1)
                 last_save = time.monotonic()
-            if stop.reason and done + 1 < attack.total_steps:
-                raise StoppedEarly(f"{stop.reason} after {done + 1} of {attack.total_steps} outer steps")
+            if stop.reason and number + 1 < attack.total_steps:
+                raise StoppedEarly(f"{stop.reason} after {number + 1} of {attack.total_steps} outer steps")
         bar.close()
 
     poison = attack.checked_poison(state, x_path)
     save_array(y_path, attack.y_target)
-    save_array(x_path, poison)
+    # The images last: a run cut short in between then goes on from its checkpoint.
     write_json(x_path.with_suffix(".json"), {"settings": identity, **provenance(config)})
+    save_array(x_path, poison)
     checkpoint.unlink(missing_ok=True)
     save_image_grid(run_dir / "poison.png", attack.x_target, poison, config.epsilon)
     distortion = np.abs(poison - attack.x_target)
-    print(f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}")
+    print(
+        f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}"
+    )
     return x_path
 
 
@@ -213,11 +224,13 @@ def _identity(config: PoisonConfig, method: str, loss: TrainingLoss, dataset: Da
 def _require_same_poison(x_path: Path, identity: dict[str, Any]) -> None:
     record = x_path.with_suffix(".json")
     if not record.is_file():
-        raise InputError(f"{x_path}: exists without the settings it was made with; add --overwrite or --out-dir")
+        raise InputError(
+            f"{x_path}: exists without the settings it was made with; add --overwrite or --out-dir"
+        )
     require_same_settings(x_path, read_json(record).get("settings", {}), identity)
 
 
-class _Attack:
+class Attack:
     """One dataset, one lower-level loss and the compiled outer step over them."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset, loss: TrainingLoss) -> None:
@@ -225,13 +238,17 @@ class _Attack:
         target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
         self.x_target, self.y_target, x_others, y_others = target
         self.x_val, self.y_val = dataset.x_val, dataset.y_val
-        x_val_target, y_val_target, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
+        x_val_target, y_val_target, _, _ = split_target_class(
+            dataset.x_val, dataset.y_val, config.target_class
+        )
         for name, size, images in (
             ("batch_clean", config.batch_clean, x_others),
             ("batch_poison", config.batch_poison, self.x_target),
         ):
             if size > len(images):
-                raise InputError(f"{name} is {size}, but {config.data_dir} has only {len(images)} such images")
+                raise InputError(
+                    f"{name} is {size}, but {config.data_dir} has only {len(images)} such images"
+                )
         self.others, self.validation = len(x_others), len(x_val_target)
         self.batch_validation = min(config.batch_validation, self.validation)
         self.steps_per_epoch = self.others // config.batch_clean
@@ -300,11 +317,16 @@ class _Attack:
             "validation": draw.choice(self.validation, self.batch_validation, replace=False).astype(np.int32),
         }
 
-    def _step(self, state: AttackState, device: dict, batch: dict, seeds: dict, epoch: Any) -> tuple[AttackState, Metrics]:
+    def _step(
+        self, state: AttackState, device: dict, batch: dict, seeds: dict, epoch: Any
+    ) -> tuple[AttackState, Metrics]:
         data = {
             "x_clean": ops.take(device["x_others"], batch["clean"], axis=0),
             "y": ops.concatenate(
-                [ops.take(device["y_others"], batch["clean"], axis=0), ops.take(device["y_target"], batch["poison"], axis=0)]
+                [
+                    ops.take(device["y_others"], batch["clean"], axis=0),
+                    ops.take(device["y_target"], batch["poison"], axis=0),
+                ]
             ),
             "x_original": ops.take(device["x_target"], batch["poison"], axis=0),
             "x_val": ops.take(device["x_val"], batch["validation"], axis=0),
@@ -313,7 +335,9 @@ class _Attack:
             "epoch": epoch,
         }
         u = ops.take(state.poison, batch["poison"], axis=0)
-        u, weights, lower, upper, metrics = self._bilevel.step(u, state.weights, state.lower, state.upper, data)
+        u, weights, lower, upper, metrics = self._bilevel.step(
+            u, state.weights, state.lower, state.upper, data
+        )
         poison = ops.scatter_update(state.poison, batch["poison"][:, None], u)
         return AttackState(poison, weights, lower, upper), metrics
 
@@ -364,4 +388,3 @@ class _Attack:
         poison = ops.convert_to_numpy(state.poison)
         check_poison(poison, self.x_target, self.config.epsilon, path)
         return poison
-

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from data.files import InputError, load_archive, save_archive
+from data.files import InputError, load_archive, save_archive, unwritable
 
 STOPPED_EARLY = 75  # exit status of a run that stopped cleanly and continues when run again (EX_TEMPFAIL)
 
@@ -104,6 +104,10 @@ class Scalars:
     def __init__(self, folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         self._writer = EventFileWriter(str(folder), flush_secs=30)
 
     def __enter__(self) -> "Scalars":
@@ -117,7 +121,9 @@ class Scalars:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        summary = Summary(
+            value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        )
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
 
@@ -126,7 +132,10 @@ def git_commit() -> str:
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=project_path(""), capture_output=True, text=True, check=True,
+            cwd=project_path(""),
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

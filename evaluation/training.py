@@ -10,8 +10,16 @@ from keras import ops, tree
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
+from bilevel_optimizer.trees import norm
 from data.augmentation import random_crop_and_flip
-from data.datasets import Dataset, load_dataset, load_poison, poison_paths, replace_target_class
+from data.datasets import (
+    Dataset,
+    load_dataset,
+    load_poison,
+    poison_paths,
+    replace_target_class,
+    split_target_class,
+)
 from data.files import InputError, array_sha256, read_json, write_json
 from data.noise import seed_pair
 from data.runs import (
@@ -83,6 +91,8 @@ class TrainingConfig:
         for name in ("runs", "epochs", "batch_size", "learning_rate", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, got {self.seed}")
         if self.dataset == "clean" and self.poison is not None:
             raise InputError(f"poison is {self.poison}, but dataset is clean; add --dataset poisoned_radius")
 
@@ -106,6 +116,9 @@ def train_victims(config: TrainingConfig, method: str, loss: TrainingLoss) -> li
     """
     config.check()
     dataset = load_dataset(config.data_dir)
+    split_target_class(
+        dataset.x_test, dataset.y_test, config.target_class
+    )  # refuses a class that is not there
     trained_on, name = dataset, "clean"
     if config.dataset != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
@@ -124,7 +137,13 @@ def train_victims(config: TrainingConfig, method: str, loss: TrainingLoss) -> li
 
 
 def train_victim(
-    config: TrainingConfig, method: str, loss: TrainingLoss, dataset: Dataset, seed: int, path: Path, stop: Stop
+    config: TrainingConfig,
+    method: str,
+    loss: TrainingLoss,
+    dataset: Dataset,
+    seed: int,
+    path: Path,
+    stop: Stop,
 ) -> Path:
     """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept."""
     identity = _identity(config, method, loss, dataset, seed)
@@ -135,7 +154,7 @@ def train_victim(
             print(f"{shown_path(path)}: already trained with these settings")
             return path
         require_same_settings(path, record.get("settings", {}), identity)
-    training = _Training(config, dataset, loss, seed)
+    training = Training(config, dataset, loss, seed)
     run_dir = config.run_dir / dataset.name / path.stem
     checkpoint = run_dir / "checkpoint.npz"
     state, done = training.initial_state(), 0
@@ -147,24 +166,28 @@ def train_victim(
     with Scalars(run_dir / "tensorboard") as scalars:
         last_save = time.monotonic()
         bar = progress(total=training.total_steps, initial=done, desc=path.stem, unit="step")
-        for done in range(done, training.total_steps):
-            state, value = training.step(state, done)
+        for number in range(done, training.total_steps):
+            state, value = training.step(state, number)
             bar.update()
-            end_of_epoch = (done + 1) % training.steps_per_epoch == 0
+            end_of_epoch = (number + 1) % training.steps_per_epoch == 0
             # The loss is looked at where it is needed, so that the device is not made to wait at every step.
-            if end_of_epoch or stop.reason or (done + 1) % 50 == 0:
+            if end_of_epoch or stop.reason or (number + 1) % 50 == 0:
                 training_loss = float(value)
-                require_finite(f"step {done}", training_loss=training_loss)
-                scalars.write(done, training_loss=training_loss)
+                require_finite(f"step {number}", training_loss=training_loss)
+                scalars.write(number, training_loss=training_loss)
                 bar.set_postfix(loss=f"{training_loss:.3f}")
             due = time.monotonic() - last_save > 60 * config.checkpoint_minutes
-            if (stop.reason or due) and done + 1 < training.total_steps:
-                require_finite(f"step {done}", training_loss=float(value))
-                save_checkpoint(checkpoint, state, {"settings": identity, "steps": done + 1})
+            if (stop.reason or due) and number + 1 < training.total_steps:
+                weights = float(norm(state.weights))  # the loss is that of the weights before the step
+                require_finite(f"step {number}", training_loss=float(value), weights=weights)
+                save_checkpoint(checkpoint, state, {"settings": identity, "steps": number + 1})
                 last_save = time.monotonic()
                 if stop.reason:
-                    raise StoppedEarly(f"{stop.reason} after {done + 1} of {training.total_steps} steps of {path.stem}")
+                    raise StoppedEarly(
+                        f"{stop.reason} after {number + 1} of {training.total_steps} steps of {path.stem}"
+                    )
         bar.close()
+        require_finite(f"step {training.total_steps}", weights=float(norm(state.weights)))
         accuracies = training.evaluate(state)
         scalars.write(training.total_steps, **accuracies)
 
@@ -178,14 +201,30 @@ def train_victim(
     return path
 
 
-def _identity(config: TrainingConfig, method: str, loss: TrainingLoss, dataset: Dataset, seed: int) -> dict[str, Any]:
+def _identity(
+    config: TrainingConfig, method: str, loss: TrainingLoss, dataset: Dataset, seed: int
+) -> dict[str, Any]:
     """The settings that make a victim what it is, the training images among them."""
-    shared = ("target_class", "epochs", "batch_size", "learning_rate", "augment", "batch_norm", "architecture")
+    shared = (
+        "target_class",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "augment",
+        "batch_norm",
+        "architecture",
+    )
     own = {name: value for name, value in settings(config).items() if name in shared}
-    return {**own, "method": method, "loss": repr(loss), "seed": seed, "x_train": array_sha256(dataset.x_train)}
+    return {
+        **own,
+        "method": method,
+        "loss": repr(loss),
+        "seed": seed,
+        "x_train": array_sha256(dataset.x_train),
+    }
 
 
-class _Training:
+class Training:
     """One dataset, one loss and the compiled training step over them."""
 
     def __init__(self, config: TrainingConfig, dataset: Dataset, loss: TrainingLoss, seed: int) -> None:
@@ -197,7 +236,9 @@ class _Training:
         self.steps_per_epoch = len(dataset.x_train) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         weights_seed = int(seed_pair(seed, _WEIGHTS)[0])
-        network = build_model(config.architecture, dataset.image_shape, dataset.num_classes, seed=weights_seed)
+        network = build_model(
+            config.architecture, dataset.image_shape, dataset.num_classes, seed=weights_seed
+        )
         self.model = StatelessModel(network, config.batch_norm)
         self._loss = loss
         # Moved to the device once; batches are gathered there.
@@ -254,6 +295,7 @@ class _Training:
             ]
         )
         target = y[:, self.config.target_class] == 1
-        return {"accuracy": float(accuracy(logits, y)), "target_accuracy": float(accuracy(logits[target], y[target]))}
-
-
+        return {
+            "accuracy": float(accuracy(logits, y)),
+            "target_accuracy": float(accuracy(logits[target], y[target])),
+        }
