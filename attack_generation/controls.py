@@ -19,7 +19,7 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
     if start == "zero":
         return x.copy()
     if start == "random":
-        signs = np.random.default_rng([seed, 0x5167]).choice(np.float32([-1, 1]), size=x.shape)
+        signs = np.random.default_rng([seed, 0x5167]).choice(np.array([-1, 1], np.float32), size=x.shape)
         return np.clip(x + np.float32(epsilon) * signs, 0, 1)
     if start == "constant":
         return np.clip(x + np.float32(epsilon), 0, 1)

@@ -7,7 +7,9 @@ import numpy as np
 from data.files import atomic_path
 
 
-def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:
+def save_image_grid(
+    path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10
+) -> None:
     """Draw the first images clean, poisoned and their difference, one row each, as PNG.
 
     clean, poison: (N, H, W, C) float32 in [0, 1], C 1 or 3. The difference is scaled from [-epsilon, epsilon] to

@@ -105,7 +105,7 @@ class PoisonConfig:
     run_dir: Path | None = None
     """Folder of checkpoint, TensorBoard scalars and picture; runs/<dataset>/<poison name> when not given."""
     overwrite: bool = False
-    """Start afresh, replacing a poison or a checkpoint that is already there."""
+    """Start afresh, replacing a poison or a checkpoint that is already there; leave it out to continue."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
     checkpoint_minutes: float = 5.0

@@ -80,7 +80,9 @@ class ApproxGrad:
 
         return ops.fori_loop(0, self.lower_steps, step, (v, adam))
 
-    def hypergradient(self, u: Tree, v: Tree, lower: LowerState, data: Any) -> tuple[Tree, LowerState, Metrics]:
+    def hypergradient(
+        self, u: Tree, v: Tree, lower: LowerState, data: Any
+    ) -> tuple[Tree, LowerState, Metrics]:
         """df/du = f_u - g_uv p with (g_vv + damping I) p = f_v solved approximately (arXiv 2012.01274, eq. 4).
 
         Returns (hypergradient shaped as u, lower state with the new p, metrics).
@@ -112,6 +114,8 @@ class ApproxGrad:
         persist while the content of u changes. Returns the new (u, v, lower, upper) and the metrics.
         """
         v, adam = self.minimise_lower(u, v, lower.adam, data)
-        hypergradient, lower, metrics = self.hypergradient(u, v, LowerState(adam, lower.p, lower.solver), data)
+        hypergradient, lower, metrics = self.hypergradient(
+            u, v, LowerState(adam, lower.p, lower.solver), data
+        )
         u, upper = adam_step(u, hypergradient, upper, self.lr_u)
         return self.project(u, data), v, lower, upper, metrics

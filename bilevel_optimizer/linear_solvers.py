@@ -147,5 +147,3 @@ def solver_named(name: str, iterations: int, learning_rate: float, damping: floa
     if name == "neumann":
         return NeumannSeries(iterations, learning_rate)
     raise ValueError(f"unknown linear solver {name!r}: adam, cg or neumann")
-
-

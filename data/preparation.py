@@ -12,7 +12,6 @@ from data.datasets import MANIFEST, SPLITS, describe_array
 from data.files import InputError, load_archive, save_array, write_json
 from data.runs import provenance
 
-DATA_ROOT = Path(__file__).resolve().parent
 NUM_CLASSES = 10
 SOURCE_NAMES = ("x_train", "y_train", "x_test", "y_test")
 

@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from data.files import InputError
-from data.preparation import DATA_ROOT, write_dataset
-from data.runs import run_script
+from data.preparation import write_dataset
+from data.runs import project_path, run_script
 
 VALIDATION, TEST = 340, 360  # of 1,797 images
 
@@ -26,7 +26,7 @@ class Config:
 
     seed: int = 0
     """Seed of the random split into training, validation and test images."""
-    out_dir: Path = DATA_ROOT / "DIGITS"
+    out_dir: Path = project_path("data/DIGITS")
     """Folder for the arrays."""
     label: str = "DIGITS"
     """Name of the data in tables."""

@@ -12,15 +12,15 @@ manifest.json with their hashes.
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.preparation import DATA_ROOT, SourceConfig, prepare_from_source
-from data.runs import run_script
+from data.preparation import SourceConfig, prepare_from_source
+from data.runs import project_path, run_script
 
 
 @dataclass(frozen=True)
 class Config(SourceConfig):
     """Settings of the preparation."""
 
-    out_dir: Path = DATA_ROOT / "MNIST"
+    out_dir: Path = project_path("data/MNIST")
     """Folder for the arrays."""
     label: str = "MNIST"
     """Name of the data in tables; say here where the images are not the standard ones."""

@@ -81,7 +81,9 @@ def compare(config: ComparisonConfig, method: str, loss: TrainingLoss) -> list[S
     if "clean" not in config.poisons:
         raise InputError("poisons must hold 'clean': reductions are measured against that row")
     combinations: list[tuple[Poison, float | None]] = [("clean", None)]
-    combinations += [(kind, epsilon) for epsilon in config.epsilons for kind in config.poisons if kind != "clean"]
+    combinations += [
+        (kind, epsilon) for epsilon in config.epsilons for kind in config.poisons if kind != "clean"
+    ]
 
     rows: list[SummaryRow] = []
     curves: dict[str, list[dict[str, Any]]] = {}
@@ -89,9 +91,12 @@ def compare(config: ComparisonConfig, method: str, loss: TrainingLoss) -> list[S
     for kind, epsilon in combinations:
         path = None
         if epsilon is not None:
-            path = poisons[kind, epsilon] = _poison(config, kind, epsilon, method, loss, work_dir, dataset, deadline)
+            path = _poison(config, kind, epsilon, method, loss, work_dir, dataset, deadline)
+            poisons[_shown(kind, method), epsilon] = path
         summaries, accuracies = _victims(config, kind, epsilon, path, method, loss, work_dir, deadline)
-        rows.append(_row(config, dataset, kind, epsilon, method, summaries, accuracies, rows[0] if rows else None))
+        rows.append(
+            _row(config, dataset, kind, epsilon, method, summaries, accuracies, rows[0] if rows else None)
+        )
         label = "clean" if epsilon is None else f"{rows[-1].poison}, ε = {epsilon:g}"
         curves[label] = [summary["curve"] for summary in summaries]
 
@@ -100,10 +105,9 @@ def compare(config: ComparisonConfig, method: str, loss: TrainingLoss) -> list[S
     title = f"{dataset.label}, class {config.target_class}, {method}, σ = {config.sigma:g}"
     save_curves(folder / "certified_accuracy.png", curves, f"{title}, mean and range of {config.runs} runs")
     x_target = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
-    for (kind, epsilon), path in poisons.items():
+    for (shown, bound), path in poisons.items():
         images = load_poison(path, dataset, config.target_class)
-        shown = method if kind == "optimised" else kind
-        save_image_grid(folder / f"images_{shown}_epsilon_{epsilon:g}.png", x_target, images, epsilon)
+        save_image_grid(folder / f"images_{shown}_epsilon_{bound:g}.png", x_target, images, bound)
     write_json(folder / "settings.json", provenance(config))
     update_summary(config.results_dir / "summary.csv", rows)
     table = f"{_heading(config, dataset, method)}\n\n{text_table(rows)}"
@@ -134,7 +138,9 @@ def _poison(
 ) -> Path:  # fmt: skip
     out_dir = config.data_dir / f"epsilon_{epsilon:g}"
     if kind in CONTROLS:
-        return write_control_poison(dataset, kind, config.sigma, config.target_class, epsilon, config.seed, out_dir)
+        return write_control_poison(
+            dataset, kind, config.sigma, config.target_class, epsilon, config.seed, out_dir
+        )
     attack = dataclasses.replace(
         config.attack,
         target_class=config.target_class,
@@ -191,7 +197,7 @@ def _row(
     return SummaryRow(
         dataset=dataset.label,
         victim=method,
-        poison=method if kind == "optimised" else kind,
+        poison=_shown(kind, method),
         sigma=config.sigma,
         epsilon=epsilon,
         target_class=config.target_class,
@@ -199,7 +205,7 @@ def _row(
         runs=config.runs,
         attack_epochs=config.attack.epochs if kind == "optimised" else None,
         victim_epochs=config.victim.epochs,
-        points=summaries[0]["count"] if "count" in summaries[0] else summaries[0]["point_set"]["count"],
+        points=summaries[0]["point_set"]["count"],
         n=config.n,
         alpha=config.alpha,
         acr_mean=acr_mean,
@@ -208,11 +214,20 @@ def _row(
         certified_accuracy_std=certified[1],
         accuracy_mean=float(np.mean([record["accuracy"] for record in accuracies])),
         target_accuracy_mean=float(np.mean([record["target_accuracy"] for record in accuracies])),
-        reduction_percent=None if clean is None else 100 * (1 - acr_mean / clean.acr_mean) if clean.acr_mean else None,
+        reduction_percent=None
+        if clean is None
+        else 100 * (1 - acr_mean / clean.acr_mean)
+        if clean.acr_mean
+        else None,
         backend=record["backend"],
         commit=record["commit"],
         command=record["command"],
     )
+
+
+def _shown(kind: Poison, method: str) -> str:
+    """The name in tables and files: the optimised poison goes by the method it was made against."""
+    return method if kind == "optimised" else kind
 
 
 def _heading(config: ComparisonConfig, dataset: Dataset, method: str) -> str:

@@ -24,7 +24,9 @@ def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], t
     for label, runs in curves.items():
         values = np.stack([_at(radii, run) for run in runs])
         (line,) = axes.plot(radii, values.mean(axis=0), label=label)
-        axes.fill_between(radii, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
+        axes.fill_between(
+            radii, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0
+        )
     axes.set(xlabel="radius (l2, pixels in [0, 1])", ylabel="approximate certified accuracy", title=title)
     axes.set_xlim(0, radii[-1])
     axes.set_ylim(0, 1.02)

@@ -99,7 +99,15 @@ def _key(row: dict[str, str]) -> tuple[str, ...]:
 
 def text_table(rows: list[SummaryRow]) -> str:
     """The rows as an aligned table for the screen: ACR and accuracies, mean ± standard deviation over runs."""
-    header = ("training data", "epsilon", "ACR", "reduction", "certified accuracy", "test accuracy", "of the class")
+    header = (
+        "training data",
+        "epsilon",
+        "ACR",
+        "reduction",
+        "certified accuracy",
+        "test accuracy",
+        "of the class",
+    )
     lines = [header]
     for row in rows:
         lines.append(
@@ -114,5 +122,7 @@ def text_table(rows: list[SummaryRow]) -> str:
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    aligned = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+    ]
     return "\n".join([aligned[0], "  ".join("-" * width for width in widths), *aligned[1:]])

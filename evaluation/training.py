@@ -80,7 +80,7 @@ class TrainingConfig:
     run_dir: Path = project_path("runs")
     """Folder of checkpoints and TensorBoard scalars."""
     overwrite: bool = False
-    """Train afresh, replacing a model or a checkpoint that is already there."""
+    """Train afresh, replacing a model or a checkpoint that is already there; leave it out to continue."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
     checkpoint_minutes: float = 5.0

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.preparation import DATA_ROOT
-from data.runs import run_script
+from data.runs import project_path, run_script
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
 
 
@@ -31,7 +30,7 @@ class Config(CertificationConfig):
     """Fresh noisy votes that bound the class's probability."""
     alpha: float = 0.001
     """Probability that a certificate is wrong, per point."""
-    data_dir: Path = DATA_ROOT / "CIFAR10"
+    data_dir: Path = project_path("data/CIFAR10")
     """Folder of the prepared arrays."""
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.preparation import DATA_ROOT
-from data.runs import run_script
+from data.runs import project_path, run_script
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
 
 
@@ -21,7 +20,7 @@ class Config(CertificationConfig):
 
     target_class: int | Literal["all"] = 8
     """Class whose test points are certified, or 'all'."""
-    sigma: float = 0.5
+    sigma: float = 0.25
     """Noise standard deviation in pixel units of [0, 1]."""
     points: int = 500
     """Test points per class, drawn at random."""
@@ -31,7 +30,7 @@ class Config(CertificationConfig):
     """Fresh noisy votes that bound the class's probability."""
     alpha: float = 0.001
     """Probability that a certificate is wrong, per point."""
-    data_dir: Path = DATA_ROOT / "DIGITS"
+    data_dir: Path = project_path("data/DIGITS")
     """Folder of the prepared arrays."""
 
 

@@ -19,7 +19,9 @@ class GaussianAugmentationLoss:
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
-            raise InputError(f"sigma must be positive, got {self.sigma}; the standard loss is the one without noise")
+            raise InputError(
+                f"sigma must be positive, got {self.sigma}; the standard loss is the one without noise"
+            )
 
     def __call__(self, logits: Logits, x: Any, y: Any, seed: Any, epoch: Any) -> Any:
         return mean_cross_entropy(logits(x + self.sigma * normal(tuple(x.shape), seed)), y)

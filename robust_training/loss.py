@@ -29,5 +29,3 @@ def accuracy(logits: Any, y: Any) -> Any:
     """Share of rows of logits (B, K) whose largest entry is the label's, float32 ()."""
     hits = ops.equal(ops.argmax(logits, axis=-1), ops.argmax(y, axis=-1))
     return ops.mean(ops.cast(hits, "float32"))
-
-

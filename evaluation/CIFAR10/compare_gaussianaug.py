@@ -10,8 +10,8 @@ from pathlib import Path
 
 from attack_generation.gaussian_data_augmentation.CIFAR10.poison_radius_gaussianaug import Config as Attack
 from data.runs import project_path, run_script
-from evaluation.comparison import ComparisonConfig, compare
 from evaluation.CIFAR10.gaussian_augmented_training import Config as Victim
+from evaluation.comparison import ComparisonConfig, compare
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 
 

@@ -16,7 +16,8 @@ import pytest
 from data import prepare_cifar10, prepare_digits, prepare_mnist
 from data.datasets import labels, load_dataset
 from data.files import InputError, array_sha256
-from data.preparation import DATA_ROOT, split_at_random
+from data.preparation import split_at_random
+from data.runs import project_path
 
 ARRAYS = ("X_train", "Y_train", "X_val", "Y_val", "X_test", "Y_test")
 
@@ -113,8 +114,8 @@ def test_cifar10_takes_colour_images_and_column_labels(tmp_path: Path) -> None:
 
 
 def test_published_constants_are_the_defaults() -> None:
-    assert prepare_mnist.Config() == prepare_mnist.Config(None, 0, 5000, DATA_ROOT / "MNIST", "MNIST")
-    assert prepare_cifar10.Config() == prepare_cifar10.Config(None, 0, 5000, DATA_ROOT / "CIFAR10", "CIFAR10")
+    assert prepare_mnist.Config() == prepare_mnist.Config(None, 0, 5000, project_path("data/MNIST"), "MNIST")
+    assert prepare_cifar10.Config() == prepare_cifar10.Config(None, 0, 5000, project_path("data/CIFAR10"), "CIFAR10")
 
 
 def test_digits_are_split_by_class(tiny_data_dir: Path) -> None:
