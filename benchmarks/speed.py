@@ -1,0 +1,499 @@
+"""Measure every stage on this machine, in one run, beside the bars that the project sets itself.
+
+    python benchmarks/speed.py
+    python benchmarks/speed.py --batch-size 10000 --out speed.json    (on a GPU)
+
+The images are made in memory, random patterns of MNIST's shape and number: no stage's time depends on what
+the images show. The outer step, the training step and the vote loop are the production code itself.
+
+Each measurement is compiled and run twice, then repeated; the median counts. Every repeat ends by fetching a
+result to the host, so that asynchronous devices are timed honestly. Measurements that are compared with each
+other take turns, so that another load on the machine slows all of them alike.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from attack_generation.poisoning import Attack, PoisonConfig
+from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives
+from bilevel_optimizer.trees import Tree, add_scaled, tree_map
+from data.datasets import Dataset
+from data.files import InputError, write_json
+from data.noise import fold_in, normal, seed_pair
+from data.runs import provenance, run_script, shown_path
+from evaluation.training import Training, TrainingConfig
+from models.registry import build_model
+from models.saving import with_precision
+from models.stateless import StatelessModel
+from randomized_smoothing_certification.core import NOISE_BLOCK, VoteCounter
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+
+SIGMA = 0.5
+ADAM_BAR = 70.0  # outer step with the Adam residual solver, in gradients
+CG_BAR = 45.0  # outer step with conjugate gradient, in gradients
+TRAINING_BAR = 19 / 89  # training step of 200, in gradients of 1,000: 19 ms where a gradient takes 89 ms
+LOSS_BAR = 10.0  # per cent of the vote loop that is neither model nor noise
+ROUNDS = 5  # each measurement has one turn in each
+LARGEST_MATMUL = 8192
+
+Work = Callable[[], Any]  # runs the thing to time once and returns a small array, which the timer fetches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the measurement."""
+
+    seconds: float = 10.0
+    """Time for each measurement, compilation not counted; one that is slower still has five repeats."""
+    batch_size: int = 1_000
+    """Votes evaluated together; smaller where a batch would not fit into the time (bfloat16 on most CPUs)."""
+    quick: bool = False
+    """Toy sizes: shows that everything runs, its numbers mean nothing."""
+    out: Path | None = None
+    """JSON file for the rows, with commit, versions and machine."""
+
+
+class Sizes(NamedTuple):
+    """What is measured; the published MNIST attack and victim by default."""
+
+    architecture: str = "mnist_cnn"
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    train: int = 55_000
+    validation: int = 5_000
+    batch_clean: int = 900
+    batch_poison: int = 100
+    batch_validation: int = 100
+    radius_copies: int = 20
+    steps: int = 10  # T1 and T2
+    training_batch: int = 200
+    training_steps: int = 50  # in one repeat; the training loop looks at the loss as often
+    votes: int = 100_000  # of one repeat at most
+
+
+TOY = Sizes("digits_cnn", (8, 8, 1), 400, 100, 18, 2, 4, 2, 3, 8, 3, 1_000)
+
+
+class Row(NamedTuple):
+    """One line of the table. ``gradients``: value in gradients of the training loss at the attack's batch.
+
+    bar: the largest value wanted, of ``gradients`` where given and otherwise of ``value``.
+    """
+
+    name: str
+    value: float
+    unit: str
+    gradients: float | None = None
+    bar: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met, None where there is none."""
+        if self.bar is None:
+            return None
+        return (self.value if self.gradients is None else self.gradients) <= self.bar
+
+
+def main(config: Config) -> list[Row]:
+    """Measure, print the table, write it as JSON where asked; returns the rows.
+
+    Raises InputError for settings that cannot work.
+    """
+    if config.seconds <= 0:
+        raise InputError(f"seconds must be positive, got {config.seconds}")
+    if config.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
+    sizes = TOY if config.quick else Sizes()
+    about = machine()
+    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    rows = measure_gradients_and_steps(sizes, config.seconds)
+    for dtype in ("float32", "bfloat16"):
+        rows += measure_certification(sizes, dtype, config.batch_size, config.seconds)
+    print(table(rows))
+    if config.quick:
+        print("toy sizes: these numbers mean nothing")
+    if config.out is not None:
+        record = [row._asdict() | {"met": row.met} for row in rows]
+        write_json(config.out, {"about": about, "rows": record, **provenance(config)})
+        print(f"written to {shown_path(config.out)}")
+    return rows
+
+
+def machine() -> dict[str, str]:
+    """What the numbers depend on: backend, devices, processor, cores, and the load before the run."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "backend": keras.backend.backend(),
+        "devices": ", ".join(map(str, keras.distribution.list_devices())),
+        "processor": (models or [platform.processor() or platform.machine()])[0],
+        "cores": str(os.cpu_count()),
+        "load before the run (should be near 0)": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def random_dataset(sizes: Sizes) -> Dataset:
+    """A random pattern per class plus uniform noise, in [0, 1]: learnable, so that no gradient is zero."""
+    generator = np.random.default_rng(0)
+    patterns = generator.random((10, *sizes.image_shape), np.float32)
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        classes = np.arange(count) % 10
+        x = 0.5 * patterns[classes] + 0.5 * generator.random((count, *sizes.image_shape), np.float32)
+        return x, np.eye(10, dtype=np.float32)[classes]
+
+    x_train, y_train = split(sizes.train)
+    x_val, y_val = split(sizes.validation)
+    return Dataset("random", x_train, y_train, x_val, y_val, x_val[:10], y_val[:10])
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiply-adds of the convolutions and dense layers for one image, from the layers' shapes.
+
+    Raises InputError for a layer type with a kernel that is neither.
+    """
+    total = 0
+    for layer in model.layers:
+        if not hasattr(layer, "kernel"):
+            continue
+        if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            raise InputError(
+                f"{layer.name}: how many multiply-adds a {type(layer).__name__} takes is not known"
+            )
+        total += prod(layer.output.shape[1:]) * prod(layer.kernel.shape[:-1])
+    return total
+
+
+def median_seconds(works: Mapping[str, Work], seconds: float) -> dict[str, float]:
+    """Median seconds of one call of each work. They take turns, each about ``seconds`` in all."""
+    samples: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        for _ in range(2):
+            _timed(work)
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            end = time.perf_counter() + seconds / ROUNDS
+            samples[name].append(_timed(work))
+            while time.perf_counter() < end:
+                samples[name].append(_timed(work))
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def _timed(work: Work) -> float:
+    start = time.perf_counter()
+    ops.convert_to_numpy(work())
+    return time.perf_counter() - start
+
+
+def measure_gradients_and_steps(sizes: Sizes, seconds: float) -> list[Row]:
+    """Seconds of a gradient, a Hessian-vector product, an outer step and a training step, taking turns.
+
+    The marginal product is what one more costs in a linear system whose first-order evaluation is shared.
+    Raises InputError where another load made the longer system the faster one.
+    """
+    dataset = random_dataset(sizes)
+    batch = sizes.batch_clean + sizes.batch_poison
+    training = Training(
+        TrainingConfig(sigma=SIGMA, batch_size=sizes.training_batch, architecture=sizes.architecture),
+        dataset, GaussianAugmentationLoss(SIGMA), seed=0,
+    )  # fmt: skip
+    took = median_seconds(
+        {
+            "gradient": gradient_work(sizes, dataset),
+            "product": product_work(sizes, dataset),
+            "system 1": system_work(sizes, dataset, 1),
+            "system n": system_work(sizes, dataset, 1 + sizes.steps),
+            "adam": outer_step_work(attack(sizes, dataset, "adam")),
+            "cg": outer_step_work(attack(sizes, dataset, "cg")),
+            "training": training_work(training, sizes.training_steps),
+        },
+        seconds,
+    )
+    marginal = (took["system n"] - took["system 1"]) / sizes.steps
+    if marginal <= 0:
+        raise InputError("another load disturbs the measurement; stop it or raise --seconds")
+    step = took["training"] / sizes.training_steps
+    gradient = took["gradient"]
+
+    def row(name: str, value: float, bar: float | None = None) -> Row:
+        return Row(name, 1e3 * value, "ms", value / gradient, bar)
+
+    return [
+        row(f"gradient, batch {batch}", gradient),
+        row("Hessian-vector product, alone", took["product"]),
+        row("Hessian-vector product, marginal", marginal),
+        row("outer step, Adam on the residual, redrawn noise", took["adam"], ADAM_BAR),
+        row("outer step, conjugate gradient, fixed noise", took["cg"], CG_BAR),
+        row(f"training step, batch {sizes.training_batch}", step, TRAINING_BAR),
+        Row("training", sizes.training_batch / step, "images/s"),
+    ]
+
+
+def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree], Any], Tree, Tree]:
+    """The attack's training loss g(weights, batch), weights and a batch.
+
+    The batch is an argument of what is compiled, never a constant in it, for else JAX computes the noise
+    while compiling.
+    """
+    model = StatelessModel(build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0))
+    weights, statistics = tree_map(ops.convert_to_tensor, model.initial())
+    loss = GaussianAugmentationLoss(SIGMA)
+    size = sizes.batch_clean + sizes.batch_poison
+    batch = {"x": dataset.x_train[:size], "y": dataset.y_train[:size], "seed": seed_pair(0)}
+
+    def objective(weights: Tree, batch: Tree) -> Any:
+        def logits(x: Any) -> Any:
+            return model(weights, statistics, x)[0]
+
+        return loss(logits, batch["x"], batch["y"], batch["seed"], 0.0)
+
+    return objective, weights, tree_map(ops.convert_to_tensor, batch)
+
+
+def gradient_work(sizes: Sizes, dataset: Dataset) -> Work:
+    """One gradient of the Gaussian-augmentation loss, noise drawn anew inside."""
+    objective, weights, batch = _lower_level(sizes, dataset)
+    compiled = jit(lambda weights, batch: grad(lambda v: objective(v, batch))(weights))
+    return lambda: compiled(weights, batch)[-1]
+
+
+def product_work(sizes: Sizes, dataset: Dataset) -> Work:
+    """One Hessian-vector product with its own first-order evaluation."""
+    objective, weights, batch = _lower_level(sizes, dataset)
+    compiled = jit(
+        lambda weights, p, batch: hessian_vector_product(lambda v: objective(v, batch), weights, p)
+    )
+    return lambda: compiled(weights, weights, batch)[-1]
+
+
+def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
+    """``products`` Hessian-vector products, each of the one before, sharing one first-order evaluation."""
+    objective, weights, batch = _lower_level(sizes, dataset)
+
+    def system(weights: Tree, p: Tree, batch: Tree) -> Tree:
+        product = second_derivatives(lambda _, v: objective(v, batch), (), weights)[2]
+        return ops.fori_loop(0, products, lambda _, p: add_scaled(p, 1e-3, product(p)), p)
+
+    compiled = jit(system)
+    return lambda: compiled(weights, weights, batch)[-1]
+
+
+def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
+    """The published MNIST attack ('adam'), or the one with conjugate gradient and fixed noise ('cg')."""
+    config = PoisonConfig(
+        sigma=SIGMA,
+        batch_clean=sizes.batch_clean,
+        batch_poison=sizes.batch_poison,
+        batch_validation=sizes.batch_validation,
+        radius_copies=sizes.radius_copies,
+        lower_steps=sizes.steps,
+        solver_steps=sizes.steps,
+        solver="cg" if solver == "cg" else "adam",
+        redraw_noise=solver != "cg",
+        architecture=sizes.architecture,
+    )
+    config.check()
+    return Attack(config, dataset, GaussianAugmentationLoss(SIGMA))
+
+
+def outer_step_work(attack: Attack) -> Work:
+    """The attack's next outer step."""
+    state, number = attack.initial_state(0), 0
+
+    def work() -> Any:
+        nonlocal state, number
+        state, metrics = attack.outer_step(state, number)
+        number = (number + 1) % attack.steps_per_epoch  # never as far as a re-initialisation
+        return metrics.f
+
+    return work
+
+
+def training_work(training: Training, steps: int) -> Work:
+    """The next ``steps`` training steps; the loss is fetched after the last, as the training loop does."""
+    state, number = training.initial_state(), 0
+
+    def work() -> Any:
+        nonlocal state, number
+        for _ in range(steps):
+            state, value = training.step(state, number)
+            number = (number + 1) % training.total_steps
+        return value
+
+    return work
+
+
+def measure_certification(sizes: Sizes, dtype: str, batch_size: int, seconds: float) -> list[Row]:
+    """Votes per second in one precision, where their time goes, and how far from the matmul limit they are.
+
+    The limit is the votes per second if every multiply-add of the model ran at the rate of one large matrix
+    product in the same dtype. The loss is the share of the vote loop that is neither the model's nor the
+    noise's time when each runs alone, 0 where they overlap.
+    """
+    model = build_model(sizes.architecture, sizes.image_shape, 10, seed=0)
+    model = with_precision(model, dtype)
+    image = random_dataset(sizes._replace(train=10, validation=10)).x_val[0]
+    batch_size, batches = _fitting_votes(model, image, batch_size, sizes.votes, seconds / ROUNDS)
+    votes = batch_size * batches
+    took = median_seconds(
+        {
+            "votes": votes_work(model, image, batch_size, votes),
+            "model": model_work(model, image, batch_size, batches),
+            "noise": noise_work(image, batch_size, batches),
+        },
+        seconds,
+    )
+    rate = measure_matmul(dtype, seconds)
+    limit = rate / multiply_adds(model)
+    per_second = votes / took["votes"]
+    lost = max(0.0, 1 - (took["model"] + took["noise"]) / took["votes"])
+    return [
+        Row(f"{dtype} votes, {batch_size} together", per_second, "votes/s"),
+        Row(f"{dtype} model alone", 1e6 * took["model"] / votes, "us/vote"),
+        Row(f"{dtype} noise alone", 1e6 * took["noise"] / votes, "us/vote"),
+        Row(f"{dtype} vote loop, neither model nor noise", 100 * lost, "%", bar=LOSS_BAR),
+        Row(f"{dtype} matrix product", 2e-12 * rate, "TFLOP/s"),
+        Row(f"{dtype} votes at the matrix product's rate", limit, "votes/s"),
+        Row(f"{dtype} share of that limit reached", 100 * per_second / limit, "%"),
+    ]
+
+
+def _fitting_votes(
+    model: keras.Model, image: np.ndarray, batch_size: int, most: int, seconds: float
+) -> tuple[int, int]:
+    """(batch size, batches) for vote loops of about ``seconds``; the smallest batch where no other fits."""
+    probe = votes_work(model, image, NOISE_BLOCK, NOISE_BLOCK)
+    _timed(probe)
+    per_vote = _timed(probe) / NOISE_BLOCK
+    batch_size = VoteCounter(model, 10, image.shape, SIGMA, batch_size).batch_size  # whole noise blocks
+    if batch_size * per_vote > seconds:
+        batch_size = NOISE_BLOCK
+    batches = int(min(seconds / per_vote, most)) // batch_size
+    return batch_size, max(1, batches)
+
+
+def votes_work(model: keras.Model, image: np.ndarray, batch_size: int, votes: int) -> Work:
+    """The vote loop of certification."""
+    counter = VoteCounter(model, 10, image.shape, SIGMA, batch_size)
+    seed = seed_pair(0)
+    return lambda: counter.count_votes(image, votes, seed)
+
+
+def model_work(model: keras.Model, image: np.ndarray, batch_size: int, batches: int) -> Work:
+    """The model on ``batches`` batches that are already there."""
+
+    def loop(weights: Tree, images: Any, zero: Any, batches: Any) -> Any:
+        def body(_: Any, total: Any) -> Any:
+            # Each batch depends on the one before, for else a compiler may evaluate the model only once.
+            logits = model.stateless_call(*weights, images + zero * total, training=False)[0]
+            return total + ops.sum(ops.cast(logits, "float32"))
+
+        return ops.fori_loop(0, batches, body, ops.zeros(()))
+
+    generator = np.random.default_rng(0)
+    noisy = image + SIGMA * generator.standard_normal((batch_size, *image.shape), np.float32)
+    variables = model.trainable_variables, model.non_trainable_variables
+    weights = tuple([variable.value for variable in group] for group in variables)
+    arguments = tree_map(ops.convert_to_tensor, (noisy, np.float32(0), np.int32(batches)))
+    return partial(jit(loop), weights, *arguments)
+
+
+def noise_work(image: np.ndarray, batch_size: int, batches: int) -> Work:
+    """``batches`` batches of noisy images, drawn as in certification."""
+
+    def loop(image: Any, sigma: Any, seed: Any, batches: Any) -> Any:
+        blocks = batch_size // NOISE_BLOCK
+        shape = (NOISE_BLOCK, *image.shape)
+
+        def body(batch: Any, _: Any) -> Any:
+            noise = [normal(shape, fold_in(seed, batch * blocks + i)) for i in range(blocks)]
+            return image + sigma * ops.concatenate(noise)
+
+        return ops.fori_loop(0, batches, body, ops.zeros((batch_size, *image.shape)))
+
+    compiled = jit(loop)
+    arguments = tree_map(ops.convert_to_tensor, (image, np.float32(SIGMA), seed_pair(0), np.int32(batches)))
+    return lambda: compiled(*arguments)[0, 0, 0]
+
+
+def measure_matmul(dtype: str, seconds: float) -> float:
+    """Multiply-adds per second of square matrix products in ``dtype``, the best of the sizes that fit the time.
+
+    float32 means what the backend makes of it, TF32 on a GPU that has it, as for the model.
+    """
+    best, size = 0.0, 256
+    while size <= LARGEST_MATMUL:
+        chain = 10
+        work = matmul_work(dtype, size, chain)
+        _timed(work)
+        first = _timed(work)
+        took = (
+            min(first, *median_seconds({"product": work}, seconds / 10).values())
+            if first < seconds
+            else first
+        )
+        best = max(best, chain * size**3 / took)
+        if 8 * took * ROUNDS > seconds:  # the next size takes 8 times as long
+            break
+        size *= 2
+    return best
+
+
+def matmul_work(dtype: str, size: int, chain: int) -> Work:
+    """``chain`` products of size x size matrices, each with the result of the one before."""
+
+    def products(x: Any, y: Any) -> Any:
+        return ops.fori_loop(0, chain, lambda _, x: ops.matmul(x, y), x)
+
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((size, size), np.float32) / np.float32(size**0.5)  # keeps the norm
+    x = ops.cast(x, dtype)
+    compiled = jit(products)
+    return lambda: ops.cast(compiled(x, x)[0, :1], "float32")
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text."""
+    header = ("measurement", "value", "unit", "gradients", "bar", "met")
+    cells = [header] + [
+        (
+            row.name,
+            _number(row.value),
+            row.unit,
+            "" if row.gradients is None else _number(row.gradients),
+            "" if row.bar is None else f"<= {_number(row.bar)}",
+            {None: "", True: "yes", False: "NO"}[row.met],
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = (1, 3, 4)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _number(value: float) -> str:
+    """Three significant digits, without exponent."""
+    digits = 2 - int(np.floor(np.log10(abs(value)))) if value else 0
+    return f"{round(value, digits):,.{max(0, digits)}f}"
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,82 @@
+"""The benchmark runs at toy size, has every row, and counts multiply-adds correctly."""
+
+import json
+import math
+from pathlib import Path
+
+import keras
+import pytest
+
+from benchmarks import speed
+from data.files import InputError
+from models.registry import build_model
+
+UNITS = {
+    "gradient, batch 20": "ms",
+    "Hessian-vector product, alone": "ms",
+    "Hessian-vector product, marginal": "ms",
+    "outer step, Adam on the residual, redrawn noise": "ms",
+    "outer step, conjugate gradient, fixed noise": "ms",
+    "training step, batch 8": "ms",
+    "training": "images/s",
+} | {
+    f"{dtype} {name}": unit
+    for dtype in ("float32", "bfloat16")
+    for name, unit in {
+        "votes, 100 together": "votes/s",
+        "model alone": "us/vote",
+        "noise alone": "us/vote",
+        "vote loop, neither model nor noise": "%",
+        "matrix product": "TFLOP/s",
+        "votes at the matrix product's rate": "votes/s",
+        "share of that limit reached": "%",
+    }.items()
+}
+
+
+def test_every_row_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "LARGEST_MATMUL", 256)
+    out = tmp_path / "speed.json"
+    rows = speed.main(speed.Config(quick=True, seconds=0.05, batch_size=50, out=out))
+    assert {row.name: row.unit for row in rows} == UNITS
+    for row in rows:
+        assert math.isfinite(row.value)
+        assert row.value > 0 or row.name.endswith("neither model nor noise")
+        assert (row.gradients is None) == (row.unit != "ms")
+        assert (row.met is None) == (row.bar is None)
+    barred = [row for row in rows if row.bar is not None]
+    assert [row.bar for row in barred] == [70, 45, pytest.approx(0.2135, abs=1e-4), 10, 10]
+    printed = capsys.readouterr().out
+    assert all(row.name in printed for row in rows)
+    record = json.loads(out.read_text())
+    assert [row["name"] for row in record["rows"]] == list(UNITS)
+    assert record["backend"] == keras.backend.backend()
+
+
+def test_multiply_adds_of_the_mnist_cnn() -> None:
+    model = build_model("mnist_cnn", (28, 28, 1), 10, seed=0)
+    assert speed.multiply_adds(model) == 24 * 24 * 20 * 25 + 8 * 8 * 50 * 500 + 800 * 500 + 500 * 10
+
+
+def test_multiply_adds_of_an_unknown_layer() -> None:
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2DTranspose(2, 3)])
+    with pytest.raises(InputError, match="not known"):
+        speed.multiply_adds(model)
+
+
+def test_bars_compare_gradients_first() -> None:
+    assert speed.Row("step", 9000.0, "ms", 69.0, 70.0).met is True
+    assert speed.Row("loss", 11.0, "%", None, 10.0).met is False
+    assert speed.Row("votes", 11.0, "votes/s").met is None
+
+
+def test_numbers_have_three_digits() -> None:
+    assert [speed._number(x) for x in (0.21348, 69.84, 1234567.0, 0.0)] == ["0.213", "69.8", "1,230,000", "0"]
+
+
+@pytest.mark.parametrize("setting", [{"seconds": 0.0}, {"batch_size": 0}])
+def test_bad_settings(setting: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(setting))):
+        speed.main(speed.Config(quick=True, **setting))
