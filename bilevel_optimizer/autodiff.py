@@ -19,7 +19,12 @@ if _BACKEND not in ("tensorflow", "jax"):
     )
 
 if _BACKEND == "tensorflow":
+    import logging
+
     import tensorflow as tf
+
+    # Every run compiles its own steps on purpose; TensorFlow would warn of retracing after the fifth.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
     def jit(function: Callable) -> Callable:
         """Compile a pure function of nested tensors; traced once per argument shapes and dtypes.

@@ -121,6 +121,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             "points": points.tolist(),
             "provenance": provenance(config),
         }
+        _warn_of_another_sigma(config)
         rows = _resume(config.out, record)
         if rows:
             print(f"{config.out}: continuing after {len(rows)} of {len(points)} points")
@@ -334,6 +335,14 @@ def _certify_rest(
             str(spent),
         )
         _write(config.out, "a", row.line + "\n")
+
+
+def _warn_of_another_sigma(config: CertificationConfig) -> None:
+    """Say so where the model's training record names another sigma: the protocol wants them equal."""
+    record = config.model.with_suffix(".json")
+    trained = read_json(record).get("config", {}).get("sigma") if record.is_file() else None
+    if trained is not None and trained != config.sigma:
+        print(f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}")
 
 
 def _what_determines_the_rows(config: CertificationConfig, dataset: Dataset) -> dict[str, Any]:
