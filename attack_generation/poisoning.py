@@ -164,8 +164,11 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
         return x_path
     attack = Attack(config, dataset, loss)
     checkpoint = run_dir / "checkpoint.npz"
+    if config.overwrite:  # at once, so that the same command without it continues this run
+        x_path.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
     state, done = attack.initial_state(0), 0
-    if checkpoint.is_file() and not config.overwrite:
+    if checkpoint.is_file():
         state, record = load_checkpoint(checkpoint, like=state, same=identity)
         done = record["outer_steps"]
         print(f"continuing {shown_path(run_dir)} after {done} of {attack.total_steps} outer steps")
@@ -193,11 +196,12 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
                 save_array(
                     run_dir / f"poison_after_epoch_{epoch}.npy", attack.checked_poison(state, checkpoint)
                 )
-            if stop.reason or time.monotonic() - last_save > 60 * config.checkpoint_minutes or end_of_epoch:
+            reason = stop.reason  # asked once: it may come up between saving and stopping
+            if reason or time.monotonic() - last_save > 60 * config.checkpoint_minutes or end_of_epoch:
                 save(number + 1)
                 last_save = time.monotonic()
-            if stop.reason and number + 1 < attack.total_steps:
-                raise StoppedEarly(f"{stop.reason} after {number + 1} of {attack.total_steps} outer steps")
+            if reason and number + 1 < attack.total_steps:
+                raise StoppedEarly(f"{reason} after {number + 1} of {attack.total_steps} outer steps")
         bar.close()
 
     poison = attack.checked_poison(state, x_path)

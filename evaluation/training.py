@@ -157,8 +157,11 @@ def train_victim(
     training = Training(config, dataset, loss, seed)
     run_dir = config.run_dir / dataset.name / path.stem
     checkpoint = run_dir / "checkpoint.npz"
+    if config.overwrite:  # at once, so that the same command without it continues this run
+        path.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
     state, done = training.initial_state(), 0
-    if checkpoint.is_file() and not config.overwrite:
+    if checkpoint.is_file():
         state, record = load_checkpoint(checkpoint, like=state, same=identity)
         done = record["steps"]
         print(f"continuing {path.stem} after {done} of {training.total_steps} steps")
