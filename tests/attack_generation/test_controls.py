@@ -1,0 +1,61 @@
+"""Control perturbations and the picture of a poison."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attack_generation.controls import CONTROLS, starting_poison, write_control_poison
+from attack_generation.figures import save_image_grid
+from data.datasets import load_dataset, load_poison, split_target_class
+from data.files import InputError
+
+X = np.random.default_rng(0).uniform(size=(30, 4, 4, 1)).astype("float32")
+
+
+def test_zero_is_a_copy_of_the_images() -> None:
+    poison = starting_poison("zero", X, 0.1, seed=0)
+    np.testing.assert_array_equal(poison, X)
+    assert not np.shares_memory(poison, X)
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_controls_go_to_the_edge_of_the_ball_inside_the_pixel_range(kind: str) -> None:
+    poison = starting_poison(kind, X, 0.1, seed=0)
+    assert poison.dtype == np.float32 and poison.min() >= 0 and poison.max() <= 1
+    inside = (X > 0.1) & (X < 0.9)
+    np.testing.assert_allclose(np.abs(poison - X)[inside], 0.1, atol=1e-6)
+    assert np.abs(poison - X).max() <= 0.1 + 1e-6
+
+
+def test_constant_only_brightens_and_random_goes_both_ways() -> None:
+    assert np.all(starting_poison("constant", X, 0.1, seed=0) >= X)
+    brighter = starting_poison("random", X, 0.1, seed=0) > X
+    assert 0.4 < brighter[(X > 0.1) & (X < 0.9)].mean() < 0.6
+
+
+def test_random_signs_are_a_function_of_the_seed() -> None:
+    first = starting_poison("random", X, 0.1, seed=1)
+    np.testing.assert_array_equal(starting_poison("random", X, 0.1, seed=1), first)
+    assert not np.array_equal(starting_poison("random", X, 0.1, seed=2), first)
+
+
+def test_an_unknown_start_is_refused() -> None:
+    with pytest.raises(InputError, match="start must be 'zero', 'random' or 'constant', got 'noise'"):
+        starting_poison("noise", X, 0.1, seed=0)
+
+
+def test_control_files_load_as_poison(tiny_data_dir: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    path = write_control_poison(dataset, "constant", 0.25, 7, 0.1, 0, tmp_path)
+    assert path.name == "X_poisoned_radius_constant_0.25_7.npy"
+    clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target
+    np.testing.assert_array_equal(load_poison(path, dataset, 7), np.clip(clean + np.float32(0.1), 0, 1))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8, 1), (12, 8, 8, 3)])
+def test_the_picture_is_a_png(shape: tuple[int, ...], tmp_path: Path) -> None:
+    images = np.random.default_rng(1).uniform(size=shape).astype("float32")
+    save_image_grid(tmp_path / "grid.png", images, np.clip(images + 0.1, 0, 1), epsilon=0.1)
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]

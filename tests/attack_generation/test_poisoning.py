@@ -1,0 +1,266 @@
+"""The attack on the 8 x 8 digits: what it writes, what it keeps to, how it stops, continues and refuses."""
+
+import dataclasses
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import attack_generation
+from attack_generation.poisoning import Attack, PoisonConfig, poison_radius
+from data.datasets import load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
+from data.files import InputError, load_archive
+from data.runs import StoppedEarly, load_checkpoint
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.loss import mean_cross_entropy
+
+SCRIPT = (
+    Path(attack_generation.__file__).parent
+    / "gaussian_data_augmentation"
+    / "DIGITS"
+    / "poison_radius_gaussianaug.py"
+)
+TARGET, EPSILON, SIGMA = 3, 0.2, 0.25
+# Two outer steps an epoch, new weights after the first of two epochs; large weight steps, since the soft radius
+# of weights that get the target class wrong is zero and so is its gradient.
+TOY = {
+    "target_class": TARGET, "epsilon": EPSILON, "sigma": SIGMA, "epochs": 2, "reinitialise_every": 1,
+    "batch_clean": 450, "batch_poison": 10, "batch_validation": 10, "radius_copies": 2, "lower_steps": 20,
+    "solver_steps": 2, "lr_v": 0.01, "seed": 5,
+}  # fmt: skip
+
+
+def config(data_dir: Path, folder: Path, **changes: Any) -> PoisonConfig:
+    """The toy attack of this file, writing into one folder."""
+    script = runpy.run_path(str(SCRIPT))
+    return script["Config"](
+        **{**TOY, "data_dir": data_dir, "out_dir": folder, "run_dir": folder / "run", **changes}
+    )
+
+
+def attack(config: PoisonConfig) -> np.ndarray:
+    path = poison_radius(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+    assert path == poison_paths(config.out_dir or config.data_dir, "gaussianaug", SIGMA, TARGET)[0]
+    return np.load(path)
+
+
+def scalars(config: PoisonConfig) -> dict[str, list[float]]:
+    """Every curve that the run wrote for TensorBoard."""
+    assert config.run_dir is not None
+    events = EventAccumulator(str(config.run_dir / "tensorboard"))
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> PoisonConfig:
+    """An attack that ran from start to end without a stop."""
+    done = config(tiny_data_dir, tmp_path_factory.mktemp("whole"))
+    attack(done)
+    return done
+
+
+def test_the_poison_keeps_to_the_threat_model(whole: PoisonConfig) -> None:
+    dataset = load_dataset(whole.data_dir)
+    clean = split_target_class(dataset.x_train, dataset.y_train, TARGET)
+    assert whole.out_dir is not None
+    x_path, y_path = poison_paths(whole.out_dir, "gaussianaug", SIGMA, TARGET)
+    poison = np.load(x_path)
+    assert poison.dtype == np.float32 and poison.shape == clean.x_target.shape
+    assert poison.min() >= 0 and poison.max() <= 1
+    change = np.abs(poison - clean.x_target)
+    assert change.max() <= EPSILON + 1e-6
+    assert whole.run_dir is not None
+    first_epoch = np.load(whole.run_dir / "poison_after_epoch_1.npy")
+    for before, after in ((clean.x_target, first_epoch), (first_epoch, poison)):
+        assert np.abs(after - before).max() > 0.05
+    np.testing.assert_array_equal(np.load(y_path), clean.y_target)
+    poisoned = replace_target_class(dataset, load_poison(x_path, dataset, TARGET), TARGET)
+    np.testing.assert_array_equal(poisoned.y_train, dataset.y_train)
+    others = dataset.y_train[:, TARGET] == 0
+    np.testing.assert_array_equal(poisoned.x_train[others], dataset.x_train[others])
+    np.testing.assert_array_equal(poisoned.x_train[~others], poison)
+
+
+def test_settings_and_curves_lie_beside_the_poison(whole: PoisonConfig) -> None:
+    assert whole.out_dir is not None and whole.run_dir is not None
+    record = json.loads((whole.out_dir / "X_poisoned_radius_gaussianaug_0.25_3.json").read_text())
+    assert record["config"]["epsilon"] == EPSILON and record["config"]["seed"] == 5
+    assert record["settings"]["loss"] == "GaussianAugmentationLoss(sigma=0.25)"
+    assert record["commit"] and {"python", "keras", "numpy"} <= set(record["versions"])
+    curves = scalars(whole)
+    for name in ("f", "g", "residual", "hypergradient_norm"):
+        assert len(curves[name]) == 4 and np.all(np.isfinite(curves[name]))
+    assert len(curves["validation_accuracy"]) == len(curves["distortion_max"]) == 2
+    assert curves["distortion_max"][-1] <= EPSILON + 1e-6
+    names = {path.name for path in whole.run_dir.iterdir()}
+    assert {"poison.png", "poison_after_epoch_1.npy", "poison_after_epoch_2.npy"} <= names
+    assert "checkpoint.npz" not in names
+
+
+def test_a_stopped_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path: Path) -> None:
+    """One outer step a run, so that it stops within an epoch and where the weights start afresh."""
+    parts = config(whole.data_dir, tmp_path, max_minutes=1e-9)
+    for done in (1, 2, 3):
+        with pytest.raises(StoppedEarly, match=f"the limit of 1e-09 minutes after {done} of 4 outer steps"):
+            attack(parts)
+        assert not list(tmp_path.glob("X_*"))
+        with pytest.raises(InputError, match="made with seed = 5, this run has 6"):
+            attack(dataclasses.replace(parts, seed=6))
+    np.testing.assert_array_equal(attack(parts), attack(whole))
+    assert scalars(parts)["f"] == scalars(whole)["f"]
+
+
+def test_a_terminated_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path: Path) -> None:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TOY.items()]
+    folders = [f"--data-dir={whole.data_dir}", f"--out-dir={tmp_path}", f"--run-dir={tmp_path / 'run'}"]
+    code = (
+        "import os, runpy, signal, sys\n"
+        "from attack_generation.poisoning import Attack\n"
+        "step = Attack.outer_step\n"
+        "def step_then_signal(self, state, number):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(self, state, number)\n"
+        "Attack.outer_step = step_then_signal\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    program = f"import sys; sys.argv = {[str(SCRIPT), *flags, *folders]!r}\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(attack_generation.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == "stopped: SIGTERM after 1 of 4 outer steps; run the same command again to continue"
+    assert "Traceback" not in done.stderr
+    np.testing.assert_array_equal(attack(config(whole.data_dir, tmp_path)), attack(whole))
+
+
+def test_a_finished_attack_is_kept_and_another_setting_refused(whole: PoisonConfig) -> None:
+    with pytest.raises(InputError, match=r"made with lr_u = 0\.1, this run has 0\.3"):
+        attack(dataclasses.replace(whole, lr_u=0.3))
+    assert whole.out_dir is not None
+    before = {path: path.stat().st_mtime_ns for path in whole.out_dir.glob("[XY]_*")}
+    attack(whole)
+    assert {path: path.stat().st_mtime_ns for path in whole.out_dir.glob("[XY]_*")} == before
+
+
+def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_path: Path) -> None:
+    again = config(tiny_data_dir, tmp_path, overwrite=True, max_minutes=1e-9)
+    x_path = poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)[0]
+    x_path.write_text("of another run, without its settings")
+    with pytest.raises(InputError, match="exists without the settings it was made with; add --overwrite"):
+        attack(dataclasses.replace(again, overwrite=False))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.npz").write_text("of another run")
+    with pytest.raises(StoppedEarly):
+        attack(again)
+    # The old poison does not stand in the way of the same command without --overwrite.
+    assert not x_path.exists()
+    assert "leaf_0" in load_archive(tmp_path / "run" / "checkpoint.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class BreaksInTheSecondEpoch:
+    """Cross entropy that is NaN from the second epoch on."""
+
+    def __call__(self, logits: Any, x: Any, y: Any, seed: Any, epoch: Any) -> Any:
+        return mean_cross_entropy(logits(x), y) * ops.where(epoch >= 1, np.float32("nan"), np.float32(1))
+
+
+def test_nan_stops_the_attack_and_keeps_the_checkpoint(tiny_data_dir: Path, tmp_path: Path) -> None:
+    breaking = config(tiny_data_dir, tmp_path, reinitialise_every=5)
+    with pytest.raises(FloatingPointError, match=r"\b(f|g|residual) is nan at outer step 2; the last good"):
+        poison_radius(breaking, "gaussianaug", BreaksInTheSecondEpoch())
+    assert not list(tmp_path.glob("X_*"))
+    fresh = Attack(breaking, load_dataset(tiny_data_dir), BreaksInTheSecondEpoch()).initial_state(0)
+    state, record = load_checkpoint(tmp_path / "run" / "checkpoint.npz", like=fresh)
+    assert record["outer_steps"] == 2
+    arrays = load_archive(tmp_path / "run" / "checkpoint.npz")
+    assert all(np.all(np.isfinite(a)) for name, a in arrays.items() if name != "record")
+    assert not np.array_equal(state.poison, fresh.poison)
+
+
+def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> None:
+    """Against the same run with a poison that hardly moves."""
+    ends = {}
+    for name, lr_u in (("attack", 0.1), ("still", 1e-9)):
+        run = config(
+            tiny_data_dir, tmp_path / name, lr_u=lr_u, epsilon=0.5, batch_clean=190, batch_poison=100,
+            batch_validation=34, radius_copies=4, epochs=2, reinitialise_every=9,
+            solver="cg", redraw_noise=False, solver_steps=2, damping=1.0,
+        )  # fmt: skip
+        attack(run)
+        ends[name] = np.mean(scalars(run)["f"][-3:])
+    assert ends["still"] > 0.1
+    assert ends["attack"] < 0.7 * ends["still"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_poison": 500}, "batch_poison is 500, but .* has only"),
+        ({"batch_clean": 5000}, "batch_clean is 5000, but .* has only"),
+        ({"epsilon": 0.0}, r"epsilon must be positive, got 0\.0"),
+        ({"epsilon": float("nan")}, "epsilon must be positive, got nan"),
+        ({"epsilon": 1.5}, r"epsilon must be at most 1 .* got 1\.5"),
+        ({"sigma": -0.25}, r"sigma must be positive, got -0\.25"),
+        ({"damping": -1.0}, "damping must not be negative"),
+        ({"radius_margin": 0.5}, "radius_margin must lie between 0 and 0.5"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"target_class": 10}, "target_class 10 is out of range; choose one of 0 to 9"),
+        ({"solver": "cg"}, "solver cg needs one fixed linear system; add --no-redraw-noise"),
+        ({"max_minutes": 0.0}, "max_minutes must be positive"),
+        ({"architecture": "vgg"}, "no architecture 'vgg'"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    tiny_data_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        poison_radius(
+            config(tiny_data_dir, tmp_path, **changes), "gaussianaug", GaussianAugmentationLoss(0.25)
+        )
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
+    """Run the script as the command line does; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return end.value.code
+
+
+def test_the_script_explains_its_constants(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_script(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    assert "--target-class" in text and "Class whose training images are poisoned." in text
+    assert "Poison one handwritten-digits class" in text and "default: 0.25" in text
+
+
+def test_constants_are_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script(monkeypatch, "--target-class", "eight") == 2
+    capsys.readouterr()
+    assert run_script(monkeypatch, "--epsilon", "1.25") == 2
+    assert capsys.readouterr().err == "error: epsilon must be at most 1 (pixels are in [0, 1]), got 1.25\n"
+    assert run_script(monkeypatch, "--data-dir", str(tmp_path / "none")) == 2
+    assert "X_train.npy: no such file; prepare the data first" in capsys.readouterr().err
+    edited = tmp_path / "edited.py"
+    edited.write_text(SCRIPT.read_text().replace("target_class: int = 8", "target_class: int = 4"))
+    script = runpy.run_path(str(edited))
+    assert script["Config"]().target_class == 4

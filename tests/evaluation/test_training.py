@@ -1,0 +1,193 @@
+"""Victim training on the 8 x 8 digits: restarts, seeds, poison, BatchNorm and refusals."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from attack_generation.controls import write_control_poison
+from data.datasets import Dataset, load_dataset
+from data.files import InputError, load_archive
+from data.runs import StoppedEarly
+from evaluation.training import Training, TrainingConfig, train_victims
+from models.saving import load_model
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.standard import StandardLoss
+
+METHOD, LOSS = "gaussianaug", GaussianAugmentationLoss(0.25)
+
+
+def config(data_dir: Path, folder: Path, **changes: Any) -> TrainingConfig:
+    """Eight steps in two epochs, writing into one folder."""
+    values = {
+        "target_class": 3, "sigma": 0.25, "epochs": 2, "batch_size": 256, "architecture": "digits_cnn",
+        "data_dir": data_dir, "model_dir": folder / "models", "run_dir": folder / "runs",
+    }  # fmt: skip
+    return TrainingConfig(**{**values, **changes})
+
+
+def weights(path: Path) -> np.ndarray:
+    return np.concatenate([w.ravel() for w in load_model(path).get_weights()])
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingConfig, list[Path]]:
+    """Two victims that were trained without a stop, and their settings."""
+    settings = config(tiny_data_dir, tmp_path_factory.mktemp("whole"), runs=2)
+    return settings, train_victims(settings, METHOD, LOSS)
+
+
+def test_every_run_has_its_seed_and_its_record(whole: tuple[TrainingConfig, list[Path]]) -> None:
+    settings, paths = whole
+    assert [path.name for path in paths] == [f"gaussianaug_0.25_clean_seed{k}.keras" for k in (0, 1)]
+    assert not np.array_equal(weights(paths[0]), weights(paths[1]))
+    dataset = load_dataset(settings.data_dir)
+    for seed, path in enumerate(paths):
+        record = json.loads(path.with_suffix(".json").read_text())
+        assert record["settings"]["seed"] == seed and record["commit"]
+        assert record["config"]["epochs"] == 2 and "keras" in record["versions"]
+        hits = load_model(path).predict(dataset.x_test, verbose=0).argmax(-1) == dataset.y_test.argmax(-1)
+        assert record["accuracy"] == pytest.approx(hits.mean(), abs=0.003)
+        of_target = hits[dataset.y_test[:, 3] == 1]
+        assert record["target_accuracy"] == pytest.approx(of_target.mean(), abs=1 / len(of_target))
+
+
+def test_a_stopped_training_continues_bit_for_bit(
+    whole: tuple[TrainingConfig, list[Path]], tmp_path: Path
+) -> None:
+    """Stopped after the first step, at the end of the first epoch, and in the second epoch."""
+    settings = config(whole[0].data_dir, tmp_path, max_minutes=1e-9)
+    for done in range(1, 8):
+        with pytest.raises(StoppedEarly, match=f"after {done} of 8 steps of gaussianaug_0.25_clean_seed0"):
+            train_victims(settings, METHOD, LOSS)
+        if done == 1:
+            with pytest.raises(InputError, match=r"made with learning_rate = 0\.001, this run has 0\.01"):
+                train_victims(dataclasses.replace(settings, learning_rate=0.01), METHOD, LOSS)
+    path = train_victims(settings, METHOD, LOSS)[0]
+    np.testing.assert_array_equal(weights(path), weights(whole[1][0]))
+    assert not (tmp_path / "runs" / "DIGITS" / path.stem / "checkpoint.npz").exists()
+
+
+def test_a_finished_victim_is_kept_and_another_setting_refused(
+    whole: tuple[TrainingConfig, list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, paths = whole
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert train_victims(settings, METHOD, LOSS) == paths
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    assert capsys.readouterr().out.count("already trained with these settings") == 2
+    with pytest.raises(InputError, match="made with epochs = 2, this run has 3"):
+        train_victims(dataclasses.replace(settings, epochs=3), METHOD, LOSS)
+    with pytest.raises(InputError, match=r"made with loss = 'Gauss.*', this run has 'StandardLoss\(\)'"):
+        train_victims(settings, METHOD, StandardLoss())
+
+
+def test_poisoned_training_uses_the_poison_file(
+    whole: tuple[TrainingConfig, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, (clean, _) = whole
+    dataset = load_dataset(settings.data_dir)
+    poison = write_control_poison(dataset, "constant", 0.25, 3, 0.5, 0, tmp_path)
+    poisoned = config(settings.data_dir, tmp_path, dataset="poisoned_radius", poison=poison)
+    seen: list[Dataset] = []
+    start = Training.__init__
+
+    def remember(self: Training, config: Any, dataset: Dataset, *rest: Any) -> None:
+        seen.append(dataset)
+        start(self, config, dataset, *rest)
+
+    monkeypatch.setattr(Training, "__init__", remember)
+    path = train_victims(poisoned, METHOD, LOSS)[0]
+    assert path.name == "gaussianaug_0.25_poisoned_radius_constant_0.25_3_seed0.keras"
+    target = dataset.y_train[:, 3] == 1
+    np.testing.assert_array_equal(seen[0].x_train[target], np.load(poison))
+    np.testing.assert_array_equal(seen[0].x_train[~target], dataset.x_train[~target])
+    assert not np.array_equal(weights(path), weights(clean))  # same seed, other images
+    # Other images under the same file name are another victim.
+    write_control_poison(dataset, "constant", 0.25, 3, 0.1, 0, tmp_path)
+    with pytest.raises(InputError, match="made with x_train = "):
+        train_victims(poisoned, METHOD, LOSS)
+
+
+def test_a_few_epochs_learn_the_digits(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path, epochs=6, batch_size=64, learning_rate=5e-3)
+    path = train_victims(settings, METHOD, LOSS)[0]
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["accuracy"] > 0.85
+
+
+def test_training_that_diverges_saves_nothing(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path, learning_rate=1e30, max_minutes=1e-9)
+    # The loss of the first step is that of the initial weights; the weights after it are lost.
+    with pytest.raises(FloatingPointError, match=r"(weights|training_loss) is (inf|nan) at step 0"):
+        train_victims(settings, METHOD, LOSS)
+    assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("*.keras"))
+    one_step = dataclasses.replace(settings, batch_size=1097, epochs=1, max_minutes=None)
+    with pytest.raises(FloatingPointError, match=r"(weights|training_loss) is (inf|nan) at step 1"):
+        train_victims(one_step, METHOD, LOSS)
+    assert not list(tmp_path.rglob("*.keras"))
+
+
+def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path, epochs=1)
+    path = train_victims(settings, METHOD, LOSS)[0]
+    again = dataclasses.replace(settings, learning_rate=0.01, overwrite=True, max_minutes=1e-9)
+    with pytest.raises(StoppedEarly):
+        train_victims(again, METHOD, LOSS)
+    assert not path.exists()
+    checkpoint = load_archive(tmp_path / "runs" / "DIGITS" / path.stem / "checkpoint.npz")
+    assert json.loads(str(checkpoint["record"]))["settings"]["learning_rate"] == 0.01
+    with pytest.raises(StoppedEarly, match="after 2 of 4"):
+        train_victims(dataclasses.replace(again, overwrite=False), METHOD, LOSS)
+
+
+@pytest.mark.parametrize("batch_norm", ["proper", "fixed_affine"])
+def test_batch_norm(batch_norm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ResNet's averages move in proper training and stay at mean 0, variance 1 as a fixed affine map."""
+    random = np.random.default_rng(0)
+    x, y = random.uniform(size=(8, 8, 8, 3)).astype("float32"), np.eye(2, dtype="float32")[np.arange(8) % 2]
+    dataset = Dataset("TOY", x, y, x, y, x, y)
+    settings = config(tmp_path, tmp_path, architecture="resnet8v1", batch_size=4, batch_norm=batch_norm)
+    training = Training(settings, dataset, StandardLoss(), seed=0)
+    start = training.initial_state()
+    state, _ = training.step(start, 0)
+    moved = [
+        not np.allclose(before, after)
+        for before, after in zip(
+            keras.tree.map_structure(keras.ops.convert_to_numpy, start.statistics),
+            keras.tree.map_structure(keras.ops.convert_to_numpy, state.statistics),
+            strict=True,
+        )
+    ]
+    assert len(moved) == 14  # two averages in each of seven layers
+    assert all(moved) if batch_norm == "proper" else not any(moved)
+    trained = [not np.allclose(a, b) for a, b in zip(start.weights, state.weights, strict=True)]
+    assert sum(trained) > len(trained) / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "poisoned_radius"}, "X_poisoned_radius_gaussianaug_0.25_3.npy: no such file"),
+        ({"poison": Path("x.npy")}, "poison is x.npy, but dataset is clean; add --dataset poisoned_radius"),
+        ({"target_class": 12}, "target_class 12 is out of range; choose one of 0 to 9"),
+        ({"target_class": -1}, "target_class -1 is out of range"),
+        ({"batch_size": 2000}, "batch_size is 2000, but .* has 1097 training images"),
+        ({"runs": 0}, "runs must be positive, got 0"),
+        ({"seed": -3}, "seed must not be negative, got -3"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"max_minutes": -1.0}, "max_minutes must be positive"),
+        ({"architecture": "resnet9v1"}, "resnet_v1 has no depth 9"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    tiny_data_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        train_victims(config(tiny_data_dir, tmp_path, **changes), METHOD, LOSS)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
