@@ -29,9 +29,10 @@ if _BACKEND == "tensorflow":
     def jit(function: Callable) -> Callable:
         """Compile a pure function of nested tensors; traced once per argument shapes and dtypes.
 
-        XLA stays off: on CPUs it halves the speed of convolutions.
+        XLA stays off: on CPUs it halves the speed of convolutions. AutoGraph is off too: loops over tensors
+        are written with keras.ops.
         """
-        return tf.function(function, jit_compile=False, reduce_retracing=True)
+        return tf.function(function, jit_compile=False, reduce_retracing=True, autograph=False)
 
     def value_and_grad(function: Callable[[Tree], Any], has_aux: bool = False) -> Callable[[Tree], Any]:
         """Return x -> (function(x), d function / dx); with has_aux function returns (value, aux)."""
