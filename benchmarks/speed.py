@@ -14,6 +14,7 @@ other take turns, so that another load on the machine slows all of them alike.
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ CG_BAR = 45.0  # outer step with conjugate gradient, in gradients
 TRAINING_BAR = 19 / 89  # training step of 200, in gradients of 1,000: 19 ms where a gradient takes 89 ms
 LOSS_BAR = 10.0  # per cent of the vote loop that is neither model nor noise
 ROUNDS = 5  # each measurement has one turn in each
-LARGEST_MATMUL = 8192
+SMALLEST_MATMUL, LARGEST_MATMUL = 256, 8192
 
 Work = Callable[[], Any]  # runs the thing to time once and returns a small array, which the timer fetches
 
@@ -117,8 +118,10 @@ def main(config: Config) -> list[Row]:
     sizes = TOY if config.quick else Sizes()
     about = machine()
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    print("measuring gradients and steps", file=sys.stderr)
     rows = measure_gradients_and_steps(sizes, config.seconds)
     for dtype in ("float32", "bfloat16"):
+        print(f"measuring votes in {dtype}", file=sys.stderr)
         rows += measure_certification(sizes, dtype, config.batch_size, config.seconds)
     print(table(rows))
     if config.quick:
@@ -345,17 +348,19 @@ def measure_certification(sizes: Sizes, dtype: str, batch_size: int, seconds: fl
     model = build_model(sizes.architecture, sizes.image_shape, 10, seed=0)
     model = with_precision(model, dtype)
     image = random_dataset(sizes._replace(train=10, validation=10)).x_val[0]
-    batch_size, batches = _fitting_votes(model, image, batch_size, sizes.votes, seconds / ROUNDS)
+    batch_size, batches = _fitting_votes(model, image, batch_size, sizes.votes, seconds)
     votes = batch_size * batches
+    matmul, in_products = _best_matmul(dtype, seconds / ROUNDS)
     took = median_seconds(
         {
             "votes": votes_work(model, image, batch_size, votes),
             "model": model_work(model, image, batch_size, batches),
             "noise": noise_work(image, batch_size, batches),
+            "matmul": matmul,
         },
         seconds,
     )
-    rate = measure_matmul(dtype, seconds)
+    rate = in_products / took["matmul"]
     limit = rate / multiply_adds(model)
     per_second = votes / took["votes"]
     lost = max(0.0, 1 - (took["model"] + took["noise"]) / took["votes"])
@@ -373,14 +378,17 @@ def measure_certification(sizes: Sizes, dtype: str, batch_size: int, seconds: fl
 def _fitting_votes(
     model: keras.Model, image: np.ndarray, batch_size: int, most: int, seconds: float
 ) -> tuple[int, int]:
-    """(batch size, batches) for vote loops of about ``seconds``; the smallest batch where no other fits."""
+    """(batch size, batches) of a vote loop that fits one turn.
+
+    One batch may take ``seconds``; where it would take longer, the smallest batch.
+    """
     probe = votes_work(model, image, NOISE_BLOCK, NOISE_BLOCK)
     _timed(probe)
     per_vote = _timed(probe) / NOISE_BLOCK
     batch_size = VoteCounter(model, 10, image.shape, SIGMA, batch_size).batch_size  # whole noise blocks
     if batch_size * per_vote > seconds:
         batch_size = NOISE_BLOCK
-    batches = int(min(seconds / per_vote, most)) // batch_size
+    batches = int(min(seconds / ROUNDS / per_vote, most)) // batch_size
     return batch_size, max(1, batches)
 
 
@@ -395,9 +403,10 @@ def model_work(model: keras.Model, image: np.ndarray, batch_size: int, batches: 
     """The model on ``batches`` batches that are already there."""
 
     def loop(weights: Tree, images: Any, zero: Any, batches: Any) -> Any:
-        def body(_: Any, total: Any) -> Any:
-            # Each batch depends on the one before, for else a compiler may evaluate the model only once.
-            logits = model.stateless_call(*weights, images + zero * total, training=False)[0]
+        def body(batch: Any, total: Any) -> Any:
+            # Images that depend on the batch's number, for else a compiler may evaluate the model only once.
+            shift = zero * ops.cast(batch, "float32")
+            logits = model.stateless_call(*weights, images + shift, training=False)[0]
             return total + ops.sum(ops.cast(logits, "float32"))
 
         return ops.fori_loop(0, batches, body, ops.zeros(()))
@@ -428,27 +437,22 @@ def noise_work(image: np.ndarray, batch_size: int, batches: int) -> Work:
     return lambda: compiled(*arguments)[0, 0, 0]
 
 
-def measure_matmul(dtype: str, seconds: float) -> float:
-    """Multiply-adds per second of square matrix products in ``dtype``, the best of the sizes that fit the time.
+def _best_matmul(dtype: str, seconds: float) -> tuple[Work, int]:
+    """Square matrix products of the size with the highest rate whose work fits ``seconds``, and their multiply-adds.
 
     float32 means what the backend makes of it, TF32 on a GPU that has it, as for the model.
     """
-    best, size = 0.0, 256
-    while size <= LARGEST_MATMUL:
-        chain = 10
-        work = matmul_work(dtype, size, chain)
+    chain, size = 10, SMALLEST_MATMUL
+    candidates: list[tuple[float, Work, int]] = []
+    while True:
+        work, multiplications = matmul_work(dtype, size, chain), chain * size**3
         _timed(work)
-        first = _timed(work)
-        took = (
-            min(first, *median_seconds({"product": work}, seconds / 10).values())
-            if first < seconds
-            else first
-        )
-        best = max(best, chain * size**3 / took)
-        if 8 * took * ROUNDS > seconds:  # the next size takes 8 times as long
-            break
+        took = min(_timed(work), _timed(work))
+        candidates.append((multiplications / took, work, multiplications))
+        if size >= LARGEST_MATMUL or 8 * took > seconds:  # the next size takes 8 times as long
+            _, work, multiplications = max(candidates, key=lambda candidate: candidate[0])
+            return work, multiplications
         size *= 2
-    return best
 
 
 def matmul_work(dtype: str, size: int, chain: int) -> Work:

@@ -37,7 +37,8 @@ UNITS = {
 def test_every_row_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "LARGEST_MATMUL", 256)
+    monkeypatch.setattr(speed, "SMALLEST_MATMUL", 64)
+    monkeypatch.setattr(speed, "LARGEST_MATMUL", 128)
     out = tmp_path / "speed.json"
     rows = speed.main(speed.Config(quick=True, seconds=0.05, batch_size=50, out=out))
     assert {row.name: row.unit for row in rows} == UNITS
