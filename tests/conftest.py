@@ -1,10 +1,16 @@
 """Fixtures shared by all tests."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import data  # noqa: F401  (sets the backend's environment before anything imports Keras)
+
+# JAX compiles a toy attack for ten seconds and more; runs that are stopped and continued share the result.
+_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 
 
 @pytest.fixture(scope="session")
