@@ -89,7 +89,7 @@ class PoisonConfig:
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: bool = True
     """Whether each iteration of the linear solver redraws the training noise (published). False holds one draw
-    for the whole system, which conjugate gradient needs and which halves the cost of a product."""
+    for the whole system, which conjugate gradient needs and which spares each iteration a forward pass."""
     start: Literal["zero", "random", "constant"] = "zero"
     """Where the poison starts: the clean images, random signs of epsilon, or a brightness shift of epsilon."""
     augment: bool = False
