@@ -342,7 +342,9 @@ def _warn_of_another_sigma(config: CertificationConfig) -> None:
     record = config.model.with_suffix(".json")
     trained = read_json(record).get("config", {}).get("sigma") if record.is_file() else None
     if trained is not None and trained != config.sigma:
-        print(f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}")
+        print(
+            f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}"
+        )
 
 
 def _what_determines_the_rows(config: CertificationConfig, dataset: Dataset) -> dict[str, Any]:
