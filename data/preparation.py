@@ -10,7 +10,7 @@ import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array
 from data.files import InputError, load_archive, save_array, write_json
-from data.runs import provenance
+from data.runs import provenance, shown_path
 
 NUM_CLASSES = 10
 SOURCE_NAMES = ("x_train", "y_train", "x_test", "y_test")

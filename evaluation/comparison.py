@@ -110,7 +110,7 @@ def compare(config: ComparisonConfig, method: str, loss: TrainingLoss) -> list[S
         save_image_grid(folder / f"images_{shown}_epsilon_{bound:g}.png", x_target, images, bound)
     write_json(folder / "settings.json", provenance(config))
     update_summary(config.results_dir / "summary.csv", rows)
-    table = f"{_heading(config, dataset, method)}\n\n{text_table(rows)}"
+    table = f"{_heading(config, dataset, method, rows[0].points)}\n\n{text_table(rows)}"
     print(f"\n{table}\n\n{shown_path(folder)}: curves, pictures and settings")
     return rows
 
@@ -230,10 +230,10 @@ def _shown(kind: Poison, method: str) -> str:
     return method if kind == "optimised" else kind
 
 
-def _heading(config: ComparisonConfig, dataset: Dataset, method: str) -> str:
+def _heading(config: ComparisonConfig, dataset: Dataset, method: str, points: int) -> str:
     return (
         f"{dataset.label}, target class {config.target_class}, victim {method} ({config.victim.epochs} epochs), "
         f"sigma {config.sigma:g}, {config.runs} runs\n"
-        f"certified: {config.points} test points of the class (seed {config.seed}), n0 = {config.n0}, n = {config.n}, "
+        f"certified: {points} test points of the class (seed {config.seed}), n0 = {config.n0}, n = {config.n}, "
         f"alpha = {config.alpha:g}, {config.precision}"
     )
