@@ -141,7 +141,7 @@ def write_dataset(
             print(f"{path.name:<12} {array.dtype} {array.shape}")
     manifest = {"dataset": name, "label": label, "source": source, "seed": seed, "arrays": arrays}
     write_json(out_dir / MANIFEST, {**manifest, "provenance": provenance(config)})
-    print(f"{label}: arrays and {MANIFEST} are in {out_dir}")
+    print(f"{label}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
 
 
 def as_unit_floats(x: np.ndarray) -> np.ndarray:
