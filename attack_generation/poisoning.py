@@ -41,7 +41,7 @@ from data.runs import (
 from models.registry import build_model
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, smoothed_probabilities
-from robust_training.loss import TrainingLoss, accuracy
+from robust_training.loss import TrainingLoss, clean_accuracies
 
 # Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
 _WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION = range(5)
@@ -372,17 +372,12 @@ class Attack:
 
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower-level model, and the poison's distortion."""
-        logits = np.concatenate(
-            [
-                ops.convert_to_numpy(self._logits(state.weights, self.x_val[i : i + 1000]))
-                for i in range(0, len(self.x_val), 1000)
-            ]
-        )
-        target = self.y_val[:, self.config.target_class] == 1
+        logits = partial(self._logits, state.weights)
+        overall, target = clean_accuracies(logits, self.x_val, self.y_val, self.config.target_class)
         distortion = np.abs(ops.convert_to_numpy(state.poison) - self.x_target)
         return {
-            "validation_accuracy": float(accuracy(logits, self.y_val)),
-            "validation_accuracy_target_class": float(accuracy(logits[target], self.y_val[target])),
+            "validation_accuracy": overall,
+            "validation_accuracy_target_class": target,
             "distortion_mean": float(distortion.mean()),
             "distortion_max": float(distortion.max()),
         }

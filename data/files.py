@@ -107,6 +107,11 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not valid JSON ({error}); make it again") from error
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def array_sha256(array: np.ndarray) -> str:
     """SHA-256 (hex) of an array's bytes in C order; shape and dtype are recorded beside it."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

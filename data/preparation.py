@@ -1,6 +1,5 @@
 """What the prepare scripts share: reading and checking a source, splitting, and writing the arrays."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array
-from data.files import InputError, load_archive, save_array, write_json
+from data.files import InputError, file_sha256, load_archive, save_array, write_json
 from data.runs import provenance, shown_path
 
 NUM_CLASSES = 10
@@ -44,7 +43,7 @@ def prepare_from_source(
         origin = "keras download"
     else:
         arrays = load_archive(config.source, SOURCE_NAMES)
-        source = {"file": Path(config.source).name, "sha256": _file_sha256(Path(config.source))}
+        source = {"file": Path(config.source).name, "sha256": file_sha256(config.source)}
         origin = str(config.source)
     splits: Splits = {}
     for split in ("train", "test"):
@@ -64,10 +63,6 @@ def _download(name: str) -> dict[str, np.ndarray]:
             f"the download of {name} failed ({reason}); use --source FILE.npz with a copy at hand"
         ) from error
     return dict(zip(SOURCE_NAMES, (x_train, y_train, x_test, y_test), strict=True))
-
-
-def _file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_source(

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,7 +40,7 @@ from data.runs import (
 from models.registry import build_model
 from models.saving import save_model
 from models.stateless import StatelessModel
-from robust_training.loss import TrainingLoss, accuracy
+from robust_training.loss import TrainingLoss, clean_accuracies
 
 # Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
 _WEIGHTS, _BATCHES, _NOISE, _AUGMENTATION = range(100, 104)
@@ -290,15 +291,7 @@ class Training:
 
     def evaluate(self, state: TrainingState) -> dict[str, float]:
         """Accuracy on the clean test images without noise, overall and of the target class."""
+        logits = partial(self._logits, state.weights, state.statistics)
         x, y = self.dataset.x_test, self.dataset.y_test
-        logits = np.concatenate(
-            [
-                ops.convert_to_numpy(self._logits(state.weights, state.statistics, x[i : i + 1000]))
-                for i in range(0, len(x), 1000)
-            ]
-        )
-        target = y[:, self.config.target_class] == 1
-        return {
-            "accuracy": float(accuracy(logits, y)),
-            "target_accuracy": float(accuracy(logits[target], y[target])),
-        }
+        overall, target = clean_accuracies(logits, x, y, self.config.target_class)
+        return {"accuracy": overall, "target_accuracy": target}

@@ -5,7 +5,6 @@ class, n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of t
 """
 
 import datetime
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import keras
 import numpy as np
 
 from data.datasets import Dataset, labels, load_dataset
-from data.files import InputError, array_sha256, read_json, unwritable, write_json
+from data.files import InputError, array_sha256, file_sha256, read_json, unwritable, write_json
 from data.noise import seed_pair
 from data.runs import Stop, StoppedEarly, progress, provenance, require_same_settings, settings
 from models.saving import load_model, with_precision
@@ -354,7 +353,7 @@ def _what_determines_the_rows(config: CertificationConfig, dataset: Dataset) -> 
         "dataset": dataset.label,
         "split": "test",
         "test_sha256": array_sha256(dataset.x_test) + array_sha256(dataset.y_test),
-        "model_sha256": hashlib.sha256(config.model.read_bytes()).hexdigest(),
+        "model_sha256": file_sha256(config.model),
         # Each backend has its own random numbers.
         "backend": keras.backend.backend(),
         **{name: value for name, value in settings(config).items() if name in same},

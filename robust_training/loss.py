@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 from keras import ops
 
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)
@@ -29,3 +30,17 @@ def accuracy(logits: Any, y: Any) -> Any:
     """Share of rows of logits (B, K) whose largest entry is the label's, float32 ()."""
     hits = ops.equal(ops.argmax(logits, axis=-1), ops.argmax(y, axis=-1))
     return ops.mean(ops.cast(hits, "float32"))
+
+
+def clean_accuracies(
+    logits: Logits, x: np.ndarray, y: np.ndarray, target_class: int, batch_size: int = 1000
+) -> tuple[float, float]:
+    """Accuracy on images without noise, overall and of the target class, evaluated batch by batch.
+
+    logits: as in TrainingLoss. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
+    """
+    scores = np.concatenate(
+        [ops.convert_to_numpy(logits(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+    )
+    target = y[:, target_class] == 1
+    return float(accuracy(scores, y)), float(accuracy(scores[target], y[target]))
