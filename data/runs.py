@@ -214,7 +214,7 @@ def require_same_settings(path: Path, found: dict[str, Any], wanted: dict[str, A
         if found.get(name) != wanted.get(name):
             raise InputError(
                 f"{path}: made with {name} = {found.get(name)!r}, this run has {wanted.get(name)!r}; "
-                "use the same settings to continue, choose another output, or start afresh (--overwrite)"
+                "use the same settings to continue, choose another output, or delete it to start afresh"
             )
 
 
