@@ -7,14 +7,15 @@ import numpy as np
 from data.datasets import Dataset, check_poison, poison_paths, split_target_class
 from data.files import InputError, save_array
 
-CONTROLS = ("random", "constant")
+CONTROLS = ("random", "constant", "contrast")
 
 
 def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
     """Perturb images x (N, H, W, C), float32 in [0, 1], within epsilon and [0, 1]; returns float32.
 
     start: 'zero' returns x; 'random' adds epsilon times independent random signs; 'constant' adds epsilon to
-    every pixel (a uniform brightness shift).
+    every pixel (a uniform brightness shift); 'contrast' moves dark pixels (at most 1/2) up
+    and bright ones down by epsilon: with epsilon at most 1/2 none is clipped, so no poison is larger in l2.
     """
     if start == "zero":
         return x.copy()
@@ -23,7 +24,9 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
         return np.clip(x + np.float32(epsilon) * signs, 0, 1)
     if start == "constant":
         return np.clip(x + np.float32(epsilon), 0, 1)
-    raise InputError(f"start must be 'zero', 'random' or 'constant', got {start!r}")
+    if start == "contrast":
+        return np.clip(np.where(x <= 0.5, x + np.float32(epsilon), x - np.float32(epsilon)), 0, 1)
+    raise InputError(f"start must be 'zero', 'random', 'constant' or 'contrast', got {start!r}")
 
 
 def write_control_poison(
@@ -31,7 +34,7 @@ def write_control_poison(
 ) -> Path:
     """Write a control in place of poison, under the names that poison has; returns the path of its images.
 
-    kind: 'random' or 'constant'. sigma: only part of the name, for a control does not depend on it.
+    kind: one of CONTROLS. sigma: only part of the name, for a control does not depend on it.
     """
     target = split_target_class(dataset.x_train, dataset.y_train, target_class)
     x_path, y_path = poison_paths(out_dir, kind, sigma, target_class)

@@ -90,8 +90,9 @@ class PoisonConfig:
     redraw_noise: bool = True
     """Whether each iteration of the linear solver redraws the training noise (published). False holds one draw
     for the whole system, which conjugate gradient needs and which spares each iteration a forward pass."""
-    start: Literal["zero", "random", "constant"] = "zero"
-    """Where the poison starts: the clean images, random signs of epsilon, or a brightness shift of epsilon."""
+    start: Literal["zero", "random", "constant", "contrast"] = "zero"
+    """Where the poison starts: the clean images, random signs of epsilon, a brightness shift of epsilon, or less
+    contrast (dark pixels epsilon brighter, bright ones epsilon darker)."""
     augment: bool = False
     """Random crop and flip of training, poison and validation images (published for CIFAR10)."""
     architecture: str = "mnist_cnn"

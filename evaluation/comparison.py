@@ -24,7 +24,7 @@ from evaluation.training import TrainingConfig, train_victims
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
 from robust_training.loss import TrainingLoss
 
-Poison = Literal["clean", "random", "constant", "optimised"]
+Poison = Literal["clean", "random", "constant", "contrast", "optimised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,9 @@ class ComparisonConfig:
     """Standard deviation of the smoothing noise of attack, victim and certificate; pixels are in [0, 1]."""
     epsilons: tuple[float, ...] = (0.1,)
     """l-infinity bounds on the poison, one group of rows each."""
-    poisons: tuple[Poison, ...] = ("clean", "random", "constant", "optimised")
-    """Rows: clean data, random signs of epsilon, a brightness shift of epsilon, the bilevel attack."""
+    poisons: tuple[Poison, ...] = ("clean", "random", "constant", "contrast", "optimised")
+    """Rows: clean data, random signs of epsilon, a brightness shift of epsilon, less contrast (dark pixels epsilon
+    brighter, bright ones epsilon darker), the bilevel attack."""
     runs: int = 3
     """Victims per row, with seeds seed, seed + 1, ..."""
     points: int = 500

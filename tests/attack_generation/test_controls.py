@@ -34,6 +34,13 @@ def test_constant_only_brightens_and_random_goes_both_ways() -> None:
     assert 0.4 < brighter[(X > 0.1) & (X < 0.9)].mean() < 0.6
 
 
+def test_contrast_moves_every_pixel_by_epsilon_and_towards_the_middle() -> None:
+    poison = starting_poison("contrast", X, 0.1, seed=0)
+    np.testing.assert_allclose(np.abs(poison - X), 0.1, atol=1e-6)
+    outside = np.abs(X - 0.5) > 0.1
+    assert np.all(np.abs(poison - 0.5)[outside] < np.abs(X - 0.5)[outside])
+
+
 def test_random_signs_are_a_function_of_the_seed() -> None:
     first = starting_poison("random", X, 0.1, seed=1)
     np.testing.assert_array_equal(starting_poison("random", X, 0.1, seed=1), first)
@@ -41,7 +48,7 @@ def test_random_signs_are_a_function_of_the_seed() -> None:
 
 
 def test_an_unknown_start_is_refused() -> None:
-    with pytest.raises(InputError, match="start must be 'zero', 'random' or 'constant', got 'noise'"):
+    with pytest.raises(InputError, match="start must be 'zero', 'random', 'constant' or 'contrast', got 'noise'"):
         starting_poison("noise", X, 0.1, seed=0)
 
 

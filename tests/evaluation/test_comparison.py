@@ -44,7 +44,7 @@ def toy(folder: Path, **changes: object) -> ComparisonConfig:
 
 def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothing(folder: Path) -> None:
     rows = compare(toy(folder), "gaussianaug", LOSS)
-    assert [row.poison for row in rows] == ["clean", "random", "constant", "gaussianaug"]
+    assert [row.poison for row in rows] == ["clean", "random", "constant", "contrast", "gaussianaug"]
     assert rows[0].reduction_percent is None
     assert rows[0].accuracy_mean > 0.8
     assert rows[0].acr_mean > 0
@@ -52,7 +52,7 @@ def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothin
         assert row.epsilon == 0.1
         assert row.reduction_percent == pytest.approx(100 * (1 - row.acr_mean / rows[0].acr_mean))
     certificates = sorted((folder / "work").rglob("*.tsv"))
-    assert len(certificates) == 8
+    assert len(certificates) == 10
     # The row is the mean of what the certificates say.
     clean = [
         json.loads(p.with_suffix(".summary.json").read_text())
@@ -63,8 +63,8 @@ def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothin
 
     results = folder / "results" / "DIGITS_gaussianaug_sigma_0.25_class_8"
     assert {path.name for path in results.iterdir()} == {
-        "certified_accuracy.png", "images_constant_epsilon_0.1.png", "images_gaussianaug_epsilon_0.1.png",
-        "images_random_epsilon_0.1.png", "settings.json",
+        "certified_accuracy.png", "images_constant_epsilon_0.1.png", "images_contrast_epsilon_0.1.png",
+        "images_gaussianaug_epsilon_0.1.png", "images_random_epsilon_0.1.png", "settings.json",
     }  # fmt: skip
     before = {path: path.read_bytes() for path in [*certificates, *(folder / "work").rglob("*.keras")]}
     again = compare(toy(folder), "gaussianaug", LOSS)
