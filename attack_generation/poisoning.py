@@ -41,10 +41,19 @@ from data.runs import (
 from models.registry import build_model
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, smoothed_probabilities
-from robust_training.loss import TrainingLoss, clean_accuracies
+from robust_training.loss import (
+    Memory,
+    Randomness,
+    TrainingLoss,
+    clean_accuracies,
+    mean_cross_entropy,
+    noise_of_copies,
+)
 
 # Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
-_WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION = range(5)
+_WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION, _FIXED_UPPER_NOISE, _FIXED_LOWER_NOISE = range(
+    7
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +71,10 @@ class PoisonConfig:
     batch_poison: int = 100
     """Poisoned images in a batch, drawn at random for each outer step."""
     batch_validation: int = 100
-    """Clean validation images of the target class on which the soft radius is measured."""
+    """Clean validation images of the target class on which the objective is measured."""
+    objective: Literal["soft_radius", "cross_entropy"] = "soft_radius"
+    """What the poison lowers on the target class's validation images: their mean soft radius, or minus their
+    cross entropy without noise (the attack on standard training)."""
     radius_copies: int = 20
     """Noisy copies of each validation image in the soft radius (k)."""
     radius_beta: float = 16.0
@@ -89,7 +101,10 @@ class PoisonConfig:
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: bool = True
     """Whether each iteration of the linear solver redraws the training noise (published). False holds one draw
-    for the whole system, which conjugate gradient needs and which spares each iteration a forward pass."""
+    for the whole system, which conjugate gradient needs and which spares each iteration a forward pass.
+    A training loss with fixed noise has one system in either case."""
+    fixed_validation_noise: bool = False
+    """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
     start: Literal["zero", "random", "constant", "contrast"] = "zero"
     """Where the poison starts: the clean images, random signs of epsilon, a brightness shift of epsilon, or less
     contrast (dark pixels epsilon brighter, bright ones epsilon darker)."""
@@ -140,6 +155,7 @@ class AttackState(NamedTuple):
     weights: list[Any]
     lower: LowerState
     upper: AdamState  # shaped as a poison minibatch
+    memory: Memory  # of the training loss
 
 
 def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path:
@@ -297,7 +313,8 @@ class Attack:
         if poison is None:
             poison = starting_poison(config.start, self.x_target, config.epsilon, config.seed)
         upper = adam_init(ops.zeros((config.batch_poison, *self._image_shape)))
-        return AttackState(poison, weights, self._bilevel.init_lower(weights), upper)
+        memory = self._loss.initial_memory((config.batch_clean + config.batch_poison, *self._image_shape))
+        return AttackState(poison, weights, self._bilevel.init_lower(weights), upper, memory)
 
     def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Metrics]:
         """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
@@ -325,8 +342,10 @@ class Attack:
     def _step(
         self, state: AttackState, device: dict, batch: dict, seeds: dict, epoch: Any
     ) -> tuple[AttackState, Metrics]:
+        u = ops.take(state.poison, batch["poison"], axis=0)
         data = {
             "x_clean": ops.take(device["x_others"], batch["clean"], axis=0),
+            "images": ops.concatenate([batch["clean"], self.others + batch["poison"]]),
             "y": ops.concatenate(
                 [
                     ops.take(device["y_others"], batch["clean"], axis=0),
@@ -336,28 +355,54 @@ class Attack:
             "x_original": ops.take(device["x_target"], batch["poison"], axis=0),
             "x_val": ops.take(device["x_val"], batch["validation"], axis=0),
             "y_val": ops.take(device["y_val"], batch["validation"], axis=0),
+            "validation": batch["validation"],
             "seeds": seeds,
             "epoch": epoch,
         }
-        u = ops.take(state.poison, batch["poison"], axis=0)
+        x = ops.concatenate([data["x_clean"], u])
+        perturbed, memory = self._loss.perturbed(
+            partial(self._bound_logits, state.weights),
+            x,
+            data["y"],
+            self._randomness(data, 0),
+            epoch,
+            state.memory,
+        )
+        # The step is taken at the perturbed poison, and its perturbation taken off again in the projection.
+        count = self.config.batch_clean
+        data["x_clean"], data["perturbation"] = perturbed[:count], perturbed[count:] - u
         u, weights, lower, upper, metrics = self._bilevel.step(
-            u, state.weights, state.lower, state.upper, data
+            perturbed[count:], state.weights, state.lower, state.upper, data
         )
         poison = ops.scatter_update(state.poison, batch["poison"][:, None], u)
-        return AttackState(poison, weights, lower, upper), metrics
+        return AttackState(poison, weights, lower, upper, memory), metrics
+
+    def _randomness(self, data: dict, draw: Any) -> Randomness:
+        return Randomness(
+            fold_in(data["seeds"]["g"], draw), self._fixed_seed(_FIXED_LOWER_NOISE), data["images"]
+        )
+
+    def _fixed_seed(self, stream: int) -> np.ndarray:
+        return seed_pair(self.config.seed, stream)
 
     def _lower_objective(self, u: Any, v: Any, data: dict, draw: Any) -> Any:
         x = self._augmented(ops.concatenate([data["x_clean"], u]), data, draw)
-        seed = fold_in(data["seeds"]["g"], draw)
-        return self._loss(partial(self._bound_logits, v), x, data["y"], seed, data["epoch"])
+        return self._loss(
+            partial(self._bound_logits, v), x, data["y"], self._randomness(data, draw), data["epoch"]
+        )
 
     def _upper_objective(self, u: Any, v: Any, data: dict, draw: Any) -> Any:
         config = self.config
-        x = self._augmented(data["x_val"], data, draw)
+        x, logits = self._augmented(data["x_val"], data, draw), partial(self._bound_logits, v)
+        if config.objective == "cross_entropy":
+            return -mean_cross_entropy(logits(x), data["y_val"])
+        randomness = Randomness(
+            fold_in(data["seeds"]["f"], draw), self._fixed_seed(_FIXED_UPPER_NOISE), data["validation"]
+        )
+        noise = noise_of_copies(x, config.radius_copies, randomness, config.fixed_validation_noise)
         probabilities = smoothed_probabilities(
-            partial(self._bound_logits, v), x, fold_in(data["seeds"]["f"], draw),
-            sigma=config.sigma, copies=config.radius_copies, beta=config.radius_beta,
-        )  # fmt: skip
+            logits, x, noise, config.sigma, config.radius_copies, config.radius_beta
+        )
         return mean_soft_radius(probabilities, data["y_val"], config.sigma, config.radius_margin)
 
     def _bound_logits(self, v: Any, x: Any) -> Any:
@@ -367,8 +412,9 @@ class Attack:
         return random_crop_and_flip(x, fold_in(data["seeds"]["augment"], draw)) if self.config.augment else x
 
     def _project(self, u: Any, data: dict) -> Any:
-        """Into the epsilon-ball around the clean images and into [0, 1]."""
+        """The poison behind the perturbed u, into the epsilon-ball around the clean images and into [0, 1]."""
         x, epsilon = data["x_original"], self.config.epsilon
+        u = u - data["perturbation"]
         return ops.clip(ops.clip(u, x - epsilon, x + epsilon), 0.0, 1.0)
 
     def evaluate(self, state: AttackState) -> dict[str, float]:

@@ -40,6 +40,7 @@ from models.saving import with_precision
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.loss import Randomness
 
 SIGMA = 0.5
 ADAM_BAR = 70.0  # outer step with the Adam residual solver, in gradients
@@ -254,13 +255,19 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
     weights, statistics = tree_map(ops.convert_to_tensor, model.initial())
     loss = GaussianAugmentationLoss(SIGMA)
     size = sizes.batch_clean + sizes.batch_poison
-    batch = {"x": dataset.x_train[:size], "y": dataset.y_train[:size], "seed": seed_pair(0)}
+    batch = {
+        "x": dataset.x_train[:size],
+        "y": dataset.y_train[:size],
+        "seed": seed_pair(0),
+        "images": np.arange(size, dtype=np.int32),
+    }
 
     def objective(weights: Tree, batch: Tree) -> Any:
         def logits(x: Any) -> Any:
             return model(weights, statistics, x)[0]
 
-        return loss(logits, batch["x"], batch["y"], batch["seed"], 0.0)
+        randomness = Randomness(batch["seed"], batch["seed"], batch["images"])
+        return loss(logits, batch["x"], batch["y"], randomness, 0.0)
 
     return objective, weights, tree_map(ops.convert_to_tensor, batch)
 

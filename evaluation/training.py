@@ -40,10 +40,10 @@ from data.runs import (
 from models.registry import build_model
 from models.saving import save_model
 from models.stateless import StatelessModel
-from robust_training.loss import TrainingLoss, clean_accuracies
+from robust_training.loss import Memory, Randomness, TrainingLoss, clean_accuracies
 
 # Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
-_WEIGHTS, _BATCHES, _NOISE, _AUGMENTATION = range(100, 104)
+_WEIGHTS, _BATCHES, _NOISE, _AUGMENTATION, _FIXED_NOISE = range(100, 105)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,7 @@ class TrainingState(NamedTuple):
     weights: list[Any]
     statistics: list[Any]  # the model's non-trainable variables (BatchNorm averages)
     adam: AdamState
+    memory: Memory  # of the training loss
 
 
 def train_victims(config: TrainingConfig, method: str, loss: TrainingLoss) -> list[Path]:
@@ -252,9 +253,10 @@ class Training:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def initial_state(self) -> TrainingState:
-        """Fresh weights and Adam moments."""
+        """Fresh weights, Adam moments and memory of the loss."""
         weights, statistics = tree.map_structure(ops.convert_to_tensor, self.model.initial())
-        return TrainingState(weights, statistics, adam_init(weights))
+        memory = self._loss.initial_memory((self.config.batch_size, *self.dataset.image_shape))
+        return TrainingState(weights, statistics, adam_init(weights), memory)
 
     def step(self, state: TrainingState, number: int) -> tuple[TrainingState, Any]:
         """Step ``number`` of the run: a pure function of the state, the number and the seed."""
@@ -274,6 +276,12 @@ class Training:
         noise_seed, augmentation_seed = seeds
         if self.config.augment:
             x = random_crop_and_flip(x, augmentation_seed)
+        randomness = Randomness(noise_seed, seed_pair(self.seed, _FIXED_NOISE), batch)
+
+        def inference_logits(x: Any) -> Any:
+            return self.model(state.weights, state.statistics, x)[0]
+
+        x, memory = self._loss.perturbed(inference_logits, x, y, randomness, epoch, state.memory)
 
         def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
             statistics = [state.statistics]
@@ -283,11 +291,11 @@ class Training:
                 statistics.append(after)
                 return scores
 
-            return self._loss(logits, x, y, noise_seed, epoch), statistics[-1]
+            return self._loss(logits, x, y, randomness, epoch), statistics[-1]
 
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
         weights, adam = adam_step(state.weights, gradient, state.adam, self.config.learning_rate)
-        return TrainingState(weights, statistics, adam), value
+        return TrainingState(weights, statistics, adam, memory), value
 
     def evaluate(self, state: TrainingState) -> dict[str, float]:
         """Accuracy on the clean test images without noise, overall and of the target class."""

@@ -10,12 +10,11 @@ Sources: Mehra et al., "How Robust are Randomized Smoothing based Defenses to Da
 section 3; Zhai et al., "MACER" (ICLR 2020), section 4.  Everything here can be differentiated twice.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from keras import ops
-
-from data.noise import normal
 
 Tensor = Any
 
@@ -34,18 +33,25 @@ def mean_softmax(logits: Tensor, copies: int, beta: float = 1.0) -> Tensor:
     return ops.mean(ops.reshape(probabilities, (-1, copies, logits.shape[-1])), axis=1)
 
 
+def log_mean_softmax(logits: Tensor, copies: int) -> Tensor:
+    """Logarithm of ``mean_softmax`` with beta = 1, float32 (B, K).
+
+    It never leaves the log scale: a mean that underflows keeps its value and its gradient.
+    """
+    log_softmax = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    return ops.logsumexp(ops.reshape(log_softmax, (-1, copies, logits.shape[-1])), axis=1) - math.log(copies)
+
+
 def smoothed_probabilities(
-    logits_fn: Callable[[Tensor], Tensor], x: Tensor, seed: Tensor, sigma: float, copies: int, beta: float
+    logits_fn: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor, sigma: float, copies: int, beta: float
 ) -> Tensor:
     """Monte Carlo estimate z of the smoothed classifier's class probabilities, float32 (B, K).
 
     logits_fn: images (B * copies, H, W, C) to logits (B * copies, K).
-    x: images in [0, 1], float32 of static shape (B, H, W, C). seed: int32 (2,), see data.noise.
-    sigma: noise standard deviation in pixel units. copies: noisy copies per image (k).
+    x: images in [0, 1], float32 (B, H, W, C). noise: standard normal (B * copies, H, W, C), the copies of one
+    image in a row. sigma: noise standard deviation in pixel units. copies: noisy copies per image (k).
     """
-    images = repeat_images(x, copies)
-    noisy = images + sigma * normal(tuple(images.shape), seed)
-    return mean_softmax(logits_fn(noisy), copies, beta)
+    return mean_softmax(logits_fn(repeat_images(x, copies) + sigma * noise), copies, beta)
 
 
 def top_class(mean_probabilities: Tensor) -> Tensor:

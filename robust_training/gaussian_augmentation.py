@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.files import InputError
-from data.noise import normal
-from robust_training.loss import Logits, mean_cross_entropy
+from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
 
 
 @dataclass(frozen=True)
-class GaussianAugmentationLoss:
-    """Mean cross entropy at x + sigma * noise, one noise draw per image (see loss.TrainingLoss for the call).
+class GaussianAugmentationLoss(TrainingLoss):
+    """Mean cross entropy at x + sigma * noise, one noise draw per image (see TrainingLoss.__call__ for the call).
 
     sigma: standard deviation of the noise, in units of pixels in [0, 1].
     """
@@ -23,5 +22,6 @@ class GaussianAugmentationLoss:
                 f"sigma must be positive, got {self.sigma}; the standard loss is the one without noise"
             )
 
-    def __call__(self, logits: Logits, x: Any, y: Any, seed: Any, epoch: Any) -> Any:
-        return mean_cross_entropy(logits(x + self.sigma * normal(tuple(x.shape), seed)), y)
+    def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
+        noise = noise_of_copies(x, 1, randomness, fixed=False)
+        return mean_cross_entropy(logits(x + self.sigma * noise), y)

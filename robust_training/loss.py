@@ -1,23 +1,66 @@
 """What every training loss looks like: one signature for the attack's lower level and for the victim."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from data.noise import normal, normal_of_images
+
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)
+Memory = Any  # a nested structure of tensors
 
 
-class TrainingLoss(Protocol):
-    """A frozen dataclass of settings that is called on a batch.
+class Randomness(NamedTuple):
+    """All that a loss may draw from."""
 
-    logits: the model with its parameters bound. x: (B, H, W, C) float32 in [0, 1]. y: (B, K) one-hot float32.
-    seed: int32 (2,), all the randomness the loss may use. epoch: float32 (), epochs since the parameters were
-    initialised, for settings that ramp up. Returns the mean loss over the batch, float32 ().
+    seed: Any  # int32 (2,), another one at every evaluation
+    fixed_seed: Any  # int32 (2,), one for the whole run
+    images: Any  # int32 (B,), the number of each image of the batch in the training set
+
+
+class TrainingLoss(ABC):
+    """The settings of a training method: a frozen dataclass that is called on a batch.
+
+    A step of training, and an outer step of the attack, first calls ``perturbed`` and then, once or more often,
+    the loss itself at the images it returned.
     """
 
-    def __call__(self, logits: Logits, x: Any, y: Any, seed: Any, epoch: Any) -> Any: ...
+    def initial_memory(self, batch_shape: tuple[int, int, int, int]) -> Memory:
+        """What ``perturbed`` carries from batch to batch when the weights are fresh. Nothing, by default."""
+        return ()
+
+    def perturbed(
+        self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, memory: Memory
+    ) -> tuple[Any, Memory]:
+        """The images to train on in place of x, constants to every gradient, and the new memory.
+
+        The arguments are those of the loss. The images themselves, by default.
+        """
+        return x, memory
+
+    @abstractmethod
+    def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
+        """Mean loss over the batch, float32 ().
+
+        logits: the model with its parameters bound. x: (B, H, W, C) float32 in [0, 1]. y: (B, K) one-hot float32.
+        epoch: float32 (), epochs since the parameters were initialised, for settings that ramp up.
+        """
+
+
+def noise_of_copies(x: Any, copies: int, randomness: Randomness, fixed: bool) -> Any:
+    """Standard normal noise for ``copies`` of each image in a row, float32 (B * copies, H, W, C).
+
+    x: images (B, H, W, C), of which only the shape counts. fixed: each image's own noise, the same throughout
+    the run, instead of fresh noise. Copy 0, 1, ... of an image differ in either case.
+    """
+    shape = tuple(x.shape[1:])
+    if fixed:
+        noise = normal_of_images((copies, *shape), randomness.images, randomness.fixed_seed)
+        return ops.reshape(noise, (-1, *shape))
+    return normal((x.shape[0] * copies, *shape), randomness.seed)
 
 
 def mean_cross_entropy(logits: Any, y: Any) -> Any:
@@ -37,7 +80,7 @@ def clean_accuracies(
 ) -> tuple[float, float]:
     """Accuracy on images without noise, overall and of the target class, evaluated batch by batch.
 
-    logits: as in TrainingLoss. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
+    logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
     scores = np.concatenate(
         [ops.convert_to_numpy(logits(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from robust_training.loss import Logits, mean_cross_entropy
+from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy
 
 
 @dataclass(frozen=True)
-class StandardLoss:
-    """Mean cross entropy of the clean batch (see loss.TrainingLoss for the call)."""
+class StandardLoss(TrainingLoss):
+    """Mean cross entropy of the clean batch (see TrainingLoss.__call__ for the call)."""
 
-    def __call__(self, logits: Logits, x: Any, y: Any, seed: Any, epoch: Any) -> Any:
+    def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         return mean_cross_entropy(logits(x), y)

@@ -20,7 +20,7 @@ from data.datasets import load_dataset, load_poison, poison_paths, replace_targe
 from data.files import InputError, load_archive
 from data.runs import StoppedEarly, load_checkpoint
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.loss import mean_cross_entropy
+from robust_training.loss import TrainingLoss, mean_cross_entropy
 
 SCRIPT = (
     Path(attack_generation.__file__).parent
@@ -169,10 +169,10 @@ def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_p
 
 
 @dataclasses.dataclass(frozen=True)
-class BreaksInTheSecondEpoch:
+class BreaksInTheSecondEpoch(TrainingLoss):
     """Cross entropy that is NaN from the second epoch on."""
 
-    def __call__(self, logits: Any, x: Any, y: Any, seed: Any, epoch: Any) -> Any:
+    def __call__(self, logits: Any, x: Any, y: Any, randomness: Any, epoch: Any) -> Any:
         return mean_cross_entropy(logits(x), y) * ops.where(epoch >= 1, np.float32("nan"), np.float32(1))
 
 

@@ -11,6 +11,7 @@ from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit
 from data.noise import normal, seed_pair
 from randomized_smoothing_certification.soft_radius import (
     gaussian_margin,
+    log_mean_softmax,
     mean_soft_radius,
     mean_softmax,
     repeat_images,
@@ -97,18 +98,28 @@ def test_copies_equal_their_own_image_before_the_noise() -> None:
             np.testing.assert_array_equal(copy, image)
 
 
+def test_log_mean_softmax_stays_finite_where_the_mean_underflows() -> None:
+    found = ops.convert_to_numpy(log_mean_softmax(tensor(LOGITS), COPIES))
+    np.testing.assert_allclose(
+        found, np.log(special.softmax(LOGITS, axis=-1).reshape(4, 3, 5).mean(1)), rtol=1e-5
+    )
+    far = tensor(np.array([[0.0, 200.0], [0.0, 150.0]]))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(log_mean_softmax(far, 2))[0, 0], -150 - np.log(2), rtol=1e-6
+    )
+
+
 def test_smoothed_probabilities_average_each_images_own_noisy_copies() -> None:
     images = GENERATOR.uniform(size=(3, 2, 2, 1)).astype(np.float32)
     weights = GENERATOR.normal(size=(4, 3)).astype(np.float32)
-    seed = seed_pair(0, 1)
+    noise = ops.convert_to_numpy(normal((9, 2, 2, 1), seed_pair(0, 1)))
     seen = []
 
     def logits_fn(x: Any) -> Any:
         seen.append(ops.convert_to_numpy(x))
         return ops.matmul(ops.reshape(x, (-1, 4)), weights)
 
-    z = smoothed_probabilities(logits_fn, ops.convert_to_tensor(images), seed, SIGMA, COPIES, BETA)
-    noise = ops.convert_to_numpy(normal((9, 2, 2, 1), seed))
+    z = smoothed_probabilities(logits_fn, ops.convert_to_tensor(images), noise, SIGMA, COPIES, BETA)
     np.testing.assert_allclose(seen[0] - SIGMA * noise, np.repeat(images, 3, axis=0), atol=1e-6)
     for i, row in enumerate(ops.convert_to_numpy(z)):
         noisy = images[i] + SIGMA * noise[3 * i : 3 * i + 3]

@@ -9,7 +9,7 @@ from bilevel_optimizer.autodiff import jit
 from data.files import InputError
 from data.noise import normal, seed_pair
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.loss import accuracy, mean_cross_entropy
+from robust_training.loss import Randomness, accuracy, mean_cross_entropy
 from robust_training.standard import StandardLoss
 
 RANDOM = np.random.default_rng(0)
@@ -17,6 +17,7 @@ X = RANDOM.uniform(size=(7, 4, 3, 2)).astype("float32")
 Y = np.eye(5, dtype="float32")[RANDOM.integers(0, 5, 7)]
 WEIGHTS = RANDOM.normal(size=(24, 5)).astype("float32")
 SEED, EPOCH = seed_pair(3, 1), np.float32(0)
+DRAWS = Randomness(SEED, seed_pair(4), np.arange(7, dtype=np.int32))
 
 
 def logits(x: keras.KerasTensor) -> keras.KerasTensor:
@@ -28,23 +29,25 @@ def cross_entropy(x: np.ndarray) -> float:
 
 
 def test_standard_loss_is_the_cross_entropy_of_keras() -> None:
-    assert float(StandardLoss()(logits, X, Y, SEED, EPOCH)) == pytest.approx(cross_entropy(X), rel=1e-5)
+    assert float(StandardLoss()(logits, X, Y, DRAWS, EPOCH)) == pytest.approx(cross_entropy(X), rel=1e-5)
 
 
 def test_gaussian_augmentation_is_cross_entropy_at_noisy_images() -> None:
     noise = ops.convert_to_numpy(normal(X.shape, SEED))
-    found = float(GaussianAugmentationLoss(0.5)(logits, X, Y, SEED, EPOCH))
+    found = float(GaussianAugmentationLoss(0.5)(logits, X, Y, DRAWS, EPOCH))
     assert found == pytest.approx(cross_entropy(X + 0.5 * noise), rel=1e-5)
     assert found != pytest.approx(cross_entropy(X), rel=1e-3)
 
 
 def test_noise_is_a_pure_function_of_the_seed() -> None:
     loss = GaussianAugmentationLoss(0.5)
-    first = float(loss(logits, X, Y, SEED, EPOCH))
-    assert float(loss(logits, X, Y, SEED, EPOCH)) == first
-    compiled = jit(lambda x, seed: loss(logits, x, Y, seed, EPOCH))
+    first = float(loss(logits, X, Y, DRAWS, EPOCH))
+    assert float(loss(logits, X, Y, DRAWS, EPOCH)) == first
+    compiled = jit(lambda x, seed: loss(logits, x, Y, DRAWS._replace(seed=seed), EPOCH))
     assert float(compiled(X, SEED)) == pytest.approx(first, rel=1e-5)
-    assert float(loss(logits, X, Y, seed_pair(3, 2), EPOCH)) != pytest.approx(first, rel=1e-4)
+    assert float(loss(logits, X, Y, DRAWS._replace(seed=seed_pair(3, 2)), EPOCH)) != pytest.approx(
+        first, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.25, 1.0])
@@ -56,7 +59,7 @@ def test_noise_has_the_standard_deviation_asked_for(sigma: float) -> None:
         return logits(x)
 
     x, y = np.tile(X, (200, 1, 1, 1)), np.tile(Y, (200, 1))
-    GaussianAugmentationLoss(sigma)(remember, x, y, SEED, EPOCH)
+    GaussianAugmentationLoss(sigma)(remember, x, y, DRAWS, EPOCH)
     noise = seen[0] - x  # 33,600 values, not clipped to [0, 1]
     assert noise.std() == pytest.approx(sigma, rel=0.02)
     assert abs(noise.mean()) < 0.03 * sigma

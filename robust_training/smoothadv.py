@@ -1,0 +1,128 @@
+"""SmoothAdv: adversarial training of the smoothed classifier (Salman et al., NeurIPS 2019, arXiv 1906.04584)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from keras import ops
+
+from bilevel_optimizer.adam import adam_init, adam_step
+from bilevel_optimizer.autodiff import grad
+from data.files import InputError
+from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
+from robust_training.loss import (
+    Logits,
+    Memory,
+    Randomness,
+    TrainingLoss,
+    mean_cross_entropy,
+    noise_of_copies,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothAdvLoss(TrainingLoss):
+    """Mean cross entropy at noisy copies of adversarial images (arXiv 1906.04584, section 2.3).
+
+    The adversarial images raise the smoothed classifier's loss -log(mean over the copies of softmax(logits)_y)
+    (eq. 6) within an l2 ball around each image and within [0, 1]; attack and training share the noise.
+
+    sigma: standard deviation of the noise, eps_adv: l2 radius of the ball, both for pixels in [0, 1].
+    steps: ascent steps on the perturbation. step_size: their size, 2 * eps_adv / steps when None.
+    samples: noisy copies per image (m). attack: 'adam' ascends with Adam, as the published code of
+    arXiv 2012.01274 does with one copy; 'pgd' adds step_size times the normalised gradient, as in
+    arXiv 1906.04584 with several copies. fixed_noise: each image keeps its noise throughout the run, instead of
+    new noise at every step. persistent_moments: Adam's moments carry over from batch to batch (published code)
+    instead of starting at zero for every batch. ramp_epochs: eps_adv grows linearly from 0, at epoch 0, to its
+    value at this epoch; 0 has it there from the start. plain_epochs: this many first epochs have no attack.
+    """
+
+    sigma: float
+    eps_adv: float = 1.0
+    steps: int = 2
+    step_size: float | None = None
+    samples: int = 1
+    attack: Literal["adam", "pgd"] = "adam"
+    fixed_noise: bool = True
+    persistent_moments: bool = True
+    ramp_epochs: int = 10
+    plain_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("sigma", "eps_adv", "steps", "samples"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} of SmoothAdv must be positive, got {getattr(self, name)}")
+        for name in ("ramp_epochs", "plain_epochs"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} of SmoothAdv must not be negative, got {getattr(self, name)}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise InputError(f"step_size of SmoothAdv must be positive, got {self.step_size}")
+        if self.attack not in ("adam", "pgd"):
+            raise InputError(f"attack of SmoothAdv must be 'adam' or 'pgd', got {self.attack!r}")
+
+    def initial_memory(self, batch_shape: tuple[int, int, int, int]) -> Memory:
+        """Adam's moments, shaped as a batch of perturbations."""
+        if self.attack == "adam" and self.persistent_moments:
+            return adam_init(ops.zeros(batch_shape))
+        return ()
+
+    def radius(self, epoch: Any) -> Any:
+        """l2 radius of the attack at an epoch, float32 ()."""
+        ramp = ops.minimum(epoch / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
+        return ops.where(epoch < self.plain_epochs, 0.0, self.eps_adv * ramp)
+
+    def perturbed(
+        self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, memory: Memory
+    ) -> tuple[Any, Memory]:
+        radius = self.radius(epoch)
+        noise = self.sigma * noise_of_copies(x, self.samples, randomness, self.fixed_noise)
+        step_size = 2 * self.eps_adv / self.steps if self.step_size is None else self.step_size
+        ascent = grad(lambda delta: self._smoothed_loss(logits, x + delta, y, noise))
+
+        def adam_ascent(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            delta, moments = carry
+            delta, moments = adam_step(delta, -ascent(delta), moments, step_size)
+            return into_ball(delta, x, radius), moments
+
+        def normalised_ascent(_: Any, delta: Any) -> Any:
+            return into_ball(delta + step_size * _to_unit(ascent(delta)), x, radius)
+
+        def attacked() -> tuple[Any, Memory]:
+            start = ops.zeros_like(x)
+            if self.attack == "pgd":
+                return ops.fori_loop(0, self.steps, normalised_ascent, start), memory
+            moments = memory if self.persistent_moments else adam_init(start)
+            delta, moments = ops.fori_loop(0, self.steps, adam_ascent, (start, moments))
+            return delta, moments if self.persistent_moments else memory
+
+        delta, memory = ops.cond(radius > 0, attacked, lambda: (ops.zeros_like(x), memory))
+        return ops.stop_gradient(x + delta), memory
+
+    def _smoothed_loss(self, logits: Logits, x: Any, y: Any, noise: Any) -> Any:
+        """Sum over the images of -log z_y, z = mean over an image's copies of softmax(logits)."""
+        scores = logits(repeat_images(x, self.samples) + noise)
+        return -ops.sum(y * log_mean_softmax(scores, self.samples))
+
+    def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
+        noise = self.sigma * noise_of_copies(x, self.samples, randomness, self.fixed_noise)
+        return mean_cross_entropy(
+            logits(repeat_images(x, self.samples) + noise), repeat_images(y, self.samples)
+        )
+
+
+def into_ball(delta: Any, x: Any, radius: Any) -> Any:
+    """Bring perturbations delta of images x (B, H, W, C) into [0, 1] and then to l2 norms of at most radius.
+
+    In this order both hold: shrinking a perturbation that stays in [0, 1] leaves it there.
+    """
+    delta = ops.clip(x + delta, 0.0, 1.0) - x
+    norms = _norms(delta)
+    return delta * ops.minimum(1.0, radius / ops.maximum(norms, 1e-12))
+
+
+def _to_unit(delta: Any) -> Any:
+    return delta / ops.maximum(_norms(delta), 1e-12)
+
+
+def _norms(delta: Any) -> Any:
+    """l2 norm of each image of (B, H, W, C), shaped (B, 1, 1, 1)."""
+    return ops.sqrt(ops.sum(ops.square(delta), axis=(1, 2, 3), keepdims=True))
