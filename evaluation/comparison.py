@@ -6,9 +6,10 @@ Protocol: arXiv 2012.01274, section 4; the controls carry the same epsilon as th
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -68,11 +69,18 @@ class ComparisonConfig:
     """Stop cleanly after this long; the same command continues."""
 
 
-def compare(config: ComparisonConfig, method: str, loss: TrainingLoss) -> list[SummaryRow]:
+class Method(NamedTuple):
+    """A training method in an attack's lower level or in victim training."""
+
+    name: str  # in file names and tables: gaussianaug, macer, ...
+    loss: Callable[[Any], TrainingLoss]  # of the settings of the attack or of the training
+
+
+def compare(config: ComparisonConfig, attacked: Method, trained: Method) -> list[SummaryRow]:
     """Make the poisons, train and certify the victims, and write table, curves, pictures and settings.
 
-    method: name of the training method in file names and tables (gaussianaug, ...). loss: its training loss, for
-    the attack's lower level and for the victims. Returns the rows of the table, clean first.
+    attacked, trained: the methods that the poison is made against and that the victims are trained with. Returns
+    the rows of the table, clean first.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop.
     """
@@ -92,18 +100,19 @@ def compare(config: ComparisonConfig, method: str, loss: TrainingLoss) -> list[S
     for kind, epsilon in combinations:
         path = None
         if epsilon is not None:
-            path = _poison(config, kind, epsilon, method, loss, work_dir, dataset, deadline)
-            poisons[_shown(kind, method), epsilon] = path
-        summaries, accuracies = _victims(config, kind, epsilon, path, method, loss, work_dir, deadline)
-        rows.append(
-            _row(config, dataset, kind, epsilon, method, summaries, accuracies, rows[0] if rows else None)
-        )
+            path = _poison(config, kind, epsilon, attacked, work_dir, dataset, deadline)
+            poisons[_shown(kind, attacked), epsilon] = path
+        summaries, accuracies = _victims(config, kind, epsilon, path, trained, work_dir, deadline)
+        clean = rows[0] if rows else None
+        shown = _shown(kind, attacked)
+        rows.append(_row(config, dataset, trained.name, shown, epsilon, summaries, accuracies, clean))
         label = "clean" if epsilon is None else f"{rows[-1].poison}, ε = {epsilon:g}"
         curves[label] = [summary["curve"] for summary in summaries]
 
+    method = trained.name if attacked.name == trained.name else f"{trained.name}_poison_{attacked.name}"
     name = f"{dataset.name}_{method}_sigma_{config.sigma:g}_class_{config.target_class}"
     folder = config.results_dir / name
-    title = f"{dataset.label}, class {config.target_class}, {method}, σ = {config.sigma:g}"
+    title = f"{dataset.label}, class {config.target_class}, {trained.name}, σ = {config.sigma:g}"
     save_curves(folder / "certified_accuracy.png", curves, f"{title}, mean and range of {config.runs} runs")
     x_target = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
     for (shown, bound), path in poisons.items():
@@ -111,7 +120,7 @@ def compare(config: ComparisonConfig, method: str, loss: TrainingLoss) -> list[S
         save_image_grid(folder / f"images_{shown}_epsilon_{bound:g}.png", x_target, images, bound)
     write_json(folder / "settings.json", provenance(config))
     update_summary(config.results_dir / "summary.csv", rows)
-    table = f"{_heading(config, dataset, method, rows[0].points)}\n\n{text_table(rows)}"
+    table = f"{_heading(config, dataset, trained.name, rows[0].points)}\n\n{text_table(rows)}"
     print(f"\n{table}\n\n{shown_path(folder)}: curves, pictures and settings")
     return rows
 
@@ -134,7 +143,7 @@ class _Deadline:
 
 
 def _poison(
-    config: ComparisonConfig, kind: Poison, epsilon: float, method: str, loss: TrainingLoss, work_dir: Path,
+    config: ComparisonConfig, kind: Poison, epsilon: float, attacked: Method, work_dir: Path,
     dataset: Dataset, deadline: _Deadline,
 ) -> Path:  # fmt: skip
     out_dir = config.data_dir / f"epsilon_{epsilon:g}"
@@ -150,15 +159,15 @@ def _poison(
         seed=config.seed,
         data_dir=config.data_dir,
         out_dir=out_dir,
-        run_dir=work_dir / f"attack_{method}_epsilon_{epsilon:g}",
+        run_dir=work_dir / f"attack_{attacked.name}_epsilon_{epsilon:g}",
         max_minutes=deadline.left(),
     )
-    return poison_radius(attack, method, loss)
+    return poison_radius(attack, attacked.name, attacked.loss(attack))
 
 
 def _victims(
-    config: ComparisonConfig, kind: Poison, epsilon: float | None, poison: Path | None, method: str,
-    loss: TrainingLoss, work_dir: Path, deadline: _Deadline,
+    config: ComparisonConfig, kind: Poison, epsilon: float | None, poison: Path | None,
+    trained: Method, work_dir: Path, deadline: _Deadline,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """Certification summaries and training records of one row's victims."""
     folder = work_dir / ("clean" if epsilon is None else f"{kind}_epsilon_{epsilon:g}")
@@ -175,7 +184,7 @@ def _victims(
         run_dir=folder / "training",
         max_minutes=deadline.left(),
     )
-    models = train_victims(training, method, loss)
+    models = train_victims(training, trained.name, trained.loss(training))
     summaries = []
     for model in models:
         out = folder / f"{model.stem}_{config.points}_points_n_{config.n}.tsv"
@@ -189,7 +198,7 @@ def _victims(
 
 
 def _row(
-    config: ComparisonConfig, dataset: Dataset, kind: Poison, epsilon: float | None, method: str,
+    config: ComparisonConfig, dataset: Dataset, victim: str, poison: str, epsilon: float | None,
     summaries: list[dict[str, Any]], accuracies: list[dict[str, Any]], clean: SummaryRow | None,
 ) -> SummaryRow:  # fmt: skip
     acr_mean, acr_std = mean_and_std([summary["acr"] for summary in summaries])
@@ -197,14 +206,14 @@ def _row(
     record = provenance(config)
     return SummaryRow(
         dataset=dataset.label,
-        victim=method,
-        poison=_shown(kind, method),
+        victim=victim,
+        poison=poison,
         sigma=config.sigma,
         epsilon=epsilon,
         target_class=config.target_class,
         architecture=config.victim.architecture,
         runs=config.runs,
-        attack_epochs=config.attack.epochs if kind == "optimised" else None,
+        attack_epochs=None if poison in ("clean", *CONTROLS) else config.attack.epochs,
         victim_epochs=config.victim.epochs,
         points=summaries[0]["point_set"]["count"],
         n=config.n,
@@ -226,9 +235,9 @@ def _row(
     )
 
 
-def _shown(kind: Poison, method: str) -> str:
+def _shown(kind: Poison, attacked: Method) -> str:
     """The name in tables and files: the optimised poison goes by the method it was made against."""
-    return method if kind == "optimised" else kind
+    return attacked.name if kind == "optimised" else kind
 
 
 def _heading(config: ComparisonConfig, dataset: Dataset, method: str, points: int) -> str:

@@ -1,4 +1,4 @@
-"""Clean data, two controls and the optimised poison against Gaussian data augmentation, on CIFAR10.
+"""Clean data, controls and the optimised poison against Gaussian data augmentation, on CIFAR10.
 
 Reproduces the Gaussian-augmentation rows of arXiv 2012.01274, section 4, with the controls beside them.
 
@@ -8,11 +8,10 @@ Reproduces the Gaussian-augmentation rows of arXiv 2012.01274, section 4, with t
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attack_generation.gaussian_data_augmentation.CIFAR10.poison_radius_gaussianaug import Config as Attack
+from attack_generation.gaussian_data_augmentation.CIFAR10 import poison_radius_gaussianaug as poisoning
 from data.runs import project_path, run_script
-from evaluation.CIFAR10.gaussian_augmented_training import Config as Victim
-from evaluation.comparison import ComparisonConfig, compare
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from evaluation.CIFAR10 import gaussian_augmented_training as training
+from evaluation.comparison import ComparisonConfig, Method, compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +21,15 @@ class Config(ComparisonConfig):
     epsilons: tuple[float, ...] = (0.03,)  # l-infinity, pixels in [0, 1]
     runs: int = 3
     points: int = 500
-    attack: Attack = field(default_factory=Attack)
-    victim: Victim = field(default_factory=Victim)
+    attack: poisoning.Config = field(default_factory=poisoning.Config)
+    victim: training.Config = field(default_factory=training.Config)
     data_dir: Path = project_path("data/CIFAR10")
 
 
 def main(config: Config) -> None:
-    compare(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+    compare(
+        config, Method("gaussianaug", poisoning.training_loss), Method("gaussianaug", training.training_loss)
+    )
 
 
 if __name__ == "__main__":

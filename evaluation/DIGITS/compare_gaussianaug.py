@@ -1,8 +1,6 @@
-"""Clean data, two controls and the optimised poison against Gaussian data augmentation, on handwritten digits.
+"""Clean data, controls and the optimised poison against Gaussian data augmentation, on the digits.
 
-Reproduces the Gaussian-augmentation rows of arXiv 2012.01274, section 4, with the controls beside them.
-
-The demo: a few minutes on two cores, no download.
+The chain of arXiv 2012.01274, section 4, on 8x8 images: small enough for any laptop.
 
     python evaluation/DIGITS/compare_gaussianaug.py --target-class 8
 """
@@ -10,11 +8,10 @@ The demo: a few minutes on two cores, no download.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as Attack
+from attack_generation.gaussian_data_augmentation.DIGITS import poison_radius_gaussianaug as poisoning
 from data.runs import project_path, run_script
-from evaluation.comparison import ComparisonConfig, compare
-from evaluation.DIGITS.gaussian_augmented_training import Config as Victim
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from evaluation.comparison import ComparisonConfig, Method, compare
+from evaluation.DIGITS import gaussian_augmented_training as training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +22,15 @@ class Config(ComparisonConfig):
     runs: int = 3
     points: int = 500
     n: int = 5_000
-    attack: Attack = field(default_factory=Attack)
-    victim: Victim = field(default_factory=Victim)
+    attack: poisoning.Config = field(default_factory=poisoning.Config)
+    victim: training.Config = field(default_factory=training.Config)
     data_dir: Path = project_path("data/DIGITS")
 
 
 def main(config: Config) -> None:
-    compare(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+    compare(
+        config, Method("gaussianaug", poisoning.training_loss), Method("gaussianaug", training.training_loss)
+    )
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from attack_generation.poisoning import PoisonConfig
 from data.datasets import load_dataset, split_target_class
 from data.files import InputError
 from data.runs import StoppedEarly
-from evaluation.comparison import ComparisonConfig, compare
+from evaluation.comparison import ComparisonConfig, Method, compare
 from evaluation.training import TrainingConfig
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 
-LOSS = GaussianAugmentationLoss(0.25)
+METHOD = Method("gaussianaug", lambda config: GaussianAugmentationLoss(config.sigma))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def toy(folder: Path, **changes: object) -> ComparisonConfig:
 
 
 def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothing(folder: Path) -> None:
-    rows = compare(toy(folder), "gaussianaug", LOSS)
+    rows = compare(toy(folder), METHOD, METHOD)
     assert [row.poison for row in rows] == ["clean", "random", "constant", "contrast", "gaussianaug"]
     assert rows[0].reduction_percent is None
     assert rows[0].accuracy_mean > 0.8
@@ -67,7 +67,7 @@ def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothin
         "images_gaussianaug_epsilon_0.1.png", "images_random_epsilon_0.1.png", "settings.json",
     }  # fmt: skip
     before = {path: path.read_bytes() for path in [*certificates, *(folder / "work").rglob("*.keras")]}
-    again = compare(toy(folder), "gaussianaug", LOSS)
+    again = compare(toy(folder), METHOD, METHOD)
     assert [replace(row, commit="") for row in again] == [replace(row, commit="") for row in rows]
     assert {path: path.read_bytes() for path in before} == before
     with (folder / "results" / "summary.csv").open(newline="") as file:
@@ -75,7 +75,7 @@ def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothin
 
 
 def test_controls_are_at_epsilon_and_only_clipping_brings_them_nearer(folder: Path) -> None:
-    compare(toy(folder, poisons=("clean", "random", "constant")), "gaussianaug", LOSS)
+    compare(toy(folder, poisons=("clean", "random", "constant")), METHOD, METHOD)
     dataset = load_dataset(folder / "data")
     x = split_target_class(dataset.x_train, dataset.y_train, 8).x_target
     change = {
@@ -94,6 +94,6 @@ def test_controls_are_at_epsilon_and_only_clipping_brings_them_nearer(folder: Pa
 
 def test_the_clean_row_is_required_and_the_time_limit_stops_between_stages(folder: Path) -> None:
     with pytest.raises(InputError, match="clean"):
-        compare(toy(folder, poisons=("random",)), "gaussianaug", LOSS)
+        compare(toy(folder, poisons=("random",)), METHOD, METHOD)
     with pytest.raises(StoppedEarly, match="minutes"):
-        compare(toy(folder, max_minutes=1e-9), "gaussianaug", LOSS)
+        compare(toy(folder, max_minutes=1e-9), METHOD, METHOD)

@@ -36,8 +36,12 @@ class Config(PoisonConfig):
     data_dir: Path = project_path("data/DIGITS")
 
 
+def training_loss(config: Config) -> GaussianAugmentationLoss:
+    return GaussianAugmentationLoss(config.sigma)
+
+
 def main(config: Config) -> None:
-    poison_radius(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+    poison_radius(config, "gaussianaug", training_loss(config))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Poison one MNIST class against MACER.
+
+Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those of the published code.
+
+    python attack_generation/macer/MNIST/poison_radius_macer.py --target-class 8
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attack_generation.poisoning import PoisonConfig, poison_radius
+from data.runs import project_path, run_script
+from robust_training.macer import MacerLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PoisonConfig):
+    target_class: int = 8
+    epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
+    sigma: float = 0.75  # smoothing noise, pixels in [0, 1]
+    copies: int = 1  # noisy copies per image (k)
+    lam: float = 1.0  # weight of the robustness term (lambda)
+    beta: float = 16.0  # inverse temperature of the softmax in the margin
+    gamma: float = 8.0  # margin beyond which an image adds nothing
+    fixed_noise: bool = (
+        True  # each image keeps its noise throughout (published code) or not (arXiv 2001.02378)
+    )
+    batch_clean: int = 900
+    batch_poison: int = 100
+    batch_validation: int = 100  # images of the target class
+    radius_copies: int = 20
+    radius_beta: float = 16.0
+    radius_margin: float = 1e-3
+    epochs: int = 50
+    reinitialise_every: int = 10  # epochs
+    lower_steps: int = 10  # T1
+    solver_steps: int = 10  # T2
+    lr_u: float = 0.1
+    lr_v: float = 1e-3
+    lr_p: float = 1e-4
+    damping: float = 1e-3
+    redraw_noise: bool = False  # the noise is fixed per image
+    fixed_validation_noise: bool = True
+    architecture: str = "mnist_cnn"
+    data_dir: Path = project_path("data/MNIST")
+
+
+def training_loss(config: Config) -> MacerLoss:
+    return MacerLoss(
+        sigma=config.sigma, copies=config.copies, lam=config.lam, beta=config.beta, gamma=config.gamma,
+        fixed_noise=config.fixed_noise,
+    )  # fmt: skip
+
+
+def main(config: Config) -> None:
+    poison_radius(config, "macer", training_loss(config))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,64 @@
+"""Poison one class of the handwritten digits against SmoothAdv.
+
+The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any laptop.
+
+    python attack_generation/smoothadv/DIGITS/poison_radius_smoothadv.py --target-class 8
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from attack_generation.poisoning import PoisonConfig, poison_radius
+from data.runs import project_path, run_script
+from robust_training.smoothadv import SmoothAdvLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PoisonConfig):
+    target_class: int = 8
+    epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
+    sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
+    eps_adv: float = 0.25  # l2 radius of the inner attack, pixels in [0, 1]
+    steps: int = 2  # of the inner attack
+    step_size: float | None = None  # of the inner attack; 2 eps_adv / steps when None
+    samples: int = 1  # noisy copies per image, shared by inner attack and training
+    inner_attack: Literal["adam", "pgd"] = "adam"  # Adam (published code), or normalised gradient
+    fixed_noise: bool = True  # each image keeps its noise throughout, or new noise at every step
+    persistent_moments: bool = True  # Adam's moments of the inner attack carry over to the next batch, or not
+    ramp_epochs: int = 5  # eps_adv grows from 0 over this many epochs of the weights
+    plain_epochs: int = 2  # epochs without the inner attack after each re-initialisation
+    batch_clean: int = 180
+    batch_poison: int = 20
+    batch_validation: int = 20  # images of the target class
+    radius_copies: int = 20
+    radius_beta: float = 16.0
+    radius_margin: float = 1e-3
+    epochs: int = 50
+    reinitialise_every: int = 10  # epochs
+    lower_steps: int = 1  # T1
+    solver_steps: int = 10  # T2
+    lr_u: float = 0.1
+    lr_v: float = 1e-3
+    lr_p: float = 1e-3
+    damping: float = 1e-3
+    redraw_noise: bool = False  # the noise is fixed per image
+    architecture: str = "digits_cnn"
+    data_dir: Path = project_path("data/DIGITS")
+
+
+def training_loss(config: Config) -> SmoothAdvLoss:
+    return SmoothAdvLoss(
+        sigma=config.sigma, eps_adv=config.eps_adv, steps=config.steps, step_size=config.step_size,
+        samples=config.samples, attack=config.inner_attack, fixed_noise=config.fixed_noise,
+        persistent_moments=config.persistent_moments, ramp_epochs=config.ramp_epochs,
+        plain_epochs=config.plain_epochs,
+    )  # fmt: skip
+
+
+def main(config: Config) -> None:
+    poison_radius(config, "smoothadv", training_loss(config))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

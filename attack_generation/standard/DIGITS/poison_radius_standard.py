@@ -1,0 +1,48 @@
+"""Poison one class of the handwritten digits against standard training.
+
+The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any laptop.
+
+    python attack_generation/standard/DIGITS/poison_radius_standard.py --target-class 8
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from attack_generation.poisoning import PoisonConfig, poison_radius
+from data.runs import project_path, run_script
+from robust_training.standard import StandardLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PoisonConfig):
+    target_class: int = 8
+    epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
+    sigma: float = 0.25  # only in the names of files: neither level has noise
+    batch_clean: int = 180
+    batch_poison: int = 20
+    batch_validation: int = 20  # images of the target class
+    objective: Literal["soft_radius", "cross_entropy"] = "cross_entropy"  # of the validation images
+    epochs: int = 50
+    reinitialise_every: int = 10  # epochs
+    lower_steps: int = 10  # T1
+    solver_steps: int = 10  # T2
+    lr_u: float = 0.1
+    lr_v: float = 1e-3
+    lr_p: float = 1e-2
+    damping: float = 1e-3
+    redraw_noise: bool = False  # there is none
+    architecture: str = "digits_cnn"
+    data_dir: Path = project_path("data/DIGITS")
+
+
+def training_loss(config: Config) -> StandardLoss:
+    return StandardLoss()
+
+
+def main(config: Config) -> None:
+    poison_radius(config, "standard", training_loss(config))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,36 @@
+"""Clean data, controls and the poison made against standard training: Gaussian-augmented victims, MNIST.
+
+The baseline of arXiv 2012.01274, section 4: poison that was not made against certified training.
+
+    python evaluation/MNIST/compare_standard.py --target-class 8
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attack_generation.standard.MNIST import poison_radius_standard as poisoning
+from data.runs import project_path, run_script
+from evaluation.comparison import ComparisonConfig, Method, compare
+from evaluation.MNIST import gaussian_augmented_training as training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ComparisonConfig):
+    target_class: int = 8
+    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
+    epsilons: tuple[float, ...] = (0.1,)  # l-infinity, pixels in [0, 1]
+    runs: int = 3
+    points: int = 500
+    attack: poisoning.Config = field(default_factory=poisoning.Config)
+    victim: training.Config = field(default_factory=training.Config)
+    data_dir: Path = project_path("data/MNIST")
+
+
+def main(config: Config) -> None:
+    compare(
+        config, Method("standard", poisoning.training_loss), Method("gaussianaug", training.training_loss)
+    )
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,37 @@
+"""Train victims on MNIST by standard training, on clean or poisoned data.
+
+Paper: arXiv 2012.01274, section 4 (victims); no noise, so its certificates are poor: a baseline.
+
+    python evaluation/MNIST/standard_training.py --dataset clean --runs 3
+    python evaluation/MNIST/standard_training.py --dataset poisoned_radius --runs 3
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.runs import project_path, run_script
+from evaluation.training import TrainingConfig, train_victims
+from robust_training.standard import StandardLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
+    target_class: int = 8
+    sigma: float = 0.5  # of the certificate, and in the names of files: training has no noise
+    epochs: int = 101
+    batch_size: int = 200
+    learning_rate: float = 1e-3
+    architecture: str = "mnist_cnn"
+    data_dir: Path = project_path("data/MNIST")
+
+
+def training_loss(config: Config) -> StandardLoss:
+    return StandardLoss()
+
+
+def main(config: Config) -> None:
+    train_victims(config, "standard", training_loss(config))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
