@@ -39,7 +39,7 @@ def normal_of_images(shape: tuple[int, ...], images: Any, seed: Any) -> Any:
 
     images: int32 (B,), the images' numbers, not negative. seed: int32 (2,). All may be traced. An image's noise
     depends on nothing but its number, the seed and the place in ``shape``: neither on the batch around it nor on
-    the backend (to the rounding of log and cos), so the noise of a whole data set need not be kept.
+    the backend (up to the rounding of log and cos), so the noise of a whole data set need not be kept.
 
     A counter-based generator: two rounds of a 32-bit hash of place, number and seed, then Box and Muller's
     transform. Values go no further than 5.9.

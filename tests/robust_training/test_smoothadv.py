@@ -1,0 +1,154 @@
+"""SmoothAdv's inner attack: where it stays, how far it goes, what it raises."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from bilevel_optimizer.autodiff import jit
+from data.files import InputError
+from data.noise import normal_of_images, seed_pair
+from robust_training.loss import Randomness
+from robust_training.smoothadv import SmoothAdvLoss, into_ball
+
+COUNT, SHAPE, SIGMA, EPS = 12, (6, 6, 1), 0.25, 0.4
+_RANDOM = np.random.default_rng(2)
+X = _RANDOM.uniform(size=(COUNT, *SHAPE)).astype("float32")
+X[:4] = np.round(X[:4])  # black and white images: half of every direction leads out of [0, 1]
+Y = np.eye(3, dtype="float32")[_RANDOM.integers(0, 3, COUNT)]
+WEIGHTS = _RANDOM.normal(size=(36, 8)).astype("float32")
+LAST = _RANDOM.normal(size=(8, 3)).astype("float32")
+DRAWS = Randomness(seed_pair(1), seed_pair(2), np.arange(COUNT, dtype=np.int32))
+LATE = np.float32(50)  # after every ramp
+ATTACKS = [{"attack": "adam"}, {"attack": "pgd", "samples": 3}]
+
+
+def logits(x: Any) -> Any:
+    return ops.matmul(ops.tanh(ops.matmul(ops.reshape(x, (-1, 36)), WEIGHTS)), LAST)
+
+
+def loss_with(**settings: Any) -> SmoothAdvLoss:
+    return SmoothAdvLoss(**{"sigma": SIGMA, "eps_adv": EPS, "ramp_epochs": 0, **settings})
+
+
+def attacked(loss: SmoothAdvLoss, epoch: Any = LATE, draws: Randomness = DRAWS) -> np.ndarray:
+    memory = loss.initial_memory(X.shape)
+    return ops.convert_to_numpy(loss.perturbed(logits, X, Y, draws, epoch, memory)[0])
+
+
+def norms(delta: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(delta.reshape(COUNT, -1), axis=1)
+
+
+def smoothed_losses(x: np.ndarray, copies: int = 400) -> np.ndarray:
+    """-log of the smoothed probability of the label of every image, with noise that no attack saw."""
+    noise = ops.convert_to_numpy(normal_of_images((copies, *SHAPE), np.arange(COUNT), seed_pair(77)))
+    noisy = (x[:, None] + SIGMA * noise).reshape(-1, *SHAPE)
+    z = ops.convert_to_numpy(ops.softmax(logits(noisy))).reshape(COUNT, copies, 3).mean(axis=1)
+    return -np.log(np.sum(z * Y, axis=1))
+
+
+@pytest.mark.parametrize("settings", ATTACKS)
+def test_the_perturbation_reaches_the_ball_and_stays_in_it_and_in_the_pixel_range(settings: Any) -> None:
+    for steps in (1, 2, 10):
+        x = attacked(loss_with(steps=steps, **settings))
+        assert x.min() >= 0 and x.max() <= 1
+        assert norms(x - X).max() <= EPS * (1 + 1e-5)
+        np.testing.assert_allclose(norms(x - X)[4:], EPS, rtol=0.02)  # inside [0, 1] there is room
+
+
+@pytest.mark.parametrize("settings", ATTACKS)
+def test_it_raises_the_smoothed_loss_more_than_random_directions_of_the_same_norm(settings: Any) -> None:
+    x = attacked(loss_with(steps=4, **settings))
+    gained = smoothed_losses(x) - smoothed_losses(X)
+    by_chance = []
+    for _ in range(20):
+        direction = _RANDOM.normal(size=X.shape).astype("float32")
+        delta = direction * (norms(x - X) / norms(direction))[:, None, None, None]
+        by_chance.append(smoothed_losses(np.clip(X + delta, 0, 1)) - smoothed_losses(X))
+    assert gained.mean() > np.max(np.mean(by_chance, axis=1)) + 0.05
+    assert np.mean(gained > np.mean(by_chance, axis=0)) > 0.8
+
+
+def test_into_ball_keeps_what_is_inside() -> None:
+    small = 0.01 * np.ones_like(X[4:])
+    inside = np.clip(X[4:], 0.1, 0.9)
+    np.testing.assert_allclose(ops.convert_to_numpy(into_ball(small, inside, 1.0)), small, atol=1e-6)
+    nothing = ops.convert_to_numpy(into_ball(np.zeros_like(X), X, 0.0))
+    assert np.all(nothing == 0)
+
+
+def test_the_radius_ramps_up_after_the_plain_epochs() -> None:
+    loss = loss_with(ramp_epochs=5, plain_epochs=2)
+    found = [float(loss.radius(np.float32(epoch))) for epoch in range(8)]
+    np.testing.assert_allclose(found, EPS * np.array([0, 0, 0.4, 0.6, 0.8, 1, 1, 1]), rtol=1e-6)
+    assert float(loss_with().radius(np.float32(0))) == pytest.approx(EPS)
+    np.testing.assert_array_equal(attacked(loss, np.float32(1)), X)
+    assert norms(attacked(loss, np.float32(2)) - X).max() == pytest.approx(0.4 * EPS, rel=1e-3)
+
+
+def test_moments_persist_only_where_asked() -> None:
+    for persistent in (True, False):
+        loss = loss_with(persistent_moments=persistent)
+        step = jit(lambda memory, loss=loss: loss.perturbed(logits, X, Y, DRAWS, LATE, memory))
+        first, memory = step(loss.initial_memory(X.shape))
+        second, memory = step(memory)
+        assert np.allclose(first, second, atol=1e-6) != persistent
+        if persistent:
+            assert int(memory.steps) == 4
+            # Epochs without the attack leave the moments alone.
+            _, kept = loss_with(plain_epochs=99).perturbed(logits, X, Y, DRAWS, LATE, memory)
+            np.testing.assert_array_equal(kept.first, memory.first)
+
+
+def test_attack_and_training_share_the_noise_and_it_is_fixed_where_asked() -> None:
+    seen: list[np.ndarray] = []
+
+    def remember(x: Any) -> Any:
+        seen.append(ops.convert_to_numpy(x))
+        return logits(x)
+
+    for fixed in (True, False):
+        loss, values = loss_with(samples=2, attack="pgd", fixed_noise=fixed), []
+        for draws in (DRAWS, DRAWS._replace(seed=seed_pair(8))):
+            seen.clear()
+            values.append(float(loss(remember, X, Y, draws, LATE)))
+            noise = normal_of_images((2, *SHAPE), DRAWS.images, DRAWS.fixed_seed)
+            copies = X[:, None] + SIGMA * ops.convert_to_numpy(noise)
+            assert np.allclose(seen[-1], copies.reshape(-1, *SHAPE), atol=1e-6) == fixed
+        assert (values[0] == values[1]) == fixed
+    # With two draws of the noise, what the attack gained is most at the noise it was made with.
+    loss = loss_with(samples=2, attack="pgd", fixed_noise=False, steps=8, step_size=0.2)
+    x = attacked(loss)
+    own = float(loss(logits, x, Y, DRAWS, LATE)) - float(loss(logits, X, Y, DRAWS, LATE))
+    others = []
+    for k in range(10):
+        draws = DRAWS._replace(seed=seed_pair(50, k))
+        others.append(float(loss(logits, x, Y, draws, LATE)) - float(loss(logits, X, Y, draws, LATE)))
+    assert own > np.mean(others)
+
+
+def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
+    loss = loss_with(samples=3)
+    noise = ops.convert_to_numpy(normal_of_images((3, *SHAPE), DRAWS.images, DRAWS.fixed_seed))
+    noisy = (X[:, None] + SIGMA * noise).reshape(-1, *SHAPE)
+    expected = keras.losses.CategoricalCrossentropy(from_logits=True)(np.repeat(Y, 3, axis=0), logits(noisy))
+    assert float(loss(logits, X, Y, DRAWS, LATE)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigma": 0.0}, "sigma of SmoothAdv must be positive, got 0.0"),
+        ({"eps_adv": -1.0}, "eps_adv of SmoothAdv must be positive, got -1.0"),
+        ({"steps": 0}, "steps of SmoothAdv must be positive, got 0"),
+        ({"step_size": 0.0}, "step_size of SmoothAdv must be positive, got 0.0"),
+        ({"ramp_epochs": -1}, "ramp_epochs of SmoothAdv must not be negative, got -1"),
+        ({"attack": "fgsm"}, "attack of SmoothAdv must be 'adam' or 'pgd', got 'fgsm'"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        loss_with(**changes)

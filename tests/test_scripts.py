@@ -1,0 +1,151 @@
+"""Every attack and victim script at toy size: it runs, stops, continues to the same result, and is certified."""
+
+import dataclasses
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import data
+from data.datasets import load_dataset, load_poison, split_target_class
+from data.preparation import SourceConfig, write_dataset
+from data.runs import StoppedEarly
+from models.saving import load_model
+
+ROOT = Path(data.__file__).parents[1]
+ATTACKS = {
+    "gaussianaug": "gaussian_data_augmentation",
+    "macer": "macer",
+    "smoothadv": "smoothadv",
+    "standard": "standard",
+}
+VICTIMS = {
+    "gaussianaug": "gaussian_augmented_training",
+    "macer": "macer_training",
+    "smoothadv": "smoothadv_training",
+    "standard": "standard_training",
+}
+# Weights that get the target class right within a few steps, for else the soft radius and its gradient are 0.
+# Two outer steps and four training steps an epoch, two epochs; the inner attack of SmoothAdv from the start.
+ATTACK_TOY = {
+    "epochs": 2, "reinitialise_every": 1, "batch_poison": 4, "batch_validation": 4, "lower_steps": 30,
+    "solver_steps": 2, "epsilon": 0.1, "sigma": 0.1, "lr_v": 0.01, "seed": 3,
+}  # fmt: skip
+VICTIM_TOY = {"epochs": 2, "sigma": 0.1, "seed": 3}
+OF_METHOD = {"smoothadv": {"ramp_epochs": 0}, "macer": {"copies": 2}}
+
+
+@pytest.fixture(scope="session")
+def toy_dirs(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Digits, and a few images of a pattern per class in the shapes of MNIST and CIFAR10."""
+    folder = tmp_path_factory.mktemp("toy")
+    random = np.random.default_rng(0)
+    for name, shape in (("MNIST", (28, 28, 1)), ("CIFAR10", (32, 32, 3))):
+        patterns = random.uniform(0, 255, size=(10, *shape))
+
+        def split(count: int, patterns: np.ndarray = patterns) -> tuple[np.ndarray, np.ndarray]:
+            labels = np.arange(count) % 10
+            noise = random.normal(scale=20, size=(count, *patterns.shape[1:]))
+            return np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels
+
+        splits = {"train": split(80), "val": split(40), "test": split(40)}
+        write_dataset(folder / name, name, name, splits, {"file": "made by a test"}, 0, SourceConfig())
+    return {"DIGITS": tiny_data_dir, "MNIST": folder / "MNIST", "CIFAR10": folder / "CIFAR10"}
+
+
+def load_script(path: Path) -> dict[str, Any]:
+    assert path.is_file()
+    return runpy.run_path(str(path))
+
+
+def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tuple[Any, Any]:
+    """Main function and toy settings of an attack script."""
+    script = load_script(
+        ROOT / "attack_generation" / ATTACKS[method] / dataset / f"poison_radius_{method}.py"
+    )
+    toy = {**ATTACK_TOY, **OF_METHOD.get(method, {}), "batch_clean": 450 if dataset == "DIGITS" else 36}
+    if method == "smoothadv":
+        toy["plain_epochs"] = 0
+    if method != "standard":
+        toy["radius_copies"] = 2
+    if dataset != "DIGITS":  # not so sure of the class either, for then the softmax has gradient 0
+        toy |= {"reinitialise_every": 2, "lower_steps": 10, "lr_v": 0.001}
+    if dataset == "CIFAR10":
+        toy["architecture"] = "resnet8v1"
+    return script["main"], script["Config"](
+        **toy, data_dir=data_dir, out_dir=folder / "poison", run_dir=folder / "run"
+    )
+
+
+def victim_config(
+    dataset: str, method: str, data_dir: Path, folder: Path, poison: Path | None = None
+) -> tuple[Any, Any]:
+    """Main function and toy settings of a victim script."""
+    script = load_script(ROOT / "evaluation" / dataset / f"{VICTIMS[method]}.py")
+    toy = {**VICTIM_TOY, **OF_METHOD.get(method, {}), "batch_size": 256 if dataset == "DIGITS" else 20}
+    if dataset == "CIFAR10":
+        toy["architecture"] = "resnet8v1"
+    kind = "clean" if poison is None else "poisoned_radius"
+    return script["main"], script["Config"](
+        **toy,
+        dataset=kind,
+        poison=poison,
+        data_dir=data_dir,
+        model_dir=folder / "models",
+        run_dir=folder / "runs",
+    )
+
+
+def poison_file(config: Any, method: str) -> Path:
+    return config.out_dir / f"X_poisoned_radius_{method}_{config.sigma}_8.npy"
+
+
+@pytest.mark.parametrize("method", ATTACKS)
+@pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", pytest.param("CIFAR10", marks=pytest.mark.slow)])
+def test_poison_then_victim(dataset: str, method: str, toy_dirs: dict[str, Path], tmp_path: Path) -> None:
+    main, config = attack_config(dataset, method, toy_dirs[dataset], tmp_path)
+    assert config.target_class == 8
+    main(config)
+    path = poison_file(config, method)
+    arrays = load_dataset(config.data_dir)
+    poison = load_poison(path, arrays, 8)
+    clean = split_target_class(arrays.x_train, arrays.y_train, 8).x_target
+    assert 0.01 < np.abs(poison - clean).max() <= 0.1 + 1e-6
+    train, settings = victim_config(dataset, method, config.data_dir, tmp_path, path)
+    train(settings)
+    victim = (
+        tmp_path
+        / "models"
+        / f"{method}_{settings.sigma}_poisoned_radius_{method}_{config.sigma}_8_seed3.keras"
+    )
+    weights = load_model(victim).get_weights()
+    assert all(np.all(np.isfinite(w)) for w in weights)
+
+
+@pytest.mark.parametrize(
+    "method", ["macer", "smoothadv", "standard"]
+)  # gaussianaug: test_poisoning, test_training
+def test_stopped_runs_continue_bit_for_bit(method: str, toy_dirs: dict[str, Path], tmp_path: Path) -> None:
+    """The inner attack's moments and the fixed noise are the same after a restart."""
+    for make in (attack_config, victim_config):
+        whole_main, whole = make("DIGITS", method, toy_dirs["DIGITS"], tmp_path / f"{make.__name__}_whole")
+        whole_main(whole)
+        main, parts = make("DIGITS", method, toy_dirs["DIGITS"], tmp_path / f"{make.__name__}_parts")
+        for _ in range(3):
+            with pytest.raises(StoppedEarly):
+                main(dataclasses.replace(parts, max_minutes=1e-9))
+        main(parts)
+        if make is attack_config:
+            np.testing.assert_array_equal(
+                np.load(poison_file(parts, method)), np.load(poison_file(whole, method))
+            )
+        else:
+            name = f"{method}_{whole.sigma}_clean_seed3.keras"
+            for a, b in zip(
+                load_model(parts.model_dir / name).get_weights(),
+                load_model(whole.model_dir / name).get_weights(),
+                strict=True,
+            ):
+                np.testing.assert_array_equal(a, b)
