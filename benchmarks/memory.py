@@ -1,0 +1,123 @@
+"""Peak memory of every training method beside Gaussian data augmentation, in victim training and in the attack.
+
+    python benchmarks/memory.py
+
+MACER and SmoothAdv keep the noise of each image fixed. Stored for the whole data set it would be ``copies`` times
+the data; it is recomputed from the image's number instead (data.noise.normal_of_images), so what is left is the
+larger batch. Each measurement is a process of its own: the constants of the MNIST scripts, random images of
+MNIST's shape and number, a few steps, and the largest resident set that the kernel saw. On a GPU this is the
+memory of the host, not of the device.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
+from attack_generation.macer.MNIST import poison_radius_macer
+from attack_generation.poisoning import Attack
+from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
+from benchmarks.speed import TOY, Sizes, machine, outer_step_work, random_dataset, training_work
+from data.files import InputError, write_json
+from data.runs import provenance, run_script, shown_path
+from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
+from evaluation.training import Training
+
+BAR = 1.5  # times the memory of Gaussian data augmentation
+METHODS: dict[str, tuple[Any, Any]] = {
+    "gaussianaug": (gaussian_augmented_training, poison_radius_gaussianaug),
+    "macer": (macer_training, poison_radius_macer),
+    "smoothadv": (smoothadv_training, poison_radius_smoothadv),
+}
+STAGES = ("victim training", "attack")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the measurement."""
+
+    steps: int = 3
+    """Steps of each stage; the first one reaches the peak, as the inner attack starts with it here."""
+    quick: bool = False
+    """Toy sizes: shows that everything runs, its numbers mean nothing."""
+    out: Path | None = None
+    """JSON file for the rows, with commit, versions and machine."""
+    only: str | None = None
+    """Measure one stage of one method ('macer/attack') in this process, and print its peak in MiB."""
+
+
+def main(config: Config) -> list[dict[str, Any]]:
+    """Measure every stage of every method and print the table; returns its rows.
+
+    Raises InputError for settings that cannot work.
+    """
+    if config.steps < 1:
+        raise InputError(f"steps must be at least 1, got {config.steps}")
+    if config.only is not None:
+        method, _, stage = config.only.partition("/")
+        if method not in METHODS or stage not in STAGES:
+            raise InputError(f"only must be METHOD/STAGE, as in 'macer/attack', got {config.only!r}")
+        print(json.dumps({"peak_mib": peak_mib(method, stage, config)}))
+        return []
+    about = machine()
+    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    rows = []
+    for stage in STAGES:
+        base = None
+        for method in METHODS:
+            peak = _in_another_process(method, stage, config)
+            base = base or peak
+            ratio = peak / base
+            rows.append(
+                {"stage": stage, "method": method, "peak_mib": peak, "ratio": ratio, "met": ratio <= BAR}
+            )
+            verdict = "" if method == "gaussianaug" else f", bar {BAR}: {'met' if ratio <= BAR else 'MISSED'}"
+            print(f"{stage:15s}  {method:11s}  {peak:7.0f} MiB  {ratio:5.2f} times gaussianaug{verdict}")
+    if config.quick:
+        print("toy sizes: these numbers mean nothing")
+    if config.out is not None:
+        write_json(config.out, {"about": about, "rows": rows, **provenance(config)})
+        print(f"written to {shown_path(config.out)}")
+    return rows
+
+
+def _in_another_process(method: str, stage: str, config: Config) -> float:
+    command = [sys.executable, __file__, f"--only={method}/{stage}", f"--steps={config.steps}"]
+    command += ["--quick"] if config.quick else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])["peak_mib"]
+
+
+def peak_mib(method: str, stage: str, config: Config) -> float:
+    """Peak resident memory of this process after a few steps, MiB."""
+    sizes = TOY if config.quick else Sizes()
+    dataset = random_dataset(sizes)
+    small = {"architecture": sizes.architecture}
+    # The inner attack of SmoothAdv runs from the start, not after its first epochs.
+    early: dict[str, Any] = {"ramp_epochs": 0} if method == "smoothadv" else {}
+    training, poisoning = METHODS[method]
+    if stage == "victim training":
+        settings = training.Config(**small, **early)
+        training_work(Training(settings, dataset, training.training_loss(settings), seed=0), config.steps)()
+    else:
+        batch = {
+            "batch_clean": sizes.batch_clean, "batch_poison": sizes.batch_poison,
+            "batch_validation": sizes.batch_validation, "radius_copies": sizes.radius_copies,
+        }  # fmt: skip
+        early |= {"plain_epochs": 0} if method == "smoothadv" else {}
+        settings = poisoning.Config(**small, **batch, **early)
+        work = outer_step_work(Attack(settings, dataset, poisoning.training_loss(settings)))
+        for _ in range(config.steps):
+            float(work())
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

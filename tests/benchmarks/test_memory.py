@@ -1,0 +1,35 @@
+"""The memory benchmark runs at toy size and measures each stage in a process of its own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import memory
+from data.files import InputError
+
+
+def test_every_stage_of_every_method_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = memory.main(memory.Config(quick=True, steps=1, out=tmp_path / "memory.json"))
+    assert [(row["stage"], row["method"]) for row in rows] == [
+        (stage, method) for stage in memory.STAGES for method in memory.METHODS
+    ]
+    for row in rows:
+        assert 50 < row["peak_mib"] < 5000 and 0.5 < row["ratio"] < 2
+    assert rows[0]["ratio"] == rows[3]["ratio"] == 1
+    assert "toy sizes: these numbers mean nothing" in capsys.readouterr().out
+    record = json.loads((tmp_path / "memory.json").read_text())
+    assert record["rows"] == rows and record["commit"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (memory.Config(steps=0), "steps must be at least 1, got 0"),
+        (memory.Config(only="macer"), "only must be METHOD/STAGE"),
+        (memory.Config(only="pgd/attack"), "only must be METHOD/STAGE"),
+    ],
+)
+def test_bad_settings_are_one_line(config: memory.Config, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        memory.main(config)
