@@ -6,9 +6,14 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-jax test-slow lint format benchmark clean
 
+# make demo METHOD=gaussianaug is the short one.
+METHOD ?= gaussianaug macer smoothadv
+
 demo: $(INSTALLED)
 	$(RUN) data/prepare_digits.py
-	$(RUN) evaluation/DIGITS/compare_gaussianaug.py --results-dir runs/demo
+	for method in $(METHOD); do \
+		$(RUN) evaluation/DIGITS/compare_$$method.py --results-dir runs/demo || exit; \
+	done
 
 test: $(INSTALLED)
 	$(RUN) -m pytest
@@ -32,6 +37,7 @@ format: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(RUN) benchmarks/speed.py
+	$(RUN) benchmarks/memory.py
 
 $(INSTALLED): requirements.txt pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -16,22 +16,13 @@ from randomized_smoothing_certification.certification_run import CertificationCo
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CertificationConfig):
-    """Settings of the certification."""
-
     target_class: int | Literal["all"] = 8
-    """Class whose test points are certified, or 'all'."""
-    sigma: float = 0.5
-    """Noise standard deviation in pixel units of [0, 1]; the paper has 0.25, 0.5 and 0.75."""
+    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]; the paper has 0.25, 0.5 and 0.75
     points: int = 500
-    """Test points per class, drawn at random."""
     n0: int = 100
-    """Noisy votes that select the class."""
     n: int = 100_000
-    """Fresh noisy votes that bound the class's probability."""
     alpha: float = 0.001
-    """Probability that a certificate is wrong, per point."""
     data_dir: Path = project_path("data/MNIST")
-    """Folder of the prepared arrays."""
 
 
 if __name__ == "__main__":
