@@ -1,8 +1,10 @@
 """A Keras model as a pure function of its parameters."""
 
+from functools import partial
 from typing import Any
 
 import keras
+from keras import ops
 
 from data.files import InputError
 
@@ -20,6 +22,10 @@ class StatelessModel:
             raise InputError(f"batch_norm must be 'fixed_affine' or 'proper', got {batch_norm!r}")
         self.model = model
         self.batch_norm = batch_norm
+        if batch_norm == "proper":
+            for layer in model.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer._moments = partial(_batch_moments, layer.axis)
 
     def initial(self) -> tuple[list[Any], list[Any]]:
         """The model's present variables as (trainable, state), NumPy arrays."""
@@ -42,3 +48,14 @@ class StatelessModel:
         """Logits (B, K) of images x (B, H, W, C), and the state after the call."""
         statistics = training and self.batch_norm == "proper"
         return self.model.stateless_call(trainable, state, x, training=statistics)
+
+
+def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:
+    """Mean and variance over every axis but one, to be differentiated twice.
+
+    TensorFlow's moments, which Keras's BatchNorm calls, hold the mean constant inside the variance: right for a
+    gradient, wrong for a Hessian-vector product.
+    """
+    axes = [i for i in range(len(x.shape)) if i != axis % len(x.shape)]
+    mean = ops.mean(x, axis=axes, keepdims=True)
+    return ops.mean(x, axis=axes), ops.mean(ops.square(x - mean), axis=axes)
