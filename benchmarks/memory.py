@@ -26,12 +26,16 @@ from data.files import InputError, write_json
 from data.runs import provenance, run_script, shown_path
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from evaluation.training import Training
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.loss import TrainingLoss
+from robust_training.macer import MacerLoss
+from robust_training.smoothadv import SmoothAdvLoss
 
 BAR = 1.5  # times the memory of Gaussian data augmentation
-METHODS: dict[str, tuple[Any, Any]] = {
-    "gaussianaug": (gaussian_augmented_training, poison_radius_gaussianaug),
-    "macer": (macer_training, poison_radius_macer),
-    "smoothadv": (smoothadv_training, poison_radius_smoothadv),
+METHODS: dict[str, tuple[Any, Any, type[TrainingLoss]]] = {
+    "gaussianaug": (gaussian_augmented_training, poison_radius_gaussianaug, GaussianAugmentationLoss),
+    "macer": (macer_training, poison_radius_macer, MacerLoss),
+    "smoothadv": (smoothadv_training, poison_radius_smoothadv, SmoothAdvLoss),
 }
 STAGES = ("victim training", "attack")
 
@@ -101,10 +105,10 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
     small = {"architecture": sizes.architecture}
     # The inner attack of SmoothAdv runs from the start, not after its first epochs.
     early: dict[str, Any] = {"ramp_epochs": 0} if method == "smoothadv" else {}
-    training, poisoning = METHODS[method]
+    training, poisoning, loss = METHODS[method]
     if stage == "victim training":
         settings = training.Config(**small, **early)
-        training_work(Training(settings, dataset, training.training_loss(settings), seed=0), config.steps)()
+        training_work(Training(settings, dataset, loss.of(settings), seed=0), config.steps)()
     else:
         batch = {
             "batch_clean": sizes.batch_clean, "batch_poison": sizes.batch_poison,
@@ -112,7 +116,7 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
         }  # fmt: skip
         early |= {"plain_epochs": 0} if method == "smoothadv" else {}
         settings = poisoning.Config(**small, **batch, **early)
-        work = outer_step_work(Attack(settings, dataset, poisoning.training_loss(settings)))
+        work = outer_step_work(Attack(settings, dataset, loss.of(settings)))
         for _ in range(config.steps):
             float(work())
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux

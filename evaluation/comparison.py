@@ -6,7 +6,6 @@ Protocol: arXiv 2012.01274, section 4; the controls carry the same epsilon as th
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -73,7 +72,7 @@ class Method(NamedTuple):
     """A training method in an attack's lower level or in victim training."""
 
     name: str  # in file names and tables: gaussianaug, macer, ...
-    loss: Callable[[Any], TrainingLoss]  # of the settings of the attack or of the training
+    loss: type[TrainingLoss]  # its settings are those of the attack or of the training
 
 
 def compare(config: ComparisonConfig, attacked: Method, trained: Method) -> list[SummaryRow]:
@@ -162,7 +161,7 @@ def _poison(
         run_dir=work_dir / f"attack_{attacked.name}_epsilon_{epsilon:g}",
         max_minutes=deadline.left(),
     )
-    return poison_radius(attack, attacked.name, attacked.loss(attack))
+    return poison_radius(attack, attacked.name, attacked.loss.of(attack))
 
 
 def _victims(
@@ -184,7 +183,7 @@ def _victims(
         run_dir=folder / "training",
         max_minutes=deadline.left(),
     )
-    models = train_victims(training, trained.name, trained.loss(training))
+    models = train_victims(training, trained.name, trained.loss.of(training))
     summaries = []
     for model in models:
         out = folder / f"{model.stem}_{config.points}_points_n_{config.n}.tsv"

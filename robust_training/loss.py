@@ -1,8 +1,9 @@
 """What every training loss looks like: one signature for the attack's lower level and for the victim."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from keras import ops
@@ -11,6 +12,7 @@ from data.noise import normal, normal_of_images
 
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)
 Memory = Any  # a nested structure of tensors
+Loss = TypeVar("Loss", bound="TrainingLoss")
 
 
 class Randomness(NamedTuple):
@@ -27,6 +29,12 @@ class TrainingLoss(ABC):
     A step of training, and an outer step of the attack, first calls ``perturbed`` and then, once or more often,
     the loss itself at the images it returned.
     """
+
+    @classmethod
+    def of(cls: type[Loss], config: Any) -> Loss:
+        """The loss whose settings are the attributes of the same names of ``config``; defaults for the others."""
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: getattr(config, name) for name in names if hasattr(config, name)})
 
     def initial_memory(self, batch_shape: tuple[int, int, int, int]) -> Memory:
         """What ``perturbed`` carries from batch to batch when the weights are fresh. Nothing, by default."""

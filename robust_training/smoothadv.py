@@ -27,8 +27,8 @@ class SmoothAdvLoss(TrainingLoss):
     (eq. 6) within an l2 ball around each image and within [0, 1]; attack and training share the noise.
 
     sigma: standard deviation of the noise, eps_adv: l2 radius of the ball, both for pixels in [0, 1].
-    steps: ascent steps on the perturbation. step_size: their size, 2 * eps_adv / steps when None.
-    samples: noisy copies per image (m). attack: 'adam' ascends with Adam, as the published code of
+    attack_steps: ascent steps on the perturbation. step_size: their size, 2 * eps_adv / attack_steps when None.
+    samples: noisy copies per image (m). inner_attack: 'adam' ascends with Adam, as the published code of
     arXiv 2012.01274 does with one copy; 'pgd' adds step_size times the normalised gradient, as in
     arXiv 1906.04584 with several copies. fixed_noise: each image keeps its noise throughout the run, instead of
     new noise at every step. persistent_moments: Adam's moments carry over from batch to batch (published code)
@@ -38,17 +38,17 @@ class SmoothAdvLoss(TrainingLoss):
 
     sigma: float
     eps_adv: float = 1.0
-    steps: int = 2
+    attack_steps: int = 2
     step_size: float | None = None
     samples: int = 1
-    attack: Literal["adam", "pgd"] = "adam"
+    inner_attack: Literal["adam", "pgd"] = "adam"
     fixed_noise: bool = True
     persistent_moments: bool = True
     ramp_epochs: int = 10
     plain_epochs: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("sigma", "eps_adv", "steps", "samples"):
+        for name in ("sigma", "eps_adv", "attack_steps", "samples"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} of SmoothAdv must be positive, got {getattr(self, name)}")
         for name in ("ramp_epochs", "plain_epochs"):
@@ -56,12 +56,12 @@ class SmoothAdvLoss(TrainingLoss):
                 raise InputError(f"{name} of SmoothAdv must not be negative, got {getattr(self, name)}")
         if self.step_size is not None and not self.step_size > 0:
             raise InputError(f"step_size of SmoothAdv must be positive, got {self.step_size}")
-        if self.attack not in ("adam", "pgd"):
-            raise InputError(f"attack of SmoothAdv must be 'adam' or 'pgd', got {self.attack!r}")
+        if self.inner_attack not in ("adam", "pgd"):
+            raise InputError(f"inner_attack of SmoothAdv must be 'adam' or 'pgd', got {self.inner_attack!r}")
 
     def initial_memory(self, batch_shape: tuple[int, int, int, int]) -> Memory:
         """Adam's moments, shaped as a batch of perturbations."""
-        if self.attack == "adam" and self.persistent_moments:
+        if self.inner_attack == "adam" and self.persistent_moments:
             return adam_init(ops.zeros(batch_shape))
         return ()
 
@@ -75,7 +75,7 @@ class SmoothAdvLoss(TrainingLoss):
     ) -> tuple[Any, Memory]:
         radius = self.radius(epoch)
         noise = self.sigma * noise_of_copies(x, self.samples, randomness, self.fixed_noise)
-        step_size = 2 * self.eps_adv / self.steps if self.step_size is None else self.step_size
+        step_size = 2 * self.eps_adv / self.attack_steps if self.step_size is None else self.step_size
         ascent = grad(lambda delta: self._smoothed_loss(logits, x + delta, y, noise))
 
         def adam_ascent(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -88,10 +88,10 @@ class SmoothAdvLoss(TrainingLoss):
 
         def attacked() -> tuple[Any, Memory]:
             start = ops.zeros_like(x)
-            if self.attack == "pgd":
-                return ops.fori_loop(0, self.steps, normalised_ascent, start), memory
+            if self.inner_attack == "pgd":
+                return ops.fori_loop(0, self.attack_steps, normalised_ascent, start), memory
             moments = memory if self.persistent_moments else adam_init(start)
-            delta, moments = ops.fori_loop(0, self.steps, adam_ascent, (start, moments))
+            delta, moments = ops.fori_loop(0, self.attack_steps, adam_ascent, (start, moments))
             return delta, moments if self.persistent_moments else memory
 
         delta, memory = ops.cond(radius > 0, attacked, lambda: (ops.zeros_like(x), memory))

@@ -13,8 +13,19 @@ from data.datasets import load_dataset, load_poison, split_target_class
 from data.preparation import SourceConfig, write_dataset
 from data.runs import StoppedEarly
 from models.saving import load_model
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.loss import TrainingLoss
+from robust_training.macer import MacerLoss
+from robust_training.smoothadv import SmoothAdvLoss
+from robust_training.standard import StandardLoss
 
 ROOT = Path(data.__file__).parents[1]
+LOSSES: dict[str, type[TrainingLoss]] = {
+    "gaussianaug": GaussianAugmentationLoss,
+    "macer": MacerLoss,
+    "smoothadv": SmoothAdvLoss,
+    "standard": StandardLoss,
+}
 ATTACKS = {
     "gaussianaug": "gaussian_data_augmentation",
     "macer": "macer",
@@ -100,6 +111,20 @@ def victim_config(
 
 def poison_file(config: Any, method: str) -> Path:
     return config.out_dir / f"X_poisoned_radius_{method}_{config.sigma}_8.npy"
+
+
+@pytest.mark.parametrize("method", ATTACKS)
+@pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", "CIFAR10"])
+def test_every_setting_of_the_loss_is_a_constant_of_the_scripts(dataset: str, method: str) -> None:
+    names = {field.name for field in dataclasses.fields(LOSSES[method])}  # type: ignore[arg-type]
+    for make in (attack_config, victim_config):
+        config = make(dataset, method, Path("data"), Path("out"))[1]
+        missing = {name for name in names if not hasattr(config, name)}
+        assert missing <= {"plain_epochs"} and (make is victim_config or not missing)
+        loss = LOSSES[method].of(config)
+        assert {name: getattr(loss, name) for name in names - missing} == {
+            name: getattr(config, name) for name in names - missing
+        }
 
 
 @pytest.mark.parametrize("method", ATTACKS)

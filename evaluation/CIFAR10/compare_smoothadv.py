@@ -8,10 +8,11 @@ Reproduces the SmoothAdv rows of arXiv 2012.01274, section 4, with the controls 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attack_generation.smoothadv.CIFAR10 import poison_radius_smoothadv as poisoning
+from attack_generation.smoothadv.CIFAR10.poison_radius_smoothadv import Config as Attack
 from data.runs import project_path, run_script
-from evaluation.CIFAR10 import smoothadv_training as training
+from evaluation.CIFAR10.smoothadv_training import Config as Victim
 from evaluation.comparison import ComparisonConfig, Method, compare
+from robust_training.smoothadv import SmoothAdvLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,13 @@ class Config(ComparisonConfig):
     epsilons: tuple[float, ...] = (0.03,)  # l-infinity, pixels in [0, 1]
     runs: int = 3
     points: int = 500
-    attack: poisoning.Config = field(default_factory=poisoning.Config)
-    victim: training.Config = field(default_factory=training.Config)
+    attack: Attack = field(default_factory=Attack)
+    victim: Victim = field(default_factory=Victim)
     data_dir: Path = project_path("data/CIFAR10")
 
 
 def main(config: Config) -> None:
-    compare(config, Method("smoothadv", poisoning.training_loss), Method("smoothadv", training.training_loss))
+    compare(config, Method("smoothadv", SmoothAdvLoss), Method("smoothadv", SmoothAdvLoss))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ The chain of arXiv 2012.01274, section 4, on 8x8 images: small enough for any la
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attack_generation.macer.DIGITS import poison_radius_macer as poisoning
+from attack_generation.macer.DIGITS.poison_radius_macer import Config as Attack
 from data.runs import project_path, run_script
 from evaluation.comparison import ComparisonConfig, Method, compare
-from evaluation.DIGITS import macer_training as training
+from evaluation.DIGITS.macer_training import Config as Victim
+from robust_training.macer import MacerLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +23,13 @@ class Config(ComparisonConfig):
     runs: int = 3
     points: int = 500
     n: int = 5_000
-    attack: poisoning.Config = field(default_factory=poisoning.Config)
-    victim: training.Config = field(default_factory=training.Config)
+    attack: Attack = field(default_factory=Attack)
+    victim: Victim = field(default_factory=Victim)
     data_dir: Path = project_path("data/DIGITS")
 
 
 def main(config: Config) -> None:
-    compare(config, Method("macer", poisoning.training_loss), Method("macer", training.training_loss))
+    compare(config, Method("macer", MacerLoss), Method("macer", MacerLoss))
 
 
 if __name__ == "__main__":

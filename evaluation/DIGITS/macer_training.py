@@ -32,15 +32,8 @@ class Config(TrainingConfig):
     data_dir: Path = project_path("data/DIGITS")
 
 
-def training_loss(config: Config) -> MacerLoss:
-    return MacerLoss(
-        sigma=config.sigma, copies=config.copies, lam=config.lam, beta=config.beta, gamma=config.gamma,
-        fixed_noise=config.fixed_noise,
-    )  # fmt: skip
-
-
 def main(config: Config) -> None:
-    train_victims(config, "macer", training_loss(config))
+    train_victims(config, "macer", MacerLoss.of(config))
 
 
 if __name__ == "__main__":

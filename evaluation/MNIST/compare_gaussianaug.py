@@ -8,10 +8,11 @@ Reproduces the Gaussian-augmentation rows of arXiv 2012.01274, section 4, with t
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug as poisoning
+from attack_generation.gaussian_data_augmentation.MNIST.poison_radius_gaussianaug import Config as Attack
 from data.runs import project_path, run_script
 from evaluation.comparison import ComparisonConfig, Method, compare
-from evaluation.MNIST import gaussian_augmented_training as training
+from evaluation.MNIST.gaussian_augmented_training import Config as Victim
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +22,16 @@ class Config(ComparisonConfig):
     epsilons: tuple[float, ...] = (0.1, 0.05, 0.03)  # l-infinity, pixels in [0, 1]
     runs: int = 3
     points: int = 500
-    attack: poisoning.Config = field(default_factory=poisoning.Config)
-    victim: training.Config = field(default_factory=training.Config)
+    attack: Attack = field(default_factory=Attack)
+    victim: Victim = field(default_factory=Victim)
     data_dir: Path = project_path("data/MNIST")
 
 
 def main(config: Config) -> None:
     compare(
-        config, Method("gaussianaug", poisoning.training_loss), Method("gaussianaug", training.training_loss)
+        config,
+        Method("gaussianaug", GaussianAugmentationLoss),
+        Method("gaussianaug", GaussianAugmentationLoss),
     )
 
 

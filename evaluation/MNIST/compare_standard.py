@@ -8,10 +8,12 @@ The baseline of arXiv 2012.01274, section 4: poison that was not made against ce
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attack_generation.standard.MNIST import poison_radius_standard as poisoning
+from attack_generation.standard.MNIST.poison_radius_standard import Config as Attack
 from data.runs import project_path, run_script
 from evaluation.comparison import ComparisonConfig, Method, compare
-from evaluation.MNIST import gaussian_augmented_training as training
+from evaluation.MNIST.gaussian_augmented_training import Config as Victim
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.standard import StandardLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +23,13 @@ class Config(ComparisonConfig):
     epsilons: tuple[float, ...] = (0.1,)  # l-infinity, pixels in [0, 1]
     runs: int = 3
     points: int = 500
-    attack: poisoning.Config = field(default_factory=poisoning.Config)
-    victim: training.Config = field(default_factory=training.Config)
+    attack: Attack = field(default_factory=Attack)
+    victim: Victim = field(default_factory=Victim)
     data_dir: Path = project_path("data/MNIST")
 
 
 def main(config: Config) -> None:
-    compare(
-        config, Method("standard", poisoning.training_loss), Method("gaussianaug", training.training_loss)
-    )
+    compare(config, Method("standard", StandardLoss), Method("gaussianaug", GaussianAugmentationLoss))
 
 
 if __name__ == "__main__":

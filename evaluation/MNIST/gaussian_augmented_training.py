@@ -25,12 +25,8 @@ class Config(TrainingConfig):
     data_dir: Path = project_path("data/MNIST")
 
 
-def training_loss(config: Config) -> GaussianAugmentationLoss:
-    return GaussianAugmentationLoss(config.sigma)
-
-
 def main(config: Config) -> None:
-    train_victims(config, "gaussianaug", training_loss(config))
+    train_victims(config, "gaussianaug", GaussianAugmentationLoss.of(config))
 
 
 if __name__ == "__main__":

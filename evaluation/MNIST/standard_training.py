@@ -25,12 +25,8 @@ class Config(TrainingConfig):
     data_dir: Path = project_path("data/MNIST")
 
 
-def training_loss(config: Config) -> StandardLoss:
-    return StandardLoss()
-
-
 def main(config: Config) -> None:
-    train_victims(config, "standard", training_loss(config))
+    train_victims(config, "standard", StandardLoss.of(config))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from evaluation.comparison import ComparisonConfig, Method, compare
 from evaluation.training import TrainingConfig
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 
-METHOD = Method("gaussianaug", lambda config: GaussianAugmentationLoss(config.sigma))
+METHOD = Method("gaussianaug", GaussianAugmentationLoss)
 
 
 @pytest.fixture(scope="module")

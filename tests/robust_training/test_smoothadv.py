@@ -22,7 +22,7 @@ WEIGHTS = _RANDOM.normal(size=(36, 8)).astype("float32")
 LAST = _RANDOM.normal(size=(8, 3)).astype("float32")
 DRAWS = Randomness(seed_pair(1), seed_pair(2), np.arange(COUNT, dtype=np.int32))
 LATE = np.float32(50)  # after every ramp
-ATTACKS = [{"attack": "adam"}, {"attack": "pgd", "samples": 3}]
+ATTACKS = [{"inner_attack": "adam"}, {"inner_attack": "pgd", "samples": 3}]
 
 
 def logits(x: Any) -> Any:
@@ -53,7 +53,7 @@ def smoothed_losses(x: np.ndarray, copies: int = 400) -> np.ndarray:
 @pytest.mark.parametrize("settings", ATTACKS)
 def test_the_perturbation_reaches_the_ball_and_stays_in_it_and_in_the_pixel_range(settings: Any) -> None:
     for steps in (1, 2, 10):
-        x = attacked(loss_with(steps=steps, **settings))
+        x = attacked(loss_with(attack_steps=steps, **settings))
         assert x.min() >= 0 and x.max() <= 1
         assert norms(x - X).max() <= EPS * (1 + 1e-5)
         np.testing.assert_allclose(norms(x - X)[4:], EPS, rtol=0.02)  # inside [0, 1] there is room
@@ -61,7 +61,7 @@ def test_the_perturbation_reaches_the_ball_and_stays_in_it_and_in_the_pixel_rang
 
 @pytest.mark.parametrize("settings", ATTACKS)
 def test_it_raises_the_smoothed_loss_more_than_random_directions_of_the_same_norm(settings: Any) -> None:
-    x = attacked(loss_with(steps=4, **settings))
+    x = attacked(loss_with(attack_steps=4, **settings))
     gained = smoothed_losses(x) - smoothed_losses(X)
     by_chance = []
     for _ in range(20):
@@ -111,7 +111,7 @@ def test_attack_and_training_share_the_noise_and_it_is_fixed_where_asked() -> No
         return logits(x)
 
     for fixed in (True, False):
-        loss, values = loss_with(samples=2, attack="pgd", fixed_noise=fixed), []
+        loss, values = loss_with(samples=2, inner_attack="pgd", fixed_noise=fixed), []
         for draws in (DRAWS, DRAWS._replace(seed=seed_pair(8))):
             seen.clear()
             values.append(float(loss(remember, X, Y, draws, LATE)))
@@ -120,7 +120,7 @@ def test_attack_and_training_share_the_noise_and_it_is_fixed_where_asked() -> No
             assert np.allclose(seen[-1], copies.reshape(-1, *SHAPE), atol=1e-6) == fixed
         assert (values[0] == values[1]) == fixed
     # With two draws of the noise, what the attack gained is most at the noise it was made with.
-    loss = loss_with(samples=2, attack="pgd", fixed_noise=False, steps=8, step_size=0.2)
+    loss = loss_with(samples=2, inner_attack="pgd", fixed_noise=False, attack_steps=8, step_size=0.2)
     x = attacked(loss)
     own = float(loss(logits, x, Y, DRAWS, LATE)) - float(loss(logits, X, Y, DRAWS, LATE))
     others = []
@@ -143,10 +143,10 @@ def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
     [
         ({"sigma": 0.0}, "sigma of SmoothAdv must be positive, got 0.0"),
         ({"eps_adv": -1.0}, "eps_adv of SmoothAdv must be positive, got -1.0"),
-        ({"steps": 0}, "steps of SmoothAdv must be positive, got 0"),
+        ({"attack_steps": 0}, "attack_steps of SmoothAdv must be positive, got 0"),
         ({"step_size": 0.0}, "step_size of SmoothAdv must be positive, got 0.0"),
         ({"ramp_epochs": -1}, "ramp_epochs of SmoothAdv must not be negative, got -1"),
-        ({"attack": "fgsm"}, "attack of SmoothAdv must be 'adam' or 'pgd', got 'fgsm'"),
+        ({"inner_attack": "fgsm"}, "inner_attack of SmoothAdv must be 'adam' or 'pgd', got 'fgsm'"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:

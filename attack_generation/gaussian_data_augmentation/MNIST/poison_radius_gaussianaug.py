@@ -36,12 +36,8 @@ class Config(PoisonConfig):
     data_dir: Path = project_path("data/MNIST")
 
 
-def training_loss(config: Config) -> GaussianAugmentationLoss:
-    return GaussianAugmentationLoss(config.sigma)
-
-
 def main(config: Config) -> None:
-    poison_radius(config, "gaussianaug", training_loss(config))
+    poison_radius(config, "gaussianaug", GaussianAugmentationLoss.of(config))
 
 
 if __name__ == "__main__":

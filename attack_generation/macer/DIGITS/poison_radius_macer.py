@@ -45,15 +45,8 @@ class Config(PoisonConfig):
     data_dir: Path = project_path("data/DIGITS")
 
 
-def training_loss(config: Config) -> MacerLoss:
-    return MacerLoss(
-        sigma=config.sigma, copies=config.copies, lam=config.lam, beta=config.beta, gamma=config.gamma,
-        fixed_noise=config.fixed_noise,
-    )  # fmt: skip
-
-
 def main(config: Config) -> None:
-    poison_radius(config, "macer", training_loss(config))
+    poison_radius(config, "macer", MacerLoss.of(config))
 
 
 if __name__ == "__main__":

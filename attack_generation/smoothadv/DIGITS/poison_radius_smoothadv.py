@@ -20,8 +20,8 @@ class Config(PoisonConfig):
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
     eps_adv: float = 0.25  # l2 radius of the inner attack, pixels in [0, 1]
-    steps: int = 2  # of the inner attack
-    step_size: float | None = None  # of the inner attack; 2 eps_adv / steps when None
+    attack_steps: int = 2  # of the inner attack
+    step_size: float | None = None  # of the inner attack; 2 eps_adv / attack_steps when None
     samples: int = 1  # noisy copies per image, shared by inner attack and training
     inner_attack: Literal["adam", "pgd"] = "adam"  # Adam (published code), or normalised gradient
     fixed_noise: bool = True  # each image keeps its noise throughout, or new noise at every step
@@ -47,17 +47,8 @@ class Config(PoisonConfig):
     data_dir: Path = project_path("data/DIGITS")
 
 
-def training_loss(config: Config) -> SmoothAdvLoss:
-    return SmoothAdvLoss(
-        sigma=config.sigma, eps_adv=config.eps_adv, steps=config.steps, step_size=config.step_size,
-        samples=config.samples, attack=config.inner_attack, fixed_noise=config.fixed_noise,
-        persistent_moments=config.persistent_moments, ramp_epochs=config.ramp_epochs,
-        plain_epochs=config.plain_epochs,
-    )  # fmt: skip
-
-
 def main(config: Config) -> None:
-    poison_radius(config, "smoothadv", training_loss(config))
+    poison_radius(config, "smoothadv", SmoothAdvLoss.of(config))
 
 
 if __name__ == "__main__":

@@ -37,12 +37,8 @@ class Config(PoisonConfig):
     data_dir: Path = project_path("data/CIFAR10")
 
 
-def training_loss(config: Config) -> StandardLoss:
-    return StandardLoss()
-
-
 def main(config: Config) -> None:
-    poison_radius(config, "standard", training_loss(config))
+    poison_radius(config, "standard", StandardLoss.of(config))
 
 
 if __name__ == "__main__":
