@@ -51,9 +51,8 @@ from robust_training.loss import (
 )
 
 # Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
-_WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION, _FIXED_UPPER_NOISE, _FIXED_LOWER_NOISE = range(
-    7
-)
+_WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION = range(5)
+_FIXED_UPPER_NOISE, _FIXED_LOWER_NOISE = range(5, 7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,14 +359,8 @@ class Attack:
             "epoch": epoch,
         }
         x = ops.concatenate([data["x_clean"], u])
-        perturbed, memory = self._loss.perturbed(
-            partial(self._bound_logits, state.weights),
-            x,
-            data["y"],
-            self._randomness(data, 0),
-            epoch,
-            state.memory,
-        )
+        logits, randomness = partial(self._bound_logits, state.weights), self._randomness(data, 0)
+        perturbed, memory = self._loss.perturbed(logits, x, data["y"], randomness, epoch, state.memory)
         # The step is taken at the perturbed poison, and its perturbation taken off again in the projection.
         count = self.config.batch_clean
         data["x_clean"], data["perturbation"] = perturbed[:count], perturbed[count:] - u
