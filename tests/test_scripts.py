@@ -3,7 +3,7 @@
 import dataclasses
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,23 +20,21 @@ from robust_training.smoothadv import SmoothAdvLoss
 from robust_training.standard import StandardLoss
 
 ROOT = Path(data.__file__).parents[1]
-LOSSES: dict[str, type[TrainingLoss]] = {
-    "gaussianaug": GaussianAugmentationLoss,
-    "macer": MacerLoss,
-    "smoothadv": SmoothAdvLoss,
-    "standard": StandardLoss,
-}
-ATTACKS = {
-    "gaussianaug": "gaussian_data_augmentation",
-    "macer": "macer",
-    "smoothadv": "smoothadv",
-    "standard": "standard",
-}
-VICTIMS = {
-    "gaussianaug": "gaussian_augmented_training",
-    "macer": "macer_training",
-    "smoothadv": "smoothadv_training",
-    "standard": "standard_training",
+
+
+class Scripts(NamedTuple):
+    attacks: str  # folder in attack_generation/
+    victim: str  # file in evaluation/<dataset>/
+    loss: type[TrainingLoss]
+
+
+METHODS = {
+    "gaussianaug": Scripts(
+        "gaussian_data_augmentation", "gaussian_augmented_training", GaussianAugmentationLoss
+    ),
+    "macer": Scripts("macer", "macer_training", MacerLoss),
+    "smoothadv": Scripts("smoothadv", "smoothadv_training", SmoothAdvLoss),
+    "standard": Scripts("standard", "standard_training", StandardLoss),
 }
 # Weights that get the target class right within a few steps, for else the soft radius and its gradient are 0.
 # Two outer steps and four training steps an epoch, two epochs; the inner attack of SmoothAdv from the start.
@@ -74,7 +72,7 @@ def load_script(path: Path) -> dict[str, Any]:
 def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tuple[Any, Any]:
     """Main function and toy settings of an attack script."""
     script = load_script(
-        ROOT / "attack_generation" / ATTACKS[method] / dataset / f"poison_radius_{method}.py"
+        ROOT / "attack_generation" / METHODS[method].attacks / dataset / f"poison_radius_{method}.py"
     )
     toy = {**ATTACK_TOY, **OF_METHOD.get(method, {}), "batch_clean": 450 if dataset == "DIGITS" else 36}
     if method == "smoothadv":
@@ -94,7 +92,7 @@ def victim_config(
     dataset: str, method: str, data_dir: Path, folder: Path, poison: Path | None = None
 ) -> tuple[Any, Any]:
     """Main function and toy settings of a victim script."""
-    script = load_script(ROOT / "evaluation" / dataset / f"{VICTIMS[method]}.py")
+    script = load_script(ROOT / "evaluation" / dataset / f"{METHODS[method].victim}.py")
     toy = {**VICTIM_TOY, **OF_METHOD.get(method, {}), "batch_size": 256 if dataset == "DIGITS" else 20}
     if dataset == "CIFAR10":
         toy["architecture"] = "resnet8v1"
@@ -113,21 +111,21 @@ def poison_file(config: Any, method: str) -> Path:
     return config.out_dir / f"X_poisoned_radius_{method}_{config.sigma}_8.npy"
 
 
-@pytest.mark.parametrize("method", ATTACKS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", "CIFAR10"])
 def test_every_setting_of_the_loss_is_a_constant_of_the_scripts(dataset: str, method: str) -> None:
-    names = {field.name for field in dataclasses.fields(LOSSES[method])}  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(METHODS[method].loss)}  # type: ignore[arg-type]
     for make in (attack_config, victim_config):
         config = make(dataset, method, Path("data"), Path("out"))[1]
         missing = {name for name in names if not hasattr(config, name)}
         assert missing <= {"plain_epochs"} and (make is victim_config or not missing)
-        loss = LOSSES[method].of(config)
+        loss = METHODS[method].loss.of(config)
         assert {name: getattr(loss, name) for name in names - missing} == {
             name: getattr(config, name) for name in names - missing
         }
 
 
-@pytest.mark.parametrize("method", ATTACKS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", pytest.param("CIFAR10", marks=pytest.mark.slow)])
 def test_poison_then_victim(dataset: str, method: str, toy_dirs: dict[str, Path], tmp_path: Path) -> None:
     main, config = attack_config(dataset, method, toy_dirs[dataset], tmp_path)

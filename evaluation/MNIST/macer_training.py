@@ -22,9 +22,7 @@ class Config(TrainingConfig):
     lam: float = 16.0  # weight of the robustness term (lambda)
     beta: float = 16.0  # inverse temperature of the softmax in the margin
     gamma: float = 8.0  # margin beyond which an image adds nothing
-    fixed_noise: bool = (
-        True  # each image keeps its noise throughout (published code) or not (arXiv 2001.02378)
-    )
+    fixed_noise: bool = True  # each image keeps its noise throughout, or new noise at every step
     epochs: int = 101
     batch_size: int = 200
     learning_rate: float = 1e-3

@@ -22,9 +22,7 @@ class Config(PoisonConfig):
     lam: float = 2.0  # weight of the robustness term (lambda)
     beta: float = 16.0  # inverse temperature of the softmax in the margin
     gamma: float = 8.0  # margin beyond which an image adds nothing
-    fixed_noise: bool = (
-        True  # each image keeps its noise throughout (published code) or not (arXiv 2001.02378)
-    )
+    fixed_noise: bool = True  # each image keeps its noise throughout, or new noise at every step
     batch_clean: int = 180
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
