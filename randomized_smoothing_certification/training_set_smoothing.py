@@ -1,0 +1,109 @@
+"""Randomized smoothing over the training set: predictions certified against changed training data.
+
+Source: Rosenfeld, Winston, Ravikumar, Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized
+Smoothing" (ICML 2020, arXiv 2002.03018), section 3: smoothing applies to any function, and the map from a training
+set and a test input to a class is one. The smoothed classifier answers with the class that the base learner gives
+most often when it is trained on noisy versions of the training set; its answer cannot be changed by an adversary
+whose training set has nearly the same noisy versions.
+
+A noise distribution is one class with two methods (``TrainingSetNoise``). LabelFlips, in label_flipping.py, is the
+one of the paper; to add another, say Gaussian noise on the training inputs, say how to draw a noisy training set
+and how far an adversary may go when an event of known probability must stay the more likely one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from data.files import InputError
+from data.runs import progress
+from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, require_vote_settings
+
+_SELECTION, _ESTIMATION = range(2)  # streams of randomness
+
+
+class TrainingSet(NamedTuple):
+    """Training inputs (n, ...) and their classes, int (n,)."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+# Training set and test inputs (m, ...) -> classes, int (m,). It must be deterministic.
+Learner = Callable[[TrainingSet, np.ndarray], np.ndarray]
+
+
+class TrainingSetNoise(ABC):
+    """A distribution of noisy training sets around each training set."""
+
+    @abstractmethod
+    def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
+        """One noisy training set."""
+
+    @abstractmethod
+    def certified(self, log_eps: np.ndarray, size: int) -> np.ndarray:
+        """How far an adversary may change the training set, for each of several events.
+
+        log_eps: float64 (m,), upper bounds on log(1 - P[event]) under noise around the given training set; at most
+        log(1/2). size: training points. Returns, in this noise's own unit, the largest change after which the
+        event's probability is still above one half.
+        """
+
+
+class Smoothed(NamedTuple):
+    """What a smoothed classifier says of m test points."""
+
+    prediction: np.ndarray  # int64 (m,), ABSTAIN where no class is known to be the more likely one
+    log_eps: (
+        np.ndarray
+    )  # float64 (m,), upper bound on log(1 - P[base learner predicts so]); 0 where abstained
+
+    def certified(self, noise: TrainingSetNoise, size: int) -> np.ndarray:
+        """How far an adversary may change the training set of ``size`` points; 0 for points that abstained."""
+        answered = self.prediction != ABSTAIN
+        radii = noise.certified(self.log_eps[answered], size)
+        result = np.zeros(len(self.prediction), radii.dtype)
+        result[answered] = radii
+        return result
+
+
+def answers(prediction: np.ndarray, log_eps: np.ndarray) -> Smoothed:
+    """Predictions with their bounds, abstaining where the bound does not show a probability above one half."""
+    sure = log_eps < np.log(0.5)
+    return Smoothed(np.where(sure, prediction, ABSTAIN), np.where(sure, log_eps, 0.0))
+
+
+def smooth_by_sampling(
+    learner: Learner, noise: TrainingSetNoise, training_set: TrainingSet, x_test: np.ndarray, num_classes: int,
+    *, n0: int = 100, n: int = 1000, alpha: float = 0.001, seed: int = 0,
+) -> Smoothed:  # fmt: skip
+    """The smoothed classifier for any base learner: train it on n0 + n noisy training sets and count its answers.
+
+    x_test: (m, ...). n0: trainings that select each point's class. n: fresh ones that bound its probability from
+    below (Clopper-Pearson). alpha: probability, per test point, that this bound is wrong.
+
+    Raises InputError for votes or alpha out of range, or a learner that returns something else than m classes.
+    """
+    require_vote_settings(n0, n, alpha)
+    points = np.arange(len(x_test))
+    votes = {}
+    with progress(total=n0 + n, desc="noisy training sets", unit="training") as bar:
+        for stream, trainings in ((_SELECTION, n0), (_ESTIMATION, n)):
+            counts = np.zeros((len(x_test), num_classes), np.int64)
+            for number in range(trainings):
+                generator = np.random.default_rng([seed, stream, number])
+                classes = np.asarray(learner(noise.sample(training_set, generator), x_test))
+                if classes.shape != points.shape or classes.dtype.kind not in "iu":
+                    raise InputError(
+                        f"the learner returned {classes.dtype} of shape {classes.shape}, int of shape {points.shape} "
+                        "expected: a class for each test point"
+                    )
+                counts[points, classes] += 1
+                bar.update()
+            votes[stream] = counts
+    prediction = np.argmax(votes[_SELECTION], axis=1)
+    hits = votes[_ESTIMATION][points, prediction]
+    bounds = np.array([lower_confidence_bound(int(count), n, alpha) for count in hits])
+    return answers(prediction, np.log1p(-bounds))
