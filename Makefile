@@ -38,6 +38,7 @@ format: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(RUN) benchmarks/speed.py
 	$(RUN) benchmarks/memory.py
+	$(RUN) benchmarks/label_flipping.py
 
 $(INSTALLED): requirements.txt pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,3 +40,56 @@ def _at(radii: np.ndarray, curve: Mapping[str, Any]) -> np.ndarray:
     """The accuracy at each radius: a step function that falls just after each of the curve's radii."""
     known, accuracy = np.asarray(curve["radius"]), np.append(np.asarray(curve["accuracy"]), 0.0)
     return accuracy[np.searchsorted(known, radii, side="left")]
+
+
+class FlipCurve(Protocol):
+    """Accuracy at numbers of changed training labels, ascending."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def flips(self) -> np.ndarray: ...
+
+    @property
+    def accuracy(self) -> np.ndarray: ...
+
+
+def save_label_curves(path: Path, curves: Mapping[str, FlipCurve], size: int, title: str) -> None:
+    """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent of ``size``.
+
+    curves: for each label, a certificate (falling in steps; plain ridge regression's is black) or a network's measured
+    accuracy (points joined by lines).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    markers = iter("os^v")
+    for label, curve in curves.items():
+        if curve.name.startswith("network"):
+            axes.plot(
+                curve.flips, curve.accuracy, "--", marker=next(markers), color="0.45", ms=4, label=label
+            )
+        else:
+            style: dict[str, Any] = {"color": "black", "lw": 1.2} if curve.name == "ridge" else {}
+            # The accuracy at a number of flips holds from the number before it on, excluded.
+            axes.step(curve.flips, curve.accuracy, where="pre", label=label, **style)
+    axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy", title=title)
+    # As far as there are certificates, and somewhat on.
+    certified = [curve for curve in curves.values() if not curve.name.startswith("network")]
+    axes.set_xlim(0, 1.3 * max(max(curve.flips) for curve in certified))
+    axes.set_ylim(0, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+    def in_percent(flips: Any) -> Any:
+        return 100 * flips / size
+
+    def in_flips(percent: Any) -> Any:
+        return percent * size / 100
+
+    percent = axes.secondary_xaxis("top", functions=(in_percent, in_flips))
+    percent.set_xlabel(f"in percent of the {size:,} training labels")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -1,0 +1,127 @@
+"""Feature embeddings learned without labels, for least squares on top of them.
+
+A certificate against changed labels must not look at labels before the noise does: every embedding here is fitted to
+training images alone.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+
+from data.files import InputError
+
+EmbeddingName = Literal["raw", "pca", "random", "patches"]
+Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
+
+_BATCH = 200  # images encoded together: keeps the activations of all their patches near 100 MiB
+
+
+def fit_embedding(name: EmbeddingName, x_train: np.ndarray, seed: int = 0) -> Embedding:
+    """Fit an embedding to training images; its features are centred on them and end with a constant 1.
+
+    name: 'raw' pixels; 'pca', whitened principal components; 'random', random Fourier features of a Gaussian kernel
+    (Rahimi and Recht, NIPS 2007); 'patches', k-means on whitened patches with triangle activation, pooled over the
+    four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3), which is learned from the images. x_train: float32
+    (N, H, W, C) in [0, 1]. The same seed gives the same features.
+
+    Raises InputError for an unknown name or images that are too few.
+    """
+    if name not in get_args(EmbeddingName):
+        raise InputError(f"features must be one of {', '.join(get_args(EmbeddingName))}, got {name!r}")
+    if len(x_train) < 2:
+        raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}")
+    transform = {"raw": _raw, "pca": _pca, "random": _random, "patches": _patches}[name](x_train, seed)
+    mean = transform(x_train).mean(axis=0)
+
+    def embed(x: np.ndarray) -> np.ndarray:
+        features = transform(x) - mean
+        return np.concatenate([features, np.ones((len(x), 1))], axis=1)
+
+    return embed
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1).astype(np.float64)
+
+
+def _raw(x_train: np.ndarray, seed: int) -> Embedding:
+    return _flat
+
+
+def _pca(x_train: np.ndarray, seed: int, components: int = 100) -> Embedding:
+    from sklearn.decomposition import PCA
+
+    flat = _flat(x_train)
+    pca = PCA(min(components, *flat.shape), whiten=True, svd_solver="covariance_eigh").fit(flat)
+    pca.components_ = pca.components_[pca.explained_variance_ > 1e-9]  # constant pixels have no direction
+    pca.explained_variance_ = pca.explained_variance_[: len(pca.components_)]
+    return lambda x: pca.transform(_flat(x))
+
+
+def _random(x_train: np.ndarray, seed: int, components: int = 1000) -> Embedding:
+    from sklearn.kernel_approximation import RBFSampler
+
+    sampler = RBFSampler(gamma="scale", n_components=components, random_state=seed).fit(_flat(x_train))
+    unit_variance = np.sqrt(components)  # as that of the other embeddings beside the constant feature
+    return lambda x: (
+        unit_variance
+        * np.concatenate([sampler.transform(_flat(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
+    )
+
+
+def _patches(x_train: np.ndarray, seed: int, centroids: int = 200, patches: int = 50_000) -> Embedding:
+    from sklearn.cluster import MiniBatchKMeans
+
+    size = 6 if min(x_train.shape[1:3]) >= 24 else 3
+    random = np.random.default_rng(seed)
+    sample = np.concatenate(
+        [
+            flat[random.choice(len(flat), min(len(flat), 20), replace=False)]
+            for x in x_train[random.permutation(len(x_train))[: patches // 20]]
+            for flat in [_patches_of(x[None], size).reshape(-1, size * size * x.shape[-1])]
+        ]
+    )
+    sample = _normalised(sample)
+    mean = sample.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(sample - mean, rowvar=False))
+    whiten = ((vectors / np.sqrt(np.maximum(values, 0) + 0.1)) @ vectors.T).astype(np.float32)
+    count = min(centroids, len(sample))
+    centres = (
+        MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=4096)
+        .fit((sample - mean) @ whiten)
+        .cluster_centers_.astype(np.float32)
+    )
+    squares = np.square(centres).sum(axis=1)
+
+    def encode(x: np.ndarray) -> np.ndarray:
+        grid = _patches_of(x, size)
+        whitened = (_normalised(grid.reshape(-1, len(mean))) - mean) @ whiten
+        distance = np.square(whitened).sum(axis=1, keepdims=True) - 2 * whitened @ centres.T + squares
+        distance = np.sqrt(np.maximum(distance, 0))
+        active = np.maximum(distance.mean(axis=1, keepdims=True) - distance, 0)
+        active = active.reshape(*grid.shape[:3], count)
+        row, column = grid.shape[1] // 2, grid.shape[2] // 2
+        quadrants = [active[:, i, j] for i in _halves(row) for j in _halves(column)]
+        return np.concatenate([part.mean(axis=(1, 2)) for part in quadrants], axis=1).astype(np.float64)
+
+    def transform(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([encode(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+
+    scale = transform(x_train[:5000]).std(axis=0) + 1e-6
+    return lambda x: transform(x) / scale
+
+
+def _halves(middle: int) -> tuple[slice, slice]:
+    return slice(None, middle), slice(middle, None)
+
+
+def _patches_of(x: np.ndarray, size: int) -> np.ndarray:
+    """All patches of images (N, H, W, C), float32 (N, H - size + 1, W - size + 1, C, size, size)."""
+    return np.lib.stride_tricks.sliding_window_view(np.asarray(x, np.float32), (size, size), axis=(1, 2))
+
+
+def _normalised(patches: np.ndarray) -> np.ndarray:
+    """Patches (N, d) of mean 0 and standard deviation 1, flat ones left small."""
+    centred = patches - patches.mean(axis=1, keepdims=True)
+    return centred / np.sqrt(centred.var(axis=1, keepdims=True) + 0.01)

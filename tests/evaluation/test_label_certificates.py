@@ -1,0 +1,161 @@
+"""The curves of certified accuracy against changed labels, from a script's constants to its files."""
+
+import csv
+import dataclasses
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import data
+from data.datasets import labels, load_dataset
+from data.files import InputError
+from data.preparation import SourceConfig, write_dataset
+from data.runs import StoppedEarly
+from evaluation.label_certificates import Curve, value_at
+
+ROOT = Path(data.__file__).parents[1]
+SCRIPTS = ("digits", "mnist_1_7", "mnist", "cifar10")
+
+
+def script(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "evaluation" / "label_flipping" / f"{name}.py"))
+
+
+def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, Any]:
+    loaded = script(name)
+    network = loaded["Network"](epochs=1, architecture="digits_cnn", batch_size=50)
+    settings = {
+        "q": (0.1, 0.3), "ridges": (10.0, 1e3), "points": 40, "network_shares": (0.0, 0.2), "features": "raw",
+        "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir, "network": network,
+    }  # fmt: skip
+    return loaded["main"], loaded["Config"](**{**settings, **changes})
+
+
+def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Path:
+    """Files of one run of the digits script."""
+    folder = tmp_path_factory.mktemp("labels")
+    main, config = toy("digits", tiny_data_dir, folder)
+    main(config)
+    return folder
+
+
+def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path) -> None:
+    results = folder / "results" / "label_flipping_DIGITS_raw_tight"
+    curves = read(results / "curve.csv")
+    assert {row["curve"] for row in curves} == {
+        "tight", "closed_form", "ridge", "network_random", "network_greedy",
+    }  # fmt: skip
+    test = labels(load_dataset(tiny_data_dir).y_test)
+    for q in ("0.1", "0.3"):
+        points = read(folder / "work" / f"q_{q}.tsv", "\t")
+        assert len(points) == 40
+        correct = np.array([row["correct"] == "1" for row in points])
+        flips = np.array([int(row["flips"]) for row in points])
+        assert all(int(row["label"]) == test[int(row["idx"])] for row in points)
+        assert all((row["label"] == row["predict"]) == (row["correct"] == "1") for row in points)
+        assert flips.max() > 3 and correct.sum() > 20
+        for row in curves:
+            if (row["curve"], row["q"]) == ("tight", q):
+                share = np.mean(correct & (flips >= int(row["flips"])))
+                assert float(row["accuracy"]) == pytest.approx(share, abs=1e-4)
+    assert (results / "certified_accuracy.png").stat().st_size > 10_000
+    settings = json.loads((results / "settings.json").read_text())
+    best = max(settings["choice"]["tried"], key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
+    assert settings["choice"]["ridge"] == best["ridge"] and len(settings["choice"]["tried"]) == 4
+    table = (results / "table.txt").read_text()
+    assert "smoothed, tight, q 0.3" in table and "plain ridge, exact" in table
+
+
+def test_certificates_lie_below_the_exact_robustness_of_ridge_on_the_whole(folder: Path) -> None:
+    curves = read(folder / "results" / "label_flipping_DIGITS_raw_tight" / "curve.csv")
+
+    def area(name: str, q: str) -> float:
+        rows = [row for row in curves if (row["curve"], row["q"]) == (name, q)]
+        flips, accuracy = (np.array([float(row[column]) for row in rows]) for column in ("flips", "accuracy"))
+        assert np.all(np.diff(accuracy) <= 0)
+        return float(np.sum(np.diff(flips) * accuracy[1:]))
+
+    assert 0 < area("closed_form", "0.1") < area("tight", "0.1") < area("ridge", "")
+
+
+def test_a_stopped_run_continues_to_the_same_files(folder: Path, tiny_data_dir: Path, tmp_path: Path) -> None:
+    main, config = toy("digits", tiny_data_dir, tmp_path)
+    stages = ("ridge_10.json", "ridge_1000.json", "points.npz")
+    for done in (*stages, "points.npz"):  # the last stop is in the first training
+        with pytest.raises(StoppedEarly):
+            main(dataclasses.replace(config, max_minutes=1e-9))
+        assert (tmp_path / "work" / done).is_file()
+    assert not list((tmp_path / "work").glob("network*"))
+    main(config)
+    name = "results/label_flipping_DIGITS_raw_tight/curve.csv"
+    assert (tmp_path / name).read_text() == (folder / name).read_text()
+    other = dataclasses.replace(config, at=0.2)
+    with pytest.raises(InputError, match=r"made with at = 0\.01, this run has 0\.2"):
+        main(other)
+
+
+def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, shape in (("mnist_1_7", (28, 28, 1)), ("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))):
+        patterns = random.uniform(50, 200, size=(10, *shape))
+        splits = {}
+        for split, count in (("train", 200), ("val", 60), ("test", 60)):
+            y = np.arange(count) % 10
+            x = np.clip(patterns[y] + random.normal(scale=20, size=(count, *shape)), 0, 255)
+            splits[split] = (x.astype(np.uint8), y)
+        folder = tmp_path / name
+        write_dataset(folder / "data", name, name, splits, {"file": "made by a test"}, 0, SourceConfig())
+        main, config = toy(
+            name,
+            folder / "data",
+            folder,
+            q=(0.1,),
+            network_shares=(),
+            features=script(name)["Config"]().features,
+        )
+        main(config)
+        rows = read(folder / "work" / "q_0.1.tsv", "\t")
+        expected = {"1", "7"} if name == "mnist_1_7" else {str(k) for k in range(10)}
+        assert {row["label"] for row in rows} <= expected and len(rows) == (12 if name == "mnist_1_7" else 40)
+        assert np.mean([row["correct"] == "1" for row in rows]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q": (0.1, 0.6)}, "q must lie strictly between 0 and 1/2, got 0.6"),
+        ({"q": ()}, "q must hold at least one"),
+        ({"classes": (1, 12)}, "class 12 is out of range; choose from 0 to 9"),
+        ({"classes": (1, 1)}, "at least two different ones"),
+        ({"at": 0.0}, "at must lie strictly between 0 and 1, got 0.0"),
+        ({"points": 0}, "points must be at least 1, got 0"),
+        ({"ridges": ()}, "ridges must hold at least one candidate"),
+        ({"ridge": -1.0}, "ridge must be finite and not negative, got -1.0"),
+        ({"network_shares": (1.5,)}, "network_shares must lie between 0 and 1, got 1.5"),
+    ],
+)
+def test_bad_settings_get_one_clear_line(
+    changes: dict[str, Any], message: str, tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    main, config = toy("digits", tiny_data_dir, tmp_path, **changes)
+    with pytest.raises(InputError, match=message):
+        main(config)
+
+
+def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
+    certificate = Curve("tight", 0.1, np.array([0, 5, 6, 9, 10]), np.array([0.9, 0.9, 0.5, 0.5, 0.0]))
+    assert [value_at(certificate, flips) for flips in (0, 3, 5, 6, 7, 10, 11)] == [
+        0.9, 0.9, 0.9, 0.5, 0.5, 0.0, 0.0,
+    ]  # fmt: skip
+    network = Curve("network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
+    assert value_at(network, 5) == 0.75
