@@ -1,5 +1,6 @@
 """Figures of the comparisons."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,7 +66,7 @@ def save_label_curves(path: Path, curves: Mapping[str, FlipCurve], size: int, ti
 
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    markers = iter("os^v")
+    markers = itertools.cycle("os^v")
     for label, curve in curves.items():
         if curve.name.startswith("network"):
             axes.plot(

@@ -36,6 +36,7 @@ from randomized_smoothing_certification.label_flipping import (
     KernelVectors,
     LabelFlips,
     certified_accuracy,
+    class_scores,
     flip_greedily,
     greedy_flips,
     smooth_least_squares,
@@ -45,6 +46,7 @@ from robust_training.standard import StandardLoss
 
 TSV_COLUMNS = ("idx", "label", "predict", "flips", "correct")
 _BLOCK = 250  # test points whose kernel vectors are held together
+_CSV_POINTS = 300  # of a certificate's curve, at most twice as many
 _SURROGATE_POINTS = 1000  # test points that the attack on the network looks at
 _RANDOM_FLIPS = 200  # stream of randomness
 
@@ -73,9 +75,11 @@ class LabelFlippingConfig:
     """Test points to certify, drawn at random; all when not given."""
     held_out: int = 1000
     """Held-out training images that choose ridge and q; at most those of the validation set."""
-    network_shares: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
-    """Shares of changed labels at which an undefended network is trained, at random and under a greedy attack; none
-    leaves it out."""
+    network_shares: tuple[float, ...] = (0.0, 0.01, 0.04, 0.16)
+    """Shares of changed labels at which an undefended network is trained, on random changes, under a greedy attack on
+    all test points at once, and under one on each of a few; none leaves it out."""
+    network_points: int = 10
+    """Test points for which the network is attacked one by one, a training for each and every share; 0 for none."""
     network: TrainingConfig = field(default_factory=TrainingConfig)
     """Constants of the network's training."""
     seed: int = 0
@@ -102,6 +106,8 @@ class LabelFlippingConfig:
         for share in self.network_shares:
             if not 0 <= share <= 1:
                 raise InputError(f"network_shares must lie between 0 and 1, got {share}")
+        if self.network_points < 0:
+            raise InputError(f"network_points must not be negative, got {self.network_points}")
         for name in ("points", "held_out"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -128,7 +134,7 @@ class Points(NamedTuple):
 class Curve(NamedTuple):
     """Accuracy against changed labels."""
 
-    name: str  # tight, closed_form, ridge, network_random, network_greedy
+    name: str  # tight, closed_form, ridge, network_random, network_greedy, network_pointwise
     q: float | None
     flips: np.ndarray
     accuracy: np.ndarray
@@ -321,29 +327,64 @@ def _networks(
     config: LabelFlippingConfig, dataset: Dataset, kernel: KernelVectors, train: _Images, test: _Images,
     test_features: np.ndarray, kept: _Kept, stop: Stop,
 ) -> list[Curve]:  # fmt: skip
-    """Test accuracy of an undefended network when training labels are changed at random or by an attack."""
+    """Test accuracy of an undefended network trained on labels that were changed at random or by an attack.
+
+    'greedy' attacks all test points with the same changes, 'pointwise' gives each of a few test points changes of its
+    own, as the certificates allow.
+    """
     if not config.network_shares:
         return []
-    classes = _classes(train)
-    surrogate = np.random.default_rng([config.seed, 2]).permutation(len(test.y))[:_SURROGATE_POINTS]
+    drawn = np.random.default_rng([config.seed, 2]).permutation(len(test.y))
+    surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points]
     alpha = kernel(test_features[surrogate])
+    rivals = _rivals(class_scores(alpha, train.y, _classes(train)), test.y[surrogate])
     flips = np.array([round(share * len(train.y)) for share in config.network_shares])
-    curves = []
-    trainings = progress(total=2 * len(flips), desc="undefended network", unit="training")
-    for attack in ("random", "greedy"):
-        accuracies = []
-        for count in flips.tolist():
-            if count and attack == "random":
-                y = _change_at_random(train.y, classes, count, config.seed)
-            else:
-                y = flip_greedily(alpha, train.y, test.y[surrogate], classes, count)
-            path = f"network_{attack if count else 'clean'}_{count}.json"
-            result = kept.get(path, partial(_train_network, config, dataset, train, y, test, stop), stop)
-            accuracies.append(result["accuracy"])
+
+    def accuracy(attack: str, count: int) -> float:
+        def trained(name: str, y: np.ndarray, points: _Images) -> float:
+            work = partial(_train_network, config, dataset, train, y, points, stop)
             trainings.update()
-        curves.append(Curve(f"network_{attack}", None, flips, np.array(accuracies)))
-    trainings.close()
-    return curves
+            return kept.get(f"network_{name}.json", work, stop)["accuracy"]
+
+        if not count:
+            return trained("clean", train.y, test)
+        if attack == "random":
+            y = _change_at_random(train.y, _classes(train), count, config.seed)
+            return trained(f"random_{count}", y, test)
+        if attack == "greedy":
+            y = flip_greedily(alpha, train.y, test.y[surrogate], _classes(train), count)
+            return trained(f"greedy_{count}", y, test)
+        return float(
+            np.mean(
+                [
+                    trained(
+                        f"pointwise_{count}_{number}",
+                        _flip_nearest(train, test.x[number], test.y[number], rivals[place], count),
+                        _Images(*(array[number : number + 1] for array in test)),
+                    )
+                    for place, number in enumerate(single)
+                ]
+            )
+        )
+
+    attacks = ("random", "greedy", "pointwise")[: 3 if len(single) else 2]
+    with progress(
+        total=len(flips) * (2 + len(single)), desc="undefended network", unit="training"
+    ) as trainings:
+        return [
+            Curve(
+                f"network_{attack}",
+                None,
+                flips,
+                np.array([accuracy(attack, count) for count in flips.tolist()]),
+            )
+            for attack in attacks
+        ]
+
+
+def _rivals(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The class other than y of the largest score, for each row."""
+    return np.argmax(np.where(np.eye(scores.shape[1], dtype=bool)[y], -np.inf, scores), axis=1)
 
 
 def _change_at_random(y: np.ndarray, classes: int, count: int, seed: int) -> np.ndarray:
@@ -354,13 +395,22 @@ def _change_at_random(y: np.ndarray, classes: int, count: int, seed: int) -> np.
     return y
 
 
+def _flip_nearest(train: _Images, image: np.ndarray, label: int, rival: int, count: int) -> np.ndarray:
+    """Training labels with the ``count`` images nearest to ``image`` (l2, pixels) of its class given to the rival."""
+    own = np.flatnonzero(train.y == label)
+    nearest = np.argsort(np.square(train.x[own] - image).sum(axis=(1, 2, 3)), kind="stable")[:count]
+    y = train.y.copy()
+    y[own[nearest]] = rival
+    return y
+
+
 def _train_network(
     config: LabelFlippingConfig, dataset: Dataset, train: _Images, y: np.ndarray, test: _Images, stop: Stop
 ) -> dict[str, float]:
     """Accuracy on the test points of a network trained on the labels y without any defence."""
     one_hot = np.eye(_classes(train), dtype=np.float32)
     data = replace(dataset, x_train=train.x, y_train=one_hot[y], x_test=test.x, y_test=one_hot[test.y])
-    network = replace(config.network, target_class=0, data_dir=config.data_dir)
+    network = replace(config.network, target_class=int(test.y[0]), data_dir=config.data_dir)
     network.check()
     training = Training(network, data, StandardLoss(), config.seed)
     state = training.initial_state()
@@ -419,10 +469,13 @@ def _write_curves(path: Path, curves: list[Curve], size: int) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("curve", "q", "flips", "share", "accuracy"))
+    # One grid for all certificates: exact at each of its numbers of flips.
+    most = max(int(curve.flips.max()) for curve in curves if not curve.name.startswith("network"))
+    grid = range(0, most + 1, max(1, most // _CSV_POINTS))
     for curve in curves:
-        for flips, accuracy in zip(curve.flips.tolist(), curve.accuracy.tolist(), strict=True):
-            q = "" if curve.q is None else curve.q
-            writer.writerow((curve.name, q, flips, f"{flips / size:.5f}", f"{accuracy:.4f}"))
+        q = "" if curve.q is None else curve.q
+        for flips in curve.flips.tolist() if curve.name.startswith("network") else grid:
+            writer.writerow((curve.name, q, flips, f"{flips / size:.5f}", f"{value_at(curve, flips):.4f}"))
     with atomic_path(path) as temporary:
         temporary.write_text(buffer.getvalue(), encoding="utf-8")
 
@@ -451,5 +504,6 @@ def curve_label(curve: Curve) -> str:
     name = {
         "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "plain ridge, exact",
         "network_random": "network, random flips", "network_greedy": "network, greedy flips",
+        "network_pointwise": "network, attacked per point",
     }[curve.name]  # fmt: skip
     return name if curve.q is None else f"{name}, q {curve.q:g}"

@@ -30,6 +30,7 @@ class Config(LabelFlippingConfig):
     at: float = 0.04  # share of changed labels at which ridge and q are chosen
     held_out: int = 300
     ridges: tuple[float, ...] = (1e5, 1e6, 1e7)
+    network_points: int = 0  # attacked one by one: each costs a training per share
     network: Network = field(default_factory=Network)
     data_dir: Path = project_path("data/MNIST")
 

@@ -29,8 +29,8 @@ def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, A
     loaded = script(name)
     network = loaded["Network"](epochs=1, architecture="digits_cnn", batch_size=50)
     settings = {
-        "q": (0.1, 0.3), "ridges": (10.0, 1e3), "points": 40, "network_shares": (0.0, 0.2), "features": "raw",
-        "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir, "network": network,
+        "q": (0.1, 0.3), "ridges": (10.0, 1e3), "points": 40, "network_shares": (0.0, 0.2), "network_points": 2,
+        "features": "raw", "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir, "network": network,
     }  # fmt: skip
     return loaded["main"], loaded["Config"](**{**settings, **changes})
 
@@ -53,7 +53,7 @@ def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path)
     results = folder / "results" / "label_flipping_DIGITS_raw_tight"
     curves = read(results / "curve.csv")
     assert {row["curve"] for row in curves} == {
-        "tight", "closed_form", "ridge", "network_random", "network_greedy",
+        "tight", "closed_form", "ridge", "network_random", "network_greedy", "network_pointwise",
     }  # fmt: skip
     test = labels(load_dataset(tiny_data_dir).y_test)
     for q in ("0.1", "0.3"):
@@ -134,6 +134,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"q": (0.1, 0.6)}, "q must lie strictly between 0 and 1/2, got 0.6"),
+        ({"network_points": -1}, "network_points must not be negative, got -1"),
         ({"q": ()}, "q must hold at least one"),
         ({"classes": (1, 12)}, "class 12 is out of range; choose from 0 to 9"),
         ({"classes": (1, 1)}, "at least two different ones"),
