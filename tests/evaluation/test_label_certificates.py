@@ -30,7 +30,8 @@ def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, A
     network = loaded["Network"](epochs=1, architecture="digits_cnn", batch_size=50)
     settings = {
         "q": (0.1, 0.3), "ridges": (10.0, 1e3), "points": 40, "network_shares": (0.0, 0.2), "network_points": 2,
-        "features": "raw", "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir, "network": network,
+        "features": "raw", "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir,
+        "network": network,
     }  # fmt: skip
     return loaded["main"], loaded["Config"](**{**settings, **changes})
 
