@@ -31,6 +31,7 @@ from data.runs import (
 from evaluation.figures import save_label_curves
 from evaluation.training import Training, TrainingConfig
 from models.embeddings import EmbeddingName, fit_embedding
+from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.label_flipping import (
     Bound,
     KernelVectors,
@@ -167,8 +168,8 @@ def certify_labels(config: LabelFlippingConfig, name: str, title: str) -> list[C
         points = _certify_points(config, kernel, everything, test, test_features, kept, stop)
         networks = _networks(config, dataset, kernel, everything, test, test_features, kept, stop)
 
-    curves = _curves(config, points, test.y, len(everything.y)) + networks
-    _write_points(config, points, test, len(everything.y), work_dir)
+    curves = _curves(config, points, test.y, everything) + networks
+    _write_points(config, points, test, everything, work_dir)
     folder = config.results_dir / name
     _write_curves(folder / "curve.csv", curves, len(everything.y))
     other_bound = {"tight": "closed_form", "closed_form": "tight"}[config.bound]
@@ -421,9 +422,9 @@ def _train_network(
     return training.evaluate(state)
 
 
-def _curves(config: LabelFlippingConfig, points: Points, y: np.ndarray, size: int) -> list[Curve]:
+def _curves(config: LabelFlippingConfig, points: Points, y: np.ndarray, train: _Images) -> list[Curve]:
     """Certified accuracy at every number of flips at which it falls."""
-    classes = int(y.max()) + 1
+    classes, size = _classes(train), len(train.y)
     curves = []
     for bound in ("tight", "closed_form"):
         for number, q in enumerate(config.q):
@@ -448,14 +449,14 @@ def value_at(curve: Curve, flips: int) -> float:
 
 
 def _write_points(
-    config: LabelFlippingConfig, points: Points, test: _Images, size: int, folder: Path
+    config: LabelFlippingConfig, points: Points, test: _Images, train: _Images, folder: Path
 ) -> None:
     """One TSV per q, in the field's columns; idx counts the dataset's test images, classes by their own numbers."""
-    classes = config.classes or range(int(test.y.max()) + 1)
-    names = np.array([*classes, -1])  # ABSTAIN, -1, picks the last
+    classes, size = _classes(train), len(train.y)
+    names = np.array([*(config.classes or range(classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
     for number, q in enumerate(config.q):
         smoothed = Smoothed(points.prediction[number], points.log_eps[number])
-        flips = smoothed.certified(LabelFlips(q, len(names) - 1, config.bound), size)
+        flips = smoothed.certified(LabelFlips(q, classes, config.bound), size)
         columns = (
             test.numbers, names[test.y], names[smoothed.prediction], flips, (smoothed.prediction == test.y) * 1,
         )  # fmt: skip
@@ -490,12 +491,12 @@ def _table(
         f"{title}: {size:,} training points ({held_out:,} of them held out for choices), {test_points:,} test points",
         f"features {config.features} ({shape[1]}), ridge {choice['ridge']:g} ({how}), q {choice['q']:g} best there",
         "",
-        f"{'classifier':27s}  {'without attack':>14s}  {f'{flips} flips ({config.at:.1%})':>18s}",
-        f"{'-' * 27}  {'-' * 14}  {'-' * 18}",
+        f"{'classifier':28s}  {'without attack':>14s}  {f'{flips} flips ({config.at:.1%})':>18s}",
+        f"{'-' * 28}  {'-' * 14}  {'-' * 18}",
     ]
     for curve in curves:
         label = curve_label(curve)
-        lines.append(f"{label:27s}  {value_at(curve, 0):14.3f}  {value_at(curve, flips):18.3f}")
+        lines.append(f"{label:28s}  {value_at(curve, 0):14.3f}  {value_at(curve, flips):18.3f}")
     return "\n".join(lines)
 
 

@@ -77,6 +77,16 @@ def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path)
     assert "smoothed, tight, q 0.3" in table and "plain ridge, exact" in table
 
 
+def test_a_draw_of_test_points_without_some_class_changes_no_certificate(
+    folder: Path, tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    main, config = toy("digits", tiny_data_dir, tmp_path, points=3, network_shares=())
+    main(config)
+    whole = {row["idx"]: row for row in read(folder / "work" / "q_0.1.tsv", "\t")}
+    few = read(tmp_path / "work" / "q_0.1.tsv", "\t")
+    assert len(few) == 3 and all(whole[row["idx"]] == row for row in few)
+
+
 def test_certificates_lie_below_the_exact_robustness_of_ridge_on_the_whole(folder: Path) -> None:
     curves = read(folder / "results" / "label_flipping_DIGITS_raw_tight" / "curve.csv")
 
