@@ -83,6 +83,8 @@ def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tu
         toy |= {"reinitialise_every": 2, "lower_steps": 10, "lr_v": 0.001}
     if dataset == "CIFAR10":
         toy["architecture"] = "resnet8v1"
+        if method == "macer":  # learns the patterns more slowly
+            toy["lower_steps"] = 60
     return script["main"], script["Config"](
         **toy, data_dir=data_dir, out_dir=folder / "poison", run_dir=folder / "run"
     )
