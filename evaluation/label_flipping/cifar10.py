@@ -27,7 +27,7 @@ class Config(LabelFlippingConfig):
     ridge: float | None = None  # of least squares; chosen on held-out training images when None
     features: EmbeddingName = "patches"  # raw, pca, random or patches
     bound: Bound = "tight"  # tight (Neyman-Pearson) or closed_form (published)
-    at: float = 0.04  # share of changed labels at which ridge and q are chosen
+    at: float = 0.01  # share of changed labels at which ridge and q are chosen
     held_out: int = 300
     ridges: tuple[float, ...] = (1e5, 1e6, 1e7)
     network_points: int = 0  # attacked one by one: each costs a training per share
