@@ -7,8 +7,6 @@ of all of MNIST (55,000 training points, ten classes); the features are random w
 of any features. The limit is the product of the kernel vectors: d n (2 m) operations at the rate of a large product.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed import machine
-from data.files import InputError, write_json
-from data.runs import progress, provenance, run_script, shown_path
+from benchmarks.speed import finish, machine, peak_resident_mib
+from data.files import InputError
+from data.runs import progress, run_script
 from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, smooth_least_squares
 
 BAR_SECONDS = 10.0  # MNIST 1 against 7, one q, factorisation included
@@ -52,15 +50,11 @@ def main(config: Config) -> list[dict[str, Any]]:
     rows = [measure("MNIST 1 against 7", 13_007 // shrink, 2_163 // shrink, 2, config, BAR_SECONDS)]
     points = 10_000 if config.all_points else _BLOCK
     row = measure("MNIST, ten classes", 55_000 // shrink, points // shrink, 10, config, None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    peak = peak_resident_mib() / 1024
     row["peak_gib"] = peak
     rows.append(row)
     print(f"peak memory {peak:.2f} GiB (bar {BAR_GIB:g}): {'met' if peak <= BAR_GIB else 'MISSED'}")
-    if config.quick:
-        print("toy sizes: these numbers mean nothing")
-    if config.out is not None:
-        write_json(config.out, {"about": about, "rows": rows, **provenance(config)})
-        print(f"written to {shown_path(config.out)}")
+    finish(config, about, rows)
     return rows
 
 

@@ -10,7 +10,6 @@ memory of the host, not of the device.
 """
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,9 +20,18 @@ from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gau
 from attack_generation.macer.MNIST import poison_radius_macer
 from attack_generation.poisoning import Attack
 from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
-from benchmarks.speed import TOY, Sizes, machine, outer_step_work, random_dataset, training_work
-from data.files import InputError, write_json
-from data.runs import provenance, run_script, shown_path
+from benchmarks.speed import (
+    TOY,
+    Sizes,
+    finish,
+    machine,
+    outer_step_work,
+    peak_resident_mib,
+    random_dataset,
+    training_work,
+)
+from data.files import InputError
+from data.runs import run_script
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from evaluation.training import Training
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
@@ -81,11 +89,7 @@ def main(config: Config) -> list[dict[str, Any]]:
             )
             verdict = "" if method == "gaussianaug" else f", bar {BAR}: {'met' if ratio <= BAR else 'MISSED'}"
             print(f"{stage:15s}  {method:11s}  {peak:7.0f} MiB  {ratio:5.2f} times gaussianaug{verdict}")
-    if config.quick:
-        print("toy sizes: these numbers mean nothing")
-    if config.out is not None:
-        write_json(config.out, {"about": about, "rows": rows, **provenance(config)})
-        print(f"written to {shown_path(config.out)}")
+    finish(config, about, rows)
     return rows
 
 
@@ -119,8 +123,7 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
         work = outer_step_work(Attack(settings, dataset, loss.of(settings)))
         for _ in range(config.steps):
             float(work())
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return peak_resident_mib()
 
 
 if __name__ == "__main__":

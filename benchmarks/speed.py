@@ -13,6 +13,7 @@ other take turns, so that another load on the machine slows all of them alike.
 
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -125,13 +126,33 @@ def main(config: Config) -> list[Row]:
         print(f"measuring votes in {dtype}", file=sys.stderr)
         rows += measure_certification(sizes, dtype, config.batch_size, config.seconds)
     print(table(rows))
+    finish(config, about, [row._asdict() | {"met": row.met} for row in rows])
+    return rows
+
+
+class BenchmarkConfig(Protocol):
+    """What the settings of every benchmark hold."""
+
+    @property
+    def quick(self) -> bool: ...
+
+    @property
+    def out(self) -> Path | None: ...
+
+
+def finish(config: BenchmarkConfig, about: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    """Say so where sizes were toys, and write the rows of a benchmark where ``config.out`` asks for it."""
     if config.quick:
         print("toy sizes: these numbers mean nothing")
     if config.out is not None:
-        record = [row._asdict() | {"met": row.met} for row in rows]
-        write_json(config.out, {"about": about, "rows": record, **provenance(config)})
+        write_json(config.out, {"about": about, "rows": rows, **provenance(config)})
         print(f"written to {shown_path(config.out)}")
-    return rows
+
+
+def peak_resident_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def machine() -> dict[str, str]:

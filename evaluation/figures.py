@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,20 +43,16 @@ def _at(radii: np.ndarray, curve: Mapping[str, Any]) -> np.ndarray:
     return accuracy[np.searchsorted(known, radii, side="left")]
 
 
-class FlipCurve(Protocol):
-    """Accuracy at numbers of changed training labels, ascending."""
+class LabelCurve(NamedTuple):
+    """Accuracy against changed training labels."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def flips(self) -> np.ndarray: ...
-
-    @property
-    def accuracy(self) -> np.ndarray: ...
+    name: str  # tight, closed_form, ridge, network_random, network_greedy, network_pointwise
+    q: float | None
+    flips: np.ndarray  # ascending
+    accuracy: np.ndarray
 
 
-def save_label_curves(path: Path, curves: Mapping[str, FlipCurve], size: int, title: str) -> None:
+def save_label_curves(path: Path, curves: Mapping[str, LabelCurve], size: int, title: str) -> None:
     """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent of ``size``.
 
     curves: for each label, a certificate (falling in steps; plain ridge regression's is black) or a network's measured

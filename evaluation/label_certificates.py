@@ -28,7 +28,7 @@ from data.runs import (
     settings,
     shown_path,
 )
-from evaluation.figures import save_label_curves
+from evaluation.figures import LabelCurve, save_label_curves
 from evaluation.training import Training, TrainingConfig
 from models.embeddings import EmbeddingName, fit_embedding
 from randomized_smoothing_certification.core import ABSTAIN
@@ -90,7 +90,7 @@ class LabelFlippingConfig:
     work_dir: Path | None = None
     """Folder of per-point results and of what a stopped run keeps; runs/<name> when not given."""
     results_dir: Path = project_path("results")
-    """Curve, figure and settings go to a folder <name> in here."""
+    """LabelCurve, figure and settings go to a folder <name> in here."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
 
@@ -132,16 +132,7 @@ class Points(NamedTuple):
     ridge_flips: np.ndarray  # int64 (m,)
 
 
-class Curve(NamedTuple):
-    """Accuracy against changed labels."""
-
-    name: str  # tight, closed_form, ridge, network_random, network_greedy, network_pointwise
-    q: float | None
-    flips: np.ndarray
-    accuracy: np.ndarray
-
-
-def certify_labels(config: LabelFlippingConfig, name: str, title: str) -> list[Curve]:
+def certify_labels(config: LabelFlippingConfig, name: str, title: str) -> list[LabelCurve]:
     """Certify test points against changed labels, with the references, and write curve, figure and table.
 
     name: of the output folders, without spaces; the features and the bound are added. title: of the figure.
@@ -327,7 +318,7 @@ def _certify_points(
 def _networks(
     config: LabelFlippingConfig, dataset: Dataset, kernel: KernelVectors, train: _Images, test: _Images,
     test_features: np.ndarray, kept: _Kept, stop: Stop,
-) -> list[Curve]:  # fmt: skip
+) -> list[LabelCurve]:  # fmt: skip
     """Test accuracy of an undefended network trained on labels that were changed at random or by an attack.
 
     'greedy' attacks all test points with the same changes, 'pointwise' gives each of a few test points changes of its
@@ -373,7 +364,7 @@ def _networks(
         total=len(flips) * (2 + len(single)), desc="undefended network", unit="training"
     ) as trainings:
         return [
-            Curve(
+            LabelCurve(
                 f"network_{attack}",
                 None,
                 flips,
@@ -422,7 +413,7 @@ def _train_network(
     return training.evaluate(state)
 
 
-def _curves(config: LabelFlippingConfig, points: Points, y: np.ndarray, train: _Images) -> list[Curve]:
+def _curves(config: LabelFlippingConfig, points: Points, y: np.ndarray, train: _Images) -> list[LabelCurve]:
     """Certified accuracy at every number of flips at which it falls."""
     classes, size = _classes(train), len(train.y)
     curves = []
@@ -435,12 +426,12 @@ def _curves(config: LabelFlippingConfig, points: Points, y: np.ndarray, train: _
     return curves
 
 
-def _falling(name: str, q: float | None, flips: np.ndarray, correct: np.ndarray) -> Curve:
+def _falling(name: str, q: float | None, flips: np.ndarray, correct: np.ndarray) -> LabelCurve:
     at = np.unique(np.concatenate([[0], flips[correct], flips[correct] + 1]))
-    return Curve(name, q, at, certified_accuracy(flips, correct, at))
+    return LabelCurve(name, q, at, certified_accuracy(flips, correct, at))
 
 
-def value_at(curve: Curve, flips: int) -> float:
+def value_at(curve: LabelCurve, flips: int) -> float:
     """Accuracy of a curve at a number of changed labels: that of a certificate falls in steps, others are lines."""
     if curve.name.startswith("network"):
         return float(np.interp(flips, curve.flips, curve.accuracy))
@@ -466,7 +457,7 @@ def _write_points(
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _write_curves(path: Path, curves: list[Curve], size: int) -> None:
+def _write_curves(path: Path, curves: list[LabelCurve], size: int) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("curve", "q", "flips", "share", "accuracy"))
@@ -482,7 +473,7 @@ def _write_curves(path: Path, curves: list[Curve], size: int) -> None:
 
 
 def _table(
-    config: LabelFlippingConfig, title: str, choice: dict[str, Any], curves: list[Curve], shape: tuple[int, ...],
+    config: LabelFlippingConfig, title: str, choice: dict[str, Any], curves: list[LabelCurve], shape: tuple[int, ...],
     test_points: int, held_out: int,
 ) -> str:  # fmt: skip
     size, flips = shape[0], round(config.at * shape[0])
@@ -500,7 +491,7 @@ def _table(
     return "\n".join(lines)
 
 
-def curve_label(curve: Curve) -> str:
+def curve_label(curve: LabelCurve) -> str:
     """A curve's name for people."""
     name = {
         "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "plain ridge, exact",

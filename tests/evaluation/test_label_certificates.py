@@ -15,7 +15,8 @@ from data.datasets import labels, load_dataset
 from data.files import InputError
 from data.preparation import SourceConfig, write_dataset
 from data.runs import StoppedEarly
-from evaluation.label_certificates import Curve, value_at
+from evaluation.figures import LabelCurve
+from evaluation.label_certificates import value_at
 
 ROOT = Path(data.__file__).parents[1]
 SCRIPTS = ("digits", "mnist_1_7", "mnist", "cifar10")
@@ -165,9 +166,9 @@ def test_bad_settings_get_one_clear_line(
 
 
 def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
-    certificate = Curve("tight", 0.1, np.array([0, 5, 6, 9, 10]), np.array([0.9, 0.9, 0.5, 0.5, 0.0]))
+    certificate = LabelCurve("tight", 0.1, np.array([0, 5, 6, 9, 10]), np.array([0.9, 0.9, 0.5, 0.5, 0.0]))
     assert [value_at(certificate, flips) for flips in (0, 3, 5, 6, 7, 10, 11)] == [
         0.9, 0.9, 0.9, 0.5, 0.5, 0.0, 0.0,
     ]  # fmt: skip
-    network = Curve("network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
+    network = LabelCurve("network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
     assert value_at(network, 5) == 0.75

@@ -18,6 +18,7 @@ from randomized_smoothing_certification.label_flipping import (
     greedy_flips,
     smooth_least_squares,
 )
+from randomized_smoothing_certification.training_set_smoothing import TrainingSet
 
 
 def label_vectors(n: int, classes: int) -> np.ndarray:
@@ -235,16 +236,10 @@ def test_the_attack_on_all_points_beats_random_flips() -> None:
 
     attacked = flip_greedily(alpha, y, y, 3, 40)
     assert 0 < np.sum(attacked != y) <= 40
-    at_random = LabelFlips(0.22, 3).sample(_training_set(x, y), np.random.default_rng(1)).y
+    at_random = LabelFlips(0.22, 3).sample(TrainingSet(x, y), np.random.default_rng(1)).y
     assert accuracy(y) > 0.85
     assert accuracy(attacked) < accuracy(at_random) - 0.1
     np.testing.assert_array_equal(flip_greedily(alpha, y, y, 3, 0), y)
-
-
-def _training_set(x: np.ndarray, y: np.ndarray):  # type: ignore[no-untyped-def]
-    from randomized_smoothing_certification.training_set_smoothing import TrainingSet
-
-    return TrainingSet(x, y)
 
 
 def test_certified_accuracy_counts_right_points_with_enough_flips() -> None:
