@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-jax test-slow lint format benchmark clean
+.PHONY: demo table report test test-jax test-slow test-slurm lint format benchmark clean
 
 # make demo METHOD=gaussianaug is the short one.
 METHOD ?= gaussianaug macer smoothadv
@@ -15,6 +15,17 @@ demo: $(INSTALLED)
 		$(RUN) evaluation/DIGITS/compare_$$method.py --results-dir runs/demo || exit; \
 	done
 
+# make table TABLE=mnist_paper FLAGS="--config runs=1": a plan of config/, and anything else that snakemake takes.
+TABLE ?= digits
+SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
+
+table: $(INSTALLED)
+	$(SNAKEMAKE) $(FLAGS)
+
+# One HTML page of a finished table.
+report: $(INSTALLED)
+	$(SNAKEMAKE) $(FLAGS) --report runs/tables/$(TABLE)/report.html
+
 test: $(INSTALLED)
 	$(RUN) -m pytest
 
@@ -24,6 +35,10 @@ test-jax: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
+
+# Needs root and Debian's slurm-wlm and munge: starts a SLURM of its own on this machine.
+test-slurm: $(INSTALLED)
+	$(RUN) -m pytest -m slurm tests/slurm
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

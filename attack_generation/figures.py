@@ -10,10 +10,10 @@ from data.files import atomic_path
 def save_image_grid(
     path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10
 ) -> None:
-    """Draw the first images clean, poisoned and their difference, one row each, as PNG.
+    """Draw the first images clean, poisoned and their amplified difference, one row each, as PNG.
 
     clean, poison: (N, H, W, C) float32 in [0, 1], C 1 or 3. The difference is scaled from [-epsilon, epsilon] to
-    [0, 1], grey where nothing changed.
+    [0, 1], grey where nothing changed; below it stand its l-infinity and l2 distances.
     """
     from matplotlib.figure import Figure
 
@@ -23,7 +23,8 @@ def save_image_grid(
         "poison": poison[:columns],
         f"difference\n(±{epsilon:g})": 0.5 + (poison[:columns] - clean[:columns]) / (2 * epsilon),
     }
-    figure = Figure(figsize=(columns * 0.9 + 1, 3), layout="constrained")
+    change = (poison[:columns] - clean[:columns]).reshape(columns, -1)
+    figure = Figure(figsize=(columns * 0.9 + 1, 3.3), layout="constrained")
     axes = figure.subplots(3, columns, squeeze=False)
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(title)
@@ -31,5 +32,7 @@ def save_image_grid(
             axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
+    for axis, one in zip(axes[-1], change, strict=True):
+        axis.set_xlabel(f"l∞ {np.abs(one).max():.3f}\nl2 {np.linalg.norm(one):.2f}", fontsize=7)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -25,9 +25,12 @@ from data.datasets import Dataset, check_poison, load_dataset, poison_paths, spl
 from data.files import InputError, array_sha256, read_json, save_array, write_json
 from data.noise import fold_in, seed_pair
 from data.runs import (
+    OnOtherSettings,
+    OtherSettings,
     Scalars,
     Stop,
     StoppedEarly,
+    discard_where_allowed,
     load_checkpoint,
     progress,
     project_path,
@@ -121,6 +124,9 @@ class PoisonConfig:
     """Folder of checkpoint, TensorBoard scalars and picture; runs/<dataset>/<poison name> when not given."""
     overwrite: bool = False
     """Start afresh, replacing a poison or a checkpoint that is already there; leave it out to continue."""
+    on_other_settings: OnOtherSettings = "refuse"
+    """What to do where a poison or checkpoint made with other settings is in the way: name the difference and
+    stop, or delete it and start afresh."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
     checkpoint_minutes: float = 5.0
@@ -175,9 +181,13 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
     identity = _identity(config, method, loss, dataset)
     if x_path.is_file() and not config.overwrite:
-        _require_same_poison(x_path, identity)
-        print(f"{shown_path(x_path)}: already made with these settings")
-        return x_path
+        try:
+            _require_same_poison(x_path, identity)
+        except OtherSettings as other:
+            discard_where_allowed(other, config.on_other_settings, x_path)
+        else:
+            print(f"{shown_path(x_path)}: already made with these settings")
+            return x_path
     attack = Attack(config, dataset, loss)
     checkpoint = run_dir / "checkpoint.npz"
     if config.overwrite:  # at once, so that the same command without it continues this run
@@ -185,9 +195,12 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
         checkpoint.unlink(missing_ok=True)
     state, done = attack.initial_state(0), 0
     if checkpoint.is_file():
-        state, record = load_checkpoint(checkpoint, like=state, same=identity)
-        done = record["outer_steps"]
-        print(f"continuing {shown_path(run_dir)} after {done} of {attack.total_steps} outer steps")
+        try:
+            state, record = load_checkpoint(checkpoint, like=state, same=identity)
+            done = record["outer_steps"]
+            print(f"continuing {shown_path(run_dir)} after {done} of {attack.total_steps} outer steps")
+        except OtherSettings as other:
+            discard_where_allowed(other, config.on_other_settings, checkpoint)
 
     def save(done: int) -> None:
         save_checkpoint(checkpoint, state, {"settings": identity, "outer_steps": done})
@@ -236,7 +249,9 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
 
 def _identity(config: PoisonConfig, method: str, loss: TrainingLoss, dataset: Dataset) -> dict[str, Any]:
     """The settings that make a run what it is: two runs that agree on them end with the same poison."""
-    free = ("data_dir", "out_dir", "run_dir", "overwrite", "max_minutes", "checkpoint_minutes")
+    free = (
+        "data_dir", "out_dir", "run_dir", "overwrite", "on_other_settings", "max_minutes", "checkpoint_minutes",
+    )  # fmt: skip
     own = {name: value for name, value in settings(config).items() if name not in free}
     return {**own, "method": method, "loss": repr(loss), "x_train": array_sha256(dataset.x_train)}
 
@@ -244,7 +259,7 @@ def _identity(config: PoisonConfig, method: str, loss: TrainingLoss, dataset: Da
 def _require_same_poison(x_path: Path, identity: dict[str, Any]) -> None:
     record = x_path.with_suffix(".json")
     if not record.is_file():
-        raise InputError(
+        raise OtherSettings(
             f"{x_path}: exists without the settings it was made with; add --overwrite or --out-dir"
         )
     require_same_settings(x_path, read_json(record).get("settings", {}), identity)
@@ -413,11 +428,11 @@ class Attack:
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower-level model, and the poison's distortion."""
         logits = partial(self._logits, state.weights)
-        overall, target = clean_accuracies(logits, self.x_val, self.y_val, self.config.target_class)
+        overall, of_class = clean_accuracies(logits, self.x_val, self.y_val)
         distortion = np.abs(ops.convert_to_numpy(state.poison) - self.x_target)
         return {
             "validation_accuracy": overall,
-            "validation_accuracy_target_class": target,
+            "validation_accuracy_target_class": of_class[self.config.target_class],
             "distortion_mean": float(distortion.mean()),
             "distortion_max": float(distortion.max()),
         }

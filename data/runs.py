@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import keras
 import numpy as np
@@ -22,10 +22,15 @@ from data.files import InputError, load_archive, save_archive, unwritable
 STOPPED_EARLY = 75  # exit status of a run that stopped cleanly and continues when run again (EX_TEMPFAIL)
 
 Config = TypeVar("Config")
+OnOtherSettings = Literal["refuse", "start_afresh"]
 
 
 class StoppedEarly(Exception):
     """A run saved its state and stopped because it was asked to."""
+
+
+class OtherSettings(InputError):
+    """A result or checkpoint that lies in the way was made with other settings."""
 
 
 def run_script(main: Callable[[Config], Any], config_type: type[Config], description: str | None) -> None:
@@ -192,7 +197,7 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
     """Read what save_checkpoint wrote, packed as the structure ``like``; returns (tree, record).
 
     same: settings that the record must hold under 'settings'.
-    Raises InputError where the file does not fit ``like`` or was made with other settings.
+    Raises InputError where the file does not fit ``like``, OtherSettings where it was made with other settings.
     """
     archive = load_archive(path)
     try:
@@ -209,13 +214,22 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
 
 
 def require_same_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise InputError naming the first setting in which a file made earlier differs from this run."""
+    """Raise OtherSettings naming the first setting in which a file made earlier differs from this run."""
     for name in sorted(set(found) | set(wanted)):
         if found.get(name) != wanted.get(name):
-            raise InputError(
+            raise OtherSettings(
                 f"{path}: made with {name} = {found.get(name)!r}, this run has {wanted.get(name)!r}; "
                 "use the same settings to continue, choose another output, or delete it to start afresh"
             )
+
+
+def discard_where_allowed(other: OtherSettings, policy: OnOtherSettings, *files: Path) -> None:
+    """Delete files made with other settings where the policy is to start afresh; raise ``other`` where it is not."""
+    if policy == "refuse":
+        raise other
+    print(f"starting afresh: {other}")
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def require_finite(step: str, **values: float) -> None:

@@ -43,6 +43,79 @@ def _at(radii: np.ndarray, curve: Mapping[str, Any]) -> np.ndarray:
     return accuracy[np.searchsorted(known, radii, side="left")]
 
 
+def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
+    """Draw the average certified radius per method and noise level, a bar per kind of training data, as PNG.
+
+    acr: for each group ('macer\nσ = 0.5'), for each kind of training data, the ACR of every run. A bar is their mean;
+    the runs are points on it.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(kind for group in acr.values() for kind in group))
+    width = 0.8 / max(len(kinds), 1)
+    figure = Figure(figsize=(max(6.0, 2.2 + 1.9 * len(acr)), 4.5), layout="constrained")
+    axes = figure.subplots()
+    for number, kind in enumerate(kinds):
+        at = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(acr))]
+        runs = [group.get(kind, ()) for group in acr.values()]
+        bars = axes.bar(
+            at,
+            np.array([np.mean(values) if len(values) else 0.0 for values in runs]),
+            0.9 * width,
+            label=kind,
+        )
+        for x, values, bar in zip(at, runs, bars, strict=True):
+            axes.plot([x] * len(values), values, ".", color="black", ms=4, zorder=3)
+            if not len(values):
+                bar.set_visible(False)
+    axes.set_xticks(range(len(acr)), list(acr))
+    axes.set(ylabel="average certified radius (l2, pixels in [0, 1])", title=title)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    if kinds:
+        figure.legend(loc="outside lower center", ncols=min(len(kinds), 6), fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def save_radii(path: Path, radii: Mapping[str, np.ndarray], title: str) -> None:
+    """Draw how the certified radii of the points are distributed, a column per kind of training data, as PNG.
+
+    radii: for each kind, of every point of every run; -1 where a point is not certified correctly. Those are counted
+    below the axis, where no radius can be.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(5.0, 1.6 + 1.3 * len(radii)), 4.5), layout="constrained")
+    axes = figure.subplots()
+    largest = max((float(values.max(initial=0.0)) for values in radii.values()), default=0.0) or 1.0
+    spread = np.random.default_rng(0)
+    names = []
+    for column, (kind, values) in enumerate(radii.items()):
+        certified = values[values >= 0]
+        offset = spread.uniform(-0.3, 0.3, len(certified))
+        axes.plot(column + offset, certified, ".", ms=3, alpha=0.5, color=f"C{column}")
+        if len(certified):
+            axes.hlines(np.median(certified), column - 0.35, column + 0.35, color="black", lw=2, zorder=3)
+        names.append(f"{kind}\n{np.mean(values < 0):.0%} not certified")
+    axes.set_xticks(range(len(names)), names, fontsize="small")
+    axes.set(
+        ylabel="certified radius of a test point (l2)", title=title, ylim=(-0.03 * largest, 1.05 * largest)
+    )
+    axes.text(
+        0.995,
+        0.985,
+        "line: median of the certified",
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        size="small",
+    )
+    axes.grid(axis="y", alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
 class LabelCurve(NamedTuple):
     """Accuracy against changed training labels."""
 

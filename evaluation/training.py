@@ -24,9 +24,12 @@ from data.datasets import (
 from data.files import InputError, array_sha256, read_json, write_json
 from data.noise import seed_pair
 from data.runs import (
+    OnOtherSettings,
+    OtherSettings,
     Scalars,
     Stop,
     StoppedEarly,
+    discard_where_allowed,
     load_checkpoint,
     progress,
     project_path,
@@ -82,6 +85,9 @@ class TrainingConfig:
     """Folder of checkpoints and TensorBoard scalars."""
     overwrite: bool = False
     """Train afresh, replacing a model or a checkpoint that is already there; leave it out to continue."""
+    on_other_settings: OnOtherSettings = "refuse"
+    """What to do where a model or checkpoint made with other settings is in the way: name the difference and
+    stop, or delete it and start afresh."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
     checkpoint_minutes: float = 5.0
@@ -151,11 +157,13 @@ def train_victim(
     identity = _identity(config, method, loss, dataset, seed)
     record_path = path.with_suffix(".json")
     if path.is_file() and record_path.is_file() and not config.overwrite:
-        record = read_json(record_path)
-        if record.get("settings") == identity:
+        try:
+            require_same_settings(path, read_json(record_path).get("settings", {}), identity)
+        except OtherSettings as other:
+            discard_where_allowed(other, config.on_other_settings, path)
+        else:
             print(f"{shown_path(path)}: already trained with these settings")
             return path
-        require_same_settings(path, record.get("settings", {}), identity)
     training = Training(config, dataset, loss, seed)
     run_dir = config.run_dir / dataset.name / path.stem
     checkpoint = run_dir / "checkpoint.npz"
@@ -164,9 +172,12 @@ def train_victim(
         checkpoint.unlink(missing_ok=True)
     state, done = training.initial_state(), 0
     if checkpoint.is_file():
-        state, record = load_checkpoint(checkpoint, like=state, same=identity)
-        done = record["steps"]
-        print(f"continuing {path.stem} after {done} of {training.total_steps} steps")
+        try:
+            state, record = load_checkpoint(checkpoint, like=state, same=identity)
+            done = record["steps"]
+            print(f"continuing {path.stem} after {done} of {training.total_steps} steps")
+        except OtherSettings as other:
+            discard_where_allowed(other, config.on_other_settings, checkpoint)
 
     with Scalars(run_dir / "tensorboard") as scalars:
         last_save = time.monotonic()
@@ -298,8 +309,8 @@ class Training:
         return TrainingState(weights, statistics, adam, memory), value
 
     def evaluate(self, state: TrainingState) -> dict[str, float]:
-        """Accuracy on the clean test images without noise, overall and of the target class."""
+        """Accuracy on the clean test images without noise: overall, of the target class and of each class."""
         logits = partial(self._logits, state.weights, state.statistics)
-        x, y = self.dataset.x_test, self.dataset.y_test
-        overall, target = clean_accuracies(logits, x, y, self.config.target_class)
-        return {"accuracy": overall, "target_accuracy": target}
+        overall, of_class = clean_accuracies(logits, self.dataset.x_test, self.dataset.y_test)
+        of_classes = {f"accuracy_class_{label}": value for label, value in enumerate(of_class)}
+        return {"accuracy": overall, "target_accuracy": of_class[self.config.target_class], **of_classes}

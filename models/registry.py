@@ -11,8 +11,14 @@ from data.noise import seed_pair
 from models.cifar10_keras_models import resnet_v1, resnet_v2
 from models.digits_keras_models import digits_cnn
 from models.mnist_keras_models import mnist_cnn
+from models.transfer_keras_models import cnn_3x3, mlp
 
-_BUILDERS: dict[str, Callable[..., keras.Model]] = {"mnist_cnn": mnist_cnn, "digits_cnn": digits_cnn}
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    "mnist_cnn": mnist_cnn,
+    "digits_cnn": digits_cnn,
+    "mlp": mlp,
+    "cnn_3x3": cnn_3x3,
+}
 _RESNETS: dict[str, Callable[..., keras.Model]] = {"v1": resnet_v1, "v2": resnet_v2}
 KNOWN = (*_BUILDERS, "resnet<depth>v1 (resnet20v1, ...)", "resnet<depth>v2 (resnet20v2, resnet29v2, ...)")
 
@@ -22,7 +28,7 @@ def build_model(
 ) -> keras.Model:
     """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
 
-    architecture: mnist_cnn, digits_cnn, or resnet<depth>v1, resnet<depth>v2 with a valid depth.
+    architecture: mnist_cnn, digits_cnn, mlp, cnn_3x3, or resnet<depth>v1, resnet<depth>v2 with a valid depth.
     The same seed gives the same weights on the same backend.
     Raises InputError for an unknown name, a depth that does not exist, and images too small for the model.
     """

@@ -18,7 +18,17 @@ import numpy as np
 from data.datasets import Dataset, labels, load_dataset
 from data.files import InputError, array_sha256, file_sha256, read_json, unwritable, write_json
 from data.noise import seed_pair
-from data.runs import Stop, StoppedEarly, progress, provenance, require_same_settings, settings
+from data.runs import (
+    OnOtherSettings,
+    OtherSettings,
+    Stop,
+    StoppedEarly,
+    discard_where_allowed,
+    progress,
+    provenance,
+    require_same_settings,
+    settings,
+)
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.core import (
     ABSTAIN,
@@ -66,6 +76,9 @@ class CertificationConfig:
     """Arithmetic inside the model; bfloat16 is faster on GPUs and is another base classifier."""
     shard: str | None = None
     """I/N: certify only part I (from 1) of N of the points; join the parts with merge_shards.py."""
+    on_other_settings: OnOtherSettings = "refuse"
+    """What to do where a result file made with other settings is in the way: name the difference and
+    stop, or delete it and start afresh."""
     max_minutes: float | None = None
     """Stop cleanly after the point at which this many minutes have passed; run again to continue."""
 
@@ -121,7 +134,11 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             "provenance": provenance(config),
         }
         _warn_of_another_sigma(config)
-        rows = _resume(config.out, record)
+        try:
+            rows = _resume(config.out, record)
+        except OtherSettings as other:
+            discard_where_allowed(other, config.on_other_settings, config.out)
+            rows = _resume(config.out, record)
         if rows:
             print(f"{config.out}: continuing after {len(rows)} of {len(points)} points")
         _certify_rest(config, counter, dataset.x_test, truth, points[len(rows) :], stop)
@@ -372,7 +389,9 @@ def _resume(out: Path, record: dict[str, Any]) -> list[Row]:
         write_rows(out, [])
         return []
     if not stored.exists():
-        raise InputError(f"{out}: exists without {stored.name}, which would say how; choose another output")
+        raise OtherSettings(
+            f"{out}: exists without {stored.name}, which would say how; choose another output"
+        )
     require_same_settings(out, read_json(stored)["settings"], record["settings"])
     content = out.read_bytes()
     whole = content.rfind(b"\n") + 1

@@ -84,14 +84,14 @@ def accuracy(logits: Any, y: Any) -> Any:
 
 
 def clean_accuracies(
-    logits: Logits, x: np.ndarray, y: np.ndarray, target_class: int, batch_size: int = 1000
-) -> tuple[float, float]:
-    """Accuracy on images without noise, overall and of the target class, evaluated batch by batch.
+    logits: Logits, x: np.ndarray, y: np.ndarray, batch_size: int = 1000
+) -> tuple[float, list[float]]:
+    """Accuracy on images without noise, overall and of each of the K classes, evaluated batch by batch.
 
     logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
     scores = np.concatenate(
         [ops.convert_to_numpy(logits(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
     )
-    target = y[:, target_class] == 1
-    return float(accuracy(scores, y)), float(accuracy(scores[target], y[target]))
+    of_class = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
+    return float(accuracy(scores, y)), of_class

@@ -72,7 +72,10 @@ def test_depth_counts_the_layers() -> None:
         ("resnet21v1", r"resnet_v1 has no depth 21; choose 6n \+ 2: 8, 14, 20"),
         ("resnet2v1", "resnet_v1 has no depth 2;"),
         ("resnet32v2", r"resnet_v2 has no depth 32; choose 9n \+ 2: 11, 20, 29"),
-        ("resnet20v3", "no architecture 'resnet20v3'; choose one of mnist_cnn, digits_cnn, resnet"),
+        (
+            "resnet20v3",
+            "no architecture 'resnet20v3'; choose one of mnist_cnn, digits_cnn, mlp, cnn_3x3, resnet",
+        ),
         ("resnetv1", "no architecture 'resnetv1'"),
     ],
 )

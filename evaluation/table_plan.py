@@ -1,0 +1,452 @@
+"""The plan of a paper table: its combinations of poison and victim, their files, and the flags that make them.
+
+The Snakefile makes the files, evaluation/make_tables.py arranges them. A plan is a YAML file, see config/.
+Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transfer over methods and architectures).
+"""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+
+from attack_generation.controls import CONTROLS
+from data.datasets import poison_paths
+from data.files import InputError
+
+CLEAN, OPTIMISED = "clean", "optimised"
+ROWS = (CLEAN, *CONTROLS, OPTIMISED)
+DATASETS = {"MNIST": "mnist", "CIFAR10": "cifar10", "DIGITS": "digits"}  # folder of the scripts, their suffix
+LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
+# Folder of the attack script in attack_generation/, and victim script in evaluation/<dataset>/.
+SCRIPTS = {
+    "gaussianaug": ("gaussian_data_augmentation", "gaussian_augmented_training"),
+    "macer": ("macer", "macer_training"),
+    "smoothadv": ("smoothadv", "smoothadv_training"),
+    "standard": ("standard", "standard_training"),
+}
+
+
+def _joined(*words: str) -> str:
+    return "_".join(word for word in words if word)
+
+
+class Poison(NamedTuple):
+    """One poisoned training set: what was done to the target class's images."""
+
+    against: str  # method that it was optimised against, or a control
+    architecture: str  # model of the attack; '' for a control
+    sigma: float
+    target_class: int
+
+    @property
+    def key(self) -> str:
+        """Name of its folder."""
+        return _joined(self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}")
+
+    @property
+    def file_name(self) -> str:
+        """Name of its images' file, without the ending."""
+        return poison_paths(Path(), self.against, self.sigma, self.target_class)[0].stem
+
+
+class Victim(NamedTuple):
+    """What is trained, on whatever data."""
+
+    method: str
+    sigma: float
+    architecture: str
+
+    @property
+    def key(self) -> str:
+        """Name of its folder."""
+        return _joined(self.method, self.architecture, f"sigma_{self.sigma}")
+
+
+class Cell(NamedTuple):
+    """One entry of a table: victims of several seeds, trained on one kind of data, certified on one class."""
+
+    victim: Victim
+    target_class: int
+    poison: Poison | None  # None: clean data
+
+    @property
+    def data(self) -> str:
+        """Name of the training data's folder."""
+        return self.poison.key if self.poison else CLEAN
+
+    @property
+    def key(self) -> str:
+        """Name of the cell's folder."""
+        return f"{self.victim.key}/{self.data}/class_{self.target_class}"
+
+    def __str__(self) -> str:
+        victim, poison = self.victim, self.poison
+        data = f"{poison.against} poison" if poison else "clean data"
+        made_with = f" made with {poison.architecture}" if poison and poison.architecture else ""
+        return (
+            f"{victim.method} ({victim.architecture}), sigma {victim.sigma:g}, class {self.target_class}, "
+            f"{data}{made_with}"
+        )
+
+
+class MethodTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Poison made against each of ``against``, victims trained with every method of the table, at equal sigma."""
+
+    sigmas: tuple[float, ...]
+    against: tuple[str, ...]
+
+
+class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Poison against one method made with each of ``attacked``, victims of each of ``victims``."""
+
+    method: str
+    sigmas: tuple[float, ...]
+    attacked: tuple[str, ...]
+    victims: tuple[str, ...]
+
+
+class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificates that another program wrote: one file per run in the columns of Cohen et al.'s code."""
+
+    method: str
+    sigma: float
+    target_class: int
+    files: tuple[str, ...]
+    architecture: str = ""
+    poison: str = CLEAN  # clean, a control, or the method that the poison was made against
+    poison_architecture: str = ""
+    accuracy: float | None = None  # of the clean test images, where known
+
+    @property
+    def cell(self) -> Cell:
+        """Where it stands in a table."""
+        poison = (
+            None
+            if self.poison == CLEAN
+            else Poison(self.poison, self.poison_architecture, self.sigma, self.target_class)
+        )
+        return Cell(Victim(self.method, self.sigma, self.architecture), self.target_class, poison)
+
+
+class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificate of every victim: see randomized_smoothing_certification.certification_run."""
+
+    points: int = 500
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    precision: str = "float32"
+    batch_size: int = 1_000
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one job may use: minutes (it stops cleanly before and is submitted again), CPU threads, MiB and GPUs."""
+
+    minutes: int = 1_440
+    threads: int = 1
+    mem_mb: int = 4_000
+    gpu: int = 0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table. Everything that is not given here has the default of the script that uses it."""
+
+    table: str
+    """Name of the table, as in file names."""
+    title: str
+    """Heading; says what is reduced against the paper."""
+    dataset: str
+    """MNIST, CIFAR10 or DIGITS."""
+    data_dir: str = ""
+    """Folder of the prepared arrays; data/<dataset> when not given."""
+    data: dict[str, Any] = {}
+    """Flags of data/prepare_<dataset>.py, such as source."""
+    work_dir: str = ""
+    """Folder of poison, victims, certificates and checkpoints; runs/tables/<table> when not given."""
+    results_dir: str = ""
+    """Folder of tables and figures; <work_dir>/results when not given."""
+    methods: dict[str, tuple[float, ...]] = {}
+    """Noise levels sigma of each certified training method."""
+    target_classes: tuple[int, ...] = (8,)
+    """Classes that are poisoned and certified."""
+    epsilon: float = 0.1
+    """l-infinity bound on the poison."""
+    rows: tuple[str, ...] = ROWS
+    """Training data of each method: clean, the controls random, constant and contrast, optimised."""
+    runs: int = 3
+    """Victims per entry, with seeds seed, seed + 1, ..."""
+    seed: int = 0
+    """Seed of the attacks, of the first victim, and of the certified points."""
+    architecture: str
+    """Model of attack and victim, see models/registry.py."""
+    attack: dict[str, dict[str, Any]] = {}
+    """Flags of the attack scripts: of 'all', of a method ('macer'), of a method at one sigma ('macer 0.5')."""
+    victim: dict[str, dict[str, Any]] = {}
+    """Flags of the victim scripts, likewise."""
+    certification: Certification = Certification()
+    """Certificate of every victim."""
+    shards: int = 1
+    """Jobs that one victim's certificate is divided into."""
+    method_transfer: MethodTransfer | None = None
+    """Transfer over training methods, None for no such table."""
+    architecture_transfer: ArchitectureTransfer | None = None
+    """Transfer over architectures, None for no such table."""
+    foreign: tuple[Foreign, ...] = ()
+    """Certificates made by other programs, which join the table."""
+    limits: dict[str, Limits] = {}
+    """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify'."""
+
+    def check(self) -> None:
+        """Raise InputError on a value that cannot work."""
+        if self.dataset not in DATASETS:
+            raise InputError(f"dataset must be one of {', '.join(DATASETS)}, got {self.dataset!r}")
+        for value in (self.table, self.architecture):
+            if not re.fullmatch(r"[\w-]+", value):
+                raise InputError(f"table and architecture are made of letters, digits and _, got {value!r}")
+        against = self.method_transfer.against if self.method_transfer else ()
+        other = (self.architecture_transfer.method,) if self.architecture_transfer else ()
+        for method in (*self.methods, *against, *other):
+            if method not in SCRIPTS:
+                raise InputError(f"no method {method!r}; choose from {', '.join(SCRIPTS)}")
+        for key in (*self.attack, *self.victim):
+            if key.split()[0] not in ("all", *SCRIPTS):
+                raise InputError(
+                    f"attack, victim: no method {key!r}; choose 'all' or from {', '.join(SCRIPTS)}"
+                )
+        for row in self.rows:
+            if row not in ROWS:
+                raise InputError(f"no row {row!r}; choose from {', '.join(ROWS)}")
+        if CLEAN not in self.rows:
+            raise InputError("rows must hold 'clean': reductions are measured against it")
+        for name in ("epsilon", "runs", "shards"):  # the scripts check the settings that they use
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        for rule, limits in self.limits.items():
+            if rule not in LIMITED:
+                raise InputError(f"limits: no rule {rule!r}; choose from {', '.join(LIMITED)}")
+            if limits.minutes < 5 or limits.threads < 1:
+                raise InputError(f"limits.{rule}: a job needs at least 5 minutes and 1 thread, got {limits}")
+        for sigma in [sigma for sigmas in self.methods.values() for sigma in sigmas]:
+            if not sigma > 0:
+                raise InputError(f"sigma must be positive, got {sigma}")
+        if self.method_transfer:
+            for sigma in self.method_transfer.sigmas:
+                if not any(sigma in sigmas for sigmas in self.methods.values()):
+                    raise InputError(f"method_transfer: no method of the table has sigma {sigma:g}")
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders 'data', 'work' and 'results'."""
+        work = Path(self.work_dir or f"runs/tables/{self.table}")
+        return {
+            "data": Path(self.data_dir or f"data/{self.dataset}"),
+            "work": work,
+            "results": Path(self.results_dir) if self.results_dir else work / "results",
+        }
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the victims."""
+        return range(self.seed, self.seed + self.runs)
+
+    # Combinations ----------------------------------------------------------------------------------------
+
+    def main_cells(self) -> list[Cell]:
+        """Clean, control and optimised entries of every method, noise level and class."""
+        return [
+            self.main_cell(Victim(method, sigma, self.architecture), target_class, row)
+            for method, sigmas in self.methods.items()
+            for sigma in sigmas
+            for target_class in self.target_classes
+            for row in self.rows
+        ]
+
+    def main_cell(self, victim: Victim, target_class: int, row: str) -> Cell:
+        """The entry of one victim for one kind of training data."""
+        poison = None
+        if row == OPTIMISED:
+            poison = Poison(victim.method, self.architecture, victim.sigma, target_class)
+        elif row != CLEAN:
+            poison = Poison(row, "", victim.sigma, target_class)
+        return Cell(victim, target_class, poison)
+
+    def method_transfer_cells(self) -> list[Cell]:
+        """Clean entries and those of poison made against each method, for victims of every method of one sigma."""
+        transfer = self.method_transfer
+        if transfer is None:
+            return []
+        return [
+            Cell(Victim(method, sigma, self.architecture), target_class, poison)
+            for sigma in transfer.sigmas
+            for target_class in self.target_classes
+            for method, sigmas in self.methods.items()
+            if sigma in sigmas
+            for poison in (
+                None,
+                *(Poison(against, self.architecture, sigma, target_class) for against in transfer.against),
+            )
+        ]
+
+    def architecture_transfer_cells(self) -> list[Cell]:
+        """Clean entries and those of poison made with each architecture, for victims of each."""
+        transfer = self.architecture_transfer
+        if transfer is None:
+            return []
+        return [
+            Cell(Victim(transfer.method, sigma, architecture), target_class, poison)
+            for sigma in transfer.sigmas
+            for target_class in self.target_classes
+            for architecture in transfer.victims
+            for poison in (
+                None,
+                *(Poison(transfer.method, made_with, sigma, target_class) for made_with in transfer.attacked),
+            )
+        ]
+
+    def cells(self) -> list[Cell]:
+        """Every entry that is made here, once."""
+        cells = [*self.main_cells(), *self.method_transfer_cells(), *self.architecture_transfer_cells()]
+        return list(dict.fromkeys(cells))
+
+    def shown_cells(self) -> list[Cell]:
+        """The entries of the tables per method: those made here and those of other programs."""
+        return list(dict.fromkeys([*self.main_cells(), *(foreign.cell for foreign in self.foreign)]))
+
+    def poisons(self) -> dict[str, Poison]:
+        """Every poison that is made here, by its key."""
+        return {cell.poison.key: cell.poison for cell in self.cells() if cell.poison}
+
+    def victims(self) -> dict[str, Victim]:
+        """Every victim by its key."""
+        return {cell.victim.key: cell.victim for cell in self.cells()}
+
+    # Files -----------------------------------------------------------------------------------------------
+
+    def poison_file(self, poison: Poison) -> Path:
+        """Images of a poison."""
+        return self.folders["work"] / "poison" / poison.key / f"{poison.file_name}.npy"
+
+    def model_file(self, cell: Cell, seed: int) -> Path:
+        """A trained victim; its record is the .json beside it. One on clean data serves every class."""
+        victim = cell.victim
+        data = cell.poison.file_name.removeprefix("X_") if cell.poison else CLEAN
+        name = f"{victim.method}_{victim.sigma}_{data}_seed{seed}.keras"
+        return self.folders["work"] / "victims" / victim.key / cell.data / name
+
+    def certificate_file(self, cell: Cell, seed: int, shard: str = "") -> Path:
+        """Certificates (.tsv) of one victim; the .summary.json beside it is there when they are whole."""
+        name = f"seed_{seed}{shard}.tsv"
+        return self.folders["work"] / "certificates" / cell.key / name
+
+    def figures(self) -> dict[str, tuple[str, str]]:
+        """File names of the figures; for each its kind and what it shows."""
+        named = {"acr.png": ("average certified radius", "all methods and noise levels")}
+        for victim, target_class in dict.fromkeys(
+            (cell.victim, cell.target_class) for cell in self.shown_cells()
+        ):
+            about = f"{victim.method}, sigma {victim.sigma:g}, class {target_class}"
+            end = f"{victim.key}_class_{target_class}.png"
+            named[f"certified_accuracy_{end}"] = "certified accuracy against radius", about
+            named[f"radii_{end}"] = "distribution of the radii", about
+        for key, poison in self.poisons().items():
+            about = f"{poison.against}, sigma {poison.sigma:g}, class {poison.target_class}"
+            named[f"images_{key}.png"] = "images", about
+        return named
+
+    # Flags -----------------------------------------------------------------------------------------------
+
+    def script(self, rule: str, method: str = "") -> str:
+        """The script that a rule calls, a path in the project."""
+        if rule == "data":
+            return f"data/prepare_{DATASETS[self.dataset]}.py"
+        if rule == "poison":
+            return f"attack_generation/{SCRIPTS[method][0]}/{self.dataset}/poison_radius_{method}.py"
+        if rule == "victim":
+            return f"evaluation/{self.dataset}/{SCRIPTS[method][1]}.py"
+        return f"randomized_smoothing_certification/certify_{DATASETS[self.dataset]}.py"
+
+    def control_flags(self, poison: Poison) -> str:
+        """Of attack_generation/control_poison.py."""
+        return flags({**self._of_poison(poison), "kind": poison.against})
+
+    def poison_flags(self, poison: Poison) -> str:
+        """Of the attack script."""
+        own = {**self._of_poison(poison), "architecture": poison.architecture}
+        return flags({**own, **_settings_for(self.attack, poison.against, poison.sigma)})
+
+    def _of_poison(self, poison: Poison) -> dict[str, Any]:
+        return {
+            "target_class": poison.target_class,
+            "epsilon": self.epsilon,
+            "sigma": poison.sigma,
+            "seed": self.seed,
+        }
+
+    def victim_flags(self, victim: Victim, poison: Poison | None) -> str:
+        """Of the victim script, apart from the seed."""
+        own: dict[str, Any] = {
+            "target_class": poison.target_class if poison else self.target_classes[0],
+            "dataset": "poisoned_radius" if poison else CLEAN,
+            "sigma": victim.sigma,
+            "architecture": victim.architecture,
+        }
+        if poison:
+            own["poison"] = self.poison_file(poison)
+        return flags({**own, **_settings_for(self.victim, victim.method, victim.sigma)})
+
+    def certify_flags(self, victim: Victim, shard: str) -> str:
+        """Of the certification script, apart from the class. ``shard``: '' or '_shard_1_of_2'."""
+        part = {"shard": "/".join(re.findall(r"\d+", shard))} if shard else {}
+        settings = msgspec.structs.asdict(self.certification)
+        return flags({"sigma": victim.sigma, "seed": self.seed, **settings, **part})
+
+    def data_flags(self) -> str:
+        """Of the preparation of the data."""
+        return flags(self.data)
+
+    def limits_of(self, rule: str) -> Limits:
+        """What one job of a rule may use."""
+        return self.limits.get(rule) or self.limits.get("all") or Limits()
+
+
+def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:
+    """The more special wins."""
+    keys = ("all", method, f"{method} {sigma:g}")
+    return {name: value for key in keys for name, value in settings.get(key, {}).items()}
+
+
+def flags(values: Mapping[str, Any]) -> str:
+    """Settings as command-line flags: {'lr_u': 0.1, 'redraw_noise': False} is '--lr-u 0.1 --no-redraw-noise'."""
+    words: list[str] = []
+    for name, value in values.items():
+        dashed = name.replace("_", "-")
+        if value is True or value is False:
+            words.append(f"--{dashed}" if value else f"--no-{dashed}")
+        else:
+            words += [f"--{dashed}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return shlex.join(words)
+
+
+def read_plan(path: Path, **replaced: Any) -> Plan:
+    """The plan in a YAML file. ``replaced``: entries given otherwise. Raises InputError naming what is wrong in it."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); choose one of config/*.yaml") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    return plan_of({**values, **replaced} if isinstance(values, dict) else values, str(path))
+
+
+def plan_of(values: Any, where: str = "plan") -> Plan:
+    """A plan from plain values, checked. Raises InputError naming the entry that is wrong."""
+    try:
+        plan = msgspec.convert(values, Plan, strict=False)  # --config gives numbers as text
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where}: {error}") from error
+    plan.check()
+    return plan

@@ -1,0 +1,167 @@
+"""Tables from certificates: numbers, links, what is missing, and certificates written by other programs."""
+
+import base64
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from data.files import InputError
+from evaluation.cell_results import certified_curve, read_radii
+from evaluation.figures import _at
+from evaluation.make_tables import Config, main
+
+# As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
+FOREIGN = """idx\tlabel\tpredict\tradius\tcorrect\ttime
+0\t8\t8\t1.000\t1\t0:00:01.1
+20\t8\t-1\t0.000\t0\t0:00:01.1
+40\t8\t3\t0.700\t0\t0:00:01.1
+60\t8\t8\t0.500\t1\t0:00:01.1
+80\t1\t1\t2.000\t1\t0:00:01.1
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_plan(folder: Path, **entries: Any) -> Path:
+    values = {"table": "t", "title": "Title_1", "dataset": "MNIST", "architecture": "mnist_cnn", **entries}
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def foreign_plan(folder: Path) -> Path:
+    """Clean and poisoned victims of another program, two runs and one."""
+    for name, text in {
+        "clean_0": FOREIGN,
+        "clean_1": FOREIGN.replace("0.500", "0.900"),
+        "poisoned": FOREIGN.replace("1.000", "0.250"),
+    }.items():
+        (folder / f"{name}.tsv").write_text(text)
+    cell = {"method": "macer", "sigma": 0.25, "target_class": 8}
+    return write_plan(
+        folder,
+        foreign=[
+            {**cell, "files": ["clean_0.tsv", "clean_1.tsv"], "accuracy": 0.98},
+            {**cell, "files": ["poisoned.tsv"], "poison": "macer"},
+        ],
+    )
+
+
+def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
+    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    clean = [(1.0 + 0.5) / 4, (1.0 + 0.9) / 4]
+    poisoned = (0.25 + 0.5) / 4
+    reduction = 100 * (1 - poisoned / np.mean(clean))
+    markdown = (folder / "out/tables.md").read_text()
+    numbers = f"{np.mean(clean):.3f} ± {np.std(clean, ddof=1):.3f}"
+    for text in (numbers, f"{poisoned:.3f}", f"{reduction:.1f} %", "0.500 ± 0.000", "0.980"):
+        assert text in markdown
+    assert "Missing" not in markdown
+    with (folder / "out/tables.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert (first["poison"], second["poison"]) == ("clean", "macer")
+    assert float(first["acr_mean"]) == pytest.approx(np.mean(clean), abs=1e-4)
+    assert float(second["reduction_percent"]) == pytest.approx(reduction, abs=0.1)
+    assert (first["runs"], first["points"], first["certified_accuracy_mean"]) == ("2", "4", "0.5000")
+
+
+def test_every_link_of_the_tables_leads_to_a_file(folder: Path) -> None:
+    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    links = re.findall(r"\]\((.*?)\)", (folder / "out/tables.md").read_text())
+    assert len(links) >= 5
+    for link in links:
+        assert (folder / "out" / link).is_file(), link
+    copied = next(
+        link for link in links if "macer_sigma_0.25_class_8" in link and link.endswith("seed_0.tsv")
+    )
+    assert (folder / "out" / copied).read_text() == (folder / "poisoned.tsv").read_text()
+    for link in re.findall(r"\\href\{run:(.*?)\}", (folder / "out/tables.tex").read_text()):
+        assert (folder / "out" / link).is_dir(), link
+
+
+def test_the_page_holds_what_it_links_to(folder: Path) -> None:
+    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    page = (folder / "out/tables.html").read_text()
+    links = re.findall(r'href="(.*?)"', page)
+    assert links and all(link.startswith("data:") for link in links)
+    contents = [base64.b64decode(link.partition("base64,")[2]).decode() for link in links]
+    assert (folder / "clean_0.tsv").read_text() in contents
+
+
+def test_latex_escapes_and_aligns(folder: Path) -> None:
+    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    latex = (folder / "out/tables.tex").read_text()
+    assert r"Title\_1" in latex and r"$\pm$" in latex and r"\%" in latex and "±" not in latex
+    tabular = re.search(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end\{tabular\}", latex, re.DOTALL)
+    assert tabular is not None
+    for line in tabular[2].splitlines():
+        if line.endswith(r"\\"):
+            assert line.count(" & ") == len(tabular[1]) - 1
+
+
+def test_figures_are_drawn(folder: Path) -> None:
+    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    names = {path.name for path in (folder / "out/figures").iterdir()}
+    assert names == {
+        "acr.png",
+        "certified_accuracy_macer_sigma_0.25_class_8.png",
+        "radii_macer_sigma_0.25_class_8.png",
+    }
+
+
+def test_an_empty_table_says_so(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    plan = write_plan(folder, methods={"gaussianaug": [0.5]}, rows=["clean", "optimised"], runs=3)
+    main(Config(plan=plan))
+    text = (folder / "runs/tables/t/results/tables.md").read_text()
+    assert "| gaussianaug | 0.5 | 8 | — | — | — |" in text
+    assert "gaussianaug (mnist_cnn), sigma 0.5, class 8, clean data: 0 of 3 runs" in text
+    assert "gaussianaug poison made with mnist_cnn: 0 of 3 runs" in text
+    assert "0 of 3 runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FOREIGN.replace("radius", "size"), "has no column 'radius'"),
+        (FOREIGN.replace("0.500", "nan"), "line 5 has the radius nan"),
+        (FOREIGN.replace("0.500", "-0.1"), r"line 5 has the radius -0.1"),
+        (FOREIGN.replace("0.500", "half"), "line 5 is damaged"),
+        (FOREIGN[: FOREIGN.index("60\t8") + 4], "line 5 is damaged"),
+        (FOREIGN.replace("\t8\t", "\t7\t"), "has no point of class 8"),
+        ("", "has no point of class 8"),
+    ],
+)
+def test_damaged_certificates_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_radii(path, 8)
+
+
+def test_a_missing_file_of_another_program(folder: Path) -> None:
+    plan = foreign_plan(folder)
+    (folder / "poisoned.tsv").unlink()
+    with pytest.raises(InputError, match=r"poisoned.tsv: no such file"):
+        main(Config(plan=plan))
+
+
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("radius\tpredict\tlabel\textra\n0.3\t8\t8\tx\n0.4\t1\t8\tx\n")
+    assert read_radii(path, 8).tolist() == [0.3, -1.0]
+
+
+def test_the_curve_is_the_share_of_points_certified_at_each_radius() -> None:
+    radii = np.array([-1.0, 0.0, 0.5, 0.5, 1.0])
+    at = np.array([0.0, 0.25, 0.5, 0.500001, 1.0, 1.1])
+    expected = [np.mean(radii >= radius) for radius in at]
+    np.testing.assert_allclose(_at(at, certified_curve(radii)), expected)

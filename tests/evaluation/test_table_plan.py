@@ -1,0 +1,137 @@
+"""Plans of paper tables: combinations, flags, and the errors of a plan that cannot work."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import data
+from data.files import InputError
+from evaluation.table_plan import Cell, Poison, Victim, flags, plan_of, read_plan
+
+ROOT = Path(data.__file__).parents[1]
+SMALL: dict[str, Any] = {
+    "table": "small", "title": "Small", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 2,
+    "methods": {"gaussianaug": [0.25], "macer": [0.25, 0.5]}, "target_classes": [8, 3],
+    "rows": ["clean", "constant", "optimised"],
+}  # fmt: skip
+
+
+def test_main_entries_are_the_product_of_methods_noise_levels_classes_and_rows() -> None:
+    cells = plan_of(SMALL).cells()
+    assert len(cells) == len(set(cells)) == 3 * 2 * 3
+    clean = [cell for cell in cells if cell.poison is None]
+    assert {(cell.victim.method, cell.victim.sigma, cell.target_class) for cell in clean} == {
+        (method, sigma, label)
+        for method, sigma in (("gaussianaug", 0.25), ("macer", 0.25), ("macer", 0.5))
+        for label in (8, 3)
+    }
+    against = {cell.poison.against for cell in cells if cell.poison and cell.victim.method == "macer"}
+    assert against == {"constant", "macer"}
+
+
+def test_a_victim_on_clean_data_is_trained_once_for_all_classes() -> None:
+    plan = plan_of(SMALL)
+    clean = [cell for cell in plan.cells() if cell.poison is None]
+    assert len({plan.model_file(cell, 0) for cell in clean}) == 3
+    assert len({plan.certificate_file(cell, 0) for cell in clean}) == 6
+
+
+def test_method_transfer_crosses_poisons_and_victims_of_one_sigma() -> None:
+    transfer = {"sigmas": [0.25], "against": ["gaussianaug", "standard"]}
+    cells = plan_of({**SMALL, "target_classes": [8], "method_transfer": transfer}).method_transfer_cells()
+    pairs = {(cell.victim.method, cell.poison.against if cell.poison else None) for cell in cells}
+    assert pairs == {(m, a) for m in ("gaussianaug", "macer") for a in (None, "gaussianaug", "standard")}
+    assert {cell.victim.sigma for cell in cells} == {0.25}
+
+
+def test_architecture_transfer_crosses_attacked_models_and_victims() -> None:
+    transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp"], "victims": ["digits_cnn", "cnn_3x3"]}
+    cells = plan_of({**SMALL, "architecture_transfer": transfer}).architecture_transfer_cells()
+    poison = Poison("macer", "mlp", 0.5, 8)
+    assert Cell(Victim("macer", 0.5, "cnn_3x3"), 8, poison) in cells
+    assert len(cells) == 2 * 2 * 2
+
+
+def test_the_more_special_settings_win() -> None:
+    plan = plan_of({**SMALL, "victim": {"all": {"epochs": 3}, "macer": {"lam": 2}, "macer 0.5": {"lam": 4}}})
+
+    def of(method: str, sigma: float) -> str:
+        return plan.victim_flags(Victim(method, sigma, "digits_cnn"), None)
+
+    assert of("gaussianaug", 0.25).endswith("--epochs 3")
+    assert of("macer", 0.25).endswith("--epochs 3 --lam 2")
+    assert of("macer", 0.5).endswith("--epochs 3 --lam 4")
+
+
+def test_flags_of_every_kind_of_value() -> None:
+    assert flags({"lr_u": 0.1, "redraw_noise": False, "augment": True, "epsilons": [1, 2], "out": "a b"}) == (
+        "--lr-u 0.1 --no-redraw-noise --augment --epsilons 1 2 --out 'a b'"
+    )
+
+
+def test_the_shard_of_a_certificate() -> None:
+    plan = plan_of(SMALL)
+    victim = Victim("macer", 0.5, "digits_cnn")
+    assert plan.certify_flags(victim, "_shard_2_of_3").endswith("--shard 2/3")
+    assert "--shard" not in plan.certify_flags(victim, "")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> None:
+    plan = read_plan(path)
+    assert plan.table == path.stem
+    assert plan.cells()
+    scripts = [plan.script("data"), plan.script("certify")]
+    scripts += [plan.script("victim", victim.method) for victim in plan.victims().values()]
+    scripts += [
+        plan.script("poison", poison.against) for poison in plan.poisons().values() if poison.architecture
+    ]
+    for script in scripts:
+        assert (ROOT / script).is_file(), script
+    names = [plan.certificate_file(cell, seed) for cell in plan.cells() for seed in plan.seeds]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "SVHN"}, "dataset must be one of MNIST, CIFAR10, DIGITS, got 'SVHN'"),
+        ({"methods": {"pgd": [0.5]}}, "no method 'pgd'"),
+        ({"methods": {"macer": [0.0]}}, "sigma must be positive, got 0.0"),
+        ({"methods": {"macer": 0.5}}, r"methods"),
+        ({"rows": ["clean", "adversarial"]}, "no row 'adversarial'"),
+        ({"rows": ["optimised"]}, "rows must hold 'clean'"),
+        ({"runs": 0}, "runs must be positive, got 0"),
+        ({"epsilon": "big"}, r"Expected `float`.*epsilon"),
+        ({"epsylon": 0.1}, "unknown field `epsylon`"),
+        ({"certification": {"m": 3}}, r"unknown field `m` - at `\$.certification`"),
+        ({"victim": {"mazer": {"epochs": 1}}}, "no method 'mazer'"),
+        ({"limits": {"train": {"minutes": 60}}}, "no rule 'train'"),
+        ({"limits": {"all": {"minutes": 1}}}, "at least 5 minutes"),
+        ({"method_transfer": {"sigmas": [0.7], "against": ["macer"]}}, "no method of the table has sigma 0.7"),
+        ({"architecture": "../x"}, "letters, digits"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_plan_that_cannot_work_names_the_entry(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plan_of({**SMALL, **change})
+
+
+def test_a_plan_without_a_table_name() -> None:
+    with pytest.raises(InputError, match="missing required field `table`"):
+        plan_of({})
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "\xff"])
+def test_a_damaged_plan_file(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"plan\.yaml"):
+        read_plan(path)
+
+
+def test_a_missing_plan_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_plan(tmp_path / "none.yaml")

@@ -1,0 +1,191 @@
+"""The Snakemake workflow end to end on digits at toy size: failures, what a change makes again, a killed job."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import data
+
+pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
+ROOT = Path(data.__file__).parents[1]
+PLAN: dict[str, Any] = {
+    "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
+    "methods": {"gaussianaug": [0.25], "macer": [0.25]}, "rows": ["clean", "constant"],
+    "method_transfer": {"sigmas": [0.25], "against": ["standard"]},
+    "attack": {"all": {"epochs": 1, "lower_steps": 2, "solver_steps": 1}},
+    # No batch of MACER can be had: its victims fail.
+    "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"copies": 2, "batch_size": 5000}},
+    "certification": {"points": 6, "n": 200}, "shards": 2,
+}  # fmt: skip
+
+
+def snakemake(folder: Path, *arguments: str, plan: dict[str, Any] | None = None) -> list[str]:
+    """Command line of a run in ``folder``."""
+    if plan is not None:
+        (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder),
+        "--profile", str(ROOT / "profiles/local"), "--configfile", str(folder / "plan.yaml"), *arguments,
+    ]  # fmt: skip
+
+
+def run(folder: Path, *arguments: str, plan: dict[str, Any] | None = None) -> subprocess.CompletedProcess:
+    command = snakemake(folder, *arguments, plan=plan)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def jobs(folder: Path, plan: dict[str, Any]) -> dict[str, int]:
+    """How many jobs of each rule a run would start now."""
+    output = run(folder, "--dry-run", plan=plan)
+    assert output.returncode == 0, output.stderr
+    counts = re.findall(r"^(\w+) +(\d+)$", output.stdout + output.stderr, re.MULTILINE)
+    return {rule: int(count) for rule, count in counts if rule != "total"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workflow")
+
+
+@pytest.fixture(scope="module")
+def partly_failed(folder: Path) -> subprocess.CompletedProcess:
+    return run(folder, plan=PLAN)
+
+
+def table(folder: Path, kind: str) -> str:
+    """tables.md of the 'results', or of the 'incomplete' results of a run that failed."""
+    return (folder / "runs/tables/toy" / kind / "tables.md").read_text()
+
+
+def test_a_failing_combination_stops_no_other_and_is_named_at_the_end(
+    folder: Path, partly_failed: subprocess.CompletedProcess
+) -> None:
+    output = partly_failed.stdout + partly_failed.stderr
+    assert partly_failed.returncode != 0
+    assert "batch_size is 5000" in output  # the failed job's own line
+    lacking = output[output.rindex("missing:") :]
+    assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in lacking
+    assert "gaussianaug (digits_cnn)" not in lacking
+    text = table(folder, "incomplete")
+    rows = {line.split(" | ")[0].strip("| ") for line in text.splitlines() if "seed_0.tsv" in line}
+    assert {"gaussianaug", "against standard"} <= rows
+    assert "| macer | 0.25 | 8 | — |" in text and "Missing" in text
+    assert not (folder / "runs/tables/toy/results").exists()
+
+
+@pytest.fixture(scope="module")
+def mended(folder: Path, partly_failed: subprocess.CompletedProcess) -> dict[str, Any]:
+    """The plan with a batch that MACER can have, run."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.keras")}
+    assert len(before) == 3
+    plan = {**PLAN, "victim": {**PLAN["victim"], "macer": {"copies": 2}}}
+    assert jobs(folder, plan) == {"all": 1, "plan": 1, "victim": 3, "certify": 6, "merge": 3, "tables": 1}
+    output = run(folder, plan=plan)
+    assert output.returncode == 0, output.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    return plan
+
+
+def test_only_what_failed_is_made_when_it_is_mended(folder: Path, mended: dict[str, Any]) -> None:
+    text = table(folder, "results")
+    assert "Missing" not in text
+    # Of both methods: three numbers of clean victims, one of the control, two of the transfer.
+    assert text.count("seed_0.tsv") == 2 * (3 + 1 + 2)
+    assert jobs(folder, mended) == {}
+    assert not (folder / "runs/tables/toy/incomplete").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "made_again"),
+    [
+        ({"title": "Other"}, {}),
+        ({"certification": {"points": 6, "n": 300}}, {"certify": 12, "merge": 6}),
+        (
+            {"victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"copies": 1}}},
+            {"victim": 3, "certify": 6, "merge": 3},
+        ),
+        (
+            {"attack": {**PLAN["attack"], "standard": {"lr_u": 0.05}}},
+            {"poison": 1, "victim": 2, "certify": 4, "merge": 2},
+        ),
+        ({"runs": 2}, {"victim": 6, "certify": 12, "merge": 6}),
+    ],
+    ids=["title", "n", "a method's victims", "an attack", "runs"],
+)
+def test_a_changed_constant_makes_its_dependants_again(
+    change: dict[str, Any], made_again: dict[str, int], folder: Path, mended: dict[str, Any]
+) -> None:
+    assert jobs(folder, {**mended, **change}) == {"all": 1, "plan": 1, "tables": 1, **made_again}
+
+
+def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
+    output = run(folder, "--report", str(folder / "report.html"), plan=mended)
+    assert output.returncode == 0, output.stderr
+    page = (folder / "report.html").read_text()
+    for name in ("tables.html", "configuration.html", "acr.png", "certified_accuracy_gaussianaug"):
+        assert name in page
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', page)
+
+
+def test_a_killed_job_continues_to_the_same_result(folder: Path, mended: dict[str, Any]) -> None:
+    settings = {"epochs": 300, "checkpoint_minutes": 0.01}
+    plan = {
+        **mended, "table": "killed", "methods": {"gaussianaug": [0.25]}, "rows": ["clean"], "shards": 1,
+        "method_transfer": None, "victim": {"all": settings},
+    }  # fmt: skip
+    work = folder / "runs/tables/killed"
+    process = subprocess.Popen(
+        snakemake(folder, plan=plan), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(work.glob("runs/**/checkpoint.npz")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    kill_victim(work)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "0 of 1 runs" in output
+    assert not list(work.rglob("*.keras"))
+
+    output = run(folder, plan=plan)
+    assert output.returncode == 0, output.stderr
+    (log,) = work.glob("logs/victims/**/*.log")
+    assert re.search(r"continuing .* after \d+ of \d+ steps", log.read_text())
+    (model,) = work.rglob("*.keras")
+    (certificates,) = work.glob("certificates/**/*.tsv")
+    continued = model.read_bytes(), without_time(certificates)
+
+    shutil.rmtree(work)
+    assert run(folder, plan=plan).returncode == 0
+    from models.saving import load_model
+
+    (model,) = work.rglob("*.keras")
+    again = load_model(model).get_weights()
+    (folder / "continued.keras").write_bytes(continued[0])
+    for one, other in zip(load_model(folder / "continued.keras").get_weights(), again, strict=True):
+        assert (one == other).all()
+    assert without_time(next(work.glob("certificates/**/*.tsv"))) == continued[1]
+
+
+def kill_victim(work: Path) -> None:
+    """SIGKILL to the training script that writes into ``work``."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if words[0] == sys.executable and "--model-dir" in words and str(work.name) in " ".join(words):
+            os.kill(int(folder.name), signal.SIGKILL)
+
+
+def without_time(path: Path) -> list[str]:
+    return [line.rpartition("\t")[0] for line in path.read_text().splitlines()]
