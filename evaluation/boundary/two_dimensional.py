@@ -1,0 +1,28 @@
+"""The decision boundary before and after poisoning, on points in the plane: a linear classifier and a small network.
+
+Paper: arXiv 2012.01274, the picture of the decision boundary.
+
+    python evaluation/boundary/two_dimensional.py
+"""
+
+from dataclasses import dataclass
+
+from data.runs import run_script
+from evaluation.decision_boundary import BoundaryConfig, draw_boundaries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BoundaryConfig):
+    target_class: int = 1  # 0 or 1
+    epsilon: float = 0.08  # l-infinity, coordinates in [0, 1]
+    sigma: float = 0.08  # standard deviation of the noise
+    runs: int = 3  # victims per row
+    seed: int = 0
+
+
+def main(config: Config) -> None:
+    draw_boundaries(config)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

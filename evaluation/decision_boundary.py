@@ -1,0 +1,518 @@
+"""What poison does to a decision boundary: points in the plane, a linear and a non-linear classifier.
+
+The training points of one of two classes are poisoned by the bilevel attack on Gaussian data augmentation. Classifiers
+trained from scratch on clean, control and poisoned points are certified, and the boundaries of those trained on clean
+and on optimised points drawn side by side.
+
+Source: arXiv 2012.01274 (CVPR 2021), section 3 and the picture of the decision boundary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import layers, ops
+from scipy import ndimage, stats
+
+from attack_generation.controls import starting_poison
+from bilevel_optimizer.adam import adam_init
+from bilevel_optimizer.approxgrad import ApproxGrad
+from bilevel_optimizer.autodiff import jit
+from bilevel_optimizer.linear_solvers import ConjugateGradient
+from data.datasets import check_poison, split_target_class
+from data.files import InputError, atomic_path, write_json
+from data.noise import fold_in, normal, seed_pair
+from data.runs import progress, project_path, provenance, require_finite, shown_path
+from evaluation.tables import mean_and_std
+from models.registry import initial_weights
+from models.stateless import StatelessModel
+from randomized_smoothing_certification.core import VoteCounter, certify, require_vote_settings
+from randomized_smoothing_certification.soft_radius import (
+    mean_soft_radius,
+    repeat_images,
+    smoothed_probabilities,
+)
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.loss import Randomness, accuracy
+
+# Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
+_DATA, _WEIGHTS, _UPPER_NOISE, _LOWER_NOISE, _VICTIM_NOISE = range(300, 305)
+
+Weights = list[np.ndarray]
+Classifier = Callable[[np.ndarray], np.ndarray]  # points (N, 2) float32 -> logits (N, 2)
+Sampler = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryConfig:
+    """Constants of one picture; they hold for both classifiers."""
+
+    target_class: int = 1
+    """Class whose training points are poisoned and whose test points are certified, 0 or 1."""
+    epsilon: float = 0.08
+    """l-infinity bound on the change of each coordinate; coordinates are in [0, 1]."""
+    sigma: float = 0.08
+    """Standard deviation of the smoothing noise of attack, training and certificate; coordinates are in [0, 1]."""
+    runs: int = 3
+    """Victims per row of the table, with seeds seed, seed + 1, ...; the first one's boundary is drawn."""
+    train_points: int = 100
+    """Training points of each class."""
+    validation_points: int = 100
+    """Validation points of the target class, on which the attack measures its objective."""
+    test_points: int = 100
+    """Test points of each class; those of the target class are certified."""
+    hidden: int = 16
+    """Units in each of the two hidden layers of the non-linear classifier."""
+    copies: int = 10
+    """Noisy copies of each training point in one evaluation of the training loss."""
+    victim_steps: int = 3000
+    """Adam steps of victim training, on all points at once."""
+    outer_steps: int = 100
+    """Outer steps of the attack, on all points at once. Its weights start as those of a victim of clean points."""
+    lower_steps: int = 20
+    """Adam steps on the weights in an outer step (T1)."""
+    solver_steps: int = 10
+    """Iterations of conjugate gradient, the linear solver, in an outer step (T2)."""
+    lr_u: float = 0.01
+    """Adam learning rate of the poison."""
+    lr_v: float = 0.01
+    """Adam learning rate of the weights, in the attack and in victim training."""
+    damping: float = 0.01
+    """Multiple of the identity added to the lower level's Hessian."""
+    radius_copies: int = 50
+    """Noisy copies of each validation point in the soft radius (k)."""
+    radius_beta: float = 16.0
+    """Inverse temperature of the softmax in the soft radius (beta)."""
+    n0: int = 100
+    """Noisy votes that select the class."""
+    n: int = 5000
+    """Noisy votes that bound its probability."""
+    alpha: float = 0.001
+    """Probability that a certificate is wrong, per point."""
+    seed: int = 0
+    """Seed of the points, of the attack and of the first victim."""
+    out_dir: Path = project_path("results/decision_boundary")
+    """Folder of decision_boundary.png and decision_boundary.json."""
+
+    def check(self) -> None:
+        """Raise InputError on a value that cannot work."""
+        positive = (
+            "epsilon", "sigma", "runs", "train_points", "validation_points", "test_points", "hidden", "copies",
+            "victim_steps", "outer_steps", "lower_steps", "solver_steps", "lr_u", "lr_v", "radius_copies",
+            "radius_beta",
+        )  # fmt: skip
+        for name in positive:
+            value = getattr(self, name)
+            if not (value > 0 and np.isfinite(value)):
+                raise InputError(f"{name} must be positive and finite, got {value}")
+        for name, most in (("epsilon", 1), ("sigma", 0.5)):
+            if getattr(self, name) > most:
+                raise InputError(
+                    f"{name} must be at most {most} (coordinates are in [0, 1]), got {getattr(self, name)}"
+                )
+        if self.target_class not in (0, 1):
+            raise InputError(f"target_class must be 0 or 1, got {self.target_class}")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, got {self.seed}")
+        if not self.damping >= 0:
+            raise InputError(f"damping must not be negative, got {self.damping}")
+        require_vote_settings(self.n0, self.n, self.alpha)
+
+
+class Kind(NamedTuple):
+    """A classifier and the points it is shown on."""
+
+    name: str
+    title: str
+    sample: Sampler
+    build: Callable[[BoundaryConfig], keras.Model]
+
+
+class Row(NamedTuple):
+    """Victims of one kind of training points. acr, certified_accuracy: of the target class's test points, per run.
+
+    accuracy: of all test points without noise, per run. points: the target class's training points (N, 2).
+    weights: of the first run's victim.
+    """
+
+    acr: list[float]
+    certified_accuracy: list[float]
+    accuracy: list[float]
+    points: np.ndarray
+    weights: Weights
+
+
+class Plane(NamedTuple):
+    """A classifier on the unit square: entry [i, j] of each grid belongs to the point (axis[j], axis[i]).
+
+    margin: the base classifier's logit of the target class less that of the other. share: the probability that
+    the base classifier gives a noisy point to the target class, so that the smoothed boundary is where it is 1/2.
+    """
+
+    axis: np.ndarray  # (cells,)
+    margin: np.ndarray  # (cells, cells)
+    share: np.ndarray  # (cells, cells)
+
+
+def two_blobs(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` points of each of two round Gaussian blobs; x float32 (2 count, 2) in [0, 1], y one-hot float32.
+
+    They lie across a falling diagonal, along which no change of both coordinates by the same amount leads.
+    """
+    centres = np.repeat([[0.36, 0.64], [0.64, 0.36]], count, axis=0)
+    return _labelled(centres + random.normal(scale=0.1, size=centres.shape))
+
+
+def two_moons(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` points of each of two interleaved half circles, those of scikit-learn's make_moons at noise 0.1.
+
+    Scaled into the unit square; shapes as of two_blobs.
+    """
+    angle = random.uniform(0, np.pi, size=2 * count)
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    x[count:] = [1, 0.5] - x[count:]
+    x += random.normal(scale=0.1, size=x.shape)
+    return _labelled(0.5 + (x - [0.5, 0.25]) / [3.8, 2.4])
+
+
+def _labelled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points in [0, 1], the first half of class 0 and the second of class 1."""
+    return np.clip(x, 0, 1).astype(np.float32), np.repeat(np.eye(2, dtype=np.float32), len(x) // 2, axis=0)
+
+
+def linear_classifier(_config: BoundaryConfig) -> keras.Model:
+    """From points (N, 2) to two logits, affine."""
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, layers.Dense(2)(inputs), name="linear")
+
+
+def small_network(config: BoundaryConfig) -> keras.Model:
+    """From points (N, 2) to two logits, with two hidden layers of ``config.hidden`` tanh units."""
+    x = inputs = keras.Input((2,))
+    for _ in range(2):
+        x = layers.Dense(config.hidden, activation="tanh")(x)
+    return keras.Model(inputs, layers.Dense(2)(x), name="network")
+
+
+KINDS = (
+    Kind("linear", "Linear classifier", two_blobs, linear_classifier),
+    Kind("network", "Small network", two_moons, small_network),
+)
+
+
+class Study:
+    """The points of one kind of classifier, and the compiled attack, training and certificate over them.
+
+    train, test: (x, y), x float32 (2 N, 2) in [0, 1], y one-hot. x_target: the target class's training points.
+    """
+
+    def __init__(self, config: BoundaryConfig, kind: Kind) -> None:
+        self.config = config
+        self.train, validation, self.test = (
+            kind.sample(count, np.random.default_rng([config.seed, _DATA, stream]))
+            for stream, count in enumerate(
+                (config.train_points, config.validation_points, config.test_points)
+            )
+        )
+        target = split_target_class(*self.train, config.target_class)
+        self.x_target, self._y_target, self._x_others, self._y_others = target
+        self._x_val, self._y_val, _, _ = split_target_class(*validation, config.target_class)
+        self._x_test, _, _, _ = split_target_class(*self.test, config.target_class)
+        self._model = StatelessModel(kind.build(config))
+        self._loss = GaussianAugmentationLoss(config.sigma)
+        self._bilevel = ApproxGrad(
+            f=self._upper_objective,
+            g=self._lower_objective,
+            lower_steps=config.lower_steps,
+            lr_v=config.lr_v,
+            lr_u=config.lr_u,
+            damping=config.damping,
+            solver=ConjugateGradient(config.solver_steps, minimum_curvature=config.damping),
+            project=self._project,
+        )
+        self._outer_step = jit(self._bilevel.step)
+        # Victims are trained on the same lower level by the same Adam, only longer.
+        self._training = jit(replace(self._bilevel, lower_steps=config.victim_steps).minimise_lower)
+        self._compiled_logits = jit(self._logits)
+        self._counter = VoteCounter(self._model.model, 2, (2,), config.sigma)
+
+    def optimised_poison(self) -> np.ndarray:
+        """Poisoned training points of the target class, float32 (N, 2), within epsilon of the clean ones and [0, 1].
+
+        Raises FloatingPointError where a quantity becomes NaN or infinite.
+        """
+        config = self.config
+        u, v = ops.convert_to_tensor(self.x_target), self.trained(self.x_target, config.seed)
+        lower, upper = self._bilevel.init_lower(v), adam_init(u)
+        for number in range(config.outer_steps):
+            seeds = {
+                "f": seed_pair(config.seed, _UPPER_NOISE, number),
+                "g": seed_pair(config.seed, _LOWER_NOISE, number),
+            }
+            u, v, lower, upper, metrics = self._outer_step(u, v, lower, upper, seeds)
+        require_finite("the last outer step", f=float(metrics.f), g=float(metrics.g))
+        poison = ops.convert_to_numpy(u)
+        check_poison(poison, self.x_target, config.epsilon, Path("the optimised poison"))
+        return poison
+
+    def trained(self, target_points: np.ndarray, seed: int) -> Weights:
+        """Weights of a victim trained from scratch, with ``target_points`` (N, 2) as the target class's."""
+        weights = initial_weights(self._model.model, int(seed_pair(seed, _WEIGHTS)[0]))
+        # The training loss draws from g alone; f is there so that both levels take data of one structure.
+        seeds = dict.fromkeys("fg", seed_pair(seed, _VICTIM_NOISE))
+        start = [ops.convert_to_tensor(value) for value in weights]
+        weights, _ = self._training(ops.convert_to_tensor(target_points), start, adam_init(start), seeds)
+        return [ops.convert_to_numpy(value) for value in weights]
+
+    def measured(self, target_points: np.ndarray) -> Row:
+        """Train and certify ``config.runs`` victims. Certificates of different victims share their noise."""
+        config = self.config
+        victims = [self.trained(target_points, config.seed + run) for run in range(config.runs)]
+        acr, certified, accuracies = [], [], []
+        for weights in victims:
+            radii = self.certified_radii(weights)
+            acr.append(float(np.mean(radii)))
+            certified.append(float(np.mean(radii > 0)))
+            accuracies.append(float(accuracy(self.classifier(weights)(self.test[0]), self.test[1])))
+        return Row(acr, certified, accuracies, target_points, victims[0])
+
+    def certified_radii(self, weights: Weights) -> np.ndarray:
+        """Certified radius of each test point of the target class, 0 where CERTIFY abstains or is wrong."""
+        config = self.config
+        self._model.assign(weights, [])
+        certificates = [
+            certify(self._counter, x, index, n0=config.n0, n=config.n, alpha=config.alpha, seed=config.seed)
+            for index, x in enumerate(self._x_test)
+        ]
+        return np.array([one.radius * (one.prediction == config.target_class) for one in certificates])
+
+    def classifier(self, weights: Weights) -> Classifier:
+        """The base classifier with these weights."""
+        return lambda x: ops.convert_to_numpy(self._compiled_logits(weights, x))
+
+    def _logits(self, v: Any, x: Any) -> Any:
+        return self._model(v, [], x)[0]
+
+    def _lower_objective(self, u: Any, v: Any, seeds: dict, draw: Any) -> Any:
+        x = repeat_images(ops.concatenate([self._x_others, u]), self.config.copies)
+        y = repeat_images(np.concatenate([self._y_others, self._y_target]), self.config.copies)
+        seed = fold_in(seeds["g"], draw)
+        randomness = Randomness(seed, seed, ops.arange(x.shape[0], dtype="int32"))
+        return self._loss(partial(self._logits, v), x, y, randomness, 0.0)
+
+    def _upper_objective(self, u: Any, v: Any, seeds: dict, draw: Any) -> Any:
+        copies, sigma, beta = self.config.radius_copies, self.config.sigma, self.config.radius_beta
+        x = ops.convert_to_tensor(self._x_val)
+        noise = normal((len(self._x_val) * copies, 2), fold_in(seeds["f"], draw))
+        probabilities = smoothed_probabilities(partial(self._logits, v), x, noise, sigma, copies, beta)
+        return mean_soft_radius(probabilities, self._y_val, sigma)
+
+    def _project(self, u: Any, _seeds: dict) -> Any:
+        x, epsilon = self.x_target, self.config.epsilon
+        return ops.clip(ops.clip(u, x - epsilon, x + epsilon), 0.0, 1.0)
+
+
+def control_points(x: np.ndarray, epsilon: float, seed: int) -> dict[str, np.ndarray]:
+    """The target class's points x (N, 2) changed by epsilon without optimisation, by name.
+
+    The controls of attack_generation.controls; 'constant' is the uniform shift of both coordinates upwards, and the
+    other three uniform shifts stand beside it, for in the plane an attacker can try all four.
+    """
+    controls = {name: starting_poison(name, x, epsilon, seed) for name in ("random", "contrast", "constant")}
+    for name, signs in (("shift (+, -)", [1, -1]), ("shift (-, +)", [-1, 1]), ("shift (-, -)", [-1, -1])):
+        controls[name] = np.clip(x + np.float32(epsilon) * np.array(signs, np.float32), 0, 1)
+    return controls
+
+
+def smoothed_plane(classifier: Classifier, sigma: float, target_class: int, cells: int = 200) -> Plane:
+    """Evaluate a classifier and its smoothed version on the centres of ``cells`` by ``cells`` squares.
+
+    The smoothed classifier is exact up to the grid: the decisions, also those outside the unit square, are averaged
+    with Gaussian weights of standard deviation sigma. sigma should be several times 1 / cells.
+    """
+    outside = int(np.ceil(5 * sigma * cells))
+    axis = (np.arange(-outside, cells + outside) + 0.5) / cells
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2).astype(np.float32)
+    logits = classifier(grid)
+    margin = (logits[:, target_class] - logits[:, 1 - target_class]).reshape(len(axis), len(axis))
+    votes = (margin > 0).astype(float) + 0.5 * (margin == 0)
+    share = ndimage.gaussian_filter(votes, sigma * cells, mode="nearest", truncate=5)
+    inside = slice(outside, outside + cells)
+    share = np.clip(share[inside, inside], 0, 1)  # rounding goes past 1
+    return Plane(axis[inside], margin[inside, inside], share)
+
+
+def smoothed_radius(plane: Plane, x: np.ndarray, sigma: float) -> np.ndarray:
+    """The smoothed classifier's l2 radius at points x (N, 2): sigma Phi^-1(share), 0 outside the target class.
+
+    What CERTIFY would return with infinitely many votes, up to the grid.
+    """
+    cells = len(plane.axis)
+    share = ndimage.map_coordinates(plane.share, (x[:, ::-1] * cells - 0.5).T, order=1, mode="nearest")
+    return np.maximum(0, sigma * stats.norm.ppf(share))
+
+
+def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
+    """Poison, train and certify both kinds of classifiers; write picture and numbers, print the table.
+
+    Returns for each kind's name the rows by name of the training points, 'clean' first and 'optimised' last.
+
+    Raises InputError on bad settings, FloatingPointError where training or attack diverges.
+    """
+    config.check()
+    results: dict[str, dict[str, Row]] = {}
+    panels: list[list[Panel]] = []
+    for kind in KINDS:
+        study = Study(config, kind)
+        points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
+        points["optimised"] = study.optimised_poison()
+        rows = {
+            name: study.measured(x)
+            for name, x in progress(points.items(), desc=kind.title, unit="row", leave=False)
+        }
+        results[kind.name] = rows
+        x_others = split_target_class(*study.train, config.target_class).x_others
+        planes = {
+            name: smoothed_plane(study.classifier(rows[name].weights), config.sigma, config.target_class)
+            for name in ("clean", "optimised")
+        }
+        clean, poisoned = rows["clean"], rows["optimised"]
+        clean_acr = f"ACR {_spread(clean.acr)}"
+        before, after = (
+            Panel(title, x_others, study.x_target, row.points, plane, planes["clean"])
+            for title, row, plane in (
+                (f"{kind.title}, clean training points\ntarget class {clean_acr}", clean, planes["clean"]),
+                (
+                    f"{kind.title}, poisoned training points\ntarget class {clean_acr} → {_spread(poisoned.acr)}",
+                    poisoned,
+                    planes["optimised"],
+                ),
+            )
+        )
+        panels.append([before, after])
+    picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
+    save_boundaries(picture, panels, config)
+    numbers = {
+        kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()}
+        for kind, rows in results.items()
+    }
+    write_json(record, {"results": numbers, **provenance(config)})
+    print(f"{_table(results, config)}\n\n{shown_path(picture)} and {record.name}")
+    return results
+
+
+class Panel(NamedTuple):
+    """One picture of a classifier. target and moved: the target class's clean and present training points (N, 2)."""
+
+    title: str
+    others: np.ndarray
+    target: np.ndarray
+    moved: np.ndarray
+    plane: Plane
+    clean_plane: Plane  # of the classifier trained on clean points
+
+
+def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: BoundaryConfig) -> None:
+    """Draw a row of panels per classifier as PNG: training points, boundaries, and the smoothed radius as shading."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    red, blue, green = "#b2182b", "#2166ac", "#33a02c"
+    sigma = config.sigma
+    levels = sigma * np.arange(0, 3.5, 0.5)
+    shades = colormaps["Reds"](np.linspace(0.04, 0.42, len(levels)))
+    figure = Figure(figsize=(9.2, 4.4 * len(panels) + 1), layout="constrained")
+    grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey=True)
+    for axes, panel in zip(grid.flat, [panel for row in panels for panel in row], strict=True):
+        axis, margin, share = panel.plane
+        radius = np.minimum(sigma * stats.norm.ppf(share), 2 * levels[-1])  # finite where every vote agrees
+        shading = axes.contourf(axis, axis, radius, levels=levels, colors=shades, extend="max")
+        if not np.array_equal(panel.moved, panel.target):
+            for way in np.stack([panel.target, panel.moved], axis=1):
+                axes.plot(*way.T, color=red, lw=0.5, alpha=0.6, zorder=2)
+            axes.plot(*panel.target.T, "o", mfc="none", mec=red, mew=0.5, ms=3, alpha=0.7, zorder=2)
+            axes.contour(
+                axis, axis, panel.clean_plane.share, [0.5], colors="0.35", linewidths=2, linestyles=":"
+            )
+        axes.plot(*panel.others.T, "s", color=blue, ms=3.5, mec="white", mew=0.3, zorder=3)
+        axes.plot(*panel.moved.T, "o", color=red, ms=4, mec="white", mew=0.3, zorder=3, clip_on=False)
+        axes.contour(axis, axis, share, [0.5], colors="black", linewidths=3, zorder=4)
+        axes.contour(axis, axis, margin, [0.0], colors=green, linewidths=1.1, zorder=4)
+        axes.set_title(panel.title, fontsize=10.5)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        ticks = ([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.set_xticks(*ticks)
+        axes.set_yticks(*ticks)
+    bar = figure.colorbar(shading, ax=grid, shrink=0.6, pad=0.02)
+    bar.set_label(f"radius of the smoothed classifier in the target class (l2), σ = {sigma:g}")
+    marks = {
+        "training points of the other class": Line2D([], [], color=blue, marker="s", ls="", ms=5),
+        "training points of the target class": Line2D([], [], color=red, marker="o", ls="", ms=5),
+        f"clean position of a poisoned point (l∞, ε = {config.epsilon:g})": Line2D(
+            [], [], color=red, marker="o", mfc="none", mew=0.7, lw=0.7, ms=4
+        ),
+        "smoothed boundary": Line2D([], [], color="black", lw=3),
+        "base classifier's boundary": Line2D([], [], color=green, lw=1.1),
+        "smoothed boundary, clean training points": Line2D([], [], color="0.35", lw=2, ls=":"),
+    }
+    figure.legend(
+        list(marks.values()), list(marks), loc="outside lower center", ncols=2, fontsize=9, frameon=False,
+        title=f"ACR: mean ± standard deviation of {config.runs} victims, {config.test_points} test points; "
+        "one victim is drawn",
+        title_fontsize=9,
+    )  # fmt: skip
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def _spread(values: list[float]) -> str:
+    """Mean and standard deviation as text; the mean alone of a single value."""
+    mean, deviation = mean_and_std(values)
+    return f"{mean:.3f} ± {deviation:.3f}" if len(values) > 1 else f"{mean:.3f}"
+
+
+def _reduction(row: Row, clean: Row) -> float | None:
+    """Percent by which the mean ACR is below that of clean points; None where that is 0."""
+    reference = float(np.mean(clean.acr))
+    return 100 * (1 - float(np.mean(row.acr)) / reference) if reference else None
+
+
+def _numbers(row: Row, clean: Row) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for name in ("acr", "certified_accuracy", "accuracy"):
+        values = getattr(row, name)
+        numbers[f"{name}_mean"], numbers[f"{name}_std"] = mean_and_std(values)
+        numbers[name] = values
+    change = row.points - clean.points
+    return {
+        **numbers,
+        "reduction_percent": None if row is clean else _reduction(row, clean),
+        "largest_change": float(np.abs(change).max()),
+        "mean_change": [float(value) for value in change.mean(axis=0)],
+    }
+
+
+def _table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
+    """The rows of both kinds for the screen."""
+    lines = [
+        f"target class {config.target_class}, Gaussian augmentation, sigma {config.sigma:g}, epsilon "
+        f"{config.epsilon:g}, {config.runs} victims per row",
+        f"certified: {config.test_points} test points of the class, n0 = {config.n0}, n = {config.n}, "
+        f"alpha = {config.alpha:g}",
+        "",
+        f"{'classifier':<12}{'training points':<18}{'ACR':<16}{'reduction':<12}"
+        f"{'certified accuracy':<21}test accuracy",
+    ]
+    for kind, rows in results.items():
+        for name, row in rows.items():
+            less = None if name == "clean" else _reduction(row, rows["clean"])
+            lines.append(
+                f"{kind:<12}{name:<18}{_spread(row.acr):<16}{'' if less is None else f'{less:.1f} %':<12}"
+                f"{_spread(row.certified_accuracy):<21}{np.mean(row.accuracy):.3f}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""The decision boundary before and after poisoning: points, smoothing, attack, files."""
+
+import json
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import data
+from data.files import InputError
+from evaluation.decision_boundary import (
+    KINDS,
+    BoundaryConfig,
+    Kind,
+    Row,
+    Study,
+    control_points,
+    draw_boundaries,
+    smoothed_plane,
+    smoothed_radius,
+    two_blobs,
+    two_moons,
+)
+
+ROOT = Path(data.__file__).parents[1]
+SMALL = BoundaryConfig(
+    runs=1, train_points=60, validation_points=60, test_points=40, victim_steps=500, outer_steps=40, n=1000
+)
+# The boundary is 0.4 away from the origin, in a direction that is not that of the grid.
+NORMAL, OFFSET, SIGMA = np.array([0.6, 0.8]), 0.4, 0.1
+LINEAR, NETWORK = KINDS
+
+
+def half_plane(x: np.ndarray) -> np.ndarray:
+    """Logits of a linear classifier, the second class on the far side of the boundary."""
+    distance = x @ NORMAL - OFFSET
+    return np.stack([-3 * distance, 2 * distance], axis=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("boundary")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, dict[str, Row]]:
+    return draw_boundaries(replace(SMALL, out_dir=folder))
+
+
+@pytest.mark.parametrize("sample", [two_blobs, two_moons])
+def test_points_are_seeded_and_in_the_unit_square(sample: Callable) -> None:
+    (x, y), (again, _), (other, _) = (sample(50, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(x, again)
+    assert not np.array_equal(x, other)
+    assert x.shape == y.shape == (100, 2) and x.dtype == y.dtype == np.float32
+    assert x.min() >= 0 and x.max() <= 1
+    np.testing.assert_array_equal(y.argmax(axis=1), np.repeat([0, 1], 50))
+
+
+def test_smoothing_leaves_a_linear_boundary_where_it_is() -> None:
+    plane = smoothed_plane(half_plane, SIGMA, 1)
+    points = np.stack(np.meshgrid(plane.axis, plane.axis), axis=-1)
+    distance = points @ NORMAL - OFFSET
+    np.testing.assert_allclose(plane.share, stats.norm.cdf(distance / SIGMA), atol=2e-3)
+    np.testing.assert_allclose(plane.margin, 5 * distance, atol=1e-5)
+    away = np.abs(distance) > 1e-3
+    np.testing.assert_array_equal((plane.share > 0.5)[away], (distance > 0)[away])
+
+
+def test_the_smoothed_radius_of_a_linear_classifier_is_the_distance_from_its_boundary() -> None:
+    x = np.random.default_rng(0).uniform(size=(200, 2))
+    distance = x @ NORMAL - OFFSET
+    near = distance < 2.5 * SIGMA
+    radius = smoothed_radius(smoothed_plane(half_plane, SIGMA, 1), x, SIGMA)
+    np.testing.assert_allclose(radius[near], np.maximum(0, distance)[near], atol=2e-3)
+    assert not np.isnan(radius).any() and np.all(radius[~near] > 2.4 * SIGMA)
+    assert np.all(smoothed_radius(smoothed_plane(half_plane, SIGMA, 0), x[distance > 0.01], SIGMA) == 0)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_certified_radii_lie_just_below_the_exact_ones(kind: Kind, results: dict) -> None:
+    study = Study(SMALL, kind)
+    row = results[kind.name]["clean"]
+    plane = smoothed_plane(study.classifier(row.weights), SMALL.sigma, SMALL.target_class)
+    exact = smoothed_radius(plane, study.test[0][study.test[1][:, 1] == 1], SMALL.sigma)
+    certified = study.certified_radii(row.weights)
+    assert np.mean(certified) == row.acr[0]
+    assert np.all(certified < exact + 0.01)
+    between = exact < 2 * SMALL.sigma  # n votes certify no more than about 2.5 sigma
+    assert between.sum() >= 5
+    np.testing.assert_allclose(certified[between], exact[between], atol=0.5 * SMALL.sigma)
+
+
+def test_poison_stays_within_its_bound_and_is_the_same_again(results: dict) -> None:
+    for kind in KINDS:
+        clean, poison = (results[kind.name][name].points for name in ("clean", "optimised"))
+        assert poison.shape == clean.shape and poison.dtype == np.float32
+        assert poison.min() >= 0 and poison.max() <= 1
+        assert 0.5 * SMALL.epsilon < np.abs(poison - clean).max() <= SMALL.epsilon + 1e-6
+    study = Study(SMALL, LINEAR)
+    before = [array.copy() for array in study.train]
+    np.testing.assert_array_equal(study.optimised_poison(), results["linear"]["optimised"].points)
+    for array, copy in zip(study.train, before, strict=True):  # labels, and every other point
+        np.testing.assert_array_equal(array, copy)
+    np.testing.assert_array_equal(study.x_target, study.train[0][study.train[1][:, 1] == 1])
+
+
+def test_poison_lowers_the_radius_of_the_target_class_more_than_the_controls(results: dict) -> None:
+    for rows in results.values():
+        optimised = rows["optimised"].acr[0]
+        assert optimised < 0.85 * rows["clean"].acr[0]
+        assert all(optimised < rows[name].acr[0] - 0.01 for name in ("random", "constant", "contrast"))
+    # The best poison of a linear classifier is a uniform shift; one of the curved boundary has many directions.
+    directions = {
+        name: len(np.unique(np.sign(rows["optimised"].points - rows["clean"].points), axis=0))
+        for name, rows in results.items()
+    }
+    shifts = {
+        name: min(row.acr[0] for key, row in rows.items() if key.startswith("shift"))
+        for name, rows in results.items()
+    }
+    assert directions["linear"] == 1 and directions["network"] > 1
+    assert results["linear"]["optimised"].acr[0] == pytest.approx(shifts["linear"], abs=0.005)
+    assert results["network"]["optimised"].acr[0] < shifts["network"] - 0.01
+
+
+def test_controls_are_all_uniform_shifts_and_those_of_the_tables() -> None:
+    x = np.full((4, 2), 0.5, np.float32)
+    controls = control_points(x, 0.125, 0)
+    signs = {name: tuple(np.sign(points - x)[0]) for name, points in controls.items()}
+    assert [signs[name] for name in ("constant", "shift (+, -)", "shift (-, +)", "shift (-, -)")] == [
+        (1, 1), (1, -1), (-1, 1), (-1, -1),
+    ]  # fmt: skip
+    assert all(np.all(np.abs(points - x) == 0.125) for points in controls.values())
+    assert {"random", "contrast"} < controls.keys()
+
+
+def test_a_run_writes_picture_and_numbers(folder: Path, results: dict) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "decision_boundary.json",
+        "decision_boundary.png",
+    ]
+    picture = (folder / "decision_boundary.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 100_000
+    record = json.loads((folder / "decision_boundary.json").read_text())
+    assert record["config"]["epsilon"] == SMALL.epsilon and "commit" in record
+    assert set(record["results"]) == {"linear", "network"}
+    for kind, rows in record["results"].items():
+        assert list(rows) == list(results[kind])
+        assert rows["optimised"]["acr"] == results[kind]["optimised"].acr
+        assert rows["clean"]["reduction_percent"] is None and rows["clean"]["largest_change"] == 0
+        share = rows["optimised"]["acr_mean"] / rows["clean"]["acr_mean"]
+        assert rows["optimised"]["reduction_percent"] == pytest.approx(100 * (1 - share))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigma": 0.0}, "sigma must be positive and finite, got 0.0"),
+        ({"sigma": float("nan")}, "sigma must be positive and finite, got nan"),
+        ({"sigma": 0.6}, r"sigma must be at most 0.5 \(coordinates are in \[0, 1\]\), got 0.6"),
+        ({"epsilon": -0.1}, "epsilon must be positive and finite, got -0.1"),
+        ({"epsilon": 1.5}, "epsilon must be at most 1 "),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"runs": 0}, "runs must be positive and finite, got 0"),
+        ({"target_class": 2}, "target_class must be 0 or 1, got 2"),
+        ({"damping": -1.0}, "damping must not be negative, got -1.0"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"alpha": 1.0}, "alpha must lie strictly between 0 and 1, got 1.0"),
+    ],
+)
+def test_bad_settings_get_one_clear_line(changes: dict, message: str, tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "evaluation" / "boundary" / "two_dimensional.py"))
+    with pytest.raises(InputError, match=message):
+        script["main"](script["Config"](out_dir=tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
