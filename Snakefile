@@ -54,7 +54,7 @@ def limits(rule):
 
 STOP = "--max-minutes $(({resources.runtime} - {resources.runtime} / 10 - 1)) --on-other-settings start_afresh"
 # A failed job shows the last line of its log, which is a script's one line of what is wrong.
-LOGGED = " > {log} 2>&1 || {{ status=$?; echo \"{log}: $(tail -n 1 {log})\" >&2; exit $status; }}"
+LOGGED = " >> {log} 2>&1 || {{ status=$?; echo \"{log}: $(tail -n 1 {log})\" >&2; exit $status; }}"
 # One thread count gives one result: sums of floats depend on how they are divided.
 THREADS = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads}"
 
