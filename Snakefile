@@ -9,6 +9,8 @@ A job that stops at its time limit keeps its checkpoint, which is no output here
 that are whole when they appear are outputs, since Snakemake deletes those of a failed job.
 """
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def limits(rule):
 
 STOP = "--max-minutes $(({resources.runtime} - {resources.runtime} / 10 - 1)) --on-other-settings start_afresh"
 # A failed job shows the last line of its log, which is a script's one line of what is wrong.
-LOGGED = " >> {log} 2>&1 || {{ status=$?; echo \"{log}: $(tail -n 1 {log})\" >&2; exit $status; }}"
+LOGGED = " >> {log:q} 2>&1 || {{ status=$?; echo {log:q}: \"$(tail -n 1 {log:q})\" >&2; exit $status; }}"
 # One thread count gives one result: sums of floats depend on how they are divided.
 THREADS = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads}"
 
@@ -90,7 +92,7 @@ rule data:
     output: MANIFEST
     params: script=PLAN.script("data"), flags=PLAN.data_flags()
     log: WORK / "logs/data.log"
-    shell: "{PYTHON} {ROOT}/{params.script} {params.flags} --out-dir $(dirname {output})" + LOGGED
+    shell: "{PYTHON:q} {ROOT:q}/{params.script} {params.flags} --out-dir \"$(dirname {output:q})\"" + LOGGED
 
 
 rule control:
@@ -100,8 +102,8 @@ rule control:
     params: flags=lambda wildcards: PLAN.control_flags(POISONS[wildcards.data])
     log: WORK / "logs/poison/{data}/{name}.log"
     shell:
-        "{PYTHON} {ROOT}/attack_generation/control_poison.py {params.flags} --data-dir {DATA} "
-        "--out-dir $(dirname {output})" + LOGGED
+        "{PYTHON:q} {ROOT:q}/attack_generation/control_poison.py {params.flags} --data-dir {DATA:q} "
+        "--out-dir \"$(dirname {output:q})\"" + LOGGED
 
 
 rule poison:
@@ -115,8 +117,8 @@ rule poison:
     resources: **limits("poison")
     log: WORK / "logs/poison/{data}/{name}.log"
     shell:
-        THREADS + " {PYTHON} {ROOT}/{params.script} {params.flags} --data-dir {DATA} --out-dir $(dirname {output}) "
-        "--run-dir {WORK}/runs/poison/{wildcards.data} " + STOP + LOGGED
+        THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --data-dir {DATA:q} --out-dir \"$(dirname {output:q})\" "
+        "--run-dir {WORK:q}/runs/poison/{wildcards.data} " + STOP + LOGGED
 
 
 rule victim:
@@ -133,9 +135,9 @@ rule victim:
     resources: **limits("victim")
     log: WORK / "logs/victims/{victim}/{data}/{name}_seed{seed}.log"
     shell:
-        THREADS + " {PYTHON} {ROOT}/{params.script} {params.flags} --seed {wildcards.seed} --runs 1 "
-        "--data-dir {DATA} --model-dir $(dirname {output.model}) "
-        "--run-dir {WORK}/runs/{wildcards.victim}/{wildcards.data} " + STOP + LOGGED
+        THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --seed {wildcards.seed} --runs 1 "
+        "--data-dir {DATA:q} --model-dir \"$(dirname {output.model:q})\" "
+        "--run-dir {WORK:q}/runs/{wildcards.victim}/{wildcards.data} " + STOP + LOGGED
 
 
 rule certify:
@@ -151,8 +153,8 @@ rule certify:
     resources: **limits("certify")
     log: f"{WORK}/logs/certificates/{{victim}}/{{data}}/class_{{label}}/seed_{{seed}}{SHARD}.log"
     shell:
-        THREADS + " {PYTHON} {ROOT}/{params.script} {params.flags} --target-class {wildcards.label} "
-        "--model {input.model} --out {params.tsv} --data-dir {DATA} " + STOP + LOGGED
+        THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --target-class {wildcards.label} "
+        "--model {input.model:q} --out {params.tsv:q} --data-dir {DATA:q} " + STOP + LOGGED
 
 
 if PLAN.shards > 1:
@@ -169,8 +171,8 @@ if PLAN.shards > 1:
         params: shards=lambda wildcards, input: [path.removesuffix(".summary.json") + ".tsv" for path in input]
         log: WORK / "logs/certificates/{victim}/{data}/class_{label}/seed_{seed}.log"
         shell:
-            "{PYTHON} {ROOT}/randomized_smoothing_certification/merge_shards.py --shards {params.shards} "
-            "--out {output.tsv}" + LOGGED
+            "{PYTHON:q} {ROOT:q}/randomized_smoothing_certification/merge_shards.py --shards {params.shards:q} "
+            "--out {output.tsv:q}" + LOGGED
 
 
 rule tables:
@@ -189,17 +191,15 @@ rule tables:
             for name, (kind, about) in PLAN.figures().items()
         ],
     log: WORK / "logs/tables.log"
-    shell: "{PYTHON} {ROOT}/evaluation/make_tables.py --plan {input[0]}" + LOGGED
+    shell: "{PYTHON:q} {ROOT:q}/evaluation/make_tables.py --plan {input[0]:q}" + LOGGED
 
 
 onerror:
     # What is there, with a list of what is missing; elsewhere, since a table in its place would count as made.
     if (WORK / "plan.json").is_file():
-        shell(
-            f"{PYTHON} {ROOT}/evaluation/make_tables.py --plan {WORK}/plan.json --results-dir {WORK}/incomplete "
-            f"2> {WORK}/logs/incomplete.log"
-        )
+        make = [PYTHON, str(ROOT / "evaluation/make_tables.py"), "--plan", str(WORK / "plan.json")]
+        subprocess.run([*make, "--results-dir", str(WORK / "incomplete")])
 
 
 onsuccess:
-    shell(f"rm -rf {WORK}/incomplete")
+    shutil.rmtree(WORK / "incomplete", ignore_errors=True)
