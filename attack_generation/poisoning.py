@@ -31,12 +31,12 @@ from data.runs import (
     Stop,
     StoppedEarly,
     discard_where_allowed,
-    load_checkpoint,
     progress,
     project_path,
     provenance,
     require_finite,
     require_same_settings,
+    resume,
     save_checkpoint,
     settings,
     shown_path,
@@ -194,13 +194,9 @@ def poison_radius(config: PoisonConfig, method: str, loss: TrainingLoss) -> Path
         x_path.unlink(missing_ok=True)
         checkpoint.unlink(missing_ok=True)
     state, done = attack.initial_state(0), 0
-    if checkpoint.is_file():
-        try:
-            state, record = load_checkpoint(checkpoint, like=state, same=identity)
-            done = record["outer_steps"]
-            print(f"continuing {shown_path(run_dir)} after {done} of {attack.total_steps} outer steps")
-        except OtherSettings as other:
-            discard_where_allowed(other, config.on_other_settings, checkpoint)
+    if resumed := resume(checkpoint, state, identity, config.on_other_settings):
+        state, done = resumed[0], resumed[1]["outer_steps"]
+        print(f"continuing {shown_path(run_dir)} after {done} of {attack.total_steps} outer steps")
 
     def save(done: int) -> None:
         save_checkpoint(checkpoint, state, {"settings": identity, "outer_steps": done})

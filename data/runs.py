@@ -213,6 +213,19 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
     return keras.tree.pack_sequence_as(like, leaves), record
 
 
+def resume(
+    checkpoint: Path, like: Any, same: dict[str, Any], policy: OnOtherSettings
+) -> tuple[Any, dict[str, Any]] | None:
+    """What load_checkpoint returns; None where there is none, or where one of other settings was discarded."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        return load_checkpoint(checkpoint, like, same)
+    except OtherSettings as other:
+        discard_where_allowed(other, policy, checkpoint)
+        return None
+
+
 def require_same_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise OtherSettings naming the first setting in which a file made earlier differs from this run."""
     for name in sorted(set(found) | set(wanted)):

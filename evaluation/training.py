@@ -30,12 +30,12 @@ from data.runs import (
     Stop,
     StoppedEarly,
     discard_where_allowed,
-    load_checkpoint,
     progress,
     project_path,
     provenance,
     require_finite,
     require_same_settings,
+    resume,
     save_checkpoint,
     settings,
     shown_path,
@@ -171,13 +171,9 @@ def train_victim(
         path.unlink(missing_ok=True)
         checkpoint.unlink(missing_ok=True)
     state, done = training.initial_state(), 0
-    if checkpoint.is_file():
-        try:
-            state, record = load_checkpoint(checkpoint, like=state, same=identity)
-            done = record["steps"]
-            print(f"continuing {path.stem} after {done} of {training.total_steps} steps")
-        except OtherSettings as other:
-            discard_where_allowed(other, config.on_other_settings, checkpoint)
+    if resumed := resume(checkpoint, state, identity, config.on_other_settings):
+        state, done = resumed[0], resumed[1]["steps"]
+        print(f"continuing {path.stem} after {done} of {training.total_steps} steps")
 
     with Scalars(run_dir / "tensorboard") as scalars:
         last_save = time.monotonic()

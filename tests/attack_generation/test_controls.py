@@ -1,10 +1,12 @@
 """Control perturbations and the picture of a poison."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from attack_generation.control_poison import Config, main
 from attack_generation.controls import CONTROLS, starting_poison, write_control_poison
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
@@ -60,6 +62,19 @@ def test_control_files_load_as_poison(tiny_data_dir: Path, tmp_path: Path) -> No
     assert path.name == "X_poisoned_radius_constant_0.25_7.npy"
     clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target
     np.testing.assert_array_equal(load_poison(path, dataset, 7), np.clip(clean + np.float32(0.1), 0, 1))
+
+
+def test_the_script_writes_a_control(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = Config(
+        kind="random", target_class=7, sigma=0.25, seed=3, data_dir=tiny_data_dir, out_dir=tmp_path
+    )
+    main(settings)
+    dataset = load_dataset(tiny_data_dir)
+    clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target
+    written = load_poison(tmp_path / "X_poisoned_radius_random_0.25_7.npy", dataset, 7)
+    np.testing.assert_array_equal(written, starting_poison("random", clean, 0.1, seed=3))
+    with pytest.raises(InputError, match="epsilon must be above 0 and at most 1"):
+        main(dataclasses.replace(settings, epsilon=0.0))
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8, 1), (12, 8, 8, 3)])

@@ -168,6 +168,21 @@ def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_p
     assert "leaf_0" in load_archive(tmp_path / "run" / "checkpoint.npz")
 
 
+def test_other_settings_start_afresh_where_that_is_allowed(tiny_data_dir: Path, tmp_path: Path) -> None:
+    x_path = poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)[0]
+    x_path.write_text("of another run, without its settings")
+    other = config(tiny_data_dir, tmp_path, on_other_settings="start_afresh", max_minutes=1e-9)
+    with pytest.raises(StoppedEarly, match="after 1 of"):
+        attack(other)
+    assert not x_path.exists()
+    with pytest.raises(StoppedEarly, match="after 2 of"):
+        attack(other)
+    with pytest.raises(StoppedEarly, match="after 1 of"):
+        attack(dataclasses.replace(other, lr_u=0.05))
+    with pytest.raises(InputError, match=r"made with lr_u = 0\.05"):
+        attack(dataclasses.replace(other, on_other_settings="refuse"))
+
+
 @dataclasses.dataclass(frozen=True)
 class BreaksInTheSecondEpoch(TrainingLoss):
     """Cross entropy that is NaN from the second epoch on."""

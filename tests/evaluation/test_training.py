@@ -54,6 +54,9 @@ def test_every_run_has_its_seed_and_its_record(whole: tuple[TrainingConfig, list
         assert record["accuracy"] == pytest.approx(hits.mean(), abs=0.003)
         of_target = hits[dataset.y_test[:, 3] == 1]
         assert record["target_accuracy"] == pytest.approx(of_target.mean(), abs=1 / len(of_target))
+        for label in range(10):
+            of_class = hits[dataset.y_test[:, label] == 1]
+            assert record[f"accuracy_class_{label}"] == pytest.approx(of_class.mean(), abs=1 / len(of_class))
 
 
 def test_a_stopped_training_continues_bit_for_bit(
@@ -143,6 +146,26 @@ def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_p
     assert json.loads(str(checkpoint["record"]))["settings"]["learning_rate"] == 0.01
     with pytest.raises(StoppedEarly, match="after 2 of 4"):
         train_victims(dataclasses.replace(again, overwrite=False), METHOD, LOSS)
+
+
+def test_other_settings_start_afresh_where_that_is_allowed(
+    tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(tiny_data_dir, tmp_path, epochs=1)
+    path = train_victims(settings, METHOD, LOSS)[0]
+    before = weights(path)
+    other = dataclasses.replace(
+        settings, learning_rate=0.01, on_other_settings="start_afresh", max_minutes=1e-9
+    )
+    with pytest.raises(StoppedEarly, match="after 1 of 4"):  # the finished victim is discarded
+        train_victims(other, METHOD, LOSS)
+    assert "starting afresh" in capsys.readouterr().out and not path.exists()
+    with pytest.raises(StoppedEarly, match="after 2 of 4"):  # its own checkpoint is continued
+        train_victims(other, METHOD, LOSS)
+    with pytest.raises(StoppedEarly, match="after 1 of 4"):  # another's is discarded
+        train_victims(dataclasses.replace(other, learning_rate=0.02), METHOD, LOSS)
+    again = dataclasses.replace(settings, on_other_settings="start_afresh")
+    np.testing.assert_array_equal(weights(train_victims(again, METHOD, LOSS)[0]), before)
 
 
 @pytest.mark.parametrize("batch_norm", ["proper", "fixed_affine"])

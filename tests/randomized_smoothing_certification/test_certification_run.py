@@ -163,6 +163,15 @@ def test_a_file_of_other_settings_is_refused_by_name(
     assert out.read_text() == before
 
 
+def test_a_file_of_other_settings_gives_way_where_that_is_allowed(toy: Path, tmp_path: Path) -> None:
+    out, fresh = tmp_path / "a.tsv", tmp_path / "b.tsv"
+    certify_test_points(config(toy, out, points=1))
+    summary = certify_test_points(config(toy, out, points=2, n=301, on_other_settings="start_afresh"))
+    certify_test_points(config(toy, fresh, points=2, n=301))
+    assert without_time(out) == without_time(fresh)
+    assert summary["point_set"]["n"] == 301
+
+
 def test_another_model_and_a_stray_file_are_refused(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.tsv"
     certify_test_points(config(toy, out, points=1))
