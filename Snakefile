@@ -116,6 +116,7 @@ rule poison:
     threads: PLAN.limits_of("poison").threads
     resources: **limits("poison")
     log: WORK / "logs/poison/{data}/{name}.log"
+    benchmark: WORK / "benchmarks/poison/{data}/{name}.tsv"
     shell:
         THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --data-dir {DATA:q} --out-dir \"$(dirname {output:q})\" "
         "--run-dir {WORK:q}/runs/poison/{wildcards.data} " + STOP + LOGGED
@@ -134,6 +135,7 @@ rule victim:
     threads: PLAN.limits_of("victim").threads
     resources: **limits("victim")
     log: WORK / "logs/victims/{victim}/{data}/{name}_seed{seed}.log"
+    benchmark: WORK / "benchmarks/victim/{victim}/{data}/{name}_seed{seed}.tsv"
     shell:
         THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --seed {wildcards.seed} --runs 1 "
         "--data-dir {DATA:q} --model-dir \"$(dirname {output.model:q})\" "
@@ -152,6 +154,7 @@ rule certify:
     threads: PLAN.limits_of("certify").threads
     resources: **limits("certify")
     log: f"{WORK}/logs/certificates/{{victim}}/{{data}}/class_{{label}}/seed_{{seed}}{SHARD}.log"
+    benchmark: f"{WORK}/benchmarks/certify/{{victim}}/{{data}}/class_{{label}}/seed_{{seed}}{SHARD}.tsv"
     shell:
         THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --target-class {wildcards.label} "
         "--model {input.model:q} --out {params.tsv:q} --data-dir {DATA:q} " + STOP + LOGGED

@@ -139,6 +139,32 @@ def missing(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+class JobTimes(NamedTuple):
+    """What the jobs of one rule took, each in its last attempt."""
+
+    rule: str
+    jobs: int
+    hours: float  # of all jobs together
+    longest_minutes: float
+    peak_mib: float  # resident memory of the largest job; NaN where no job was long enough to be measured
+
+
+def job_times(plan: Plan) -> list[JobTimes]:
+    """Run times and memory of the long rules, from the files that Snakemake writes about its jobs."""
+    times = []
+    for folder in sorted((plan.folders["work"] / "benchmarks").glob("*")):
+        rows = []
+        for path in sorted(folder.rglob("*.tsv")):
+            with path.open(newline="", encoding="utf-8") as file:
+                rows += list(csv.DictReader(file, delimiter="\t"))
+        if rows:
+            seconds = [float(row["s"]) for row in rows]
+            memory = [float(row["max_rss"]) for row in rows if row["max_rss"] not in ("-", "NA", "")]
+            peak = max(memory, default=float("nan"))
+            times.append(JobTimes(folder.name, len(rows), sum(seconds) / 3600, max(seconds) / 60, peak))
+    return times
+
+
 def certified_curve(radii: np.ndarray) -> dict[str, list[float]]:
     """Certified accuracy against radius of one run: 'radius' ascending, 'accuracy' the share certified there."""
     at = np.unique(np.concatenate([[0.0], radii[radii >= 0]]))

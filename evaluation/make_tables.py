@@ -17,7 +17,7 @@ from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
 from data.files import atomic_path
 from data.runs import provenance, run_script, shown_path
-from evaluation.cell_results import Entry, certified_curve, missing, read_entries
+from evaluation.cell_results import Entry, certified_curve, job_times, missing, read_entries
 from evaluation.figures import save_acr_bars, save_curves, save_radii
 from evaluation.paper_tables import (
     as_csv,
@@ -57,7 +57,9 @@ def main(config: Config) -> None:
         "machine": f"{record['machine']}, {platform.processor() or platform.machine()}", "written": record["written"],
     }  # fmt: skip
     plan_text = msgspec.yaml.encode(plan).decode()
-    _write(folder / "configuration.html", configuration_page(plan.title, plan_text, versions))
+    _write(
+        folder / "configuration.html", configuration_page(plan.title, plan_text, versions, job_times(plan))
+    )
     _write(folder / "tables.csv", as_csv(entries))
     _write(folder / "tables.tex", as_latex(tables, notes))
     _write(folder / "tables.html", as_html(plan.title, tables, notes))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attack_generation.controls import CONTROLS
-from evaluation.cell_results import Entry, Run
+from evaluation.cell_results import Entry, JobTimes, Run
 from evaluation.table_plan import Cell, Plan, Poison, Victim
 
 MISSING = "—"
@@ -265,10 +265,10 @@ def _latex(text: str) -> str:
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 14px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; }}
+body {{ font: 13px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; }}
 table {{ border-collapse: collapse; margin: .5em 0 2em; }}
 h2 {{ font-size: 1em; margin: 1.2em 0 .2em; }}
-th, td {{ padding: .3em .8em; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }}
+th, td {{ padding: .3em .6em; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }}
 thead th {{ border-bottom: 2px solid #444; white-space: normal; vertical-align: bottom; }}
 a {{ color: #0b5394; text-decoration: none; }} a:hover {{ text-decoration: underline; }}
 pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
@@ -316,16 +316,26 @@ def _data_link(kind: str, content: str, name: str, text: str) -> str:
     return f'<a download="{html.escape(name)}" href="data:{kind};base64,{data}">{html.escape(text)}</a>'
 
 
-def configuration_page(title: str, plan_text: str, versions: dict[str, Any]) -> str:
-    """The plan, and the versions and machine it was run with, as one page."""
+def configuration_page(
+    title: str, plan_text: str, versions: dict[str, Any], times: Sequence[JobTimes]
+) -> str:
+    """The plan, the versions and machine it was run with, and what its jobs took, as one page."""
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
         for name, value in versions.items()
     )
-    body = (
-        f"<h1>{html.escape(title)}</h1><h2>Versions</h2><table>{rows}</table>"
-        f"<h2>Plan</h2><pre>{html.escape(plan_text)}</pre>"
-    )
+    body = f"<h1>{html.escape(title)}</h1><h2>Versions</h2><table>{rows}</table>"
+    if times:
+        lines = "".join(
+            f"<tr><td>{time.rule}</td><td>{time.jobs}</td><td>{time.hours:.3g}</td><td>{time.longest_minutes:.1f}</td>"
+            f"<td>{time.peak_mib:,.0f}</td></tr>"
+            for time in times
+        )
+        names = ("rule", "jobs", "hours together", "longest, minutes", "peak memory, MiB")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body += f"<h2>Run times</h2><table><thead><tr>{head}</tr></thead>{lines}</table>"
+        body += "<p>A job that was stopped and continued counts with its last attempt.</p>"
+    body += f"<h2>Plan</h2><pre>{html.escape(plan_text)}</pre>"
     return PAGE.format(title="Configuration", body=body)
 
 

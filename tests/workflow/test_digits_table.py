@@ -131,6 +131,10 @@ def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
     output = run(folder, "--report", str(folder / "report.html"), plan=mended)
     assert output.returncode == 0, output.stderr
     page = (folder / "report.html").read_text()
+    configuration = (folder / "runs/tables/toy/results/configuration.html").read_text()
+    rows = re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td><td>([\de.-]+)</td>", configuration)
+    assert {rule: int(jobs) for rule, jobs, _ in rows} == {"certify": 12, "poison": 1, "victim": 6}
+    assert all(float(hours) > 0 for *_, hours in rows)
     for name in ("tables.html", "configuration.html", "acr.png", "certified_accuracy_gaussianaug"):
         assert name in page
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', page)
