@@ -98,10 +98,10 @@ def _mean_over_classes(entries: list[Entry]) -> Entry:
     runs = []
     for seed in sorted(seeds):
         of_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
-        weights = np.concatenate([run.radii for run in of_seed])
+        radii = np.concatenate([run.radii for run in of_seed])
         accuracies = [run.accuracy for run in of_seed if run.accuracy is not None]
         mean = float(np.mean(accuracies)) if accuracies else None
-        runs.append(Run(seed, weights, mean, None, of_seed[0].tsv, {}))
+        runs.append(Run(seed, radii, mean, None, of_seed[0].tsv, {}))
     return Entry(entries[0].cell, entries[0].wanted, tuple(runs))
 
 

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from data.files import InputError
-from evaluation.cell_results import certified_curve, read_radii
+from evaluation.cell_results import Entry, Run, certified_curve, read_radii
 from evaluation.figures import _at
 from evaluation.make_tables import Config, main
+from evaluation.paper_tables import tables_of
+from evaluation.table_plan import Cell, plan_of
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
 FOREIGN = """idx\tlabel\tpredict\tradius\tcorrect\ttime
@@ -126,6 +128,58 @@ def test_an_empty_table_says_so(folder: Path, capsys: pytest.CaptureFixture) -> 
     assert "gaussianaug (mnist_cnn), sigma 0.5, class 8, clean data: 0 of 3 runs" in text
     assert "gaussianaug poison made with mnist_cnn: 0 of 3 runs" in text
     assert "0 of 3 runs" in capsys.readouterr().out
+
+
+def entry(cell: Cell, wanted: int, *radii: list[float]) -> Entry:
+    runs = [Run(seed, np.array(one), 0.9, None, Path("a.tsv"), {}) for seed, one in enumerate(radii)]
+    return Entry(cell, wanted, tuple(runs))
+
+
+def test_the_mean_over_classes_and_missing_runs() -> None:
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 2,
+            "methods": {"macer": [0.5]}, "target_classes": [1, 2], "rows": ["clean", "optimised"],
+        }
+    )  # fmt: skip
+    cells = {(cell.target_class, cell.poison is None): cell for cell in plan.cells()}
+    entries = {
+        cells[1, True]: entry(cells[1, True], 2, [1.0, 1.0], [0.8, 0.8]),
+        cells[2, True]: entry(cells[2, True], 2, [0.6, 0.6], [0.4, 0.4]),
+        cells[1, False]: entry(cells[1, False], 2, [0.5, 0.3], [0.2, -1.0]),
+        cells[2, False]: entry(cells[2, False], 2, [0.1, 0.1]),
+    }
+    (table,) = tables_of(plan, entries)
+    rows = [[item.text for item in row] for row in table.rows]
+    assert [row[2] for row in rows] == ["1", "2", "mean"]
+    assert rows[0][3:6] == ["0.900 ± 0.141", "0.250 ± 0.212", "72.2 %"]
+    assert rows[1][4] == "0.100 (1 of 2 runs)"
+    # Of the runs that every class has: two of clean victims, one of poisoned ones.
+    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "64.3 %"]
+
+
+def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
+            "methods": {"macer": [0.5], "smoothadv": [0.5]}, "rows": ["clean"],
+            "method_transfer": {"sigmas": [0.5], "against": ["macer", "standard"]},
+        }
+    )  # fmt: skip
+    acr = {None: 1.0, "macer": 0.5, "standard": 0.75}
+    entries = {
+        cell: entry(cell, 1, [acr[cell.poison.against if cell.poison else None]])
+        for cell in plan.cells()
+        if cell.victim.method == "macer"
+    }
+    entries |= {cell: entry(cell, 1) for cell in plan.cells() if cell.victim.method == "smoothadv"}
+    table = next(table for table in tables_of(plan, entries) if "transfer" in table.name)
+    assert table.header == ("training data", "macer", "smoothadv")
+    assert [[item.text for item in row] for row in table.rows] == [
+        ["clean", "1.000", "—"],
+        ["against macer", "0.500 (50.0 %)", "—"],
+        ["against standard", "0.750 (25.0 %)", "—"],
+    ]
 
 
 @pytest.mark.parametrize(
