@@ -187,8 +187,14 @@ rule tables:
         RESULTS / "tables.md",
         RESULTS / "tables.tex",
         RESULTS / "tables.csv",
-        report(RESULTS / "tables.html", category="1 Tables", caption="config/report/tables.rst"),
-        report(RESULTS / "configuration.html", category="3 Configuration", caption="config/report/configuration.rst"),
+        report(
+            RESULTS / "tables.html", category="1 Tables", labels={"page": "all tables"},
+            caption="config/report/tables.rst",
+        ),
+        report(
+            RESULTS / "configuration.html", category="3 Configuration", labels={"page": "plan, versions, run times"},
+            caption="config/report/configuration.rst",
+        ),
         [
             report(RESULTS / "figures" / name, category="2 Figures", subcategory=kind, labels={"figure": about})
             for name, (kind, about) in PLAN.figures().items()
