@@ -1,6 +1,7 @@
 """Figures of the comparisons."""
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,8 @@ def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], t
         axes.fill_between(
             radii, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0
         )
-    axes.set(xlabel="radius (l2, pixels in [0, 1])", ylabel="approximate certified accuracy", title=title)
+    axes.set(xlabel="radius (l2, pixels in [0, 1])", ylabel="approximate certified accuracy")
+    axes.set_title(textwrap.fill(title, 70))
     axes.set_xlim(0, radii[-1])
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
