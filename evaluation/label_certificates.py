@@ -90,7 +90,7 @@ class LabelFlippingConfig:
     work_dir: Path | None = None
     """Folder of per-point results and of what a stopped run keeps; runs/<name> when not given."""
     results_dir: Path = project_path("results")
-    """LabelCurve, figure and settings go to a folder <name> in here."""
+    """Curve, figure and settings go to a folder <name> in here."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
 
