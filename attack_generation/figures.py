@@ -1,10 +1,17 @@
 """Pictures of poison."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.files import atomic_path
+
+
+def save_png(path: Path, figure: Any, dpi: int = 120) -> None:
+    """Write a Matplotlib figure as PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
 
 
 def save_image_grid(
@@ -34,5 +41,4 @@ def save_image_grid(
             axis.set_yticks([])
     for axis, one in zip(axes[-1], change, strict=True):
         axis.set_xlabel(f"l∞ {np.abs(one).max():.3f}\nl2 {np.linalg.norm(one):.2f}", fontsize=7)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_png(path, figure)

@@ -19,12 +19,13 @@ from keras import layers, ops
 from scipy import ndimage, stats
 
 from attack_generation.controls import starting_poison
+from attack_generation.figures import save_png
 from bilevel_optimizer.adam import adam_init
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.linear_solvers import ConjugateGradient
 from data.datasets import check_poison, split_target_class
-from data.files import InputError, atomic_path, write_json
+from data.files import InputError, write_json
 from data.noise import fold_in, normal, seed_pair
 from data.runs import progress, project_path, provenance, require_finite, shown_path
 from evaluation.tables import mean_and_std
@@ -466,8 +467,7 @@ def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: Bound
         "one victim is drawn",
         title_fontsize=9,
     )  # fmt: skip
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    save_png(path, figure, dpi=150)
 
 
 def _spread(values: list[float]) -> str:

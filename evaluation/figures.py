@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.files import atomic_path
+from attack_generation.figures import save_png
 
 
 def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
@@ -35,8 +35,7 @@ def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], t
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_png(path, figure)
 
 
 def _at(radii: np.ndarray, curve: Mapping[str, Any]) -> np.ndarray:
@@ -76,8 +75,7 @@ def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], 
     axes.set_axisbelow(True)
     if kinds:
         figure.legend(loc="outside lower center", ncols=min(len(kinds), 6), fontsize="small")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_png(path, figure)
 
 
 def save_radii(path: Path, radii: Mapping[str, np.ndarray], title: str) -> None:
@@ -114,8 +112,7 @@ def save_radii(path: Path, radii: Mapping[str, np.ndarray], title: str) -> None:
         size="small",
     )
     axes.grid(axis="y", alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_png(path, figure)
 
 
 class LabelCurve(NamedTuple):
@@ -163,5 +160,4 @@ def save_label_curves(path: Path, curves: Mapping[str, LabelCurve], size: int, t
 
     percent = axes.secondary_xaxis("top", functions=(in_percent, in_flips))
     percent.set_xlabel(f"in percent of the {size:,} training labels")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_png(path, figure)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.datasets import Dataset, labels, load_dataset
-from data.files import InputError, array_sha256, atomic_path, read_json, write_json
+from data.files import InputError, array_sha256, read_json, write_json, write_text
 from data.runs import (
     Stop,
     StoppedEarly,
@@ -167,8 +167,7 @@ def certify_labels(config: LabelFlippingConfig, name: str, title: str) -> list[L
     drawn_curves = {curve_label(curve): curve for curve in curves if curve.name != other_bound}
     save_label_curves(folder / "certified_accuracy.png", drawn_curves, len(everything.y), title)
     table = _table(config, title, choice, curves, features.shape, len(test.y), len(held_out.y))
-    with atomic_path(folder / "table.txt") as temporary:
-        temporary.write_text(table + "\n", encoding="utf-8")
+    write_text(folder / "table.txt", table + "\n")
     write_json(folder / "settings.json", {**provenance(config), "choice": choice})
     print(f"{table}\n\n{shown_path(folder)}: curve, figure and settings; per point: {shown_path(work_dir)}")
     return curves
@@ -453,8 +452,7 @@ def _write_points(
         )  # fmt: skip
         lines = ["\t".join(TSV_COLUMNS)]
         lines += ["\t".join(str(value) for value in row) for row in zip(*columns, strict=True)]
-        with atomic_path(folder / f"q_{q:g}.tsv") as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / f"q_{q:g}.tsv", "\n".join(lines) + "\n")
 
 
 def _write_curves(path: Path, curves: list[LabelCurve], size: int) -> None:
@@ -468,8 +466,7 @@ def _write_curves(path: Path, curves: list[LabelCurve], size: int) -> None:
         q = "" if curve.q is None else curve.q
         for flips in curve.flips.tolist() if curve.name.startswith("network") else grid:
             writer.writerow((curve.name, q, flips, f"{flips / size:.5f}", f"{value_at(curve, flips):.4f}"))
-    with atomic_path(path) as temporary:
-        temporary.write_text(buffer.getvalue(), encoding="utf-8")
+    write_text(path, buffer.getvalue())
 
 
 def _table(

@@ -15,7 +15,7 @@ import numpy as np
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
-from data.files import atomic_path
+from data.files import write_text
 from data.runs import provenance, run_script, shown_path
 from evaluation.cell_results import Entry, certified_curve, job_times, missing, read_entries
 from evaluation.figures import save_acr_bars, save_curves, save_radii
@@ -49,7 +49,7 @@ def main(config: Config) -> None:
     tables, lacking = tables_of(plan, entries), missing(list(entries.values()))
     notes = ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
 
-    write_cells(folder, entries, _write)
+    write_cells(folder, entries)
     _figures(plan, entries, folder / "figures")
     record = provenance(config)
     versions = {
@@ -57,22 +57,17 @@ def main(config: Config) -> None:
         "machine": f"{record['machine']}, {platform.processor() or platform.machine()}", "written": record["written"],
     }  # fmt: skip
     plan_text = msgspec.yaml.encode(plan).decode()
-    _write(
+    write_text(
         folder / "configuration.html", configuration_page(plan.title, plan_text, versions, job_times(plan))
     )
-    _write(folder / "tables.csv", as_csv(entries))
-    _write(folder / "tables.tex", as_latex(tables, notes))
-    _write(folder / "tables.html", as_html(plan.title, tables, notes))
-    _write(folder / "tables.md", as_markdown(tables, notes))
+    write_text(folder / "tables.csv", as_csv(entries))
+    write_text(folder / "tables.tex", as_latex(tables, notes))
+    write_text(folder / "tables.html", as_html(plan.title, tables, notes))
+    write_text(folder / "tables.md", as_markdown(tables, notes))
     done = sum(len(entry.runs) for entry in entries.values())
     print(f"{shown_path(folder)}: {len(tables)} tables of {done} victims")
     if lacking:
         print("missing:\n  " + "\n  ".join(lacking))
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _figures(plan: Plan, entries: dict[Cell, Entry], folder: Path) -> None:

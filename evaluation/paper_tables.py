@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attack_generation.controls import CONTROLS
+from data.files import write_text
 from evaluation.cell_results import Entry, JobTimes, Run
 from evaluation.table_plan import Cell, Plan, Poison, Victim
 
@@ -377,10 +378,10 @@ def settings_of(entry: Entry) -> str:
     return json.dumps({str(run.seed): run.records for run in entry.runs}, indent=2, default=str) + "\n"
 
 
-def write_cells(folder: Path, entries: Entries, write: Callable[[Path, str], None]) -> None:
+def write_cells(folder: Path, entries: Entries) -> None:
     """Copy every entry's settings and certificates to folder/cells, where the tables' links lead."""
     for entry in entries.values():
         if entry.runs:
-            write(folder / _folder(entry) / "settings.json", settings_of(entry))
+            write_text(folder / _folder(entry) / "settings.json", settings_of(entry))
         for run in entry.runs:
-            write(folder / _folder(entry) / f"seed_{run.seed}.tsv", run.tsv.read_text())
+            write_text(folder / _folder(entry) / f"seed_{run.seed}.tsv", run.tsv.read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import InputError, atomic_path
+from data.files import InputError, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,7 @@ def update_summary(path: Path, rows: list[SummaryRow]) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows([*kept, *new])
-    with atomic_path(path) as temporary:
-        temporary.write_text(buffer.getvalue(), encoding="utf-8")
+    write_text(path, buffer.getvalue())
 
 
 def _as_text(row: SummaryRow) -> dict[str, str]:
