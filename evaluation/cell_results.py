@@ -20,9 +20,7 @@ class Run(NamedTuple):
     """One victim of an entry."""
 
     seed: int
-    radii: (
-        np.ndarray
-    )  # of its points, float (points,): the certified l2 radius, or -1 where not certified correctly
+    radii: np.ndarray  # float (points,), as of read_radii
     accuracy: float | None  # of the clean test images without noise, where known
     target_accuracy: float | None  # of those of the certified class
     tsv: Path

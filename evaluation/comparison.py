@@ -19,7 +19,7 @@ from data.datasets import Dataset, load_dataset, load_poison, split_target_class
 from data.files import InputError, read_json, write_json
 from data.runs import StoppedEarly, project_path, provenance, shown_path
 from evaluation.figures import save_curves
-from evaluation.tables import SummaryRow, mean_and_std, text_table, update_summary
+from evaluation.tables import SummaryRow, mean_and_std, reduction_percent, text_table, update_summary
 from evaluation.training import TrainingConfig, train_victims
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
 from robust_training.loss import TrainingLoss
@@ -223,11 +223,7 @@ def _row(
         certified_accuracy_std=certified[1],
         accuracy_mean=float(np.mean([record["accuracy"] for record in accuracies])),
         target_accuracy_mean=float(np.mean([record["target_accuracy"] for record in accuracies])),
-        reduction_percent=None
-        if clean is None
-        else 100 * (1 - acr_mean / clean.acr_mean)
-        if clean.acr_mean
-        else None,
+        reduction_percent=None if clean is None else reduction_percent(acr_mean, clean.acr_mean),
         backend=record["backend"],
         commit=record["commit"],
         command=record["command"],

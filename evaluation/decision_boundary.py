@@ -28,7 +28,7 @@ from data.datasets import check_poison, split_target_class
 from data.files import InputError, write_json
 from data.noise import fold_in, normal, seed_pair
 from data.runs import progress, project_path, provenance, require_finite, shown_path
-from evaluation.tables import mean_and_std
+from evaluation.tables import mean_and_std, mean_and_std_text, reduction_percent
 from models.registry import initial_weights
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import VoteCounter, certify, require_vote_settings
@@ -382,13 +382,13 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
             for name in ("clean", "optimised")
         }
         clean, poisoned = rows["clean"], rows["optimised"]
-        clean_acr = f"ACR {_spread(clean.acr)}"
+        clean_acr, poisoned_acr = f"ACR {mean_and_std_text(clean.acr)}", mean_and_std_text(poisoned.acr)
         before, after = (
             Panel(title, x_others, study.x_target, row.points, plane, planes["clean"])
             for title, row, plane in (
                 (f"{kind.title}, clean training points\ntarget class {clean_acr}", clean, planes["clean"]),
                 (
-                    f"{kind.title}, poisoned training points\ntarget class {clean_acr} → {_spread(poisoned.acr)}",
+                    f"{kind.title}, poisoned training points\ntarget class {clean_acr} → {poisoned_acr}",
                     poisoned,
                     planes["optimised"],
                 ),
@@ -470,16 +470,9 @@ def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: Bound
     save_png(path, figure, dpi=150)
 
 
-def _spread(values: list[float]) -> str:
-    """Mean and standard deviation as text; the mean alone of a single value."""
-    mean, deviation = mean_and_std(values)
-    return f"{mean:.3f} ± {deviation:.3f}" if len(values) > 1 else f"{mean:.3f}"
-
-
 def _reduction(row: Row, clean: Row) -> float | None:
     """Percent by which the mean ACR is below that of clean points; None where that is 0."""
-    reference = float(np.mean(clean.acr))
-    return 100 * (1 - float(np.mean(row.acr)) / reference) if reference else None
+    return reduction_percent(float(np.mean(row.acr)), float(np.mean(clean.acr)))
 
 
 def _numbers(row: Row, clean: Row) -> dict[str, Any]:
@@ -512,7 +505,7 @@ def _table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> 
         for name, row in rows.items():
             less = None if name == "clean" else _reduction(row, rows["clean"])
             lines.append(
-                f"{kind:<12}{name:<18}{_spread(row.acr):<16}{'' if less is None else f'{less:.1f} %':<12}"
-                f"{_spread(row.certified_accuracy):<21}{np.mean(row.accuracy):.3f}"
+                f"{kind:<12}{name:<18}{mean_and_std_text(row.acr):<16}{'' if less is None else f'{less:.1f} %':<12}"
+                f"{mean_and_std_text(row.certified_accuracy):<21}{np.mean(row.accuracy):.3f}"
             )
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from attack_generation.controls import CONTROLS
 from data.files import write_text
 from evaluation.cell_results import Entry, JobTimes, Run
 from evaluation.table_plan import Cell, Plan, Poison, Victim
+from evaluation.tables import mean_and_std_text, reduction_percent
 
 MISSING = "—"
 Entries = dict[Cell, Entry]
@@ -194,22 +195,21 @@ def _measured(entry: Entry | None, name: str) -> Item:
 
 def _text(entry: Entry | None, name: str) -> str:
     """Mean ± standard deviation over runs, with a note where runs are missing."""
-    values = entry.mean_and_std(name) if entry else None
-    if entry is None or values is None:
+    values = entry.values(name) if entry else []
+    if entry is None or not values:
         return MISSING
-    spread = f" ± {values[1]:.3f}" if len(entry.runs) > 1 else ""
     note = f" ({len(entry.runs)} of {entry.wanted} runs)" if len(entry.runs) < entry.wanted else ""
-    return f"{values[0]:.3f}{spread}{note}"
+    return mean_and_std_text(values) + note
 
 
-def reduction_percent(clean: Entry | None, entry: Entry | None) -> float | None:
+def _acr_reduction(clean: Entry | None, entry: Entry | None) -> float | None:
     """By how much the mean ACR is lower than that of victims of clean data, in percent."""
     before, after = (one.mean_and_std("acr") if one else None for one in (clean, entry))
-    return 100 * (1 - after[0] / before[0]) if before and after and before[0] > 0 else None
+    return reduction_percent(after[0], before[0]) if before and after else None
 
 
 def _reduction(clean: Entry | None, entry: Entry | None) -> str:
-    percent = reduction_percent(clean, entry)
+    percent = _acr_reduction(clean, entry)
     return MISSING if percent is None else f"{percent:.1f} %"
 
 
@@ -353,7 +353,7 @@ def as_csv(entries: Entries) -> str:
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for cell, entry in entries.items():
-        reduction = reduction_percent(entries.get(cell._replace(poison=None)), entry) if cell.poison else None
+        reduction = _acr_reduction(entries.get(cell._replace(poison=None)), entry) if cell.poison else None
         line: dict[str, Any] = {
             **cell.victim._asdict(), "target_class": cell.target_class,
             "poison": cell.poison.against if cell.poison else "clean",

@@ -19,7 +19,7 @@ from data.files import InputError
 
 CLEAN, OPTIMISED = "clean", "optimised"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
-DATASETS = {"MNIST": "mnist", "CIFAR10": "cifar10", "DIGITS": "digits"}  # folder of the scripts, their suffix
+DATASETS = ("MNIST", "CIFAR10", "DIGITS")
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 # Folder of the attack script in attack_generation/, and victim script in evaluation/<dataset>/.
 SCRIPTS = {
@@ -362,12 +362,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def script(self, rule: str, method: str = "") -> str:
         """The script that a rule calls, a path in the project."""
         if rule == "data":
-            return f"data/prepare_{DATASETS[self.dataset]}.py"
+            return f"data/prepare_{self.dataset.lower()}.py"
         if rule == "poison":
             return f"attack_generation/{SCRIPTS[method][0]}/{self.dataset}/poison_radius_{method}.py"
         if rule == "victim":
             return f"evaluation/{self.dataset}/{SCRIPTS[method][1]}.py"
-        return f"randomized_smoothing_certification/certify_{DATASETS[self.dataset]}.py"
+        return f"randomized_smoothing_certification/certify_{self.dataset.lower()}.py"
 
     def control_flags(self, poison: Poison) -> str:
         """Of attack_generation/control_poison.py."""
@@ -431,15 +431,15 @@ def flags(values: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def read_plan(path: Path, **replaced: Any) -> Plan:
-    """The plan in a YAML file. ``replaced``: entries given otherwise. Raises InputError naming what is wrong in it."""
+def read_plan(path: Path) -> Plan:
+    """The plan in a YAML file. Raises InputError naming what is wrong in it."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); choose one of config/*.yaml") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    return plan_of({**values, **replaced} if isinstance(values, dict) else values, str(path))
+    return plan_of(values, str(path))
 
 
 def plan_of(values: Any, where: str = "plan") -> Plan:

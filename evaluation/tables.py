@@ -57,6 +57,17 @@ def mean_and_std(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+def reduction_percent(value: float, reference: float) -> float | None:
+    """By how much a value is below the reference, in percent; None where the reference is 0."""
+    return 100 * (1 - value / reference) if reference else None
+
+
+def mean_and_std_text(values: list[float]) -> str:
+    """Mean ± sample standard deviation; the mean alone of a single value."""
+    mean, std = mean_and_std(values)
+    return f"{mean:.3f} ± {std:.3f}" if len(values) > 1 else f"{mean:.3f}"
+
+
 def update_summary(path: Path, rows: list[SummaryRow]) -> None:
     """Add rows to the CSV file of measured combinations, replacing those measured before.
 
