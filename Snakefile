@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data.files import InputError
+from runtime.files import InputError
 from evaluation.table_plan import CLEAN, CONTROLS, plan_of
 
 try:
@@ -84,7 +84,7 @@ rule plan:
     output: WORK / "plan.json"
     params: plan=config
     run:
-        from data.files import write_json
+        from runtime.files import write_json
         write_json(Path(output[0]), params.plan)
 
 

@@ -12,8 +12,9 @@ from typing import Literal
 
 from attack_generation.controls import write_control_poison
 from data.datasets import load_dataset
-from data.files import InputError
-from data.runs import project_path, run_script, shown_path
+from runtime.command_line import run_script
+from runtime.files import InputError
+from runtime.provenance import project_path, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets import Dataset, check_poison, poison_paths, split_target_class
-from data.files import InputError, save_array
+from runtime.files import InputError, save_array
 
 CONTROLS = ("random", "constant", "contrast")
 

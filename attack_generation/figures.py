@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data.files import atomic_path
+from runtime.files import atomic_path
 
 
 def save_png(path: Path, figure: Any, dpi: int = 120) -> None:

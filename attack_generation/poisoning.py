@@ -22,25 +22,6 @@ from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.linear_solvers import solver_named
 from data.augmentation import random_crop_and_flip
 from data.datasets import Dataset, check_poison, load_dataset, poison_paths, split_target_class
-from data.files import InputError, array_sha256, read_json, save_array, write_json
-from data.noise import fold_in, seed_pair
-from data.runs import (
-    OnOtherSettings,
-    OtherSettings,
-    Scalars,
-    Stop,
-    StoppedEarly,
-    discard_where_allowed,
-    progress,
-    project_path,
-    provenance,
-    require_finite,
-    require_same_settings,
-    resume,
-    save_checkpoint,
-    settings,
-    shown_path,
-)
 from models.registry import build_model
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, smoothed_probabilities
@@ -52,8 +33,22 @@ from robust_training.loss import (
     mean_cross_entropy,
     noise_of_copies,
 )
+from runtime.checkpoints import (
+    OnOtherSettings,
+    OtherSettings,
+    discard_where_allowed,
+    require_finite,
+    require_same_settings,
+    resume,
+    save_checkpoint,
+)
+from runtime.files import InputError, array_sha256, read_json, save_array, write_json
+from runtime.noise import fold_in, seed_pair
+from runtime.progress import Scalars, progress
+from runtime.provenance import project_path, provenance, settings, shown_path
+from runtime.stop import Stop, StoppedEarly
 
-# Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
+# Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
 _WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION = range(5)
 _FIXED_UPPER_NOISE, _FIXED_LOWER_NOISE = range(5, 7)
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed import finish, machine, peak_resident_mib
-from data.files import InputError
-from data.runs import progress, run_script
 from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, smooth_least_squares
+from runtime.command_line import run_script
+from runtime.files import InputError
+from runtime.progress import progress
 
 BAR_SECONDS = 10.0  # MNIST 1 against 7, one q, factorisation included
 BAR_GIB = 8.0  # the whole of MNIST

@@ -3,7 +3,7 @@
     python benchmarks/memory.py
 
 MACER and SmoothAdv keep the noise of each image fixed. Stored for the whole data set it would be ``copies`` times
-the data; it is recomputed from the image's number instead (data.noise.normal_of_images), so what is left is the
+the data; it is recomputed from the image's number instead (runtime.noise.normal_of_images), so what is left is the
 larger batch. Each measurement is a process of its own: the constants of the MNIST scripts, random images of
 MNIST's shape and number, a few steps, and the largest resident set that the kernel saw. On a GPU this is the
 memory of the host, not of the device.
@@ -30,14 +30,14 @@ from benchmarks.speed import (
     random_dataset,
     training_work,
 )
-from data.files import InputError
-from data.runs import run_script
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from evaluation.training import Training
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss
 from robust_training.macer import MacerLoss
 from robust_training.smoothadv import SmoothAdvLoss
+from runtime.command_line import run_script
+from runtime.files import InputError
 
 BAR = 1.5  # times the memory of Gaussian data augmentation
 METHODS: dict[str, tuple[Any, Any, type[TrainingLoss]]] = {

@@ -32,9 +32,6 @@ from attack_generation.poisoning import Attack, PoisonConfig
 from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives
 from bilevel_optimizer.trees import Tree, add_scaled, tree_map
 from data.datasets import Dataset
-from data.files import InputError, write_json
-from data.noise import fold_in, normal, seed_pair
-from data.runs import provenance, run_script, shown_path
 from evaluation.training import Training, TrainingConfig
 from models.registry import build_model
 from models.saving import with_precision
@@ -42,6 +39,10 @@ from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
+from runtime.command_line import run_script
+from runtime.files import InputError, write_json
+from runtime.noise import fold_in, normal, seed_pair
+from runtime.provenance import provenance, shown_path
 
 SIGMA = 0.5
 ADAM_BAR = 70.0  # outer step with the Adam residual solver, in gradients

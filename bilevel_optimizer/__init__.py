@@ -2,3 +2,5 @@
 
 Knows only f, g, u and v: no images, no datasets.
 """
+
+import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)

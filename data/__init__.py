@@ -1,20 +1,3 @@
-"""Datasets, and everything a run reads from or writes to disk.
+"""Datasets: reading, checking and preparing their arrays, and the poison files beside them."""
 
-Importing this package fixes the process environment that the tensor backend reads when it is first
-imported; every other package that uses Keras imports this one first for that reason.
-"""
-
-import os
-
-# TensorFlow is the default backend (Keras's own default may be overridden by ~/.keras/keras.json).
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# TensorFlow switches oneDNN's convolutions on by itself only for some Intel processors; on the others
-# they are about twice as fast as the fallback.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# GPU memory is taken as needed, not all at once.
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-# The same seeds give the same bits on the same machine.
-os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from data.noise import uniform
+from runtime.noise import uniform
 
 PADDING = 4  # pixels of zeros on each side
 
@@ -12,7 +12,7 @@ PADDING = 4  # pixels of zeros on each side
 def random_crop_and_flip(x: Any, seed: Any, one_offset_per_batch: bool = True) -> Any:
     """Zero-pad images by 4 pixels, crop them to their size at a random place, and mirror half of them.
 
-    x: float (N, height, width, channels), any values, N known; seed: int32 (2,), see data.noise, may be
+    x: float (N, height, width, channels), any values, N known; seed: int32 (2,), see runtime.noise, may be
     traced.  one_offset_per_batch: crop the whole batch at one place, as the published code does; otherwise
     every image at its own.  The left-right flip is drawn per image in both cases.
     Returns a tensor like x, differentiable with respect to it; works eagerly and inside compiled code.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.files import InputError, array_sha256, load_array, read_json
+from runtime.files import InputError, array_sha256, load_array, read_json
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"

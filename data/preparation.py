@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array
-from data.files import InputError, file_sha256, load_archive, save_array, write_json
-from data.runs import provenance, shown_path
+from runtime.files import InputError, file_sha256, load_archive, save_array, write_json
+from runtime.provenance import provenance, shown_path
 
 NUM_CLASSES = 10
 SOURCE_NAMES = ("x_train", "y_train", "x_test", "y_test")

@@ -13,9 +13,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from data.files import InputError
 from data.preparation import write_dataset
-from data.runs import project_path, run_script
+from runtime.command_line import run_script
+from runtime.files import InputError
+from runtime.provenance import project_path
 
 VALIDATION, TEST = 340, 360  # of 1,797 images
 

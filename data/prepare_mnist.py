@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.preparation import SourceConfig, prepare_from_source
-from data.runs import project_path, run_script
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True)

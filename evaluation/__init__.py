@@ -1,3 +1,3 @@
 """Victim training, comparison tables and figures."""
 
-import data as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)
+import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.files import InputError, read_json
 from evaluation.table_plan import Cell, Plan
 from evaluation.tables import mean_and_std
+from runtime.files import InputError, read_json
 
 
 class Run(NamedTuple):

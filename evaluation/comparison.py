@@ -16,13 +16,14 @@ from attack_generation.controls import CONTROLS, write_control_poison
 from attack_generation.figures import save_image_grid
 from attack_generation.poisoning import PoisonConfig, poison_radius
 from data.datasets import Dataset, load_dataset, load_poison, split_target_class
-from data.files import InputError, read_json, write_json
-from data.runs import StoppedEarly, project_path, provenance, shown_path
 from evaluation.figures import save_curves
 from evaluation.tables import SummaryRow, mean_and_std, reduction_percent, text_table, update_summary
 from evaluation.training import TrainingConfig, train_victims
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
 from robust_training.loss import TrainingLoss
+from runtime.files import InputError, read_json, write_json
+from runtime.provenance import project_path, provenance, shown_path
+from runtime.stop import StoppedEarly
 
 Poison = Literal["clean", "random", "constant", "contrast", "optimised"]
 

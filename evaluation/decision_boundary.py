@@ -25,9 +25,6 @@ from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.linear_solvers import ConjugateGradient
 from data.datasets import check_poison, split_target_class
-from data.files import InputError, write_json
-from data.noise import fold_in, normal, seed_pair
-from data.runs import progress, project_path, provenance, require_finite, shown_path
 from evaluation.tables import mean_and_std, mean_and_std_text, reduction_percent
 from models.registry import initial_weights
 from models.stateless import StatelessModel
@@ -39,8 +36,13 @@ from randomized_smoothing_certification.soft_radius import (
 )
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy
+from runtime.checkpoints import require_finite
+from runtime.files import InputError, write_json
+from runtime.noise import fold_in, normal, seed_pair
+from runtime.progress import progress
+from runtime.provenance import project_path, provenance, shown_path
 
-# Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
+# Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
 _DATA, _WEIGHTS, _UPPER_NOISE, _LOWER_NOISE, _VICTIM_NOISE = range(300, 305)
 
 Weights = list[np.ndarray]

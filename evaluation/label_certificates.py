@@ -15,19 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.datasets import Dataset, labels, load_dataset
-from data.files import InputError, array_sha256, read_json, write_json, write_text
-from data.runs import (
-    Stop,
-    StoppedEarly,
-    load_checkpoint,
-    progress,
-    project_path,
-    provenance,
-    require_same_settings,
-    save_checkpoint,
-    settings,
-    shown_path,
-)
 from evaluation.figures import LabelCurve, save_label_curves
 from evaluation.training import Training, TrainingConfig
 from models.embeddings import EmbeddingName, fit_embedding
@@ -44,6 +31,11 @@ from randomized_smoothing_certification.label_flipping import (
 )
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from robust_training.standard import StandardLoss
+from runtime.checkpoints import load_checkpoint, require_same_settings, save_checkpoint
+from runtime.files import InputError, array_sha256, read_json, write_json, write_text
+from runtime.progress import progress
+from runtime.provenance import project_path, provenance, settings, shown_path
+from runtime.stop import Stop, StoppedEarly
 
 TSV_COLUMNS = ("idx", "label", "predict", "flips", "correct")
 _BLOCK = 250  # test points whose kernel vectors are held together

@@ -15,8 +15,6 @@ import numpy as np
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
-from data.files import write_text
-from data.runs import provenance, run_script, shown_path
 from evaluation.cell_results import Entry, certified_curve, job_times, missing, read_entries
 from evaluation.figures import save_acr_bars, save_curves, save_radii
 from evaluation.paper_tables import (
@@ -29,6 +27,9 @@ from evaluation.paper_tables import (
     write_cells,
 )
 from evaluation.table_plan import CLEAN, OPTIMISED, Cell, Plan, read_plan
+from runtime.command_line import run_script
+from runtime.files import write_text
+from runtime.provenance import provenance, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)

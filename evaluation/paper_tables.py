@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attack_generation.controls import CONTROLS
-from data.files import write_text
 from evaluation.cell_results import Entry, JobTimes, Run
 from evaluation.table_plan import Cell, Plan, Poison, Victim
 from evaluation.tables import mean_and_std_text, reduction_percent
+from runtime.files import write_text
 
 MISSING = "—"
 Entries = dict[Cell, Entry]

@@ -15,7 +15,7 @@ import yaml
 
 from attack_generation.controls import CONTROLS
 from data.datasets import poison_paths
-from data.files import InputError
+from runtime.files import InputError
 
 CLEAN, OPTIMISED = "clean", "optimised"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)

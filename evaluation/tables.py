@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import InputError, write_text
+from runtime.files import InputError, write_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,31 +21,26 @@ from data.datasets import (
     replace_target_class,
     split_target_class,
 )
-from data.files import InputError, array_sha256, read_json, write_json
-from data.noise import seed_pair
-from data.runs import (
-    OnOtherSettings,
-    OtherSettings,
-    Scalars,
-    Stop,
-    StoppedEarly,
-    discard_where_allowed,
-    progress,
-    project_path,
-    provenance,
-    require_finite,
-    require_same_settings,
-    resume,
-    save_checkpoint,
-    settings,
-    shown_path,
-)
 from models.registry import build_model
 from models.saving import save_model
 from models.stateless import StatelessModel
 from robust_training.loss import Memory, Randomness, TrainingLoss, clean_accuracies
+from runtime.checkpoints import (
+    OnOtherSettings,
+    OtherSettings,
+    discard_where_allowed,
+    require_finite,
+    require_same_settings,
+    resume,
+    save_checkpoint,
+)
+from runtime.files import InputError, array_sha256, read_json, write_json
+from runtime.noise import seed_pair
+from runtime.progress import Scalars, progress
+from runtime.provenance import project_path, provenance, settings, shown_path
+from runtime.stop import Stop, StoppedEarly
 
-# Streams of randomness, so that no two uses share one (see data.noise.seed_pair).
+# Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
 _WEIGHTS, _BATCHES, _NOISE, _AUGMENTATION, _FIXED_NOISE = range(100, 105)
 
 

@@ -1,3 +1,3 @@
 """Keras models that return logits, and how they are saved and loaded."""
 
-import data as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)
+import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)

@@ -13,7 +13,7 @@ gives that setting; calling it with ``training=True`` there gives proper BatchNo
 import keras
 from keras import layers
 
-from data.files import InputError
+from runtime.files import InputError
 
 
 def resnet_v1(

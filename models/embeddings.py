@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from data.files import InputError
+from runtime.files import InputError
 
 EmbeddingName = Literal["raw", "pca", "random", "patches"]
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from data.files import InputError
-from data.noise import seed_pair
 from models.cifar10_keras_models import resnet_v1, resnet_v2
 from models.digits_keras_models import digits_cnn
 from models.mnist_keras_models import mnist_cnn
 from models.transfer_keras_models import cnn_3x3, mlp
+from runtime.files import InputError
+from runtime.noise import seed_pair
 
 _BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "mnist_cnn": mnist_cnn,

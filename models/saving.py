@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from data.files import InputError, atomic_path
+from runtime.files import InputError, atomic_path
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 

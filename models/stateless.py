@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from data.files import InputError
+from runtime.files import InputError
 
 
 class StatelessModel:

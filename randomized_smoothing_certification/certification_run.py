@@ -16,19 +16,6 @@ import keras
 import numpy as np
 
 from data.datasets import Dataset, labels, load_dataset
-from data.files import InputError, array_sha256, file_sha256, read_json, unwritable, write_json
-from data.noise import seed_pair
-from data.runs import (
-    OnOtherSettings,
-    OtherSettings,
-    Stop,
-    StoppedEarly,
-    discard_where_allowed,
-    progress,
-    provenance,
-    require_same_settings,
-    settings,
-)
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.core import (
     ABSTAIN,
@@ -38,6 +25,12 @@ from randomized_smoothing_certification.core import (
     require_vote_settings,
     round_down,
 )
+from runtime.checkpoints import OnOtherSettings, OtherSettings, discard_where_allowed, require_same_settings
+from runtime.files import InputError, array_sha256, file_sha256, read_json, unwritable, write_json
+from runtime.noise import seed_pair
+from runtime.progress import progress
+from runtime.provenance import provenance, settings
+from runtime.stop import Stop, StoppedEarly
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 RADIUS_DIGITS = 6

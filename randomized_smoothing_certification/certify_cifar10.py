@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.runs import project_path, run_script
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from keras import ops
 from scipy import stats
 
 from bilevel_optimizer.autodiff import jit
-from data.files import InputError
-from data.noise import fold_in, normal, seed_pair
+from runtime.files import InputError
+from runtime.noise import fold_in, normal, seed_pair
 
 ABSTAIN = -1
 

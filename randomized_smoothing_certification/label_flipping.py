@@ -18,7 +18,6 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.lapack import dpocon
 
-from data.files import InputError
 from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.training_set_smoothing import (
     Smoothed,
@@ -26,6 +25,7 @@ from randomized_smoothing_certification.training_set_smoothing import (
     TrainingSetNoise,
     answers,
 )
+from runtime.files import InputError
 
 Bound = Literal["tight", "closed_form"]
 

@@ -8,9 +8,9 @@ The rows are those of an unsharded run, in its order.
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files import InputError
-from data.runs import run_script
 from randomized_smoothing_certification.certification_run import merge
+from runtime.command_line import run_script
+from runtime.files import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.files import InputError
-from data.runs import progress
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, require_vote_settings
+from runtime.files import InputError
+from runtime.progress import progress
 
 _SELECTION, _ESTIMATION = range(2)  # streams of randomness
 

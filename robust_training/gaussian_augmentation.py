@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from data.files import InputError
 from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
+from runtime.files import InputError
 
 
 @dataclass(frozen=True)

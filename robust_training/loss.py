@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from keras import ops
 
-from data.noise import normal, normal_of_images
+from runtime.noise import normal, normal_of_images
 
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)
 Memory = Any  # a nested structure of tensors

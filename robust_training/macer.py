@@ -5,7 +5,6 @@ from typing import Any
 
 from keras import ops
 
-from data.files import InputError
 from randomized_smoothing_certification.soft_radius import (
     gaussian_margin,
     log_mean_softmax,
@@ -14,6 +13,7 @@ from randomized_smoothing_certification.soft_radius import (
     top_class,
 )
 from robust_training.loss import Logits, Randomness, TrainingLoss, noise_of_copies
+from runtime.files import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from keras import ops
 
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
-from data.files import InputError
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import (
     Logits,
@@ -17,6 +16,7 @@ from robust_training.loss import (
     mean_cross_entropy,
     noise_of_copies,
 )
+from runtime.files import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import data  # noqa: F401  (sets the backend's environment before anything imports Keras)
+import runtime  # noqa: F401  (sets the backend's environment before anything imports Keras)
 
 # JAX compiles a toy attack for ten seconds and more; runs that are stopped and continued share the result.
 _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)

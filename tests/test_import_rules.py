@@ -20,6 +20,7 @@ PACKAGES = (
     "models",
     "randomized_smoothing_certification",
     "robust_training",
+    "runtime",
 )
 BACKENDS = {"jax", "tensorflow", "torch"}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -11,13 +11,13 @@ import pytest
 import data
 from data.datasets import load_dataset, load_poison, split_target_class
 from data.preparation import SourceConfig, write_dataset
-from data.runs import StoppedEarly
 from models.saving import load_model
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss
 from robust_training.macer import MacerLoss
 from robust_training.smoothadv import SmoothAdvLoss
 from robust_training.standard import StandardLoss
+from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attack_generation.macer.CIFAR10.poison_radius_macer import Config as Attack
-from data.runs import project_path, run_script
 from evaluation.CIFAR10.macer_training import Config as Victim
 from evaluation.comparison import ComparisonConfig, Method, compare
 from robust_training.macer import MacerLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

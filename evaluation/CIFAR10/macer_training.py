@@ -9,9 +9,10 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (t
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.runs import project_path, run_script
 from evaluation.training import TrainingConfig, train_victims
 from robust_training.macer import MacerLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.runs import project_path, run_script
 from evaluation.training import TrainingConfig, train_victims
 from robust_training.smoothadv import SmoothAdvLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

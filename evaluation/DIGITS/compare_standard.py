@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attack_generation.standard.DIGITS.poison_radius_standard import Config as Attack
-from data.runs import project_path, run_script
 from evaluation.comparison import ComparisonConfig, Method, compare
 from evaluation.DIGITS.gaussian_augmented_training import Config as Victim
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.standard import StandardLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attack_generation.gaussian_data_augmentation.MNIST.poison_radius_gaussianaug import Config as Attack
-from data.runs import project_path, run_script
 from evaluation.comparison import ComparisonConfig, Method, compare
 from evaluation.MNIST.gaussian_augmented_training import Config as Victim
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

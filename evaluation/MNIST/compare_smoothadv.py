@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attack_generation.smoothadv.MNIST.poison_radius_smoothadv import Config as Attack
-from data.runs import project_path, run_script
 from evaluation.comparison import ComparisonConfig, Method, compare
 from evaluation.MNIST.smoothadv_training import Config as Victim
 from robust_training.smoothadv import SmoothAdvLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

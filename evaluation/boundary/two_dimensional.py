@@ -7,8 +7,8 @@ Paper: arXiv 2012.01274, the picture of the decision boundary.
 
 from dataclasses import dataclass
 
-from data.runs import run_script
 from evaluation.decision_boundary import BoundaryConfig, draw_boundaries
+from runtime.command_line import run_script
 
 
 @dataclass(frozen=True, kw_only=True)

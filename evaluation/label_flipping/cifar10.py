@@ -8,11 +8,12 @@ Paper: arXiv 2002.03018, section 5.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.runs import project_path, run_script
 from evaluation.label_certificates import LabelFlippingConfig, certify_labels
 from evaluation.training import TrainingConfig
 from models.embeddings import EmbeddingName
 from randomized_smoothing_certification.label_flipping import Bound
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

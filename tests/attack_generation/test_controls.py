@@ -10,7 +10,7 @@ from attack_generation.control_poison import Config, main
 from attack_generation.controls import CONTROLS, starting_poison, write_control_poison
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
-from data.files import InputError
+from runtime.files import InputError
 
 X = np.random.default_rng(0).uniform(size=(30, 4, 4, 1)).astype("float32")
 

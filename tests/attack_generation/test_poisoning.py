@@ -17,10 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import attack_generation
 from attack_generation.poisoning import Attack, PoisonConfig, poison_radius
 from data.datasets import load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
-from data.files import InputError, load_archive
-from data.runs import StoppedEarly, load_checkpoint
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
+from runtime.checkpoints import load_checkpoint
+from runtime.files import InputError, load_archive
+from runtime.stop import StoppedEarly
 
 SCRIPT = (
     Path(attack_generation.__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory
-from data.files import InputError
+from runtime.files import InputError
 
 
 def test_every_stage_of_every_method_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

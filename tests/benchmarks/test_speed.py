@@ -8,8 +8,8 @@ import keras
 import pytest
 
 from benchmarks import speed
-from data.files import InputError
 from models.registry import build_model
+from runtime.files import InputError
 
 UNITS = {
     "gradient, batch 20": "ms",

@@ -6,7 +6,7 @@ from keras import ops
 
 from bilevel_optimizer import autodiff
 from data.augmentation import PADDING, random_crop_and_flip
-from data.noise import seed_pair
+from runtime.noise import seed_pair
 
 both_modes = pytest.mark.parametrize("one_offset", [True, False])
 

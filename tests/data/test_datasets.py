@@ -17,7 +17,7 @@ from data.datasets import (
     replace_target_class,
     split_target_class,
 )
-from data.files import InputError
+from runtime.files import InputError
 
 SIZES = {"train": 60, "val": 30, "test": 30}
 

@@ -15,9 +15,9 @@ import pytest
 
 from data import prepare_cifar10, prepare_digits, prepare_mnist
 from data.datasets import labels, load_dataset
-from data.files import InputError, array_sha256
 from data.preparation import split_at_random
-from data.runs import project_path
+from runtime.files import InputError, array_sha256
+from runtime.provenance import project_path
 
 ARRAYS = ("X_train", "Y_train", "X_val", "Y_val", "X_test", "Y_test")
 

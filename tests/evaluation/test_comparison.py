@@ -10,11 +10,11 @@ import pytest
 
 from attack_generation.poisoning import PoisonConfig
 from data.datasets import load_dataset, split_target_class
-from data.files import InputError
-from data.runs import StoppedEarly
 from evaluation.comparison import ComparisonConfig, Method, compare
 from evaluation.training import TrainingConfig
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from runtime.files import InputError
+from runtime.stop import StoppedEarly
 
 METHOD = Method("gaussianaug", GaussianAugmentationLoss)
 

@@ -11,7 +11,6 @@ import pytest
 from scipy import stats
 
 import data
-from data.files import InputError
 from evaluation.decision_boundary import (
     KINDS,
     BoundaryConfig,
@@ -25,6 +24,7 @@ from evaluation.decision_boundary import (
     two_blobs,
     two_moons,
 )
+from runtime.files import InputError
 
 ROOT = Path(data.__file__).parents[1]
 SMALL = BoundaryConfig(

@@ -12,11 +12,11 @@ import pytest
 
 import data
 from data.datasets import labels, load_dataset
-from data.files import InputError
 from data.preparation import SourceConfig, write_dataset
-from data.runs import StoppedEarly
 from evaluation.figures import LabelCurve
 from evaluation.label_certificates import value_at
+from runtime.files import InputError
+from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
 SCRIPTS = ("digits", "mnist_1_7", "mnist", "cifar10")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from data.files import InputError
 from evaluation.cell_results import Entry, Run, certified_curve, read_radii
 from evaluation.figures import _at
 from evaluation.make_tables import Config, main
 from evaluation.paper_tables import tables_of
 from evaluation.table_plan import Cell, plan_of
+from runtime.files import InputError
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
 FOREIGN = """idx\tlabel\tpredict\tradius\tcorrect\ttime

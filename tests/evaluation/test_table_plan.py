@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import data
-from data.files import InputError
 from evaluation.table_plan import Cell, Poison, Victim, flags, plan_of, read_plan
+from runtime.files import InputError
 
 ROOT = Path(data.__file__).parents[1]
 SMALL: dict[str, Any] = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.files import InputError
 from evaluation.figures import _at, save_curves
 from evaluation.tables import COLUMNS, SummaryRow, mean_and_std, text_table, update_summary
+from runtime.files import InputError
 
 CLEAN = SummaryRow(
     dataset="DIGITS", victim="gaussianaug", poison="clean", sigma=0.25, epsilon=None, target_class=8,

@@ -11,12 +11,12 @@ import pytest
 
 from attack_generation.controls import write_control_poison
 from data.datasets import Dataset, load_dataset
-from data.files import InputError, load_archive
-from data.runs import StoppedEarly
 from evaluation.training import Training, TrainingConfig, train_victims
 from models.saving import load_model
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.standard import StandardLoss
+from runtime.files import InputError, load_archive
+from runtime.stop import StoppedEarly
 
 METHOD, LOSS = "gaussianaug", GaussianAugmentationLoss(0.25)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.files import InputError
 from models.embeddings import fit_embedding
+from runtime.files import InputError
 
 
 @pytest.fixture(scope="module")

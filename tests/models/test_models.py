@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from data.files import InputError
 from models.cifar10_keras_models import resnet_v1, resnet_v2
 from models.mnist_keras_models import mnist_cnn
 from models.registry import build_model, initial_weights
+from runtime.files import InputError
 
 
 def count(weights: list) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from data.files import InputError
 from models.registry import build_model
 from models.saving import load_model, save_model, with_precision
+from runtime.files import InputError
 
 
 @pytest.fixture(scope="module")

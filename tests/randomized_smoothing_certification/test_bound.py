@@ -5,13 +5,13 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from data.files import InputError
 from randomized_smoothing_certification.core import (
     lower_confidence_bound,
     radius_ceiling,
     radius_of_probability,
     round_down,
 )
+from runtime.files import InputError
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05])

@@ -13,8 +13,6 @@ import keras
 import numpy as np
 import pytest
 
-from data.files import InputError
-from data.runs import StoppedEarly
 from models.saving import load_model, save_model
 from randomized_smoothing_certification import certification_run
 from randomized_smoothing_certification.certification_run import (
@@ -26,6 +24,8 @@ from randomized_smoothing_certification.certification_run import (
     read_rows,
 )
 from randomized_smoothing_certification.core import VoteCounter, certify, round_down
+from runtime.files import InputError
+from runtime.stop import StoppedEarly
 
 CLASSES, COUNT = 3, 24
 SCRIPTS = Path(certification_run.__file__).parent

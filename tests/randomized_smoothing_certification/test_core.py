@@ -8,10 +8,10 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from data.files import InputError
-from data.noise import fold_in, normal, seed_pair
 from randomized_smoothing_certification import core
 from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK, VoteCounter, certify, predict
+from runtime.files import InputError
+from runtime.noise import fold_in, normal, seed_pair
 
 SHAPE = (2, 2, 1)
 IMAGE = np.array([0.1, 0.9, 0.4, 0.6], np.float32).reshape(SHAPE)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from data.files import InputError
 from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.label_flipping import (
     KernelVectors,
@@ -19,6 +18,7 @@ from randomized_smoothing_certification.label_flipping import (
     smooth_least_squares,
 )
 from randomized_smoothing_certification.training_set_smoothing import TrainingSet
+from runtime.files import InputError
 
 
 def label_vectors(n: int, classes: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from keras import ops
 from scipy import special, stats
 
 from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit
-from data.noise import normal, seed_pair
 from randomized_smoothing_certification.soft_radius import (
     gaussian_margin,
     log_mean_softmax,
@@ -18,6 +17,7 @@ from randomized_smoothing_certification.soft_radius import (
     smoothed_probabilities,
     soft_radius,
 )
+from runtime.noise import normal, seed_pair
 
 SIGMA, A, BETA, COPIES = 0.5, 1e-3, 4.0, 3
 GENERATOR = np.random.default_rng(3)

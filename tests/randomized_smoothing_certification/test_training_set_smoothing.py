@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data.files import InputError
 from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.label_flipping import (
     KernelVectors,
@@ -19,6 +18,7 @@ from randomized_smoothing_certification.training_set_smoothing import (
     TrainingSetNoise,
     smooth_by_sampling,
 )
+from runtime.files import InputError
 
 
 def ridge(training_set: TrainingSet, x_test: np.ndarray) -> np.ndarray:

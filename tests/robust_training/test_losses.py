@@ -6,11 +6,11 @@ import pytest
 from keras import ops
 
 from bilevel_optimizer.autodiff import jit
-from data.files import InputError
-from data.noise import normal, seed_pair
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy, mean_cross_entropy
 from robust_training.standard import StandardLoss
+from runtime.files import InputError
+from runtime.noise import normal, seed_pair
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.uniform(size=(7, 4, 3, 2)).astype("float32")

@@ -8,10 +8,10 @@ from keras import ops
 from scipy import special, stats
 
 from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit
-from data.files import InputError
-from data.noise import seed_pair
 from robust_training.loss import Randomness
 from robust_training.macer import MacerLoss, macer_loss
+from runtime.files import InputError
+from runtime.noise import seed_pair
 
 COPIES, CLASSES, SIGMA, LAM, BETA, GAMMA = 3, 4, 0.5, 2.0, 4.0, 3.0
 RIGHT, WRONG, BEYOND_GAMMA, INFINITE = range(4)

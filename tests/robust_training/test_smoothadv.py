@@ -8,10 +8,10 @@ import pytest
 from keras import ops
 
 from bilevel_optimizer.autodiff import jit
-from data.files import InputError
-from data.noise import normal_of_images, seed_pair
 from robust_training.loss import Randomness
 from robust_training.smoothadv import SmoothAdvLoss, into_ball
+from runtime.files import InputError
+from runtime.noise import normal_of_images, seed_pair
 
 COUNT, SHAPE, SIGMA, EPS = 12, (6, 6, 1), 0.25, 0.4
 _RANDOM = np.random.default_rng(2)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import data
-from data.files import read_json
 from evaluation.table_plan import plan_of, read_plan
 from models.saving import load_model
+from runtime.files import read_json
 from tests.slurm.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.slurm

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attack_generation.poisoning import PoisonConfig, poison_radius
-from data.runs import project_path, run_script
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

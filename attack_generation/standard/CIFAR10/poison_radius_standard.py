@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from attack_generation.poisoning import PoisonConfig, poison_radius
-from data.runs import project_path, run_script
 from robust_training.standard import StandardLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)

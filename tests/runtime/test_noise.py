@@ -6,7 +6,7 @@ from keras import ops
 from scipy import stats
 
 from bilevel_optimizer.autodiff import jit
-from data.noise import normal_of_images, seed_pair
+from runtime.noise import normal_of_images, seed_pair
 
 SHAPE, SEED = (2, 9, 5, 1), seed_pair(3, 4)
 

@@ -13,22 +13,20 @@ import numpy as np
 import pytest
 from keras import ops
 
-from data.files import InputError, array_sha256, atomic_path, load_archive, load_array, read_json, save_array
-from data.runs import (
-    STOPPED_EARLY,
-    Scalars,
-    Stop,
-    StoppedEarly,
-    load_checkpoint,
-    project_path,
-    provenance,
-    require_finite,
-    require_same_settings,
-    run_script,
-    save_checkpoint,
-    settings,
-    shown_path,
+from runtime.checkpoints import load_checkpoint, require_finite, require_same_settings, save_checkpoint
+from runtime.command_line import run_script
+from runtime.files import (
+    InputError,
+    array_sha256,
+    atomic_path,
+    load_archive,
+    load_array,
+    read_json,
+    save_array,
 )
+from runtime.progress import Scalars
+from runtime.provenance import project_path, provenance, settings, shown_path
+from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
 
 def test_atomic_path_replaces_the_file_when_all_went_well(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""Checkpoints: nested arrays with the settings that they belong to."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from runtime.files import InputError, load_archive, save_archive
+
+OnOtherSettings = Literal["refuse", "start_afresh"]
+
+
+class OtherSettings(InputError):
+    """A result or checkpoint that lies in the way was made with other settings."""
+
+
+def save_checkpoint(path: Path, tree: Any, record: dict[str, Any]) -> None:
+    """Write a nested structure of arrays and a JSON record to one .npz, whole or not at all."""
+    leaves = [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(tree)]
+    arrays = {f"leaf_{i}": leaf for i, leaf in enumerate(leaves)}
+    save_archive(path, {**arrays, "record": np.array(json.dumps(record, default=str))})
+
+
+def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """Read what save_checkpoint wrote, packed as the structure ``like``; returns (tree, record).
+
+    same: settings that the record must hold under 'settings'.
+    Raises InputError where the file does not fit ``like``, OtherSettings where it was made with other settings.
+    """
+    archive = load_archive(path)
+    try:
+        record = json.loads(str(archive.pop("record")))
+        template = keras.tree.flatten(like)
+        leaves = [archive[f"leaf_{i}"] for i in range(len(archive))]
+    except (KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not a checkpoint of this project; delete it to start again") from error
+    if same is not None:
+        require_same_settings(path, record.get("settings", {}), same)
+    if [leaf.shape for leaf in leaves] != [tuple(leaf.shape) for leaf in template]:
+        raise InputError(f"{path}: shapes differ from this run's model or batch; delete it to start again")
+    return keras.tree.pack_sequence_as(like, leaves), record
+
+
+def resume(
+    checkpoint: Path, like: Any, same: dict[str, Any], policy: OnOtherSettings
+) -> tuple[Any, dict[str, Any]] | None:
+    """What load_checkpoint returns; None where there is none, or where one of other settings was discarded."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        return load_checkpoint(checkpoint, like, same)
+    except OtherSettings as other:
+        discard_where_allowed(other, policy, checkpoint)
+        return None
+
+
+def require_same_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise OtherSettings naming the first setting in which a file made earlier differs from this run."""
+    for name in sorted(set(found) | set(wanted)):
+        if found.get(name) != wanted.get(name):
+            raise OtherSettings(
+                f"{path}: made with {name} = {found.get(name)!r}, this run has {wanted.get(name)!r}; "
+                "use the same settings to continue, choose another output, or delete it to start afresh"
+            )
+
+
+def discard_where_allowed(other: OtherSettings, policy: OnOtherSettings, *files: Path) -> None:
+    """Delete files made with other settings where the policy is to start afresh; raise ``other`` where it is not."""
+    if policy == "refuse":
+        raise other
+    print(f"starting afresh: {other}")
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def require_finite(step: str, **values: float) -> None:
+    """Raise FloatingPointError naming the first quantity that is NaN or infinite."""
+    for name, value in values.items():
+        if not np.all(np.isfinite(value)):
+            raise FloatingPointError(
+                f"{name} is {value} at {step}; the last good checkpoint is kept. "
+                "Lower the learning rates or check the data"
+            )

@@ -1,0 +1,74 @@
+"""How an artifact came about: resolved settings, command, commit, versions, machine."""
+
+import dataclasses
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def project_path(relative: str) -> Path:
+    """A path inside the project, so that scripts find their data from any folder."""
+    return Path(__file__).resolve().parent.parent / relative
+
+
+def shown_path(path: Path) -> str:
+    """The path as records show it: relative to the project where it lies inside."""
+    try:
+        return str(Path(path).resolve().relative_to(project_path("")))
+    except ValueError:
+        return str(path)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A config dataclass (or mapping) as plain JSON values, so that two can be compared after a restart."""
+    value = config if isinstance(config, Mapping) else dataclasses.asdict(config)
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> str:
+    return shown_path(value) if isinstance(value, Path) else str(value)
+
+
+def git_commit() -> str:
+    """The project's commit, with '-dirty' where tracked files differ; 'unknown' outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=project_path(""),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def provenance(config: Any) -> dict[str, Any]:
+    """The record saved beside every artifact: resolved config, command, commit, versions, machine."""
+    import importlib.metadata
+
+    backend = keras.backend.backend()
+    versions = {"python": platform.python_version(), "keras": keras.__version__, "numpy": np.__version__}
+    for name in (backend, f"{backend}-cpu"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "config": settings(config),
+        "command": shlex.join(["python", shown_path(Path(sys.argv[0])), *sys.argv[1:]]),
+        "commit": git_commit(),
+        "backend": backend,
+        "versions": versions,
+        "machine": f"{platform.machine()} {platform.system()}",
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,51 @@
+"""Stopping a long run cleanly: SIGTERM, Ctrl-C, a time limit."""
+
+import signal
+import time
+from typing import Any
+
+from runtime.files import InputError
+
+STOPPED_EARLY = 75  # exit status of a run that stopped cleanly and continues when run again (EX_TEMPFAIL)
+
+
+class StoppedEarly(Exception):
+    """A run saved its state and stopped because it was asked to."""
+
+
+class Stop:
+    """Context manager that turns SIGTERM, Ctrl-C and a time limit into a request to stop cleanly.
+
+    max_minutes: wall-clock limit in minutes, None for no limit.
+    """
+
+    def __init__(self, max_minutes: float | None = None) -> None:
+        if max_minutes is not None and max_minutes <= 0:
+            raise InputError(f"max_minutes must be positive, got {max_minutes}")
+        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._limit = max_minutes
+        self._signal: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, _frame: object) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C means now
+        self._signal = signal.Signals(number).name
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop now, None to go on."""
+        if self._signal is not None:
+            return self._signal
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return f"the limit of {self._limit:g} minutes"
+        return None
