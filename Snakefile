@@ -138,7 +138,7 @@ rule victim:
     benchmark: WORK / "benchmarks/victim/{victim}/{data}/{name}_seed{seed}.tsv"
     shell:
         THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --seed {wildcards.seed} --runs 1 "
-        "--data-dir {DATA:q} --model-dir \"$(dirname {output.model:q})\" "
+        "--data-dir {DATA:q} --out-dir \"$(dirname {output.model:q})\" "
         "--run-dir {WORK:q}/runs/{wildcards.victim}/{wildcards.data} " + STOP + LOGGED
 
 

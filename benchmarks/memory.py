@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attack_generation.attack import Attack
 from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
 from attack_generation.macer.MNIST import poison_radius_macer
-from attack_generation.poisoning import Attack
 from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
 from benchmarks.speed import (
     TOY,
@@ -32,18 +32,15 @@ from benchmarks.speed import (
 )
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from evaluation.training import Training
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.loss import TrainingLoss
-from robust_training.macer import MacerLoss
 from robust_training.smoothadv import SmoothAdvLoss
 from runtime.command_line import run_script
 from runtime.files import InputError
 
 BAR = 1.5  # times the memory of Gaussian data augmentation
-METHODS: dict[str, tuple[Any, Any, type[TrainingLoss]]] = {
-    "gaussianaug": (gaussian_augmented_training, poison_radius_gaussianaug, GaussianAugmentationLoss),
-    "macer": (macer_training, poison_radius_macer, MacerLoss),
-    "smoothadv": (smoothadv_training, poison_radius_smoothadv, SmoothAdvLoss),
+SCRIPTS: dict[str, tuple[Any, Any]] = {
+    "gaussianaug": (gaussian_augmented_training, poison_radius_gaussianaug),
+    "macer": (macer_training, poison_radius_macer),
+    "smoothadv": (smoothadv_training, poison_radius_smoothadv),
 }
 STAGES = ("victim training", "attack")
 
@@ -71,7 +68,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         raise InputError(f"steps must be at least 1, got {config.steps}")
     if config.only is not None:
         method, _, stage = config.only.partition("/")
-        if method not in METHODS or stage not in STAGES:
+        if method not in SCRIPTS or stage not in STAGES:
             raise InputError(f"only must be METHOD/STAGE, as in 'macer/attack', got {config.only!r}")
         print(json.dumps({"peak_mib": peak_mib(method, stage, config)}))
         return []
@@ -80,7 +77,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     rows = []
     for stage in STAGES:
         base = None
-        for method in METHODS:
+        for method in SCRIPTS:
             peak = _in_another_process(method, stage, config)
             base = base or peak
             ratio = peak / base
@@ -108,19 +105,20 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
     dataset = random_dataset(sizes)
     small = {"architecture": sizes.architecture}
     # The inner attack of SmoothAdv runs from the start, not after its first epochs.
-    early: dict[str, Any] = {"ramp_epochs": 0} if method == "smoothadv" else {}
-    training, poisoning, loss = METHODS[method]
+    early: dict[str, Any] = {}
+    training, poisoning = SCRIPTS[method]
+    if method == "smoothadv":
+        early["loss"] = SmoothAdvLoss(ramp_epochs=0)
     if stage == "victim training":
         settings = training.Config(**small, **early)
-        training_work(Training(settings, dataset, loss.of(settings), seed=0), config.steps)()
+        training_work(Training(settings, dataset), config.steps)()
     else:
         batch = {
             "batch_clean": sizes.batch_clean, "batch_poison": sizes.batch_poison,
             "batch_validation": sizes.batch_validation, "radius_copies": sizes.radius_copies,
         }  # fmt: skip
-        early |= {"plain_epochs": 0} if method == "smoothadv" else {}
         settings = poisoning.Config(**small, **batch, **early)
-        work = outer_step_work(Attack(settings, dataset, loss.of(settings)))
+        work = outer_step_work(Attack(settings, dataset))
         for _ in range(config.steps):
             float(work())
     return peak_resident_mib()

@@ -28,7 +28,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from attack_generation.poisoning import Attack, PoisonConfig
+from attack_generation.attack import Attack
+from attack_generation.config import PoisonConfig
 from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives
 from bilevel_optimizer.trees import Tree, add_scaled, tree_map
 from data.datasets import Dataset
@@ -232,8 +233,11 @@ def measure_gradients_and_steps(sizes: Sizes, seconds: float) -> list[Row]:
     dataset = random_dataset(sizes)
     batch = sizes.batch_clean + sizes.batch_poison
     training = Training(
-        TrainingConfig(sigma=SIGMA, batch_size=sizes.training_batch, architecture=sizes.architecture),
-        dataset, GaussianAugmentationLoss(SIGMA), seed=0,
+        TrainingConfig(
+            loss=GaussianAugmentationLoss(), sigma=SIGMA, batch_size=sizes.training_batch,
+            architecture=sizes.architecture, data_dir=Path(),
+        ),
+        dataset,
     )  # fmt: skip
     took = median_seconds(
         {
@@ -275,7 +279,7 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
     """
     model = StatelessModel(build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0))
     weights, statistics = tree_map(ops.convert_to_tensor, model.initial())
-    loss = GaussianAugmentationLoss(SIGMA)
+    loss = GaussianAugmentationLoss()
     size = sizes.batch_clean + sizes.batch_poison
     batch = {
         "x": dataset.x_train[:size],
@@ -288,7 +292,7 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
         def logits(x: Any) -> Any:
             return model(weights, statistics, x)[0]
 
-        randomness = Randomness(batch["seed"], batch["seed"], batch["images"])
+        randomness = Randomness(SIGMA, batch["seed"], batch["seed"], batch["images"])
         return loss(logits, batch["x"], batch["y"], randomness, 0.0)
 
     return objective, weights, tree_map(ops.convert_to_tensor, batch)
@@ -325,6 +329,8 @@ def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
 def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
     """The published MNIST attack ('adam'), or the one with conjugate gradient and fixed noise ('cg')."""
     config = PoisonConfig(
+        loss=GaussianAugmentationLoss(),
+        data_dir=Path(),
         sigma=SIGMA,
         batch_clean=sizes.batch_clean,
         batch_poison=sizes.batch_poison,
@@ -337,7 +343,7 @@ def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
         architecture=sizes.architecture,
     )
     config.check()
-    return Attack(config, dataset, GaussianAugmentationLoss(SIGMA))
+    return Attack(config, dataset)
 
 
 def outer_step_work(attack: Attack) -> Work:

@@ -30,13 +30,14 @@ class LowerState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Scalars of one outer step: both objectives at the new v, the relative residual of the linear system
-    ||A p - f_v|| / ||f_v||, and the norm of the hypergradient."""
+    """Scalars of one outer step, at the new v."""
 
-    f: Any
-    g: Any
-    residual: Any
+    f: Any  # upper objective
+    g: Any  # lower objective
+    residual: Any  # of the linear system, ||A p - f_v|| / ||f_v||
     hypergradient_norm: Any
+    solver_ended: Any  # how the linear solver ended, see linear_solvers.Ended
+    solver_iterations: Any
 
 
 def _unconstrained(u: Tree, _data: Any) -> Tree:
@@ -83,9 +84,18 @@ class ApproxGrad:
     def hypergradient(
         self, u: Tree, v: Tree, lower: LowerState, data: Any
     ) -> tuple[Tree, LowerState, Metrics]:
-        """df/du = f_u - g_uv p with (g_vv + damping I) p = f_v solved approximately (arXiv 2012.01274, eq. 4).
+        """df/du = f_u - g_uv p at (u, v), where p solves (g_vv + damping I) p = f_v approximately.
 
-        Returns (hypergradient shaped as u, lower state with the new p, metrics).
+        The invariant: where g_v(u, v) = 0, the solver has converged and damping is 0, this is the derivative of
+        u -> f(u, v*(u)) with v*(u) = argmin_v g(u, v), by the implicit function theorem. Elsewhere it is the
+        approximation of arXiv 1602.02355, algorithm 1 (arXiv 2012.01274, eq. 4).
+
+        u: variables of the upper level. v: those of the lower level, near its minimum. Both nested structures of
+        float tensors. lower: p of the step before, where the solver starts, and the solver's state; its Adam state
+        is passed through. data: what f and g are given, as in ``step``. f sees draw T1 + T2 + 1; g sees draw T1 + T2,
+        and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system (T2: the solver's evaluations).
+        Returns (hypergradient shaped as u, lower state with the new p, metrics). Raises nothing: NaN shows in the
+        metrics.
         """
         draw = self.lower_steps + self.solver.evaluations
         f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, draw + 1))((u, v))
@@ -99,11 +109,12 @@ class ApproxGrad:
             return add_scaled(own(p), self.damping, p)
 
         matvec = (lambda p, _: damped(p)) if self.fixed_system else redrawn
-        p, solver = self.solver(matvec, f_v, lower.p, lower.solver)
+        solution = self.solver(matvec, f_v, lower.p, lower.solver)
+        p = solution.x
         hypergradient = tree_map(lambda a, b: a - b, f_u, g_uv(p))
         residual = norm(add_scaled(damped(p), -1.0, f_v)) / ops.maximum(norm(f_v), 1e-30)
-        metrics = Metrics(f, g, residual, norm(hypergradient))
-        return hypergradient, LowerState(lower.adam, p, solver), metrics
+        metrics = Metrics(f, g, residual, norm(hypergradient), solution.ended, solution.iterations)
+        return hypergradient, LowerState(lower.adam, p, solution.state), metrics
 
     def step(
         self, u: Tree, v: Tree, lower: LowerState, upper: AdamState, data: Any

@@ -1,20 +1,39 @@
 """Approximate solvers of A x = b from matrix-vector products, A symmetric, all called alike.
 
-``solver.init(b)`` makes the state kept between calls; ``solver(matvec, b, x0, state)`` starts at x0 and returns
-(x, state). ``matvec(p, i)`` is A p as seen at iteration i: a deterministic problem ignores i; where the
-training loss redraws its noise at every evaluation, each i has its own A.
+``solver.init(b)`` makes the state kept between calls; ``solver(matvec, b, x0, state)`` starts at x0 and returns a
+Solution: x, the new state, how it ended and after how many iterations. ``matvec(p, i)`` is A p as seen at iteration i:
+a deterministic problem ignores i; where the training loss redraws its noise at every evaluation, each i has its own A.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from keras import ops
 
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.trees import Tree, add_scaled, dot, tree_map
 
 Matvec = Callable[[Tree, Any], Tree]
+
+
+class Ended(IntEnum):
+    """How a solver ended."""
+
+    OUT_OF_ITERATIONS = 0  # all of them were made
+    CONVERGED = 1  # the residual is within the tolerance
+    NEGATIVE_CURVATURE = 2  # the system is not positive definite along the next direction
+
+
+class Solution(NamedTuple):
+    """What a solver returns."""
+
+    x: Tree
+    state: Tree  # kept between calls
+    ended: Any  # int32 (), a value of Ended
+    iterations: Any  # int32 (), those that moved x
 
 
 class LinearSolver(Protocol):
@@ -27,8 +46,8 @@ class LinearSolver(Protocol):
     def init(self, b: Tree) -> Tree:
         """The state before the first call, for right-hand sides shaped as b."""
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
-        """An approximate solution and the new state."""
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
+        """An approximate solution of A x = b, shaped as b."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +70,13 @@ class AdamResidual:
     def init(self, b: Tree) -> Tree:
         return adam_init(b)
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, carry: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
             x, adam = carry
             residual = add_scaled(matvec(x, i), -1.0, b)
             return adam_step(x, matvec(residual, i), adam, self.learning_rate)
 
-        return ops.fori_loop(0, self.iterations, step, (x0, state))
+        return _all_iterations(self.iterations, *ops.fori_loop(0, self.iterations, step, (x0, state)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +103,7 @@ class ConjugateGradient:
     def init(self, b: Tree) -> Tree:
         return ()
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
         bb = dot(b, b)
         enough = self.tolerance**2 * bb
         warm = add_scaled(b, -1.0, matvec(x0, 0))
@@ -92,20 +111,31 @@ class ConjugateGradient:
         x = tree_map(lambda leaf: ops.where(better, leaf, 0.0), x0)
         r = tree_map(lambda warm, b: ops.where(better, warm, b), warm, b)
 
+        going_on = ops.convert_to_tensor(np.int32(Ended.OUT_OF_ITERATIONS))
+
+        def end_at(ended: Any, here: Any, how: Ended) -> Any:
+            return ops.where(ops.logical_and(ops.equal(ended, going_on), here), np.int32(how), ended)
+
         def step(_: Any, carry: tuple) -> tuple:
-            x, r, d, rr, active = carry
+            x, r, d, rr, ended, made = carry
             ad = matvec(d, 0)
             curvature = dot(d, ad)
-            useful = ops.logical_and(curvature > self.minimum_curvature * dot(d, d), rr > enough)
-            active = ops.logical_and(active, useful)
+            ended = end_at(ended, rr <= enough, Ended.CONVERGED)
+            ended = end_at(
+                ended,
+                ops.logical_not(curvature > self.minimum_curvature * dot(d, d)),
+                Ended.NEGATIVE_CURVATURE,
+            )
+            active = ops.equal(ended, going_on)
             alpha = ops.where(active, rr / ops.where(active, curvature, 1.0), 0.0)
             x, r = add_scaled(x, alpha, d), add_scaled(r, -alpha, ad)
             rr_new = dot(r, r)
             beta = rr_new / ops.where(rr > 0, rr, 1.0)
-            return x, r, add_scaled(r, beta, d), rr_new, active
+            return x, r, add_scaled(r, beta, d), rr_new, ended, made + ops.cast(active, "int32")
 
-        x, *_ = ops.fori_loop(0, self.iterations, step, (x, r, r, dot(r, r), ops.convert_to_tensor(True)))
-        return x, state
+        start = (x, r, r, dot(r, r), going_on, ops.zeros((), "int32"))
+        x, _, _, rr, ended, made = ops.fori_loop(0, self.iterations, step, start)
+        return Solution(x, state, end_at(ended, rr <= enough, Ended.CONVERGED), made)
 
 
 @dataclass(frozen=True)
@@ -128,11 +158,16 @@ class NeumannSeries:
     def init(self, b: Tree) -> Tree:
         return ()
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, x: Tree) -> Tree:
             return tree_map(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x, i), b)
 
-        return ops.fori_loop(0, self.iterations, step, x0), state
+        return _all_iterations(self.iterations, ops.fori_loop(0, self.iterations, step, x0), state)
+
+
+def _all_iterations(iterations: int, x: Tree, state: Tree) -> Solution:
+    ended, made = np.int32(Ended.OUT_OF_ITERATIONS), np.int32(iterations)
+    return Solution(x, state, ops.convert_to_tensor(ended), ops.convert_to_tensor(made))
 
 
 def solver_named(name: str, iterations: int, learning_rate: float, damping: float) -> LinearSolver:

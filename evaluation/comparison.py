@@ -8,19 +8,19 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
+from attack_generation.config import PoisonConfig
 from attack_generation.controls import CONTROLS, write_control_poison
 from attack_generation.figures import save_image_grid
-from attack_generation.poisoning import PoisonConfig, poison_radius
+from attack_generation.poisoning import poison_radius
 from data.datasets import Dataset, load_dataset, load_poison, split_target_class
 from evaluation.figures import save_curves
 from evaluation.tables import SummaryRow, mean_and_std, reduction_percent, text_table, update_summary
 from evaluation.training import TrainingConfig, train_victims
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
-from robust_training.loss import TrainingLoss
 from runtime.files import InputError, read_json, write_json
 from runtime.provenance import project_path, provenance, shown_path
 from runtime.stop import StoppedEarly
@@ -69,22 +69,47 @@ class ComparisonConfig:
     """Stop cleanly after this long; the same command continues."""
 
 
-class Method(NamedTuple):
-    """A training method in an attack's lower level or in victim training."""
+def _in_force(config: ComparisonConfig) -> ComparisonConfig:
+    """The config with the settings that hold for attack, victim and certificate alike put into attack and victim.
 
-    name: str  # in file names and tables: gaussianaug, macer, ...
-    loss: type[TrainingLoss]  # its settings are those of the attack or of the training
+    Raises InputError where one was given otherwise there: it would be saved and not used.
+    """
+    shared = {name: getattr(config, name) for name in ("target_class", "sigma", "seed", "data_dir")}
+    resolved = {}
+    for part, own in (("attack", {}), ("victim", {"runs": config.runs})):
+        given = getattr(config, part)
+        default = type(given)(loss=given.loss, data_dir=config.data_dir)
+        values = {**shared, **own}
+        for name in (*values, "max_minutes", "out_dir", "run_dir", *_MADE_BY_ROWS[part]):
+            value = getattr(given, name)
+            allowed = (values.get(name), getattr(default, name), type(default).__dict__.get(name))
+            if value not in allowed:
+                raise InputError(
+                    f"{part}.{name} is {value}, but the comparison decides it; give "
+                    f"{_MADE_BY_ROWS[part].get(name, f'--{name}').replace('_', '-')} instead"
+                )
+        resolved[part] = dataclasses.replace(given, **values)
+    return dataclasses.replace(config, **resolved)
 
 
-def compare(config: ComparisonConfig, attacked: Method, trained: Method) -> list[SummaryRow]:
+# Settings of each part that differ from row to row, and what decides them.
+_MADE_BY_ROWS: dict[str, dict[str, str]] = {
+    "attack": {"epsilon": "--epsilons"},
+    "victim": {"training_data": "--poisons", "poison": "--poisons"},
+}
+
+
+def compare(config: ComparisonConfig) -> list[SummaryRow]:
     """Make the poisons, train and certify the victims, and write table, curves, pictures and settings.
 
-    attacked, trained: the methods that the poison is made against and that the victims are trained with. Returns
-    the rows of the table, clean first.
+    The poison is made against config.attack.loss, the victims are trained with config.victim.loss.
+    Returns the rows of the table, clean first.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop.
     """
     deadline = _Deadline(config.max_minutes)
+    config = _in_force(config)
+    attacked, trained = config.attack.loss.name, config.victim.loss.name
     dataset = load_dataset(config.data_dir)
     work_dir = config.work_dir or project_path("runs") / f"{dataset.name}_comparison"
     if "clean" not in config.poisons:
@@ -102,17 +127,17 @@ def compare(config: ComparisonConfig, attacked: Method, trained: Method) -> list
         if epsilon is not None:
             path = _poison(config, kind, epsilon, attacked, work_dir, dataset, deadline)
             poisons[_shown(kind, attacked), epsilon] = path
-        summaries, accuracies = _victims(config, kind, epsilon, path, trained, work_dir, deadline)
+        summaries, accuracies = _victims(config, kind, epsilon, path, work_dir, deadline)
         clean = rows[0] if rows else None
         shown = _shown(kind, attacked)
-        rows.append(_row(config, dataset, trained.name, shown, epsilon, summaries, accuracies, clean))
+        rows.append(_row(config, dataset, trained, shown, epsilon, summaries, accuracies, clean))
         label = "clean" if epsilon is None else f"{rows[-1].poison}, ε = {epsilon:g}"
         curves[label] = [summary["curve"] for summary in summaries]
 
-    method = trained.name if attacked.name == trained.name else f"{trained.name}_poison_{attacked.name}"
+    method = trained if attacked == trained else f"{trained}_poison_{attacked}"
     name = f"{dataset.name}_{method}_sigma_{config.sigma:g}_class_{config.target_class}"
     folder = config.results_dir / name
-    title = f"{dataset.label}, class {config.target_class}, {trained.name}, σ = {config.sigma:g}"
+    title = f"{dataset.label}, class {config.target_class}, {trained}, σ = {config.sigma:g}"
     save_curves(folder / "certified_accuracy.png", curves, f"{title}, mean and range of {config.runs} runs")
     x_target = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
     for (shown, bound), path in poisons.items():
@@ -120,7 +145,7 @@ def compare(config: ComparisonConfig, attacked: Method, trained: Method) -> list
         save_image_grid(folder / f"images_{shown}_epsilon_{bound:g}.png", x_target, images, bound)
     write_json(folder / "settings.json", provenance(config))
     update_summary(config.results_dir / "summary.csv", rows)
-    table = f"{_heading(config, dataset, trained.name, rows[0].points)}\n\n{text_table(rows)}"
+    table = f"{_heading(config, dataset, trained, rows[0].points)}\n\n{text_table(rows)}"
     print(f"\n{table}\n\n{shown_path(folder)}: curves, pictures and settings")
     return rows
 
@@ -143,7 +168,7 @@ class _Deadline:
 
 
 def _poison(
-    config: ComparisonConfig, kind: Poison, epsilon: float, attacked: Method, work_dir: Path,
+    config: ComparisonConfig, kind: Poison, epsilon: float, attacked: str, work_dir: Path,
     dataset: Dataset, deadline: _Deadline,
 ) -> Path:  # fmt: skip
     out_dir = config.data_dir / f"epsilon_{epsilon:g}"
@@ -153,38 +178,29 @@ def _poison(
         )
     attack = dataclasses.replace(
         config.attack,
-        target_class=config.target_class,
         epsilon=epsilon,
-        sigma=config.sigma,
-        seed=config.seed,
-        data_dir=config.data_dir,
         out_dir=out_dir,
-        run_dir=work_dir / f"attack_{attacked.name}_epsilon_{epsilon:g}",
+        run_dir=work_dir / f"attack_{attacked}_epsilon_{epsilon:g}",
         max_minutes=deadline.left(),
     )
-    return poison_radius(attack, attacked.name, attacked.loss.of(attack))
+    return poison_radius(attack)
 
 
 def _victims(
     config: ComparisonConfig, kind: Poison, epsilon: float | None, poison: Path | None,
-    trained: Method, work_dir: Path, deadline: _Deadline,
+    work_dir: Path, deadline: _Deadline,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """Certification summaries and training records of one row's victims."""
     folder = work_dir / ("clean" if epsilon is None else f"{kind}_epsilon_{epsilon:g}")
     training = dataclasses.replace(
         config.victim,
-        target_class=config.target_class,
-        dataset="clean" if poison is None else "poisoned_radius",
+        training_data="clean" if poison is None else "poisoned_radius",
         poison=poison,
-        sigma=config.sigma,
-        runs=config.runs,
-        seed=config.seed,
-        data_dir=config.data_dir,
-        model_dir=folder,
+        out_dir=folder,
         run_dir=folder / "training",
         max_minutes=deadline.left(),
     )
-    models = train_victims(training, trained.name, trained.loss.of(training))
+    models = train_victims(training)
     summaries = []
     for model in models:
         out = folder / f"{model.stem}_{config.points}_points_n_{config.n}.tsv"
@@ -231,9 +247,9 @@ def _row(
     )
 
 
-def _shown(kind: Poison, attacked: Method) -> str:
+def _shown(kind: Poison, attacked: str) -> str:
     """The name in tables and files: the optimised poison goes by the method it was made against."""
-    return attacked.name if kind == "optimised" else kind
+    return attacked if kind == "optimised" else kind
 
 
 def _heading(config: ComparisonConfig, dataset: Dataset, method: str, points: int) -> str:

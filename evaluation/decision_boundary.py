@@ -226,7 +226,7 @@ class Study:
         self._x_val, self._y_val, _, _ = split_target_class(*validation, config.target_class)
         self._x_test, _, _, _ = split_target_class(*self.test, config.target_class)
         self._model = StatelessModel(kind.build(config))
-        self._loss = GaussianAugmentationLoss(config.sigma)
+        self._loss = GaussianAugmentationLoss()
         self._bilevel = ApproxGrad(
             f=self._upper_objective,
             g=self._lower_objective,
@@ -304,7 +304,7 @@ class Study:
         x = repeat_images(ops.concatenate([self._x_others, u]), self.config.copies)
         y = repeat_images(np.concatenate([self._y_others, self._y_target]), self.config.copies)
         seed = fold_in(seeds["g"], draw)
-        randomness = Randomness(seed, seed, ops.arange(x.shape[0], dtype="int32"))
+        randomness = Randomness(self.config.sigma, seed, seed, ops.arange(x.shape[0], dtype="int32"))
         return self._loss(partial(self._logits, v), x, y, randomness, 0.0)
 
     def _upper_objective(self, u: Any, v: Any, seeds: dict, draw: Any) -> Any:

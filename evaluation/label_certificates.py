@@ -7,10 +7,10 @@ held-out training images. Every stage is kept in the work folder, so that a run 
 import csv
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,24 @@ _RANDOM_FLIPS = 200  # stream of randomness
 
 
 @dataclass(frozen=True, kw_only=True)
+class Network:
+    """Training of the undefended network."""
+
+    epochs: int = 101
+    """Passes over the training data."""
+    batch_size: int = 200
+    """Images in a batch."""
+    learning_rate: float = 1e-3
+    """Learning rate of Adam."""
+    augment: bool = False
+    """Random crop and flip of the training images."""
+    batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
+    """How models with BatchNorm are trained, see evaluation/training.py."""
+    architecture: str = "mnist_cnn"
+    """Model, see models/registry.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelFlippingConfig:
     """Settings of one curve of certified accuracy against changed labels."""
 
@@ -73,7 +91,7 @@ class LabelFlippingConfig:
     all test points at once, and under one on each of a few; none leaves it out."""
     network_points: int = 10
     """Test points for which the network is attacked one by one, a training for each and every share; 0 for none."""
-    network: TrainingConfig = field(default_factory=TrainingConfig)
+    network: Network = Network()
     """Constants of the network's training."""
     seed: int = 0
     """Seed of the draws of points, embedding, random flips and network."""
@@ -393,9 +411,12 @@ def _train_network(
     """Accuracy on the test points of a network trained on the labels y without any defence."""
     one_hot = np.eye(_classes(train), dtype=np.float32)
     data = replace(dataset, x_train=train.x, y_train=one_hot[y], x_test=test.x, y_test=one_hot[test.y])
-    network = replace(config.network, target_class=int(test.y[0]), data_dir=config.data_dir)
+    network = TrainingConfig(
+        **asdict(config.network), loss=StandardLoss(), target_class=int(test.y[0]),
+        seed=config.seed, data_dir=config.data_dir,
+    )  # fmt: skip
     network.check()
-    training = Training(network, data, StandardLoss(), config.seed)
+    training = Training(network, data)
     state = training.initial_state()
     for number in range(training.total_steps):
         state, _ = training.step(state, number)

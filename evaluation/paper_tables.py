@@ -203,9 +203,16 @@ def _text(entry: Entry | None, name: str) -> str:
 
 
 def _acr_reduction(clean: Entry | None, entry: Entry | None) -> float | None:
-    """By how much the mean ACR is lower than that of victims of clean data, in percent."""
-    before, after = (one.mean_and_std("acr") if one else None for one in (clean, entry))
-    return reduction_percent(after[0], before[0]) if before and after else None
+    """By how much the mean ACR is lower than that of victims of clean data of the same seeds, in percent."""
+    if clean is None or entry is None:
+        return None
+    before, after = ({run.seed: run.acr for run in one.runs} for one in (clean, entry))
+    seeds = before.keys() & after.keys()
+    if not seeds:
+        return None
+    return reduction_percent(
+        float(np.mean([after[seed] for seed in seeds])), float(np.mean([before[seed] for seed in seeds]))
+    )
 
 
 def _reduction(clean: Entry | None, entry: Entry | None) -> str:

@@ -15,19 +15,13 @@ import yaml
 
 from attack_generation.controls import CONTROLS
 from data.datasets import poison_paths
+from robust_training.methods import METHODS
 from runtime.files import InputError
 
 CLEAN, OPTIMISED = "clean", "optimised"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
-# Folder of the attack script in attack_generation/, and victim script in evaluation/<dataset>/.
-SCRIPTS = {
-    "gaussianaug": ("gaussian_data_augmentation", "gaussian_augmented_training"),
-    "macer": ("macer", "macer_training"),
-    "smoothadv": ("smoothadv", "smoothadv_training"),
-    "standard": ("standard", "standard_training"),
-}
 
 
 def _joined(*words: str) -> str:
@@ -210,12 +204,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         against = self.method_transfer.against if self.method_transfer else ()
         other = (self.architecture_transfer.method,) if self.architecture_transfer else ()
         for method in (*self.methods, *against, *other):
-            if method not in SCRIPTS:
-                raise InputError(f"no method {method!r}; choose from {', '.join(SCRIPTS)}")
+            if method not in METHODS:
+                raise InputError(f"no method {method!r}; choose from {', '.join(METHODS)}")
         for key in (*self.attack, *self.victim):
-            if key.split()[0] not in ("all", *SCRIPTS):
+            if key.split()[0] not in ("all", *METHODS):
                 raise InputError(
-                    f"attack, victim: no method {key!r}; choose 'all' or from {', '.join(SCRIPTS)}"
+                    f"attack, victim: no method {key!r}; choose 'all' or from {', '.join(METHODS)}"
                 )
         for row in self.rows:
             if row not in ROWS:
@@ -364,9 +358,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if rule == "data":
             return f"data/prepare_{self.dataset.lower()}.py"
         if rule == "poison":
-            return f"attack_generation/{SCRIPTS[method][0]}/{self.dataset}/poison_radius_{method}.py"
+            return (
+                f"attack_generation/{METHODS[method].attack_folder}/{self.dataset}/poison_radius_{method}.py"
+            )
         if rule == "victim":
-            return f"evaluation/{self.dataset}/{SCRIPTS[method][1]}.py"
+            return f"evaluation/{self.dataset}/{METHODS[method].victim_script}.py"
         return f"randomized_smoothing_certification/certify_{self.dataset.lower()}.py"
 
     def control_flags(self, poison: Poison) -> str:
@@ -390,7 +386,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Of the victim script, apart from the seed."""
         own: dict[str, Any] = {
             "target_class": poison.target_class if poison else self.target_classes[0],
-            "dataset": "poisoned_radius" if poison else CLEAN,
+            "training_data": "poisoned_radius" if poison else CLEAN,
             "sigma": victim.sigma,
             "architecture": victim.architecture,
         }

@@ -1,9 +1,8 @@
 """What every training loss looks like: one signature for the attack's lower level and for the victim."""
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -11,43 +10,41 @@ from keras import ops
 from runtime.noise import normal, normal_of_images
 
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)
-Memory = Any  # a nested structure of tensors
-Loss = TypeVar("Loss", bound="TrainingLoss")
+LossState = Any  # a nested structure of tensors
 
 
 class Randomness(NamedTuple):
-    """All that a loss may draw from."""
+    """All that a loss may draw its noise from."""
 
+    sigma: float  # standard deviation of the noise, in units of pixels in [0, 1]
     seed: Any  # int32 (2,), another one at every evaluation
     fixed_seed: Any  # int32 (2,), one for the whole run
     images: Any  # int32 (B,), the number of each image of the batch in the training set
 
 
 class TrainingLoss(ABC):
-    """The settings of a training method: a frozen dataclass that is called on a batch.
+    """A training method: a frozen dataclass of its settings that is called on a batch.
+
+    ``name`` is the method's in file names, tables and plans.
 
     A step of training, and an outer step of the attack, first calls ``perturbed`` and then, once or more often,
     the loss itself at the images it returned.
     """
 
-    @classmethod
-    def of(cls: type[Loss], config: Any) -> Loss:
-        """The loss whose settings are the attributes of the same names of ``config``; defaults for the others."""
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        return cls(**{name: getattr(config, name) for name in names if hasattr(config, name)})
+    name: ClassVar[str]
 
-    def initial_memory(self, batch_shape: tuple[int, int, int, int]) -> Memory:
+    def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
         """What ``perturbed`` carries from batch to batch when the weights are fresh. Nothing, by default."""
         return ()
 
     def perturbed(
-        self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, memory: Memory
-    ) -> tuple[Any, Memory]:
-        """The images to train on in place of x, constants to every gradient, and the new memory.
+        self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, state: LossState
+    ) -> tuple[Any, LossState]:
+        """The images to train on in place of x, constants to every gradient, and the new state.
 
         The arguments are those of the loss. The images themselves, by default.
         """
-        return x, memory
+        return x, state
 
     @abstractmethod
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
@@ -59,7 +56,7 @@ class TrainingLoss(ABC):
 
 
 def noise_of_copies(x: Any, copies: int, randomness: Randomness, fixed: bool) -> Any:
-    """Standard normal noise for ``copies`` of each image in a row, float32 (B * copies, H, W, C).
+    """Gaussian noise of standard deviation sigma for ``copies`` of each image in a row, float32 (B * copies, H, W, C).
 
     x: images (B, H, W, C), of which only the shape counts. fixed: each image's own noise, the same throughout
     the run, instead of fresh noise. Copy 0, 1, ... of an image differ in either case.
@@ -67,8 +64,10 @@ def noise_of_copies(x: Any, copies: int, randomness: Randomness, fixed: bool) ->
     shape = tuple(x.shape[1:])
     if fixed:
         noise = normal_of_images((copies, *shape), randomness.images, randomness.fixed_seed)
-        return ops.reshape(noise, (-1, *shape))
-    return normal((x.shape[0] * copies, *shape), randomness.seed)
+        noise = ops.reshape(noise, (-1, *shape))
+    else:
+        noise = normal((x.shape[0] * copies, *shape), randomness.seed)
+    return randomness.sigma * noise
 
 
 def mean_cross_entropy(logits: Any, y: Any) -> Any:

@@ -1,7 +1,7 @@
 """MACER: maximise the certified radius directly (Zhai et al., ICLR 2020, arXiv 2001.02378, section 4)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from keras import ops
 
@@ -26,21 +26,23 @@ class MacerLoss(TrainingLoss):
         -log z_y  +  lam * sigma/2 * (gamma - m)    where z_y is the largest, m <= gamma and m is finite,
         -log z_y                                    elsewhere.
 
-    sigma: standard deviation of the noise, in units of pixels in [0, 1]. copies: noisy copies per image (k).
-    lam: weight of the robustness term (lambda). beta: inverse temperature of its softmax. gamma: margin beyond
-    which an image adds nothing to it. fixed_noise: each image keeps its noise throughout the run (published
-    code of arXiv 2012.01274) instead of being given new noise at every step (arXiv 2001.02378).
     """
 
-    sigma: float
+    name: ClassVar[str] = "macer"
+
     copies: int = 16
+    """Noisy copies per image (k)."""
     lam: float = 16.0
+    """Weight of the robustness term (lambda)."""
     beta: float = 16.0
+    """Inverse temperature of the softmax in the robustness term."""
     gamma: float = 8.0
+    """Margin beyond which an image adds nothing to the robustness term."""
     fixed_noise: bool = True
+    """Each image keeps its noise throughout the run, instead of new noise at every step (arXiv 2001.02378)."""
 
     def __post_init__(self) -> None:
-        for name in ("sigma", "copies", "beta", "gamma"):
+        for name in ("copies", "beta", "gamma"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} of MACER must be positive, got {getattr(self, name)}")
         if not self.lam >= 0:
@@ -48,8 +50,8 @@ class MacerLoss(TrainingLoss):
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
-        scores = logits(repeat_images(x, self.copies) + self.sigma * noise)
-        return macer_loss(scores, y, self.sigma, self.copies, self.lam, self.beta, self.gamma)
+        scores = logits(repeat_images(x, self.copies) + noise)
+        return macer_loss(scores, y, randomness.sigma, self.copies, self.lam, self.beta, self.gamma)
 
 
 def macer_loss(scores: Any, y: Any, sigma: float, copies: int, lam: float, beta: float, gamma: float) -> Any:

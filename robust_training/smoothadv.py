@@ -1,7 +1,7 @@
 """SmoothAdv: adversarial training of the smoothed classifier (Salman et al., NeurIPS 2019, arXiv 1906.04584)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from keras import ops
 
@@ -10,7 +10,7 @@ from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import (
     Logits,
-    Memory,
+    LossState,
     Randomness,
     TrainingLoss,
     mean_cross_entropy,
@@ -26,29 +26,32 @@ class SmoothAdvLoss(TrainingLoss):
     The adversarial images raise the smoothed classifier's loss -log(mean over the copies of softmax(logits)_y)
     (eq. 6) within an l2 ball around each image and within [0, 1]; attack and training share the noise.
 
-    sigma: standard deviation of the noise, eps_adv: l2 radius of the ball, both for pixels in [0, 1].
-    attack_steps: ascent steps on the perturbation. step_size: their size, 2 * eps_adv / attack_steps when None.
-    samples: noisy copies per image (m). inner_attack: 'adam' ascends with Adam, as the published code of
-    arXiv 2012.01274 does with one copy; 'pgd' adds step_size times the normalised gradient, as in
-    arXiv 1906.04584 with several copies. fixed_noise: each image keeps its noise throughout the run, instead of
-    new noise at every step. persistent_moments: Adam's moments carry over from batch to batch (published code)
-    instead of starting at zero for every batch. ramp_epochs: eps_adv grows linearly from 0, at epoch 0, to its
-    value at this epoch; 0 has it there from the start. plain_epochs: this many first epochs have no attack.
     """
 
-    sigma: float
+    name: ClassVar[str] = "smoothadv"
+
     eps_adv: float = 1.0
+    """l2 radius of the inner attack's ball, pixels in [0, 1]."""
     attack_steps: int = 2
+    """Ascent steps of the inner attack."""
     step_size: float | None = None
+    """Size of an ascent step; 2 eps_adv / attack_steps when not given."""
     samples: int = 1
+    """Noisy copies per image (m), shared by inner attack and training."""
     inner_attack: Literal["adam", "pgd"] = "adam"
+    """Ascent with Adam, as the published code of arXiv 2012.01274 does with one copy, or step_size times the
+    normalised gradient, as in arXiv 1906.04584 with several copies."""
     fixed_noise: bool = True
+    """Each image keeps its noise throughout the run, instead of new noise at every step."""
     persistent_moments: bool = True
+    """Adam's moments of the inner attack carry over from batch to batch (published code), or start at zero."""
     ramp_epochs: int = 10
+    """eps_adv grows linearly from 0, at epoch 0 of the weights, to its value at this epoch; 0: no ramp."""
     plain_epochs: int = 0
+    """This many first epochs have no inner attack."""
 
     def __post_init__(self) -> None:
-        for name in ("sigma", "eps_adv", "attack_steps", "samples"):
+        for name in ("eps_adv", "attack_steps", "samples"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} of SmoothAdv must be positive, got {getattr(self, name)}")
         for name in ("ramp_epochs", "plain_epochs"):
@@ -59,7 +62,7 @@ class SmoothAdvLoss(TrainingLoss):
         if self.inner_attack not in ("adam", "pgd"):
             raise InputError(f"inner_attack of SmoothAdv must be 'adam' or 'pgd', got {self.inner_attack!r}")
 
-    def initial_memory(self, batch_shape: tuple[int, int, int, int]) -> Memory:
+    def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
         """Adam's moments, shaped as a batch of perturbations."""
         if self.inner_attack == "adam" and self.persistent_moments:
             return adam_init(ops.zeros(batch_shape))
@@ -71,10 +74,10 @@ class SmoothAdvLoss(TrainingLoss):
         return ops.where(epoch < self.plain_epochs, 0.0, self.eps_adv * ramp)
 
     def perturbed(
-        self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, memory: Memory
-    ) -> tuple[Any, Memory]:
+        self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, state: LossState
+    ) -> tuple[Any, LossState]:
         radius = self.radius(epoch)
-        noise = self.sigma * noise_of_copies(x, self.samples, randomness, self.fixed_noise)
+        noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)
         step_size = 2 * self.eps_adv / self.attack_steps if self.step_size is None else self.step_size
         ascent = grad(lambda delta: self._smoothed_loss(logits, x + delta, y, noise))
 
@@ -86,16 +89,16 @@ class SmoothAdvLoss(TrainingLoss):
         def normalised_ascent(_: Any, delta: Any) -> Any:
             return into_ball(delta + step_size * _to_unit(ascent(delta)), x, radius)
 
-        def attacked() -> tuple[Any, Memory]:
+        def attacked() -> tuple[Any, LossState]:
             start = ops.zeros_like(x)
             if self.inner_attack == "pgd":
-                return ops.fori_loop(0, self.attack_steps, normalised_ascent, start), memory
-            moments = memory if self.persistent_moments else adam_init(start)
+                return ops.fori_loop(0, self.attack_steps, normalised_ascent, start), state
+            moments = state if self.persistent_moments else adam_init(start)
             delta, moments = ops.fori_loop(0, self.attack_steps, adam_ascent, (start, moments))
-            return delta, moments if self.persistent_moments else memory
+            return delta, moments if self.persistent_moments else state
 
-        delta, memory = ops.cond(radius > 0, attacked, lambda: (ops.zeros_like(x), memory))
-        return ops.stop_gradient(x + delta), memory
+        delta, state_after = ops.cond(radius > 0, attacked, lambda: (ops.zeros_like(x), state))
+        return ops.stop_gradient(x + delta), state_after
 
     def _smoothed_loss(self, logits: Logits, x: Any, y: Any, noise: Any) -> Any:
         """Sum over the images of -log z_y, z = mean over an image's copies of softmax(logits)."""
@@ -103,7 +106,7 @@ class SmoothAdvLoss(TrainingLoss):
         return -ops.sum(y * log_mean_softmax(scores, self.samples))
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
-        noise = self.sigma * noise_of_copies(x, self.samples, randomness, self.fixed_noise)
+        noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)
         return mean_cross_entropy(
             logits(repeat_images(x, self.samples) + noise), repeat_images(y, self.samples)
         )

@@ -3,7 +3,7 @@
 import dataclasses
 import runpy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,30 +12,14 @@ import data
 from data.datasets import load_dataset, load_poison, split_target_class
 from data.preparation import SourceConfig, write_dataset
 from models.saving import load_model
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.loss import TrainingLoss
 from robust_training.macer import MacerLoss
+from robust_training.methods import METHODS
 from robust_training.smoothadv import SmoothAdvLoss
-from robust_training.standard import StandardLoss
 from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
 
 
-class Scripts(NamedTuple):
-    attacks: str  # folder in attack_generation/
-    victim: str  # file in evaluation/<dataset>/
-    loss: type[TrainingLoss]
-
-
-METHODS = {
-    "gaussianaug": Scripts(
-        "gaussian_data_augmentation", "gaussian_augmented_training", GaussianAugmentationLoss
-    ),
-    "macer": Scripts("macer", "macer_training", MacerLoss),
-    "smoothadv": Scripts("smoothadv", "smoothadv_training", SmoothAdvLoss),
-    "standard": Scripts("standard", "standard_training", StandardLoss),
-}
 # Weights that get the target class right within a few steps, for else the soft radius and its gradient are 0.
 # Two outer steps and four training steps an epoch, two epochs; the inner attack of SmoothAdv from the start.
 ATTACK_TOY = {
@@ -43,7 +27,10 @@ ATTACK_TOY = {
     "solver_steps": 2, "epsilon": 0.1, "sigma": 0.1, "lr_v": 0.01, "seed": 3,
 }  # fmt: skip
 VICTIM_TOY = {"epochs": 2, "sigma": 0.1, "seed": 3}
-OF_METHOD = {"smoothadv": {"ramp_epochs": 0}, "macer": {"copies": 2}}
+OF_METHOD: dict[str, dict[str, Any]] = {
+    "smoothadv": {"loss": SmoothAdvLoss(eps_adv=0.25, ramp_epochs=0)},
+    "macer": {"loss": MacerLoss(copies=2, lam=1.0)},
+}
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +59,9 @@ def load_script(path: Path) -> dict[str, Any]:
 def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tuple[Any, Any]:
     """Main function and toy settings of an attack script."""
     script = load_script(
-        ROOT / "attack_generation" / METHODS[method].attacks / dataset / f"poison_radius_{method}.py"
+        ROOT / "attack_generation" / METHODS[method].attack_folder / dataset / f"poison_radius_{method}.py"
     )
     toy = {**ATTACK_TOY, **OF_METHOD.get(method, {}), "batch_clean": 450 if dataset == "DIGITS" else 36}
-    if method == "smoothadv":
-        toy["plain_epochs"] = 0
     if method != "standard":
         toy["radius_copies"] = 2
     if dataset != "DIGITS":  # not so sure of the class either, for then the softmax has gradient 0
@@ -94,17 +79,17 @@ def victim_config(
     dataset: str, method: str, data_dir: Path, folder: Path, poison: Path | None = None
 ) -> tuple[Any, Any]:
     """Main function and toy settings of a victim script."""
-    script = load_script(ROOT / "evaluation" / dataset / f"{METHODS[method].victim}.py")
+    script = load_script(ROOT / "evaluation" / dataset / f"{METHODS[method].victim_script}.py")
     toy = {**VICTIM_TOY, **OF_METHOD.get(method, {}), "batch_size": 256 if dataset == "DIGITS" else 20}
     if dataset == "CIFAR10":
         toy["architecture"] = "resnet8v1"
     kind = "clean" if poison is None else "poisoned_radius"
     return script["main"], script["Config"](
         **toy,
-        dataset=kind,
+        training_data=kind,
         poison=poison,
         data_dir=data_dir,
-        model_dir=folder / "models",
+        out_dir=folder / "models",
         run_dir=folder / "runs",
     )
 
@@ -115,16 +100,14 @@ def poison_file(config: Any, method: str) -> Path:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", "CIFAR10"])
-def test_every_setting_of_the_loss_is_a_constant_of_the_scripts(dataset: str, method: str) -> None:
-    names = {field.name for field in dataclasses.fields(METHODS[method].loss)}  # type: ignore[arg-type]
+def test_every_method_has_its_scripts_and_a_typo_in_a_setting_of_its_loss_is_an_error(
+    dataset: str, method: str
+) -> None:
     for make in (attack_config, victim_config):
         config = make(dataset, method, Path("data"), Path("out"))[1]
-        missing = {name for name in names if not hasattr(config, name)}
-        assert missing <= {"plain_epochs"} and (make is victim_config or not missing)
-        loss = METHODS[method].loss.of(config)
-        assert {name: getattr(loss, name) for name in names - missing} == {
-            name: getattr(config, name) for name in names - missing
-        }
+        assert type(config.loss) is METHODS[method].loss and config.loss.name == method
+        with pytest.raises(TypeError, match="lambada"):
+            type(config.loss)(lambada=1)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -150,7 +133,7 @@ def test_poison_then_victim(dataset: str, method: str, toy_dirs: dict[str, Path]
 
 
 @pytest.mark.parametrize(
-    "method", ["macer", "smoothadv", "standard"]
+    "method", ["macer", "smoothadv", "consistency", "standard"]
 )  # gaussianaug: test_poisoning, test_training
 def test_stopped_runs_continue_bit_for_bit(method: str, toy_dirs: dict[str, Path], tmp_path: Path) -> None:
     """The inner attack's moments and the fixed noise are the same after a restart."""
@@ -169,8 +152,8 @@ def test_stopped_runs_continue_bit_for_bit(method: str, toy_dirs: dict[str, Path
         else:
             name = f"{method}_{whole.sigma}_clean_seed3.keras"
             for a, b in zip(
-                load_model(parts.model_dir / name).get_weights(),
-                load_model(whole.model_dir / name).get_weights(),
+                load_model(parts.out_dir / name).get_weights(),
+                load_model(whole.out_dir / name).get_weights(),
                 strict=True,
             ):
                 np.testing.assert_array_equal(a, b)

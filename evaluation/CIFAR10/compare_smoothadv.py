@@ -10,8 +10,7 @@ from pathlib import Path
 
 from attack_generation.smoothadv.CIFAR10.poison_radius_smoothadv import Config as Attack
 from evaluation.CIFAR10.smoothadv_training import Config as Victim
-from evaluation.comparison import ComparisonConfig, Method, compare
-from robust_training.smoothadv import SmoothAdvLoss
+from evaluation.comparison import ComparisonConfig, compare
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -29,7 +28,7 @@ class Config(ComparisonConfig):
 
 
 def main(config: Config) -> None:
-    compare(config, Method("smoothadv", SmoothAdvLoss), Method("smoothadv", SmoothAdvLoss))
+    compare(config)
 
 
 if __name__ == "__main__":

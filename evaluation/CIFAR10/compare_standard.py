@@ -10,9 +10,7 @@ from pathlib import Path
 
 from attack_generation.standard.CIFAR10.poison_radius_standard import Config as Attack
 from evaluation.CIFAR10.gaussian_augmented_training import Config as Victim
-from evaluation.comparison import ComparisonConfig, Method, compare
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.standard import StandardLoss
+from evaluation.comparison import ComparisonConfig, compare
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -30,7 +28,7 @@ class Config(ComparisonConfig):
 
 
 def main(config: Config) -> None:
-    compare(config, Method("standard", StandardLoss), Method("gaussianaug", GaussianAugmentationLoss))
+    compare(config)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (the loss).
 
-    python evaluation/CIFAR10/macer_training.py --dataset clean --runs 3
-    python evaluation/CIFAR10/macer_training.py --dataset poisoned_radius --runs 3
+    python evaluation/CIFAR10/macer_training.py --training-data clean --runs 3
+    python evaluation/CIFAR10/macer_training.py --training-data poisoned_radius --runs 3
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,7 @@ from runtime.provenance import project_path
 class Config(TrainingConfig):
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
-    copies: int = 16  # noisy copies per image (k)
-    lam: float = 12.0  # weight of the robustness term (lambda); published: 12 at sigma 0.25, otherwise 4
-    beta: float = 16.0  # inverse temperature of the softmax in the margin
-    gamma: float = 8.0  # margin beyond which an image adds nothing
-    fixed_noise: bool = True  # each image keeps its noise throughout, or new noise at every step
+    loss: MacerLoss = MacerLoss(copies=16, lam=12.0, beta=16.0, gamma=8.0)
     epochs: int = 101
     batch_size: int = 100
     learning_rate: float = 1e-3
@@ -33,7 +29,7 @@ class Config(TrainingConfig):
 
 
 def main(config: Config) -> None:
-    train_victims(config, "macer", MacerLoss.of(config))
+    train_victims(config)
 
 
 if __name__ == "__main__":

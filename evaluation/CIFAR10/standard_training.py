@@ -2,8 +2,8 @@
 
 Paper: arXiv 2012.01274, section 4 (victims); no noise, so its certificates are poor: a baseline.
 
-    python evaluation/CIFAR10/standard_training.py --dataset clean --runs 3
-    python evaluation/CIFAR10/standard_training.py --dataset poisoned_radius --runs 3
+    python evaluation/CIFAR10/standard_training.py --training-data clean --runs 3
+    python evaluation/CIFAR10/standard_training.py --training-data poisoned_radius --runs 3
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from runtime.provenance import project_path
 class Config(TrainingConfig):
     target_class: int = 8
     sigma: float = 0.5  # of the certificate, and in the names of files: training has no noise
+    loss: StandardLoss = StandardLoss()
     epochs: int = 201
     batch_size: int = 200
     learning_rate: float = 1e-3
@@ -28,7 +29,7 @@ class Config(TrainingConfig):
 
 
 def main(config: Config) -> None:
-    train_victims(config, "standard", StandardLoss.of(config))
+    train_victims(config)
 
 
 if __name__ == "__main__":

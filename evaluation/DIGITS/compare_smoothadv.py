@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attack_generation.smoothadv.DIGITS.poison_radius_smoothadv import Config as Attack
-from evaluation.comparison import ComparisonConfig, Method, compare
+from evaluation.comparison import ComparisonConfig, compare
 from evaluation.DIGITS.smoothadv_training import Config as Victim
-from robust_training.smoothadv import SmoothAdvLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -30,7 +29,7 @@ class Config(ComparisonConfig):
 
 
 def main(config: Config) -> None:
-    compare(config, Method("smoothadv", SmoothAdvLoss), Method("smoothadv", SmoothAdvLoss))
+    compare(config)
 
 
 if __name__ == "__main__":

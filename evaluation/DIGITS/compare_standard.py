@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attack_generation.standard.DIGITS.poison_radius_standard import Config as Attack
-from evaluation.comparison import ComparisonConfig, Method, compare
+from evaluation.comparison import ComparisonConfig, compare
 from evaluation.DIGITS.gaussian_augmented_training import Config as Victim
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.standard import StandardLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -31,7 +29,7 @@ class Config(ComparisonConfig):
 
 
 def main(config: Config) -> None:
-    compare(config, Method("standard", StandardLoss), Method("gaussianaug", GaussianAugmentationLoss))
+    compare(config)
 
 
 if __name__ == "__main__":

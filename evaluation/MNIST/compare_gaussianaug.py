@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attack_generation.gaussian_data_augmentation.MNIST.poison_radius_gaussianaug import Config as Attack
-from evaluation.comparison import ComparisonConfig, Method, compare
+from evaluation.comparison import ComparisonConfig, compare
 from evaluation.MNIST.gaussian_augmented_training import Config as Victim
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -29,11 +28,7 @@ class Config(ComparisonConfig):
 
 
 def main(config: Config) -> None:
-    compare(
-        config,
-        Method("gaussianaug", GaussianAugmentationLoss),
-        Method("gaussianaug", GaussianAugmentationLoss),
-    )
+    compare(config)
 
 
 if __name__ == "__main__":

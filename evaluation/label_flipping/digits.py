@@ -5,22 +5,14 @@ Paper: arXiv 2002.03018, section 5.
     python evaluation/label_flipping/digits.py
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.label_certificates import LabelFlippingConfig, certify_labels
-from evaluation.training import TrainingConfig
+from evaluation.label_certificates import LabelFlippingConfig, Network, certify_labels
 from models.embeddings import EmbeddingName
 from randomized_smoothing_certification.label_flipping import Bound
 from runtime.command_line import run_script
 from runtime.provenance import project_path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network(TrainingConfig):
-    epochs: int = 30
-    batch_size: int = 100
-    architecture: str = "digits_cnn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +23,7 @@ class Config(LabelFlippingConfig):
     bound: Bound = "tight"  # tight (Neyman-Pearson) or closed_form (published)
     at: float = 0.01  # share of changed labels at which ridge and q are chosen
     ridges: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-    network: Network = field(default_factory=Network)
+    network: Network = Network(epochs=30, batch_size=100, architecture="digits_cnn")
     data_dir: Path = project_path("data/DIGITS")
 
 

@@ -5,21 +5,14 @@ Paper: arXiv 2002.03018, section 5.
     python evaluation/label_flipping/mnist.py
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.label_certificates import LabelFlippingConfig, certify_labels
-from evaluation.training import TrainingConfig
+from evaluation.label_certificates import LabelFlippingConfig, Network, certify_labels
 from models.embeddings import EmbeddingName
 from randomized_smoothing_certification.label_flipping import Bound
 from runtime.command_line import run_script
 from runtime.provenance import project_path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network(TrainingConfig):
-    epochs: int = 5
-    architecture: str = "mnist_cnn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +25,7 @@ class Config(LabelFlippingConfig):
     held_out: int = 300
     ridges: tuple[float, ...] = (1e5, 1e6, 1e7)
     network_points: int = 0  # attacked one by one: each costs a training per share
-    network: Network = field(default_factory=Network)
+    network: Network = Network(epochs=5, architecture="mnist_cnn")
     data_dir: Path = project_path("data/MNIST")
 
 

@@ -5,21 +5,14 @@ Paper: arXiv 2002.03018, section 5.
     python evaluation/label_flipping/mnist_1_7.py
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.label_certificates import LabelFlippingConfig, certify_labels
-from evaluation.training import TrainingConfig
+from evaluation.label_certificates import LabelFlippingConfig, Network, certify_labels
 from models.embeddings import EmbeddingName
 from randomized_smoothing_certification.label_flipping import Bound
 from runtime.command_line import run_script
 from runtime.provenance import project_path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network(TrainingConfig):
-    epochs: int = 5
-    architecture: str = "mnist_cnn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +23,7 @@ class Config(LabelFlippingConfig):
     features: EmbeddingName = "raw"  # raw, pca, random or patches
     bound: Bound = "tight"  # tight (Neyman-Pearson) or closed_form (published)
     at: float = 0.04  # share of changed labels at which ridge and q are chosen
-    network: Network = field(default_factory=Network)
+    network: Network = Network(epochs=5, architecture="mnist_cnn")
     data_dir: Path = project_path("data/MNIST")
 
 

@@ -7,7 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ from keras import ops
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import attack_generation
-from attack_generation.poisoning import Attack, PoisonConfig, poison_radius
+from attack_generation.attack import Attack
+from attack_generation.config import PoisonConfig
+from attack_generation.poisoning import poison_radius
 from data.datasets import load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
 from runtime.checkpoints import load_checkpoint
 from runtime.files import InputError, load_archive
@@ -48,7 +49,7 @@ def config(data_dir: Path, folder: Path, **changes: Any) -> PoisonConfig:
 
 
 def attack(config: PoisonConfig) -> np.ndarray:
-    path = poison_radius(config, "gaussianaug", GaussianAugmentationLoss(config.sigma))
+    path = poison_radius(config)
     assert path == poison_paths(config.out_dir or config.data_dir, "gaussianaug", SIGMA, TARGET)[0]
     return np.load(path)
 
@@ -95,7 +96,7 @@ def test_settings_and_curves_lie_beside_the_poison(whole: PoisonConfig) -> None:
     assert whole.out_dir is not None and whole.run_dir is not None
     record = json.loads((whole.out_dir / "X_poisoned_radius_gaussianaug_0.25_3.json").read_text())
     assert record["config"]["epsilon"] == EPSILON and record["config"]["seed"] == 5
-    assert record["settings"]["loss"] == "GaussianAugmentationLoss(sigma=0.25)"
+    assert record["settings"]["loss"] == {} and record["settings"]["method"] == "gaussianaug"
     assert record["commit"] and {"python", "keras", "numpy"} <= set(record["versions"])
     curves = scalars(whole)
     for name in ("f", "g", "residual", "hypergradient_norm"):
@@ -125,7 +126,7 @@ def test_a_terminated_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path
     folders = [f"--data-dir={whole.data_dir}", f"--out-dir={tmp_path}", f"--run-dir={tmp_path / 'run'}"]
     code = (
         "import os, runpy, signal, sys\n"
-        "from attack_generation.poisoning import Attack\n"
+        "from attack_generation.attack import Attack\n"
         "step = Attack.outer_step\n"
         "def step_then_signal(self, state, number):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -140,7 +141,10 @@ def test_a_terminated_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path
     )  # fmt: skip
     assert done.returncode == 75, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last == "stopped: SIGTERM after 1 of 4 outer steps; run the same command again to continue"
+    assert last == (
+        "stopped: SIGTERM after 1 of 4 outer steps of X_poisoned_radius_gaussianaug_0.25_3; "
+        "run the same command again to continue"
+    )
     assert "Traceback" not in done.stderr
     np.testing.assert_array_equal(attack(config(whole.data_dir, tmp_path)), attack(whole))
 
@@ -158,7 +162,7 @@ def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_p
     again = config(tiny_data_dir, tmp_path, overwrite=True, max_minutes=1e-9)
     x_path = poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)[0]
     x_path.write_text("of another run, without its settings")
-    with pytest.raises(InputError, match="exists without the settings it was made with; add --overwrite"):
+    with pytest.raises(InputError, match=r"exists without X_.*json, .* add --overwrite"):
         attack(dataclasses.replace(again, overwrite=False))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.npz").write_text("of another run")
@@ -188,21 +192,25 @@ def test_other_settings_start_afresh_where_that_is_allowed(tiny_data_dir: Path, 
 class BreaksInTheSecondEpoch(TrainingLoss):
     """Cross entropy that is NaN from the second epoch on."""
 
+    name: ClassVar[str] = "breaking"
+
     def __call__(self, logits: Any, x: Any, y: Any, randomness: Any, epoch: Any) -> Any:
         return mean_cross_entropy(logits(x), y) * ops.where(epoch >= 1, np.float32("nan"), np.float32(1))
 
 
 def test_nan_stops_the_attack_and_keeps_the_checkpoint(tiny_data_dir: Path, tmp_path: Path) -> None:
-    breaking = config(tiny_data_dir, tmp_path, reinitialise_every=5)
+    breaking = config(
+        tiny_data_dir, tmp_path, reinitialise_every=5, loss=BreaksInTheSecondEpoch(), checkpoint_minutes=1e-9
+    )
     with pytest.raises(FloatingPointError, match=r"\b(f|g|residual) is nan at outer step 2; the last good"):
-        poison_radius(breaking, "gaussianaug", BreaksInTheSecondEpoch())
+        poison_radius(breaking)
     assert not list(tmp_path.glob("X_*"))
-    fresh = Attack(breaking, load_dataset(tiny_data_dir), BreaksInTheSecondEpoch()).initial_state(0)
+    fresh = Attack(breaking, load_dataset(tiny_data_dir)).initial_state(0)
     state, record = load_checkpoint(tmp_path / "run" / "checkpoint.npz", like=fresh)
-    assert record["outer_steps"] == 2
+    assert record["done"] == 2
     arrays = load_archive(tmp_path / "run" / "checkpoint.npz")
     assert all(np.all(np.isfinite(a)) for name, a in arrays.items() if name != "record")
-    assert not np.array_equal(state.poison, fresh.poison)
+    assert not np.array_equal(state.u, fresh.u)
 
 
 def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -230,7 +238,7 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
         ({"epsilon": 1.5}, r"epsilon must be at most 1 .* got 1\.5"),
         ({"sigma": -0.25}, r"sigma must be positive, got -0\.25"),
         ({"damping": -1.0}, "damping must not be negative"),
-        ({"radius_margin": 0.5}, "radius_margin must lie between 0 and 0.5"),
+        ({"radius_clip": 0.5}, "radius_clip must lie between 0 and 0.5"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"target_class": 10}, "target_class 10 is out of range; choose one of 0 to 9"),
         ({"solver": "cg"}, "solver cg needs one fixed linear system; add --no-redraw-noise"),
@@ -242,9 +250,7 @@ def test_bad_settings_are_one_line(
     tiny_data_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        poison_radius(
-            config(tiny_data_dir, tmp_path, **changes), "gaussianaug", GaussianAugmentationLoss(0.25)
-        )
+        poison_radius(config(tiny_data_dir, tmp_path, **changes))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.npy"))
 

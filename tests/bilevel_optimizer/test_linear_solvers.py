@@ -11,6 +11,7 @@ from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.linear_solvers import (
     AdamResidual,
     ConjugateGradient,
+    Ended,
     LinearSolver,
     NeumannSeries,
     solver_named,
@@ -34,7 +35,7 @@ def solve(
     solver: LinearSolver, a: np.ndarray, b: np.ndarray, x0: np.ndarray | None = None, state: Any = None
 ) -> Any:
     state = solver.init(b) if state is None else state
-    x, state = jit(lambda b, x0, s: solver(by_matrix(a), b, x0, s))(b, b * 0 if x0 is None else x0, state)
+    x, state, *_ = jit(lambda b, x0, s: solver(by_matrix(a), b, x0, s))(b, b * 0 if x0 is None else x0, state)
     return numpy_of(x), state
 
 
@@ -69,6 +70,30 @@ def test_neumann_is_the_truncated_series(float64: None) -> None:
     a, b = symmetric([0.5, 1, 1.5]), np.array([1.0, -2, 0.5])
     series = sum(0.3 * np.linalg.matrix_power(np.eye(3) - 0.3 * a, j) @ b for j in range(5))
     np.testing.assert_allclose(solve(NeumannSeries(5, 0.3), a, b)[0], series, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "iterations", "ended", "made"),
+    [
+        ([1.0, 2, 3, 4], 12, Ended.CONVERGED, 4),
+        ([1.0, 2, 3, 4], 4, Ended.CONVERGED, 4),  # seen after the last iteration too
+        ([1.0, 2, 3, 4], 2, Ended.OUT_OF_ITERATIONS, 2),
+        ([-4.0, -3, -2, -1], 12, Ended.NEGATIVE_CURVATURE, 0),
+    ],
+)
+def test_conjugate_gradient_says_how_it_ended(
+    eigenvalues: list[float], iterations: int, ended: Ended, made: int, float64: None
+) -> None:
+    solver, b = ConjugateGradient(iterations), np.ones(4)
+    solution = jit(lambda b: solver(by_matrix(symmetric(eigenvalues)), b, b * 0, ()))(b)
+    assert (int(solution.ended), int(solution.iterations)) == (ended, made)
+
+
+def test_solvers_without_a_test_make_all_iterations(float64: None) -> None:
+    b = np.ones(3)
+    for solver in (AdamResidual(5), NeumannSeries(5, 0.1)):
+        solution = solver(by_matrix(np.eye(3)), b, b * 0, solver.init(b))
+        assert (int(solution.ended), int(solution.iterations)) == (Ended.OUT_OF_ITERATIONS, 5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -113,7 +138,7 @@ def test_each_iteration_sees_its_own_matrix(solver: LinearSolver, float64: None)
     scales = np.array([1.0, 2, 3, 4])
     table = ops.convert_to_tensor(scales)
     b = np.array([1.0])
-    x, _ = solver(lambda p, i: p * table[i], b, b * 0, solver.init(b))
+    x, *_ = solver(lambda p, i: p * table[i], b, b * 0, solver.init(b))
     expected, m, s = 0.0, 0.0, 0.0
     for t, a in enumerate(scales, start=1):
         if isinstance(solver, NeumannSeries):

@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attack_generation.poisoning import PoisonConfig
+from attack_generation.config import PoisonConfig
 from data.datasets import load_dataset, split_target_class
-from evaluation.comparison import ComparisonConfig, Method, compare
+from evaluation.comparison import ComparisonConfig, compare
 from evaluation.training import TrainingConfig
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from runtime.files import InputError
 from runtime.stop import StoppedEarly
-
-METHOD = Method("gaussianaug", GaussianAugmentationLoss)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +29,13 @@ def folder(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def toy(folder: Path, **changes: object) -> ComparisonConfig:
     attack = PoisonConfig(
-        epochs=1, batch_clean=300, batch_poison=20, batch_validation=10, radius_copies=2, lower_steps=2,
-        solver_steps=2, architecture="digits_cnn", data_dir=folder / "data",
+        loss=GaussianAugmentationLoss(), epochs=1, batch_clean=300, batch_poison=20, batch_validation=10,
+        radius_copies=2, lower_steps=2, solver_steps=2, architecture="digits_cnn", data_dir=folder / "data",
     )  # fmt: skip
-    victim = TrainingConfig(epochs=15, batch_size=100, architecture="digits_cnn", data_dir=folder / "data")
+    victim = TrainingConfig(
+        loss=GaussianAugmentationLoss(), epochs=15, batch_size=100, architecture="digits_cnn",
+        data_dir=folder / "data",
+    )  # fmt: skip
     settings = {
         "sigma": 0.25, "runs": 2, "points": 5, "n": 200, "n0": 50, "attack": attack, "victim": victim,
         "data_dir": folder / "data", "work_dir": folder / "work", "results_dir": folder / "results", **changes,
@@ -43,7 +44,7 @@ def toy(folder: Path, **changes: object) -> ComparisonConfig:
 
 
 def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothing(folder: Path) -> None:
-    rows = compare(toy(folder), METHOD, METHOD)
+    rows = compare(toy(folder))
     assert [row.poison for row in rows] == ["clean", "random", "constant", "contrast", "gaussianaug"]
     assert rows[0].reduction_percent is None
     assert rows[0].accuracy_mean > 0.8
@@ -67,7 +68,7 @@ def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothin
         "images_gaussianaug_epsilon_0.1.png", "images_random_epsilon_0.1.png", "settings.json",
     }  # fmt: skip
     before = {path: path.read_bytes() for path in [*certificates, *(folder / "work").rglob("*.keras")]}
-    again = compare(toy(folder), METHOD, METHOD)
+    again = compare(toy(folder))
     assert [replace(row, commit="") for row in again] == [replace(row, commit="") for row in rows]
     assert {path: path.read_bytes() for path in before} == before
     with (folder / "results" / "summary.csv").open(newline="") as file:
@@ -75,7 +76,7 @@ def test_chain_writes_table_figures_and_settings_and_a_second_run_changes_nothin
 
 
 def test_controls_are_at_epsilon_and_only_clipping_brings_them_nearer(folder: Path) -> None:
-    compare(toy(folder, poisons=("clean", "random", "constant")), METHOD, METHOD)
+    compare(toy(folder, poisons=("clean", "random", "constant")))
     dataset = load_dataset(folder / "data")
     x = split_target_class(dataset.x_train, dataset.y_train, 8).x_target
     change = {
@@ -94,6 +95,24 @@ def test_controls_are_at_epsilon_and_only_clipping_brings_them_nearer(folder: Pa
 
 def test_the_clean_row_is_required_and_the_time_limit_stops_between_stages(folder: Path) -> None:
     with pytest.raises(InputError, match="clean"):
-        compare(toy(folder, poisons=("random",)), METHOD, METHOD)
+        compare(toy(folder, poisons=("random",)))
     with pytest.raises(StoppedEarly, match="minutes"):
-        compare(toy(folder, max_minutes=1e-9), METHOD, METHOD)
+        compare(toy(folder, max_minutes=1e-9))
+
+
+def test_the_saved_settings_are_those_in_force_and_one_that_would_be_ignored_is_refused(folder: Path) -> None:
+    compare(toy(folder, poisons=("clean",)))
+    record = json.loads(
+        (folder / "results" / "DIGITS_gaussianaug_sigma_0.25_class_8" / "settings.json").read_text()
+    )["config"]
+    for part in ("attack", "victim"):  # their own defaults are sigma 0.5 and one run
+        assert record[part]["sigma"] == 0.25
+        assert record[part]["data_dir"] == str(folder / "data")
+    assert record["victim"]["runs"] == 2
+    config = toy(folder)
+    with pytest.raises(
+        InputError, match=r"attack\.epsilon is 0\.05, but the comparison decides it; give --epsilons"
+    ):
+        compare(replace(config, attack=replace(config.attack, epsilon=0.05)))
+    with pytest.raises(InputError, match=r"victim\.sigma is 0\.75, .* give --sigma instead"):
+        compare(replace(config, victim=replace(config.victim, sigma=0.75)))

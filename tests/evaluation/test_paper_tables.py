@@ -62,7 +62,7 @@ def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
     main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
     clean = [(1.0 + 0.5) / 4, (1.0 + 0.9) / 4]
     poisoned = (0.25 + 0.5) / 4
-    reduction = 100 * (1 - poisoned / np.mean(clean))
+    reduction = 100 * (1 - poisoned / clean[0])  # the one poisoned run against the clean one of its seed
     markdown = (folder / "out/tables.md").read_text()
     numbers = f"{np.mean(clean):.3f} ± {np.std(clean, ddof=1):.3f}"
     for text in (numbers, f"{poisoned:.3f}", f"{reduction:.1f} %", "0.500 ± 0.000", "0.980"):
@@ -154,8 +154,8 @@ def test_the_mean_over_classes_and_missing_runs() -> None:
     assert [row[2] for row in rows] == ["1", "2", "mean"]
     assert rows[0][3:6] == ["0.900 ± 0.141", "0.250 ± 0.212", "72.2 %"]
     assert rows[1][4] == "0.100 (1 of 2 runs)"
-    # Of the runs that every class has: two of clean victims, one of poisoned ones.
-    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "64.3 %"]
+    # Of the runs that every class has; the reduction compares the one seed that poisoned victims have.
+    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "68.8 %"]
 
 
 def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:

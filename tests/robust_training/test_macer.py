@@ -95,18 +95,19 @@ def test_noisy_copies_equal_their_image_before_the_noise(fixed: bool) -> None:
         return ops.reshape(images, (-1, 36))[:, :CLASSES]
 
     y = np.eye(CLASSES, dtype="float32")[[0, 1, 2, 3, 0]]
-    draws = Randomness(seed_pair(1), seed_pair(2), np.array([4, 9, 7, 0, 3], np.int32))
-    tiny = MacerLoss(sigma=1e-6, copies=2, fixed_noise=fixed)
+    draws = Randomness(1e-6, seed_pair(1), seed_pair(2), np.array([4, 9, 7, 0, 3], np.int32))
+    tiny = MacerLoss(copies=2, fixed_noise=fixed)
     tiny(logits, x, y, draws, np.float32(0))
     np.testing.assert_allclose(seen[0].reshape(5, 2, 6, 6, 1), np.repeat(x[:, None], 2, axis=1), atol=1e-5)
 
-    loss = MacerLoss(sigma=0.5, copies=2, fixed_noise=fixed)
+    draws = draws._replace(sigma=0.5)
+    loss = MacerLoss(copies=2, fixed_noise=fixed)
     loss(logits, x, y, draws, np.float32(0))
     noise = (seen[1].reshape(5, 2, 36) - x.reshape(5, 1, 36)) / 0.5
     assert np.abs(np.corrcoef(noise.reshape(10, 36)) - np.eye(10)).max() < 0.7  # ten different draws
     # Another batch at another step: the same images keep their noise if it is fixed, and only then.
     order = [3, 0, 4]
-    moved = Randomness(seed_pair(99), draws.fixed_seed, draws.images[order])
+    moved = Randomness(0.5, seed_pair(99), draws.fixed_seed, draws.images[order])
     loss(logits, x[order], y[order], moved, np.float32(0))
     again = (seen[2].reshape(3, 2, 36) - x[order].reshape(3, 1, 36)) / 0.5
     assert np.allclose(again, noise[order], atol=1e-5) == fixed
@@ -115,7 +116,6 @@ def test_noisy_copies_equal_their_image_before_the_noise(fixed: bool) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sigma": 0.0}, "sigma of MACER must be positive, got 0.0"),
         ({"copies": 0}, "copies of MACER must be positive, got 0"),
         ({"gamma": float("nan")}, "gamma of MACER must be positive, got nan"),
         ({"lam": -1.0}, "lam of MACER must not be negative, got -1.0"),
@@ -123,4 +123,4 @@ def test_noisy_copies_equal_their_image_before_the_noise(fixed: bool) -> None:
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        MacerLoss(**{"sigma": 0.5, **changes})
+        MacerLoss(**changes)

@@ -20,7 +20,7 @@ X[:4] = np.round(X[:4])  # black and white images: half of every direction leads
 Y = np.eye(3, dtype="float32")[_RANDOM.integers(0, 3, COUNT)]
 WEIGHTS = _RANDOM.normal(size=(36, 8)).astype("float32")
 LAST = _RANDOM.normal(size=(8, 3)).astype("float32")
-DRAWS = Randomness(seed_pair(1), seed_pair(2), np.arange(COUNT, dtype=np.int32))
+DRAWS = Randomness(SIGMA, seed_pair(1), seed_pair(2), np.arange(COUNT, dtype=np.int32))
 LATE = np.float32(50)  # after every ramp
 ATTACKS = [{"inner_attack": "adam"}, {"inner_attack": "pgd", "samples": 3}]
 
@@ -30,11 +30,11 @@ def logits(x: Any) -> Any:
 
 
 def loss_with(**settings: Any) -> SmoothAdvLoss:
-    return SmoothAdvLoss(**{"sigma": SIGMA, "eps_adv": EPS, "ramp_epochs": 0, **settings})
+    return SmoothAdvLoss(**{"eps_adv": EPS, "ramp_epochs": 0, **settings})
 
 
 def attacked(loss: SmoothAdvLoss, epoch: Any = LATE, draws: Randomness = DRAWS) -> np.ndarray:
-    memory = loss.initial_memory(X.shape)
+    memory = loss.initial_state(X.shape)
     return ops.convert_to_numpy(loss.perturbed(logits, X, Y, draws, epoch, memory)[0])
 
 
@@ -93,7 +93,7 @@ def test_moments_persist_only_where_asked() -> None:
     for persistent in (True, False):
         loss = loss_with(persistent_moments=persistent)
         step = jit(lambda memory, loss=loss: loss.perturbed(logits, X, Y, DRAWS, LATE, memory))
-        first, memory = step(loss.initial_memory(X.shape))
+        first, memory = step(loss.initial_state(X.shape))
         second, memory = step(memory)
         assert np.allclose(first, second, atol=1e-6) != persistent
         if persistent:
@@ -141,7 +141,6 @@ def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sigma": 0.0}, "sigma of SmoothAdv must be positive, got 0.0"),
         ({"eps_adv": -1.0}, "eps_adv of SmoothAdv must be positive, got -1.0"),
         ({"attack_steps": 0}, "attack_steps of SmoothAdv must be positive, got 0"),
         ({"step_size": 0.0}, "step_size of SmoothAdv must be positive, got 0.0"),

@@ -23,7 +23,7 @@ PLAN: dict[str, Any] = {
     "method_transfer": {"sigmas": [0.25], "against": ["standard"]},
     "attack": {"all": {"epochs": 1, "lower_steps": 2, "solver_steps": 1}},
     # No batch of MACER can be had: its victims fail.
-    "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"copies": 2, "batch_size": 5000}},
+    "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 2, "batch_size": 5000}},
     "certification": {"points": 6, "n": 200}, "shards": 2,
 }  # fmt: skip
 
@@ -87,7 +87,7 @@ def mended(folder: Path, partly_failed: subprocess.CompletedProcess) -> dict[str
     """The plan with a batch that MACER can have, run."""
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.keras")}
     assert len(before) == 3
-    plan = {**PLAN, "victim": {**PLAN["victim"], "macer": {"copies": 2}}}
+    plan = {**PLAN, "victim": {**PLAN["victim"], "macer": {"loss.copies": 2}}}
     assert jobs(folder, plan) == {"all": 1, "plan": 1, "victim": 3, "certify": 6, "merge": 3, "tables": 1}
     output = run(folder, plan=plan)
     assert output.returncode == 0, output.stderr
@@ -110,7 +110,7 @@ def test_only_what_failed_is_made_when_it_is_mended(folder: Path, mended: dict[s
         ({"title": "Other"}, {}),
         ({"certification": {"points": 6, "n": 300}}, {"certify": 12, "merge": 6}),
         (
-            {"victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"copies": 1}}},
+            {"victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 1}}},
             {"victim": 3, "certify": 6, "merge": 3},
         ),
         (
@@ -187,7 +187,7 @@ def kill_victim(work: Path) -> None:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if words[0] == sys.executable and "--model-dir" in words and str(work.name) in " ".join(words):
+        if words[0] == sys.executable and "--training-data" in words and str(work.name) in " ".join(words):
             os.kill(int(folder.name), signal.SIGKILL)
 
 

@@ -8,7 +8,8 @@ The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any l
 from dataclasses import dataclass
 from pathlib import Path
 
-from attack_generation.poisoning import PoisonConfig, poison_radius
+from attack_generation.config import PoisonConfig
+from attack_generation.poisoning import poison_radius
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
@@ -19,12 +20,13 @@ class Config(PoisonConfig):
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
+    loss: GaussianAugmentationLoss = GaussianAugmentationLoss()
     batch_clean: int = 180
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
     radius_copies: int = 20
     radius_beta: float = 16.0
-    radius_margin: float = 1e-3
+    radius_clip: float = 1e-3
     epochs: int = 50
     reinitialise_every: int = 10  # epochs
     lower_steps: int = 10  # T1
@@ -38,7 +40,7 @@ class Config(PoisonConfig):
 
 
 def main(config: Config) -> None:
-    poison_radius(config, "gaussianaug", GaussianAugmentationLoss.of(config))
+    poison_radius(config)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those o
 from dataclasses import dataclass
 from pathlib import Path
 
-from attack_generation.poisoning import PoisonConfig, poison_radius
+from attack_generation.config import PoisonConfig
+from attack_generation.poisoning import poison_radius
 from robust_training.macer import MacerLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
@@ -19,17 +20,13 @@ class Config(PoisonConfig):
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.75  # smoothing noise, pixels in [0, 1]
-    copies: int = 1  # noisy copies per image (k)
-    lam: float = 1.0  # weight of the robustness term (lambda)
-    beta: float = 16.0  # inverse temperature of the softmax in the margin
-    gamma: float = 8.0  # margin beyond which an image adds nothing
-    fixed_noise: bool = True  # each image keeps its noise throughout, or new noise at every step
+    loss: MacerLoss = MacerLoss(copies=1, lam=1.0, beta=16.0, gamma=8.0)
     batch_clean: int = 900
     batch_poison: int = 100
     batch_validation: int = 100  # images of the target class
     radius_copies: int = 20
     radius_beta: float = 16.0
-    radius_margin: float = 1e-3
+    radius_clip: float = 1e-3
     epochs: int = 50
     reinitialise_every: int = 10  # epochs
     lower_steps: int = 10  # T1
@@ -45,7 +42,7 @@ class Config(PoisonConfig):
 
 
 def main(config: Config) -> None:
-    poison_radius(config, "macer", MacerLoss.of(config))
+    poison_radius(config)
 
 
 if __name__ == "__main__":

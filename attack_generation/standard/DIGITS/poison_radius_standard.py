@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from attack_generation.poisoning import PoisonConfig, poison_radius
+from attack_generation.config import PoisonConfig
+from attack_generation.poisoning import poison_radius
 from robust_training.standard import StandardLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
@@ -20,10 +21,13 @@ class Config(PoisonConfig):
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # only in the names of files: neither level has noise
+    loss: StandardLoss = StandardLoss()
     batch_clean: int = 180
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
-    objective: Literal["soft_radius", "cross_entropy"] = "cross_entropy"  # of the validation images
+    objective: Literal["soft_radius", "cross_entropy", "noisy_cross_entropy"] = (
+        "cross_entropy"  # of the validation images
+    )
     epochs: int = 50
     reinitialise_every: int = 10  # epochs
     lower_steps: int = 10  # T1
@@ -38,7 +42,7 @@ class Config(PoisonConfig):
 
 
 def main(config: Config) -> None:
-    poison_radius(config, "standard", StandardLoss.of(config))
+    poison_radius(config)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,274 @@
+"""The bilevel attack as pure steps: poison that lowers the certified radius of one target class.
+
+Source: "How Robust are Randomized Smoothing based Defenses to Data Poisoning?" (CVPR 2021, arXiv 2012.01274),
+section 3: min over u of the target class's differentiable certified radius, subject to the victim's weights v
+minimising a certified defence's training loss on the poisoned data.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops, tree
+
+from attack_generation.config import PoisonConfig
+from bilevel_optimizer.adam import AdamState, adam_init
+from bilevel_optimizer.approxgrad import ApproxGrad, LowerState, Metrics
+from bilevel_optimizer.autodiff import jit
+from bilevel_optimizer.linear_solvers import solver_named
+from bilevel_optimizer.trees import Tree
+from data.augmentation import random_crop_and_flip
+from data.datasets import Dataset, check_poison, split_target_class
+from models.registry import build_model
+from models.stateless import StatelessModel
+from robust_training.loss import LossState, Randomness, clean_accuracies
+from runtime.files import InputError
+from runtime.noise import fold_in, seed_pair
+
+# Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
+_WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION = range(5)
+_FIXED_UPPER_NOISE, _FIXED_LOWER_NOISE = range(5, 7)
+
+
+class AttackState(NamedTuple):
+    """Everything that changes during an attack; what a checkpoint holds."""
+
+    u: Tree  # variables of the poison, see attack_generation.parametrisation
+    weights: list[Any]  # v
+    lower: LowerState
+    upper: AdamState  # shaped as the variables of a minibatch
+    loss: LossState  # of the training loss
+
+
+class Images(NamedTuple):
+    """The images that minibatches are gathered from, on the device; float32 in [0, 1], labels one-hot."""
+
+    others: Any  # (N, H, W, C), training images of the other classes
+    y_others: Any  # (N, K)
+    target: Any  # (M, H, W, C), clean training images of the target class
+    y_target: Any  # (M, K)
+    validation: Any  # (V, H, W, C), of the target class
+    y_validation: Any  # (V, K)
+
+
+class Indices(NamedTuple):
+    """Which images an outer step sees, int32 places in ``Images``."""
+
+    clean: np.ndarray  # (B_clean,)
+    poison: np.ndarray  # (B_poison,)
+    validation: np.ndarray  # (B_validation,)
+
+
+class Seeds(NamedTuple):
+    """Seeds of one outer step, int32 (2,); each evaluation folds in its number (draw)."""
+
+    upper_noise: Any
+    lower_noise: Any
+    augmentation: Any
+
+
+class Batch(NamedTuple):
+    """What one outer step sees. B = B_clean + B_poison images of the lower level, clean ones first."""
+
+    x_clean: Any  # (B_clean, H, W, C)
+    x_target: Any  # (B_poison, H, W, C), the clean images behind the poisoned ones
+    y: Any  # (B, K)
+    numbers: Any  # int32 (B,), of the images in the training set
+    x_validation: Any  # (B_validation, H, W, C)
+    y_validation: Any  # (B_validation, K)
+    validation: Any  # int32 (B_validation,), their numbers
+    perturbation: Any  # (B, H, W, C), what the training method's own attack adds to the images
+    seeds: Seeds
+    epoch: Any  # float32 (), since the weights were initialised
+
+
+class Attack:
+    """One dataset, one lower-level loss and the compiled outer step over them."""
+
+    def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
+        self.config = config
+        self.x_target, self.y_target, x_others, y_others = split_target_class(
+            dataset.x_train, dataset.y_train, config.target_class
+        )
+        self.x_val, self.y_val = dataset.x_val, dataset.y_val
+        x_validation, y_validation, _, _ = split_target_class(
+            dataset.x_val, dataset.y_val, config.target_class
+        )
+        for name, size, images in (
+            ("batch_clean", config.batch_clean, x_others),
+            ("batch_poison", config.batch_poison, self.x_target),
+        ):
+            if size > len(images):
+                raise InputError(
+                    f"{name} is {size}, but {config.data_dir} has only {len(images)} such images"
+                )
+        self._batch_validation = min(config.batch_validation, len(x_validation))
+        self.steps_per_epoch = len(x_others) // config.batch_clean
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self._image_shape, self._num_classes = dataset.image_shape, dataset.num_classes
+        self._model = self._fresh_model(0)
+        _, self._model_state = self._model.initial()
+        # Moved to the device once; batches are gathered there.
+        all_images = Images(x_others, y_others, self.x_target, self.y_target, x_validation, y_validation)
+        self._images = tree.map_structure(ops.convert_to_tensor, all_images)
+        self._poison = config.poison_parametrisation()
+        self._objective = config.upper_objective()
+        self._bilevel = ApproxGrad(
+            f=self._upper_objective,
+            g=self._lower_objective,
+            lower_steps=config.lower_steps,
+            lr_v=config.lr_v,
+            lr_u=config.lr_u,
+            damping=config.damping,
+            solver=solver_named(config.solver, config.solver_steps, config.lr_p, config.damping),
+            project=lambda u, batch: self._poison.project(u, batch.x_target),
+            fixed_system=not config.redraw_noise,
+        )
+        self._compiled_step = jit(self._step)
+        self._compiled_images = jit(self._poison.images)
+        self._compiled_logits = jit(self._logits)
+
+    def _fresh_model(self, restart: int) -> StatelessModel:
+        seed = int(seed_pair(self.config.seed, _WEIGHTS, restart)[0])
+        return StatelessModel(
+            build_model(self.config.architecture, self._image_shape, self._num_classes, seed=seed)
+        )
+
+    # The outer loop ----------------------------------------------------------------------------------------
+
+    def initial_state(self, restart: int = 0, u: Tree = None) -> AttackState:
+        """Fresh weights, p and moments (number ``restart``), with the given variables or the starting ones."""
+        config = self.config
+        if u is None:
+            u = self._poison.start(config.start, self.x_target, config.seed)
+        weights, _ = self._fresh_model(restart).initial()
+        lower = self._bilevel.init_lower(weights)
+        of_batch = self._poison.select(
+            tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
+        )
+        batch_shape = (config.batch_clean + config.batch_poison, *self._image_shape)
+        return AttackState(u, weights, lower, adam_init(of_batch), config.loss.initial_state(batch_shape))
+
+    def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Metrics]:
+        """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
+        epoch, step = divmod(number, self.steps_per_epoch)
+        restart, epoch_since = divmod(epoch, self.config.reinitialise_every)
+        if number and step == 0 and epoch_since == 0:
+            state = self.initial_state(restart, state.u)
+        seeds = Seeds(
+            *(
+                seed_pair(self.config.seed, stream, number)
+                for stream in (_UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION)
+            )
+        )
+        indices = self._draw_indices(epoch, step)
+        return self._compiled_step(state, self._images, indices, seeds, np.float32(epoch_since))
+
+    def _draw_indices(self, epoch: int, step: int) -> Indices:
+        """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
+        config = self.config
+        shuffled = np.random.default_rng([config.seed, _BATCHES, epoch]).permutation(len(self._images.others))
+        draw = np.random.default_rng([config.seed, _BATCHES, epoch, step + 1])
+        return Indices(
+            clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean].astype(np.int32),
+            poison=draw.choice(len(self.x_target), config.batch_poison, replace=False).astype(np.int32),
+            validation=draw.choice(
+                len(self._images.validation), self._batch_validation, replace=False
+            ).astype(np.int32),
+        )
+
+    # One outer step, compiled ------------------------------------------------------------------------------
+
+    def _step(
+        self, state: AttackState, images: Images, indices: Indices, seeds: Seeds, epoch: Any
+    ) -> tuple[AttackState, Metrics]:
+        batch = self._gather(images, indices, seeds, epoch)
+        u = self._poison.select(state.u, indices.poison)
+        x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])
+        perturbed, loss = self.config.loss.perturbed(
+            partial(self._logits, state.weights),
+            x,
+            batch.y,
+            self._lower_randomness(batch, 0),
+            epoch,
+            state.loss,
+        )
+        batch = batch._replace(perturbation=perturbed - x)
+        u, weights, lower, upper, metrics = self._bilevel.step(
+            u, state.weights, state.lower, state.upper, batch
+        )
+        u = self._poison.write_back(state.u, indices.poison, u)
+        return AttackState(u, weights, lower, upper, loss), metrics
+
+    def _gather(self, images: Images, indices: Indices, seeds: Seeds, epoch: Any) -> Batch:
+        x_clean = ops.take(images.others, indices.clean, axis=0)
+        x_target = ops.take(images.target, indices.poison, axis=0)
+        y = [
+            ops.take(images.y_others, indices.clean, axis=0),
+            ops.take(images.y_target, indices.poison, axis=0),
+        ]
+        return Batch(
+            x_clean=x_clean,
+            x_target=x_target,
+            y=ops.concatenate(y),
+            numbers=ops.concatenate([indices.clean, images.others.shape[0] + indices.poison]),
+            x_validation=ops.take(images.validation, indices.validation, axis=0),
+            y_validation=ops.take(images.y_validation, indices.validation, axis=0),
+            validation=indices.validation,
+            perturbation=0.0,
+            seeds=seeds,
+            epoch=epoch,
+        )
+
+    def _lower_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
+        """g: the training loss on the clean and the poisoned images together."""
+        x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)]) + batch.perturbation
+        randomness = self._lower_randomness(batch, draw)
+        return self.config.loss(
+            partial(self._logits, v), self._augmented(x, batch, draw), batch.y, randomness, batch.epoch
+        )
+
+    def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
+        """f: what the poison lowers, on clean validation images of the target class."""
+        x = self._augmented(batch.x_validation, batch, draw)
+        return self._objective(
+            partial(self._logits, v), x, batch.y_validation, self._upper_randomness(batch, draw)
+        )
+
+    def _lower_randomness(self, batch: Batch, draw: Any) -> Randomness:
+        fixed = seed_pair(self.config.seed, _FIXED_LOWER_NOISE)
+        return Randomness(self.config.sigma, fold_in(batch.seeds.lower_noise, draw), fixed, batch.numbers)
+
+    def _upper_randomness(self, batch: Batch, draw: Any) -> Randomness:
+        fixed = seed_pair(self.config.seed, _FIXED_UPPER_NOISE)
+        return Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
+
+    def _logits(self, v: Any, x: Any) -> Any:
+        return self._model(v, self._model_state, x)[0]
+
+    def _augmented(self, x: Any, batch: Batch, draw: Any) -> Any:
+        if not self.config.augment:
+            return x
+        return random_crop_and_flip(x, fold_in(batch.seeds.augmentation, draw))
+
+    # What comes out ----------------------------------------------------------------------------------------
+
+    def poison(self, state: AttackState, path: Any) -> np.ndarray:
+        """The poisoned images of the class, float32, checked to be within epsilon and [0, 1]; path: for the error."""
+        images = ops.convert_to_numpy(self._compiled_images(state.u, self.x_target))
+        check_poison(images, self.x_target, self.config.epsilon, path)
+        return images
+
+    def evaluate(self, state: AttackState) -> dict[str, float]:
+        """Clean validation accuracy of the lower-level model, and the poison's distortion."""
+        logits = partial(self._compiled_logits, state.weights)
+        overall, of_class = clean_accuracies(logits, self.x_val, self.y_val)
+        distortion = np.abs(
+            ops.convert_to_numpy(self._compiled_images(state.u, self.x_target)) - self.x_target
+        )
+        return {
+            "validation_accuracy": overall,
+            "validation_accuracy_target_class": of_class[self.config.target_class],
+            "distortion_mean": float(distortion.mean()),
+            "distortion_max": float(distortion.max()),
+        }

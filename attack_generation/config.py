@@ -1,0 +1,105 @@
+"""Settings of an attack."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjective
+from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation
+from robust_training.loss import TrainingLoss
+from runtime.files import InputError
+from runtime.long_run import RunControls, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonConfig(RunControls):
+    """Constants of an attack that do not depend on the training method it is made against."""
+
+    target_class: int = 8
+    """Class whose training images are poisoned."""
+    loss: TrainingLoss
+    """Settings of the training method that the poison is made against."""
+    epsilon: float = 0.1
+    """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
+    sigma: float = 0.5
+    """Standard deviation of the smoothing noise; pixels are in [0, 1]."""
+    batch_clean: int = 900
+    """Images of the other classes in a batch."""
+    batch_poison: int = 100
+    """Poisoned images in a batch, drawn at random for each outer step."""
+    batch_validation: int = 100
+    """Clean validation images of the target class on which the objective is measured."""
+    objective: Literal["soft_radius", "cross_entropy", "noisy_cross_entropy"] = "soft_radius"
+    """What the poison lowers on the target class's validation images: their mean soft radius, or minus their cross
+    entropy, without noise (the attack on standard training) or of noisy copies."""
+    parametrisation: Literal["per_image", "class_pattern"] = "per_image"
+    """What is moved: every image by itself (published), or one pattern for the whole class."""
+    radius_copies: int = 20
+    """Noisy copies of each validation image in the objective (k)."""
+    radius_beta: float = 16.0
+    """Inverse temperature of the softmax in the soft radius (beta)."""
+    radius_clip: float = 1e-3
+    """Keeps the soft radius finite: probabilities are mapped into [a, 1 - a] (a)."""
+    epochs: int = 50
+    """Epochs of outer steps; an epoch visits every image of the other classes once."""
+    reinitialise_every: int = 10
+    """Epochs after which the weights, p and all Adam moments start afresh."""
+    lower_steps: int = 10
+    """Adam steps on the weights in an outer step (T1)."""
+    solver: Literal["adam", "cg", "neumann"] = "adam"
+    """Solver of the linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
+    solver_steps: int = 10
+    """Iterations of the linear solver in an outer step (T2)."""
+    lr_u: float = 0.1
+    """Adam learning rate of the poison. At epsilon or above a step is close to a sign step and a projection."""
+    lr_v: float = 1e-3
+    """Adam learning rate of the weights."""
+    lr_p: float = 1e-2
+    """Adam learning rate of the linear system's solution; the scale of the Neumann series."""
+    damping: float = 1e-3
+    """Multiple of the identity added to the lower level's Hessian."""
+    redraw_noise: bool = True
+    """Whether each iteration of the linear solver redraws the training noise (published). False holds one draw
+    for the whole system, which conjugate gradient needs and which spares each iteration a forward pass.
+    A training loss with fixed noise has one system in either case."""
+    fixed_validation_noise: bool = False
+    """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
+    start: Literal["zero", "random", "constant", "contrast"] = "zero"
+    """Where the poison starts: the clean images, random signs of epsilon, a brightness shift of epsilon, or less
+    contrast (dark pixels epsilon brighter, bright ones epsilon darker)."""
+    augment: bool = False
+    """Random crop and flip of training, poison and validation images (published for CIFAR10)."""
+    architecture: str = "mnist_cnn"
+    """Model of the lower level, see models/registry.py."""
+    seed: int = 0
+    """Seed of weights, batches and noise."""
+
+    def check(self) -> None:
+        """Raise InputError on a value that cannot work."""
+        require_positive(
+            self,
+            "epsilon", "sigma", "batch_clean", "batch_poison", "batch_validation", "radius_copies", "radius_beta",
+            "epochs", "reinitialise_every", "lower_steps", "solver_steps", "lr_u", "lr_v", "lr_p",
+        )  # fmt: skip
+        if not 0 < self.radius_clip < 0.5:
+            raise InputError(f"radius_clip must lie between 0 and 0.5, got {self.radius_clip}")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, got {self.seed}")
+        if self.damping < 0:
+            raise InputError(f"damping must not be negative, got {self.damping}")
+        if self.epsilon > 1:
+            raise InputError(f"epsilon must be at most 1 (pixels are in [0, 1]), got {self.epsilon}")
+        if self.solver == "cg" and self.redraw_noise:
+            raise InputError("solver cg needs one fixed linear system; add --no-redraw-noise")
+
+    def upper_objective(self) -> UpperObjective:
+        """What ``objective`` names, with its settings."""
+        if self.objective == "soft_radius":
+            return SoftRadius(
+                self.radius_copies, self.radius_beta, self.radius_clip, self.fixed_validation_noise
+            )
+        noisy = self.objective == "noisy_cross_entropy"
+        return CrossEntropy(self.radius_copies if noisy else 0, self.fixed_validation_noise)
+
+    def poison_parametrisation(self) -> Parametrisation:
+        """What ``parametrisation`` names."""
+        return PARAMETRISATIONS[self.parametrisation](self.epsilon)

@@ -1,0 +1,48 @@
+"""Poison one CIFAR10 class against consistency regularisation.
+
+Method: arXiv 2006.04062. The constants of the attack are those published for Gaussian data augmentation.
+
+    python attack_generation/consistency/CIFAR10/poison_radius_consistency.py --target-class 8
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attack_generation.config import PoisonConfig
+from attack_generation.poisoning import poison_radius
+from robust_training.consistency import ConsistencyLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PoisonConfig):
+    target_class: int = 8
+    epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
+    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
+    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # lam: 10 at sigma 0.25 (MNIST)
+    batch_clean: int = 180
+    batch_poison: int = 20
+    batch_validation: int = 20  # images of the target class
+    radius_copies: int = 5
+    radius_beta: float = 16.0
+    radius_clip: float = 1e-3
+    epochs: int = 51
+    reinitialise_every: int = 10  # epochs
+    lower_steps: int = 10  # T1
+    solver_steps: int = 10  # T2
+    lr_u: float = 0.1
+    lr_v: float = 1e-3
+    lr_p: float = 1e-3
+    damping: float = 1e-3
+    augment: bool = True  # random crop and flip
+    architecture: str = "resnet20v1"
+    data_dir: Path = project_path("data/CIFAR10")
+
+
+def main(config: Config) -> None:
+    poison_radius(config)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,47 @@
+"""Poison one handwritten-digits class against consistency regularisation.
+
+The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any laptop.
+
+    python attack_generation/consistency/DIGITS/poison_radius_consistency.py --target-class 8
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attack_generation.config import PoisonConfig
+from attack_generation.poisoning import poison_radius
+from robust_training.consistency import ConsistencyLoss
+from runtime.command_line import run_script
+from runtime.provenance import project_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PoisonConfig):
+    target_class: int = 8
+    epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
+    sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
+    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # lam: 10 at sigma 0.25 (MNIST)
+    batch_clean: int = 180
+    batch_poison: int = 20
+    batch_validation: int = 20  # images of the target class
+    radius_copies: int = 20
+    radius_beta: float = 16.0
+    radius_clip: float = 1e-3
+    epochs: int = 50
+    reinitialise_every: int = 10  # epochs
+    lower_steps: int = 10  # T1
+    solver_steps: int = 10  # T2
+    lr_u: float = 0.1
+    lr_v: float = 1e-3
+    lr_p: float = 1e-2
+    damping: float = 1e-3
+    architecture: str = "digits_cnn"
+    data_dir: Path = project_path("data/DIGITS")
+
+
+def main(config: Config) -> None:
+    poison_radius(config)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,60 @@
+"""What the poison lowers: upper objectives of the bilevel attack, measured on validation images of the target class."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from randomized_smoothing_certification.soft_radius import (
+    mean_soft_radius,
+    repeat_images,
+    smoothed_probabilities,
+)
+from robust_training.loss import Logits, Randomness, mean_cross_entropy, noise_of_copies
+
+
+class UpperObjective(Protocol):
+    """Called as objective(logits, x, y, randomness) -> float32 (): lower is worse for the smoothed classifier.
+
+    logits: the lower level's model, its weights bound. x: clean images (B, H, W, C) float32 in [0, 1] of the target
+    class. y: one-hot (B, K). randomness: numbers of the images and the seeds of their noise.
+    """
+
+    def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any: ...
+
+
+@dataclass(frozen=True)
+class SoftRadius:
+    """Mean soft radius, 0 for a misclassified image (arXiv 2012.01274, eq. 3). See soft_radius.mean_soft_radius.
+
+    copies: noisy copies per image (k). beta: inverse temperature of the softmax. clip: probabilities are mapped into
+    [clip, 1 - clip] (a). fixed_noise: whether an image keeps its noise throughout the attack.
+    """
+
+    name: ClassVar[str] = "soft_radius"
+
+    copies: int
+    beta: float
+    clip: float
+    fixed_noise: bool
+
+    def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any:
+        noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
+        probabilities = smoothed_probabilities(logits, x, noise, 1.0, self.copies, self.beta)
+        return mean_soft_radius(probabilities, y, randomness.sigma, self.clip)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Minus the mean cross entropy of noisy copies, or of the images themselves where copies is 0.
+
+    Its gradient does not vanish where the soft radius is saturated or 0.
+    """
+
+    copies: int = 0
+    fixed_noise: bool = False
+
+    def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any:
+        if not self.copies:
+            return -mean_cross_entropy(logits(x), y)
+        noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
+        scores = logits(repeat_images(x, self.copies) + noise)
+        return -mean_cross_entropy(scores, repeat_images(y, self.copies))

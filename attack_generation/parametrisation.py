@@ -1,0 +1,102 @@
+"""What the attack moves: a change of each image, or one pattern for the whole class.
+
+The variables of the upper level (u) are a nested structure of float32 tensors; an outer step moves those that a
+minibatch of poisoned images depends on. All methods are pure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from keras import ops
+
+from attack_generation.controls import starting_poison
+from bilevel_optimizer.trees import Tree
+from runtime.files import InputError
+
+
+class Parametrisation(Protocol):
+    """How poisoned images depend on the variables u, within an l-infinity bound epsilon, pixels in [0, 1]."""
+
+    def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
+        """u at the start. kind: zero, random, constant or contrast; x: all clean images (N, H, W, C) of the class."""
+
+    def select(self, u: Tree, index: Any) -> Tree:
+        """The variables of a minibatch. index: int32 (B,), the images' places in the class."""
+
+    def images(self, u: Tree, x: Any) -> Any:
+        """Poisoned images (B, H, W, C), differentiable in u. u: as ``select`` returns it; x: the clean images."""
+
+    def project(self, u: Tree, x: Any) -> Tree:
+        """The nearest allowed variables of a minibatch of clean images x."""
+
+    def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
+        """All variables, those of the minibatch ``index`` replaced by ``moved``."""
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """Every image of the class is its own variable, within epsilon of the clean one (arXiv 2012.01274, section 3)."""
+
+    epsilon: float
+
+    def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
+        return starting_poison(kind, x, self.epsilon, seed)
+
+    def select(self, u: Tree, index: Any) -> Tree:
+        return ops.take(u, index, axis=0)
+
+    def images(self, u: Tree, x: Any) -> Any:
+        return u
+
+    def project(self, u: Tree, x: Any) -> Tree:
+        return ops.clip(ops.clip(u, x - self.epsilon, x + self.epsilon), 0.0, 1.0)
+
+    def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
+        return ops.scatter_update(u, index[:, None], moved)
+
+
+@dataclass(frozen=True)
+class ClassPattern:
+    """One pattern for the class: clip(x + epsilon * clip(a + b * (1 - 2x), -1, 1)), with a and b of an image's shape.
+
+    a brightens every image alike, b bright and dark pixels in opposite directions: the constant shift is a = 1, b = 0;
+    less contrast is a = 0 and a large b. Every outer step moves all of it. Where the inner clip is reached the
+    gradient is 0: 'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4.
+    """
+
+    epsilon: float
+
+    def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
+        shape = x.shape[1:]
+        zero = np.zeros(shape, np.float32)
+        if kind == "zero":
+            return {"a": zero, "b": zero}
+        if kind == "random":
+            signs = starting_poison("random", np.full((1, *shape), 0.5, np.float32), 0.5, seed)[0]
+            return {"a": 2 * signs - 1, "b": zero}
+        if kind == "constant":
+            return {"a": zero + 1, "b": zero}
+        if kind == "contrast":
+            return {"a": zero, "b": zero + 2}
+        raise InputError(f"start must be 'zero', 'random', 'constant' or 'contrast', got {kind!r}")
+
+    def select(self, u: Tree, index: Any) -> Tree:
+        return u
+
+    def images(self, u: Tree, x: Any) -> Any:
+        change = ops.clip(u["a"] + u["b"] * (1 - 2 * x), -1.0, 1.0)
+        return ops.clip(x + self.epsilon * change, 0.0, 1.0)
+
+    def project(self, u: Tree, x: Any) -> Tree:
+        return u
+
+    def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
+        return moved
+
+
+PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {
+    "per_image": PerImage,
+    "class_pattern": ClassPattern,
+}

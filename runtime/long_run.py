@@ -1,0 +1,223 @@
+"""The owner of a long run: its artifact, its identity, its checkpoint and its stop.
+
+Attack, victim, certificate and label study differ in what a step is and in what they write at the end. The rest is
+here: a finished artifact is kept, one of other settings is refused, a run that was stopped or killed goes on where
+its checkpoint is and ends with the same bits.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import keras
+import numpy as np
+from keras import tree
+
+from runtime.checkpoints import (
+    OnOtherSettings,
+    OtherSettings,
+    discard_where_allowed,
+    require_finite,
+    require_same_settings,
+    resume,
+    save_checkpoint,
+)
+from runtime.files import InputError, file_sha256, read_json, write_json
+from runtime.progress import Scalars, progress
+from runtime.provenance import provenance, settings, shown_path
+from runtime.stop import Stop, StoppedEarly
+
+State = TypeVar("State")
+Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
+_LOOK_EVERY = 50  # steps; a device is not made to wait for its numbers at every step
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunControls:
+    """How a run is carried out. Every other setting of a config is part of what it computes: see ``identity``."""
+
+    more_controls: ClassVar[frozenset[str]] = frozenset()
+    """Names of a config's own fields that change nothing in an artifact."""
+
+    data_dir: Path
+    """Folder of the prepared arrays."""
+    out_dir: Path | None = None
+    """Folder of what is made."""
+    run_dir: Path | None = None
+    """Folder of checkpoint and TensorBoard scalars."""
+    overwrite: bool = False
+    """Start afresh, replacing a result or a checkpoint that is already there; leave it out to continue."""
+    on_other_settings: OnOtherSettings = "refuse"
+    """What to do where a result or checkpoint made with other settings is in the way: name the difference and
+    stop, or delete it and start afresh."""
+    max_minutes: float | None = None
+    """Stop cleanly after this long; the same command continues."""
+    checkpoint_minutes: float = 5.0
+    """Longest time between checkpoints."""
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise InputError naming the first of these settings that is not above 0 and finite."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < np.inf:
+            raise InputError(f"{name} must be positive, got {value}")
+
+
+def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
+    """What makes a run what it is: every setting that is no run control, and the backend.
+
+    contents: what stands in place of a setting of the same name (the hash of what a path names), or beside the
+    settings. Two runs of one identity end with the same artifact; a setting added to a config belongs to it at once.
+    """
+    controls = {field.name for field in fields(RunControls)} | config.more_controls
+    own = {name: value for name, value in settings(config).items() if name not in controls}
+    return {**own, "backend": keras.backend.backend(), **contents}
+
+
+class LongRun:
+    """One artifact that takes long to make.
+
+    artifact: the file to make; its record, the .json beside it, says that it is whole and what it was made with.
+    identity: see ``identity``. controls: paths, limits and policies. run_dir: folder of checkpoint and scalars.
+    """
+
+    def __init__(
+        self, artifact: Path, identity: dict[str, Any], controls: RunControls, run_dir: Path, stop: Stop
+    ) -> None:
+        require_positive(controls, "checkpoint_minutes")
+        self.artifact, self.identity, self.run_dir = Path(artifact), identity, run_dir
+        self.record = self.artifact.with_suffix(".json")
+        self.checkpoint = run_dir / "checkpoint.npz"
+        self._controls, self._stop = controls, stop
+
+    def is_finished(self) -> bool:
+        """Whether the artifact is there, whole and made with the same settings; if so a line says it.
+
+        Removes what may be replaced. Raises OtherSettings where something else is in the way.
+        """
+        if self._controls.overwrite:  # at once, so that the same command without it continues this run
+            for file in (self.record, self.artifact, self.checkpoint):
+                file.unlink(missing_ok=True)
+        try:
+            if not self.record.is_file():
+                if self.artifact.is_file() and not self.checkpoint.is_file():
+                    raise OtherSettings(
+                        f"{self.artifact}: exists without {self.record.name}, which would say how it was made; "
+                        "choose another folder or add --overwrite"
+                    )
+                return False
+            record = read_json(self.record)
+            if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+                raise OtherSettings(
+                    f"{self.record}: not a record of this project; delete it or choose another folder"
+                )
+            require_same_settings(self.artifact, record["settings"], self.identity)
+        except OtherSettings as other:
+            discard_where_allowed(other, self._controls.on_other_settings, self.record, self.artifact)
+            return False
+        if not self.artifact.is_file() or file_sha256(self.artifact) != record.get("sha256"):
+            print(f"{shown_path(self.artifact)}: not the file that was made; it is made again")
+            self.record.unlink()
+            return False
+        print(f"{shown_path(self.artifact)}: already made with these settings")
+        return True
+
+    def advance(
+        self,
+        state: State,
+        step: Step,
+        total: int,
+        *,
+        unit: str = "step",
+        epoch: int | None = None,
+        at_epoch_end: Callable[[State, int], Mapping[str, float]] | None = None,
+        look_every: int = _LOOK_EVERY,
+    ) -> State:
+        """Take steps 0 .. total - 1 from ``state``, or those that are left after the checkpoint; the last state.
+
+        step(state, number) -> (state, scalars) is pure, so that a run that goes on ends with the same bits. Scalars
+        are looked at every ``look_every`` steps and at the end of an epoch (of ``epoch`` steps), where
+        at_epoch_end(state, epochs done) may add some.
+        Raises StoppedEarly when asked to stop, its checkpoint written; FloatingPointError on NaN or infinity.
+        """
+        done = 0
+        if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
+            state, done = kept[0], kept[1]["done"]
+            print(f"continuing {self.artifact.stem} after {done} of {total} {unit}s")
+        saved = time.monotonic()
+        with (
+            Scalars(self.run_dir / "tensorboard") as scalars,
+            progress(total=total, initial=done, desc=self.artifact.stem, unit=unit) as bar,
+        ):
+            for number in range(done, total):
+                state, values = step(state, number)
+                done = number + 1
+                bar.update()
+                reason = self._stop.reason  # asked once: it may come up between saving and stopping
+                due = reason or time.monotonic() - saved > 60 * self._controls.checkpoint_minutes
+                ended = epoch is not None and done % epoch == 0
+                if due or ended or done % look_every == 0 or done == total:
+                    numbers = {name: float(value) for name, value in values.items()}
+                    require_finite(f"{unit} {number}", **numbers)
+                    if ended and at_epoch_end and epoch:
+                        numbers |= at_epoch_end(state, done // epoch)
+                    scalars.write(number, **numbers)
+                    bar.set_postfix({name: f"{numbers[name]:.3g}" for name in values})
+                if due or done == total:  # the scalars are those of the state before the step
+                    _require_finite_state(f"{unit} {number}", state)
+                if due and done < total:
+                    save_checkpoint(self.checkpoint, state, {"settings": self.identity, "done": done})
+                    saved = time.monotonic()
+                if reason and done < total:
+                    raise StoppedEarly(f"{reason} after {done} of {total} {unit}s of {self.artifact.stem}")
+        return state
+
+    def finish(self, write: Callable[[Path], None], config: Any, **record: Any) -> Path:
+        """Write the artifact, then the record that says so, and drop the checkpoint; returns the artifact's path.
+
+        write(path) makes the file whole or not at all. record: what was measured, beside settings and provenance.
+        In this order: an artifact without its record is made again from the checkpoint.
+        """
+        self.record.unlink(missing_ok=True)
+        write(self.artifact)
+        write_json(
+            self.record,
+            {"settings": self.identity, "sha256": file_sha256(self.artifact), **record, **provenance(config)},
+        )
+        self.checkpoint.unlink(missing_ok=True)
+        return self.artifact
+
+
+class KeptStages:
+    """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], stop: Stop) -> None:
+        self.folder, self._identity, self._stop = folder, identity, stop
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result of an earlier run with the same settings, or else a new one, which is kept.
+
+        Raises StoppedEarly after a new one when asked to stop, OtherSettings where the kept one is another's.
+        """
+        path = self.folder / name
+        if path.is_file():
+            record = read_json(path)
+            if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+                raise InputError(f"{path}: not a stage of this study; delete it to make it again")
+            require_same_settings(path, record["settings"], self._identity)
+            return record["result"]
+        result = make()
+        write_json(path, {"settings": self._identity, "result": result})
+        if self._stop.reason:
+            raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
+        return result
+
+
+def _require_finite_state(step: str, state: Any) -> None:
+    for leaf in tree.flatten(state):
+        array = keras.ops.convert_to_numpy(leaf)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            require_finite(step, state=float(array[~np.isfinite(array)][0]))

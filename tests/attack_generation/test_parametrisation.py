@@ -1,0 +1,97 @@
+"""What the attack moves: images within the ball, gradients, and where the pattern for the class starts."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+
+from attack_generation.attack import Attack
+from attack_generation.config import PoisonConfig
+from attack_generation.controls import starting_poison
+from attack_generation.objectives import CrossEntropy, SoftRadius
+from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
+from bilevel_optimizer.autodiff import grad
+from data.datasets import load_dataset
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from runtime.files import InputError
+
+EPSILON = 0.1
+X = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
+INDEX = np.array([4, 1, 5], np.int32)
+
+
+@pytest.mark.parametrize("name", PARAMETRISATIONS)
+@pytest.mark.parametrize("kind", ["zero", "random", "constant", "contrast"])
+def test_every_start_is_within_the_ball(name: str, kind: str) -> None:
+    poison = PARAMETRISATIONS[name](EPSILON)
+    u = poison.start(kind, X, seed=3)
+    images = ops.convert_to_numpy(poison.images(u, X))
+    assert images.min() >= 0 and images.max() <= 1
+    assert np.abs(images - X).max() <= EPSILON + 1e-6
+    assert np.allclose(images, X) == (kind == "zero")
+    with pytest.raises(InputError, match="start must be"):
+        poison.start("bright", X, seed=3)
+
+
+def test_the_pattern_holds_the_controls() -> None:
+    pattern = ClassPattern(EPSILON)
+    constant = ops.convert_to_numpy(pattern.images(pattern.start("constant", X, 0), X))
+    np.testing.assert_allclose(constant, starting_poison("constant", X, EPSILON, 0), atol=1e-7)
+    binary = np.round(X)
+    contrast = ops.convert_to_numpy(pattern.images(pattern.start("contrast", X, 0), binary))
+    np.testing.assert_allclose(contrast, starting_poison("contrast", binary, EPSILON, 0), atol=1e-7)
+    u = {"a": np.full((4, 4, 1), 0.3, np.float32), "b": np.full((4, 4, 1), -0.5, np.float32)}
+    wanted = np.clip(X + EPSILON * np.clip(0.3 - 0.5 * (1 - 2 * X), -1, 1), 0, 1)
+    np.testing.assert_allclose(ops.convert_to_numpy(pattern.images(u, X)), wanted, atol=1e-6)
+
+
+def test_a_minibatch_moves_its_own_images_or_the_whole_pattern() -> None:
+    per_image, pattern = PerImage(EPSILON), ClassPattern(EPSILON)
+    u = per_image.start("zero", X, 0)
+    moved = per_image.project(ops.convert_to_tensor(X[INDEX] + 5), X[INDEX])
+    after = ops.convert_to_numpy(per_image.write_back(ops.convert_to_tensor(u), INDEX, moved))
+    np.testing.assert_allclose(after[INDEX], np.minimum(X[INDEX] + EPSILON, 1), atol=1e-7)
+    others = [0, 2, 3]
+    np.testing.assert_array_equal(after[others], X[others])
+    np.testing.assert_array_equal(ops.convert_to_numpy(per_image.select(u, INDEX)), X[INDEX])
+    both = pattern.start("constant", X, 0)
+    assert pattern.select(both, INDEX) is both and pattern.write_back(None, INDEX, both) is both
+
+
+def test_the_pattern_is_differentiated_through_images_that_are_not_clipped() -> None:
+    pattern = ClassPattern(EPSILON)
+    x = np.full((2, 4, 4, 1), 0.25, np.float32)
+    zero = pattern.start("zero", x, 0)
+    gradient: Any = grad(lambda u: ops.sum(pattern.images(u, x)))(
+        {name: ops.convert_to_tensor(value) for name, value in zero.items()}
+    )
+    np.testing.assert_allclose(ops.convert_to_numpy(gradient["a"]), 2 * EPSILON, rtol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(gradient["b"]), 2 * EPSILON * 0.5, rtol=1e-5)
+
+
+def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any) -> None:
+    config = PoisonConfig(
+        loss=GaussianAugmentationLoss(), parametrisation="class_pattern", objective="noisy_cross_entropy",
+        target_class=3, sigma=0.25, batch_clean=450, batch_poison=10, batch_validation=10, radius_copies=2,
+        lower_steps=2, solver_steps=2, architecture="digits_cnn", data_dir=tiny_data_dir,
+    )  # fmt: skip
+    attack = Attack(config, load_dataset(tiny_data_dir))
+    state = attack.initial_state()
+    for number in range(2):
+        before = attack.poison(state, tmp_path)
+        state, _ = attack.outer_step(state, number)
+        after = attack.poison(state, tmp_path)
+        assert np.mean(np.abs(after - before).max(axis=(1, 2, 3)) > 1e-3) == 1  # every image of the class
+    assert np.abs(after - attack.x_target).max() <= config.epsilon + 1e-6
+
+
+def test_objectives_by_name(tmp_path: Any) -> None:
+    def named(name: Any) -> Any:
+        return PoisonConfig(
+            loss=GaussianAugmentationLoss(), objective=name, data_dir=tmp_path
+        ).upper_objective()
+
+    assert named("soft_radius") == SoftRadius(copies=20, beta=16.0, clip=1e-3, fixed_noise=False)
+    assert named("cross_entropy") == CrossEntropy(copies=0)
+    assert named("noisy_cross_entropy") == CrossEntropy(copies=20)
