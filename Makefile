@@ -4,19 +4,22 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo table report test test-jax test-slow test-slurm lint format benchmark clean
+.PHONY: demo plan table report test test-jax test-slow test-slurm lint format benchmark clean
 
-# make demo METHOD=gaussianaug is the short one.
-METHOD ?= gaussianaug macer smoothadv
+# make demo METHOD=all, or METHOD="macer smoothadv"
+METHOD ?= gaussianaug
+PLAN := evaluation/tables/run_plan.py --plan
 
 demo: $(INSTALLED)
-	$(RUN) data/prepare_digits.py
-	for method in $(METHOD); do \
-		$(RUN) evaluation/DIGITS/compare_$$method.py --results-dir runs/demo || exit; \
-	done
+	$(RUN) $(PLAN) config/demo.yaml $(if $(filter all,$(METHOD)),,--methods $(METHOD))
 
-# make table TABLE=mnist_paper FLAGS="--config runs=1": a plan of config/, and anything else that snakemake takes.
+# make plan TABLE=mnist_reduced FLAGS="--max-minutes 60": a plan of config/, one job after the other.
 TABLE ?= digits
+
+plan: $(INSTALLED)
+	$(RUN) $(PLAN) config/$(TABLE).yaml $(FLAGS)
+
+# make table TABLE=mnist_paper FLAGS="--config runs=1": the same in parallel, by Snakemake, and anything that it takes.
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
 
 table: $(INSTALLED)

@@ -4,7 +4,8 @@
     snakemake --profile profiles/local --configfile config/mnist_paper.yaml
     snakemake --profile profiles/slurm --configfile config/mnist_paper.yaml
 
-Each rule calls the script that a user calls by hand; evaluation/table_plan.py has the combinations and their flags.
+Each rule calls the script that a user calls by hand; evaluation/tables/plan.py has the jobs, and run_plan.py beside it
+runs the same ones in one process.
 A job that stops at its time limit keeps its checkpoint, which is no output here, and continues from it. Only files
 that are whole when they appear are outputs, since Snakemake deletes those of a failed job.
 """
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 
 from runtime.files import InputError
-from evaluation.table_plan import CLEAN, CONTROLS, plan_of
+from evaluation.tables.plan import CONTROLS, plan_of
 
 try:
     PLAN = plan_of(config, "the plan (--configfile)")
@@ -25,26 +26,22 @@ except InputError as error:
 
 ROOT = Path(workflow.basedir)
 PYTHON = sys.executable
-DATA, WORK, RESULTS = (PLAN.folders[name] for name in ("data", "work", "results"))
-MANIFEST = DATA / "manifest.json"
-POISONS, VICTIMS = PLAN.poisons(), PLAN.victims()
-CELLS = {cell.key: cell for cell in PLAN.cells()}
-SHARD = "{shard}" if PLAN.shards > 1 else ""
-SHARDS = [f"_shard_{i + 1}_of_{PLAN.shards}" for i in range(PLAN.shards)]
+WORK, RESULTS = PLAN.folders["work"], PLAN.folders["results"]
+JOBS = {job.name: job for job in PLAN.jobs()}
+THREADS = PLAN.threads
 
 
-def summary(tsv):
-    """The file that appears beside certificates when they are whole."""
-    return tsv.with_suffix(".summary.json")
+def job(wildcards):
+    """The job that a rule's output names."""
+    return JOBS[f"{wildcards.kind}/{wildcards.name}"]
 
 
-def poison_of(wildcards):
-    return None if wildcards.data == CLEAN else POISONS[wildcards.data]
+def needs(wildcards):
+    return job(wildcards).needs
 
 
-def cell_of(wildcards):
-    """The entry that a certificate's path names."""
-    return CELLS[f"{wildcards.victim}/{wildcards.data}/class_{wildcards.label}"]
+def command(wildcards):
+    return job(wildcards).command
 
 
 def limits(rule):
@@ -54,23 +51,18 @@ def limits(rule):
     return {**resources, "gpu": of_rule.gpu} if of_rule.gpu else resources
 
 
-STOP = "--max-minutes $(({resources.runtime} - {resources.runtime} / 10 - 1)) --on-other-settings start_afresh"
+STOP = " --max-minutes $(({resources.runtime} - {resources.runtime} / 10 - 1)) --on-other-settings start_afresh"
 # A failed job shows the last line of its log, which is a script's one line of what is wrong.
 LOGGED = " >> {log:q} 2>&1 || {{ status=$?; echo {log:q}: \"$(tail -n 1 {log:q})\" >&2; exit $status; }}"
-# One thread count gives one result: sums of floats depend on how they are divided.
-THREADS = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads}"
+CALL = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads} {PYTHON:q} {ROOT:q}/{params.command}"
+WHOLE = r"(?!.*_shard_\d+_of_\d+).*"
 
 
 localrules: all, plan, data, control, merge, tables
 
 
 wildcard_constraints:
-    victim="[^/]+",
-    data="[^/]+",
-    name="[^/]+",
-    label=r"\d+",
-    seed=r"\d+",
-    shard=r"_shard_\d+_of_\d+",
+    kind="poison|victims|certificates",
 
 
 report: "config/report/workflow.rst"
@@ -89,100 +81,74 @@ rule plan:
 
 
 rule data:
-    output: MANIFEST
-    params: script=PLAN.script("data"), flags=PLAN.data_flags()
+    output: JOBS["data"].outputs
+    params: command=JOBS["data"].command
+    threads: THREADS
     log: WORK / "logs/data.log"
-    shell: "{PYTHON:q} {ROOT:q}/{params.script} {params.flags} --out-dir \"$(dirname {output:q})\"" + LOGGED
+    shell: CALL + LOGGED
 
 
 rule control:
-    input: MANIFEST
-    output: WORK / "poison/{data}/{name}.npy"
-    wildcard_constraints: data=f"({'|'.join(CONTROLS)})_[^/]+"
-    params: flags=lambda wildcards: PLAN.control_flags(POISONS[wildcards.data])
-    log: WORK / "logs/poison/{data}/{name}.log"
-    shell:
-        "{PYTHON:q} {ROOT:q}/attack_generation/control_poison.py {params.flags} --data-dir {DATA:q} "
-        "--out-dir \"$(dirname {output:q})\"" + LOGGED
+    input: needs
+    output: WORK / "{kind}/{name}.npy", WORK / "{kind}/{name}.json"
+    wildcard_constraints: kind="poison", name=f"({'|'.join(CONTROLS)})_.*"
+    params: command=command
+    threads: THREADS
+    log: WORK / "logs/{kind}/{name}.log"
+    shell: CALL + LOGGED
 
 
 rule poison:
-    input: MANIFEST
-    output: WORK / "poison/{data}/{name}.npy"
-    wildcard_constraints: data=f"(?!({'|'.join(CONTROLS)})_)[^/]+"
-    params:
-        script=lambda wildcards: PLAN.script("poison", POISONS[wildcards.data].against),
-        flags=lambda wildcards: PLAN.poison_flags(POISONS[wildcards.data]),
-    threads: PLAN.limits_of("poison").threads
+    input: needs
+    output: WORK / "{kind}/{name}.npy", WORK / "{kind}/{name}.json"
+    wildcard_constraints: kind="poison", name=f"(?!({'|'.join(CONTROLS)})_).*"
+    params: command=command
+    threads: THREADS
     resources: **limits("poison")
-    log: WORK / "logs/poison/{data}/{name}.log"
-    benchmark: WORK / "benchmarks/poison/{data}/{name}.tsv"
-    shell:
-        THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --data-dir {DATA:q} --out-dir \"$(dirname {output:q})\" "
-        "--run-dir {WORK:q}/runs/poison/{wildcards.data} " + STOP + LOGGED
+    log: WORK / "logs/{kind}/{name}.log"
+    benchmark: WORK / "benchmarks/poison/{kind}/{name}.tsv"
+    shell: CALL + STOP + LOGGED
 
 
 rule victim:
-    input:
-        MANIFEST,
-        lambda wildcards: [PLAN.poison_file(poison)] if (poison := poison_of(wildcards)) else [],
-    output:
-        model=WORK / "victims/{victim}/{data}/{name}_seed{seed}.keras",
-        record=WORK / "victims/{victim}/{data}/{name}_seed{seed}.json",
-    params:
-        script=lambda wildcards: PLAN.script("victim", VICTIMS[wildcards.victim].method),
-        flags=lambda wildcards: PLAN.victim_flags(VICTIMS[wildcards.victim], poison_of(wildcards)),
-    threads: PLAN.limits_of("victim").threads
+    input: needs
+    output: WORK / "{kind}/{name}.keras", WORK / "{kind}/{name}.json"
+    wildcard_constraints: kind="victims"
+    params: command=command
+    threads: THREADS
     resources: **limits("victim")
-    log: WORK / "logs/victims/{victim}/{data}/{name}_seed{seed}.log"
-    benchmark: WORK / "benchmarks/victim/{victim}/{data}/{name}_seed{seed}.tsv"
-    shell:
-        THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --seed {wildcards.seed} --runs 1 "
-        "--data-dir {DATA:q} --out-dir \"$(dirname {output.model:q})\" "
-        "--run-dir {WORK:q}/runs/{wildcards.victim}/{wildcards.data} " + STOP + LOGGED
+    log: WORK / "logs/{kind}/{name}.log"
+    benchmark: WORK / "benchmarks/victim/{kind}/{name}.tsv"
+    shell: CALL + STOP + LOGGED
 
 
 rule certify:
-    input:
-        MANIFEST,
-        model=lambda wildcards: PLAN.model_file(cell_of(wildcards), int(wildcards.seed)),
-    output: f"{WORK}/certificates/{{victim}}/{{data}}/class_{{label}}/seed_{{seed}}{SHARD}.summary.json"
-    params:
-        script=PLAN.script("certify"),
-        flags=lambda wildcards: PLAN.certify_flags(VICTIMS[wildcards.victim], wildcards.get("shard", "")),
-        tsv=lambda wildcards, output: output[0].removesuffix(".summary.json") + ".tsv",
-    threads: PLAN.limits_of("certify").threads
+    input: needs
+    output: WORK / "{kind}/{name}.summary.json"
+    wildcard_constraints: kind="certificates", name=r".*_shard_\d+_of_\d+" if PLAN.shards > 1 else WHOLE
+    params: command=command
+    threads: THREADS
     resources: **limits("certify")
-    log: f"{WORK}/logs/certificates/{{victim}}/{{data}}/class_{{label}}/seed_{{seed}}{SHARD}.log"
-    benchmark: f"{WORK}/benchmarks/certify/{{victim}}/{{data}}/class_{{label}}/seed_{{seed}}{SHARD}.tsv"
-    shell:
-        THREADS + " {PYTHON:q} {ROOT:q}/{params.script} {params.flags} --target-class {wildcards.label} "
-        "--model {input.model:q} --out {params.tsv:q} --data-dir {DATA:q} " + STOP + LOGGED
+    log: WORK / "logs/{kind}/{name}.log"
+    benchmark: WORK / "benchmarks/certify/{kind}/{name}.tsv"
+    shell: CALL + STOP + LOGGED
 
 
 if PLAN.shards > 1:
 
     rule merge:
-        input:
-            lambda wildcards: [
-                summary(PLAN.certificate_file(cell_of(wildcards), int(wildcards.seed), shard)) for shard in SHARDS
-            ],
+        input: needs
         output:
-            WORK / "certificates/{victim}/{data}/class_{label}/seed_{seed}.summary.json",
-            WORK / "certificates/{victim}/{data}/class_{label}/seed_{seed}.settings.json",
-            tsv=WORK / "certificates/{victim}/{data}/class_{label}/seed_{seed}.tsv",
-        params: shards=lambda wildcards, input: [path.removesuffix(".summary.json") + ".tsv" for path in input]
-        log: WORK / "logs/certificates/{victim}/{data}/class_{label}/seed_{seed}.log"
-        shell:
-            "{PYTHON:q} {ROOT:q}/randomized_smoothing_certification/merge_shards.py --shards {params.shards:q} "
-            "--out {output.tsv:q}" + LOGGED
+            WORK / "{kind}/{name}.summary.json", WORK / "{kind}/{name}.settings.json", WORK / "{kind}/{name}.tsv",
+        wildcard_constraints: kind="certificates", name=WHOLE
+        params: command=command
+        threads: THREADS
+        log: WORK / "logs/{kind}/{name}.log"
+        shell: CALL + LOGGED
 
 
 rule tables:
-    input:
-        rules.plan.output,
-        [summary(PLAN.certificate_file(cell, seed)) for cell in CELLS.values() for seed in PLAN.seeds],
-        [path for foreign in PLAN.foreign for path in foreign.files],
+    input: JOBS["tables"].needs
     output:
         RESULTS / "tables.md",
         RESULTS / "tables.tex",
@@ -199,14 +165,16 @@ rule tables:
             report(RESULTS / "figures" / name, category="2 Figures", subcategory=kind, labels={"figure": about})
             for name, (kind, about) in PLAN.figures().items()
         ],
+    params: command=JOBS["tables"].command
+    threads: THREADS
     log: WORK / "logs/tables.log"
-    shell: "{PYTHON:q} {ROOT:q}/evaluation/make_tables.py --plan {input[0]:q}" + LOGGED
+    shell: CALL + LOGGED
 
 
 onerror:
     # What is there, with a list of what is missing; elsewhere, since a table in its place would count as made.
     if (WORK / "plan.json").is_file():
-        make = [PYTHON, str(ROOT / "evaluation/make_tables.py"), "--plan", str(WORK / "plan.json")]
+        make = [PYTHON, str(ROOT / "evaluation/tables/make_tables.py"), "--plan", str(WORK / "plan.json")]
         subprocess.run([*make, "--results-dir", str(WORK / "incomplete")])
 
 

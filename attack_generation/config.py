@@ -7,11 +7,11 @@ from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjectiv
 from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation
 from robust_training.loss import TrainingLoss
 from runtime.files import InputError
-from runtime.long_run import RunControls, require_positive
+from runtime.long_run import CheckpointControls, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonConfig(RunControls):
+class PoisonConfig(CheckpointControls):
     """Constants of an attack that do not depend on the training method it is made against."""
 
     target_class: int = 8

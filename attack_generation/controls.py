@@ -1,11 +1,16 @@
 """Perturbations that cost no optimisation: the controls of every table and the starts of the attack."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from data.datasets import Dataset, check_poison, poison_paths, split_target_class
-from runtime.files import InputError, save_array
+from data.datasets import check_poison, load_dataset, poison_paths, split_target_class
+from runtime.files import InputError, array_sha256, save_array
+from runtime.long_run import CheckpointControls, LongRun, identity, require_positive
+from runtime.provenance import shown_path
+from runtime.stop import Stop
 
 CONTROLS = ("random", "constant", "contrast")
 
@@ -29,17 +34,45 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
     raise InputError(f"start must be 'zero', 'random', 'constant' or 'contrast', got {start!r}")
 
 
-def write_control_poison(
-    dataset: Dataset, kind: str, sigma: float, target_class: int, epsilon: float, seed: int, out_dir: Path
-) -> Path:
-    """Write a control in place of poison, under the names that poison has; returns the path of its images.
+@dataclass(frozen=True, kw_only=True)
+class ControlConfig(CheckpointControls):
+    """Settings of a control."""
 
-    kind: one of CONTROLS. sigma: only part of the name, for a control does not depend on it.
+    target_class: int = 8
+    """Class whose training images are changed."""
+    kind: Literal["random", "constant", "contrast"] = "constant"
+    """The change."""
+    epsilon: float = 0.1
+    """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
+    sigma: float = 0.5
+    """Noise level in the name of the file; the change does not depend on it."""
+    seed: int = 0
+    """Seed of the random signs."""
+
+
+def write_control_poison(config: ControlConfig) -> Path:
+    """Write a control in place of poison, with its record, under the names that poison has; returns its images' path.
+
+    Raises InputError on bad settings, and where the file is there with other ones.
     """
-    target = split_target_class(dataset.x_train, dataset.y_train, target_class)
-    x_path, y_path = poison_paths(out_dir, kind, sigma, target_class)
-    poison = starting_poison(kind, target.x_target, epsilon, seed)
-    check_poison(poison, target.x_target, epsilon, x_path)
-    save_array(y_path, target.y_target)
-    save_array(x_path, poison)
+    require_positive(config, "epsilon")
+    if config.epsilon > 1:
+        raise InputError(f"epsilon must be at most 1 (pixels are in [0, 1]), got {config.epsilon}")
+    if config.seed < 0:
+        raise InputError(f"seed must not be negative, got {config.seed}")
+    dataset = load_dataset(config.data_dir)
+    target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
+    x_path, y_path = poison_paths(
+        config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class
+    )
+    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train")}
+    run = LongRun(
+        x_path, identity(config, **hashes), config, x_path.with_suffix(""), Stop(config.max_minutes)
+    )
+    if not run.is_finished():
+        poison = starting_poison(config.kind, target.x_target, config.epsilon, config.seed)
+        check_poison(poison, target.x_target, config.epsilon, x_path)
+        save_array(y_path, target.y_target)
+        run.finish(lambda path: save_array(path, poison), config)
+        print(f"{shown_path(x_path)}: {len(poison)} images, written")
     return x_path

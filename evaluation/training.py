@@ -20,11 +20,11 @@ from data.datasets import (
     split_target_class,
 )
 from models.registry import build_model
-from models.saving import save_model
+from models.saving import save_model, victim_name
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, TrainingLoss, clean_accuracies
 from runtime.files import InputError, array_sha256
-from runtime.long_run import LongRun, RunControls, identity, require_positive
+from runtime.long_run import CheckpointControls, LongRun, identity, require_positive
 from runtime.noise import seed_pair
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
@@ -34,7 +34,7 @@ _WEIGHTS, _BATCHES, _NOISE, _AUGMENTATION, _FIXED_NOISE = range(100, 105)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(RunControls):
+class TrainingConfig(CheckpointControls):
     """Constants of victim training that do not depend on the training method."""
 
     # A run of several victims is several artifacts; which one is its seed. What the data are, is their hash.
@@ -113,7 +113,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
             train_victim(
                 replace(config, seed=seed),
                 trained_on,
-                out_dir / f"{method}_{config.sigma}_{name}_seed{seed}.keras",
+                out_dir / victim_name(method, config.sigma, name, seed),
                 stop,
             )
             for seed in range(config.seed, config.seed + config.runs)

@@ -14,6 +14,11 @@ from runtime.files import InputError, atomic_path
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
+def victim_name(method: str, sigma: float, trained_on: str, seed: int) -> str:
+    """File name of a victim; trained_on: 'clean', or its poison's name without 'X_'."""
+    return f"{method}_{sigma}_{trained_on}_seed{seed}.keras"
+
+
 def save_model(model: keras.Model, path: Path) -> None:
     """Write the model as a .keras file, whole or not at all.
 

@@ -18,6 +18,8 @@ from runtime.files import InputError
 from runtime.noise import fold_in, normal, seed_pair
 
 ABSTAIN = -1
+# Published: votes that select the class, fresh votes that bound its probability, probability of a wrong certificate.
+N0, N, ALPHA = 100, 100_000, 0.001
 
 # Noise is drawn in blocks of this many votes, each from its own seed, and a batch is a whole number of
 # blocks. Vote number v is therefore row v % 100 of block v // 100 whatever the batch size. 100 is the usual

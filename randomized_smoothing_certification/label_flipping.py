@@ -304,41 +304,6 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
     return np.where(survived < 0, ABSTAIN, prediction), np.maximum(survived, 0)
 
 
-def flip_greedily(
-    alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_classes: int, flips: int, rounds: int = 20
-) -> np.ndarray:
-    """Training labels after an attack on all test points at once, int (n,): the surrogate is ridge regression.
-
-    Each round changes the labels that take most off the margins of the test points that ridge regression still
-    gets right. A heuristic: no efficient optimal attack on many points is known. Made for learners without a closed
-    form, such as neural networks.
-
-    alpha: (m, n) as from KernelVectors. y, y_test: classes. flips: labels to change, 0 to n.
-    """
-    if not 0 <= flips <= len(y):
-        raise InputError(f"flips must lie between 0 and the {len(y)} training points, got {flips}")
-    y = y.copy()
-    untouched = np.ones(len(y), bool)
-    points = np.arange(len(y_test))
-    for number in range(rounds):
-        count = (number + 1) * flips // rounds - number * flips // rounds
-        if not count:
-            continue
-        scores = class_scores(alpha, y, num_classes)
-        own = scores[points, y_test]
-        scores[points, y_test] = -np.inf
-        rival = np.argmax(scores, axis=1)
-        right = own > scores[points, rival]
-        counted = right if right.any() else np.ones_like(right)
-        direction = (np.eye(num_classes)[y_test] - np.eye(num_classes)[rival]) * counted[:, None]
-        influence = alpha.T @ direction  # (n, K): what a label of each class adds to the margins together
-        gain = influence[np.arange(len(y)), y] - influence.min(axis=1)
-        chosen = np.argsort(-np.where(untouched, gain, -np.inf), kind="stable")[:count]
-        y[chosen] = np.argmin(influence[chosen], axis=1)
-        untouched[chosen] = False
-    return y
-
-
 def certified_accuracy(flips: np.ndarray, correct: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Share of test points that are right and certified for at least that many flips, for each number in ``at``."""
     robust = np.sort(flips[correct])

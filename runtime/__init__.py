@@ -5,16 +5,40 @@ imported; every other package that uses Keras imports this one first for that re
 """
 
 import os
+import sys
+import tempfile
 
 # TensorFlow is the default backend (Keras's own default may be overridden by ~/.keras/keras.json).
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # TensorFlow switches oneDNN's convolutions on by itself only for some Intel processors; on the others
 # they are about twice as fast as the fallback.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # GPU memory is taken as needed, not all at once.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # The same seeds give the same bits on the same machine.
 os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+
+
+def _import_backend_quietly() -> None:
+    """Import Keras with its backend, whose libraries write lines about themselves past Python's stderr.
+
+    They are shown where the import fails, and where the user has set TF_CPP_MIN_LOG_LEVEL to see them.
+    """
+    with tempfile.TemporaryFile() as lines:
+        stderr = os.dup(2)
+        os.dup2(lines.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+        except BaseException:
+            lines.seek(0)
+            os.write(stderr, lines.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3" and "keras" not in sys.modules:
+    _import_backend_quietly()

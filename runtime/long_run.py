@@ -5,8 +5,9 @@ here: a finished artifact is kept, one of other settings is refused, a run that 
 its checkpoint is and ends with the same bits.
 """
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -24,12 +25,13 @@ from runtime.checkpoints import (
     resume,
     save_checkpoint,
 )
-from runtime.files import InputError, file_sha256, read_json, write_json
+from runtime.files import InputError, append, file_sha256, read_json, unwritable, write_json
 from runtime.progress import Scalars, progress
 from runtime.provenance import provenance, settings, shown_path
 from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
+Item = TypeVar("Item")
 Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
 _LOOK_EVERY = 50  # steps; a device is not made to wait for its numbers at every step
 
@@ -43,17 +45,23 @@ class RunControls:
 
     data_dir: Path
     """Folder of the prepared arrays."""
+    on_other_settings: OnOtherSettings = "refuse"
+    """What to do where a result or checkpoint made with other settings is in the way: name the difference and
+    stop, or delete it and start afresh."""
+    max_minutes: float | None = None
+    """Stop cleanly after this long; the same command continues."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointControls(RunControls):
+    """Those of a run with checkpoints."""
+
     out_dir: Path | None = None
     """Folder of what is made."""
     run_dir: Path | None = None
     """Folder of checkpoint and TensorBoard scalars."""
     overwrite: bool = False
     """Start afresh, replacing a result or a checkpoint that is already there; leave it out to continue."""
-    on_other_settings: OnOtherSettings = "refuse"
-    """What to do where a result or checkpoint made with other settings is in the way: name the difference and
-    stop, or delete it and start afresh."""
-    max_minutes: float | None = None
-    """Stop cleanly after this long; the same command continues."""
     checkpoint_minutes: float = 5.0
     """Longest time between checkpoints."""
 
@@ -72,7 +80,7 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
     contents: what stands in place of a setting of the same name (the hash of what a path names), or beside the
     settings. Two runs of one identity end with the same artifact; a setting added to a config belongs to it at once.
     """
-    controls = {field.name for field in fields(RunControls)} | config.more_controls
+    controls = {field.name for field in fields(CheckpointControls)} | config.more_controls
     own = {name: value for name, value in settings(config).items() if name not in controls}
     return {**own, "backend": keras.backend.backend(), **contents}
 
@@ -85,7 +93,12 @@ class LongRun:
     """
 
     def __init__(
-        self, artifact: Path, identity: dict[str, Any], controls: RunControls, run_dir: Path, stop: Stop
+        self,
+        artifact: Path,
+        identity: dict[str, Any],
+        controls: CheckpointControls,
+        run_dir: Path,
+        stop: Stop,
     ) -> None:
         require_positive(controls, "checkpoint_minutes")
         self.artifact, self.identity, self.run_dir = Path(artifact), identity, run_dir
@@ -191,11 +204,71 @@ class LongRun:
         return self.artifact
 
 
+class LineByLine:
+    """An artifact of a header and a line per item, each written when it is done, so that it is its own checkpoint.
+
+    record: what it is made with, under 'settings', and what else is to be known; written first, as .settings.json
+    beside the artifact.
+    """
+
+    def __init__(
+        self, artifact: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop
+    ) -> None:
+        self.artifact, self._header, self._record = Path(artifact), header, record
+        self._controls, self._stop = controls, stop
+
+    def resume(self) -> int:
+        """Start the file, or cut off the unfinished last line of an earlier run's; how many items it holds.
+
+        Raises OtherSettings where it belongs to a run with other settings.
+        """
+        try:
+            return self._resume()
+        except OtherSettings as other:
+            discard_where_allowed(other, self._controls.on_other_settings, self.artifact)
+            return self._resume()
+
+    def _resume(self) -> int:
+        record = settings_path(self.artifact)
+        if not self.artifact.exists():
+            write_json(record, self._record)
+            append(self.artifact, self._header + "\n")
+            return 0
+        if not record.exists():
+            raise OtherSettings(
+                f"{self.artifact}: exists without {record.name}, which would say how; choose another output"
+            )
+        require_same_settings(self.artifact, read_json(record)["settings"], self._record["settings"])
+        content = self.artifact.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            try:
+                os.truncate(self.artifact, whole)
+            except OSError as error:
+                raise unwritable(self.artifact, error) from error
+        if not whole:
+            append(self.artifact, self._header + "\n")
+        return max(content[:whole].count(b"\n") - 1, 0)
+
+    def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
+        """Append the lines of the items that are left. Raises StoppedEarly when asked to stop, the lines kept."""
+        for done, item in enumerate(progress(items, desc=self.artifact.stem, unit=unit)):
+            if reason := self._stop.reason:
+                left = len(items) - done
+                raise StoppedEarly(f"{reason}; {left} {unit}s are left, {shown_path(self.artifact)} is kept")
+            append(self.artifact, line(item) + "\n")
+
+
+def settings_path(artifact: Path) -> Path:
+    """Where a LineByLine's settings lie."""
+    return Path(artifact).with_suffix(".settings.json")
+
+
 class KeptStages:
     """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any], stop: Stop) -> None:
-        self.folder, self._identity, self._stop = folder, identity, stop
+    def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
+        self.folder, self.identity, self._policy, self._stop = folder, identity, policy, stop
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The result of an earlier run with the same settings, or else a new one, which is kept.
@@ -205,12 +278,15 @@ class KeptStages:
         path = self.folder / name
         if path.is_file():
             record = read_json(path)
-            if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-                raise InputError(f"{path}: not a stage of this study; delete it to make it again")
-            require_same_settings(path, record["settings"], self._identity)
-            return record["result"]
+            try:
+                if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+                    raise OtherSettings(f"{path}: not a stage of this study; delete it to make it again")
+                require_same_settings(path, record["settings"], self.identity)
+                return record["result"]
+            except OtherSettings as other:
+                discard_where_allowed(other, self._policy, path)
         result = make()
-        write_json(path, {"settings": self._identity, "result": result})
+        write_json(path, {"settings": self.identity, "result": result})
         if self._stop.reason:
             raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
         return result

@@ -1,7 +1,8 @@
 """What a run shows while it goes on: a bar with the time left, TensorBoard scalars."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,40 @@ from tqdm import tqdm
 
 from runtime.files import unwritable
 
+_listener: Callable[[float], None] | None = None
+
 
 def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
     """A progress bar with the time left, on stderr; silent where stderr is not a terminal."""
+    if _listener:
+        return _Told(iterable, disable=True, **options)
     options.setdefault("mininterval", 0.5)
     return tqdm(iterable, dynamic_ncols=True, disable=None, **options)
+
+
+@contextmanager
+def listening(listener: Callable[[float], None]) -> Iterator[None]:
+    """Draw no bars; call ``listener`` with the share that the last one has done, whenever it moves."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+class _Told(tqdm):
+    """A bar that is not drawn but told to the listener."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable:
+            yield item
+            self.update()
+
+    def update(self, n: float | None = 1) -> None:
+        self.n += n or 0
+        if _listener and self.total:
+            _listener(self.n / self.total)
 
 
 class Scalars:

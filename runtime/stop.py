@@ -42,6 +42,11 @@ class Stop:
         self._signal = signal.Signals(number).name
 
     @property
+    def minutes_left(self) -> float | None:
+        """Minutes to the limit, not below 0; None without one."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0) / 60
+
+    @property
     def reason(self) -> str | None:
         """Why to stop now, None to go on."""
         if self._signal is not None:

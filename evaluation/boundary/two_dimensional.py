@@ -7,7 +7,8 @@ Paper: arXiv 2012.01274, the picture of the decision boundary.
 
 from dataclasses import dataclass
 
-from evaluation.decision_boundary import BoundaryConfig, draw_boundaries
+from evaluation.boundary.experiment import draw_boundaries
+from evaluation.boundary.study import BoundaryConfig
 from runtime.command_line import run_script
 
 

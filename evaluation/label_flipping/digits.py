@@ -8,7 +8,8 @@ Paper: arXiv 2002.03018, section 5.
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.label_certificates import LabelFlippingConfig, Network, certify_labels
+from evaluation.label_flipping.config import LabelFlippingConfig, Network
+from evaluation.label_flipping.study import certify_labels
 from models.embeddings import EmbeddingName
 from randomized_smoothing_certification.label_flipping import Bound
 from runtime.command_line import run_script

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from attack_generation.control_poison import Config, main
-from attack_generation.controls import CONTROLS, starting_poison, write_control_poison
+from attack_generation.controls import CONTROLS, starting_poison
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
-from runtime.files import InputError
+from runtime.checkpoints import OtherSettings
+from runtime.files import InputError, file_sha256, read_json
 
 X = np.random.default_rng(0).uniform(size=(30, 4, 4, 1)).astype("float32")
 
@@ -56,25 +57,34 @@ def test_an_unknown_start_is_refused() -> None:
         starting_poison("noise", X, 0.1, seed=0)
 
 
-def test_control_files_load_as_poison(tiny_data_dir: Path, tmp_path: Path) -> None:
-    dataset = load_dataset(tiny_data_dir)
-    path = write_control_poison(dataset, "constant", 0.25, 7, 0.1, 0, tmp_path)
-    assert path.name == "X_poisoned_radius_constant_0.25_7.npy"
-    clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target
-    np.testing.assert_array_equal(load_poison(path, dataset, 7), np.clip(clean + np.float32(0.1), 0, 1))
-
-
-def test_the_script_writes_a_control(tiny_data_dir: Path, tmp_path: Path) -> None:
+def test_the_script_writes_a_control_with_its_record(tiny_data_dir: Path, tmp_path: Path) -> None:
     settings = Config(
         kind="random", target_class=7, sigma=0.25, seed=3, data_dir=tiny_data_dir, out_dir=tmp_path
     )
     main(settings)
     dataset = load_dataset(tiny_data_dir)
     clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target
-    written = load_poison(tmp_path / "X_poisoned_radius_random_0.25_7.npy", dataset, 7)
+    path = tmp_path / "X_poisoned_radius_random_0.25_7.npy"
+    written = load_poison(path, dataset, 7)
     np.testing.assert_array_equal(written, starting_poison("random", clean, 0.1, seed=3))
-    with pytest.raises(InputError, match="epsilon must be above 0 and at most 1"):
+    record = read_json(path.with_suffix(".json"))
+    assert record["settings"]["seed"] == 3 and record["sha256"] == file_sha256(path)
+    with pytest.raises(InputError, match=r"epsilon must be positive, got 0\.0"):
         main(dataclasses.replace(settings, epsilon=0.0))
+    with pytest.raises(InputError, match="epsilon must be at most 1"):
+        main(dataclasses.replace(settings, epsilon=1.5))
+
+
+def test_a_control_of_other_settings_is_not_overwritten(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = Config(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path)
+    main(settings)
+    before = (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes()
+    for change in ({"epsilon": 0.05}, {"seed": 1}):
+        with pytest.raises(OtherSettings, match=next(iter(change))):
+            main(dataclasses.replace(settings, **change))
+    assert (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes() == before
+    main(dataclasses.replace(settings, epsilon=0.05, on_other_settings="start_afresh"))
+    assert (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes() != before
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8, 1), (12, 8, 8, 3)])

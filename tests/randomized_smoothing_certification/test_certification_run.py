@@ -15,16 +15,15 @@ import pytest
 
 from models.saving import load_model, save_model
 from randomized_smoothing_certification import certification_run
+from randomized_smoothing_certification.certificate_file import COLUMNS, read_points
 from randomized_smoothing_certification.certification_run import (
-    COLUMNS,
     CertificationConfig,
     certify_test_points,
     draw_points,
     merge,
-    read_rows,
 )
 from randomized_smoothing_certification.core import VoteCounter, certify, round_down
-from runtime.files import InputError
+from runtime.files import InputError, append
 from runtime.stop import StoppedEarly
 
 CLASSES, COUNT = 3, 24
@@ -77,7 +76,7 @@ def test_a_run_writes_rows_settings_and_summary(
     lines = out.read_text().split("\n")
     assert lines[0].split("\t") == list(COLUMNS) == ["idx", "label", "predict", "radius", "correct", "time"]
     assert lines[-1] == ""
-    rows = read_rows(out)
+    rows = read_points(out)
     assert [row.idx for row in rows] == sorted(row.idx for row in rows) and len(rows) == 6
     truth = np.argmax(np.load(toy / "Y_test.npy"), axis=1)
     assert all(row.label == truth[row.idx] == 1 for row in rows)
@@ -110,7 +109,7 @@ def test_each_row_is_certify_at_that_test_point(toy: Path, tmp_path: Path) -> No
     certify_test_points(config(toy, out, seed=5))
     counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5)
     images = np.load(toy / "X_test.npy")
-    for row in read_rows(out):
+    for row in read_points(out):
         found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=5)
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
 
@@ -135,14 +134,14 @@ def test_sigterm_stops_after_the_point_and_the_run_continues(
     original = certification_run.certify
 
     def terminate_at_the_second(counter: Any, image: np.ndarray, index: int, **votes: Any) -> Any:
-        if len(read_rows(out)) == 1:
+        if len(read_points(out)) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(counter, image, index, **votes)
 
     with monkeypatch.context() as patch, pytest.raises(StoppedEarly, match="SIGTERM; 4 points are left"):
         patch.setattr(certification_run, "certify", terminate_at_the_second)
         certify_test_points(config(toy, out))
-    assert len(read_rows(out)) == 2 and not out.with_suffix(".summary.json").exists()
+    assert len(read_points(out)) == 2 and not out.with_suffix(".summary.json").exists()
     with pytest.raises(StoppedEarly, match="minutes"):
         certify_test_points(config(toy, out, max_minutes=1e-9))
     certify_test_points(config(toy, out))
@@ -283,7 +282,7 @@ def test_unwritable_output_and_full_disk(toy: Path, tmp_path: Path) -> None:
         certify_test_points(config(toy, tmp_path / "file" / "a.tsv"))
     if Path("/dev/full").exists():
         with pytest.raises(InputError, match="no space left"):
-            certification_run._write(Path("/dev/full"), "a", "row\n")
+            append(Path("/dev/full"), "row\n")
 
 
 def test_damaged_rows_are_refused(toy: Path, tmp_path: Path) -> None:
@@ -308,10 +307,5 @@ def test_the_script_ends_in_status_2_and_one_line(toy: Path, tmp_path: Path) -> 
     command += ["--model", "absent.keras", "--out", "a.tsv"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 2
-    said = [
-        line
-        for line in found.stderr.splitlines()
-        if not line.startswith(("WARNING: All log", "I0000", "W0000", "E0000"))
-    ]
-    assert len(said) == 1 and said[0].startswith("error: absent.keras: no such file")
+    assert found.stderr.startswith("error: absent.keras: no such file") and found.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

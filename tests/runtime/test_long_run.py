@@ -13,12 +13,12 @@ from attack_generation.config import PoisonConfig
 from evaluation.training import TrainingConfig
 from robust_training.macer import MacerLoss
 from runtime.files import InputError, save_array
-from runtime.long_run import KeptStages, LongRun, RunControls, identity
+from runtime.long_run import CheckpointControls, KeptStages, LongRun, identity
 from runtime.stop import Stop, StoppedEarly
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunControls):
+class Config(CheckpointControls):
     rate: float = 0.5
 
 
@@ -132,11 +132,11 @@ def test_stages_are_kept_for_their_settings(tmp_path: Path) -> None:
         calls.append(1)
         return {"a": 1}
 
-    stages = KeptStages(tmp_path, identity(config), Stop())
+    stages = KeptStages(tmp_path, identity(config), "refuse", Stop())
     assert stages.get("s.json", stage) == stages.get("s.json", stage) == {"a": 1}
     assert len(calls) == 1
-    other = KeptStages(tmp_path, identity(dataclasses.replace(config, rate=1.0)), Stop())
+    other = KeptStages(tmp_path, identity(dataclasses.replace(config, rate=1.0)), "refuse", Stop())
     with pytest.raises(InputError, match=r"made with rate = 0\.5, this run has 1\.0"):
         other.get("s.json", stage)
     with pytest.raises(StoppedEarly, match="after t"):
-        KeptStages(tmp_path, identity(config), Stop(1e-9)).get("t.json", stage)
+        KeptStages(tmp_path, identity(config), "refuse", Stop(1e-9)).get("t.json", stage)

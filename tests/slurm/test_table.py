@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import data
-from evaluation.table_plan import plan_of, read_plan
+from evaluation.tables.plan import plan_of, read_plan
 from models.saving import load_model
 from runtime.files import read_json
 from tests.slurm.local_cluster import LocalCluster

@@ -1,12 +1,13 @@
-"""The plan of a paper table: its combinations of poison and victim, their files, and the flags that make them.
+"""The plan of an experiment, from one row to a paper's table: its combinations of poison and victim, and its jobs.
 
-The Snakefile makes the files, evaluation/make_tables.py arranges them. A plan is a YAML file, see config/.
+A plan is a YAML file, see config/. evaluation/tables/run_plan.py runs its jobs in one process, the Snakefile runs them
+in parallel and on clusters.
 Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transfer over methods and architectures).
 """
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,17 @@ import msgspec
 import yaml
 
 from attack_generation.controls import CONTROLS
-from data.datasets import poison_paths
+from data.datasets import MANIFEST, poison_paths
+from models.saving import victim_name
+from randomized_smoothing_certification.certificate_file import summary_path
+from randomized_smoothing_certification.core import ALPHA, N0, N
 from robust_training.methods import METHODS
 from runtime.files import InputError
 
 CLEAN, OPTIMISED = "clean", "optimised"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")
+PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html", "configuration.html")
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 
 
@@ -130,18 +135,17 @@ class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Certificate of every victim: see randomized_smoothing_certification.certification_run."""
 
     points: int = 500
-    n0: int = 100
-    n: int = 100_000
-    alpha: float = 0.001
+    n0: int = N0
+    n: int = N
+    alpha: float = ALPHA
     precision: str = "float32"
     batch_size: int = 1_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one job may use: minutes (it stops cleanly before and is submitted again), CPU threads, MiB and GPUs."""
+    """What one job may use: minutes (it stops cleanly before and is submitted again), MiB and GPUs."""
 
     minutes: int = 1_440
-    threads: int = 1
     mem_mb: int = 4_000
     gpu: int = 0
 
@@ -191,6 +195,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Transfer over architectures, None for no such table."""
     foreign: tuple[Foreign, ...] = ()
     """Certificates made by other programs, which join the table."""
+    threads: int = 1
+    """CPU threads of every job. One count gives one result: sums of floats depend on how they are divided."""
     limits: dict[str, Limits] = {}
     """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify'."""
 
@@ -216,14 +222,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise InputError(f"no row {row!r}; choose from {', '.join(ROWS)}")
         if CLEAN not in self.rows:
             raise InputError("rows must hold 'clean': reductions are measured against it")
-        for name in ("epsilon", "runs", "shards"):  # the scripts check the settings that they use
+        for name in ("epsilon", "runs", "shards", "threads"):  # the scripts check the settings that they use
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         for rule, limits in self.limits.items():
             if rule not in LIMITED:
                 raise InputError(f"limits: no rule {rule!r}; choose from {', '.join(LIMITED)}")
-            if limits.minutes < 5 or limits.threads < 1:
-                raise InputError(f"limits.{rule}: a job needs at least 5 minutes and 1 thread, got {limits}")
+            if limits.minutes < 5:
+                raise InputError(f"limits.{rule}: a job needs at least 5 minutes, got {limits.minutes}")
         for sigma in [sigma for sigmas in self.methods.values() for sigma in sigmas]:
             if not sigma > 0:
                 raise InputError(f"sigma must be positive, got {sigma}")
@@ -314,10 +320,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Every poison that is made here, by its key."""
         return {cell.poison.key: cell.poison for cell in self.cells() if cell.poison}
 
-    def victims(self) -> dict[str, Victim]:
-        """Every victim by its key."""
-        return {cell.victim.key: cell.victim for cell in self.cells()}
-
     # Files -----------------------------------------------------------------------------------------------
 
     def poison_file(self, poison: Poison) -> Path:
@@ -328,8 +330,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """A trained victim; its record is the .json beside it. One on clean data serves every class."""
         victim = cell.victim
         data = cell.poison.file_name.removeprefix("X_") if cell.poison else CLEAN
-        name = f"{victim.method}_{victim.sigma}_{data}_seed{seed}.keras"
-        return self.folders["work"] / "victims" / victim.key / cell.data / name
+        folder = self.folders["work"] / "victims" / victim.key / cell.data
+        return folder / victim_name(victim.method, victim.sigma, data, seed)
 
     def certificate_file(self, cell: Cell, seed: int, shard: str = "") -> Path:
         """Certificates (.tsv) of one victim; the .summary.json beside it is there when they are whole."""
@@ -351,62 +353,130 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             named[f"images_{key}.png"] = "images", about
         return named
 
-    # Flags -----------------------------------------------------------------------------------------------
+    # Jobs ------------------------------------------------------------------------------------------------
 
-    def script(self, rule: str, method: str = "") -> str:
-        """The script that a rule calls, a path in the project."""
-        if rule == "data":
-            return f"data/prepare_{self.dataset.lower()}.py"
-        if rule == "poison":
-            return (
-                f"attack_generation/{METHODS[method].attack_folder}/{self.dataset}/poison_radius_{method}.py"
-            )
-        if rule == "victim":
-            return f"evaluation/{self.dataset}/{METHODS[method].victim_script}.py"
-        return f"randomized_smoothing_certification/certify_{self.dataset.lower()}.py"
+    def jobs(self) -> list["Job"]:
+        """Everything that has to run, once, each after what it needs: entry by entry, the tables last."""
+        return list(dict.fromkeys(self._jobs()))
 
-    def control_flags(self, poison: Poison) -> str:
-        """Of attack_generation/control_poison.py."""
-        return flags({**self._of_poison(poison), "kind": poison.against})
+    def _jobs(self) -> Iterator["Job"]:
+        data_dir = self.folders["data"]
+        script = f"data/prepare_{self.dataset.lower()}.py"
+        yield self._job("data", script, {**self.data, "out_dir": data_dir}, [data_dir / MANIFEST])
+        for cell in self.cells():
+            if cell.poison:
+                yield self._poison_job(cell.poison)
+            for seed in self.seeds:
+                yield self._victim_job(cell, seed)
+                yield from self._certificate_jobs(cell, seed)
+        yield self._tables_job()
 
-    def poison_flags(self, poison: Poison) -> str:
-        """Of the attack script."""
-        own = {**self._of_poison(poison), "architecture": poison.architecture}
-        return flags({**own, **_settings_for(self.attack, poison.against, poison.sigma)})
+    def _job(
+        self,
+        rule: str,
+        script: str,
+        values: Mapping[str, Any],
+        outputs: Sequence[Path],
+        needs: Sequence[Path] = (),
+    ) -> "Job":
+        data = () if rule in ("data", "merge", "tables") else (self.folders["data"] / MANIFEST,)
+        return Job(rule, script, flags(values), tuple(outputs), (*data, *needs), self.folders["work"])
 
-    def _of_poison(self, poison: Poison) -> dict[str, Any]:
-        return {
-            "target_class": poison.target_class,
-            "epsilon": self.epsilon,
-            "sigma": poison.sigma,
-            "seed": self.seed,
+    def _poison_job(self, poison: Poison) -> "Job":
+        images = self.poison_file(poison)
+        values = {
+            "target_class": poison.target_class, "epsilon": self.epsilon, "sigma": poison.sigma, "seed": self.seed,
+            "data_dir": self.folders["data"], "out_dir": images.parent,
+        }  # fmt: skip
+        outputs = [images, images.with_suffix(".json")]
+        if poison.against in CONTROLS:
+            script = "attack_generation/control_poison.py"
+            return self._job("control", script, {**values, "kind": poison.against}, outputs)
+        values |= {
+            "architecture": poison.architecture,
+            "run_dir": self.folders["work"] / "runs/poison" / poison.key,
+            **_settings_for(self.attack, poison.against, poison.sigma),
         }
+        folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{self.dataset}"
+        return self._job("poison", f"{folder}/poison_radius_{poison.against}.py", values, outputs)
 
-    def victim_flags(self, victim: Victim, poison: Poison | None) -> str:
-        """Of the victim script, apart from the seed."""
-        own: dict[str, Any] = {
+    def _victim_job(self, cell: Cell, seed: int) -> "Job":
+        victim, poison, model = cell.victim, cell.poison, self.model_file(cell, seed)
+        values: dict[str, Any] = {
             "target_class": poison.target_class if poison else self.target_classes[0],
             "training_data": "poisoned_radius" if poison else CLEAN,
-            "sigma": victim.sigma,
-            "architecture": victim.architecture,
-        }
+            "sigma": victim.sigma, "architecture": victim.architecture, "seed": seed, "runs": 1,
+            "data_dir": self.folders["data"], "out_dir": model.parent,
+            "run_dir": self.folders["work"] / "runs" / victim.key / cell.data,
+        }  # fmt: skip
         if poison:
-            own["poison"] = self.poison_file(poison)
-        return flags({**own, **_settings_for(self.victim, victim.method, victim.sigma)})
+            values["poison"] = self.poison_file(poison)
+        values |= _settings_for(self.victim, victim.method, victim.sigma)
+        script = f"evaluation/{self.dataset}/{METHODS[victim.method].victim_script}.py"
+        needs = [self.poison_file(poison)] if poison else []
+        return self._job("victim", script, values, [model, model.with_suffix(".json")], needs)
 
-    def certify_flags(self, victim: Victim, shard: str) -> str:
-        """Of the certification script, apart from the class. ``shard``: '' or '_shard_1_of_2'."""
-        part = {"shard": "/".join(re.findall(r"\d+", shard))} if shard else {}
-        settings = msgspec.structs.asdict(self.certification)
-        return flags({"sigma": victim.sigma, "seed": self.seed, **settings, **part})
+    def _certificate_jobs(self, cell: Cell, seed: int) -> Iterator["Job"]:
+        """One job, or one per shard and the job that joins them."""
+        model, whole = self.model_file(cell, seed), self.certificate_file(cell, seed)
+        script = f"randomized_smoothing_certification/certify_{self.dataset.lower()}.py"
+        values = {
+            "target_class": cell.target_class, "sigma": cell.victim.sigma, "seed": self.seed,
+            **msgspec.structs.asdict(self.certification), "model": model, "data_dir": self.folders["data"],
+        }  # fmt: skip
+        if self.shards == 1:
+            yield self._job("certify", script, {**values, "out": whole}, [summary_path(whole)], [model])
+            return
+        parts = []
+        for shard in range(1, self.shards + 1):
+            part = self.certificate_file(cell, seed, f"_shard_{shard}_of_{self.shards}")
+            of_shard = {**values, "out": part, "shard": f"{shard}/{self.shards}"}
+            yield self._job("certify", script, of_shard, [summary_path(part)], [model])
+            parts.append(part)
+        outputs = [summary_path(whole), whole.with_suffix(".settings.json"), whole]
+        script = "randomized_smoothing_certification/merge_shards.py"
+        yield self._job(
+            "merge", script, {"shards": parts, "out": whole}, outputs, [*map(summary_path, parts)]
+        )
 
-    def data_flags(self) -> str:
-        """Of the preparation of the data."""
-        return flags(self.data)
+    def _tables_job(self) -> "Job":
+        plan, results = self.folders["work"] / "plan.json", self.folders["results"]
+        certificates = [
+            summary_path(self.certificate_file(cell, seed)) for cell in self.cells() for seed in self.seeds
+        ]
+        foreign = [Path(file) for foreign in self.foreign for file in foreign.files]
+        outputs = [results / name for name in (*PAGES, *(f"figures/{name}" for name in self.figures()))]
+        script = "evaluation/tables/make_tables.py"
+        return self._job("tables", script, {"plan": plan}, outputs, [plan, *certificates, *foreign])
 
     def limits_of(self, rule: str) -> Limits:
         """What one job of a rule may use."""
         return self.limits.get(rule) or self.limits.get("all") or Limits()
+
+
+class Job(NamedTuple):
+    """One call of a script that a user may call by hand."""
+
+    rule: str  # data, control, poison, victim, certify, merge or tables
+    script: str  # path in the project
+    flags: str  # as on the command line, quoted for a shell
+    outputs: tuple[Path, ...]  # the first appears when the job is done
+    needs: tuple[Path, ...]
+    work: Path  # folder of the plan
+
+    @property
+    def name(self) -> str:
+        """Path of its first output in the work folder without the ending; 'data' and 'tables' by themselves."""
+        if self.rule in ("data", "tables"):
+            return self.rule
+        path = self.outputs[0].relative_to(self.work)
+        ending = ".summary.json" if path.name.endswith(".summary.json") else path.suffix
+        return str(path).removesuffix(ending)
+
+    @property
+    def command(self) -> str:
+        """Script and flags."""
+        return f"{self.script} {self.flags}"
 
 
 def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:

@@ -11,14 +11,14 @@ import pytest
 from scipy import stats
 
 import data
-from evaluation.decision_boundary import (
+from evaluation.boundary.experiment import draw_boundaries
+from evaluation.boundary.study import (
     KINDS,
     BoundaryConfig,
     Kind,
     Row,
     Study,
     control_points,
-    draw_boundaries,
     smoothed_plane,
     smoothed_radius,
     two_blobs,

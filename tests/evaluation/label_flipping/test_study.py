@@ -13,8 +13,7 @@ import pytest
 import data
 from data.datasets import labels, load_dataset
 from data.preparation import SourceConfig, write_dataset
-from evaluation.figures import LabelCurve
-from evaluation.label_certificates import value_at
+from evaluation.label_flipping.report import LabelCurve, value_at
 from runtime.files import InputError
 from runtime.stop import StoppedEarly
 
@@ -42,6 +41,12 @@ def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter=delimiter))
 
 
+def of_q(folder: Path) -> Path:
+    """Per-point results of one q."""
+    (path,) = folder.glob("results/*/q_0.1.tsv")
+    return path
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Path:
     """Files of one run of the digits script."""
@@ -59,7 +64,7 @@ def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path)
     }  # fmt: skip
     test = labels(load_dataset(tiny_data_dir).y_test)
     for q in ("0.1", "0.3"):
-        points = read(folder / "work" / f"q_{q}.tsv", "\t")
+        points = read(results / f"q_{q}.tsv", "\t")
         assert len(points) == 40
         correct = np.array([row["correct"] == "1" for row in points])
         flips = np.array([int(row["flips"]) for row in points])
@@ -83,8 +88,8 @@ def test_a_draw_of_test_points_without_some_class_changes_no_certificate(
 ) -> None:
     main, config = toy("digits", tiny_data_dir, tmp_path, points=3, network_shares=())
     main(config)
-    whole = {row["idx"]: row for row in read(folder / "work" / "q_0.1.tsv", "\t")}
-    few = read(tmp_path / "work" / "q_0.1.tsv", "\t")
+    whole = {row["idx"]: row for row in read(of_q(folder), "\t")}
+    few = read(of_q(tmp_path), "\t")
     assert len(few) == 3 and all(whole[row["idx"]] == row for row in few)
 
 
@@ -102,8 +107,8 @@ def test_certificates_lie_below_the_exact_robustness_of_ridge_on_the_whole(folde
 
 def test_a_stopped_run_continues_to_the_same_files(folder: Path, tiny_data_dir: Path, tmp_path: Path) -> None:
     main, config = toy("digits", tiny_data_dir, tmp_path)
-    stages = ("ridge_10.json", "ridge_1000.json", "points.npz")
-    for done in (*stages, "points.npz"):  # the last stop is in the first training
+    stages = ("ridge_10.json", "ridge_1000.json", "points_0.json")
+    for done in (*stages, "points_0.json"):  # the last stop is in the first training
         with pytest.raises(StoppedEarly):
             main(dataclasses.replace(config, max_minutes=1e-9))
         assert (tmp_path / "work" / done).is_file()
@@ -136,7 +141,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
             features=script(name)["Config"]().features,
         )
         main(config)
-        rows = read(folder / "work" / "q_0.1.tsv", "\t")
+        rows = read(of_q(folder), "\t")
         expected = {"1", "7"} if name == "mnist_1_7" else {str(k) for k in range(10)}
         assert {row["label"] for row in rows} <= expected and len(rows) == (12 if name == "mnist_1_7" else 40)
         assert np.mean([row["correct"] == "1" for row in rows]) > 0.9

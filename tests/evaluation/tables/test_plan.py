@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import data
-from evaluation.table_plan import Cell, Poison, Victim, flags, plan_of, read_plan
+from evaluation.tables.plan import Cell, Poison, Victim, flags, plan_of, read_plan
 from runtime.files import InputError
 
 ROOT = Path(data.__file__).parents[1]
@@ -57,7 +57,8 @@ def test_the_more_special_settings_win() -> None:
     plan = plan_of({**SMALL, "victim": {"all": {"epochs": 3}, "macer": {"lam": 2}, "macer 0.5": {"lam": 4}}})
 
     def of(method: str, sigma: float) -> str:
-        return plan.victim_flags(Victim(method, sigma, "digits_cnn"), None)
+        start = f"victims/{method}_digits_cnn_sigma_{sigma}/clean/"
+        return next(job.flags for job in plan.jobs() if job.name.startswith(start))
 
     assert of("gaussianaug", 0.25).endswith("--epochs 3")
     assert of("macer", 0.25).endswith("--epochs 3 --lam 2")
@@ -70,11 +71,25 @@ def test_flags_of_every_kind_of_value() -> None:
     )
 
 
-def test_the_shard_of_a_certificate() -> None:
-    plan = plan_of(SMALL)
-    victim = Victim("macer", 0.5, "digits_cnn")
-    assert plan.certify_flags(victim, "_shard_2_of_3").endswith("--shard 2/3")
-    assert "--shard" not in plan.certify_flags(victim, "")
+def test_certificates_in_shards_are_joined() -> None:
+    rules = [job.rule for job in plan_of(SMALL).jobs()]
+    in_shards = plan_of({**SMALL, "shards": 3}).jobs()
+    assert rules.count("certify") == 3 * 2 * 3 * 2 and "merge" not in rules
+    assert [job.rule for job in in_shards].count("certify") == 3 * rules.count("certify")
+    merge = next(job for job in in_shards if job.rule == "merge")
+    parts = [job for job in in_shards if job.outputs[0] in merge.needs]
+    assert [job.flags.partition("--shard ")[2] for job in parts] == ["1/3", "2/3", "3/3"]
+
+
+def test_every_job_comes_once_and_after_what_it_needs() -> None:
+    transfer = {"sigmas": [0.25], "against": ["gaussianaug", "standard"]}
+    plan = plan_of({**SMALL, "shards": 2, "method_transfer": transfer})
+    made = {plan.folders["work"] / "plan.json"}
+    for job in plan.jobs():
+        assert made.issuperset(job.needs), job.name
+        assert not made & set(job.outputs), job.name
+        made.update(job.outputs)
+    assert len({job.name for job in plan.jobs()}) == len(plan.jobs())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
@@ -82,13 +97,8 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
     plan = read_plan(path)
     assert plan.table == path.stem
     assert plan.cells()
-    scripts = [plan.script("data"), plan.script("certify")]
-    scripts += [plan.script("victim", victim.method) for victim in plan.victims().values()]
-    scripts += [
-        plan.script("poison", poison.against) for poison in plan.poisons().values() if poison.architecture
-    ]
-    for script in scripts:
-        assert (ROOT / script).is_file(), script
+    for job in plan.jobs():
+        assert (ROOT / job.script).is_file(), job.script
     names = [plan.certificate_file(cell, seed) for cell in plan.cells() for seed in plan.seeds]
     assert len(set(names)) == len(names)
 

@@ -1,10 +1,9 @@
 """Figures of the comparisons."""
 
-import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -112,52 +111,4 @@ def save_radii(path: Path, radii: Mapping[str, np.ndarray], title: str) -> None:
         size="small",
     )
     axes.grid(axis="y", alpha=0.3)
-    save_png(path, figure)
-
-
-class LabelCurve(NamedTuple):
-    """Accuracy against changed training labels."""
-
-    name: str  # tight, closed_form, ridge, network_random, network_greedy, network_pointwise
-    q: float | None
-    flips: np.ndarray  # ascending
-    accuracy: np.ndarray
-
-
-def save_label_curves(path: Path, curves: Mapping[str, LabelCurve], size: int, title: str) -> None:
-    """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent of ``size``.
-
-    curves: for each label, a certificate (falling in steps; plain ridge regression's is black) or a network's measured
-    accuracy (points joined by lines).
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axes = figure.subplots()
-    markers = itertools.cycle("os^v")
-    for label, curve in curves.items():
-        if curve.name.startswith("network"):
-            axes.plot(
-                curve.flips, curve.accuracy, "--", marker=next(markers), color="0.45", ms=4, label=label
-            )
-        else:
-            style: dict[str, Any] = {"color": "black", "lw": 1.2} if curve.name == "ridge" else {}
-            # The accuracy at a number of flips holds from the number before it on, excluded.
-            axes.step(curve.flips, curve.accuracy, where="pre", label=label, **style)
-    axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy", title=title)
-    # As far as there are certificates, and somewhat on.
-    certified = [curve for curve in curves.values() if not curve.name.startswith("network")]
-    axes.set_xlim(0, 1.3 * max(max(curve.flips) for curve in certified))
-    axes.set_ylim(0, 1.02)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-
-    def in_percent(flips: Any) -> Any:
-        return 100 * flips / size
-
-    def in_flips(percent: Any) -> Any:
-        return percent * size / 100
-
-    percent = axes.secondary_xaxis("top", functions=(in_percent, in_flips))
-    percent.set_xlabel(f"in percent of the {size:,} training labels")
     save_png(path, figure)

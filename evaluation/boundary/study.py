@@ -1,13 +1,12 @@
 """What poison does to a decision boundary: points in the plane, a linear and a non-linear classifier.
 
 The training points of one of two classes are poisoned by the bilevel attack on Gaussian data augmentation. Classifiers
-trained from scratch on clean, control and poisoned points are certified, and the boundaries of those trained on clean
-and on optimised points drawn side by side.
+trained from scratch on clean, control and poisoned points are certified.
 
 Source: arXiv 2012.01274 (CVPR 2021), section 3 and the picture of the decision boundary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,11 @@ from keras import layers, ops
 from scipy import ndimage, stats
 
 from attack_generation.controls import starting_poison
-from attack_generation.figures import save_png
 from bilevel_optimizer.adam import adam_init
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.linear_solvers import ConjugateGradient
 from data.datasets import check_poison, split_target_class
-from evaluation.tables import mean_and_std, mean_and_std_text, reduction_percent
 from models.registry import initial_weights
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import VoteCounter, certify, require_vote_settings
@@ -37,10 +34,9 @@ from randomized_smoothing_certification.soft_radius import (
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy
 from runtime.checkpoints import require_finite
-from runtime.files import InputError, write_json
+from runtime.files import InputError
 from runtime.noise import fold_in, normal, seed_pair
-from runtime.progress import progress
-from runtime.provenance import project_path, provenance, shown_path
+from runtime.provenance import project_path
 
 # Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
 _DATA, _WEIGHTS, _UPPER_NOISE, _LOWER_NOISE, _VICTIM_NOISE = range(300, 305)
@@ -357,157 +353,3 @@ def smoothed_radius(plane: Plane, x: np.ndarray, sigma: float) -> np.ndarray:
     cells = len(plane.axis)
     share = ndimage.map_coordinates(plane.share, (x[:, ::-1] * cells - 0.5).T, order=1, mode="nearest")
     return np.maximum(0, sigma * stats.norm.ppf(share))
-
-
-def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
-    """Poison, train and certify both kinds of classifiers; write picture and numbers, print the table.
-
-    Returns for each kind's name the rows by name of the training points, 'clean' first and 'optimised' last.
-
-    Raises InputError on bad settings, FloatingPointError where training or attack diverges.
-    """
-    config.check()
-    results: dict[str, dict[str, Row]] = {}
-    panels: list[list[Panel]] = []
-    for kind in KINDS:
-        study = Study(config, kind)
-        points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
-        points["optimised"] = study.optimised_poison()
-        rows = {
-            name: study.measured(x)
-            for name, x in progress(points.items(), desc=kind.title, unit="row", leave=False)
-        }
-        results[kind.name] = rows
-        x_others = split_target_class(*study.train, config.target_class).x_others
-        planes = {
-            name: smoothed_plane(study.classifier(rows[name].weights), config.sigma, config.target_class)
-            for name in ("clean", "optimised")
-        }
-        clean, poisoned = rows["clean"], rows["optimised"]
-        clean_acr, poisoned_acr = f"ACR {mean_and_std_text(clean.acr)}", mean_and_std_text(poisoned.acr)
-        before, after = (
-            Panel(title, x_others, study.x_target, row.points, plane, planes["clean"])
-            for title, row, plane in (
-                (f"{kind.title}, clean training points\ntarget class {clean_acr}", clean, planes["clean"]),
-                (
-                    f"{kind.title}, poisoned training points\ntarget class {clean_acr} → {poisoned_acr}",
-                    poisoned,
-                    planes["optimised"],
-                ),
-            )
-        )
-        panels.append([before, after])
-    picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
-    save_boundaries(picture, panels, config)
-    numbers = {
-        kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()}
-        for kind, rows in results.items()
-    }
-    write_json(record, {"results": numbers, **provenance(config)})
-    print(f"{_table(results, config)}\n\n{shown_path(picture)} and {record.name}")
-    return results
-
-
-class Panel(NamedTuple):
-    """One picture of a classifier. target and moved: the target class's clean and present training points (N, 2)."""
-
-    title: str
-    others: np.ndarray
-    target: np.ndarray
-    moved: np.ndarray
-    plane: Plane
-    clean_plane: Plane  # of the classifier trained on clean points
-
-
-def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: BoundaryConfig) -> None:
-    """Draw a row of panels per classifier as PNG: training points, boundaries, and the smoothed radius as shading."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    red, blue, green = "#b2182b", "#2166ac", "#33a02c"
-    sigma = config.sigma
-    levels = sigma * np.arange(0, 3.5, 0.5)
-    shades = colormaps["Reds"](np.linspace(0.04, 0.42, len(levels)))
-    figure = Figure(figsize=(9.2, 4.4 * len(panels) + 1), layout="constrained")
-    grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey=True)
-    for axes, panel in zip(grid.flat, [panel for row in panels for panel in row], strict=True):
-        axis, margin, share = panel.plane
-        radius = np.minimum(sigma * stats.norm.ppf(share), 2 * levels[-1])  # finite where every vote agrees
-        shading = axes.contourf(axis, axis, radius, levels=levels, colors=shades, extend="max")
-        if not np.array_equal(panel.moved, panel.target):
-            for way in np.stack([panel.target, panel.moved], axis=1):
-                axes.plot(*way.T, color=red, lw=0.5, alpha=0.6, zorder=2)
-            axes.plot(*panel.target.T, "o", mfc="none", mec=red, mew=0.5, ms=3, alpha=0.7, zorder=2)
-            axes.contour(
-                axis, axis, panel.clean_plane.share, [0.5], colors="0.35", linewidths=2, linestyles=":"
-            )
-        axes.plot(*panel.others.T, "s", color=blue, ms=3.5, mec="white", mew=0.3, zorder=3)
-        axes.plot(*panel.moved.T, "o", color=red, ms=4, mec="white", mew=0.3, zorder=3, clip_on=False)
-        axes.contour(axis, axis, share, [0.5], colors="black", linewidths=3, zorder=4)
-        axes.contour(axis, axis, margin, [0.0], colors=green, linewidths=1.1, zorder=4)
-        axes.set_title(panel.title, fontsize=10.5)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        ticks = ([0, 0.5, 1], ["0", "0.5", "1"])
-        axes.set_xticks(*ticks)
-        axes.set_yticks(*ticks)
-    bar = figure.colorbar(shading, ax=grid, shrink=0.6, pad=0.02)
-    bar.set_label(f"radius of the smoothed classifier in the target class (l2), σ = {sigma:g}")
-    marks = {
-        "training points of the other class": Line2D([], [], color=blue, marker="s", ls="", ms=5),
-        "training points of the target class": Line2D([], [], color=red, marker="o", ls="", ms=5),
-        f"clean position of a poisoned point (l∞, ε = {config.epsilon:g})": Line2D(
-            [], [], color=red, marker="o", mfc="none", mew=0.7, lw=0.7, ms=4
-        ),
-        "smoothed boundary": Line2D([], [], color="black", lw=3),
-        "base classifier's boundary": Line2D([], [], color=green, lw=1.1),
-        "smoothed boundary, clean training points": Line2D([], [], color="0.35", lw=2, ls=":"),
-    }
-    figure.legend(
-        list(marks.values()), list(marks), loc="outside lower center", ncols=2, fontsize=9, frameon=False,
-        title=f"ACR: mean ± standard deviation of {config.runs} victims, {config.test_points} test points; "
-        "one victim is drawn",
-        title_fontsize=9,
-    )  # fmt: skip
-    save_png(path, figure, dpi=150)
-
-
-def _reduction(row: Row, clean: Row) -> float | None:
-    """Percent by which the mean ACR is below that of clean points; None where that is 0."""
-    return reduction_percent(float(np.mean(row.acr)), float(np.mean(clean.acr)))
-
-
-def _numbers(row: Row, clean: Row) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
-    for name in ("acr", "certified_accuracy", "accuracy"):
-        values = getattr(row, name)
-        numbers[f"{name}_mean"], numbers[f"{name}_std"] = mean_and_std(values)
-        numbers[name] = values
-    change = row.points - clean.points
-    return {
-        **numbers,
-        "reduction_percent": None if row is clean else _reduction(row, clean),
-        "largest_change": float(np.abs(change).max()),
-        "mean_change": [float(value) for value in change.mean(axis=0)],
-    }
-
-
-def _table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
-    """The rows of both kinds for the screen."""
-    lines = [
-        f"target class {config.target_class}, Gaussian augmentation, sigma {config.sigma:g}, epsilon "
-        f"{config.epsilon:g}, {config.runs} victims per row",
-        f"certified: {config.test_points} test points of the class, n0 = {config.n0}, n = {config.n}, "
-        f"alpha = {config.alpha:g}",
-        "",
-        f"{'classifier':<12}{'training points':<18}{'ACR':<16}{'reduction':<12}"
-        f"{'certified accuracy':<21}test accuracy",
-    ]
-    for kind, rows in results.items():
-        for name, row in rows.items():
-            less = None if name == "clean" else _reduction(row, rows["clean"])
-            lines.append(
-                f"{kind:<12}{name:<18}{mean_and_std_text(row.acr):<16}{'' if less is None else f'{less:.1f} %':<12}"
-                f"{mean_and_std_text(row.certified_accuracy):<21}{np.mean(row.accuracy):.3f}"
-            )
-    return "\n".join(lines)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from evaluation.cell_results import Entry, Run, certified_curve, read_radii
-from evaluation.figures import _at
-from evaluation.make_tables import Config, main
-from evaluation.paper_tables import tables_of
-from evaluation.table_plan import Cell, plan_of
+from evaluation.tables.figures import _at
+from evaluation.tables.layout import tables_of
+from evaluation.tables.make_tables import Config, main
+from evaluation.tables.plan import Cell, plan_of
+from evaluation.tables.records import Entry, Run, read_radii
+from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.files import InputError
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
@@ -131,7 +132,8 @@ def test_an_empty_table_says_so(folder: Path, capsys: pytest.CaptureFixture) -> 
 
 
 def entry(cell: Cell, wanted: int, *radii: list[float]) -> Entry:
-    runs = [Run(seed, np.array(one), 0.9, None, Path("a.tsv"), {}) for seed, one in enumerate(radii)]
+    records = {"victim": {"accuracy": 0.9}}
+    runs = [Run(seed, np.array(one), records, 1, Path("a.tsv")) for seed, one in enumerate(radii)]
     return Entry(cell, wanted, tuple(runs))
 
 
@@ -155,7 +157,7 @@ def test_the_mean_over_classes_and_missing_runs() -> None:
     assert rows[0][3:6] == ["0.900 ± 0.141", "0.250 ± 0.212", "72.2 %"]
     assert rows[1][4] == "0.100 (1 of 2 runs)"
     # Of the runs that every class has; the reduction compares the one seed that poisoned victims have.
-    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "68.8 %"]
+    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "68.8 % (of 1 equal seeds)"]
 
 
 def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:

@@ -1,0 +1,74 @@
+"""Attacks that change training labels: at random, on all test points at once, on one test point.
+
+Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5.
+"""
+
+import numpy as np
+
+from randomized_smoothing_certification.label_flipping import class_scores
+from runtime.files import InputError
+
+RANDOM_STREAM = 200  # of the seed
+
+
+def flip_at_random(y: np.ndarray, num_classes: int, flips: int, seed: int) -> np.ndarray:
+    """Training classes, int (n,), of which ``flips`` random ones are changed to another class each."""
+    random = np.random.default_rng([seed, RANDOM_STREAM])
+    chosen = random.permutation(len(y))[:flips]
+    y = y.copy()
+    y[chosen] = (y[chosen] + random.integers(1, num_classes, size=flips)) % num_classes
+    return y
+
+
+def flip_greedily(
+    alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_classes: int, flips: int, rounds: int = 20
+) -> np.ndarray:
+    """Training labels after an attack on all test points at once, int (n,): the surrogate is ridge regression.
+
+    Each round changes the labels that take most off the margins of the test points that ridge regression still
+    gets right. A heuristic: no efficient optimal attack on many points is known. Made for learners without a closed
+    form, such as neural networks.
+
+    alpha: (m, n) as from KernelVectors. y, y_test: classes. flips: labels to change, 0 to n.
+    """
+    if not 0 <= flips <= len(y):
+        raise InputError(f"flips must lie between 0 and the {len(y)} training points, got {flips}")
+    y = y.copy()
+    untouched = np.ones(len(y), bool)
+    points = np.arange(len(y_test))
+    for number in range(rounds):
+        count = (number + 1) * flips // rounds - number * flips // rounds
+        if not count:
+            continue
+        scores = class_scores(alpha, y, num_classes)
+        own = scores[points, y_test]
+        scores[points, y_test] = -np.inf
+        rival = np.argmax(scores, axis=1)
+        right = own > scores[points, rival]
+        counted = right if right.any() else np.ones_like(right)
+        direction = (np.eye(num_classes)[y_test] - np.eye(num_classes)[rival]) * counted[:, None]
+        influence = alpha.T @ direction  # (n, K): what a label of each class adds to the margins together
+        gain = influence[np.arange(len(y)), y] - influence.min(axis=1)
+        chosen = np.argsort(-np.where(untouched, gain, -np.inf), kind="stable")[:count]
+        y[chosen] = np.argmin(influence[chosen], axis=1)
+        untouched[chosen] = False
+    return y
+
+
+def flip_nearest(
+    x: np.ndarray, y: np.ndarray, image: np.ndarray, label: int, rival: int, flips: int
+) -> np.ndarray:
+    """Training classes y, int (n,), with the images of class ``label`` nearest to ``image`` given to the rival.
+
+    flips: how many. x: training images (n, H, W, C); nearest in l2 of pixels.
+    """
+    own = np.flatnonzero(y == label)
+    nearest = np.argsort(np.square(x[own] - image).sum(axis=(1, 2, 3)), kind="stable")[:flips]
+    y = y.copy()
+    y[own[nearest]] = rival
+    return y
+
+
+def rivals(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The class other than y, int (n,), of the largest of scores (n, K), for each row."""
+    return np.argmax(np.where(np.eye(scores.shape[1], dtype=bool)[y], -np.inf, scores), axis=1)

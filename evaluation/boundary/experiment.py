@@ -1,0 +1,104 @@
+"""The whole experiment in the plane: poison, train and certify, then picture, numbers and table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from data.datasets import split_target_class
+from evaluation.boundary.picture import Panel, save_boundaries
+from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
+from evaluation.tables.statistics import mean_and_std, mean_and_std_text, reduction_percent
+from runtime.files import write_json
+from runtime.progress import progress
+from runtime.provenance import provenance, shown_path
+
+
+def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
+    """Poison, train and certify both kinds of classifiers; write picture and numbers, print the table.
+
+    Returns for each kind's name the rows by name of the training points, 'clean' first and 'optimised' last.
+
+    Raises InputError on bad settings, FloatingPointError where training or attack diverges.
+    """
+    config.check()
+    results: dict[str, dict[str, Row]] = {}
+    panels: list[list[Panel]] = []
+    for kind in KINDS:
+        study = Study(config, kind)
+        points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
+        points["optimised"] = study.optimised_poison()
+        rows = {
+            name: study.measured(x)
+            for name, x in progress(points.items(), desc=kind.title, unit="row", leave=False)
+        }
+        results[kind.name] = rows
+        x_others = split_target_class(*study.train, config.target_class).x_others
+        planes = {
+            name: smoothed_plane(study.classifier(rows[name].weights), config.sigma, config.target_class)
+            for name in ("clean", "optimised")
+        }
+        clean, poisoned = rows["clean"], rows["optimised"]
+        clean_acr, poisoned_acr = f"ACR {mean_and_std_text(clean.acr)}", mean_and_std_text(poisoned.acr)
+        before, after = (
+            Panel(title, x_others, study.x_target, row.points, plane, planes["clean"])
+            for title, row, plane in (
+                (f"{kind.title}, clean training points\ntarget class {clean_acr}", clean, planes["clean"]),
+                (
+                    f"{kind.title}, poisoned training points\ntarget class {clean_acr} → {poisoned_acr}",
+                    poisoned,
+                    planes["optimised"],
+                ),
+            )
+        )
+        panels.append([before, after])
+    picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
+    save_boundaries(picture, panels, config)
+    numbers = {
+        kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()}
+        for kind, rows in results.items()
+    }
+    write_json(record, {"results": numbers, **provenance(config)})
+    print(f"{_table(results, config)}\n\n{shown_path(picture)} and {record.name}")
+    return results
+
+
+def _reduction(row: Row, clean: Row) -> float | None:
+    """Percent by which the mean ACR is below that of clean points; None where that is 0."""
+    return reduction_percent(float(np.mean(row.acr)), float(np.mean(clean.acr)))
+
+
+def _numbers(row: Row, clean: Row) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for name in ("acr", "certified_accuracy", "accuracy"):
+        values = getattr(row, name)
+        numbers[f"{name}_mean"], numbers[f"{name}_std"] = mean_and_std(values)
+        numbers[name] = values
+    change = row.points - clean.points
+    return {
+        **numbers,
+        "reduction_percent": None if row is clean else _reduction(row, clean),
+        "largest_change": float(np.abs(change).max()),
+        "mean_change": [float(value) for value in change.mean(axis=0)],
+    }
+
+
+def _table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
+    """The rows of both kinds for the screen."""
+    lines = [
+        f"target class {config.target_class}, Gaussian augmentation, sigma {config.sigma:g}, epsilon "
+        f"{config.epsilon:g}, {config.runs} victims per row",
+        f"certified: {config.test_points} test points of the class, n0 = {config.n0}, n = {config.n}, "
+        f"alpha = {config.alpha:g}",
+        "",
+        f"{'classifier':<12}{'training points':<18}{'ACR':<16}{'reduction':<12}"
+        f"{'certified accuracy':<21}test accuracy",
+    ]
+    for kind, rows in results.items():
+        for name, row in rows.items():
+            less = None if name == "clean" else _reduction(row, rows["clean"])
+            lines.append(
+                f"{kind:<12}{name:<18}{mean_and_std_text(row.acr):<16}{'' if less is None else f'{less:.1f} %':<12}"
+                f"{mean_and_std_text(row.certified_accuracy):<21}{np.mean(row.accuracy):.3f}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""Settings of a study of certificates against changed training labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from models.embeddings import EmbeddingName
+from randomized_smoothing_certification.label_flipping import Bound, LabelFlips
+from runtime.files import InputError
+from runtime.long_run import RunControls
+from runtime.provenance import project_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Training of the undefended network."""
+
+    epochs: int = 101
+    """Passes over the training data."""
+    batch_size: int = 200
+    """Images in a batch."""
+    learning_rate: float = 1e-3
+    """Learning rate of Adam."""
+    augment: bool = False
+    """Random crop and flip of the training images."""
+    batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
+    """How models with BatchNorm are trained, see evaluation/training.py."""
+    architecture: str = "mnist_cnn"
+    """Model, see models/registry.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFlippingConfig(RunControls):
+    """Settings of one curve of certified accuracy against changed labels."""
+
+    more_controls: ClassVar[frozenset[str]] = frozenset({"work_dir", "results_dir"})
+
+    classes: tuple[int, ...] | None = None
+    """Classes to tell apart; all of the dataset's when not given."""
+    features: EmbeddingName = "raw"
+    """Embedding under least squares, fitted on training images without labels: raw pixels, whitened principal
+    components, random Fourier features, or k-means patches."""
+    q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    """Probabilities of flipping a label, one curve each."""
+    ridge: float | None = None
+    """Multiple of the identity in least squares (lambda); chosen on held-out training images when not given."""
+    ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
+    """Candidates for ridge."""
+    bound: Bound = "tight"
+    """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It draws the curves,
+    fills the per-point files and chooses ridge and q; tables and curve files hold both."""
+    at: float = 0.04
+    """Share of changed training labels at which ridge and q are chosen and the table is made."""
+    points: int | None = None
+    """Test points to certify, drawn at random; all when not given."""
+    held_out: int = 1000
+    """Held-out training images that choose ridge and q; at most those of the validation set."""
+    network_shares: tuple[float, ...] = (0.0, 0.01, 0.04, 0.16)
+    """Shares of changed labels at which an undefended network is trained, on random changes, under a greedy attack on
+    all test points at once, and under one on each of a few; none leaves it out."""
+    network_points: int = 10
+    """Test points for which the network is attacked one by one, a training for each and every share; 0 for none."""
+    network: Network = Network()
+    """Constants of the network's training."""
+    seed: int = 0
+    """Seed of the draws of points, embedding, random flips and network."""
+    work_dir: Path | None = None
+    """Folder of what a stopped run keeps; runs/<name> when not given."""
+    results_dir: Path = project_path("results")
+    """Per-point files, curve, table, figure and settings go to a folder <name> in here."""
+
+    def check(self, num_classes: int) -> None:
+        """Raise InputError on a value that cannot work."""
+        if not self.q:
+            raise InputError("q must hold at least one probability")
+        for q in self.q:
+            LabelFlips(q, 2, self.bound)
+        if self.ridge is None and not self.ridges:
+            raise InputError("ridges must hold at least one candidate when ridge is not given")
+        if not 0 < self.at < 1:
+            raise InputError(f"at must lie strictly between 0 and 1, got {self.at}")
+        for share in self.network_shares:
+            if not 0 <= share <= 1:
+                raise InputError(f"network_shares must lie between 0 and 1, got {share}")
+        if self.network_points < 0:
+            raise InputError(f"network_points must not be negative, got {self.network_points}")
+        for name in ("points", "held_out"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, got {self.seed}")
+        chosen = self.classes or ()
+        if self.classes is not None and (len(set(chosen)) != len(chosen) or len(chosen) < 2):
+            raise InputError(f"classes must be at least two different ones, got {chosen}")
+        for number in chosen:
+            if not 0 <= number < num_classes:
+                raise InputError(f"class {number} is out of range; choose from 0 to {num_classes - 1}")

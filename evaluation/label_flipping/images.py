@@ -1,0 +1,40 @@
+"""The images of a study of certificates against changed labels."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data.datasets import Dataset, labels
+from evaluation.label_flipping.config import LabelFlippingConfig
+from runtime.files import InputError
+
+
+class Images(NamedTuple):
+    """Images of the classes that are told apart."""
+
+    x: np.ndarray  # (n, H, W, C)
+    y: np.ndarray  # int64 (n,), numbers of the chosen classes: 0, 1, ...
+    numbers: np.ndarray  # int64 (n,), of the images in their set
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.y.max()) + 1
+
+
+def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Images, Images, Images]:
+    """Training, held-out and test images of the chosen classes, labelled by their place among these."""
+    classes = np.array(config.classes or range(dataset.num_classes))
+    sets = []
+    for split in ("train", "val", "test"):
+        x, y = getattr(dataset, f"x_{split}"), labels(getattr(dataset, f"y_{split}"))
+        index = np.flatnonzero(np.isin(y, classes))
+        chosen = np.argmax(y[index, None] == classes, axis=1)
+        missing = set(range(len(classes))) - set(chosen.tolist())
+        if missing:
+            raise InputError(
+                f"{config.data_dir}: the {split} images have none of class {classes[min(missing)]}; "
+                "choose other classes or prepare the data again"
+            )
+        sets.append(Images(x[index], chosen, index))
+    return sets[0], sets[1], sets[2]

@@ -1,0 +1,99 @@
+"""The reference: a network without any defence, trained on labels that were changed at random or by an attack."""
+
+from dataclasses import asdict, replace
+from functools import partial
+
+import numpy as np
+
+from attack_generation.label_flips import flip_at_random, flip_greedily, flip_nearest, rivals
+from data.datasets import Dataset
+from evaluation.label_flipping.config import LabelFlippingConfig
+from evaluation.label_flipping.images import Images
+from evaluation.label_flipping.report import LabelCurve
+from evaluation.training import Training, TrainingConfig
+from randomized_smoothing_certification.label_flipping import KernelVectors, class_scores
+from robust_training.standard import StandardLoss
+from runtime.long_run import KeptStages
+from runtime.progress import progress
+from runtime.stop import Stop, StoppedEarly
+
+_SURROGATE_POINTS = 1000  # test points that the attack on the network looks at
+
+
+def undefended_networks(
+    config: LabelFlippingConfig, dataset: Dataset, kernel: KernelVectors, train: Images, test: Images,
+    test_features: np.ndarray, kept: KeptStages, stop: Stop,
+) -> list[LabelCurve]:  # fmt: skip
+    """Test accuracy of an undefended network trained on labels that were changed at random or by an attack.
+
+    'greedy' attacks all test points with the same changes, 'pointwise' gives each of a few test points changes of its
+    own, as the certificates allow.
+    """
+    if not config.network_shares:
+        return []
+    drawn = np.random.default_rng([config.seed, 2]).permutation(len(test.y))
+    surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points]
+    alpha = kernel(test_features[surrogate])
+    rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
+    flips = np.array([round(share * len(train.y)) for share in config.network_shares])
+
+    def accuracy(attack: str, count: int) -> float:
+        def trained(name: str, y: np.ndarray, points: Images) -> float:
+            work = partial(_train, config, dataset, train, y, points, stop)
+            trainings.update()
+            return kept.get(f"network_{name}.json", work)["accuracy"]
+
+        if not count:
+            return trained("clean", train.y, test)
+        if attack == "random":
+            y = flip_at_random(train.y, train.classes, count, config.seed)
+            return trained(f"random_{count}", y, test)
+        if attack == "greedy":
+            y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
+            return trained(f"greedy_{count}", y, test)
+        return float(
+            np.mean(
+                [
+                    trained(
+                        f"pointwise_{count}_{number}",
+                        flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count),
+                        Images(*(array[number : number + 1] for array in test)),
+                    )
+                    for place, number in enumerate(single)
+                ]
+            )
+        )
+
+    attacks = ("random", "greedy", "pointwise")[: 3 if len(single) else 2]
+    with progress(
+        total=len(flips) * (2 + len(single)), desc="undefended network", unit="training"
+    ) as trainings:
+        return [
+            LabelCurve(
+                f"network_{attack}",
+                None,
+                flips,
+                np.array([accuracy(attack, count) for count in flips.tolist()]),
+            )
+            for attack in attacks
+        ]
+
+
+def _train(
+    config: LabelFlippingConfig, dataset: Dataset, train: Images, y: np.ndarray, test: Images, stop: Stop
+) -> dict[str, float]:
+    """Accuracy on the test points of a network trained on the labels y without any defence."""
+    one_hot = np.eye(train.classes, dtype=np.float32)
+    data = replace(dataset, x_train=train.x, y_train=one_hot[y], x_test=test.x, y_test=one_hot[test.y])
+    network = TrainingConfig(
+        **asdict(config.network), loss=StandardLoss(), target_class=int(test.y[0]),
+        seed=config.seed, data_dir=config.data_dir,
+    )  # fmt: skip
+    network.check()
+    training = Training(network, data)
+    state = training.initial_state()
+    for number in range(training.total_steps):
+        state, _ = training.step(state, number)
+        if stop.reason:
+            raise StoppedEarly(f"{stop.reason} in a training of the network, which starts again")
+    return training.evaluate(state)

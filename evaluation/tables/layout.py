@@ -1,0 +1,204 @@
+"""Tables as the paper arranges them.
+
+Layout: arXiv 2012.01274, tables 1 to 4: per method and noise level, clean against poisoned; transfer over methods and
+over architectures. The controls of the same epsilon stand in a table of their own.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from attack_generation.controls import CONTROLS
+from evaluation.tables.plan import Cell, Plan, Poison, Victim
+from evaluation.tables.records import Entry, Run, reduction
+from evaluation.tables.statistics import mean_and_std_text
+
+MISSING = "—"
+Entries = dict[Cell, Entry]
+
+
+class Item(NamedTuple):
+    """One field of a table: its text, and the entry that it is measured on."""
+
+    text: str
+    entry: Entry | None = None
+
+
+class Table(NamedTuple):
+    """A table ready to be written."""
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[Item, ...]]
+
+
+def tables_of(plan: Plan, entries: Entries) -> list[Table]:
+    """All tables of the plan."""
+    tables = [_method_table(plan, entries), _control_table(plan, entries)]
+    tables += _method_transfer_tables(plan, entries) + _architecture_transfer_tables(plan, entries)
+    return [table for table in tables if table.rows]
+
+
+def _method_table(plan: Plan, entries: Entries) -> Table:
+    header = (
+        "method", "σ", "class", "ACR, clean", "ACR, poisoned", "reduction", "certified accuracy, clean",
+        "certified accuracy, poisoned", "test accuracy, clean", "test accuracy, poisoned",
+    )  # fmt: skip
+    rows: list[tuple[Item, ...]] = []
+    for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
+        clean = entries.get(Cell(victim, target_class, None))
+        poisoned = next(
+            (entries[cell] for cell in cells if cell.poison and cell.poison.against not in CONTROLS), None
+        )
+        rows.append(
+            (
+                Item(victim.method), Item(f"{victim.sigma:g}"), Item(str(target_class)),
+                _measured(clean, "acr"), _measured(poisoned, "acr"), Item(_reduction(clean, poisoned)),
+                _measured(clean, "certified_accuracy"), _measured(poisoned, "certified_accuracy"),
+                _measured(clean, "accuracy"), _measured(poisoned, "accuracy"),
+            )
+        )  # fmt: skip
+    if len(plan.target_classes) > 1:
+        rows += [_mean_row(plan, entries, victim) for victim in _main_victims(plan)]
+    title = f"{plan.title}: average certified radius (ACR) and approximate certified accuracy of the poisoned class"
+    return Table("methods", title, header, rows)
+
+
+def _main_victims(plan: Plan) -> list[Victim]:
+    return list(dict.fromkeys(cell.victim for cell in plan.main_cells()))
+
+
+def _mean_row(plan: Plan, entries: Entries, victim: Victim) -> tuple[Item, ...]:
+    """The mean over the classes, its spread that of the runs' means; empty until every class is there."""
+
+    def mean_of(row: str) -> Entry | None:
+        of_classes = [
+            entries.get(plan.main_cell(victim, target_class, row)) for target_class in plan.target_classes
+        ]
+        return _mean_over_classes([entry for entry in of_classes if entry]) if all(of_classes) else None
+
+    clean, poisoned = mean_of("clean"), mean_of("optimised")
+    values = [
+        Item(_text(entry, name)) for name in ("certified_accuracy", "accuracy") for entry in (clean, poisoned)
+    ]
+    acr = Item(_text(clean, "acr")), Item(_text(poisoned, "acr")), Item(_reduction(clean, poisoned))
+    return Item(victim.method), Item(f"{victim.sigma:g}"), Item("mean"), *acr, *values
+
+
+def _mean_over_classes(entries: list[Entry]) -> Entry:
+    """Runs whose radii are those of all classes' points together: every class has its points."""
+    seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
+    runs = []
+    for seed in sorted(seeds):
+        of_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
+        radii = np.concatenate([run.radii for run in of_seed])
+        accuracies = [run.accuracy for run in of_seed if run.accuracy is not None]
+        victim = {"accuracy": float(np.mean(accuracies))} if accuracies else {}
+        runs.append(Run(seed, radii, {"victim": victim}, of_seed[0].target_class, of_seed[0].tsv))
+    return Entry(entries[0].cell, entries[0].wanted, tuple(runs))
+
+
+def _control_table(plan: Plan, entries: Entries) -> Table:
+    present = [kind for kind in CONTROLS if any(_is_of(cell, kind) for cell in plan.shown_cells())]
+    header = ("method", "σ", "class", *(text for kind in present for text in (f"ACR, {kind}", "reduction")))
+    rows = []
+    for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
+        clean = entries.get(Cell(victim, target_class, None))
+        items = [Item(victim.method), Item(f"{victim.sigma:g}"), Item(str(target_class))]
+        for kind in present:
+            control = next((entries[cell] for cell in cells if _is_of(cell, kind)), None)
+            items += [_measured(control, "acr"), Item(_reduction(clean, control))]
+        rows.append(tuple(items))
+    title = "Controls: the same epsilon without optimisation"
+    return Table("controls", title, header, rows if present else [])
+
+
+def _is_of(cell: Cell, kind: str) -> bool:
+    return cell.poison is not None and cell.poison.against == kind
+
+
+def _by_victim(cells: Sequence[Cell]) -> dict[tuple[Victim, int], list[Cell]]:
+    groups: dict[tuple[Victim, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.victim, cell.target_class), []).append(cell)
+    return groups
+
+
+def _method_transfer_tables(plan: Plan, entries: Entries) -> list[Table]:
+    title = "Transfer over training methods, σ = {sigma:g}, class {label}: ACR of victims (columns) on poison (rows)"
+    return _transfer_tables(
+        "transfer_methods",
+        title,
+        plan.method_transfer_cells(),
+        entries,
+        lambda victim: victim.method,
+        _against,
+    )
+
+
+def _against(poison: Poison) -> str:
+    return f"against {poison.against}"
+
+
+def _architecture_transfer_tables(plan: Plan, entries: Entries) -> list[Table]:
+    method = plan.architecture_transfer.method if plan.architecture_transfer else ""
+    title = (
+        f"Transfer over architectures, {method}, σ = {{sigma:g}}, class {{label}}: ACR of victims (columns) on poison "
+        "(rows)"
+    )
+    return _transfer_tables(
+        "transfer_architectures", title, plan.architecture_transfer_cells(), entries,
+        lambda victim: victim.architecture, lambda poison: f"made with {poison.architecture}",
+    )  # fmt: skip
+
+
+def _transfer_tables(
+    name: str, title: str, cells: list[Cell], entries: Entries,
+    column: Callable[[Victim], str], row: Callable[[Poison], str],
+) -> list[Table]:  # fmt: skip
+    tables = []
+    for sigma, label in dict.fromkeys((cell.victim.sigma, cell.target_class) for cell in cells):
+        group = [cell for cell in cells if (cell.victim.sigma, cell.target_class) == (sigma, label)]
+        victims = list(dict.fromkeys(cell.victim for cell in group))
+        rows = []
+        for poison in dict.fromkeys(cell.poison for cell in group):
+            items = [_transferred(entries, victim, label, poison) for victim in victims]
+            rows.append((Item(row(poison) if poison else "clean"), *items))
+        header = ("training data", *(column(victim) for victim in victims))
+        tables.append(
+            Table(
+                f"{name}_sigma_{sigma:g}_class_{label}", title.format(sigma=sigma, label=label), header, rows
+            )
+        )
+    return tables
+
+
+def _transferred(entries: Entries, victim: Victim, label: int, poison: Poison | None) -> Item:
+    clean, entry = entries.get(Cell(victim, label, None)), entries.get(Cell(victim, label, poison))
+    text = _text(entry, "acr")
+    reduction = _reduction(clean, entry) if poison else ""
+    return Item(f"{text} ({reduction})" if reduction not in ("", MISSING) else text, entry)
+
+
+def _measured(entry: Entry | None, name: str) -> Item:
+    return Item(_text(entry, name), entry)
+
+
+def _text(entry: Entry | None, name: str) -> str:
+    """Mean ± standard deviation over runs, with a note where runs are missing."""
+    values = entry.values(name) if entry else []
+    if entry is None or not values:
+        return MISSING
+    note = f" ({len(entry.runs)} of {entry.wanted} runs)" if len(entry.runs) < entry.wanted else ""
+    return mean_and_std_text(values) + note
+
+
+def _reduction(clean: Entry | None, entry: Entry | None) -> str:
+    percent = reduction(clean, entry)
+    if clean is None or entry is None or percent is None:
+        return MISSING
+    both = len({run.seed for run in clean.runs} & {run.seed for run in entry.runs})
+    of = f" (of {both} equal seeds)" if both < min(clean.wanted, entry.wanted) else ""
+    return f"{percent:.1f} %{of}"

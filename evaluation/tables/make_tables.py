@@ -1,0 +1,140 @@
+"""Arrange what a plan's runs measured as tables and figures; entries that are missing are named.
+
+Called when the plan's other jobs are done, and by hand at any time:
+
+    python evaluation/tables/make_tables.py --plan config/digits.yaml
+
+What was measured is copied into the results folder first. From there alone, the same tables are made again by
+
+    python evaluation/tables/make_tables.py --plan results/tables/digits/plan.yaml --from-results
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from attack_generation.controls import CONTROLS
+from attack_generation.figures import save_image_grid
+from data.datasets import load_dataset, load_poison, split_target_class
+from evaluation.tables.figures import save_acr_bars, save_curves, save_radii
+from evaluation.tables.formats import as_csv, as_html, as_latex, as_markdown, as_text, configuration_page
+from evaluation.tables.layout import Entries, Table, tables_of
+from evaluation.tables.plan import CLEAN, OPTIMISED, PAGES, Cell, Plan, read_plan
+from evaluation.tables.records import collect, commits, job_times, missing, read_entries
+from randomized_smoothing_certification.certificate_file import certified_curve
+from runtime.command_line import run_script
+from runtime.files import write_text
+from runtime.provenance import shown_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the arrangement."""
+
+    plan: Path
+    """Plan of the table, one of config/*.yaml."""
+    results_dir: Path | None = None
+    """Folder of tables and figures; that of the plan when not given."""
+    from_results: bool = False
+    """Make tables and figures again from the certificates in the plan file's folder, and copy nothing there."""
+
+
+def main(config: Config) -> None:
+    """Write tables.md, .tex, .csv, .html, configuration.html, cells/ and figures/, and print the tables."""
+    plan = read_plan(config.plan)
+    if config.from_results:
+        folder = config.results_dir or config.plan.parent
+        entries = read_entries(plan, config.plan.parent)
+    else:
+        folder = config.results_dir or plan.folders["results"]
+        collect(plan, folder)
+        entries = read_entries(plan, folder)
+        _images(plan, folder / "figures")
+        plan_text = msgspec.yaml.encode(plan).decode()
+        page = configuration_page(plan.title, plan_text, _versions(entries), job_times(plan))
+        write_text(folder / "configuration.html", page)
+    tables, texts = tables_as_text(plan, entries)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    _figures(plan, entries, folder / "figures")
+    print(as_text(tables))
+    if lacking := missing(list(entries.values())):
+        print("\nmissing:\n  " + "\n  ".join(lacking))
+    print(f"\n{shown_path(folder)}: {', '.join(PAGES)}, figures/ and, per point, cells/")
+
+
+def tables_as_text(plan: Plan, entries: Entries) -> tuple[list[Table], dict[str, str]]:
+    """The tables, and the content of every file of them, which is a function of plan and certificates alone."""
+    tables, lacking = tables_of(plan, entries), missing(list(entries.values()))
+    notes = ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
+    return tables, {
+        "tables.md": as_markdown(tables, notes),
+        "tables.tex": as_latex(tables, notes),
+        "tables.csv": as_csv(entries),
+        "tables.html": as_html(plan.title, tables, notes),
+    }
+
+
+def _versions(entries: Entries) -> dict[str, str]:
+    """What the runs' records say of commit, backend, machine and versions."""
+    found: dict[str, list[str]] = {}
+    for entry in entries.values():
+        for run in entry.runs:
+            victim = run.records["victim"]
+            of_run: Mapping[str, Any] = {
+                **{name: victim.get(name) for name in ("backend", "machine")},
+                **victim.get("versions", {}),
+            }
+            for name, value in [*(("commit", one) for one in commits(run.records)), *of_run.items()]:
+                if value is not None and value not in found.setdefault(name, []):
+                    found[name].append(value)
+    return {name: ", ".join(values) for name, values in found.items()}
+
+
+def _figures(plan: Plan, entries: Entries, folder: Path) -> None:
+    """Figures of the plan for which something was measured."""
+    shown = {cell: entries[cell] for cell in plan.shown_cells() if entries[cell].runs}
+    groups: dict[str, dict[str, list[float]]] = {}
+    for victim, target_class in dict.fromkeys((cell.victim, cell.target_class) for cell in shown):
+        group = {
+            _kind(cell): entry
+            for cell, entry in shown.items()
+            if (cell.victim, cell.target_class) == (victim, target_class)
+        }
+        name = f"{victim.key}_class_{target_class}.png"
+        title = f"{plan.dataset}, class {target_class}, {victim.method}, σ = {victim.sigma:g}"
+        curves = {kind: [certified_curve(run.radii) for run in entry.runs] for kind, entry in group.items()}
+        save_curves(folder / f"certified_accuracy_{name}", curves, f"{title}, mean and range of runs")
+        radii = {kind: np.concatenate([run.radii for run in entry.runs]) for kind, entry in group.items()}
+        save_radii(folder / f"radii_{name}", radii, title)
+        several = f", class {target_class}" if len(plan.target_classes) > 1 else ""
+        label = f"{victim.method}\nσ = {victim.sigma:g}{several}"
+        groups[label] = {kind: entry.values("acr") for kind, entry in group.items()}
+    title = f"{plan.dataset}: average certified radius of the poisoned class"
+    save_acr_bars(folder / "acr.png", groups, title)
+
+
+def _images(plan: Plan, folder: Path) -> None:
+    """Clean and poisoned images and their difference, of every poison that is there."""
+    made = {key: poison for key, poison in plan.poisons().items() if plan.poison_file(poison).is_file()}
+    if made:
+        dataset = load_dataset(plan.folders["data"])
+        for key, poison in made.items():
+            clean = split_target_class(dataset.x_train, dataset.y_train, poison.target_class).x_target
+            images = load_poison(plan.poison_file(poison), dataset, poison.target_class)
+            save_image_grid(folder / f"images_{key}.png", clean, images, plan.epsilon)
+
+
+def _kind(cell: Cell) -> str:
+    """Kind of training data as figures name it."""
+    if cell.poison is None:
+        return CLEAN
+    return cell.poison.against if cell.poison.against in CONTROLS else OPTIMISED
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,214 @@
+"""The store of what was measured: a folder per entry of a table, with the certificates and records of its runs.
+
+    <results>/plan.yaml                    the plan that was run
+    <results>/cells/<entry>/seed_0.tsv     certificates of one victim, in the columns of Cohen et al.'s code
+    <results>/cells/<entry>/settings.json  for each run, the records of its victim, certificate and poison
+
+Everything in a table is computed from these files, so that it can be computed again. Certificates are read as Cohen et
+al.'s code writes them (columns idx, label, predict, radius, correct, time), so that those of other code bases fill the
+same tables.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from evaluation.tables.plan import Cell, Plan
+from evaluation.tables.statistics import mean_and_std, reduction_percent
+from randomized_smoothing_certification.certificate_file import radii, read_points, summary_path
+from runtime.files import InputError, read_json, write_json, write_text
+from runtime.provenance import project_path
+
+
+class Run(NamedTuple):
+    """One victim of an entry."""
+
+    seed: int
+    radii: np.ndarray  # float (points,), as of read_radii
+    records: dict[str, Any]  # how it was made: settings of certificate, victim and poison
+    target_class: int
+    tsv: Path
+
+    @property
+    def acr(self) -> float:
+        """Average certified radius: abstentions and wrong classes count 0."""
+        return float(np.maximum(self.radii, 0).mean())
+
+    @property
+    def certified_accuracy(self) -> float:
+        """Approximate certified accuracy at radius 0."""
+        return float(np.mean(self.radii >= 0))
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the clean test images without noise, None where it is not known."""
+        return self.records["victim"].get("accuracy")
+
+    @property
+    def target_accuracy(self) -> float | None:
+        """The same of those of the certified class."""
+        return self.records["victim"].get(f"accuracy_class_{self.target_class}")
+
+
+class Entry(NamedTuple):
+    """One entry of a table with the runs that are there."""
+
+    cell: Cell
+    wanted: int  # runs that it should have
+    runs: tuple[Run, ...]
+
+    def values(self, name: str) -> list[float]:
+        """One property of all runs, those without it left out."""
+        values = [getattr(run, name) for run in self.runs]
+        return [value for value in values if value is not None]
+
+    def mean_and_std(self, name: str) -> tuple[float, float | None] | None:
+        """Mean and sample standard deviation over runs of one property, None without a run that has it."""
+        values = self.values(name)
+        return mean_and_std(values) if values else None
+
+
+def read_radii(path: Path, target_class: int) -> np.ndarray:
+    """Radii of one class's points from a certification file, float (points,); -1 where not certified correctly.
+
+    Raises InputError where the file is missing or damaged, or has no point of the class.
+    """
+    of_class = [point for point in read_points(path) if point.label == target_class]
+    if not of_class:
+        raise InputError(f"{path}: has no point of class {target_class}; choose another file")
+    return radii(of_class)
+
+
+def cell_folder(cell: Cell) -> str:
+    """Folder of an entry in the store."""
+    return f"cells/{cell.key}"
+
+
+def collect(plan: Plan, store: Path) -> None:
+    """Copy what the plan's jobs have measured so far, and what other programs have, into the store.
+
+    Raises InputError where the store is one of the project's results and a run is of no commit.
+    """
+    for cell in plan.cells():
+        of_runs = {seed: _measured_run(plan, cell, seed) for seed in plan.seeds}
+        _store(store, cell, {seed: run for seed, run in of_runs.items() if run})
+    for foreign in plan.foreign:
+        cell = foreign.cell
+        if cell in plan.cells():
+            raise InputError(f"foreign: the plan makes the entry itself: {cell}")
+        victim = {"accuracy": foreign.accuracy}
+        runs = {
+            seed: (Path(file), {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)
+        }
+        for tsv, _ in runs.values():
+            read_radii(tsv, foreign.target_class)
+        _store(store, cell, runs)
+    write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
+
+
+def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, Any]] | None:
+    """Certificates and records of a run that is complete."""
+    tsv, record = plan.certificate_file(cell, seed), plan.model_file(cell, seed).with_suffix(".json")
+    if not (tsv.is_file() and summary_path(tsv).is_file() and record.is_file()):
+        return None
+    records = {"victim": read_json(record), "certificate": read_json(tsv.with_suffix(".settings.json"))}
+    if cell.poison:
+        records["poison"] = read_json(plan.poison_file(cell.poison).with_suffix(".json"))
+    return tsv, records
+
+
+def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]) -> None:
+    folder = store / cell_folder(cell)
+    recorded = store.resolve().is_relative_to(project_path("results").resolve())
+    for seed, (tsv, records) in runs.items():
+        if recorded and (dirty := [one for one in commits(records) if not _is_commit(one)]):
+            raise InputError(
+                f"{tsv}: measured at {dirty[0]}, which is no commit that others can check out; commit, and "
+                "measure it again before it goes into results/"
+            )
+        write_text(folder / f"seed_{seed}.tsv", tsv.read_text(encoding="utf-8"))
+    if runs:
+        write_json(folder / "settings.json", {str(seed): records for seed, (_, records) in runs.items()})
+
+
+def commits(records: Any) -> list[str]:
+    """The commits named anywhere in a run's records, each once."""
+    if not isinstance(records, dict):
+        return []
+    own = [records["commit"]] if isinstance(records.get("commit"), str) else []
+    return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
+
+
+def _is_commit(name: str) -> bool:
+    return name != "unknown" and not name.endswith("-dirty")
+
+
+def read_entries(plan: Plan, store: Path) -> dict[Cell, Entry]:
+    """The entries of every table of the plan, each with the runs that are in the store."""
+    wanted = dict.fromkeys(plan.cells(), plan.runs)
+    wanted |= {foreign.cell: len(foreign.files) for foreign in plan.foreign}
+    entries = {}
+    for cell, runs in wanted.items():
+        folder = store / cell_folder(cell)
+        settings = folder / "settings.json"
+        records = read_json(settings) if settings.is_file() else {}
+        entries[cell] = Entry(
+            cell,
+            runs,
+            tuple(
+                Run(int(seed), read_radii(tsv := folder / f"seed_{seed}.tsv", cell.target_class), of_run,
+                    cell.target_class, tsv)
+                for seed, of_run in records.items()
+            ),
+        )  # fmt: skip
+    return entries
+
+
+def reduction(clean: Entry | None, entry: Entry | None) -> float | None:
+    """By how much the mean ACR is lower than that of victims of clean data of the same seeds, in percent."""
+    if clean is None or entry is None:
+        return None
+    before, after = ({run.seed: run.acr for run in one.runs} for one in (clean, entry))
+    seeds = before.keys() & after.keys()
+    if not seeds:
+        return None
+    return reduction_percent(*(float(np.mean([one[seed] for seed in seeds])) for one in (after, before)))
+
+
+def missing(entries: Sequence[Entry]) -> list[str]:
+    """A line for each entry that lacks runs."""
+    return [
+        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs"
+        for entry in entries
+        if len(entry.runs) < entry.wanted
+    ]
+
+
+class JobTimes(NamedTuple):
+    """What the jobs of one rule took, each in its last attempt."""
+
+    rule: str
+    jobs: int
+    hours: float  # of all jobs together
+    longest_minutes: float
+    peak_mib: float  # resident memory of the largest job; NaN where no job was long enough to be measured
+
+
+def job_times(plan: Plan) -> list[JobTimes]:
+    """Run times and memory of the long rules, from the files that Snakemake writes about its jobs."""
+    times = []
+    for folder in sorted((plan.folders["work"] / "benchmarks").glob("*")):
+        rows = []
+        for path in sorted(folder.rglob("*.tsv")):
+            with path.open(newline="", encoding="utf-8") as file:
+                rows += list(csv.DictReader(file, delimiter="\t"))
+        if rows:
+            seconds = [float(row["s"]) for row in rows]
+            memory = [float(row["max_rss"]) for row in rows if row["max_rss"] not in ("-", "NA", "")]
+            peak = max(memory, default=float("nan"))
+            times.append(JobTimes(folder.name, len(rows), sum(seconds) / 3600, max(seconds) / 60, peak))
+    return times

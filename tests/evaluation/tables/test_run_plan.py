@@ -1,0 +1,158 @@
+"""A plan in one process: it stops, goes on, names what failed, and makes the files that single scripts make."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import data
+from evaluation.tables import run_plan
+from evaluation.tables.make_tables import Config, main
+from evaluation.tables.plan import read_plan
+from evaluation.tables.records import collect
+from models.saving import load_model
+from runtime.files import InputError, read_json, write_json
+
+ROOT = Path(data.__file__).parents[1]
+PLAN: dict[str, Any] = {
+    "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
+    "methods": {"gaussianaug": [0.25], "macer": [0.25]}, "rows": ["clean", "constant", "optimised"],
+    "attack": {"all": {"epochs": 1, "lower_steps": 2, "solver_steps": 1, "reinitialise_every": 1}},
+    # No batch of MACER can be had: its victims fail.
+    "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 2, "batch_size": 5000}},
+    "certification": {"points": 6, "n": 200},
+}  # fmt: skip
+
+
+def run(folder: Path, *arguments: str, plan: dict[str, Any] = PLAN) -> subprocess.CompletedProcess:
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    command = [
+        sys.executable,
+        str(ROOT / "evaluation/tables/run_plan.py"),
+        "--plan",
+        str(folder / "plan.yaml"),
+    ]
+    command += ["--directory", str(folder), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plan")
+
+
+@pytest.fixture(scope="module")
+def partly_failed(folder: Path) -> subprocess.CompletedProcess:
+    stopped = run(folder, "--max-minutes", "0.000001")
+    assert stopped.returncode == 75 and "run the same command again" in stopped.stderr
+    return run(folder)
+
+
+def test_a_failing_job_stops_no_other_and_is_named(
+    folder: Path, partly_failed: subprocess.CompletedProcess
+) -> None:
+    assert partly_failed.returncode == 2
+    assert (
+        "batch_size is 5000" in partly_failed.stderr
+        and "needs runs/tables/toy/victims" in partly_failed.stderr
+    )
+    assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in partly_failed.stdout
+    assert (folder / "runs/tables/toy/incomplete/tables.md").is_file()
+    assert not (folder / "runs/tables/toy/results").exists()
+
+
+def test_little_is_printed_and_nothing_by_the_backend(
+    folder: Path, partly_failed: subprocess.CompletedProcess
+) -> None:
+    again = run(folder, "--methods", "gaussianaug")
+    assert again.returncode == 0 and again.stderr == ""
+    assert len(again.stdout.splitlines()) < 40
+    assert "gaussianaug" in again.stdout and "macer" not in again.stdout
+
+
+def test_what_a_script_makes_by_itself_is_the_same(
+    folder: Path, partly_failed: subprocess.CompletedProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last jobs of a process make what the first of another one makes."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "1")
+    plan = read_plan(folder / "plan.yaml")
+    for rule in ("poison", "victim"):
+        job = [job for job in plan.jobs() if job.rule == rule and "macer" not in job.flags][-1]
+        flags = job.flags.replace(str(job.outputs[0].parent), str(tmp_path)).split()
+        flags[flags.index("--run-dir") + 1] = str(tmp_path / "run")
+        subprocess.run([sys.executable, ROOT / job.script, *flags], check=True, capture_output=True)
+        one, other = (contents(folder / job.outputs[0].name) for folder in (tmp_path, job.outputs[0].parent))
+        assert one == other
+        command = read_json(job.outputs[1])["command"]
+        assert command.startswith(f"python {job.command}")
+
+
+def contents(path: Path) -> list[Any]:
+    """What is to be the same to the bit: the array, or a model's layers and weights (its file holds a date)."""
+    if path.suffix == ".npy":
+        return [path.read_bytes()]
+    model = load_model(path)
+    return [layer.name for layer in model.layers] + [array.tobytes() for array in model.get_weights()]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"set": ("epsylon=0.1",)}, r"--set epsylon=0\.1: give an entry of the plan as name=value"),
+        ({"set": ("runs=0",)}, "runs must be positive, got 0"),
+        ({"methods": ("smoothadv",)}, "the plan has gaussianaug, macer"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_changed_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(PLAN))
+    with pytest.raises(InputError, match=message):
+        run_plan.main(run_plan.Config(plan=plan, directory=tmp_path, **change))
+
+
+def test_the_tables_are_made_again_from_the_results_alone(
+    folder: Path, partly_failed: subprocess.CompletedProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    results = folder / "runs/tables/toy/incomplete"
+    before = {path: path.read_bytes() for path in results.glob("tables.*")}
+    assert len(before) == 4
+    for path in before:
+        path.unlink()
+    main(Config(plan=results / "plan.yaml", from_results=True))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_of_no_commit_does_not_go_into_the_results(
+    folder: Path, partly_failed: subprocess.CompletedProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    plan = read_plan(folder / "plan.yaml")
+    for cell in plan.cells()[:1]:
+        record = plan.model_file(cell, 0).with_suffix(".json")
+        write_json(record, {**read_json(record), "commit": "0123456789ab-dirty"})
+    collect(plan, tmp_path / "elsewhere")
+    monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
+    with pytest.raises(InputError, match="measured at 0123456789ab-dirty, which is no commit"):
+        collect(plan, tmp_path / "results/tables/toy")
+    assert not list(tmp_path.glob("results/**/*.tsv"))
+
+
+def test_reading_the_store_needs_its_certificates(
+    folder: Path, partly_failed: subprocess.CompletedProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(folder)
+    plan = read_plan(folder / "plan.yaml")
+    collect(plan, tmp_path)
+    tsv = next(tmp_path.rglob("seed_0.tsv"))
+    tsv.unlink()
+    write_plan = tmp_path / "plan.yaml"
+    with pytest.raises(InputError, match="no such file"):
+        main(Config(plan=write_plan, from_results=True))
+    assert not list(tmp_path.rglob("tables.md"))
