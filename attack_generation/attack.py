@@ -23,11 +23,9 @@ from models.registry import build_model
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, clean_accuracies
 from runtime.files import InputError
-from runtime.noise import fold_in, seed_pair
+from runtime.noise import Stream, fold_in, seed_pair
 
 # Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
-_WEIGHTS, _BATCHES, _UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION = range(5)
-_FIXED_UPPER_NOISE, _FIXED_LOWER_NOISE = range(5, 7)
 
 
 class AttackState(NamedTuple):
@@ -91,17 +89,13 @@ class Attack:
             dataset.x_train, dataset.y_train, config.target_class
         )
         self.x_val, self.y_val = dataset.x_val, dataset.y_val
-        x_validation, y_validation, _, _ = split_target_class(
-            dataset.x_val, dataset.y_val, config.target_class
-        )
+        x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
         for name, size, images in (
             ("batch_clean", config.batch_clean, x_others),
             ("batch_poison", config.batch_poison, self.x_target),
         ):
             if size > len(images):
-                raise InputError(
-                    f"{name} is {size}, but {config.data_dir} has only {len(images)} such images"
-                )
+                raise InputError(f"{name} is {size}, but {config.data_dir} has only {len(images)} such images")
         self._batch_validation = min(config.batch_validation, len(x_validation))
         self.steps_per_epoch = len(x_others) // config.batch_clean
         self.total_steps = config.epochs * self.steps_per_epoch
@@ -129,10 +123,8 @@ class Attack:
         self._compiled_logits = jit(self._logits)
 
     def _fresh_model(self, restart: int) -> StatelessModel:
-        seed = int(seed_pair(self.config.seed, _WEIGHTS, restart)[0])
-        return StatelessModel(
-            build_model(self.config.architecture, self._image_shape, self._num_classes, seed=seed)
-        )
+        seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart)[0])
+        return StatelessModel(build_model(self.config.architecture, self._image_shape, self._num_classes, seed=seed))
 
     # The outer loop ----------------------------------------------------------------------------------------
 
@@ -158,7 +150,7 @@ class Attack:
         seeds = Seeds(
             *(
                 seed_pair(self.config.seed, stream, number)
-                for stream in (_UPPER_NOISE, _LOWER_NOISE, _AUGMENTATION)
+                for stream in (Stream.ATTACK_UPPER_NOISE, Stream.ATTACK_LOWER_NOISE, Stream.ATTACK_AUGMENTATION)
             )
         )
         indices = self._draw_indices(epoch, step)
@@ -167,14 +159,16 @@ class Attack:
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
         config = self.config
-        shuffled = np.random.default_rng([config.seed, _BATCHES, epoch]).permutation(len(self._images.others))
-        draw = np.random.default_rng([config.seed, _BATCHES, epoch, step + 1])
+        shuffled = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch]).permutation(
+            len(self._images.others)
+        )
+        draw = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
         return Indices(
             clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean].astype(np.int32),
             poison=draw.choice(len(self.x_target), config.batch_poison, replace=False).astype(np.int32),
-            validation=draw.choice(
-                len(self._images.validation), self._batch_validation, replace=False
-            ).astype(np.int32),
+            validation=draw.choice(len(self._images.validation), self._batch_validation, replace=False).astype(
+                np.int32
+            ),
         )
 
     # One outer step, compiled ------------------------------------------------------------------------------
@@ -186,27 +180,17 @@ class Attack:
         u = self._poison.select(state.u, indices.poison)
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])
         perturbed, loss = self.config.loss.perturbed(
-            partial(self._logits, state.weights),
-            x,
-            batch.y,
-            self._lower_randomness(batch, 0),
-            epoch,
-            state.loss,
+            partial(self._logits, state.weights), x, batch.y, self._lower_randomness(batch, 0), epoch, state.loss
         )
         batch = batch._replace(perturbation=perturbed - x)
-        u, weights, lower, upper, metrics = self._bilevel.step(
-            u, state.weights, state.lower, state.upper, batch
-        )
+        u, weights, lower, upper, metrics = self._bilevel.step(u, state.weights, state.lower, state.upper, batch)
         u = self._poison.write_back(state.u, indices.poison, u)
         return AttackState(u, weights, lower, upper, loss), metrics
 
     def _gather(self, images: Images, indices: Indices, seeds: Seeds, epoch: Any) -> Batch:
         x_clean = ops.take(images.others, indices.clean, axis=0)
         x_target = ops.take(images.target, indices.poison, axis=0)
-        y = [
-            ops.take(images.y_others, indices.clean, axis=0),
-            ops.take(images.y_target, indices.poison, axis=0),
-        ]
+        y = [ops.take(images.y_others, indices.clean, axis=0), ops.take(images.y_target, indices.poison, axis=0)]
         return Batch(
             x_clean=x_clean,
             x_target=x_target,
@@ -231,16 +215,14 @@ class Attack:
     def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
         """f: what the poison lowers, on clean validation images of the target class."""
         x = self._augmented(batch.x_validation, batch, draw)
-        return self._objective(
-            partial(self._logits, v), x, batch.y_validation, self._upper_randomness(batch, draw)
-        )
+        return self._objective(partial(self._logits, v), x, batch.y_validation, self._upper_randomness(batch, draw))
 
     def _lower_randomness(self, batch: Batch, draw: Any) -> Randomness:
-        fixed = seed_pair(self.config.seed, _FIXED_LOWER_NOISE)
+        fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_LOWER_NOISE)
         return Randomness(self.config.sigma, fold_in(batch.seeds.lower_noise, draw), fixed, batch.numbers)
 
     def _upper_randomness(self, batch: Batch, draw: Any) -> Randomness:
-        fixed = seed_pair(self.config.seed, _FIXED_UPPER_NOISE)
+        fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
         return Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
 
     def _logits(self, v: Any, x: Any) -> Any:
@@ -263,9 +245,7 @@ class Attack:
         """Clean validation accuracy of the lower-level model, and the poison's distortion."""
         logits = partial(self._compiled_logits, state.weights)
         overall, of_class = clean_accuracies(logits, self.x_val, self.y_val)
-        distortion = np.abs(
-            ops.convert_to_numpy(self._compiled_images(state.u, self.x_target)) - self.x_target
-        )
+        distortion = np.abs(ops.convert_to_numpy(self._compiled_images(state.u, self.x_target)) - self.x_target)
         return {
             "validation_accuracy": overall,
             "validation_accuracy_target_class": of_class[self.config.target_class],

@@ -94,9 +94,7 @@ class PoisonConfig(CheckpointControls):
     def upper_objective(self) -> UpperObjective:
         """What ``objective`` names, with its settings."""
         if self.objective == "soft_radius":
-            return SoftRadius(
-                self.radius_copies, self.radius_beta, self.radius_clip, self.fixed_validation_noise
-            )
+            return SoftRadius(self.radius_copies, self.radius_beta, self.radius_clip, self.fixed_validation_noise)
         noisy = self.objective == "noisy_cross_entropy"
         return CrossEntropy(self.radius_copies if noisy else 0, self.fixed_validation_noise)
 

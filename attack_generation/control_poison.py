@@ -21,9 +21,5 @@ class Config(ControlConfig):
     data_dir: Path = project_path("data/MNIST")
 
 
-def main(config: Config) -> None:
-    write_control_poison(config)
-
-
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(write_control_poison, Config, __doc__)

@@ -9,6 +9,7 @@ import numpy as np
 from data.datasets import check_poison, load_dataset, poison_paths, split_target_class
 from runtime.files import InputError, array_sha256, save_array
 from runtime.long_run import CheckpointControls, LongRun, identity, require_positive
+from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
 
@@ -25,7 +26,7 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
     if start == "zero":
         return x.copy()
     if start == "random":
-        signs = np.random.default_rng([seed, 0x5167]).choice(np.array([-1, 1], np.float32), size=x.shape)
+        signs = np.random.default_rng([seed, Stream.CONTROL_SIGNS]).choice(np.array([-1, 1], np.float32), size=x.shape)
         return np.clip(x + np.float32(epsilon) * signs, 0, 1)
     if start == "constant":
         return np.clip(x + np.float32(epsilon), 0, 1)
@@ -62,13 +63,9 @@ def write_control_poison(config: ControlConfig) -> Path:
         raise InputError(f"seed must not be negative, got {config.seed}")
     dataset = load_dataset(config.data_dir)
     target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
-    x_path, y_path = poison_paths(
-        config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class
-    )
+    x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train")}
-    run = LongRun(
-        x_path, identity(config, **hashes), config, x_path.with_suffix(""), Stop(config.max_minutes)
-    )
+    run = LongRun(x_path, identity(config, **hashes), config, x_path.with_suffix(""), Stop(config.max_minutes))
     if not run.is_finished():
         poison = starting_poison(config.kind, target.x_target, config.epsilon, config.seed)
         check_poison(poison, target.x_target, config.epsilon, x_path)

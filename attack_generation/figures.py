@@ -14,9 +14,7 @@ def save_png(path: Path, figure: Any, dpi: int = 120) -> None:
         figure.savefig(temporary, dpi=dpi, format="png")
 
 
-def save_image_grid(
-    path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10
-) -> None:
+def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:
     """Draw the first images clean, poisoned and their amplified difference, one row each, as PNG.
 
     clean, poison: (N, H, W, C) float32 in [0, 1], C 1 or 3. The difference is scaled from [-epsilon, epsilon] to

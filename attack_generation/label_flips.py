@@ -7,13 +7,12 @@ import numpy as np
 
 from randomized_smoothing_certification.label_flipping import class_scores
 from runtime.files import InputError
-
-RANDOM_STREAM = 200  # of the seed
+from runtime.noise import Stream
 
 
 def flip_at_random(y: np.ndarray, num_classes: int, flips: int, seed: int) -> np.ndarray:
     """Training classes, int (n,), of which ``flips`` random ones are changed to another class each."""
-    random = np.random.default_rng([seed, RANDOM_STREAM])
+    random = np.random.default_rng([seed, Stream.LABEL_FLIPS])
     chosen = random.permutation(len(y))[:flips]
     y = y.copy()
     y[chosen] = (y[chosen] + random.integers(1, num_classes, size=flips)) % num_classes
@@ -55,9 +54,7 @@ def flip_greedily(
     return y
 
 
-def flip_nearest(
-    x: np.ndarray, y: np.ndarray, image: np.ndarray, label: int, rival: int, flips: int
-) -> np.ndarray:
+def flip_nearest(x: np.ndarray, y: np.ndarray, image: np.ndarray, label: int, rival: int, flips: int) -> np.ndarray:
     """Training classes y, int (n,), with the images of class ``label`` nearest to ``image`` given to the rival.
 
     flips: how many. x: training images (n, H, W, C); nearest in l2 of pixels.

@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from randomized_smoothing_certification.soft_radius import (
-    mean_soft_radius,
-    repeat_images,
-    smoothed_probabilities,
-)
+from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
 from robust_training.loss import Logits, Randomness, mean_cross_entropy, noise_of_copies
 
 

@@ -96,7 +96,4 @@ class ClassPattern:
         return moved
 
 
-PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {
-    "per_image": PerImage,
-    "class_pattern": ClassPattern,
-}
+PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}

@@ -27,14 +27,10 @@ def poison_radius(config: PoisonConfig) -> Path:
     config.check()
     dataset = load_dataset(config.data_dir)
     method = config.loss.name
-    x_path, y_path = poison_paths(
-        config.out_dir or config.data_dir, method, config.sigma, config.target_class
-    )
+    x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
     with Stop(config.max_minutes) as stop:
-        hashes = {
-            name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_val", "y_val")
-        }
+        hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_val", "y_val")}
         run = LongRun(x_path, identity(config, method=method, **hashes), config, run_dir, stop)
         if run.is_finished():
             return x_path

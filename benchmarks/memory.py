@@ -81,9 +81,7 @@ def main(config: Config) -> list[dict[str, Any]]:
             peak = _in_another_process(method, stage, config)
             base = base or peak
             ratio = peak / base
-            rows.append(
-                {"stage": stage, "method": method, "peak_mib": peak, "ratio": ratio, "met": ratio <= BAR}
-            )
+            rows.append({"stage": stage, "method": method, "peak_mib": peak, "ratio": ratio, "met": ratio <= BAR})
             verdict = "" if method == "gaussianaug" else f", bar {BAR}: {'met' if ratio <= BAR else 'MISSED'}"
             print(f"{stage:15s}  {method:11s}  {peak:7.0f} MiB  {ratio:5.2f} times gaussianaug{verdict}")
     finish(config, about, rows)

@@ -196,9 +196,7 @@ def multiply_adds(model: keras.Model) -> int:
         if not hasattr(layer, "kernel"):
             continue
         if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            raise InputError(
-                f"{layer.name}: how many multiply-adds a {type(layer).__name__} takes is not known"
-            )
+            raise InputError(f"{layer.name}: how many multiply-adds a {type(layer).__name__} takes is not known")
         total += prod(layer.output.shape[1:]) * prod(layer.kernel.shape[:-1])
     return total
 
@@ -308,9 +306,7 @@ def gradient_work(sizes: Sizes, dataset: Dataset) -> Work:
 def product_work(sizes: Sizes, dataset: Dataset) -> Work:
     """One Hessian-vector product with its own first-order evaluation."""
     objective, weights, batch = _lower_level(sizes, dataset)
-    compiled = jit(
-        lambda weights, p, batch: hessian_vector_product(lambda v: objective(v, batch), weights, p)
-    )
+    compiled = jit(lambda weights, p, batch: hessian_vector_product(lambda v: objective(v, batch), weights, p))
     return lambda: compiled(weights, weights, batch)[-1]
 
 

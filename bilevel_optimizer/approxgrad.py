@@ -81,9 +81,7 @@ class ApproxGrad:
 
         return ops.fori_loop(0, self.lower_steps, step, (v, adam))
 
-    def hypergradient(
-        self, u: Tree, v: Tree, lower: LowerState, data: Any
-    ) -> tuple[Tree, LowerState, Metrics]:
+    def hypergradient(self, u: Tree, v: Tree, lower: LowerState, data: Any) -> tuple[Tree, LowerState, Metrics]:
         """df/du = f_u - g_uv p at (u, v), where p solves (g_vv + damping I) p = f_v approximately.
 
         The invariant: where g_v(u, v) = 0, the solver has converged and damping is 0, this is the derivative of
@@ -125,8 +123,6 @@ class ApproxGrad:
         persist while the content of u changes. Returns the new (u, v, lower, upper) and the metrics.
         """
         v, adam = self.minimise_lower(u, v, lower.adam, data)
-        hypergradient, lower, metrics = self.hypergradient(
-            u, v, LowerState(adam, lower.p, lower.solver), data
-        )
+        hypergradient, lower, metrics = self.hypergradient(u, v, LowerState(adam, lower.p, lower.solver), data)
         u, upper = adam_step(u, hypergradient, upper, self.lr_u)
         return self.project(u, data), v, lower, upper, metrics

@@ -122,9 +122,7 @@ class ConjugateGradient:
             curvature = dot(d, ad)
             ended = end_at(ended, rr <= enough, Ended.CONVERGED)
             ended = end_at(
-                ended,
-                ops.logical_not(curvature > self.minimum_curvature * dot(d, d)),
-                Ended.NEGATIVE_CURVATURE,
+                ended, ops.logical_not(curvature > self.minimum_curvature * dot(d, d)), Ended.NEGATIVE_CURVATURE
             )
             active = ops.equal(ended, going_on)
             alpha = ops.where(active, rr / ops.where(active, curvature, 1.0), 0.0)

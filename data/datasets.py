@@ -84,9 +84,7 @@ def load_dataset(data_dir: Path) -> Dataset:
             _check_against_manifest(y_path, y, manifest)
         x, y = _images(x, x_path), _one_hot(y, y_path)
         if len(x) != len(y):
-            raise InputError(
-                f"{x_path}: {len(x)} images but {len(y)} labels in {y_path.name}; prepare the data again"
-            )
+            raise InputError(f"{x_path}: {len(x)} images but {len(y)} labels in {y_path.name}; prepare the data again")
         counts = y.sum(axis=0)
         if np.any(counts == 0):
             raise InputError(
@@ -136,8 +134,7 @@ def _images(x: np.ndarray, path: Path) -> np.ndarray:
     """Checked images as float32 (N, height, width, channels). Raises InputError as load_dataset does."""
     if x.dtype not in (np.float32, np.float64):
         raise InputError(
-            f"{path}: dtype {x.dtype}, float32 in [0, 1] expected; divide 8-bit images by 255 and save them "
-            "as float32"
+            f"{path}: dtype {x.dtype}, float32 in [0, 1] expected; divide 8-bit images by 255 and save them as float32"
         )
     if x.ndim == 3:
         x = x[..., np.newaxis]

@@ -81,9 +81,7 @@ def _check_source(
         raise InputError(f"{origin}: y_{split} has dtype {y.dtype}; give class indices as integers")
     out_of_range = y[(y < 0) | (y >= NUM_CLASSES)]
     if out_of_range.size:
-        raise InputError(
-            f"{origin}: y_{split} holds label {out_of_range[0]}; labels are 0 to {NUM_CLASSES - 1}"
-        )
+        raise InputError(f"{origin}: y_{split} holds label {out_of_range[0]}; labels are 0 to {NUM_CLASSES - 1}")
     return x.reshape(-1, *image_shape), y.astype(np.int64)
 
 

@@ -11,26 +11,16 @@ from keras import ops, tree
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import random_crop_and_flip
-from data.datasets import (
-    Dataset,
-    load_dataset,
-    load_poison,
-    poison_paths,
-    replace_target_class,
-    split_target_class,
-)
+from data.datasets import Dataset, load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
 from models.registry import build_model
 from models.saving import save_model, victim_name
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, TrainingLoss, clean_accuracies
 from runtime.files import InputError, array_sha256
 from runtime.long_run import CheckpointControls, LongRun, identity, require_positive
-from runtime.noise import seed_pair
+from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
-
-# Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
-_WEIGHTS, _BATCHES, _NOISE, _AUGMENTATION, _FIXED_NOISE = range(100, 105)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +88,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     """
     config.check()
     dataset = load_dataset(config.data_dir)
-    split_target_class(
-        dataset.x_test, dataset.y_test, config.target_class
-    )  # refuses a class that is not there
+    split_target_class(dataset.x_test, dataset.y_test, config.target_class)  # refuses a class that is not there
     method, trained_on, name = config.loss.name, dataset, "clean"
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
@@ -111,10 +99,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     with Stop(config.max_minutes) as stop:
         return [
             train_victim(
-                replace(config, seed=seed),
-                trained_on,
-                out_dir / victim_name(method, config.sigma, name, seed),
-                stop,
+                replace(config, seed=seed), trained_on, out_dir / victim_name(method, config.sigma, name, seed), stop
             )
             for seed in range(config.seed, config.seed + config.runs)
         ]
@@ -155,10 +140,8 @@ class Training:
         self.config, self.dataset, self._seed = config, dataset, config.seed
         self.steps_per_epoch = len(dataset.x_train) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
-        weights_seed = int(seed_pair(config.seed, _WEIGHTS)[0])
-        network = build_model(
-            config.architecture, dataset.image_shape, dataset.num_classes, seed=weights_seed
-        )
+        weights_seed = int(seed_pair(config.seed, Stream.VICTIM_WEIGHTS)[0])
+        network = build_model(config.architecture, dataset.image_shape, dataset.num_classes, seed=weights_seed)
         self.model = StatelessModel(network, config.batch_norm)
         # Moved to the device once; batches are gathered there.
         self._x, self._y = ops.convert_to_tensor(dataset.x_train), ops.convert_to_tensor(dataset.y_train)
@@ -176,11 +159,14 @@ class Training:
         """Step ``number`` of the run: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
         if self._order[0] != epoch:
-            shuffle = np.random.default_rng([self._seed, _BATCHES, epoch])
+            shuffle = np.random.default_rng([self._seed, Stream.VICTIM_BATCHES, epoch])
             self._order = epoch, shuffle.permutation(len(self.dataset.x_train)).astype(np.int32)
         size = self.config.batch_size
         batch = self._order[1][step * size : (step + 1) * size]
-        seeds = seed_pair(self._seed, _NOISE, number), seed_pair(self._seed, _AUGMENTATION, number)
+        seeds = (
+            seed_pair(self._seed, Stream.VICTIM_NOISE, number),
+            seed_pair(self._seed, Stream.VICTIM_AUGMENTATION, number),
+        )
         return self._compiled_step(state, self._x, self._y, batch, seeds, np.float32(epoch))
 
     def _step(
@@ -190,7 +176,7 @@ class Training:
         noise_seed, augmentation_seed = seeds
         if self.config.augment:
             x = random_crop_and_flip(x, augmentation_seed)
-        randomness = Randomness(self.config.sigma, noise_seed, seed_pair(self._seed, _FIXED_NOISE), batch)
+        randomness = Randomness(self.config.sigma, noise_seed, seed_pair(self._seed, Stream.VICTIM_FIXED_NOISE), batch)
 
         def inference_logits(x: Any) -> Any:
             return self.model(state.weights, state.statistics, x)[0]

@@ -16,9 +16,7 @@ from keras import layers
 from runtime.files import InputError
 
 
-def resnet_v1(
-    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10
-) -> keras.Model:
+def resnet_v1(depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> keras.Model:
     """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images (N, *image_shape) to logits (N, num_classes).
 
     Three stages of n blocks with 16, 32 and 64 filters, each later stage at half the resolution; He-normal
@@ -39,9 +37,7 @@ def resnet_v1(
     return keras.Model(inputs, _classify(x, num_classes), name=f"resnet{depth}v1")
 
 
-def resnet_v2(
-    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10
-) -> keras.Model:
+def resnet_v2(depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> keras.Model:
     """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images (N, *image_shape) to logits (N, num_classes).
 
     Three stages of n bottleneck blocks (1x1, 3x3, 1x1) with normalisation and ReLU before each convolution,
@@ -73,12 +69,8 @@ def _check_depth(family: str, depth: int, period: int) -> None:
         raise InputError(f"{family} has no depth {depth}; choose {period}n + 2: {valid}, ...")
 
 
-def _convolution(
-    x: keras.KerasTensor, filters: int, kernel_size: int = 3, strides: int = 1
-) -> keras.KerasTensor:
-    return layers.Conv2D(
-        filters, kernel_size, strides=strides, padding="same", kernel_initializer="he_normal"
-    )(x)
+def _convolution(x: keras.KerasTensor, filters: int, kernel_size: int = 3, strides: int = 1) -> keras.KerasTensor:
+    return layers.Conv2D(filters, kernel_size, strides=strides, padding="same", kernel_initializer="he_normal")(x)
 
 
 def _activate(x: keras.KerasTensor) -> keras.KerasTensor:

@@ -65,8 +65,7 @@ def _random(x_train: np.ndarray, seed: int, components: int = 1000) -> Embedding
     sampler = RBFSampler(gamma="scale", n_components=components, random_state=seed).fit(_flat(x_train))
     unit_variance = np.sqrt(components)  # as that of the other embeddings beside the constant feature
     return lambda x: (
-        unit_variance
-        * np.concatenate([sampler.transform(_flat(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
+        unit_variance * np.concatenate([sampler.transform(_flat(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
     )
 
 

@@ -23,9 +23,7 @@ _RESNETS: dict[str, Callable[..., keras.Model]] = {"v1": resnet_v1, "v2": resnet
 KNOWN = (*_BUILDERS, "resnet<depth>v1 (resnet20v1, ...)", "resnet<depth>v2 (resnet20v2, resnet29v2, ...)")
 
 
-def build_model(
-    architecture: str, image_shape: tuple[int, int, int], num_classes: int, seed: int
-) -> keras.Model:
+def build_model(architecture: str, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> keras.Model:
     """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
 
     architecture: mnist_cnn, digits_cnn, mlp, cnn_3x3, or resnet<depth>v1, resnet<depth>v2 with a valid depth.
@@ -43,9 +41,7 @@ def build_model(
     except InputError:
         raise
     except ValueError as error:  # Keras's complaint about a layer that would have no output
-        raise InputError(
-            f"{architecture} does not fit images of shape {image_shape}; choose another"
-        ) from error
+        raise InputError(f"{architecture} does not fit images of shape {image_shape}; choose another") from error
     model.set_weights(initial_weights(model, seed))
     return model
 

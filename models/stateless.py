@@ -42,9 +42,7 @@ class StatelessModel:
             variable.assign(value)
         return self.model
 
-    def __call__(
-        self, trainable: list[Any], state: list[Any], x: Any, training: bool = False
-    ) -> tuple[Any, Any]:
+    def __call__(self, trainable: list[Any], state: list[Any], x: Any, training: bool = False) -> tuple[Any, Any]:
         """Logits (B, K) of images x (B, H, W, C), and the state after the call."""
         statistics = training and self.batch_norm == "proper"
         return self.model.stateless_call(trainable, state, x, training=statistics)

@@ -67,15 +67,11 @@ def read_points(path: Path) -> list[Point]:
             point = Point(index, label, predict, row["radius"], int(predict == label), spent)
             _ = point.seconds
         except KeyError as error:
-            raise InputError(
-                f"{path}: has no column {error}; label, predict and radius are needed"
-            ) from error
+            raise InputError(f"{path}: has no column {error}; label, predict and radius are needed") from error
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: line {number} is damaged; certify again") from error
         if not (np.isfinite(radius) and radius >= 0):
-            raise InputError(
-                f"{path}: line {number} has the radius {radius}, which certifies nothing; mend it"
-            )
+            raise InputError(f"{path}: line {number} has the radius {radius}, which certifies nothing; mend it")
         points.append(point)
     return points
 

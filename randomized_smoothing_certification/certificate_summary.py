@@ -5,17 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import (
-    RADIUS_DIGITS,
-    Point,
-    certified_curve,
-    radii,
-)
+from randomized_smoothing_certification.certificate_file import RADIUS_DIGITS, Point, certified_curve, radii
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
-from runtime.noise import seed_pair
+from runtime.noise import Stream, seed_pair
 
 BOOTSTRAP_SAMPLES = 10_000
-BOOTSTRAP_STREAM = 0xB0075
 
 
 def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
@@ -48,9 +42,7 @@ def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
         },
         "per_class": (
             {
-                str(label): _accuracies(
-                    [point for point in points if point.label == label], sigma, what["seed"]
-                )
+                str(label): _accuracies([point for point in points if point.label == label], sigma, what["seed"])
                 for label in classes
             }
             if len(classes) > 1
@@ -91,7 +83,7 @@ def _accuracies(points: Sequence[Point], sigma: float, seed: int) -> dict[str, A
     of_points = radii(points)
     certified = np.maximum(of_points, 0.0)
     steps = [0.25 * i for i in range(int(4 * sigma / 0.25) + 1)]
-    generator = np.random.default_rng(seed_pair(seed, len(points), BOOTSTRAP_STREAM))
+    generator = np.random.default_rng(seed_pair(seed, len(points), Stream.BOOTSTRAP))
     draws = generator.integers(len(points), size=(BOOTSTRAP_SAMPLES, len(points)), dtype=np.int32)
     return {
         "count": len(points),

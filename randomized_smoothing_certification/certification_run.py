@@ -36,11 +36,9 @@ from randomized_smoothing_certification.core import (
 from runtime.checkpoints import require_same_settings
 from runtime.files import InputError, array_sha256, file_sha256, read_json, write_json
 from runtime.long_run import LineByLine, RunControls, identity, settings_path
-from runtime.noise import seed_pair
+from runtime.noise import Stream, seed_pair
 from runtime.provenance import provenance
 from runtime.stop import Stop
-
-POINT_STREAM = 0x901275  # of the run seed: the draw of the points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +90,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
-        counter = VoteCounter(
-            model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size
-        )
+        counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size)
         truth = labels(dataset.y_test)
         points = draw_points(truth, dataset.num_classes, config.target_class, config.points, config.seed)
         points = points[shard[0] - 1 :: shard[1]]
@@ -105,18 +101,12 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             config, dataset=dataset.label, split="test", model_sha256=file_sha256(config.model),
             test_sha256=array_sha256(dataset.x_test) + array_sha256(dataset.y_test),
         )  # fmt: skip
-        record: dict[str, Any] = {
-            "settings": what,
-            "points": points.tolist(),
-            "provenance": provenance(config),
-        }
+        record: dict[str, Any] = {"settings": what, "points": points.tolist(), "provenance": provenance(config)}
         _warn_of_another_sigma(config)
         run = LineByLine(config.out, "\t".join(COLUMNS), record, config, stop)
         done = run.resume()
         if [point.idx for point in read_points(config.out)] != record["points"][:done]:
-            raise InputError(
-                f"{config.out}: its rows are not the first points of this run; choose another output"
-            )
+            raise InputError(f"{config.out}: its rows are not the first points of this run; choose another output")
         if done:
             print(f"{config.out}: continuing after {done} of {len(points)} points")
         else:
@@ -152,7 +142,7 @@ def draw_points(
         available = np.flatnonzero(truth == wanted)
         if len(available) < points:
             print(f"class {wanted} has {len(available)} test points, fewer than {points}: all are certified")
-        generator = np.random.default_rng(seed_pair(seed, wanted, POINT_STREAM))
+        generator = np.random.default_rng(seed_pair(seed, wanted, Stream.CERTIFIED_POINTS))
         drawn.append(generator.permutation(available)[:points])
     return np.sort(np.concatenate(drawn))
 
@@ -184,9 +174,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     for path, record in zip(shards, records, strict=True):
         shard = record["settings"]["shard"]
         if _parse_shard(shard)[1] != total:
-            raise InputError(
-                f"{path}: is shard {shard}, {shards[0]} is one of {total}; merge one run's shards"
-            )
+            raise InputError(f"{path}: is shard {shard}, {shards[0]} is one of {total}; merge one run's shards")
         if shard in found:
             raise InputError(f"{path}: is shard {shard}, as is {found[shard]}; name every shard once")
         found[shard] = path
@@ -195,8 +183,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
         part = read_points(path)
         if [point.idx for point in part] != record["points"]:
             raise InputError(
-                f"{path}: has {len(part)} of {len(record['points'])} points; run its certification again to "
-                "finish it"
+                f"{path}: has {len(part)} of {len(record['points'])} points; run its certification again to finish it"
             )
         points += part
     missing = [f"{i}/{total}" for i in range(1, total + 1) if f"{i}/{total}" not in found]
@@ -220,9 +207,7 @@ def _warn_of_another_sigma(config: CertificationConfig) -> None:
     record = config.model.with_suffix(".json")
     trained = read_json(record).get("config", {}).get("sigma") if record.is_file() else None
     if trained is not None and trained != config.sigma:
-        print(
-            f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}"
-        )
+        print(f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}")
 
 
 def _check_out(out: Path) -> None:

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from bilevel_optimizer.autodiff import jit
 from runtime.files import InputError
-from runtime.noise import fold_in, normal, seed_pair
+from runtime.noise import Stream, fold_in, normal, seed_pair
 
 ABSTAIN = -1
 # Published: votes that select the class, fresh votes that bound its probability, probability of a wrong certificate.
@@ -25,10 +26,6 @@ N0, N, ALPHA = 100, 100_000, 0.001
 # blocks. Vote number v is therefore row v % 100 of block v // 100 whatever the batch size. 100 is the usual
 # n0, so that selection evaluates nothing that it does not count.
 NOISE_BLOCK = 100
-
-# The stages' noise streams. The large offset keeps them apart from the streams that training draws from the
-# same run seed: a certificate needs noise that is independent of the classifier.
-SELECTION, ESTIMATION, PREDICTION = 0x5E1EC70, 0x5E1EC71, 0x5E1EC72
 
 
 class Certificate(NamedTuple):
@@ -121,9 +118,7 @@ class VoteCounter:
         if image.shape != self.image_shape:
             raise InputError(f"the image has shape {image.shape}, the classifier takes {self.image_shape}")
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-            raise InputError(
-                f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first"
-            )
+            raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
         return ops.convert_to_tensor(image)
 
 
@@ -140,9 +135,9 @@ def certify(
     Raises as VoteCounter.count_votes; InputError for n0 < 1, n < 1 or alpha outside (0, 1).
     """
     require_vote_settings(n0, n, alpha)
-    selection = counter.count_votes(image, n0, seed_pair(seed, index, SELECTION))
+    selection = counter.count_votes(image, n0, seed_pair(seed, index, Stream.VOTES_THAT_SELECT))
     candidate = int(np.argmax(selection))
-    votes = int(counter.count_votes(image, n, seed_pair(seed, index, ESTIMATION))[candidate])
+    votes = int(counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
     bound = lower_confidence_bound(votes, n, alpha)
     if bound < 0.5:
         return Certificate(ABSTAIN, 0.0)
@@ -156,7 +151,7 @@ def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alph
     Arguments and errors as in ``certify``.
     """
     require_vote_settings(1, n, alpha)
-    counts = counter.count_votes(image, n, seed_pair(seed, index, PREDICTION))
+    counts = counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_PREDICT))
     first, second = np.argsort(-counts, kind="stable")[:2]
     test = stats.binomtest(int(counts[first]), int(counts[first] + counts[second]), 0.5)
     return ABSTAIN if test.pvalue > alpha else int(first)
@@ -170,11 +165,7 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
     require_vote_settings(1, n, alpha)
     if not 0 <= successes <= n:
         raise InputError(f"successes must lie between 0 and n = {n}, got {successes}")
-    if successes == 0:
-        return 0.0
-    if successes == n:
-        return float(np.exp(np.log(alpha) / n))
-    return float(stats.beta.ppf(alpha, successes, n - successes + 1))
+    return float(proportion_confint(successes, n, 2 * alpha, method="beta")[0])
 
 
 def radius_of_probability(probability: float, sigma: float) -> float:

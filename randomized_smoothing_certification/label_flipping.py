@@ -19,12 +19,7 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.lapack import dpocon
 
 from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.training_set_smoothing import (
-    Smoothed,
-    TrainingSet,
-    TrainingSetNoise,
-    answers,
-)
+from randomized_smoothing_certification.training_set_smoothing import Smoothed, TrainingSet, TrainingSetNoise, answers
 from runtime.files import InputError
 
 Bound = Literal["tight", "closed_form"]
@@ -160,9 +155,7 @@ class KernelVectors:
         """
         x_test = np.asarray(x_test, np.float64)
         if x_test.ndim != 2 or x_test.shape[1] != self._x.shape[1]:
-            raise InputError(
-                f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected"
-            )
+            raise InputError(f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected")
         if self._primal:
             return cho_solve((self._factor, True), x_test.T).T @ self._x.T
         return cho_solve((self._factor, True), self._x @ x_test.T).T
@@ -211,9 +204,7 @@ def smooth_least_squares(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) ->
                 rest = np.concatenate(others, axis=1) if others else signed[:, :0]
                 log_eps[chosen] = np.maximum(log_eps[chosen], _log_chernoff(signed, rest, noise))
 
-    with ThreadPoolExecutor(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    ) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         list(pool.map(bound, jobs))  # list() raises what a job raised
     return answers(prediction, log_eps)
 
@@ -261,15 +252,11 @@ def _log_chernoff(signed: np.ndarray, rest: np.ndarray, noise: LabelFlips) -> np
 def _derivatives_at_zero(parts: list[tuple[np.ndarray, float, float]]) -> tuple[np.ndarray, np.ndarray]:
     """What ``derivatives`` of _log_chernoff gives at t = 0, without exponentials."""
     slope = sum((turn - keep) * a.sum(axis=1) for a, keep, turn in parts)
-    curvature = sum(
-        (turn + keep - (turn - keep) ** 2) * np.einsum("ij,ij->i", a, a) for a, keep, turn in parts
-    )
+    curvature = sum((turn + keep - (turn - keep) ** 2) * np.einsum("ij,ij->i", a, a) for a, keep, turn in parts)
     return slope, curvature
 
 
-def _terms(
-    a: np.ndarray, t: np.ndarray, keep: float, turn: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _terms(a: np.ndarray, t: np.ndarray, keep: float, turn: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """keep * exp(-t a), turn * exp(t a), and their sum with the probability of neither, (m, n) each."""
     up = np.exp(t[:, None] * a)
     down = keep / up

@@ -94,8 +94,6 @@ def soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float,
     return sigma / 2 * gaussian_margin(mean_probabilities, a, keep=correct)
 
 
-def mean_soft_radius(
-    mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float = 1e-3
-) -> Tensor:
+def mean_soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float = 1e-3) -> Tensor:
     """Mean of ``soft_radius`` over the batch, misclassified images counting 0: the attack's objective f."""
     return ops.mean(soft_radius(mean_probabilities, labels_onehot, sigma, a))

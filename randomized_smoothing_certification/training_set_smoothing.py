@@ -19,9 +19,8 @@ import numpy as np
 
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, require_vote_settings
 from runtime.files import InputError
+from runtime.noise import Stream
 from runtime.progress import progress
-
-_SELECTION, _ESTIMATION = range(2)  # streams of randomness
 
 
 class TrainingSet(NamedTuple):
@@ -56,9 +55,7 @@ class Smoothed(NamedTuple):
     """What a smoothed classifier says of m test points."""
 
     prediction: np.ndarray  # int64 (m,), ABSTAIN where no class is known to be the more likely one
-    log_eps: (
-        np.ndarray
-    )  # float64 (m,), upper bound on log(1 - P[base learner predicts so]); 0 where abstained
+    log_eps: np.ndarray  # float64 (m,), upper bound on log(1 - P[base learner predicts so]); 0 where abstained
 
     def certified(self, noise: TrainingSetNoise, size: int) -> np.ndarray:
         """How far an adversary may change the training set of ``size`` points; 0 for points that abstained."""
@@ -88,9 +85,9 @@ def smooth_by_sampling(
     """
     require_vote_settings(n0, n, alpha)
     points = np.arange(len(x_test))
-    votes = {}
+    votes: dict[Stream, np.ndarray] = {}
     with progress(total=n0 + n, desc="noisy training sets", unit="training") as bar:
-        for stream, trainings in ((_SELECTION, n0), (_ESTIMATION, n)):
+        for stream, trainings in ((Stream.TRAININGS_THAT_SELECT, n0), (Stream.TRAININGS_THAT_BOUND, n)):
             counts = np.zeros((len(x_test), num_classes), np.int64)
             for number in range(trainings):
                 generator = np.random.default_rng([seed, stream, number])
@@ -103,7 +100,7 @@ def smooth_by_sampling(
                 counts[points, classes] += 1
                 bar.update()
             votes[stream] = counts
-    prediction = np.argmax(votes[_SELECTION], axis=1)
-    hits = votes[_ESTIMATION][points, prediction]
+    prediction = np.argmax(votes[Stream.TRAININGS_THAT_SELECT], axis=1)
+    hits = votes[Stream.TRAININGS_THAT_BOUND][points, prediction]
     bounds = np.array([lower_confidence_bound(int(count), n, alpha) for count in hits])
     return answers(prediction, np.log1p(-bounds))

@@ -30,9 +30,7 @@ class ConsistencyLoss(TrainingLoss):
 
     def __post_init__(self) -> None:
         if self.copies < 2:
-            raise InputError(
-                f"copies of Consistency must be at least 2, which can disagree, got {self.copies}"
-            )
+            raise InputError(f"copies of Consistency must be at least 2, which can disagree, got {self.copies}")
         for name in ("lam", "eta"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} of Consistency must not be negative, got {getattr(self, name)}")
@@ -54,7 +52,5 @@ def disagreement(scores: Any, copies: int, lam: float, eta: float) -> Any:
     mean = ops.mean(ops.exp(log_each), axis=1)
     # p is 0 where every p_i underflows: p log p is 0 there.
     entropy = -ops.sum(mean * ops.log(ops.maximum(mean, 1e-30)), axis=-1)
-    cross = -ops.sum(
-        mean * ops.mean(log_each, axis=1), axis=-1
-    )  # mean over i of H(p, p_i) = H(p) + KL(p || p_i)
+    cross = -ops.sum(mean * ops.mean(log_each, axis=1), axis=-1)  # mean over i of H(p, p_i) = H(p) + KL(p || p_i)
     return ops.mean(lam * (cross - entropy) + eta * entropy)

@@ -82,15 +82,11 @@ def accuracy(logits: Any, y: Any) -> Any:
     return ops.mean(ops.cast(hits, "float32"))
 
 
-def clean_accuracies(
-    logits: Logits, x: np.ndarray, y: np.ndarray, batch_size: int = 1000
-) -> tuple[float, list[float]]:
+def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray, batch_size: int = 1000) -> tuple[float, list[float]]:
     """Accuracy on images without noise, overall and of each of the K classes, evaluated batch by batch.
 
     logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
-    scores = np.concatenate(
-        [ops.convert_to_numpy(logits(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
-    )
+    scores = np.concatenate([ops.convert_to_numpy(logits(x[i : i + batch_size])) for i in range(0, len(x), batch_size)])
     of_class = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
     return float(accuracy(scores, y)), of_class

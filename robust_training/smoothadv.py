@@ -8,14 +8,7 @@ from keras import ops
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
-from robust_training.loss import (
-    Logits,
-    LossState,
-    Randomness,
-    TrainingLoss,
-    mean_cross_entropy,
-    noise_of_copies,
-)
+from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
 from runtime.files import InputError
 
 
@@ -107,9 +100,7 @@ class SmoothAdvLoss(TrainingLoss):
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)
-        return mean_cross_entropy(
-            logits(repeat_images(x, self.samples) + noise), repeat_images(y, self.samples)
-        )
+        return mean_cross_entropy(logits(repeat_images(x, self.samples) + noise), repeat_images(y, self.samples))
 
 
 def into_ball(delta: Any, x: Any, radius: Any) -> Any:

@@ -93,12 +93,7 @@ class LongRun:
     """
 
     def __init__(
-        self,
-        artifact: Path,
-        identity: dict[str, Any],
-        controls: CheckpointControls,
-        run_dir: Path,
-        stop: Stop,
+        self, artifact: Path, identity: dict[str, Any], controls: CheckpointControls, run_dir: Path, stop: Stop
     ) -> None:
         require_positive(controls, "checkpoint_minutes")
         self.artifact, self.identity, self.run_dir = Path(artifact), identity, run_dir
@@ -124,9 +119,7 @@ class LongRun:
                 return False
             record = read_json(self.record)
             if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-                raise OtherSettings(
-                    f"{self.record}: not a record of this project; delete it or choose another folder"
-                )
+                raise OtherSettings(f"{self.record}: not a record of this project; delete it or choose another folder")
             require_same_settings(self.artifact, record["settings"], self.identity)
         except OtherSettings as other:
             discard_where_allowed(other, self._controls.on_other_settings, self.record, self.artifact)
@@ -211,9 +204,7 @@ class LineByLine:
     beside the artifact.
     """
 
-    def __init__(
-        self, artifact: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop
-    ) -> None:
+    def __init__(self, artifact: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop) -> None:
         self.artifact, self._header, self._record = Path(artifact), header, record
         self._controls, self._stop = controls, stop
 

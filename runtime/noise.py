@@ -1,11 +1,28 @@
 """Gaussian noise as a pure function of a seed, inside and outside compiled code, on every backend."""
 
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+
+class Stream(IntEnum):
+    """Every use of a run's seed, so that no two draw the same random numbers. See seed_pair."""
+
+    ATTACK_WEIGHTS, ATTACK_BATCHES, ATTACK_UPPER_NOISE, ATTACK_LOWER_NOISE, ATTACK_AUGMENTATION = range(5)
+    ATTACK_FIXED_UPPER_NOISE, ATTACK_FIXED_LOWER_NOISE = 5, 6
+    VICTIM_WEIGHTS, VICTIM_BATCHES, VICTIM_NOISE, VICTIM_AUGMENTATION, VICTIM_FIXED_NOISE = range(100, 105)
+    LABEL_FLIPS, LABEL_POINTS, LABEL_HELD_OUT, LABEL_NETWORK = range(200, 204)
+    TRAININGS_THAT_SELECT, TRAININGS_THAT_BOUND = 210, 211
+    PLANE_POINTS, PLANE_WEIGHTS, PLANE_UPPER_NOISE, PLANE_LOWER_NOISE, PLANE_VICTIM_NOISE = range(300, 305)
+    CONTROL_SIGNS = 0x5167
+    CERTIFIED_POINTS, BOOTSTRAP = 0x901275, 0xB0075
+    # A certificate needs noise that is independent of the classifier, which may be trained from the same seed.
+    VOTES_THAT_SELECT, VOTES_THAT_BOUND, VOTES_THAT_PREDICT = 0x5E1EC70, 0x5E1EC71, 0x5E1EC72
+
 
 _GENERATOR = keras.random.SeedGenerator(seed=0)
 

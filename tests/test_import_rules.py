@@ -48,9 +48,7 @@ def test_all_packages_are_looked_at() -> None:
 
 
 def test_lower_rooms_never_import_higher_ones() -> None:
-    command = shutil.which(
-        "lint-imports", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
+    command = shutil.which("lint-imports", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if command is None:
         pytest.skip("import-linter is not installed (pip install -e .[dev])")
     done = subprocess.run(
@@ -73,9 +71,7 @@ def test_only_autodiff_names_a_backend(path: Path) -> None:
 
 @each_file
 def test_nothing_edits_the_import_path(path: Path) -> None:
-    assert not [
-        node for node in parsed(path) if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"
-    ]
+    assert not [node for node in parsed(path) if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"]
     assert "PYTHONPATH" not in path.read_text(encoding="utf-8")
 
 

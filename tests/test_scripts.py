@@ -70,9 +70,7 @@ def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tu
         toy["architecture"] = "resnet8v1"
         if method == "macer":  # learns the patterns more slowly
             toy["lower_steps"] = 60
-    return script["main"], script["Config"](
-        **toy, data_dir=data_dir, out_dir=folder / "poison", run_dir=folder / "run"
-    )
+    return script["main"], script["Config"](**toy, data_dir=data_dir, out_dir=folder / "poison", run_dir=folder / "run")
 
 
 def victim_config(
@@ -85,12 +83,7 @@ def victim_config(
         toy["architecture"] = "resnet8v1"
     kind = "clean" if poison is None else "poisoned_radius"
     return script["main"], script["Config"](
-        **toy,
-        training_data=kind,
-        poison=poison,
-        data_dir=data_dir,
-        out_dir=folder / "models",
-        run_dir=folder / "runs",
+        **toy, training_data=kind, poison=poison, data_dir=data_dir, out_dir=folder / "models", run_dir=folder / "runs"
     )
 
 
@@ -123,11 +116,7 @@ def test_poison_then_victim(dataset: str, method: str, toy_dirs: dict[str, Path]
     assert 0.01 < np.abs(poison - clean).max() <= 0.1 + 1e-6
     train, settings = victim_config(dataset, method, config.data_dir, tmp_path, path)
     train(settings)
-    victim = (
-        tmp_path
-        / "models"
-        / f"{method}_{settings.sigma}_poisoned_radius_{method}_{config.sigma}_8_seed3.keras"
-    )
+    victim = tmp_path / "models" / f"{method}_{settings.sigma}_poisoned_radius_{method}_{config.sigma}_8_seed3.keras"
     weights = load_model(victim).get_weights()
     assert all(np.all(np.isfinite(w)) for w in weights)
 
@@ -146,9 +135,7 @@ def test_stopped_runs_continue_bit_for_bit(method: str, toy_dirs: dict[str, Path
                 main(dataclasses.replace(parts, max_minutes=1e-9))
         main(parts)
         if make is attack_config:
-            np.testing.assert_array_equal(
-                np.load(poison_file(parts, method)), np.load(poison_file(whole, method))
-            )
+            np.testing.assert_array_equal(np.load(poison_file(parts, method)), np.load(poison_file(whole, method)))
         else:
             name = f"{method}_{whole.sigma}_clean_seed3.keras"
             for a, b in zip(

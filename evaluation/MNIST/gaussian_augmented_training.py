@@ -27,9 +27,5 @@ class Config(TrainingConfig):
     data_dir: Path = project_path("data/MNIST")
 
 
-def main(config: Config) -> None:
-    train_victims(config)
-
-
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(train_victims, Config, __doc__)

@@ -29,8 +29,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
         points["optimised"] = study.optimised_poison()
         rows = {
-            name: study.measured(x)
-            for name, x in progress(points.items(), desc=kind.title, unit="row", leave=False)
+            name: study.measured(x) for name, x in progress(points.items(), desc=kind.title, unit="row", leave=False)
         }
         results[kind.name] = rows
         x_others = split_target_class(*study.train, config.target_class).x_others
@@ -55,8 +54,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
     save_boundaries(picture, panels, config)
     numbers = {
-        kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()}
-        for kind, rows in results.items()
+        kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()} for kind, rows in results.items()
     }
     write_json(record, {"results": numbers, **provenance(config)})
     print(f"{_table(results, config)}\n\n{shown_path(picture)} and {record.name}")
@@ -91,8 +89,7 @@ def _table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> 
         f"certified: {config.test_points} test points of the class, n0 = {config.n0}, n = {config.n}, "
         f"alpha = {config.alpha:g}",
         "",
-        f"{'classifier':<12}{'training points':<18}{'ACR':<16}{'reduction':<12}"
-        f"{'certified accuracy':<21}test accuracy",
+        f"{'classifier':<12}{'training points':<18}{'ACR':<16}{'reduction':<12}{'certified accuracy':<21}test accuracy",
     ]
     for kind, rows in results.items():
         for name, row in rows.items():

@@ -42,9 +42,7 @@ def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: Bound
             for way in np.stack([panel.target, panel.moved], axis=1):
                 axes.plot(*way.T, color=red, lw=0.5, alpha=0.6, zorder=2)
             axes.plot(*panel.target.T, "o", mfc="none", mec=red, mew=0.5, ms=3, alpha=0.7, zorder=2)
-            axes.contour(
-                axis, axis, panel.clean_plane.share, [0.5], colors="0.35", linewidths=2, linestyles=":"
-            )
+            axes.contour(axis, axis, panel.clean_plane.share, [0.5], colors="0.35", linewidths=2, linestyles=":")
         axes.plot(*panel.others.T, "s", color=blue, ms=3.5, mec="white", mew=0.3, zorder=3)
         axes.plot(*panel.moved.T, "o", color=red, ms=4, mec="white", mew=0.3, zorder=3, clip_on=False)
         axes.contour(axis, axis, share, [0.5], colors="black", linewidths=3, zorder=4)

@@ -26,20 +26,13 @@ from data.datasets import check_poison, split_target_class
 from models.registry import initial_weights
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import VoteCounter, certify, require_vote_settings
-from randomized_smoothing_certification.soft_radius import (
-    mean_soft_radius,
-    repeat_images,
-    smoothed_probabilities,
-)
+from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy
 from runtime.checkpoints import require_finite
 from runtime.files import InputError
-from runtime.noise import fold_in, normal, seed_pair
+from runtime.noise import Stream, fold_in, normal, seed_pair
 from runtime.provenance import project_path
-
-# Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
-_DATA, _WEIGHTS, _UPPER_NOISE, _LOWER_NOISE, _VICTIM_NOISE = range(300, 305)
 
 Weights = list[np.ndarray]
 Classifier = Callable[[np.ndarray], np.ndarray]  # points (N, 2) float32 -> logits (N, 2)
@@ -212,10 +205,8 @@ class Study:
     def __init__(self, config: BoundaryConfig, kind: Kind) -> None:
         self.config = config
         self.train, validation, self.test = (
-            kind.sample(count, np.random.default_rng([config.seed, _DATA, stream]))
-            for stream, count in enumerate(
-                (config.train_points, config.validation_points, config.test_points)
-            )
+            kind.sample(count, np.random.default_rng([config.seed, Stream.PLANE_POINTS, stream]))
+            for stream, count in enumerate((config.train_points, config.validation_points, config.test_points))
         )
         target = split_target_class(*self.train, config.target_class)
         self.x_target, self._y_target, self._x_others, self._y_others = target
@@ -249,8 +240,8 @@ class Study:
         lower, upper = self._bilevel.init_lower(v), adam_init(u)
         for number in range(config.outer_steps):
             seeds = {
-                "f": seed_pair(config.seed, _UPPER_NOISE, number),
-                "g": seed_pair(config.seed, _LOWER_NOISE, number),
+                "f": seed_pair(config.seed, Stream.PLANE_UPPER_NOISE, number),
+                "g": seed_pair(config.seed, Stream.PLANE_LOWER_NOISE, number),
             }
             u, v, lower, upper, metrics = self._outer_step(u, v, lower, upper, seeds)
         require_finite("the last outer step", f=float(metrics.f), g=float(metrics.g))
@@ -260,9 +251,9 @@ class Study:
 
     def trained(self, target_points: np.ndarray, seed: int) -> Weights:
         """Weights of a victim trained from scratch, with ``target_points`` (N, 2) as the target class's."""
-        weights = initial_weights(self._model.model, int(seed_pair(seed, _WEIGHTS)[0]))
+        weights = initial_weights(self._model.model, int(seed_pair(seed, Stream.PLANE_WEIGHTS)[0]))
         # The training loss draws from g alone; f is there so that both levels take data of one structure.
-        seeds = dict.fromkeys("fg", seed_pair(seed, _VICTIM_NOISE))
+        seeds = dict.fromkeys("fg", seed_pair(seed, Stream.PLANE_VICTIM_NOISE))
         start = [ops.convert_to_tensor(value) for value in weights]
         weights, _ = self._training(ops.convert_to_tensor(target_points), start, adam_init(start), seeds)
         return [ops.convert_to_numpy(value) for value in weights]

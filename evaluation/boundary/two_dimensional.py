@@ -21,9 +21,5 @@ class Config(BoundaryConfig):
     seed: int = 0
 
 
-def main(config: Config) -> None:
-    draw_boundaries(config)
-
-
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(draw_boundaries, Config, __doc__)

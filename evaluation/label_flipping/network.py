@@ -14,6 +14,7 @@ from evaluation.training import Training, TrainingConfig
 from randomized_smoothing_certification.label_flipping import KernelVectors, class_scores
 from robust_training.standard import StandardLoss
 from runtime.long_run import KeptStages
+from runtime.noise import Stream
 from runtime.progress import progress
 from runtime.stop import Stop, StoppedEarly
 
@@ -31,7 +32,7 @@ def undefended_networks(
     """
     if not config.network_shares:
         return []
-    drawn = np.random.default_rng([config.seed, 2]).permutation(len(test.y))
+    drawn = np.random.default_rng([config.seed, Stream.LABEL_NETWORK]).permutation(len(test.y))
     surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points]
     alpha = kernel(test_features[surrogate])
     rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
@@ -65,15 +66,10 @@ def undefended_networks(
         )
 
     attacks = ("random", "greedy", "pointwise")[: 3 if len(single) else 2]
-    with progress(
-        total=len(flips) * (2 + len(single)), desc="undefended network", unit="training"
-    ) as trainings:
+    with progress(total=len(flips) * (2 + len(single)), desc="undefended network", unit="training") as trainings:
         return [
             LabelCurve(
-                f"network_{attack}",
-                None,
-                flips,
-                np.array([accuracy(attack, count) for count in flips.tolist()]),
+                f"network_{attack}", None, flips, np.array([accuracy(attack, count) for count in flips.tolist()])
             )
             for attack in attacks
         ]

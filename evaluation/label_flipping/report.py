@@ -79,13 +79,7 @@ def write_curves(path: Path, curves: Sequence[LabelCurve], size: int) -> None:
     most = max(int(curve.flips.max()) for curve in curves if not curve.name.startswith("network"))
     grid = range(0, most + 1, max(1, most // _CSV_POINTS))
     lines = [
-        (
-            curve.name,
-            "" if curve.q is None else curve.q,
-            flips,
-            f"{flips / size:.5f}",
-            f"{value_at(curve, flips):.4f}",
-        )
+        (curve.name, "" if curve.q is None else curve.q, flips, f"{flips / size:.5f}", f"{value_at(curve, flips):.4f}")
         for curve in curves
         for flips in (curve.flips.tolist() if curve.name.startswith("network") else grid)
     ]
@@ -127,9 +121,7 @@ def save_label_curves(path: Path, curves: Sequence[LabelCurve], size: int, title
     for curve in curves:
         label = curve_label(curve)
         if curve.name.startswith("network"):
-            axes.plot(
-                curve.flips, curve.accuracy, "--", marker=next(markers), color="0.45", ms=4, label=label
-            )
+            axes.plot(curve.flips, curve.accuracy, "--", marker=next(markers), color="0.45", ms=4, label=label)
         else:
             style: dict[str, Any] = {"color": "black", "lw": 1.2} if curve.name == "ridge" else {}
             # The accuracy at a number of flips holds from the number before it on, excluded.

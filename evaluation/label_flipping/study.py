@@ -33,6 +33,7 @@ from randomized_smoothing_certification.label_flipping import (
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from runtime.files import array_sha256, write_json, write_text
 from runtime.long_run import KeptStages, identity
+from runtime.noise import Stream
 from runtime.progress import progress
 from runtime.provenance import project_path, provenance, shown_path
 from runtime.stop import Stop
@@ -53,7 +54,9 @@ def certify_labels(config: LabelFlippingConfig, name: str, title: str) -> list[L
     train, held_out, test = images_of_classes(dataset, config)
     everything = Images(*(np.concatenate(pair) for pair in zip(train, held_out, strict=True)))
     if config.points is not None and config.points < len(test.x):
-        drawn = np.sort(np.random.default_rng([config.seed, 0]).permutation(len(test.x))[: config.points])
+        drawn = np.sort(
+            np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))[: config.points]
+        )
         test = Images(*(array[drawn] for array in test))
     name = f"label_flipping_{name}_{config.features}_{config.bound}"
     work_dir = config.work_dir or project_path("runs") / name
@@ -88,15 +91,13 @@ def _choose(config: LabelFlippingConfig, train: Images, held_out: Images, kept: 
 
     Where they tie, as at 0, the one with more certified flips in the mean.
     """
-    drawn = np.random.default_rng([config.seed, 1]).permutation(len(held_out.x))[: config.held_out]
+    drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
     embed = fit_embedding(config.features, train.x, config.seed)
     features, held_out_features = embed(train.x), embed(held_out.x[drawn])
 
     def with_ridge(ridge: float) -> list[dict[str, float]]:
         kernel = KernelVectors(features, ridge)
-        blocks = [
-            _smoothed(config, kernel(part), train.y, train.classes) for part in _blocks(held_out_features)
-        ]
+        blocks = [_smoothed(config, kernel(part), train.y, train.classes) for part in _blocks(held_out_features)]
         prediction, log_eps = (np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
         return [
             {"ridge": ridge, "q": q, **_held_out_scores(config, q, Smoothed(*of_q), train, held_out.y[drawn])}

@@ -25,9 +25,7 @@ def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], t
     for label, runs in curves.items():
         values = np.stack([_at(radii, run) for run in runs])
         (line,) = axes.plot(radii, values.mean(axis=0), label=label)
-        axes.fill_between(
-            radii, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0
-        )
+        axes.fill_between(radii, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
     axes.set(xlabel="radius (l2, pixels in [0, 1])", ylabel="approximate certified accuracy")
     axes.set_title(textwrap.fill(title, 70))
     axes.set_xlim(0, radii[-1])
@@ -59,10 +57,7 @@ def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], 
         at = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(acr))]
         runs = [group.get(kind, ()) for group in acr.values()]
         bars = axes.bar(
-            at,
-            np.array([np.mean(values) if len(values) else 0.0 for values in runs]),
-            0.9 * width,
-            label=kind,
+            at, np.array([np.mean(values) if len(values) else 0.0 for values in runs]), 0.9 * width, label=kind
         )
         for x, values, bar in zip(at, runs, bars, strict=True):
             axes.plot([x] * len(values), values, ".", color="black", ms=4, zorder=3)
@@ -98,17 +93,9 @@ def save_radii(path: Path, radii: Mapping[str, np.ndarray], title: str) -> None:
             axes.hlines(np.median(certified), column - 0.35, column + 0.35, color="black", lw=2, zorder=3)
         names.append(f"{kind}\n{np.mean(values < 0):.0%} not certified")
     axes.set_xticks(range(len(names)), names, fontsize="small")
-    axes.set(
-        ylabel="certified radius of a test point (l2)", title=title, ylim=(-0.03 * largest, 1.05 * largest)
-    )
+    axes.set(ylabel="certified radius of a test point (l2)", title=title, ylim=(-0.03 * largest, 1.05 * largest))
     axes.text(
-        0.995,
-        0.985,
-        "line: median of the certified",
-        transform=axes.transAxes,
-        ha="right",
-        va="top",
-        size="small",
+        0.995, 0.985, "line: median of the certified", transform=axes.transAxes, ha="right", va="top", size="small"
     )
     axes.grid(axis="y", alpha=0.3)
     save_png(path, figure)

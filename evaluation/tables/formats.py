@@ -100,9 +100,7 @@ def as_html(title: str, tables: Sequence[Table], notes: Sequence[str] = ()) -> s
         records = {str(run.seed): run.records for run in item.entry.runs}
         settings = _data_link("application/json", json.dumps(records, indent=2), f"{name}.json", item.text)
         runs = (
-            _data_link(
-                "text/tab-separated-values", run.tsv.read_text(), f"{name}_seed_{run.seed}.tsv", str(run.seed)
-            )
+            _data_link("text/tab-separated-values", run.tsv.read_text(), f"{name}_seed_{run.seed}.tsv", str(run.seed))
             for run in item.entry.runs
         )
         return f"{settings} <sup>{' '.join(runs)}</sup>"
@@ -129,13 +127,9 @@ def _data_link(kind: str, content: str, name: str, text: str) -> str:
     return f'<a download="{html.escape(name)}" href="data:{kind};base64,{data}">{html.escape(text)}</a>'
 
 
-def configuration_page(
-    title: str, plan_text: str, versions: Mapping[str, Any], times: Sequence[JobTimes]
-) -> str:
+def configuration_page(title: str, plan_text: str, versions: Mapping[str, Any], times: Sequence[JobTimes]) -> str:
     """The plan, the versions and machine it was run with, and what its jobs took, as one page."""
-    named = pd.DataFrame(
-        [map(html.escape, map(str, pair)) for pair in versions.items()], columns=["", "version"]
-    )
+    named = pd.DataFrame([map(html.escape, map(str, pair)) for pair in versions.items()], columns=["", "version"])
     body = f"<h1>{html.escape(title)}</h1><h2>Versions</h2>{_html_table(named)}"
     if times:
         columns = ["rule", "jobs", "hours together", "longest, minutes", "peak memory, MiB"]

@@ -49,9 +49,7 @@ def _method_table(plan: Plan, entries: Entries) -> Table:
     rows: list[tuple[Item, ...]] = []
     for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
         clean = entries.get(Cell(victim, target_class, None))
-        poisoned = next(
-            (entries[cell] for cell in cells if cell.poison and cell.poison.against not in CONTROLS), None
-        )
+        poisoned = next((entries[cell] for cell in cells if cell.poison and cell.poison.against not in CONTROLS), None)
         rows.append(
             (
                 Item(victim.method), Item(f"{victim.sigma:g}"), Item(str(target_class)),
@@ -74,15 +72,11 @@ def _mean_row(plan: Plan, entries: Entries, victim: Victim) -> tuple[Item, ...]:
     """The mean over the classes, its spread that of the runs' means; empty until every class is there."""
 
     def mean_of(row: str) -> Entry | None:
-        of_classes = [
-            entries.get(plan.main_cell(victim, target_class, row)) for target_class in plan.target_classes
-        ]
+        of_classes = [entries.get(plan.main_cell(victim, target_class, row)) for target_class in plan.target_classes]
         return _mean_over_classes([entry for entry in of_classes if entry]) if all(of_classes) else None
 
     clean, poisoned = mean_of("clean"), mean_of("optimised")
-    values = [
-        Item(_text(entry, name)) for name in ("certified_accuracy", "accuracy") for entry in (clean, poisoned)
-    ]
+    values = [Item(_text(entry, name)) for name in ("certified_accuracy", "accuracy") for entry in (clean, poisoned)]
     acr = Item(_text(clean, "acr")), Item(_text(poisoned, "acr")), Item(_reduction(clean, poisoned))
     return Item(victim.method), Item(f"{victim.sigma:g}"), Item("mean"), *acr, *values
 
@@ -129,12 +123,7 @@ def _by_victim(cells: Sequence[Cell]) -> dict[tuple[Victim, int], list[Cell]]:
 def _method_transfer_tables(plan: Plan, entries: Entries) -> list[Table]:
     title = "Transfer over training methods, σ = {sigma:g}, class {label}: ACR of victims (columns) on poison (rows)"
     return _transfer_tables(
-        "transfer_methods",
-        title,
-        plan.method_transfer_cells(),
-        entries,
-        lambda victim: victim.method,
-        _against,
+        "transfer_methods", title, plan.method_transfer_cells(), entries, lambda victim: victim.method, _against
     )
 
 
@@ -168,9 +157,7 @@ def _transfer_tables(
             rows.append((Item(row(poison) if poison else "clean"), *items))
         header = ("training data", *(column(victim) for victim in victims))
         tables.append(
-            Table(
-                f"{name}_sigma_{sigma:g}_class_{label}", title.format(sigma=sigma, label=label), header, rows
-            )
+            Table(f"{name}_sigma_{sigma:g}_class_{label}", title.format(sigma=sigma, label=label), header, rows)
         )
     return tables
 

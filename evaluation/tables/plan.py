@@ -214,9 +214,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise InputError(f"no method {method!r}; choose from {', '.join(METHODS)}")
         for key in (*self.attack, *self.victim):
             if key.split()[0] not in ("all", *METHODS):
-                raise InputError(
-                    f"attack, victim: no method {key!r}; choose 'all' or from {', '.join(METHODS)}"
-                )
+                raise InputError(f"attack, victim: no method {key!r}; choose 'all' or from {', '.join(METHODS)}")
         for row in self.rows:
             if row not in ROWS:
                 raise InputError(f"no row {row!r}; choose from {', '.join(ROWS)}")
@@ -341,9 +339,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def figures(self) -> dict[str, tuple[str, str]]:
         """File names of the figures; for each its kind and what it shows."""
         named = {"acr.png": ("average certified radius", "all methods and noise levels")}
-        for victim, target_class in dict.fromkeys(
-            (cell.victim, cell.target_class) for cell in self.shown_cells()
-        ):
+        for victim, target_class in dict.fromkeys((cell.victim, cell.target_class) for cell in self.shown_cells()):
             about = f"{victim.method}, sigma {victim.sigma:g}, class {target_class}"
             end = f"{victim.key}_class_{target_class}.png"
             named[f"certified_accuracy_{end}"] = "certified accuracy against radius", about
@@ -372,12 +368,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         yield self._tables_job()
 
     def _job(
-        self,
-        rule: str,
-        script: str,
-        values: Mapping[str, Any],
-        outputs: Sequence[Path],
-        needs: Sequence[Path] = (),
+        self, rule: str, script: str, values: Mapping[str, Any], outputs: Sequence[Path], needs: Sequence[Path] = ()
     ) -> "Job":
         data = () if rule in ("data", "merge", "tables") else (self.folders["data"] / MANIFEST,)
         return Job(rule, script, flags(values), tuple(outputs), (*data, *needs), self.folders["work"])
@@ -435,15 +426,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             parts.append(part)
         outputs = [summary_path(whole), whole.with_suffix(".settings.json"), whole]
         script = "randomized_smoothing_certification/merge_shards.py"
-        yield self._job(
-            "merge", script, {"shards": parts, "out": whole}, outputs, [*map(summary_path, parts)]
-        )
+        yield self._job("merge", script, {"shards": parts, "out": whole}, outputs, [*map(summary_path, parts)])
 
     def _tables_job(self) -> "Job":
         plan, results = self.folders["work"] / "plan.json", self.folders["results"]
-        certificates = [
-            summary_path(self.certificate_file(cell, seed)) for cell in self.cells() for seed in self.seeds
-        ]
+        certificates = [summary_path(self.certificate_file(cell, seed)) for cell in self.cells() for seed in self.seeds]
         foreign = [Path(file) for foreign in self.foreign for file in foreign.files]
         outputs = [results / name for name in (*PAGES, *(f"figures/{name}" for name in self.figures()))]
         script = "evaluation/tables/make_tables.py"

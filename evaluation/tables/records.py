@@ -101,9 +101,7 @@ def collect(plan: Plan, store: Path) -> None:
         if cell in plan.cells():
             raise InputError(f"foreign: the plan makes the entry itself: {cell}")
         victim = {"accuracy": foreign.accuracy}
-        runs = {
-            seed: (Path(file), {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)
-        }
+        runs = {seed: (Path(file), {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)}
         for tsv, _ in runs.values():
             read_radii(tsv, foreign.target_class)
         _store(store, cell, runs)
@@ -182,9 +180,7 @@ def reduction(clean: Entry | None, entry: Entry | None) -> float | None:
 def missing(entries: Sequence[Entry]) -> list[str]:
     """A line for each entry that lacks runs."""
     return [
-        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs"
-        for entry in entries
-        if len(entry.runs) < entry.wanted
+        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in entries if len(entry.runs) < entry.wanted
     ]
 
 

@@ -51,9 +51,7 @@ def main(config: Config) -> None:
     """Run the plan's jobs. Raises InputError where one failed, after the others are done, and StoppedEarly."""
     plan = _with_changes(read_plan(config.plan), config)
     threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(plan.threads))
-    if (
-        not threads.items() <= os.environ.items()
-    ):  # the backend has read them when it was imported: start again
+    if not threads.items() <= os.environ.items():  # the backend has read them when it was imported: start again
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **threads})
     os.chdir(config.directory)
     write_json(plan.folders["work"] / "plan.json", msgspec.to_builtins(plan))
@@ -117,11 +115,7 @@ def _run(job: Job, stop: Stop, more_flags: str = "") -> str | None:
         # A model's layers are named by a count that starts afresh in each process.
         keras.utils.clear_session()
         gc.collect()
-        with (
-            output,
-            redirect_stderr(output),
-            nullcontext() if job.rule == "tables" else redirect_stdout(output),
-        ):
+        with output, redirect_stderr(output), nullcontext() if job.rule == "tables" else redirect_stdout(output):
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as left:
         if left.code == STOPPED_EARLY:

@@ -51,16 +51,12 @@ def test_random_signs_are_a_function_of_the_seed() -> None:
 
 
 def test_an_unknown_start_is_refused() -> None:
-    with pytest.raises(
-        InputError, match="start must be 'zero', 'random', 'constant' or 'contrast', got 'noise'"
-    ):
+    with pytest.raises(InputError, match="start must be 'zero', 'random', 'constant' or 'contrast', got 'noise'"):
         starting_poison("noise", X, 0.1, seed=0)
 
 
 def test_the_script_writes_a_control_with_its_record(tiny_data_dir: Path, tmp_path: Path) -> None:
-    settings = Config(
-        kind="random", target_class=7, sigma=0.25, seed=3, data_dir=tiny_data_dir, out_dir=tmp_path
-    )
+    settings = Config(kind="random", target_class=7, sigma=0.25, seed=3, data_dir=tiny_data_dir, out_dir=tmp_path)
     main(settings)
     dataset = load_dataset(tiny_data_dir)
     clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target

@@ -88,9 +88,7 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
 
 def test_objectives_by_name(tmp_path: Any) -> None:
     def named(name: Any) -> Any:
-        return PoisonConfig(
-            loss=GaussianAugmentationLoss(), objective=name, data_dir=tmp_path
-        ).upper_objective()
+        return PoisonConfig(loss=GaussianAugmentationLoss(), objective=name, data_dir=tmp_path).upper_objective()
 
     assert named("soft_radius") == SoftRadius(copies=20, beta=16.0, clip=1e-3, fixed_noise=False)
     assert named("cross_entropy") == CrossEntropy(copies=0)

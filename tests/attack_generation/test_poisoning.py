@@ -25,10 +25,7 @@ from runtime.files import InputError, load_archive
 from runtime.stop import StoppedEarly
 
 SCRIPT = (
-    Path(attack_generation.__file__).parent
-    / "gaussian_data_augmentation"
-    / "DIGITS"
-    / "poison_radius_gaussianaug.py"
+    Path(attack_generation.__file__).parent / "gaussian_data_augmentation" / "DIGITS" / "poison_radius_gaussianaug.py"
 )
 TARGET, EPSILON, SIGMA = 3, 0.2, 0.25
 # Two outer steps an epoch, new weights after the first of two epochs; large weight steps, since the soft radius
@@ -43,9 +40,7 @@ TOY = {
 def config(data_dir: Path, folder: Path, **changes: Any) -> PoisonConfig:
     """The toy attack of this file, writing into one folder."""
     script = runpy.run_path(str(SCRIPT))
-    return script["Config"](
-        **{**TOY, "data_dir": data_dir, "out_dir": folder, "run_dir": folder / "run", **changes}
-    )
+    return script["Config"](**{**TOY, "data_dir": data_dir, "out_dir": folder, "run_dir": folder / "run", **changes})
 
 
 def attack(config: PoisonConfig) -> np.ndarray:
@@ -246,9 +241,7 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
         ({"architecture": "vgg"}, "no architecture 'vgg'"),
     ],
 )
-def test_bad_settings_are_one_line(
-    tiny_data_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_bad_settings_are_one_line(tiny_data_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         poison_radius(config(tiny_data_dir, tmp_path, **changes))
     assert "\n" not in str(caught.value)
@@ -263,9 +256,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
     return end.value.code
 
 
-def test_the_script_explains_its_constants(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_script_explains_its_constants(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert run_script(monkeypatch, "--help") == 0
     text = capsys.readouterr().out

@@ -34,9 +34,7 @@ UNITS = {
 }
 
 
-def test_every_row_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "SMALLEST_MATMUL", 64)
     monkeypatch.setattr(speed, "LARGEST_MATMUL", 128)
     out = tmp_path / "speed.json"

@@ -31,17 +31,13 @@ def by_matrix(a: np.ndarray) -> Callable[[Any, Any], Any]:
     return lambda p, _: ops.matmul(ops.convert_to_tensor(a), p)
 
 
-def solve(
-    solver: LinearSolver, a: np.ndarray, b: np.ndarray, x0: np.ndarray | None = None, state: Any = None
-) -> Any:
+def solve(solver: LinearSolver, a: np.ndarray, b: np.ndarray, x0: np.ndarray | None = None, state: Any = None) -> Any:
     state = solver.init(b) if state is None else state
     x, state, *_ = jit(lambda b, x0, s: solver(by_matrix(a), b, x0, s))(b, b * 0 if x0 is None else x0, state)
     return numpy_of(x), state
 
 
-@pytest.mark.parametrize(
-    "solver", [AdamResidual(2000, 2e-2), ConjugateGradient(12), NeumannSeries(60, 0.5)], ids=repr
-)
+@pytest.mark.parametrize("solver", [AdamResidual(2000, 2e-2), ConjugateGradient(12), NeumannSeries(60, 0.5)], ids=repr)
 def test_solvers_find_the_solution(solver: LinearSolver, float64: None) -> None:
     a, b = symmetric([1, 1.5, 2, 2.5]), np.array([1.0, -2, 0.5, 3])
     np.testing.assert_allclose(solve(solver, a, b)[0], np.linalg.solve(a, b), rtol=1e-5, atol=1e-6)

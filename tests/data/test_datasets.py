@@ -142,9 +142,7 @@ def test_the_target_class_is_split_off_in_order(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("target_class", [-1, 10])
 def test_an_unknown_target_class_is_refused(dataset: Dataset, target_class: int) -> None:
-    with pytest.raises(
-        InputError, match=f"target_class {target_class} is out of range; choose one of 0 to 9"
-    ):
+    with pytest.raises(InputError, match=f"target_class {target_class} is out of range; choose one of 0 to 9"):
         split_target_class(dataset.x_val, dataset.y_val, target_class)
 
 
@@ -167,9 +165,7 @@ def test_check_poison_accepts_the_whole_epsilon_ball_and_no_more(dataset: Datase
     path = Path("X_poison.npy")
     check_poison(np.clip(clean + np.float32(0.1), 0, 1), clean, 0.1, path)
     shift = np.where(clean > 0.5, -0.11, 0.11).astype(np.float32)
-    with pytest.raises(
-        InputError, match=r"X_poison.npy: a pixel is 0.11 away from the clean image, epsilon is 0.1"
-    ):
+    with pytest.raises(InputError, match=r"X_poison.npy: a pixel is 0.11 away from the clean image, epsilon is 0.1"):
         check_poison(clean + shift, clean, 0.1, path)
     with pytest.raises(InputError, match=r"pixel value .* outside \[0, 1\]"):
         check_poison(clean + np.float32(1), clean, 2, path)

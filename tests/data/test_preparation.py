@@ -22,9 +22,7 @@ from runtime.provenance import project_path
 ARRAYS = ("X_train", "Y_train", "X_val", "Y_val", "X_test", "Y_test")
 
 
-def source_arrays(
-    train: int = 200, test: int = 40, shape: tuple[int, ...] = (28, 28)
-) -> dict[str, np.ndarray]:
+def source_arrays(train: int = 200, test: int = 40, shape: tuple[int, ...] = (28, 28)) -> dict[str, np.ndarray]:
     """Arrays of a small source: random images, labels 0 to 9 in turn."""
     random = np.random.default_rng(7)
     return {
@@ -115,9 +113,7 @@ def test_cifar10_takes_colour_images_and_column_labels(tmp_path: Path) -> None:
 
 def test_published_constants_are_the_defaults() -> None:
     assert prepare_mnist.Config() == prepare_mnist.Config(None, 0, 5000, project_path("data/MNIST"), "MNIST")
-    assert prepare_cifar10.Config() == prepare_cifar10.Config(
-        None, 0, 5000, project_path("data/CIFAR10"), "CIFAR10"
-    )
+    assert prepare_cifar10.Config() == prepare_cifar10.Config(None, 0, 5000, project_path("data/CIFAR10"), "CIFAR10")
 
 
 def test_digits_are_split_by_class(tiny_data_dir: Path) -> None:
@@ -158,9 +154,7 @@ def test_a_bad_source_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("validation", [0, -1, 200, 5000])
-def test_a_source_too_small_for_the_validation_set_is_refused(
-    config: prepare_mnist.Config, validation: int
-) -> None:
+def test_a_source_too_small_for_the_validation_set_is_refused(config: prepare_mnist.Config, validation: int) -> None:
     with pytest.raises(InputError, match=f"200 training images, {validation} asked for validation"):
         prepare_mnist.main(replace(config, validation=validation))
 
@@ -181,9 +175,7 @@ def test_missing_and_damaged_sources_are_refused(config: prepare_mnist.Config) -
         prepare_changed(replace(config, seed=-2))
 
 
-def test_a_failed_download_points_to_source(
-    config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_points_to_source(config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_data() -> None:
         raise OSError("no\nnetwork")
 
@@ -205,9 +197,7 @@ def test_the_download_needs_no_source(config: prepare_mnist.Config, monkeypatch:
     assert manifest["source"] == {"file": "keras download"}
 
 
-def test_a_full_disk_leaves_nothing_half_written(
-    config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing_half_written(config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     save, calls = np.save, []
 
     def save_until_full(file, array, **options):  # type: ignore[no-untyped-def]
@@ -225,9 +215,7 @@ def test_a_full_disk_leaves_nothing_half_written(
         load_dataset(config.out_dir)
 
 
-def test_a_second_run_cut_short_is_noticed(
-    config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_cut_short_is_noticed(config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_mnist.main(config)
 
     def full(file, array, **options):  # type: ignore[no-untyped-def]

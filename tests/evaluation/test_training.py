@@ -59,9 +59,7 @@ def test_every_run_has_its_seed_and_its_record(whole: tuple[TrainingConfig, list
             assert record[f"accuracy_class_{label}"] == pytest.approx(of_class.mean(), abs=1 / len(of_class))
 
 
-def test_a_stopped_training_continues_bit_for_bit(
-    whole: tuple[TrainingConfig, list[Path]], tmp_path: Path
-) -> None:
+def test_a_stopped_training_continues_bit_for_bit(whole: tuple[TrainingConfig, list[Path]], tmp_path: Path) -> None:
     """Stopped after the first step, at the end of the first epoch, and in the second epoch."""
     settings = config(whole[0].data_dir, tmp_path, max_minutes=1e-9)
     for done in range(1, 8):
@@ -154,9 +152,7 @@ def test_other_settings_start_afresh_where_that_is_allowed(
     settings = config(tiny_data_dir, tmp_path, epochs=1)
     path = train_victims(settings)[0]
     before = weights(path)
-    other = dataclasses.replace(
-        settings, learning_rate=0.01, on_other_settings="start_afresh", max_minutes=1e-9
-    )
+    other = dataclasses.replace(settings, learning_rate=0.01, on_other_settings="start_afresh", max_minutes=1e-9)
     with pytest.raises(StoppedEarly, match="after 1 of 4"):  # the finished victim is discarded
         train_victims(other)
     assert "starting afresh" in capsys.readouterr().out and not path.exists()
@@ -198,10 +194,7 @@ def test_batch_norm(batch_norm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("changes", "message"),
     [
         ({"training_data": "poisoned_radius"}, "X_poisoned_radius_gaussianaug_0.25_3.npy: no such file"),
-        (
-            {"poison": Path("x.npy")},
-            "poison is x.npy, but training_data is clean; add --training-data poisoned_radius",
-        ),
+        ({"poison": Path("x.npy")}, "poison is x.npy, but training_data is clean; add --training-data poisoned_radius"),
         ({"target_class": 12}, "target_class 12 is out of range; choose one of 0 to 9"),
         ({"target_class": -1}, "target_class -1 is out of range"),
         ({"batch_size": 2000}, "batch_size is 2000, but .* has 1097 training images"),
@@ -212,9 +205,7 @@ def test_batch_norm(batch_norm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"architecture": "resnet9v1"}, "resnet_v1 has no depth 9"),
     ],
 )
-def test_bad_settings_are_one_line(
-    tiny_data_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_bad_settings_are_one_line(tiny_data_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         train_victims(config(tiny_data_dir, tmp_path, **changes))
     assert "\n" not in str(caught.value)

@@ -21,9 +21,7 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["raw", "pca", "random", "patches"])
-def test_features_are_centred_end_with_one_and_repeat(
-    name: str, images: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_features_are_centred_end_with_one_and_repeat(name: str, images: tuple[np.ndarray, np.ndarray]) -> None:
     x, _ = images
     features = fit_embedding(name, x, seed=1)(x)  # type: ignore[arg-type]
     assert features.ndim == 2 and features.dtype == np.float64 and np.all(np.isfinite(features))

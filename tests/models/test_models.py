@@ -37,12 +37,7 @@ def test_published_sizes(architecture: str, image_shape: tuple, total: int, trai
 
 @pytest.mark.parametrize(
     ("architecture", "image_shape"),
-    [
-        ("mnist_cnn", (28, 28, 1)),
-        ("digits_cnn", (8, 8, 1)),
-        ("resnet8v1", (8, 8, 3)),
-        ("resnet11v2", (8, 8, 3)),
-    ],
+    [("mnist_cnn", (28, 28, 1)), ("digits_cnn", (8, 8, 1)), ("resnet8v1", (8, 8, 3)), ("resnet11v2", (8, 8, 3))],
 )
 def test_models_give_logits(architecture: str, image_shape: tuple) -> None:
     model = build_model(architecture, image_shape, 7, seed=1)
@@ -72,10 +67,7 @@ def test_depth_counts_the_layers() -> None:
         ("resnet21v1", r"resnet_v1 has no depth 21; choose 6n \+ 2: 8, 14, 20"),
         ("resnet2v1", "resnet_v1 has no depth 2;"),
         ("resnet32v2", r"resnet_v2 has no depth 32; choose 9n \+ 2: 11, 20, 29"),
-        (
-            "resnet20v3",
-            "no architecture 'resnet20v3'; choose one of mnist_cnn, digits_cnn, mlp, cnn_3x3, resnet",
-        ),
+        ("resnet20v3", "no architecture 'resnet20v3'; choose one of mnist_cnn, digits_cnn, mlp, cnn_3x3, resnet"),
         ("resnetv1", "no architecture 'resnetv1'"),
     ],
 )
@@ -145,9 +137,7 @@ def test_relu_after_pooling_is_the_published_function() -> None:
     published = keras.Model(inputs, layers.Dense(10)(x))
     published.set_weights(model.get_weights())
     images = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype(np.float32)
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(model(images)), ops.convert_to_numpy(published(images)), atol=1e-6
-    )
+    np.testing.assert_allclose(ops.convert_to_numpy(model(images)), ops.convert_to_numpy(published(images)), atol=1e-6)
 
 
 def test_untrained_statistics_make_batch_norm_an_affine_map() -> None:

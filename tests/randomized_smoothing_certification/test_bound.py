@@ -53,8 +53,7 @@ def test_ceiling_of_the_published_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("radius", "digits", "text"),
-    [(0.12999999, 2, "0.12"), (1.5, 6, "1.500000"), (0.3, 20, None), (0.0, 3, "0.000")],
+    ("radius", "digits", "text"), [(0.12999999, 2, "0.12"), (1.5, 6, "1.500000"), (0.3, 20, None), (0.0, 3, "0.000")]
 )
 def test_rounding_never_goes_up(radius: float, digits: int, text: str | None) -> None:
     from fractions import Fraction

@@ -42,9 +42,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(folder / f"X_{split}.npy", np.clip(images, 0, 1).astype(np.float32))
         np.save(folder / f"Y_{split}.npy", np.eye(CLASSES, dtype=np.float32)[truth])
     for side, name in ((8, "model"), (9, "other_shape")):
-        model = keras.Sequential(
-            [keras.Input((side, side, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)]
-        )
+        model = keras.Sequential([keras.Input((side, side, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
         if side == 8:
             flat = centres.reshape(CLASSES, -1)
             model.set_weights([8 * flat.T, -4 * np.sum(flat**2, axis=1)])
@@ -53,14 +51,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(toy: Path, out: Path, **changes: Any) -> CertificationConfig:
-    values = {
-        "target_class": 1,
-        "points": 6,
-        "n": 300,
-        "model": toy / "model.keras",
-        "data_dir": toy,
-        "out": out,
-    }
+    values = {"target_class": 1, "points": 6, "n": 300, "model": toy / "model.keras", "data_dir": toy, "out": out}
     return CertificationConfig(**{**values, **changes})
 
 
@@ -68,9 +59,7 @@ def without_time(path: Path) -> list[list[str]]:
     return [line.split("\t")[:-1] for line in path.read_text().splitlines()]
 
 
-def test_a_run_writes_rows_settings_and_summary(
-    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_writes_rows_settings_and_summary(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.tsv"
     summary = certify_test_points(config(toy, out))
     lines = out.read_text().split("\n")
@@ -86,9 +75,7 @@ def test_a_run_writes_rows_settings_and_summary(
     assert summary["acr"] == pytest.approx(np.mean(radii)) and summary["acr"] > 0
     low, high = summary["acr_ci95"]
     assert low <= summary["acr"] <= high
-    assert summary["certified_accuracy"]["0.25"] == np.mean(
-        [row.correct and float(row.radius) >= 0.25 for row in rows]
-    )
+    assert summary["certified_accuracy"]["0.25"] == np.mean([row.correct and float(row.radius) >= 0.25 for row in rows])
     assert len(summary["curve"]["radius"]) == len(summary["curve"]["accuracy"])
     assert summary["point_set"] == {
         "dataset": toy.name, "split": "test", "target_class": 1, "seed": 0, "count": 6, "n0": 100, "n": 300,
@@ -151,9 +138,7 @@ def test_sigterm_stops_after_the_point_and_the_run_continues(
 @pytest.mark.parametrize(
     "name, value", [("n", 301), ("seed", 1), ("sigma", 0.4), ("target_class", 2), ("shard", "1/2")]
 )
-def test_a_file_of_other_settings_is_refused_by_name(
-    toy: Path, tmp_path: Path, name: str, value: Any
-) -> None:
+def test_a_file_of_other_settings_is_refused_by_name(toy: Path, tmp_path: Path, name: str, value: Any) -> None:
     out = tmp_path / "a.tsv"
     certify_test_points(config(toy, out, points=1))
     before = out.read_text()
@@ -201,9 +186,7 @@ def test_merged_shards_are_the_whole_run(toy: Path, tmp_path: Path) -> None:
     for name in ("point_set", "acr", "acr_ci95", "certified_accuracy", "per_class"):
         assert summary[name] == expected[name]
     settings = [json.loads(path.with_suffix(".settings.json").read_text()) for path in (merged, whole)]
-    assert (
-        settings[0]["settings"] == settings[1]["settings"] and settings[0]["points"] == settings[1]["points"]
-    )
+    assert settings[0]["settings"] == settings[1]["settings"] and settings[0]["points"] == settings[1]["points"]
     shards[0].write_text("\n".join(shards[0].read_text().split("\n")[:-2]) + "\n")
     with pytest.raises(InputError, match="2 of 3 points"):
         merge(shards, tmp_path / "b.tsv")
@@ -223,9 +206,7 @@ def test_all_classes_are_certified_and_summarised(toy: Path, tmp_path: Path) -> 
     assert summary["point_set"]["count"] == 6 and summary["point_set"]["target_class"] == "all"
     assert list(summary["per_class"]) == ["0", "1", "2"]
     assert all(values["count"] == 2 for values in summary["per_class"].values())
-    assert summary["acr"] == pytest.approx(
-        np.mean([values["acr"] for values in summary["per_class"].values()])
-    )
+    assert summary["acr"] == pytest.approx(np.mean([values["acr"] for values in summary["per_class"].values()]))
 
 
 def test_points_are_drawn_once_per_seed_and_class(capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,9 +246,7 @@ def test_saturation_is_said(toy: Path, tmp_path: Path) -> None:
         ({"out": Path("a.csv")}, ".tsv"),
     ],
 )
-def test_bad_settings_end_in_one_line(
-    toy: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_bad_settings_end_in_one_line(toy: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     if changes.get("model") == "other_shape":
         changes = {"model": toy / "other_shape.keras"}
     with pytest.raises(InputError, match=message) as caught:
@@ -296,14 +275,7 @@ def test_damaged_rows_are_refused(toy: Path, tmp_path: Path) -> None:
 
 
 def test_the_script_ends_in_status_2_and_one_line(toy: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(SCRIPTS / "certify_digits.py"),
-        "--data-dir",
-        str(toy),
-        "--target-class",
-        "1",
-    ]
+    command = [sys.executable, str(SCRIPTS / "certify_digits.py"), "--data-dir", str(toy), "--target-class", "1"]
     command += ["--model", "absent.keras", "--out", "a.tsv"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 2

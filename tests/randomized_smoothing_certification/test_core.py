@@ -11,7 +11,7 @@ from scipy import stats
 from randomized_smoothing_certification import core
 from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK, VoteCounter, certify, predict
 from runtime.files import InputError
-from runtime.noise import fold_in, normal, seed_pair
+from runtime.noise import Stream, fold_in, normal, seed_pair
 
 SHAPE = (2, 2, 1)
 IMAGE = np.array([0.1, 0.9, 0.4, 0.6], np.float32).reshape(SHAPE)
@@ -25,9 +25,7 @@ def five_classes(images: Any) -> Any:
 
 def halfspace(images: Any) -> Any:
     """Class 1 where w.x + b > 0, w = (1, 2, -1, 0.5), b = -0.9."""
-    value = (
-        ops.matmul(ops.reshape(images, (-1, 4)), np.array([[1.0], [2.0], [-1.0], [0.5]], np.float32)) - 0.9
-    )
+    value = ops.matmul(ops.reshape(images, (-1, 4)), np.array([[1.0], [2.0], [-1.0], [0.5]], np.float32)) - 0.9
     return ops.concatenate([-value, value], axis=-1)
 
 
@@ -37,8 +35,7 @@ HALFSPACE_RADIUS = float((0.1 + 1.8 - 0.4 + 0.3 - 0.9) / np.sqrt(1 + 4 + 1 + 0.2
 def noise_of(seed: np.ndarray, n: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     """The first n votes' noise, as core documents it."""
     blocks = [
-        ops.convert_to_numpy(normal((NOISE_BLOCK, *shape), fold_in(seed, b)))
-        for b in range(-(-n // NOISE_BLOCK))
+        ops.convert_to_numpy(normal((NOISE_BLOCK, *shape), fold_in(seed, b))) for b in range(-(-n // NOISE_BLOCK))
     ]
     return np.concatenate(blocks)[:n]
 
@@ -98,7 +95,7 @@ def test_noise_differs_between_points_stages_and_run_seeds() -> None:
         (seed, index, stage): noise_of(seed_pair(seed, index, stage), 200).ravel()
         for seed in (0, 1)
         for index in (0, 1)
-        for stage in (core.SELECTION, core.ESTIMATION, core.PREDICTION)
+        for stage in (Stream.VOTES_THAT_SELECT, Stream.VOTES_THAT_BOUND, Stream.VOTES_THAT_PREDICT)
     }
     values = np.concatenate(list(streams.values()))
     assert len(np.unique(values)) > 0.99 * len(values)
@@ -169,9 +166,7 @@ def test_new_weights_count_in_the_next_vote() -> None:
         assert counter.count_votes(IMAGE, 100, STREAM)[winner] == 100
 
 
-@pytest.mark.parametrize(
-    "counts", [[60, 40, 0], [61, 39, 0], [70, 10, 20], [0, 0, 100], [5, 0, 0], [34, 33, 33]]
-)
+@pytest.mark.parametrize("counts", [[60, 40, 0], [61, 39, 0], [70, 10, 20], [0, 0, 100], [5, 0, 0], [34, 33, 33]])
 def test_predict_is_the_binomial_test_of_the_top_two(counts: list[int]) -> None:
     first, second = sorted(counts, reverse=True)[:2]
     settled = stats.binomtest(first, first + second, 0.5).pvalue <= 0.05
@@ -189,19 +184,13 @@ def test_scores_that_are_not_numbers_are_refused_not_counted() -> None:
         scores = five_classes(images)
         return ops.where(scores[:, :1] > 0, scores, np.float32(np.nan))
 
-    for classifier in (
-        some_nan,
-        lambda x: five_classes(x) + np.float32(np.inf),
-        lambda x: five_classes(x) - np.inf,
-    ):
+    for classifier in (some_nan, lambda x: five_classes(x) + np.float32(np.inf), lambda x: five_classes(x) - np.inf):
         with pytest.raises(FloatingPointError, match="of 150 noisy images"):
             VoteCounter(classifier, 5, SHAPE, 0.5).count_votes(IMAGE, 150, STREAM)
 
 
 def test_log_probability_of_zero_is_a_score() -> None:
-    counter = VoteCounter(
-        lambda x: ops.ones((x.shape[0], 1)) * np.array([[-np.inf, 0.0]], np.float32), 2, SHAPE, 0.5
-    )
+    counter = VoteCounter(lambda x: ops.ones((x.shape[0], 1)) * np.array([[-np.inf, 0.0]], np.float32), 2, SHAPE, 0.5)
     assert counter.count_votes(IMAGE, 100, STREAM).tolist() == [0, 100]
 
 

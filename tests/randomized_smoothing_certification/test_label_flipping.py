@@ -62,9 +62,7 @@ def test_the_bound_is_the_minimum_over_t() -> None:
         signed, rest = random.normal(0.5, 1, size=(3, 40)), random.normal(size=(3, 30 if classes > 2 else 0))
         grid = np.linspace(0, 5, 20001)[:, None, None]
 
-        def moment(
-            a: np.ndarray, keep: float, noise: LabelFlips = noise, grid: np.ndarray = grid
-        ) -> np.ndarray:
+        def moment(a: np.ndarray, keep: float, noise: LabelFlips = noise, grid: np.ndarray = grid) -> np.ndarray:
             move = noise.to_each
             total = keep * np.exp(-grid * a) + move * np.exp(grid * a) + 1 - keep - move
             return np.log(total).sum(axis=-1)
@@ -121,9 +119,7 @@ def test_the_tight_bound_equals_a_linear_program(classes: int) -> None:
 
 @pytest.mark.parametrize(("classes", "points"), [(2, 12), (2, 9), (3, 8)])
 @pytest.mark.parametrize("bound", ["tight", "closed_form"])
-def test_no_set_of_certified_flips_changes_the_smoothed_prediction(
-    classes: int, points: int, bound: str
-) -> None:
+def test_no_set_of_certified_flips_changes_the_smoothed_prediction(classes: int, points: int, bound: str) -> None:
     """Exhaustive search over the adversary's labels, with the smoothed prediction computed exactly."""
     tried = 0
     for seed in range(12):
@@ -224,9 +220,7 @@ def _lost(alpha: np.ndarray, y: np.ndarray, changed: tuple, values: tuple, winne
 
 def test_certified_accuracy_counts_right_points_with_enough_flips() -> None:
     flips, correct = np.array([0, 3, 5, 9]), np.array([True, True, False, True])
-    np.testing.assert_allclose(
-        certified_accuracy(flips, correct, np.array([0, 3, 4, 10])), [0.75, 0.5, 0.25, 0]
-    )
+    np.testing.assert_allclose(certified_accuracy(flips, correct, np.array([0, 3, 4, 10])), [0.75, 0.5, 0.25, 0])
 
 
 @pytest.mark.parametrize(

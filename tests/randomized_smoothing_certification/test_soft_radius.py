@@ -100,13 +100,9 @@ def test_copies_equal_their_own_image_before_the_noise() -> None:
 
 def test_log_mean_softmax_stays_finite_where_the_mean_underflows() -> None:
     found = ops.convert_to_numpy(log_mean_softmax(tensor(LOGITS), COPIES))
-    np.testing.assert_allclose(
-        found, np.log(special.softmax(LOGITS, axis=-1).reshape(4, 3, 5).mean(1)), rtol=1e-5
-    )
+    np.testing.assert_allclose(found, np.log(special.softmax(LOGITS, axis=-1).reshape(4, 3, 5).mean(1)), rtol=1e-5)
     far = tensor(np.array([[0.0, 200.0], [0.0, 150.0]]))
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(log_mean_softmax(far, 2))[0, 0], -150 - np.log(2), rtol=1e-6
-    )
+    np.testing.assert_allclose(ops.convert_to_numpy(log_mean_softmax(far, 2))[0, 0], -150 - np.log(2), rtol=1e-6)
 
 
 def test_smoothed_probabilities_average_each_images_own_noisy_copies() -> None:

@@ -13,11 +13,7 @@ from randomized_smoothing_certification.label_flipping import (
     class_scores,
     smooth_least_squares,
 )
-from randomized_smoothing_certification.training_set_smoothing import (
-    TrainingSet,
-    TrainingSetNoise,
-    smooth_by_sampling,
-)
+from randomized_smoothing_certification.training_set_smoothing import TrainingSet, TrainingSetNoise, smooth_by_sampling
 from runtime.files import InputError
 
 
@@ -31,11 +27,7 @@ def two_blobs() -> tuple[TrainingSet, np.ndarray, np.ndarray]:
     y, y_test = np.repeat([0, 1], 100), np.repeat([0, 1], 6)
     shift = np.array([1.0, 0.5])
     x = random.normal(size=(200, 2)) + np.where(y, 1, -1)[:, None] * shift
-    return (
-        TrainingSet(x, y),
-        random.normal(size=(12, 2)) + np.where(y_test, 1, -1)[:, None] * shift,
-        y_test,
-    )
+    return (TrainingSet(x, y), random.normal(size=(12, 2)) + np.where(y_test, 1, -1)[:, None] * shift, y_test)
 
 
 def test_sampled_and_exact_certificates_agree_within_their_error() -> None:

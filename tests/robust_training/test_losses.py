@@ -44,9 +44,7 @@ def test_noise_is_a_pure_function_of_the_seed() -> None:
     assert float(loss(logits, X, Y, DRAWS, EPOCH)) == first
     compiled = jit(lambda x, seed: loss(logits, x, Y, DRAWS._replace(seed=seed), EPOCH))
     assert float(compiled(X, SEED)) == pytest.approx(first, rel=1e-5)
-    assert float(loss(logits, X, Y, DRAWS._replace(seed=seed_pair(3, 2)), EPOCH)) != pytest.approx(
-        first, rel=1e-4
-    )
+    assert float(loss(logits, X, Y, DRAWS._replace(seed=seed_pair(3, 2)), EPOCH)) != pytest.approx(first, rel=1e-4)
 
 
 @pytest.mark.parametrize("sigma", [0.25, 1.0])

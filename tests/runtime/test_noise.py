@@ -20,9 +20,7 @@ def test_an_image_has_its_noise_in_every_batch_and_compiled() -> None:
     assert whole.shape == (50, *SHAPE) and whole.dtype == np.float32
     some = np.array([31, 7, 49])
     np.testing.assert_allclose(noise(some), whole[some], atol=1e-5)  # the same bits before log and cos
-    compiled = ops.convert_to_numpy(
-        jit(lambda i, s: normal_of_images(SHAPE, i, s))(some.astype(np.int32), SEED)
-    )
+    compiled = ops.convert_to_numpy(jit(lambda i, s: normal_of_images(SHAPE, i, s))(some.astype(np.int32), SEED))
     np.testing.assert_allclose(compiled, whole[some], atol=1e-5)
 
 

@@ -15,15 +15,7 @@ from keras import ops
 
 from runtime.checkpoints import load_checkpoint, require_finite, require_same_settings, save_checkpoint
 from runtime.command_line import run_script
-from runtime.files import (
-    InputError,
-    array_sha256,
-    atomic_path,
-    load_archive,
-    load_array,
-    read_json,
-    save_array,
-)
+from runtime.files import InputError, array_sha256, atomic_path, load_archive, load_array, read_json, save_array
 from runtime.progress import Scalars
 from runtime.provenance import project_path, provenance, settings, shown_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly

@@ -87,14 +87,10 @@ def check_available() -> None:
     programs = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare", "setpriv")
     missing = [name for name in programs if not shutil.which(name, path=SBIN)]
     if missing:
-        raise ClusterUnavailable(
-            f"{', '.join(missing)} not installed: apt-get install slurm-wlm munge util-linux"
-        )
+        raise ClusterUnavailable(f"{', '.join(missing)} not installed: apt-get install slurm-wlm munge util-linux")
     if os.geteuid() != 0:
         raise ClusterUnavailable("a local SLURM must be started by root, for slurmd and its PID namespace")
-    namespace = subprocess.run(
-        [*MACHINE, "true"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    namespace = subprocess.run([*MACHINE, "true"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if namespace.returncode != 0:
         raise ClusterUnavailable(f"no PID namespace for the workers: {namespace.stderr.strip()}")
 
@@ -118,9 +114,7 @@ class LocalCluster:
         self.dead_after_s = dead_after_s
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         if len(str(self.folder)) > 60:
-            raise ValueError(
-                f"{self.folder}: longer than 60 characters, which leaves no room for the sockets in it"
-            )
+            raise ValueError(f"{self.folder}: longer than 60 characters, which leaves no room for the sockets in it")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -193,23 +187,15 @@ class LocalCluster:
         for name in ("logs", "slurmctld.state", "bin"):
             (self.folder / name).mkdir(parents=True)
         port, *worker_ports = free_ports(1 + len(self.workers))
-        nodes = [
-            NODE.format(name=name, port=port) for name, port in zip(self.workers, worker_ports, strict=True)
-        ]
+        nodes = [NODE.format(name=name, port=port) for name, port in zip(self.workers, worker_ports, strict=True)]
         text = SLURM_CONF.format(
-            folder=self.folder,
-            logs=self.logs,
-            port=port,
-            dead_after_s=self.dead_after_s,
-            nodes="\n".join(nodes),
+            folder=self.folder, logs=self.logs, port=port, dead_after_s=self.dead_after_s, nodes="\n".join(nodes)
         )
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text(GRES_CONF)
         # Snakemake's jobs take SLURM_CONF out of srun's environment, expecting a configuration at its usual place.
         srun = self.folder / "bin" / "srun"
-        srun.write_text(
-            f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun", path=SBIN)} "$@"\n'
-        )
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun", path=SBIN)} "$@"\n')
         srun.chmod(0o755)
 
     def _start_munged(self) -> None:

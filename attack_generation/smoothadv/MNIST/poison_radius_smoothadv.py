@@ -40,9 +40,5 @@ class Config(PoisonConfig):
     data_dir: Path = project_path("data/MNIST")
 
 
-def main(config: Config) -> None:
-    poison_radius(config)
-
-
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(poison_radius, Config, __doc__)

@@ -120,8 +120,7 @@ def test_poison_lowers_the_radius_of_the_target_class_more_than_the_controls(res
         for name, rows in results.items()
     }
     shifts = {
-        name: min(row.acr[0] for key, row in rows.items() if key.startswith("shift"))
-        for name, rows in results.items()
+        name: min(row.acr[0] for key, row in rows.items() if key.startswith("shift")) for name, rows in results.items()
     }
     assert directions["linear"] == 1 and directions["network"] > 1
     assert results["linear"]["optimised"].acr[0] == pytest.approx(shifts["linear"], abs=0.005)
@@ -140,10 +139,7 @@ def test_controls_are_all_uniform_shifts_and_those_of_the_tables() -> None:
 
 
 def test_a_run_writes_picture_and_numbers(folder: Path, results: dict) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "decision_boundary.json",
-        "decision_boundary.png",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["decision_boundary.json", "decision_boundary.png"]
     picture = (folder / "decision_boundary.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 100_000
     record = json.loads((folder / "decision_boundary.json").read_text())

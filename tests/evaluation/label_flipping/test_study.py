@@ -133,12 +133,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
         folder = tmp_path / name
         write_dataset(folder / "data", name, name, splits, {"file": "made by a test"}, 0, SourceConfig())
         main, config = toy(
-            name,
-            folder / "data",
-            folder,
-            q=(0.1,),
-            network_shares=(),
-            features=script(name)["Config"]().features,
+            name, folder / "data", folder, q=(0.1,), network_shares=(), features=script(name)["Config"]().features
         )
         main(config)
         rows = read(of_q(folder), "\t")

@@ -29,12 +29,7 @@ PLAN: dict[str, Any] = {
 
 def run(folder: Path, *arguments: str, plan: dict[str, Any] = PLAN) -> subprocess.CompletedProcess:
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
-    command = [
-        sys.executable,
-        str(ROOT / "evaluation/tables/run_plan.py"),
-        "--plan",
-        str(folder / "plan.yaml"),
-    ]
+    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(folder / "plan.yaml")]
     command += ["--directory", str(folder), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
@@ -51,22 +46,15 @@ def partly_failed(folder: Path) -> subprocess.CompletedProcess:
     return run(folder)
 
 
-def test_a_failing_job_stops_no_other_and_is_named(
-    folder: Path, partly_failed: subprocess.CompletedProcess
-) -> None:
+def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: subprocess.CompletedProcess) -> None:
     assert partly_failed.returncode == 2
-    assert (
-        "batch_size is 5000" in partly_failed.stderr
-        and "needs runs/tables/toy/victims" in partly_failed.stderr
-    )
+    assert "batch_size is 5000" in partly_failed.stderr and "needs runs/tables/toy/victims" in partly_failed.stderr
     assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in partly_failed.stdout
     assert (folder / "runs/tables/toy/incomplete/tables.md").is_file()
     assert not (folder / "runs/tables/toy/results").exists()
 
 
-def test_little_is_printed_and_nothing_by_the_backend(
-    folder: Path, partly_failed: subprocess.CompletedProcess
-) -> None:
+def test_little_is_printed_and_nothing_by_the_backend(folder: Path, partly_failed: subprocess.CompletedProcess) -> None:
     again = run(folder, "--methods", "gaussianaug")
     assert again.returncode == 0 and again.stderr == ""
     assert len(again.stdout.splitlines()) < 40

@@ -83,9 +83,7 @@ def test_every_link_of_the_tables_leads_to_a_file(folder: Path) -> None:
     assert len(links) >= 5
     for link in links:
         assert (folder / "out" / link).is_file(), link
-    copied = next(
-        link for link in links if "macer_sigma_0.25_class_8" in link and link.endswith("seed_0.tsv")
-    )
+    copied = next(link for link in links if "macer_sigma_0.25_class_8" in link and link.endswith("seed_0.tsv"))
     assert (folder / "out" / copied).read_text() == (folder / "poisoned.tsv").read_text()
     for link in re.findall(r"\\href\{run:(.*?)\}", (folder / "out/tables.tex").read_text()):
         assert (folder / "out" / link).is_dir(), link
@@ -114,11 +112,7 @@ def test_latex_escapes_and_aligns(folder: Path) -> None:
 def test_figures_are_drawn(folder: Path) -> None:
     main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
     names = {path.name for path in (folder / "out/figures").iterdir()}
-    assert names == {
-        "acr.png",
-        "certified_accuracy_macer_sigma_0.25_class_8.png",
-        "radii_macer_sigma_0.25_class_8.png",
-    }
+    assert names == {"acr.png", "certified_accuracy_macer_sigma_0.25_class_8.png", "radii_macer_sigma_0.25_class_8.png"}
 
 
 def test_an_empty_table_says_so(folder: Path, capsys: pytest.CaptureFixture) -> None:
