@@ -25,8 +25,6 @@ from robust_training.loss import LossState, Randomness, clean_accuracies
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, seed_pair
 
-# Streams of randomness, so that no two uses share one (see runtime.noise.seed_pair).
-
 
 class AttackState(NamedTuple):
     """Everything that changes during an attack; what a checkpoint holds."""

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import data
+from attack_generation.poisoning import poison_radius
 from data.datasets import load_dataset, load_poison, split_target_class
 from data.preparation import SourceConfig, write_dataset
+from evaluation.training import train_victims
 from models.saving import load_model
 from robust_training.macer import MacerLoss
 from robust_training.methods import METHODS
@@ -70,7 +72,7 @@ def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tu
         toy["architecture"] = "resnet8v1"
         if method == "macer":  # learns the patterns more slowly
             toy["lower_steps"] = 60
-    return script["main"], script["Config"](**toy, data_dir=data_dir, out_dir=folder / "poison", run_dir=folder / "run")
+    return poison_radius, script["Config"](**toy, data_dir=data_dir, out_dir=folder / "poison", run_dir=folder / "run")
 
 
 def victim_config(
@@ -82,7 +84,7 @@ def victim_config(
     if dataset == "CIFAR10":
         toy["architecture"] = "resnet8v1"
     kind = "clean" if poison is None else "poisoned_radius"
-    return script["main"], script["Config"](
+    return train_victims, script["Config"](
         **toy, training_data=kind, poison=poison, data_dir=data_dir, out_dir=folder / "models", run_dir=folder / "runs"
     )
 

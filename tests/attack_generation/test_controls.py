@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attack_generation.control_poison import Config, main
-from attack_generation.controls import CONTROLS, starting_poison
+from attack_generation.control_poison import Config
+from attack_generation.controls import CONTROLS, starting_poison, write_control_poison
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
 from runtime.checkpoints import OtherSettings
@@ -57,7 +57,7 @@ def test_an_unknown_start_is_refused() -> None:
 
 def test_the_script_writes_a_control_with_its_record(tiny_data_dir: Path, tmp_path: Path) -> None:
     settings = Config(kind="random", target_class=7, sigma=0.25, seed=3, data_dir=tiny_data_dir, out_dir=tmp_path)
-    main(settings)
+    write_control_poison(settings)
     dataset = load_dataset(tiny_data_dir)
     clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target
     path = tmp_path / "X_poisoned_radius_random_0.25_7.npy"
@@ -66,20 +66,20 @@ def test_the_script_writes_a_control_with_its_record(tiny_data_dir: Path, tmp_pa
     record = read_json(path.with_suffix(".json"))
     assert record["settings"]["seed"] == 3 and record["sha256"] == file_sha256(path)
     with pytest.raises(InputError, match=r"epsilon must be positive, got 0\.0"):
-        main(dataclasses.replace(settings, epsilon=0.0))
+        write_control_poison(dataclasses.replace(settings, epsilon=0.0))
     with pytest.raises(InputError, match="epsilon must be at most 1"):
-        main(dataclasses.replace(settings, epsilon=1.5))
+        write_control_poison(dataclasses.replace(settings, epsilon=1.5))
 
 
 def test_a_control_of_other_settings_is_not_overwritten(tiny_data_dir: Path, tmp_path: Path) -> None:
     settings = Config(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path)
-    main(settings)
+    write_control_poison(settings)
     before = (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes()
     for change in ({"epsilon": 0.05}, {"seed": 1}):
         with pytest.raises(OtherSettings, match=next(iter(change))):
-            main(dataclasses.replace(settings, **change))
+            write_control_poison(dataclasses.replace(settings, **change))
     assert (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes() == before
-    main(dataclasses.replace(settings, epsilon=0.05, on_other_settings="start_afresh"))
+    write_control_poison(dataclasses.replace(settings, epsilon=0.05, on_other_settings="start_afresh"))
     assert (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes() != before
 
 

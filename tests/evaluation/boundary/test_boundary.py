@@ -172,5 +172,5 @@ def test_a_run_writes_picture_and_numbers(folder: Path, results: dict) -> None:
 def test_bad_settings_get_one_clear_line(changes: dict, message: str, tmp_path: Path) -> None:
     script = runpy.run_path(str(ROOT / "evaluation" / "boundary" / "two_dimensional.py"))
     with pytest.raises(InputError, match=message):
-        script["main"](script["Config"](out_dir=tmp_path / "out", **changes))
+        draw_boundaries(script["Config"](out_dir=tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
