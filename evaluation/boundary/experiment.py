@@ -9,7 +9,7 @@ from data.datasets import split_target_class
 from evaluation.boundary.picture import Panel, save_boundaries
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
 from evaluation.tables.statistics import mean_and_std, mean_and_std_text, reduction_percent
-from runtime.files import write_json
+from runtime.files import write_json, write_text
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
 
@@ -57,7 +57,9 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()} for kind, rows in results.items()
     }
     write_json(record, {"results": numbers, **provenance(config)})
-    print(f"{_table(results, config)}\n\n{shown_path(picture)} and {record.name}")
+    table = text_table(results, config)
+    write_text(config.out_dir / "table.txt", table + "\n")
+    print(f"{table}\n\n{shown_path(picture)}, {record.name} and table.txt")
     return results
 
 
@@ -75,13 +77,14 @@ def _numbers(row: Row, clean: Row) -> dict[str, Any]:
     change = row.points - clean.points
     return {
         **numbers,
+        "radii": row.radii,
         "reduction_percent": None if row is clean else _reduction(row, clean),
         "largest_change": float(np.abs(change).max()),
         "mean_change": [float(value) for value in change.mean(axis=0)],
     }
 
 
-def _table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
+def text_table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
     """The rows of both kinds for the screen."""
     lines = [
         f"target class {config.target_class}, Gaussian augmentation, sigma {config.sigma:g}, epsilon "

@@ -125,17 +125,22 @@ class Kind(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Victims of one kind of training points. acr, certified_accuracy: of the target class's test points, per run.
+    """Victims of one kind of training points."""
 
-    accuracy: of all test points without noise, per run. points: the target class's training points (N, 2).
-    weights: of the first run's victim.
-    """
+    radii: list[list[float]]  # per run, certified radii of the target class's test points; 0 where not certified
+    accuracy: list[float]  # per run, of all test points without noise
+    points: np.ndarray  # (N, 2), the target class's training points
+    weights: Weights  # of the first run's victim
 
-    acr: list[float]
-    certified_accuracy: list[float]
-    accuracy: list[float]
-    points: np.ndarray
-    weights: Weights
+    @property
+    def acr(self) -> list[float]:
+        """Average certified radius, per run."""
+        return [float(np.mean(radii)) for radii in self.radii]
+
+    @property
+    def certified_accuracy(self) -> list[float]:
+        """Share of the points with a radius, per run."""
+        return [float(np.mean(np.array(radii) > 0)) for radii in self.radii]
 
 
 class Plane(NamedTuple):
@@ -262,13 +267,9 @@ class Study:
         """Train and certify ``config.runs`` victims. Certificates of different victims share their noise."""
         config = self.config
         victims = [self.trained(target_points, config.seed + run) for run in range(config.runs)]
-        acr, certified, accuracies = [], [], []
-        for weights in victims:
-            radii = self.certified_radii(weights)
-            acr.append(float(np.mean(radii)))
-            certified.append(float(np.mean(radii > 0)))
-            accuracies.append(float(accuracy(self.classifier(weights)(self.test[0]), self.test[1])))
-        return Row(acr, certified, accuracies, target_points, victims[0])
+        radii = [self.certified_radii(weights).tolist() for weights in victims]
+        accuracies = [float(accuracy(self.classifier(weights)(self.test[0]), self.test[1])) for weights in victims]
+        return Row(radii, accuracies, target_points, victims[0])
 
     def certified_radii(self, weights: Weights) -> np.ndarray:
         """Certified radius of each test point of the target class, 0 where CERTIFY abstains or is wrong."""

@@ -139,7 +139,11 @@ def test_controls_are_all_uniform_shifts_and_those_of_the_tables() -> None:
 
 
 def test_a_run_writes_picture_and_numbers(folder: Path, results: dict) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["decision_boundary.json", "decision_boundary.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "decision_boundary.json",
+        "decision_boundary.png",
+        "table.txt",
+    ]
     picture = (folder / "decision_boundary.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 100_000
     record = json.loads((folder / "decision_boundary.json").read_text())
@@ -148,6 +152,7 @@ def test_a_run_writes_picture_and_numbers(folder: Path, results: dict) -> None:
     for kind, rows in record["results"].items():
         assert list(rows) == list(results[kind])
         assert rows["optimised"]["acr"] == results[kind]["optimised"].acr
+        assert np.mean(rows["optimised"]["radii"][0]) == rows["optimised"]["acr"][0]
         assert rows["clean"]["reduction_percent"] is None and rows["clean"]["largest_change"] == 0
         share = rows["optimised"]["acr_mean"] / rows["clean"]["acr_mean"]
         assert rows["optimised"]["reduction_percent"] == pytest.approx(100 * (1 - share))
