@@ -24,16 +24,13 @@ def as_text(tables: Sequence[Table]) -> str:
     return "\n\n".join(parts)
 
 
-def as_markdown(tables: Sequence[Table], notes: Sequence[str] = (), links_from: str = "") -> str:
-    """Tables with a link from every number to its settings and, in small print, to the certificates of its runs.
-
-    links_from: what leads from the file to the store, as 'tables/digits/'.
-    """
+def as_markdown(tables: Sequence[Table], notes: Sequence[str] = (), *, links: bool = True) -> str:
+    """Tables with a link from every number to its settings and, in small print, to the certificates of its runs."""
 
     def field(item: Item) -> str:
-        if not item.entry or not item.entry.runs:
+        if not item.entry or not item.entry.runs or not links:
             return item.text
-        folder = links_from + cell_folder(item.entry.cell)
+        folder = cell_folder(item.entry.cell)
         runs = " ".join(f"[{run.seed}]({folder}/seed_{run.seed}.tsv)" for run in item.entry.runs)
         return f"[{item.text}]({folder}/settings.json) <sup>{runs}</sup>"
 

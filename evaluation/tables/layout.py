@@ -187,5 +187,5 @@ def _reduction(clean: Entry | None, entry: Entry | None) -> str:
     if clean is None or entry is None or percent is None:
         return MISSING
     both = len({run.seed for run in clean.runs} & {run.seed for run in entry.runs})
-    of = f" (of {both} equal seeds)" if both < min(clean.wanted, entry.wanted) else ""
+    of = f", {both} seed{'s' * (both > 1)}" if both < min(clean.wanted, entry.wanted) else ""
     return f"{percent:.1f} %{of}"

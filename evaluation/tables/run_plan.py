@@ -53,6 +53,7 @@ def main(config: Config) -> None:
     threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(plan.threads))
     if not threads.items() <= os.environ.items():  # the backend has read them when it was imported: start again
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **threads})
+    config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
     write_json(plan.folders["work"] / "plan.json", msgspec.to_builtins(plan))
     failed: dict[Job, str] = {}

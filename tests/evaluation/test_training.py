@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from attack_generation.controls import write_control_poison
+from attack_generation.controls import ControlConfig, write_control_poison
 from data.datasets import Dataset, load_dataset
 from evaluation.training import Training, TrainingConfig, train_victims
 from models.saving import load_model
@@ -92,7 +92,10 @@ def test_poisoned_training_uses_the_poison_file(
 ) -> None:
     settings, (clean, _) = whole
     dataset = load_dataset(settings.data_dir)
-    poison = write_control_poison(dataset, "constant", 0.25, 3, 0.5, 0, tmp_path)
+    control = ControlConfig(
+        kind="constant", sigma=0.25, target_class=3, epsilon=0.5, data_dir=settings.data_dir, out_dir=tmp_path
+    )
+    poison = write_control_poison(control)
     poisoned = config(settings.data_dir, tmp_path, training_data="poisoned_radius", poison=poison)
     seen: list[Dataset] = []
     start = Training.__init__
@@ -109,7 +112,7 @@ def test_poisoned_training_uses_the_poison_file(
     np.testing.assert_array_equal(seen[0].x_train[~target], dataset.x_train[~target])
     assert not np.array_equal(weights(path), weights(clean))  # same seed, other images
     # Other images under the same file name are another victim.
-    write_control_poison(dataset, "constant", 0.25, 3, 0.1, 0, tmp_path)
+    write_control_poison(dataclasses.replace(control, epsilon=0.1, overwrite=True))
     with pytest.raises(InputError, match="made with x_train = "):
         train_victims(poisoned)
 

@@ -1,9 +1,12 @@
 """A plan in one process: it stops, goes on, names what failed, and makes the files that single scripts make."""
 
+import dataclasses
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from evaluation.tables.plan import read_plan
 from evaluation.tables.records import collect
 from models.saving import load_model
 from runtime.files import InputError, read_json, write_json
+from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
 PLAN: dict[str, Any] = {
@@ -27,11 +31,16 @@ PLAN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run(folder: Path, *arguments: str, plan: dict[str, Any] = PLAN) -> subprocess.CompletedProcess:
-    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
-    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(folder / "plan.yaml")]
-    command += ["--directory", str(folder), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+def write_plan(folder: Path) -> Path:
+    (folder / "plan.yaml").write_text(yaml.safe_dump(PLAN))
+    return folder / "plan.yaml"
+
+
+class Done(NamedTuple):
+    """A run that had a failing job: what it raised and printed."""
+
+    error: str
+    printed: str
 
 
 @pytest.fixture(scope="module")
@@ -40,34 +49,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def partly_failed(folder: Path) -> subprocess.CompletedProcess:
-    stopped = run(folder, "--max-minutes", "0.000001")
-    assert stopped.returncode == 75 and "run the same command again" in stopped.stderr
-    return run(folder)
+def partly_failed(folder: Path) -> Done:
+    config = run_plan.Config(plan=write_plan(folder), directory=folder)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.chdir(folder)
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            patch.setenv(name, "1")  # else the process would start again
+        with pytest.raises(StoppedEarly, match="the limit of 1e-09 minutes"):
+            run_plan.main(dataclasses.replace(config, max_minutes=1e-9))
+        with pytest.raises(InputError) as caught:
+            run_plan.main(config)
+    return Done(str(caught.value), printed.getvalue())
 
 
-def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: subprocess.CompletedProcess) -> None:
-    assert partly_failed.returncode == 2
-    assert "batch_size is 5000" in partly_failed.stderr and "needs runs/tables/toy/victims" in partly_failed.stderr
-    assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in partly_failed.stdout
+def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: Done) -> None:
+    assert "batch_size is 5000" in partly_failed.error and "needs runs/tables/toy/victims" in partly_failed.error
+    assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in partly_failed.printed
     assert (folder / "runs/tables/toy/incomplete/tables.md").is_file()
     assert not (folder / "runs/tables/toy/results").exists()
 
 
-def test_little_is_printed_and_nothing_by_the_backend(folder: Path, partly_failed: subprocess.CompletedProcess) -> None:
-    again = run(folder, "--methods", "gaussianaug")
+def test_little_is_printed_and_nothing_by_the_backend(folder: Path, partly_failed: Done) -> None:
+    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(folder / "plan.yaml")]
+    command += ["--directory", str(folder), "--methods", "gaussianaug"]
+    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0 and again.stderr == ""
     assert len(again.stdout.splitlines()) < 40
     assert "gaussianaug" in again.stdout and "macer" not in again.stdout
 
 
 def test_what_a_script_makes_by_itself_is_the_same(
-    folder: Path, partly_failed: subprocess.CompletedProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, partly_failed: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last jobs of a process make what the first of another one makes."""
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
-    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "1")
     plan = read_plan(folder / "plan.yaml")
     for rule in ("poison", "victim"):
         job = [job for job in plan.jobs() if job.rule == rule and "macer" not in job.flags][-1]
@@ -105,7 +120,7 @@ def test_what_cannot_be_changed_is_named(change: dict[str, Any], message: str, t
 
 
 def test_the_tables_are_made_again_from_the_results_alone(
-    folder: Path, partly_failed: subprocess.CompletedProcess, monkeypatch: pytest.MonkeyPatch
+    folder: Path, partly_failed: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     results = folder / "runs/tables/toy/incomplete"
@@ -118,7 +133,7 @@ def test_the_tables_are_made_again_from_the_results_alone(
 
 
 def test_a_run_of_no_commit_does_not_go_into_the_results(
-    folder: Path, partly_failed: subprocess.CompletedProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, partly_failed: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     plan = read_plan(folder / "plan.yaml")
@@ -133,7 +148,7 @@ def test_a_run_of_no_commit_does_not_go_into_the_results(
 
 
 def test_reading_the_store_needs_its_certificates(
-    folder: Path, partly_failed: subprocess.CompletedProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    folder: Path, partly_failed: Done, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(folder)
     plan = read_plan(folder / "plan.yaml")

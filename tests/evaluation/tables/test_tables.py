@@ -151,7 +151,7 @@ def test_the_mean_over_classes_and_missing_runs() -> None:
     assert rows[0][3:6] == ["0.900 ± 0.141", "0.250 ± 0.212", "72.2 %"]
     assert rows[1][4] == "0.100 (1 of 2 runs)"
     # Of the runs that every class has; the reduction compares the one seed that poisoned victims have.
-    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "68.8 % (of 1 equal seeds)"]
+    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "68.8 %, 1 seed"]
 
 
 def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:

@@ -1,0 +1,74 @@
+"""Every number in results/ and benchmarks/ is computed again from the records beside it, and no overview is stale."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import data
+from benchmarks.write_readme import readme
+from evaluation.tables.make_tables import tables_as_text
+from evaluation.tables.plan import read_plan
+from evaluation.tables.records import read_entries
+from evaluation.tables.write_results import overview
+
+ROOT = Path(data.__file__).parents[1]
+RESULTS = ROOT / "results"
+STORES = sorted(path.parent for path in RESULTS.glob("tables/*/plan.yaml"))
+LABELS = sorted(RESULTS.glob("label_flipping_*"))
+
+
+def test_nothing_lies_in_the_results_without_a_record() -> None:
+    assert STORES and LABELS
+    known = {*STORES, *LABELS, RESULTS / "decision_boundary"}
+    assert {path for path in [*RESULTS.glob("*/"), *RESULTS.glob("tables/*/")] if path.is_dir()} == {
+        *known, RESULTS / "tables",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda path: path.name)
+def test_tables_follow_from_the_certificates(store: Path) -> None:
+    plan = read_plan(store / "plan.yaml")
+    _, texts = tables_as_text(plan, read_entries(plan, store))
+    for name, text in texts.items():
+        assert (store / name).read_text() == text, f"make_tables.py --plan {store}/plan.yaml --from-results"
+
+
+@pytest.mark.parametrize("folder", LABELS, ids=lambda path: path.name)
+def test_curves_of_changed_labels_follow_from_the_points(folder: Path) -> None:
+    settings = json.loads((folder / "settings.json").read_text())["config"]
+    curves = pd.read_csv(folder / "curve.csv")
+    for q in settings["q"]:
+        points = pd.read_csv(folder / f"q_{q:g}.tsv", sep="\t")
+        curve = curves[(curves["curve"] == settings["bound"]) & (curves["q"] == q)]
+        assert len(curve) > 10
+        for flips, accuracy in zip(curve["flips"], curve["accuracy"], strict=True):
+            assert np.mean((points["correct"] == 1) & (points["flips"] >= flips)) == pytest.approx(accuracy, abs=6e-5)
+
+
+def test_radii_of_the_decision_boundary_give_its_numbers() -> None:
+    record = json.loads((RESULTS / "decision_boundary/decision_boundary.json").read_text())
+    table = (RESULTS / "decision_boundary/table.txt").read_text()
+    for rows in record["results"].values():
+        for name, row in rows.items():
+            acr = [np.mean(radii) for radii in row["radii"]]
+            assert row["acr"] == pytest.approx(acr) and row["acr_mean"] == pytest.approx(np.mean(acr))
+            assert re.search(rf"{re.escape(name)} +{np.mean(acr):.3f}", table)
+
+
+def test_every_record_names_a_commit() -> None:
+    records = [path for path in RESULTS.rglob("*.json") if '"commit"' in path.read_text()]
+    assert len(records) > 50
+    for path in [*records, *(ROOT / "benchmarks/records").glob("*.json")]:
+        commits = re.findall(r'"commit": "(.*?)"', path.read_text())
+        assert commits and all(re.fullmatch("[0-9a-f]{7,12}", commit) for commit in commits), path
+
+
+def test_the_overviews_are_not_stale() -> None:
+    for name, text in overview(RESULTS).items():
+        assert (RESULTS / name).read_text() == text, "python evaluation/tables/write_results.py"
+    written = (ROOT / "benchmarks/README.md").read_text()
+    assert written == readme(ROOT / "benchmarks"), "python benchmarks/write_readme.py"
