@@ -18,10 +18,15 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 """Split name to (images in [0, 1] or uint8, class indices); images without or with a channel axis."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Where a dataset comes from and where its arrays go; shared by the MNIST and CIFAR10 scripts."""
 
+    out_dir: Path
+    """Folder for the arrays. Its name is the dataset's, in the names of all that is made from it."""
+    label: str | None = None
+    """Name of the data in tables, that of the folder when not given; say here where the images are not the standard
+    ones."""
     source: Path | None = None
     """NPZ file with x_train, y_train, x_test, y_test (uint8 images); the standard download when not given."""
     seed: int = 0
@@ -30,16 +35,14 @@ class SourceConfig:
     """Number of images taken from the training images for validation."""
 
 
-def prepare_from_source(
-    config: SourceConfig, name: str, label: str, out_dir: Path, image_shape: tuple[int, int, int]
-) -> None:
+def prepare_from_source(config: SourceConfig, download: str, image_shape: tuple[int, int, int]) -> None:
     """Prepare a dataset of 8-bit images from an NPZ file or from the Keras download.
 
-    name: 'mnist' or 'cifar10' of keras.datasets, in any case; label: name printed in tables; image_shape:
-    (height, width, channels).  Raises InputError for a source that cannot be had, read or used.
+    download: 'mnist' or 'cifar10' of keras.datasets; image_shape: (height, width, channels).
+    Raises InputError for a source that cannot be had, read or used.
     """
     if config.source is None:
-        arrays, source = _download(name.lower()), {"file": "keras download"}
+        arrays, source = _download(download), {"file": "keras download"}
         origin = "keras download"
     else:
         arrays = load_archive(config.source, SOURCE_NAMES)
@@ -51,7 +54,7 @@ def prepare_from_source(
     train, validation = split_at_random(len(splits["train"][0]), config.validation, config.seed, origin)
     x, y = splits["train"]
     splits["train"], splits["val"] = (x[train], y[train]), (x[validation], y[validation])
-    write_dataset(out_dir, name, label, splits, source, config.seed, config)
+    write_dataset(config.out_dir, config.label, splits, source, config.seed, config)
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
@@ -103,10 +106,11 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
 
 
 def write_dataset(
-    out_dir: Path, name: str, label: str, splits: Splits, source: dict[str, str], seed: int, config: Any
+    out_dir: Path, label: str | None, splits: Splits, source: dict[str, str], seed: int, config: Any
 ) -> None:
     """Write the six arrays and then the manifest, and print one line for each array.
 
+    out_dir: its name becomes the dataset's. label: name in tables, the dataset's where None.
     splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for
     train, val and test; source: what the manifest says about the origin.
     The manifest comes last: a preparation that is cut short leaves no manifest, or an older one whose
@@ -132,9 +136,10 @@ def write_dataset(
             save_array(path, array)
             arrays[path.name] = describe_array(array)
             print(f"{path.name:<12} {array.dtype} {array.shape}")
-    manifest = {"dataset": name, "label": label, "source": source, "seed": seed, "arrays": arrays}
+    name = Path(out_dir).resolve().name
+    manifest = {"dataset": name, "label": label or name, "source": source, "seed": seed, "arrays": arrays}
     write_json(out_dir / MANIFEST, {**manifest, "provenance": provenance(config)})
-    print(f"{label}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
+    print(f"{label or name}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
 
 
 def as_unit_floats(x: np.ndarray) -> np.ndarray:

@@ -28,9 +28,9 @@ class Config:
     seed: int = 0
     """Seed of the random split into training, validation and test images."""
     out_dir: Path = project_path("data/DIGITS")
-    """Folder for the arrays."""
-    label: str = "DIGITS"
-    """Name of the data in tables."""
+    """Folder for the arrays; its name is the dataset's."""
+    label: str | None = None
+    """Name of the data in tables; that of the folder when not given."""
 
 
 def main(config: Config) -> None:
@@ -44,7 +44,7 @@ def main(config: Config) -> None:
     train, val = train_test_split(rest, test_size=VALIDATION, stratify=y[rest], random_state=config.seed)
     splits = {name: (x[index], y[index]) for name, index in (("train", train), ("val", val), ("test", test))}
     source = {"file": "sklearn.datasets.load_digits"}
-    write_dataset(config.out_dir, "DIGITS", config.label, splits, source, config.seed, config)
+    write_dataset(config.out_dir, config.label, splits, source, config.seed, config)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Without --source this fetches the standard download:
 
     python data/prepare_mnist.py
     python data/prepare_mnist.py --source mnist.npz
+    python data/prepare_mnist.py --source other_images_of_this_shape.npz --out-dir data/OTHER
 
 Writes X_train.npy, Y_train.npy, ... Y_test.npy (images float32 NHWC in [0, 1], labels one-hot) and
 manifest.json with their hashes.
@@ -17,19 +18,16 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(SourceConfig):
     """Settings of the preparation."""
 
     out_dir: Path = project_path("data/MNIST")
-    """Folder for the arrays."""
-    label: str = "MNIST"
-    """Name of the data in tables; say here where the images are not the standard ones."""
 
 
 def main(config: Config) -> None:
     """Prepare MNIST as the config says."""
-    prepare_from_source(config, "MNIST", config.label, config.out_dir, image_shape=(28, 28, 1))
+    prepare_from_source(config, "mnist", image_shape=(28, 28, 1))
 
 
 if __name__ == "__main__":

@@ -39,15 +39,15 @@ def _plain(value: Any) -> str:
 
 
 def git_commit() -> str:
-    """The project's commit, with '-dirty' where tracked files differ; 'unknown' outside a checkout."""
+    """The project's commit, with '-dirty' where tracked files but results/ differ; 'unknown' outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=project_path(""), capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=project_path(""),
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -49,7 +49,7 @@ def toy_dirs(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
             return np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels
 
         splits = {"train": split(80), "val": split(40), "test": split(40)}
-        write_dataset(folder / name, name, name, splits, {"file": "made by a test"}, 0, SourceConfig())
+        write_dataset(folder / name, None, splits, {"file": "made by a test"}, 0, SourceConfig(out_dir=folder / name))
     return {"DIGITS": tiny_data_dir, "MNIST": folder / "MNIST", "CIFAR10": folder / "CIFAR10"}
 
 

@@ -30,9 +30,5 @@ class Config(LabelFlippingConfig):
     data_dir: Path = project_path("data/CIFAR10")
 
 
-def main(config: Config) -> None:
-    certify_labels(config, "CIFAR10", "CIFAR10")
-
-
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(certify_labels, Config, __doc__)

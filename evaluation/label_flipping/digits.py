@@ -28,9 +28,5 @@ class Config(LabelFlippingConfig):
     data_dir: Path = project_path("data/DIGITS")
 
 
-def main(config: Config) -> None:
-    certify_labels(config, "DIGITS", "Handwritten digits")
-
-
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(certify_labels, Config, __doc__)

@@ -41,11 +41,10 @@ from runtime.stop import Stop
 _BLOCK = 250  # test points whose kernel vectors are held together
 
 
-def certify_labels(config: LabelFlippingConfig, name: str, title: str) -> list[LabelCurve]:
+def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
     """Certify test points against changed labels, with the references, and write curve, figure and table.
 
-    name: of the output folders, without spaces; the features and the bound are added. title: of the figure.
-    Returns every curve.
+    The output folders are named by dataset, classes, features and bound. Returns every curve.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop.
     """
@@ -58,7 +57,9 @@ def certify_labels(config: LabelFlippingConfig, name: str, title: str) -> list[L
             np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))[: config.points]
         )
         test = Images(*(array[drawn] for array in test))
-    name = f"label_flipping_{name}_{config.features}_{config.bound}"
+    numbers = list(map(str, config.classes or ()))
+    name = "_".join(["label_flipping", dataset.name, *numbers, config.features, config.bound])
+    title = f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}"
     work_dir = config.work_dir or project_path("runs") / name
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test")}
 

@@ -104,16 +104,26 @@ def test_cifar10_takes_colour_images_and_column_labels(tmp_path: Path) -> None:
     arrays["y_train"] = arrays["y_train"].reshape(-1, 1)
     np.savez(tmp_path / "source.npz", **arrays)
     prepare_cifar10.main(
-        prepare_cifar10.Config(source=tmp_path / "source.npz", out_dir=tmp_path / "out", validation=40)
+        prepare_cifar10.Config(source=tmp_path / "source.npz", out_dir=tmp_path / "CIFAR10", validation=40)
     )
-    dataset = load_dataset(tmp_path / "out")
+    dataset = load_dataset(tmp_path / "CIFAR10")
     assert (dataset.name, dataset.image_shape, dataset.num_classes) == ("CIFAR10", (32, 32, 3), 10)
     assert (len(dataset.x_train), len(dataset.x_val)) == (80, 40)
 
 
 def test_published_constants_are_the_defaults() -> None:
-    assert prepare_mnist.Config() == prepare_mnist.Config(None, 0, 5000, project_path("data/MNIST"), "MNIST")
-    assert prepare_cifar10.Config() == prepare_cifar10.Config(None, 0, 5000, project_path("data/CIFAR10"), "CIFAR10")
+    for script, name in ((prepare_mnist, "MNIST"), (prepare_cifar10, "CIFAR10")):
+        config = script.Config()
+        assert (config.source, config.seed, config.validation) == (None, 0, 5000)
+        assert (config.out_dir, config.label) == (project_path(f"data/{name}"), None)
+
+
+def test_the_folder_names_the_dataset(tmp_path: Path) -> None:
+    """So that what is made from two datasets of one shape never collides."""
+    digits = prepare_digits.Config(out_dir=tmp_path / "OTHER")
+    prepare_digits.main(digits)
+    dataset = load_dataset(tmp_path / "OTHER")
+    assert (dataset.name, dataset.label) == ("OTHER", "OTHER")
 
 
 def test_digits_are_split_by_class(tiny_data_dir: Path) -> None:

@@ -14,6 +14,7 @@ import data
 from data.datasets import labels, load_dataset
 from data.preparation import SourceConfig, write_dataset
 from evaluation.label_flipping.report import LabelCurve, value_at
+from evaluation.label_flipping.study import certify_labels
 from runtime.files import InputError
 from runtime.stop import StoppedEarly
 
@@ -33,7 +34,7 @@ def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, A
         "features": "raw", "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir,
         "network": network,
     }  # fmt: skip
-    return loaded["main"], loaded["Config"](**{**settings, **changes})
+    return certify_labels, loaded["Config"](**{**settings, **changes})
 
 
 def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
@@ -131,7 +132,9 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
             x = np.clip(patterns[y] + random.normal(scale=20, size=(count, *shape)), 0, 255)
             splits[split] = (x.astype(np.uint8), y)
         folder = tmp_path / name
-        write_dataset(folder / "data", name, name, splits, {"file": "made by a test"}, 0, SourceConfig())
+        write_dataset(
+            folder / "data", None, splits, {"file": "made by a test"}, 0, SourceConfig(out_dir=folder / "data")
+        )
         main, config = toy(
             name, folder / "data", folder, q=(0.1,), network_shares=(), features=script(name)["Config"]().features
         )
