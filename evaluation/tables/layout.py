@@ -41,6 +41,23 @@ def tables_of(plan: Plan, entries: Entries) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
+def tables_by_training_data(plan: Plan, entries: Entries) -> list[Table]:
+    """For the screen: a narrow table per victim and class, a row per kind of training data; then transfer."""
+    header = ("training data", "ACR", "reduction", "certified accuracy", "test accuracy", "of the class")
+    tables = []
+    for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
+        clean = entries.get(Cell(victim, target_class, None))
+        rows = []
+        for cell in cells:
+            entry, name = entries[cell], cell.poison.against if cell.poison else "clean"
+            values = [Item(_text(entry, of)) for of in ("certified_accuracy", "accuracy", "target_accuracy")]
+            less = Item(_reduction(clean, entry) if cell.poison else "")
+            rows.append((Item(name), _measured(entry, "acr"), less, *values))
+        title = f"{plan.dataset}, class {target_class}, victims {victim.method}, σ = {victim.sigma:g}"
+        tables.append(Table(f"{victim.key}_{target_class}", title, header, rows))
+    return tables + _method_transfer_tables(plan, entries) + _architecture_transfer_tables(plan, entries)
+
+
 def _method_table(plan: Plan, entries: Entries) -> Table:
     header = (
         "method", "σ", "class", "ACR, clean", "ACR, poisoned", "reduction", "certified accuracy, clean",

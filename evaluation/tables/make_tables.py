@@ -22,7 +22,7 @@ from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
 from evaluation.tables.figures import save_acr_bars, save_curves, save_radii
 from evaluation.tables.formats import as_csv, as_html, as_latex, as_markdown, as_text, configuration_page
-from evaluation.tables.layout import Entries, Table, tables_of
+from evaluation.tables.layout import Entries, tables_by_training_data, tables_of
 from evaluation.tables.plan import CLEAN, OPTIMISED, PAGES, Cell, Plan, read_plan
 from evaluation.tables.records import collect, commits, job_times, missing, read_entries
 from randomized_smoothing_certification.certificate_file import certified_curve
@@ -57,21 +57,20 @@ def main(config: Config) -> None:
         plan_text = msgspec.yaml.encode(plan).decode()
         page = configuration_page(plan.title, plan_text, _versions(entries), job_times(plan))
         write_text(folder / "configuration.html", page)
-    tables, texts = tables_as_text(plan, entries)
-    for name, text in texts.items():
+    for name, text in tables_as_text(plan, entries).items():
         write_text(folder / name, text)
     _figures(plan, entries, folder / "figures")
-    print(as_text(tables))
+    print(f"{plan.title}\n\n{as_text(tables_by_training_data(plan, entries))}")
     if lacking := missing(list(entries.values())):
         print("\nmissing:\n  " + "\n  ".join(lacking))
     print(f"\n{shown_path(folder)}: {', '.join(PAGES)}, figures/ and, per point, cells/")
 
 
-def tables_as_text(plan: Plan, entries: Entries) -> tuple[list[Table], dict[str, str]]:
-    """The tables, and the content of every file of them, which is a function of plan and certificates alone."""
+def tables_as_text(plan: Plan, entries: Entries) -> dict[str, str]:
+    """Content of every file of tables, a function of plan and certificates alone."""
     tables, lacking = tables_of(plan, entries), missing(list(entries.values()))
     notes = ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
-    return tables, {
+    return {
         "tables.md": as_markdown(tables, notes),
         "tables.tex": as_latex(tables, notes),
         "tables.csv": as_csv(entries),

@@ -32,8 +32,7 @@ def test_nothing_lies_in_the_results_without_a_record() -> None:
 @pytest.mark.parametrize("store", STORES, ids=lambda path: path.name)
 def test_tables_follow_from_the_certificates(store: Path) -> None:
     plan = read_plan(store / "plan.yaml")
-    _, texts = tables_as_text(plan, read_entries(plan, store))
-    for name, text in texts.items():
+    for name, text in tables_as_text(plan, read_entries(plan, store)).items():
         assert (store / name).read_text() == text, f"make_tables.py --plan {store}/plan.yaml --from-results"
 
 

@@ -142,7 +142,7 @@ def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
 
 
 def test_a_killed_job_continues_to_the_same_result(folder: Path, mended: dict[str, Any]) -> None:
-    settings = {"epochs": 300, "checkpoint_minutes": 0.01}
+    settings = {"epochs": 150, "checkpoint_minutes": 0.01}
     plan = {
         **mended, "table": "killed", "methods": {"gaussianaug": [0.25]}, "rows": ["clean"], "shards": 1,
         "method_transfer": None, "victim": {"all": settings},
