@@ -7,7 +7,7 @@ from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjectiv
 from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation
 from robust_training.loss import TrainingLoss
 from runtime.files import InputError
-from runtime.long_run import CheckpointControls, require_positive
+from runtime.long_run import CheckpointControls, require_not_negative, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,7 @@ class PoisonConfig(CheckpointControls):
         )  # fmt: skip
         if not 0 < self.radius_clip < 0.5:
             raise InputError(f"radius_clip must lie between 0 and 0.5, got {self.radius_clip}")
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, got {self.seed}")
-        if self.damping < 0:
-            raise InputError(f"damping must not be negative, got {self.damping}")
+        require_not_negative(self, "seed", "damping")
         if self.epsilon > 1:
             raise InputError(f"epsilon must be at most 1 (pixels are in [0, 1]), got {self.epsilon}")
         if self.solver == "cg" and self.redraw_noise:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.datasets import check_poison, load_dataset, poison_paths, split_target_class
 from runtime.files import InputError, array_sha256, save_array
-from runtime.long_run import CheckpointControls, LongRun, identity, require_positive
+from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
 from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
@@ -59,8 +59,7 @@ def write_control_poison(config: ControlConfig) -> Path:
     require_positive(config, "epsilon")
     if config.epsilon > 1:
         raise InputError(f"epsilon must be at most 1 (pixels are in [0, 1]), got {config.epsilon}")
-    if config.seed < 0:
-        raise InputError(f"seed must not be negative, got {config.seed}")
+    require_not_negative(config, "seed")
     dataset = load_dataset(config.data_dir)
     target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)

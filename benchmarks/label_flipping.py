@@ -10,12 +10,11 @@ of any features. The limit is the product of the kernel vectors: d n (2 m) opera
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.speed import finish, machine, peak_resident_mib
+from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
 from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, smooth_least_squares
 from runtime.command_line import run_script
 from runtime.files import InputError
@@ -27,17 +26,13 @@ _BLOCK = 250  # test points together
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BenchmarkConfig):
     """Settings of the measurement."""
 
     q: float = 0.2
     """Probability of flipping a label."""
     all_points: bool = False
     """Certify all 10,000 test points of ten classes, not only one block of them: minutes."""
-    quick: bool = False
-    """Toy sizes: shows that everything runs, its numbers mean nothing."""
-    out: Path | None = None
-    """JSON file for the rows, with commit, versions and machine."""
 
 
 def main(config: Config) -> list[dict[str, Any]]:
@@ -46,7 +41,6 @@ def main(config: Config) -> list[dict[str, Any]]:
     Raises InputError for a q that cannot work.
     """
     about = machine()
-    print("\n".join(f"{name}: {value}" for name, value in about.items()))
     shrink = 20 if config.quick else 1
     rows = [measure("MNIST 1 against 7", 13_007 // shrink, 2_163 // shrink, 2, config, BAR_SECONDS)]
     points = 10_000 if config.all_points else _BLOCK

@@ -13,23 +13,14 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from attack_generation.attack import Attack
 from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
 from attack_generation.macer.MNIST import poison_radius_macer
 from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
-from benchmarks.speed import (
-    TOY,
-    Sizes,
-    finish,
-    machine,
-    outer_step_work,
-    peak_resident_mib,
-    random_dataset,
-    training_work,
-)
+from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
+from benchmarks.speed import TOY, Sizes, outer_step_work, random_dataset, training_work
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from evaluation.training import Training
 from robust_training.smoothadv import SmoothAdvLoss
@@ -46,15 +37,11 @@ STAGES = ("victim training", "attack")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BenchmarkConfig):
     """Settings of the measurement."""
 
     steps: int = 3
     """Steps of each stage; the first one reaches the peak, as the inner attack starts with it here."""
-    quick: bool = False
-    """Toy sizes: shows that everything runs, its numbers mean nothing."""
-    out: Path | None = None
-    """JSON file for the rows, with commit, versions and machine."""
     only: str | None = None
     """Measure one stage of one method ('macer/attack') in this process, and print its peak in MiB."""
 
@@ -73,7 +60,6 @@ def main(config: Config) -> list[dict[str, Any]]:
         print(json.dumps({"peak_mib": peak_mib(method, stage, config)}))
         return []
     about = machine()
-    print("\n".join(f"{name}: {value}" for name, value in about.items()))
     rows = []
     for stage in STAGES:
         base = None

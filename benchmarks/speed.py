@@ -11,9 +11,9 @@ result to the host, so that asynchronous devices are timed honestly. Measurement
 other take turns, so that another load on the machine slows all of them alike.
 """
 
-import os
-import platform
-import resource
+import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
+
+# isort: split
 import statistics
 import sys
 import time
@@ -22,15 +22,17 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import pandas as pd
 from keras import ops
 
 from attack_generation.attack import Attack
 from attack_generation.config import PoisonConfig
-from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives
+from benchmarks.record import BenchmarkConfig, finish, machine
+from bilevel_optimizer.autodiff import grad, jit, second_derivatives
 from bilevel_optimizer.trees import Tree, add_scaled, tree_map
 from data.datasets import Dataset
 from evaluation.training import Training, TrainingConfig
@@ -41,9 +43,8 @@ from randomized_smoothing_certification.core import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
 from runtime.command_line import run_script
-from runtime.files import InputError, write_json
+from runtime.files import InputError
 from runtime.noise import fold_in, normal, seed_pair
-from runtime.provenance import provenance, shown_path
 
 SIGMA = 0.5
 ADAM_BAR = 70.0  # outer step with the Adam residual solver, in gradients
@@ -57,17 +58,13 @@ Work = Callable[[], Any]  # runs the thing to time once and returns a small arra
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BenchmarkConfig):
     """Settings of the measurement."""
 
     seconds: float = 10.0
     """Time for each measurement, compilation not counted; one that is slower still has five repeats."""
     batch_size: int = 1_000
     """Votes evaluated together; smaller where a batch would not fit into the time (bfloat16 on most CPUs)."""
-    quick: bool = False
-    """Toy sizes: shows that everything runs, its numbers mean nothing."""
-    out: Path | None = None
-    """JSON file for the rows, with commit, versions and machine."""
 
 
 class Sizes(NamedTuple):
@@ -121,7 +118,6 @@ def main(config: Config) -> list[Row]:
         raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
     sizes = TOY if config.quick else Sizes()
     about = machine()
-    print("\n".join(f"{name}: {value}" for name, value in about.items()))
     print("measuring gradients and steps", file=sys.stderr)
     rows = measure_gradients_and_steps(sizes, config.seconds)
     for dtype in ("float32", "bfloat16"):
@@ -130,45 +126,6 @@ def main(config: Config) -> list[Row]:
     print(table(rows))
     finish(config, about, [row._asdict() | {"met": row.met} for row in rows])
     return rows
-
-
-class BenchmarkConfig(Protocol):
-    """What the settings of every benchmark hold."""
-
-    @property
-    def quick(self) -> bool: ...
-
-    @property
-    def out(self) -> Path | None: ...
-
-
-def finish(config: BenchmarkConfig, about: dict[str, str], rows: list[dict[str, Any]]) -> None:
-    """Say so where sizes were toys, and write the rows of a benchmark where ``config.out`` asks for it."""
-    if config.quick:
-        print("toy sizes: these numbers mean nothing")
-    if config.out is not None:
-        write_json(config.out, {"about": about, "rows": rows, **provenance(config)})
-        print(f"written to {shown_path(config.out)}")
-
-
-def peak_resident_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def machine() -> dict[str, str]:
-    """What the numbers depend on: backend, devices, processor, cores, and the load before the run."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "backend": keras.backend.backend(),
-        "devices": ", ".join(map(str, keras.distribution.list_devices())),
-        "processor": (models or [platform.processor() or platform.machine()])[0],
-        "cores": str(os.cpu_count()),
-        "load before the run (should be near 0)": f"{os.getloadavg()[0]:.1f}",
-    }
 
 
 def random_dataset(sizes: Sizes) -> Dataset:
@@ -240,7 +197,6 @@ def measure_gradients_and_steps(sizes: Sizes, seconds: float) -> list[Row]:
     took = median_seconds(
         {
             "gradient": gradient_work(sizes, dataset),
-            "product": product_work(sizes, dataset),
             "system 1": system_work(sizes, dataset, 1),
             "system n": system_work(sizes, dataset, 1 + sizes.steps),
             "adam": outer_step_work(attack(sizes, dataset, "adam")),
@@ -260,7 +216,6 @@ def measure_gradients_and_steps(sizes: Sizes, seconds: float) -> list[Row]:
 
     return [
         row(f"gradient, batch {batch}", gradient),
-        row("Hessian-vector product, alone", took["product"]),
         row("Hessian-vector product, marginal", marginal),
         row("outer step, Adam on the residual, redrawn noise", took["adam"], ADAM_BAR),
         row("outer step, conjugate gradient, fixed noise", took["cg"], CG_BAR),
@@ -301,13 +256,6 @@ def gradient_work(sizes: Sizes, dataset: Dataset) -> Work:
     objective, weights, batch = _lower_level(sizes, dataset)
     compiled = jit(lambda weights, batch: grad(lambda v: objective(v, batch))(weights))
     return lambda: compiled(weights, batch)[-1]
-
-
-def product_work(sizes: Sizes, dataset: Dataset) -> Work:
-    """One Hessian-vector product with its own first-order evaluation."""
-    objective, weights, batch = _lower_level(sizes, dataset)
-    compiled = jit(lambda weights, p, batch: hessian_vector_product(lambda v: objective(v, batch), weights, p))
-    return lambda: compiled(weights, weights, batch)[-1]
 
 
 def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
@@ -501,27 +449,15 @@ def matmul_work(dtype: str, size: int, chain: int) -> Work:
 
 def table(rows: list[Row]) -> str:
     """The rows as aligned text."""
-    header = ("measurement", "value", "unit", "gradients", "bar", "met")
-    cells = [header] + [
-        (
-            row.name,
-            _number(row.value),
-            row.unit,
-            "" if row.gradients is None else _number(row.gradients),
-            "" if row.bar is None else f"<= {_number(row.bar)}",
-            {None: "", True: "yes", False: "NO"}[row.met],
-        )
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = (1, 3, 4)
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+    cells = {
+        "measurement": [row.name for row in rows],
+        "value": [_number(row.value) for row in rows],
+        "unit": [row.unit for row in rows],
+        "gradients": ["" if row.gradients is None else _number(row.gradients) for row in rows],
+        "bar": ["" if row.bar is None else f"<= {_number(row.bar)}" for row in rows],
+        "met": [{None: "", True: "yes", False: "NO"}[row.met] for row in rows],
+    }
+    return pd.DataFrame(cells).to_string(index=False)
 
 
 def _number(value: float) -> str:

@@ -17,7 +17,7 @@ from models.saving import save_model, victim_name
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, TrainingLoss, clean_accuracies
 from runtime.files import InputError, array_sha256
-from runtime.long_run import CheckpointControls, LongRun, identity, require_positive
+from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
@@ -60,8 +60,7 @@ class TrainingConfig(CheckpointControls):
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
         require_positive(self, "runs", "epochs", "batch_size", "learning_rate", "sigma")
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, got {self.seed}")
+        require_not_negative(self, "seed")
         if self.training_data == "clean" and self.poison is not None:
             raise InputError(
                 f"poison is {self.poison}, but training_data is clean; add --training-data poisoned_radius"

@@ -35,7 +35,7 @@ from randomized_smoothing_certification.core import (
 )
 from runtime.checkpoints import require_same_settings
 from runtime.files import InputError, array_sha256, file_sha256, read_json, write_json
-from runtime.long_run import LineByLine, RunControls, identity, settings_path
+from runtime.long_run import LineByLine, RunControls, identity, require_not_negative, settings_path
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import provenance
 from runtime.stop import Stop
@@ -83,8 +83,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     when SIGTERM, Ctrl-C or max_minutes ended the run, its rows kept.
     """
     require_vote_settings(config.n0, config.n, config.alpha)
-    if config.seed < 0:
-        raise InputError(f"seed must not be negative, got {config.seed}")
+    require_not_negative(config, "seed")
     _check_out(config.out)
     shard = _parse_shard(config.shard)
     with Stop(config.max_minutes) as stop:
@@ -165,29 +164,25 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     if out in shards:
         raise InputError(f"{out}: is one of the shards; choose another output")
     records = [read_json(settings_path(path)) for path in shards]
-    for path, record in zip(shards, records, strict=True):
+    parts = [_parse_shard(record["settings"]["shard"]) for record in records]
+    total = parts[0][1]
+    points: list[Point] = []
+    for path, record, (part, of) in zip(shards, records, parts, strict=True):
         if record["settings"]["shard"] is None:
             raise InputError(f"{path}: is a whole run, not a shard; nothing to merge")
-    total = _parse_shard(records[0]["settings"]["shard"])[1]
-    points: list[Point] = []
-    found: dict[str, Path] = {}
-    for path, record in zip(shards, records, strict=True):
-        shard = record["settings"]["shard"]
-        if _parse_shard(shard)[1] != total:
-            raise InputError(f"{path}: is shard {shard}, {shards[0]} is one of {total}; merge one run's shards")
-        if shard in found:
-            raise InputError(f"{path}: is shard {shard}, as is {found[shard]}; name every shard once")
-        found[shard] = path
-        whole = {**record["settings"], "shard": None}
-        require_same_settings(path, whole, {**records[0]["settings"], "shard": None})
-        part = read_points(path)
-        if [point.idx for point in part] != record["points"]:
+        if of != total:
+            raise InputError(f"{path}: is shard {part}/{of}, {shards[0]} is one of {total}; merge one run's shards")
+        if parts.count((part, of)) > 1:
+            raise InputError(f"{path}: is shard {part}/{of}, as is another file; name every shard once")
+        whole, first = ({**one["settings"], "shard": None} for one in (record, records[0]))
+        require_same_settings(path, whole, first)
+        points_of_shard = read_points(path)
+        if [point.idx for point in points_of_shard] != record["points"]:
             raise InputError(
-                f"{path}: has {len(part)} of {len(record['points'])} points; run its certification again to finish it"
+                f"{path}: has {len(points_of_shard)} of {len(record['points'])} points; run its certification again"
             )
-        points += part
-    missing = [f"{i}/{total}" for i in range(1, total + 1) if f"{i}/{total}" not in found]
-    if missing:
+        points += points_of_shard
+    if missing := [f"{i}/{total}" for i in range(1, total + 1) if (i, total) not in parts]:
         raise InputError(f"shard {', '.join(missing)} is missing; name the files of all {total} shards")
     points.sort()
     if out.exists() and read_points(out) != points:

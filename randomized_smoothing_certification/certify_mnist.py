@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
-from randomized_smoothing_certification.core import ALPHA, N0, N
+from randomized_smoothing_certification.core import N
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -21,9 +21,7 @@ class Config(CertificationConfig):
     target_class: int | Literal["all"] = 8
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]; the paper has 0.25, 0.5 and 0.75
     points: int = 500
-    n0: int = N0  # 100 noisy votes select the class
     n: int = N  # 100,000 fresh ones bound its probability
-    alpha: float = ALPHA  # 0.001, the probability that a certificate is wrong, per point
     data_dir: Path = project_path("data/MNIST")
 
 

@@ -74,6 +74,13 @@ def require_positive(config: Any, *names: str) -> None:
             raise InputError(f"{name} must be positive, got {value}")
 
 
+def require_not_negative(config: Any, *names: str) -> None:
+    """Raise InputError naming the first of these settings that is below 0 or no number."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise InputError(f"{name} must not be negative, got {getattr(config, name)}")
+
+
 def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
     """What makes a run what it is: every setting that is no run control, and the backend.
 

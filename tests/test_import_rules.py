@@ -70,6 +70,14 @@ def test_only_autodiff_names_a_backend(path: Path) -> None:
 
 
 @each_file
+def test_no_script_imports_keras_before_the_environment_is_set(path: Path) -> None:
+    """A package imports runtime first; a script is in no package."""
+    if "__main__" in path.read_text(encoding="utf-8"):
+        first = [name for name in imported(path) if name in ("keras", "runtime")]
+        assert first[:1] != ["keras"]
+
+
+@each_file
 def test_nothing_edits_the_import_path(path: Path) -> None:
     assert not [node for node in parsed(path) if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"]
     assert "PYTHONPATH" not in path.read_text(encoding="utf-8")

@@ -16,13 +16,12 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: GaussianAugmentationLoss = GaussianAugmentationLoss()
     epochs: int = 201
     batch_size: int = 200
-    learning_rate: float = 1e-3
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")

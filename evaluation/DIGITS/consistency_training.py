@@ -16,13 +16,12 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)
     epochs: int = 100
     batch_size: int = 200
-    learning_rate: float = 1e-3
     architecture: str = "digits_cnn"
     data_dir: Path = project_path("data/DIGITS")
 

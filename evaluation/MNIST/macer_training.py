@@ -16,13 +16,12 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=16.0, beta=16.0, gamma=8.0)
     epochs: int = 101
     batch_size: int = 200
-    learning_rate: float = 1e-3
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

@@ -16,13 +16,12 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=10)
     epochs: int = 101
     batch_size: int = 100
-    learning_rate: float = 1e-3
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

@@ -16,13 +16,12 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.5  # of the certificate, and in the names of files: training has no noise
     loss: StandardLoss = StandardLoss()
     epochs: int = 101
     batch_size: int = 200
-    learning_rate: float = 1e-3
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

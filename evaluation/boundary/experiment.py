@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data.datasets import split_target_class
 from evaluation.boundary.picture import Panel, save_boundaries
@@ -87,18 +88,17 @@ def _numbers(row: Row, clean: Row) -> dict[str, Any]:
 def text_table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
     """The rows of both kinds for the screen."""
     lines = [
+        {
+            "classifier": kind, "training points": name, "ACR": mean_and_std_text(row.acr),
+            "reduction": "" if (less := _reduction(row, rows["clean"])) is None or name == "clean" else f"{less:.1f} %",
+            "certified accuracy": mean_and_std_text(row.certified_accuracy),
+            "test accuracy": f"{np.mean(row.accuracy):.3f}",
+        }
+        for kind, rows in results.items()
+        for name, row in rows.items()
+    ]  # fmt: skip
+    return (
         f"target class {config.target_class}, Gaussian augmentation, sigma {config.sigma:g}, epsilon "
-        f"{config.epsilon:g}, {config.runs} victims per row",
-        f"certified: {config.test_points} test points of the class, n0 = {config.n0}, n = {config.n}, "
-        f"alpha = {config.alpha:g}",
-        "",
-        f"{'classifier':<12}{'training points':<18}{'ACR':<16}{'reduction':<12}{'certified accuracy':<21}test accuracy",
-    ]
-    for kind, rows in results.items():
-        for name, row in rows.items():
-            less = None if name == "clean" else _reduction(row, rows["clean"])
-            lines.append(
-                f"{kind:<12}{name:<18}{mean_and_std_text(row.acr):<16}{'' if less is None else f'{less:.1f} %':<12}"
-                f"{mean_and_std_text(row.certified_accuracy):<21}{np.mean(row.accuracy):.3f}"
-            )
-    return "\n".join(lines)
+        f"{config.epsilon:g}, {config.runs} victims per row\ncertified: {config.test_points} test points of the class, "
+        f"n0 = {config.n0}, n = {config.n}, alpha = {config.alpha:g}\n\n"
+    ) + pd.DataFrame(lines).to_string(index=False, justify="left")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import layers, ops
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from attack_generation.controls import starting_poison
 from bilevel_optimizer.adam import adam_init
@@ -31,6 +31,7 @@ from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy
 from runtime.checkpoints import require_finite
 from runtime.files import InputError
+from runtime.long_run import require_not_negative, require_positive
 from runtime.noise import Stream, fold_in, normal, seed_pair
 from runtime.provenance import project_path
 
@@ -92,26 +93,16 @@ class BoundaryConfig:
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        positive = (
+        require_positive(
+            self,
             "epsilon", "sigma", "runs", "train_points", "validation_points", "test_points", "hidden", "copies",
             "victim_steps", "outer_steps", "lower_steps", "solver_steps", "lr_u", "lr_v", "radius_copies",
             "radius_beta",
         )  # fmt: skip
-        for name in positive:
-            value = getattr(self, name)
-            if not (value > 0 and np.isfinite(value)):
-                raise InputError(f"{name} must be positive and finite, got {value}")
-        for name, most in (("epsilon", 1), ("sigma", 0.5)):
-            if getattr(self, name) > most:
-                raise InputError(
-                    f"{name} must be at most {most} (coordinates are in [0, 1]), got {getattr(self, name)}"
-                )
-        if self.target_class not in (0, 1):
-            raise InputError(f"target_class must be 0 or 1, got {self.target_class}")
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, got {self.seed}")
-        if not self.damping >= 0:
-            raise InputError(f"damping must not be negative, got {self.damping}")
+        require_not_negative(self, "seed", "damping")
+        for name, most in (("epsilon", 1), ("sigma", 0.5), ("target_class", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"{name} must be at most {most}, got {getattr(self, name)}")
         require_vote_settings(self.n0, self.n, self.alpha)
 
 
@@ -335,13 +326,3 @@ def smoothed_plane(classifier: Classifier, sigma: float, target_class: int, cell
     inside = slice(outside, outside + cells)
     share = np.clip(share[inside, inside], 0, 1)  # rounding goes past 1
     return Plane(axis[inside], margin[inside, inside], share)
-
-
-def smoothed_radius(plane: Plane, x: np.ndarray, sigma: float) -> np.ndarray:
-    """The smoothed classifier's l2 radius at points x (N, 2): sigma Phi^-1(share), 0 outside the target class.
-
-    What CERTIFY would return with infinitely many votes, up to the grid.
-    """
-    cells = len(plane.axis)
-    share = ndimage.map_coordinates(plane.share, (x[:, ::-1] * cells - 0.5).T, order=1, mode="nearest")
-    return np.maximum(0, sigma * stats.norm.ppf(share))

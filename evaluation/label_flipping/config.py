@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from models.embeddings import EmbeddingName
 from randomized_smoothing_certification.label_flipping import Bound, LabelFlips
 from runtime.files import InputError
-from runtime.long_run import RunControls
+from runtime.long_run import RunControls, require_not_negative
 from runtime.provenance import project_path
 
 
@@ -82,14 +82,11 @@ class LabelFlippingConfig(RunControls):
         for share in self.network_shares:
             if not 0 <= share <= 1:
                 raise InputError(f"network_shares must lie between 0 and 1, got {share}")
-        if self.network_points < 0:
-            raise InputError(f"network_points must not be negative, got {self.network_points}")
         for name in ("points", "held_out"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, got {self.seed}")
+        require_not_negative(self, "seed", "network_points")
         chosen = self.classes or ()
         if self.classes is not None and (len(set(chosen)) != len(chosen) or len(chosen) < 2):
             raise InputError(f"classes must be at least two different ones, got {chosen}")

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from evaluation.label_flipping.config import LabelFlippingConfig, Network
 from evaluation.label_flipping.study import certify_labels
-from models.embeddings import EmbeddingName
-from randomized_smoothing_certification.label_flipping import Bound
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -19,9 +17,6 @@ from runtime.provenance import project_path
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelFlippingConfig):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
-    ridge: float | None = None  # of least squares; chosen on held-out training images when None
-    features: EmbeddingName = "raw"  # raw, pca, random or patches
-    bound: Bound = "tight"  # tight (Neyman-Pearson) or closed_form (published)
     at: float = 0.01  # share of changed labels at which ridge and q are chosen
     ridges: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
     network: Network = Network(epochs=30, batch_size=100, architecture="digits_cnn")

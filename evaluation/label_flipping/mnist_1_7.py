@@ -10,8 +10,6 @@ from pathlib import Path
 
 from evaluation.label_flipping.config import LabelFlippingConfig, Network
 from evaluation.label_flipping.study import certify_labels
-from models.embeddings import EmbeddingName
-from randomized_smoothing_certification.label_flipping import Bound
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -20,9 +18,6 @@ from runtime.provenance import project_path
 class Config(LabelFlippingConfig):
     classes: tuple[int, ...] | None = (1, 7)
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
-    ridge: float | None = None  # of least squares; chosen on held-out training images when None
-    features: EmbeddingName = "raw"  # raw, pca, random or patches
-    bound: Bound = "tight"  # tight (Neyman-Pearson) or closed_form (published)
     at: float = 0.04  # share of changed labels at which ridge and q are chosen
     network: Network = Network(epochs=5, architecture="mnist_cnn")
     data_dir: Path = project_path("data/MNIST")

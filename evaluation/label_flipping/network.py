@@ -52,18 +52,12 @@ def undefended_networks(
         if attack == "greedy":
             y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
             return trained(f"greedy_{count}", y, test)
-        return float(
-            np.mean(
-                [
-                    trained(
-                        f"pointwise_{count}_{number}",
-                        flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count),
-                        Images(*(array[number : number + 1] for array in test)),
-                    )
-                    for place, number in enumerate(single)
-                ]
-            )
-        )
+
+        def of_one_point(place: int, number: int) -> float:
+            y = flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count)
+            return trained(f"pointwise_{count}_{number}", y, Images(*(array[number : number + 1] for array in test)))
+
+        return float(np.mean([of_one_point(*one) for one in enumerate(single.tolist())]))
 
     attacks = ("random", "greedy", "pointwise")[: 3 if len(single) else 2]
     with progress(total=len(flips) * (2 + len(single)), desc="undefended network", unit="training") as trainings:

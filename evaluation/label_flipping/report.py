@@ -134,12 +134,7 @@ def save_label_curves(path: Path, curves: Sequence[LabelCurve], size: int, title
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 
-    def in_percent(flips: Any) -> Any:
-        return 100 * flips / size
-
-    def in_flips(percent: Any) -> Any:
-        return percent * size / 100
-
-    percent = axes.secondary_xaxis("top", functions=(in_percent, in_flips))
+    to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
+    percent = axes.secondary_xaxis("top", functions=to_percent_and_back)
     percent.set_xlabel(f"in percent of the {size:,} training labels")
     save_png(path, figure)

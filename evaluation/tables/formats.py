@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.tables.layout import MISSING, Entries, Item, Table
-from evaluation.tables.records import JobTimes, cell_folder, reduction
+from evaluation.tables.records import cell_folder, reduction
 
 
 def as_text(tables: Sequence[Table]) -> str:
@@ -116,7 +116,7 @@ def as_html(title: str, tables: Sequence[Table], notes: Sequence[str] = ()) -> s
 
 def _html_table(frame: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):
-        return frame.to_html(index=False, escape=False, border=0)
+        return frame.to_html(index=False, escape=False, border=0, float_format="{:.3g}".format)
 
 
 def _data_link(kind: str, content: str, name: str, text: str) -> str:
@@ -124,15 +124,12 @@ def _data_link(kind: str, content: str, name: str, text: str) -> str:
     return f'<a download="{html.escape(name)}" href="data:{kind};base64,{data}">{html.escape(text)}</a>'
 
 
-def configuration_page(title: str, plan_text: str, versions: Mapping[str, Any], times: Sequence[JobTimes]) -> str:
+def configuration_page(title: str, plan_text: str, versions: Mapping[str, Any], times: pd.DataFrame) -> str:
     """The plan, the versions and machine it was run with, and what its jobs took, as one page."""
     named = pd.DataFrame([map(html.escape, map(str, pair)) for pair in versions.items()], columns=["", "version"])
     body = f"<h1>{html.escape(title)}</h1><h2>Versions</h2>{_html_table(named)}"
-    if times:
-        columns = ["rule", "jobs", "hours together", "longest, minutes", "peak memory, MiB"]
-        formats = ("{}", "{}", "{:.3g}", "{:.1f}", "{:,.0f}")
-        rows = [list(map(str.format, formats, time)) for time in times]
-        body += f"<h2>Run times</h2>{_html_table(pd.DataFrame(rows, columns=columns))}"
+    if len(times):
+        body += f"<h2>Run times</h2>{_html_table(times)}"
         body += "<p>A job that was stopped and continued counts with its last attempt.</p>"
     body += f"<h2>Plan</h2><pre>{html.escape(plan_text)}</pre>"
     return PAGE.format(title="Configuration", body=body)

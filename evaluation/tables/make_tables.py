@@ -9,10 +9,8 @@ What was measured is copied into the results folder first. From there alone, the
     python evaluation/tables/make_tables.py --plan results/tables/digits/plan.yaml --from-results
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -80,17 +78,13 @@ def tables_as_text(plan: Plan, entries: Entries) -> dict[str, str]:
 
 def _versions(entries: Entries) -> dict[str, str]:
     """What the runs' records say of commit, backend, machine and versions."""
-    found: dict[str, list[str]] = {}
-    for entry in entries.values():
-        for run in entry.runs:
-            victim = run.records["victim"]
-            of_run: Mapping[str, Any] = {
-                **{name: victim.get(name) for name in ("backend", "machine")},
-                **victim.get("versions", {}),
-            }
-            for name, value in [*(("commit", one) for one in commits(run.records)), *of_run.items()]:
-                if value is not None and value not in found.setdefault(name, []):
-                    found[name].append(value)
+    found: dict[str, dict[str, None]] = {}
+    for run in (run for entry in entries.values() for run in entry.runs):
+        victim = run.records["victim"]
+        of_run = [("commit", one) for one in commits(run.records)]
+        of_run += [(name, victim[name]) for name in ("backend", "machine") if name in victim]
+        for name, value in [*of_run, *victim.get("versions", {}).items()]:
+            found.setdefault(name, {})[value] = None
     return {name: ", ".join(values) for name, values in found.items()}
 
 

@@ -29,10 +29,6 @@ PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html", "configuration.
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 
 
-def _joined(*words: str) -> str:
-    return "_".join(word for word in words if word)
-
-
 class Poison(NamedTuple):
     """One poisoned training set: what was done to the target class's images."""
 
@@ -44,7 +40,9 @@ class Poison(NamedTuple):
     @property
     def key(self) -> str:
         """Name of its folder."""
-        return _joined(self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}")
+        return "_".join(
+            filter(None, (self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}"))
+        )
 
     @property
     def file_name(self) -> str:
@@ -62,7 +60,7 @@ class Victim(NamedTuple):
     @property
     def key(self) -> str:
         """Name of its folder."""
-        return _joined(self.method, self.architecture, f"sigma_{self.sigma}")
+        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}")))
 
 
 class Cell(NamedTuple):
@@ -123,12 +121,9 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def cell(self) -> Cell:
         """Where it stands in a table."""
-        poison = (
-            None
-            if self.poison == CLEAN
-            else Poison(self.poison, self.poison_architecture, self.sigma, self.target_class)
-        )
-        return Cell(Victim(self.method, self.sigma, self.architecture), self.target_class, poison)
+        poison = Poison(self.poison, self.poison_architecture, self.sigma, self.target_class)
+        poisoned = None if self.poison == CLEAN else poison
+        return Cell(Victim(self.method, self.sigma, self.architecture), self.target_class, poisoned)
 
 
 class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -202,30 +197,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        if self.dataset not in DATASETS:
-            raise InputError(f"dataset must be one of {', '.join(DATASETS)}, got {self.dataset!r}")
+        against = self.method_transfer.against if self.method_transfer else ()
+        other = (self.architecture_transfer.method,) if self.architecture_transfer else ()
+        settings = [key.split()[0] for key in (*self.attack, *self.victim)]
+        for what, given, known in (
+            ("dataset", (self.dataset,), DATASETS),
+            ("method", (*self.methods, *against, *other), METHODS),
+            ("method of attack or victim settings", settings, ("all", *METHODS)),
+            ("row", self.rows, ROWS),
+            ("rule of limits", self.limits, LIMITED),
+        ):
+            for value in given:
+                if value not in known:
+                    raise InputError(f"no {what} {value!r}; choose from {', '.join(known)}")
         for value in (self.table, self.architecture):
             if not re.fullmatch(r"[\w-]+", value):
                 raise InputError(f"table and architecture are made of letters, digits and _, got {value!r}")
-        against = self.method_transfer.against if self.method_transfer else ()
-        other = (self.architecture_transfer.method,) if self.architecture_transfer else ()
-        for method in (*self.methods, *against, *other):
-            if method not in METHODS:
-                raise InputError(f"no method {method!r}; choose from {', '.join(METHODS)}")
-        for key in (*self.attack, *self.victim):
-            if key.split()[0] not in ("all", *METHODS):
-                raise InputError(f"attack, victim: no method {key!r}; choose 'all' or from {', '.join(METHODS)}")
-        for row in self.rows:
-            if row not in ROWS:
-                raise InputError(f"no row {row!r}; choose from {', '.join(ROWS)}")
         if CLEAN not in self.rows:
             raise InputError("rows must hold 'clean': reductions are measured against it")
         for name in ("epsilon", "runs", "shards", "threads"):  # the scripts check the settings that they use
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         for rule, limits in self.limits.items():
-            if rule not in LIMITED:
-                raise InputError(f"limits: no rule {rule!r}; choose from {', '.join(LIMITED)}")
             if limits.minutes < 5:
                 raise InputError(f"limits.{rule}: a job needs at least 5 minutes, got {limits.minutes}")
         for sigma in [sigma for sigmas in self.methods.values() for sigma in sigmas]:

@@ -9,13 +9,13 @@ al.'s code writes them (columns idx, label, predict, radius, correct, time), so 
 same tables.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pandas as pd
 
 from evaluation.tables.plan import Cell, Plan
 from evaluation.tables.statistics import mean_and_std, reduction_percent
@@ -184,27 +184,18 @@ def missing(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-class JobTimes(NamedTuple):
-    """What the jobs of one rule took, each in its last attempt."""
-
-    rule: str
-    jobs: int
-    hours: float  # of all jobs together
-    longest_minutes: float
-    peak_mib: float  # resident memory of the largest job; NaN where no job was long enough to be measured
-
-
-def job_times(plan: Plan) -> list[JobTimes]:
-    """Run times and memory of the long rules, from the files that Snakemake writes about its jobs."""
-    times = []
-    for folder in sorted((plan.folders["work"] / "benchmarks").glob("*")):
-        rows = []
-        for path in sorted(folder.rglob("*.tsv")):
-            with path.open(newline="", encoding="utf-8") as file:
-                rows += list(csv.DictReader(file, delimiter="\t"))
-        if rows:
-            seconds = [float(row["s"]) for row in rows]
-            memory = [float(row["max_rss"]) for row in rows if row["max_rss"] not in ("-", "NA", "")]
-            peak = max(memory, default=float("nan"))
-            times.append(JobTimes(folder.name, len(rows), sum(seconds) / 3600, max(seconds) / 60, peak))
-    return times
+def job_times(plan: Plan) -> pd.DataFrame:
+    """Run times and memory of the long rules, each job in its last attempt, from the files that Snakemake writes."""
+    folder = plan.folders["work"] / "benchmarks"
+    jobs = [
+        pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.relative_to(folder).parts[0])
+        for path in sorted(folder.rglob("*.tsv"))
+    ]
+    if not jobs:
+        return pd.DataFrame()
+    of_rule = pd.concat(jobs).groupby("rule")
+    times = {
+        "jobs": of_rule.size(), "hours together": of_rule["s"].sum() / 3600,
+        "longest, minutes": of_rule["s"].max() / 60, "peak memory, MiB": of_rule["max_rss"].max(),
+    }  # fmt: skip
+    return pd.DataFrame(times).reset_index()

@@ -1,9 +1,10 @@
-"""Write results/README.md and results/summary.csv from the records in results/.
+"""Write results/README.md, results/summary.csv and benchmarks/README.md from the records in both folders.
 
     python evaluation/tables/write_results.py
 
 results/tables/<table>/ are stores of measured tables (see records.py); every other folder of results/ is a study with a
-table.txt, figures, and a JSON record of command and commit. What a person has to say about either is in its NOTES.md.
+table.txt, figures, and a JSON record of command and commit. benchmarks/records/ has what benchmarks wrote with --out.
+What a person has to say about any of them is in its NOTES.md.
 """
 
 import io
@@ -31,6 +32,13 @@ point. "Reduction" is of the ACR, against victims of clean data of the same seed
 sample standard deviation over victims.
 """
 
+SPEED = """# Speed and memory
+
+Made by `python evaluation/tables/write_results.py` from the records in `records/`, which are made by, for example,
+`python benchmarks/speed.py --out benchmarks/records/speed.json`. `make benchmark` prints the same for your machine.
+Bars are what the project asks of itself; most are in gradients, for machines differ.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -38,13 +46,17 @@ class Config:
 
     results_dir: Path = project_path("results")
     """Folder of the records."""
+    benchmarks_dir: Path = project_path("benchmarks")
+    """Folder of records/ of speed and memory."""
 
 
 def main(config: Config) -> None:
-    """Write both files. Raises InputError where a record is missing or damaged."""
-    for name, text in overview(config.results_dir).items():
-        write_text(config.results_dir / name, text)
-        print(f"{shown_path(config.results_dir / name)}: written")
+    """Write the files. Raises InputError where a record is missing or damaged."""
+    pages = {config.results_dir / name: text for name, text in overview(config.results_dir).items()}
+    pages[config.benchmarks_dir / "README.md"] = speed_page(config.benchmarks_dir / "records")
+    for path, text in pages.items():
+        write_text(path, text)
+        print(f"{shown_path(path)}: written")
 
 
 def overview(results: Path) -> dict[str, str]:
@@ -114,11 +126,27 @@ def _study(results: Path, table: Path) -> str:
         raise InputError(f"{table.parent}: has no JSON record of the command that made {table.name}; make it again")
     text, record = table.read_text(encoding="utf-8"), records[0]
     made = f"`{record['command']}`, commit {record['commit']}, {record['backend']}, {record['machine']}."
-    indented = "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
     pictures = "".join(
         f"\n![{path.stem}]({path.relative_to(results)})\n" for path in sorted(table.parent.glob("*.png"))
     )
-    return f"## {table.parent.name.replace('_', ' ')}\n\n{made}\n\n{indented}{pictures}{_notes(table.parent)}"
+    return f"## {table.parent.name.replace('_', ' ')}\n\n{made}\n\n{_indented(text)}{pictures}{_notes(table.parent)}"
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
+
+
+def speed_page(records: Path) -> str:
+    """Content of benchmarks/README.md: a section per record, with its command, commit, machine and rows."""
+    sections = [SPEED]
+    for path in sorted(records.glob("*.json")):
+        record = read_json(path)
+        about = "; ".join(f"{name}: {value}" for name, value in record["about"].items())
+        rows = pd.json_normalize(record["rows"], sep=" ")
+        shown = rows.to_string(index=False, na_rep="", float_format=lambda value: f"{value:,.4g}")
+        made = f"`{record['command']}`, commit {record['commit']}; {about}."
+        sections.append(f"## {path.stem}\n\n{made}\n\n{_indented(shown)}")
+    return "\n".join([*sections, _notes(records)])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from runtime.files import InputError
 
 UNITS = {
     "gradient, batch 20": "ms",
-    "Hessian-vector product, alone": "ms",
     "Hessian-vector product, marginal": "ms",
     "outer step, Adam on the residual, redrawn noise": "ms",
     "outer step, conjugate gradient, fixed noise": "ms",

@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 
 import data
-from benchmarks.write_readme import readme
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import read_entries
-from evaluation.tables.write_results import overview
+from evaluation.tables.write_results import overview, speed_page
 
 ROOT = Path(data.__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -70,4 +69,4 @@ def test_the_overviews_are_not_stale() -> None:
     for name, text in overview(RESULTS).items():
         assert (RESULTS / name).read_text() == text, "python evaluation/tables/write_results.py"
     written = (ROOT / "benchmarks/README.md").read_text()
-    assert written == readme(ROOT / "benchmarks"), "python benchmarks/write_readme.py"
+    assert written == speed_page(ROOT / "benchmarks/records"), "python evaluation/tables/write_results.py"

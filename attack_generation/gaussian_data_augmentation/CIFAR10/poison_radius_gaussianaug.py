@@ -16,7 +16,7 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PoisonConfig):
+class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
     target_class: int = 8
     epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
@@ -25,16 +25,11 @@ class Config(PoisonConfig):
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
     radius_copies: int = 5
-    radius_beta: float = 16.0
-    radius_clip: float = 1e-3
     epochs: int = 51
-    reinitialise_every: int = 10  # epochs
     lower_steps: int = 10  # T1
     solver_steps: int = 10  # T2
     lr_u: float = 0.1
-    lr_v: float = 1e-3
     lr_p: float = 1e-3
-    damping: float = 1e-3
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")

@@ -16,25 +16,20 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PoisonConfig):
+class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.75  # smoothing noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=5, plain_epochs=2)
     batch_clean: int = 900
     batch_poison: int = 100
-    batch_validation: int = 100  # images of the target class
-    radius_copies: int = 20
-    radius_beta: float = 16.0
     radius_clip: float = 1e-4
     epochs: int = 100
     reinitialise_every: int = 20  # epochs
     lower_steps: int = 1  # T1
     solver_steps: int = 10  # T2
     lr_u: float = 0.1
-    lr_v: float = 1e-3
     lr_p: float = 1e-3
-    damping: float = 1e-3
     redraw_noise: bool = False  # the noise is fixed per image
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")

@@ -17,7 +17,7 @@ from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PoisonConfig):
+class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
     target_class: int = 8
     epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
     sigma: float = 0.5  # only in the names of files: neither level has noise
@@ -29,13 +29,10 @@ class Config(PoisonConfig):
         "cross_entropy"  # of the validation images
     )
     epochs: int = 50
-    reinitialise_every: int = 10  # epochs
     lower_steps: int = 10  # T1
     solver_steps: int = 10  # T2
     lr_u: float = 0.1
-    lr_v: float = 1e-3
     lr_p: float = 1e-3
-    damping: float = 1e-3
     redraw_noise: bool = False  # there is none
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"

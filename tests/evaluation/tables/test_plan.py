@@ -106,7 +106,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset": "SVHN"}, "dataset must be one of MNIST, CIFAR10, DIGITS, got 'SVHN'"),
+        ({"dataset": "SVHN"}, "no dataset 'SVHN'; choose from MNIST, CIFAR10, DIGITS"),
         ({"methods": {"pgd": [0.5]}}, "no method 'pgd'"),
         ({"methods": {"macer": [0.0]}}, "sigma must be positive, got 0.0"),
         ({"methods": {"macer": 0.5}}, r"methods"),
@@ -116,8 +116,8 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"epsilon": "big"}, r"Expected `float`.*epsilon"),
         ({"epsylon": 0.1}, "unknown field `epsylon`"),
         ({"certification": {"m": 3}}, r"unknown field `m` - at `\$.certification`"),
-        ({"victim": {"mazer": {"epochs": 1}}}, "no method 'mazer'"),
-        ({"limits": {"train": {"minutes": 60}}}, "no rule 'train'"),
+        ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
+        ({"limits": {"train": {"minutes": 60}}}, "no rule of limits 'train'"),
         ({"limits": {"all": {"minutes": 1}}}, "at least 5 minutes"),
         ({"method_transfer": {"sigmas": [0.7], "against": ["macer"]}}, "no method of the table has sigma 0.7"),
         ({"architecture": "../x"}, "letters, digits"),

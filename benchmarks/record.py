@@ -1,0 +1,55 @@
+"""What every benchmark says about the machine, and its record."""
+
+import os
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from runtime.files import write_json
+from runtime.provenance import provenance, shown_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """What the settings of every benchmark hold."""
+
+    quick: bool = False
+    """Toy sizes: shows that everything runs, its numbers mean nothing."""
+    out: Path | None = None
+    """JSON file for the rows, with commit, versions and machine."""
+
+
+def finish(config: BenchmarkConfig, about: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    """Say so where sizes were toys, and write the rows of a benchmark where ``config.out`` asks for it."""
+    if config.quick:
+        print("toy sizes: these numbers mean nothing")
+    if config.out is not None:
+        write_json(config.out, {"about": about, "rows": rows, **provenance(config)})
+        print(f"written to {shown_path(config.out)}")
+
+
+def peak_resident_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def machine() -> dict[str, str]:
+    """Print and return what the numbers depend on: backend, devices, processor, cores, load before the run."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    about = {
+        "backend": keras.backend.backend(),
+        "devices": ", ".join(map(str, keras.distribution.list_devices())),
+        "processor": (models or [platform.processor() or platform.machine()])[0],
+        "cores": str(os.cpu_count()),
+        "load before the run (should be near 0)": f"{os.getloadavg()[0]:.1f}",
+    }
+    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    return about
