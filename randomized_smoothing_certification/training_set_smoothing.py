@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, require_vote_settings
+from randomized_smoothing_certification.core import ABSTAIN, ALPHA, N0, lower_confidence_bound, require_vote_settings
 from runtime.files import InputError
 from runtime.noise import Stream
 from runtime.progress import progress
@@ -74,7 +74,7 @@ def answers(prediction: np.ndarray, log_eps: np.ndarray) -> Smoothed:
 
 def smooth_by_sampling(
     learner: Learner, noise: TrainingSetNoise, training_set: TrainingSet, x_test: np.ndarray, num_classes: int,
-    *, n0: int = 100, n: int = 1000, alpha: float = 0.001, seed: int = 0,
+    *, n0: int = N0, n: int = 1000, alpha: float = ALPHA, seed: int = 0,
 ) -> Smoothed:  # fmt: skip
     """The smoothed classifier for any base learner: train it on n0 + n noisy training sets and count its answers.
 

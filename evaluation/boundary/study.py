@@ -25,7 +25,7 @@ from bilevel_optimizer.linear_solvers import ConjugateGradient
 from data.datasets import check_poison, split_target_class
 from models.registry import initial_weights
 from models.stateless import StatelessModel
-from randomized_smoothing_certification.core import VoteCounter, certify, require_vote_settings
+from randomized_smoothing_certification.core import ALPHA, N0, VoteCounter, certify, require_vote_settings
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy
@@ -80,11 +80,11 @@ class BoundaryConfig:
     """Noisy copies of each validation point in the soft radius (k)."""
     radius_beta: float = 16.0
     """Inverse temperature of the softmax in the soft radius (beta)."""
-    n0: int = 100
+    n0: int = N0
     """Noisy votes that select the class."""
     n: int = 5000
     """Noisy votes that bound its probability."""
-    alpha: float = 0.001
+    alpha: float = ALPHA
     """Probability that a certificate is wrong, per point."""
     seed: int = 0
     """Seed of the points, of the attack and of the first victim."""

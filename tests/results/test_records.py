@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 import data
+from evaluation.tables.formats import as_text
+from evaluation.tables.layout import tables_by_training_data
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import read_entries
@@ -63,6 +65,14 @@ def test_every_record_names_a_commit() -> None:
     for path in [*records, *(ROOT / "benchmarks/records").glob("*.json")]:
         commits = re.findall(r'"commit": "(.*?)"', path.read_text())
         assert commits and all(re.fullmatch("[0-9a-f]{7,12}", commit) for commit in commits), path
+
+
+def test_the_readme_shows_the_demo_as_it_was_measured() -> None:
+    plan = read_plan(RESULTS / "tables/demo/plan.yaml")
+    tables = as_text(tables_by_training_data(plan, read_entries(plan, RESULTS / "tables/demo")))
+    shown = tables[: tables.index("\n\n", tables.index("clean"))]  # of the method that make demo runs by default
+    indented = "\n".join(f"    {line}".rstrip() for line in shown.splitlines())
+    assert indented in (ROOT / "README.md").read_text()
 
 
 def test_the_overviews_are_not_stale() -> None:

@@ -10,10 +10,14 @@ import pytest
 from keras import ops
 
 from attack_generation.config import PoisonConfig
+from attack_generation.controls import ControlConfig
+from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.training import TrainingConfig
+from randomized_smoothing_certification.certification_run import CertificationConfig
 from robust_training.macer import MacerLoss
+from runtime.checkpoints import OtherSettings
 from runtime.files import InputError, save_array
-from runtime.long_run import CheckpointControls, KeptStages, LongRun, identity
+from runtime.long_run import CheckpointControls, KeptStages, LineByLine, LongRun, RunControls, identity
 from runtime.stop import Stop, StoppedEarly
 
 
@@ -39,20 +43,39 @@ def make(folder: Path, config: Config, stop: Stop | None = None) -> np.ndarray:
     return np.load(folder / "x.npy")
 
 
-@pytest.mark.parametrize("base", [PoisonConfig, TrainingConfig])
-def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type, tmp_path: Path) -> None:
+NEEDED: dict[type[RunControls], dict[str, Any]] = {
+    PoisonConfig: {"loss": MacerLoss()},
+    TrainingConfig: {"loss": MacerLoss()},
+    ControlConfig: {},
+    CertificationConfig: {"model": Path("a.keras"), "out": Path("a.tsv")},
+    LabelFlippingConfig: {},
+}
+
+
+@pytest.mark.parametrize("base", NEEDED)
+def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[RunControls], tmp_path: Path) -> None:
     """The one rule: everything but the run controls counts, so a result made before the setting is refused."""
     extended = dataclasses.make_dataclass(
         "Extended", [("new_setting", int, 1)], bases=(base,), frozen=True, kw_only=True
     )
-    given = {"loss": MacerLoss(), "data_dir": tmp_path}
+    given = {**NEEDED[base], "data_dir": tmp_path}
     old, new = base(**given), extended(**given)
     assert identity(new) == {**identity(old), "new_setting": 1}
-    run = LongRun(tmp_path / "x.npy", identity(old), old, tmp_path / "run", Stop())
-    run.finish(lambda path: save_array(path, np.zeros(2)), old)
-    assert run.is_finished()
-    with pytest.raises(InputError, match="made with new_setting = None, this run has 1"):
-        LongRun(tmp_path / "x.npy", identity(new), new, tmp_path / "run", Stop()).is_finished()
+    message = "made with new_setting = None, this run has 1"
+    if isinstance(old, CheckpointControls):
+        run = LongRun(tmp_path / "x.npy", identity(old), old, tmp_path / "run", Stop())
+        run.finish(lambda path: save_array(path, np.zeros(2)), old)
+        assert run.is_finished()
+        with pytest.raises(OtherSettings, match=message):
+            LongRun(tmp_path / "x.npy", identity(new), new, tmp_path / "run", Stop()).is_finished()
+    else:
+        LineByLine(tmp_path / "x.tsv", "a", {"settings": identity(old)}, old, Stop()).resume()
+        with pytest.raises(OtherSettings, match=message):
+            LineByLine(tmp_path / "x.tsv", "a", {"settings": identity(new)}, new, Stop()).resume()
+        KeptStages(tmp_path, identity(old), "refuse", Stop()).get("x.json", lambda: 1)
+        with pytest.raises(OtherSettings, match=message):
+            KeptStages(tmp_path, identity(new), "refuse", Stop()).get("x.json", lambda: 2)
+        assert KeptStages(tmp_path, identity(new), "start_afresh", Stop()).get("x.json", lambda: 2) == 2
 
 
 def test_run_controls_are_no_part_of_an_identity_and_settings_of_the_loss_are(tmp_path: Path) -> None:
