@@ -25,6 +25,11 @@ from runtime.files import InputError
 CLEAN, OPTIMISED = "clean", "optimised"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")
+# Flags of the attack and victim scripts that follow from a plan's other entries.
+DECIDED = (
+    "target_class epsilon sigma seed runs architecture training_data poison data_dir out_dir run_dir overwrite "
+    "on_other_settings max_minutes"
+).split()
 PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html", "configuration.html")
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 
@@ -210,6 +215,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             for value in given:
                 if value not in known:
                     raise InputError(f"no {what} {value!r}; choose from {', '.join(known)}")
+        for name in [name for part in (self.attack, self.victim) for of in part.values() for name in of]:
+            if name.replace("-", "_") in DECIDED:
+                raise InputError(f"attack, victim: {name} is decided by the plan's own entries; change those")
         for value in (self.table, self.architecture):
             if not re.fullmatch(r"[\w-]+", value):
                 raise InputError(f"table and architecture are made of letters, digits and _, got {value!r}")

@@ -117,6 +117,8 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"epsylon": 0.1}, "unknown field `epsylon`"),
         ({"certification": {"m": 3}}, r"unknown field `m` - at `\$.certification`"),
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
+        ({"attack": {"all": {"epsilon": 0.05}}}, "epsilon is decided by the plan's own entries"),
+        ({"victim": {"macer": {"out-dir": "x"}}}, "out-dir is decided by the plan's own entries"),
         ({"limits": {"train": {"minutes": 60}}}, "no rule of limits 'train'"),
         ({"limits": {"all": {"minutes": 1}}}, "at least 5 minutes"),
         ({"method_transfer": {"sigmas": [0.7], "against": ["macer"]}}, "no method of the table has sigma 0.7"),
