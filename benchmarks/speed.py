@@ -450,9 +450,9 @@ def matmul_work(dtype: str, size: int, chain: int) -> Work:
 def table(rows: list[Row]) -> str:
     """The rows as aligned text."""
     cells = {
-        "measurement": [row.name for row in rows],
+        "measurement": [f"{row.name:<50}" for row in rows],
         "value": [_number(row.value) for row in rows],
-        "unit": [row.unit for row in rows],
+        "unit": [f"{row.unit:<8}" for row in rows],
         "gradients": ["" if row.gradients is None else _number(row.gradients) for row in rows],
         "bar": ["" if row.bar is None else f"<= {_number(row.bar)}" for row in rows],
         "met": [{None: "", True: "yes", False: "NO"}[row.met] for row in rows],

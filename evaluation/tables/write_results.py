@@ -143,7 +143,9 @@ def speed_page(records: Path) -> str:
         record = read_json(path)
         about = "; ".join(f"{name}: {value}" for name, value in record["about"].items())
         rows = pd.json_normalize(record["rows"], sep=" ")
-        shown = rows.to_string(index=False, na_rep="", float_format=lambda value: f"{value:,.4g}")
+        for name in rows.select_dtypes(exclude="number"):
+            rows[name] = (text := rows[name].fillna("").astype(str)).str.ljust(int(text.str.len().max()))
+        shown = rows.to_string(index=False, na_rep="", justify="left", float_format=lambda value: f"{value:,.4g}")
         made = f"`{record['command']}`, commit {record['commit']}; {about}."
         sections.append(f"## {path.stem}\n\n{made}\n\n{_indented(shown)}")
     return "\n".join([*sections, _notes(records)])
