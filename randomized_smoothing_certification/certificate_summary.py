@@ -18,7 +18,8 @@ def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
     what: the settings stored beside the points. Radii are in pixel units (l2). The interval of the ACR is a
     percentile bootstrap over the points. With several classes every number is also given per class.
     """
-    sigma, ceiling = what["sigma"], radius_ceiling(what["sigma"], what["n"], what["alpha"])
+    sigma, failure_mass = what["sigma"], what["noise"].get("failure_mass", 0.0)
+    ceiling = radius_ceiling(sigma, what["n"], what["alpha"], failure_mass)
     largest = float(round_down(ceiling, RADIUS_DIGITS))
     saturated = float(np.mean([float(point.radius) >= largest > 0 for point in points]))
     classes = sorted({point.label for point in points})
@@ -27,7 +28,7 @@ def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
         "point_set": {
             **{name: what[name] for name in ("dataset", "split", "target_class", "seed")},
             "count": len(points),
-            **{name: what[name] for name in ("n0", "n", "alpha", "sigma", "precision", "shard")},
+            **{name: what[name] for name in ("n0", "n", "alpha", "sigma", "precision", "noise", "shard")},
         },
         **_accuracies(points, sigma, what["seed"]),
         "saturation": {
@@ -61,7 +62,7 @@ def describe(summary: dict[str, Any]) -> str:
     lines = [
         f"{points['dataset']} {points['split']}, class {points['target_class']}, {points['count']} points, "
         f"seed {points['seed']}, sigma {points['sigma']}, n0 {points['n0']}, n {points['n']}, "
-        f"alpha {points['alpha']}, {points['precision']}{shard}",
+        f"alpha {points['alpha']}, {points['precision']}, {_noise_in_words(points['noise'])}{shard}",
         f"  ACR                             {round_down(summary['acr'], 4)}  (95 % {low:.4f} to {high:.4f})",
         f"  approximate certified accuracy  {summary['approximate_certified_accuracy']:.4f}",
         f"  abstained                       {summary['abstain_rate']:.4f}",
@@ -77,6 +78,12 @@ def describe(summary: dict[str, Any]) -> str:
         lines.append("  note: " + summary["saturation"]["note"])
     lines.append(f"  {summary['votes_per_second']:,.0f} votes per second")
     return "\n".join(lines)
+
+
+def _noise_in_words(noise: dict[str, Any]) -> str:
+    """The noise's limits: what a grid takes off the bound, or that float32 noise is sound only up to its last bits."""
+    cut_off = f"noise {noise['mode']} up to {noise['cut_off']:.3g} sigma"
+    return f"{cut_off}, failure mass {noise['failure_mass']:.2g}" if noise["mode"] == "grid" else cut_off
 
 
 def _accuracies(points: Sequence[Point], sigma: float, seed: int) -> dict[str, Any]:

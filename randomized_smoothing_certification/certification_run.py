@@ -33,6 +33,7 @@ from randomized_smoothing_certification.core import (
     require_vote_settings,
     round_down,
 )
+from randomized_smoothing_certification.grid_noise import grid_of
 from runtime.checkpoints import require_same_settings
 from runtime.files import InputError, array_sha256, file_sha256, read_json, write_json
 from runtime.long_run import LineByLine, RunControls, identity, require_not_negative, settings_path
@@ -69,6 +70,9 @@ class CertificationConfig(RunControls):
     """Noisy images per batch, rounded up to hundreds; changes speed and memory, not the noise."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic inside the model; bfloat16 is faster on GPUs and is another base classifier."""
+    noise: Literal["float32", "grid"] = "float32"
+    """Noise of the backend, or noise on the grid of pixel values that is exact in floating point: its certificates
+    hold for any classifier, also one that reads the last bits of its input. See grid_noise.py."""
     shard: str | None = None
     """I/N: certify only part I (from 1) of N of the points; join the parts with merge_shards.py."""
 
@@ -89,7 +93,8 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
-        counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size)
+        levels = grid_of(dataset.x_test, config.data_dir / "X_test.npy") if config.noise == "grid" else None
+        counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size, levels)
         truth = labels(dataset.y_test)
         points = draw_points(truth, dataset.num_classes, config.target_class, config.points, config.seed)
         points = points[shard[0] - 1 :: shard[1]]
@@ -97,7 +102,8 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             raise InputError(f"shard {config.shard} holds no points; use fewer shards")
         # The hash stands in place of the model's path.
         what = identity(
-            config, dataset=dataset.label, split="test", model_sha256=file_sha256(config.model),
+            config, dataset=dataset.label, split="test", noise=counter.noise_record,
+            model_sha256=file_sha256(config.model),
             test_sha256=array_sha256(dataset.x_test) + array_sha256(dataset.y_test),
         )  # fmt: skip
         record: dict[str, Any] = {"settings": what, "points": points.tolist(), "provenance": provenance(config)}

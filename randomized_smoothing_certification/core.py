@@ -6,6 +6,7 @@ section 3.2 and the pseudocode in figure "Prediction and certification".
 
 from collections.abc import Callable
 from decimal import ROUND_FLOOR, Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -15,6 +16,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from bilevel_optimizer.autodiff import jit
+from randomized_smoothing_certification.grid_noise import GridNoise, as_steps
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, normal, seed_pair
 
@@ -26,6 +28,8 @@ N0, N, ALPHA = 100, 100_000, 0.001
 # blocks. Vote number v is therefore row v % 100 of block v // 100 whatever the batch size. 100 is the usual
 # n0, so that selection evaluates nothing that it does not count.
 NOISE_BLOCK = 100
+# The backends' float32 normals are functions of 23 or 24 random bits: none is larger, in standard deviations.
+FLOAT32_CUT_OFF = 5.7
 
 
 class Certificate(NamedTuple):
@@ -45,6 +49,9 @@ class VoteCounter:
         any normalisation that the classifier contains, and not clipped.
     batch_size: votes evaluated together, rounded up to a multiple of NOISE_BLOCK. It changes speed and
         memory, not the noise; memory does not depend on the number of votes.
+    levels: steps per unit of the grid that the images' pixels lie on, for noise that is exact in floating point
+        (see grid_noise); None for float32 noise, whose certificates hold for classifiers that do not read the
+        last bits of their inputs.
 
     The vote loop is compiled once per counter (and once more for what is left of a batch).
     Raises InputError for sigma <= 0, batch_size < 1, or a model of other input or output shape.
@@ -57,6 +64,7 @@ class VoteCounter:
         image_shape: tuple[int, ...],
         sigma: float,
         batch_size: int = 1_000,
+        levels: int | None = None,
     ) -> None:
         if not (sigma > 0 and np.isfinite(sigma)):
             raise InputError(f"sigma must be positive and finite, got {sigma}")
@@ -68,12 +76,29 @@ class VoteCounter:
         self.image_shape = tuple(image_shape)
         self.sigma = float(sigma)
         self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
+        self._grid = None if levels is None else GridNoise(self.sigma, levels)
         self._model = classifier if isinstance(classifier, keras.Model) else None
         if self._model is not None:
             _require_shapes(self._model, self.image_shape, num_classes)
         scores = _inference(self._model) if self._model is not None else lambda _, images: classifier(images)
-        self._count_full = jit(_vote_loop(scores, num_classes, self.image_shape, self.batch_size))
-        self._count_rest = jit(_vote_loop(scores, num_classes, self.image_shape, NOISE_BLOCK))
+        noisy = _float32_copies if self._grid is None else partial(_grid_copies, self._grid)
+        self._count_full = jit(_vote_loop(scores, num_classes, noisy, self.batch_size))
+        self._count_rest = jit(_vote_loop(scores, num_classes, noisy, NOISE_BLOCK))
+
+    @property
+    def failure_mass(self) -> float:
+        """By how much a vote's probability may be above the one that the theorem is about; 0 for float32 noise."""
+        return self._grid.failure_mass(int(np.prod(self.image_shape))) if self._grid else 0.0
+
+    @property
+    def noise_record(self) -> dict[str, Any]:
+        """How the noise is drawn: mode, largest draw in standard deviations, and what a grid leaves to be taken off."""
+        if self._grid is None:
+            return {"mode": "float32", "cut_off": FLOAT32_CUT_OFF}
+        cut_off = self._grid.reach / self._grid.levels / self.sigma
+        return {
+            "mode": "grid", "cut_off": cut_off, "levels": self._grid.levels, "failure_mass": self.failure_mass,
+        }  # fmt: skip
 
     def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray) -> np.ndarray:
         """Votes per class, int64 of shape (num_classes,), summing to n exactly.
@@ -119,7 +144,7 @@ class VoteCounter:
             raise InputError(f"the image has shape {image.shape}, the classifier takes {self.image_shape}")
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
             raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
-        return ops.convert_to_tensor(image)
+        return ops.convert_to_tensor(image if self._grid is None else as_steps(image, self._grid.levels))
 
 
 def certify(
@@ -138,7 +163,7 @@ def certify(
     selection = counter.count_votes(image, n0, seed_pair(seed, index, Stream.VOTES_THAT_SELECT))
     candidate = int(np.argmax(selection))
     votes = int(counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
-    bound = lower_confidence_bound(votes, n, alpha)
+    bound = lower_confidence_bound(votes, n, alpha) - counter.failure_mass
     if bound < 0.5:
         return Certificate(ABSTAIN, 0.0)
     return Certificate(candidate, radius_of_probability(bound, counter.sigma))
@@ -173,9 +198,9 @@ def radius_of_probability(probability: float, sigma: float) -> float:
     return max(0.0, float(sigma * stats.norm.ppf(probability)))
 
 
-def radius_ceiling(sigma: float, n: int, alpha: float) -> float:
+def radius_ceiling(sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> float:
     """The radius that n unanimous votes certify: no larger one can be shown with n votes."""
-    return radius_of_probability(lower_confidence_bound(n, n, alpha), sigma)
+    return radius_of_probability(lower_confidence_bound(n, n, alpha) - failure_mass, sigma)
 
 
 def round_down(radius: float, digits: int = 6) -> str:
@@ -209,12 +234,20 @@ def _require_shapes(model: keras.Model, image_shape: tuple[int, ...], num_classe
         raise InputError(f"the model has {found_output} classes, the data has {num_classes}")
 
 
-def _vote_loop(scores: Callable, num_classes: int, image_shape: tuple[int, ...], batch_size: int) -> Callable:
+def _float32_copies(image: Any, sigma: Any, seed: Any) -> Any:
+    return image + sigma * normal((NOISE_BLOCK, *image.shape), seed)
+
+
+def _grid_copies(grid: GridNoise, steps: Any, _sigma: Any, seed: Any) -> Any:
+    return ops.cast(steps + grid.draw((NOISE_BLOCK, *steps.shape), seed), "float32") / np.float32(grid.levels)
+
+
+def _vote_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: int) -> Callable:
     """A function that counts the votes of several batches of noise without leaving the device.
 
-    It takes (weights, image, sigma, seed, numbers), numbers = int32 (first block, batches, n), and returns
-    the counts, int32 (num_classes,), of those votes whose number is below n, and how many of these had no
-    finite largest score.
+    noisy(image, sigma, seed): a block of NOISE_BLOCK noisy copies. The function takes (weights, image, sigma, seed,
+    numbers), numbers = int32 (first block, batches, n), and returns the counts, int32 (num_classes,), of those votes
+    whose number is below n, and how many of these had no finite largest score.
     """
     blocks = batch_size // NOISE_BLOCK
 
@@ -224,12 +257,10 @@ def _vote_loop(scores: Callable, num_classes: int, image_shape: tuple[int, ...],
         def add_batch(batch: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             counts, invalid = carry
             block = first_block + batch * blocks
-            noise = ops.concatenate(
-                [normal((NOISE_BLOCK, *image_shape), fold_in(seed, block + i)) for i in range(blocks)]
-            )
-            images = image + sigma * noise
+            images = ops.concatenate([noisy(image, sigma, fold_in(seed, block + i)) for i in range(blocks)])
             output = ops.cast(scores(weights, images), "float32")
-            wanted = block * NOISE_BLOCK + ops.arange(batch_size, dtype="int32") < n
+            # A vote's number may not fit into int32, what is left of n does.
+            wanted = ops.arange(batch_size, dtype="int32") < n - block * NOISE_BLOCK
             # NaN compares false. -inf is a legitimate log-probability of 0, unless every score is -inf.
             valid = ops.all(output < np.inf, axis=-1) & ops.any(output > -np.inf, axis=-1)
             # Not ops.argmax: which of two equal scores it takes (or of 0 and -0) is left to the backend.

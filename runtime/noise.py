@@ -1,7 +1,9 @@
 """Gaussian noise as a pure function of a seed, inside and outside compiled code, on every backend."""
 
+import hashlib
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import keras
@@ -25,20 +27,26 @@ class Stream(IntEnum):
 
 
 _GENERATOR = keras.random.SeedGenerator(seed=0)
+SEED_WORDS = 2**31 - 2  # the words of a seed lie below it: Keras takes them modulo this number on TensorFlow
 
 
 def seed_pair(*words: int) -> np.ndarray:
-    """Hash non-negative integers (run seed, stream, step, ...) into one seed, int32 of shape (2,).
+    """Hash integers (run seed, stream, step, ...) into one seed, int32 of shape (2,), each word below SEED_WORDS.
 
-    Different words give independent streams (NumPy's SeedSequence); the same words, the same seed on
+    Different words, and different numbers of words, give independent streams; the same words, the same seed on
     every machine.
     """
-    return (np.random.SeedSequence(words).generate_state(2) >> 1).astype(np.int32)
+    digest = hashlib.blake2b(" ".join(str(int(word)) for word in words).encode(), digest_size=16).digest()
+    return (np.frombuffer(digest, "<u8") % SEED_WORDS).astype(np.int32)
 
 
 def fold_in(seed: Any, count: Any) -> Any:
-    """Seed of draw number ``count`` (int scalar, may be traced) of the stream ``seed`` (int32, (2,))."""
-    return ops.stack([seed[0], seed[1] + count])
+    """Seed of draw number ``count`` (int scalar from 0 to SEED_WORDS, may be traced) of the stream ``seed``.
+
+    seed: int32 (2,), from seed_pair. No two counts below SEED_WORDS give the same seed.
+    """
+    past_the_end = seed[1] - (SEED_WORDS - count)  # the sum itself may not fit into int32
+    return ops.stack([seed[0], past_the_end + SEED_WORDS * ops.cast(past_the_end < 0, "int32")])
 
 
 def normal(shape: tuple[int, ...], seed: Any) -> Any:
@@ -49,6 +57,14 @@ def normal(shape: tuple[int, ...], seed: Any) -> Any:
 def uniform(shape: tuple[int, ...], seed: Any) -> Any:
     """Uniform float32 tensor of ``shape`` in [0, 1), a pure function of ``seed`` as in normal."""
     return _draw(keras.random.uniform, shape, seed)
+
+
+def integers(bits: int, shape: tuple[int, ...], seed: Any) -> Any:
+    """Uniform int32 tensor of ``shape`` in [0, 2^bits), bits at most 30, a pure function of ``seed`` as in normal.
+
+    Exactly uniform: both backends reduce random bits modulo the range, which has no bias for a power of two.
+    """
+    return _draw(partial(keras.random.randint, minval=0, maxval=2**bits, dtype="int32"), shape, seed)
 
 
 def normal_of_images(shape: tuple[int, ...], images: Any, seed: Any) -> Any:

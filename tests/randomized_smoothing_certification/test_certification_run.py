@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from randomized_smoothing_certification.certification_run import (
     merge,
 )
 from randomized_smoothing_certification.core import VoteCounter, certify, round_down
+from randomized_smoothing_certification.grid_noise import GridNoise
 from runtime.files import InputError, append
 from runtime.stop import StoppedEarly
 
@@ -79,12 +81,13 @@ def test_a_run_writes_rows_settings_and_summary(toy: Path, tmp_path: Path, capsy
     assert len(summary["curve"]["radius"]) == len(summary["curve"]["accuracy"])
     assert summary["point_set"] == {
         "dataset": toy.name, "split": "test", "target_class": 1, "seed": 0, "count": 6, "n0": 100, "n": 300,
-        "alpha": 0.001, "sigma": 0.5, "precision": "float32", "shard": None,
+        "alpha": 0.001, "sigma": 0.5, "precision": "float32",
+        "noise": {"mode": "float32", "cut_off": 5.7}, "shard": None,
     }  # fmt: skip
     assert json.loads(out.with_suffix(".summary.json").read_text()) == summary
     assert json.loads(out.with_suffix(".settings.json").read_text())["points"] == [row.idx for row in rows]
     printed = capsys.readouterr().out
-    assert "ACR" in printed and "n0 100, n 300, alpha 0.001" in printed
+    assert "ACR" in printed and "n0 100, n 300, alpha 0.001, float32, noise float32 up to 5.7 sigma" in printed
     # A complete run that is started again changes nothing.
     before = out.read_text()
     assert certify_test_points(config(toy, out))["acr"] == summary["acr"]
@@ -99,6 +102,31 @@ def test_each_row_is_certify_at_that_test_point(toy: Path, tmp_path: Path) -> No
     for row in read_points(out):
         found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=5)
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
+
+
+def test_exact_noise_says_so_and_what_it_takes_off(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.tsv"
+    with pytest.raises(InputError, match=r"X_test\.npy: pixels that are no multiples of 1/255 or 1/256"):
+        certify_test_points(config(toy, out, noise="grid"))
+    assert not list(tmp_path.iterdir())
+    eight_bit = tmp_path / "eight_bit"
+    shutil.copytree(toy, eight_bit)
+    images = np.rint(np.load(toy / "X_test.npy") * 255).astype(np.float32) / np.float32(255)
+    np.save(eight_bit / "X_test.npy", images)
+    summary = certify_test_points(config(eight_bit, out, noise="grid"))
+    mass = GridNoise(0.5, 255).failure_mass(64)
+    expected = {"mode": "grid", "cut_off": 8.0, "levels": 255, "failure_mass": mass}
+    assert summary["point_set"]["noise"] == expected
+    assert json.loads(out.with_suffix(".settings.json").read_text())["settings"]["noise"] == expected
+    assert f"noise grid up to 8 sigma, failure mass {mass:.2g}" in capsys.readouterr().out
+    counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5, levels=255)
+    for row in read_points(out):
+        found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=0)
+        assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
+    with pytest.raises(InputError, match="made with noise"):
+        certify_test_points(config(eight_bit, out))
 
 
 @pytest.mark.parametrize("kept", [0, 5, len("\t".join(COLUMNS)) + 1, 80, 120])

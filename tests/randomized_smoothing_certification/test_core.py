@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
+from bilevel_optimizer.autodiff import jit
 from randomized_smoothing_certification import core
 from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK, VoteCounter, certify, predict
 from runtime.files import InputError
@@ -43,7 +44,7 @@ def noise_of(seed: np.ndarray, n: int, shape: tuple[int, ...] = SHAPE) -> np.nda
 class FixedCounter:
     """Stands in for a VoteCounter: returns given counts and records what was asked for."""
 
-    sigma = 0.5
+    sigma, failure_mass = 0.5, 0.0
 
     def __init__(self, *counts: list[int]) -> None:
         self.counts = list(counts)
@@ -164,6 +165,20 @@ def test_new_weights_count_in_the_next_vote() -> None:
         bias = np.eye(2, dtype=np.float32)[winner]
         model.set_weights([np.zeros((4, 2), np.float32), bias])
         assert counter.count_votes(IMAGE, 100, STREAM)[winner] == 100
+
+
+@pytest.mark.parametrize("batch_size", [100, 1000])
+def test_the_largest_number_of_votes_is_counted_exactly(batch_size: int) -> None:
+    """The last batches of 2^31 - 1 votes, whose numbers go past what int32 holds."""
+    n, last = 2**31 - 1, 7
+    blocks = batch_size // NOISE_BLOCK
+    first = (-(-n // batch_size) - last) * blocks
+    loop = core._vote_loop(
+        lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, core._float32_copies, batch_size
+    )
+    numbers = ops.convert_to_tensor(np.array([first, last, n], np.int32))
+    counts, invalid = jit(loop)(([], []), ops.convert_to_tensor(IMAGE), np.float32(0.5), STREAM, numbers)
+    assert int(ops.sum(counts)) == n - first * NOISE_BLOCK and int(invalid) == 0
 
 
 @pytest.mark.parametrize("counts", [[60, 40, 0], [61, 39, 0], [70, 10, 20], [0, 0, 100], [5, 0, 0], [34, 33, 33]])

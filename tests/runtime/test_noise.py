@@ -6,7 +6,7 @@ from keras import ops
 from scipy import stats
 
 from bilevel_optimizer.autodiff import jit
-from runtime.noise import normal_of_images, seed_pair
+from runtime.noise import SEED_WORDS, Stream, fold_in, integers, normal, normal_of_images, seed_pair
 
 SHAPE, SEED = (2, 9, 5, 1), seed_pair(3, 4)
 
@@ -64,3 +64,48 @@ def test_other_seeds_give_other_noise() -> None:
     for seed in (SEED + np.array([1, 0]), SEED + np.array([0, 1]), seed_pair(3, 5)):
         other = noise(np.arange(200), seed.astype(np.int32)).ravel()
         assert abs(np.corrcoef(first, other)[0, 1]) < 5 / np.sqrt(len(first))
+
+
+def test_counts_walk_through_the_wrap_without_meeting() -> None:
+    """The seeds of a stream's draws, and the noise that the backend makes of them, all differ."""
+    for second in (SEED_WORDS - 1, SEED_WORDS - 3, 0, 5):
+        stream = np.array([7, second], np.int32)
+        counts = [*range(12), 2**30, SEED_WORDS - 2, SEED_WORDS - 1]
+        seeds = [tuple(ops.convert_to_numpy(fold_in(stream, np.int32(count))).tolist()) for count in counts]
+        assert len(set(seeds)) == len(counts)
+        assert all(first == 7 and 0 <= word < SEED_WORDS for first, word in seeds)
+        compiled = jit(lambda count, stream=stream: normal((4,), fold_in(stream, count)))
+        drawn = [
+            tuple(ops.convert_to_numpy(compiled(ops.convert_to_tensor(np.int32(count)))).tolist()) for count in counts
+        ]
+        assert len(set(drawn)) == len(counts)
+
+
+def test_seeds_of_different_words_differ() -> None:
+    words = [
+        (3, 1),
+        (3, 1, 0),
+        (3, 1, 0, 0),
+        (1, 3),
+        (31,),
+        (3, 10),
+        (0,),
+        (0, 0),
+        (2**32,),
+        (0, 1),
+        (2**40, 1),
+        (2**31 - 4,),
+    ]
+    words += [(seed, stream, step) for seed in range(3) for stream in Stream for step in (0, 1, 2**31)]
+    seeds = {tuple(seed_pair(*one).tolist()) for one in words}
+    assert len(seeds) == len(words)
+    assert all(0 <= word < SEED_WORDS for seed in seeds for word in seed)
+    assert seed_pair(3, Stream.BOOTSTRAP).tolist() == seed_pair(3, int(Stream.BOOTSTRAP)).tolist()
+
+
+def test_integers_are_uniform_below_a_power_of_two() -> None:
+    drawn = ops.convert_to_numpy(integers(30, (100_000,), SEED))
+    assert drawn.dtype == np.int32 and drawn.min() >= 0 and drawn.max() < 2**30
+    for shift in (26, 0):  # upper and lower bits
+        counts = np.bincount((drawn >> shift) & 15, minlength=16)
+        assert stats.chisquare(counts).pvalue > 1e-3
