@@ -5,6 +5,7 @@ Smoothing" (ICML 2020, arXiv 2002.03018), sections 3 and 4. Labels are flipped a
 probability q. For ridge regression the score of a class at one test point is the inner product of a fixed vector
 (its kernel vector, here ``alpha``) with the labels, so that a Chernoff bound on a sum of independent terms replaces
 the sampling of noisy training sets. Probabilities fall below the smallest float64: everything is a logarithm.
+A certificate holds for features, ridge and q that were fixed beforehand: labels that chose them count as trusted.
 """
 
 import itertools
@@ -24,7 +25,8 @@ from runtime.files import InputError
 
 Bound = Literal["tight", "closed_form"]
 
-_ROUNDING = 1e-9  # more than the rounding error of any logarithm here; always taken off the certificate
+_ROUNDING = 1e-9  # more than the rounding error of a Chernoff bound here; always taken off the certificate
+_EPSILON = float(np.finfo(np.float64).eps)
 _CHUNK = 2**18  # float64 entries worked on at once, so that they stay in a processor's cache
 _LARGEST_EXPONENT = 300.0  # keeps exp() finite
 _NEWTON_STEPS = 60
@@ -94,6 +96,8 @@ class LabelFlips(TrainingSetNoise):
     def _thresholds(self) -> Iterator[float]:
         """For r = 1, 2, ...: the log eps that r changed labels can just turn into a probability of one half.
 
+        Each is lowered by more than its rounding error, which grows with r.
+
         A changed label's noisy value shows the old class, the new one or a third; only the number of old ones minus
         that of new ones matters to the likelihood ratio of the two noisy training sets. The adversary's best event
         takes the outcomes in the order of that number until they hold half of the attacked mass.
@@ -101,7 +105,7 @@ class LabelFlips(TrainingSetNoise):
         third = self.q - self.to_each
         taps = np.log([self.to_each, third, 1 - self.q] if self.num_classes > 2 else [self.q, 1 - self.q])
         clean = np.zeros(1)
-        while True:
+        for flips in itertools.count(1):
             longer = np.full(len(clean) + len(taps) - 1, -np.inf)
             for shift, tap in enumerate(taps):
                 part = longer[shift : shift + len(clean)]
@@ -112,7 +116,9 @@ class LabelFlips(TrainingSetNoise):
             last = int(np.searchsorted(cumulated, 0.5))  # the outcome of which only a part is needed
             below = float(cumulated[last - 1]) if last else 0.0
             part_of_last = np.log((0.5 - below) / attacked[last]) + clean[last]
-            yield float(np.logaddexp.reduce(np.append(clean[:last], part_of_last)))
+            threshold = float(np.logaddexp.reduce(np.append(clean[:last], part_of_last)))
+            # Each convolution rounds logarithms that are at most about this large by a few units in the last place.
+            yield threshold - 4 * _EPSILON * flips * (1 - threshold)
 
 
 class KernelVectors:
@@ -268,8 +274,9 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
     """Plain ridge regression and its exact robustness: (classes, label changes survived), int64 (m,) each.
 
     The optimal attack on one test point is known: for each rival class, change the labels that take most off its
-    margin, largest first, until nothing is left (a tie counts as lost; a margin of 0 from the start abstains). The
-    number before that is the exact certificate of the undefended ridge classifier.
+    margin, largest first, until nothing is left (a tie counts as lost; a margin of 0 from the start abstains, and what
+    rounding cannot tell from 0 is 0). The number before that is the exact certificate of the undefended ridge
+    classifier.
 
     alpha: (m, n) as from KernelVectors. y: training classes, int (n,).
     """
@@ -281,12 +288,13 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
         chosen = np.flatnonzero(prediction == predicted)
         for part in (chosen[i : i + rows] for i in range(0, len(chosen), rows)):
             a, size = alpha[part], np.abs(alpha[part])
+            rounding = alpha.shape[1] * _EPSILON * size.sum(axis=1)  # of a sum of all entries, in any order
             for rival in (k for k in range(num_classes) if k != predicted):
                 # The best change leaves -|a| of a label's contribution to the margin.
                 contribution = a * ((y == predicted) * 1.0 - (y == rival))
                 drops = -np.sort(-(contribution + size), axis=1)
-                margin = scores[part, predicted] - scores[part, rival]
-                needed = (np.cumsum(drops, axis=1) < margin[:, None] * (1 - 1e-12)).sum(axis=1) + 1
+                margin = scores[part, predicted] - scores[part, rival] - 4 * rounding
+                needed = (np.cumsum(drops, axis=1) < margin[:, None]).sum(axis=1) + 1
                 survived[part] = np.minimum(survived[part], np.where(margin > 0, needed - 1, -1))
     return np.where(survived < 0, ABSTAIN, prediction), np.maximum(survived, 0)
 

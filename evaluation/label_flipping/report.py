@@ -93,10 +93,15 @@ def text_table(
 ) -> str:  # fmt: skip
     """Accuracy without attack and at config.at, for the screen. shape: of the training features."""
     size, flips = shape[0], round(config.at * shape[0])
-    how = "given" if config.ridge is not None else f"chosen on {choice['held_out']} held-out training images"
+    given = config.ridge is not None
+    how = "given" if given else f"chosen on {choice['held_out']} held-out training images"
+    holds = "ridge and q fixed beforehand" + (
+        "" if given else ": changes of the labels that chose them are not covered"
+    )
     lines = [
         f"{title}: {size:,} training points ({held_out:,} of them held out for choices), {test_points:,} test points",
         f"features {config.features} ({shape[1]}), ridge {choice['ridge']:g} ({how}), q {choice['q']:g} best there",
+        f"certificates hold for {holds}",
         "",
         f"{'classifier':28s}  {'without attack':>14s}  {f'{flips} flips ({config.at:.1%})':>18s}",
         f"{'-' * 28}  {'-' * 14}  {'-' * 18}",

@@ -2,6 +2,7 @@
 
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.optimize import linprog
@@ -209,6 +210,71 @@ def test_greedy_flips_are_the_exact_robustness_of_ridge(classes: int) -> None:
             7,
         )
         assert survived[0] == broken_at - 1
+
+
+def test_ties_up_to_rounding_abstain() -> None:
+    """Votes that cancel exactly on paper, in sums whose rounding leaves a little to one side."""
+    random = np.random.default_rng(0)
+    left_over = 0
+    for _ in range(300):
+        half = np.round(random.uniform(0.01, 1, size=int(random.integers(1, 12))), 2)
+        parts = random.permutation(np.concatenate([half, half[:0]]))
+        alpha = np.concatenate([half, [half.sum()]]) if random.random() < 0.5 else np.concatenate([half, parts])
+        y = (np.arange(len(alpha)) >= len(half)) * 1
+        order = random.permutation(len(alpha))
+        alpha, y = alpha[order][None], y[order]
+        scores = class_scores(alpha, y, 2)[0]
+        left_over += scores[0] != scores[1]
+        assert greedy_flips(alpha, y, 2) == (ABSTAIN, 0)
+    assert left_over > 20
+
+
+@pytest.mark.parametrize(
+    ("q", "classes", "largest"),
+    [(0.05, 2, 10_000), (0.475, 2, 10_000), (1e-3, 2, 3000), (0.125, 5, 2000), (0.375, 3, 2000)],
+)
+def test_thresholds_are_never_above_those_of_exact_arithmetic(q: float, classes: int, largest: int) -> None:
+    """And hardly below: the margin for rounding costs no flips."""
+    checked = {1, 2, 3, 10, 30, 100, 300, 1000, 2000, 3000, 5000, 7000, 10_000}
+    thresholds = itertools.islice(LabelFlips(q, classes)._thresholds(), largest)
+    for flips, threshold in enumerate(thresholds, start=1):
+        if flips in checked:
+            exact = _exact_threshold(flips, q, classes)
+            assert threshold < exact
+            assert threshold == pytest.approx(float(exact), abs=1e-6)
+
+
+def _exact_threshold(flips: int, q: float, classes: int) -> mpmath.mpf:
+    """The log eps at which ``flips`` changed labels hold half of the attacked mass, to 50 digits.
+
+    Two outcomes a label (binomial) or three, whose numbers have the generating function (b + c x + k x^2)^flips. Its
+    coefficients follow one another (by the derivative), exactly, as multiples of a power of 2: q and b are such.
+    """
+    if classes == 2:
+        with mpmath.workdps(50):
+            old = mpmath.mpf(1) - mpmath.mpf(q)
+            clean = [(1 - old) ** flips]
+            for j in range(flips):
+                clean.append(clean[-1] * (flips - j) / (j + 1) * old / (1 - old))
+            return _threshold_of(clean, mpmath.mpf(1))
+    b, c, k = (int(2**20 * p) for p in (q / (classes - 1), q - q / (classes - 1), 1 - q))
+    assert b + c + k == 2**20
+    of = [b**flips]
+    for j in range(2 * flips):
+        of.append((c * (flips - j) * of[j] + (k * (2 * flips - j + 1) * of[j - 1] if j else 0)) // (b * (j + 1)))
+    assert sum(of) == 2 ** (20 * flips)
+    with mpmath.workdps(50):
+        return _threshold_of(of, mpmath.ldexp(1, 20 * flips))
+
+
+def _threshold_of(clean: list, total: mpmath.mpf) -> mpmath.mpf:
+    attacked_mass = eps = 0
+    for of_clean, attacked in zip(clean, clean[::-1], strict=True):
+        if 2 * (attacked_mass + attacked) >= total:
+            part = (total / 2 - attacked_mass) / attacked
+            return mpmath.log((eps + part * of_clean) / total)
+        attacked_mass, eps = attacked_mass + attacked, eps + of_clean
+    raise AssertionError("the attacked mass is less than one half")
 
 
 def _lost(alpha: np.ndarray, y: np.ndarray, changed: tuple, values: tuple, winner: int, classes: int) -> bool:
