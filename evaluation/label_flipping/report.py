@@ -95,9 +95,7 @@ def text_table(
     size, flips = shape[0], round(config.at * shape[0])
     given = config.ridge is not None
     how = "given" if given else f"chosen on {choice['held_out']} held-out training images"
-    holds = "ridge and q fixed beforehand" + (
-        "" if given else ": changes of the labels that chose them are not covered"
-    )
+    holds = "ridge and q fixed beforehand" + ("" if given else ": the labels that chose them count as trusted")
     lines = [
         f"{title}: {size:,} training points ({held_out:,} of them held out for choices), {test_points:,} test points",
         f"features {config.features} ({shape[1]}), ridge {choice['ridge']:g} ({how}), q {choice['q']:g} best there",

@@ -218,8 +218,7 @@ def test_ties_up_to_rounding_abstain() -> None:
     left_over = 0
     for _ in range(300):
         half = np.round(random.uniform(0.01, 1, size=int(random.integers(1, 12))), 2)
-        parts = random.permutation(np.concatenate([half, half[:0]]))
-        alpha = np.concatenate([half, [half.sum()]]) if random.random() < 0.5 else np.concatenate([half, parts])
+        alpha = np.concatenate([half, [half.sum()] if random.random() < 0.5 else random.permutation(half)])
         y = (np.arange(len(alpha)) >= len(half)) * 1
         order = random.permutation(len(alpha))
         alpha, y = alpha[order][None], y[order]
@@ -231,7 +230,7 @@ def test_ties_up_to_rounding_abstain() -> None:
 
 @pytest.mark.parametrize(
     ("q", "classes", "largest"),
-    [(0.05, 2, 10_000), (0.475, 2, 10_000), (1e-3, 2, 3000), (0.125, 5, 2000), (0.375, 3, 2000)],
+    [(0.05, 2, 10_000), (0.475, 2, 3000), (1e-3, 2, 3000), (0.125, 5, 1000), (0.375, 3, 2000)],
 )
 def test_thresholds_are_never_above_those_of_exact_arithmetic(q: float, classes: int, largest: int) -> None:
     """And hardly below: the margin for rounding costs no flips."""
