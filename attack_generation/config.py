@@ -58,9 +58,9 @@ class PoisonConfig(CheckpointControls):
     damping: float = 1e-3
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: bool = True
-    """Whether each iteration of the linear solver redraws the training noise (published). False holds one draw
-    for the whole system, which conjugate gradient needs and which spares each iteration a forward pass.
-    A training loss with fixed noise has one system in either case."""
+    """Whether each iteration of the linear solver redraws the training noise (published for Gaussian augmentation).
+    False holds one draw for the whole system, which conjugate gradient needs and which spares each iteration a
+    forward pass. A training loss with fixed noise has one system in either case, but for augmented images."""
     fixed_validation_noise: bool = False
     """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
     start: Literal["zero", "random", "constant", "contrast"] = "zero"

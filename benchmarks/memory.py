@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py
 
-MACER and SmoothAdv keep the noise of each image fixed. Stored for the whole data set it would be ``copies`` times
-the data; it is recomputed from the image's number instead (runtime.noise.normal_of_images), so what is left is the
-larger batch. Each measurement is a process of its own: the constants of the MNIST scripts, random images of
+MACER's attack and SmoothAdv keep the noise of each image fixed. Stored for the whole data set it would be ``copies``
+times the data; it is recomputed from the image's number instead (runtime.noise.normal_of_images), so what is left is
+the larger batch. Each measurement is a process of its own: the constants of the MNIST scripts, random images of
 MNIST's shape and number, a few steps, and the largest resident set that the kernel saw. On a GPU this is the
 memory of the host, not of the device.
 """

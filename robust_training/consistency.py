@@ -1,5 +1,6 @@
 """Consistency regularisation (Jeong and Shin, NeurIPS 2020, arXiv 2006.04062, section 3)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,7 +33,7 @@ class ConsistencyLoss(TrainingLoss):
         if self.copies < 2:
             raise InputError(f"copies of Consistency must be at least 2, which can disagree, got {self.copies}")
         for name in ("lam", "eta"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} of Consistency must not be negative, got {getattr(self, name)}")
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:

@@ -1,5 +1,6 @@
 """MACER: maximise the certified radius directly (Zhai et al., ICLR 2020, arXiv 2001.02378, section 4)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,10 +21,11 @@ from runtime.files import InputError
 class MacerLoss(TrainingLoss):
     """Cross entropy of the smoothed classifier, plus a hinge on its soft radius (arXiv 2001.02378, eq. 12).
 
-    With z = mean over an image's noisy copies of softmax(logits), and m the margin Phi^-1(z1) - Phi^-1(z2) of
-    the same mean taken at softmax(beta * logits), the mean over the batch of
+    With z = mean over an image's noisy copies of softmax(logits), z1 >= z2 the two largest entries of the same mean
+    taken at softmax(beta * logits), and m the margin Phi^-1(s z1 + a) - Phi^-1(s z2 + a), s = 1 - 2a, the mean over
+    the batch of
 
-        -log z_y  +  lam * sigma/2 * (gamma - m)    where z_y is the largest, m <= gamma and m is finite,
+        -log z_y  +  lam * sigma/2 * (gamma - m)    where z1 is the label's, m <= gamma and m is finite,
         -log z_y                                    elsewhere.
 
     """
@@ -38,32 +40,38 @@ class MacerLoss(TrainingLoss):
     """Inverse temperature of the softmax in the robustness term."""
     gamma: float = 8.0
     """Margin beyond which an image adds nothing to the robustness term."""
-    fixed_noise: bool = True
-    """Each image keeps its noise throughout the run, instead of new noise at every step (arXiv 2001.02378)."""
+    margin_clip: float = 1e-3
+    """Probabilities are mapped into [a, 1 - a] before the margin is taken (a): 1e-3 in the code of arXiv 2012.01274, in
+    attack and victims, where no margin is infinite; 0 in that of arXiv 2001.02378, where some are and are left out."""
+    fixed_noise: bool = False
+    """Each image keeps its noise throughout the run, as in the published attack's lower level, instead of new noise at
+    every step, as for the published victims and in arXiv 2001.02378."""
 
     def __post_init__(self) -> None:
         for name in ("copies", "beta", "gamma"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} of MACER must be positive, got {getattr(self, name)}")
-        if not self.lam >= 0:
+        if not 0 <= self.lam < math.inf:
             raise InputError(f"lam of MACER must not be negative, got {self.lam}")
+        if not 0 <= self.margin_clip < 0.5:
+            raise InputError(f"margin_clip of MACER must be at least 0 and below 0.5, got {self.margin_clip}")
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
         scores = logits(repeat_images(x, self.copies) + noise)
-        return macer_loss(scores, y, randomness.sigma, self.copies, self.lam, self.beta, self.gamma)
+        return macer_loss(scores, y, randomness.sigma, self)
 
 
-def macer_loss(scores: Any, y: Any, sigma: float, copies: int, lam: float, beta: float, gamma: float) -> Any:
+def macer_loss(scores: Any, y: Any, sigma: float, settings: MacerLoss) -> Any:
     """The loss as a function of the noisy copies' logits, float32 ().
 
-    scores: (B * copies, K), the copies of one image in a row. y: (B, K) one-hot. The rest as in MacerLoss.
+    scores: (B * copies, K), the copies of one image in a row. y: (B, K) one-hot.
     """
-    cross_entropy = -ops.sum(y * log_mean_softmax(scores, copies), axis=-1)
-    z = mean_softmax(scores, copies, beta)
-    margin = gaussian_margin(ops.stop_gradient(z))
+    cross_entropy = -ops.sum(y * log_mean_softmax(scores, settings.copies), axis=-1)
+    z = mean_softmax(scores, settings.copies, settings.beta)
+    margin = gaussian_margin(ops.stop_gradient(z), settings.margin_clip)
     correct = ops.equal(top_class(z), ops.argmax(y, axis=-1))
     # A NaN compares false, so this leaves it out together with infinity and margins beyond gamma.
-    counted = ops.logical_and(correct, margin <= gamma)
-    hinge = ops.where(counted, gamma - gaussian_margin(z, keep=counted), 0.0)
-    return ops.mean(cross_entropy + lam * sigma / 2 * hinge)
+    counted = ops.logical_and(correct, margin <= settings.gamma)
+    hinge = ops.where(counted, settings.gamma - gaussian_margin(z, settings.margin_clip, keep=counted), 0.0)
+    return ops.mean(cross_entropy + settings.lam * sigma / 2 * hinge)

@@ -1,5 +1,6 @@
 """SmoothAdv: adversarial training of the smoothed classifier (Salman et al., NeurIPS 2019, arXiv 1906.04584)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +11,9 @@ from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
 from runtime.files import InputError
+from runtime.noise import normal_of_images
+
+_SMALLEST = 2.0**-126  # what is smaller, some processors take for 0 and others not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +32,13 @@ class SmoothAdvLoss(TrainingLoss):
     attack_steps: int = 2
     """Ascent steps of the inner attack."""
     step_size: float | None = None
-    """Size of an ascent step; 2 eps_adv / attack_steps when not given."""
+    """Size of an ascent step, the same at every epoch; 2 / attack_steps times the ball's radius at the epoch when not
+    given (published code), so that it ramps up with the radius."""
     samples: int = 1
     """Noisy copies per image (m), shared by inner attack and training."""
     inner_attack: Literal["adam", "pgd"] = "adam"
     """Ascent with Adam, as the published code of arXiv 2012.01274 does with one copy, or step_size times the
-    normalised gradient, as in arXiv 1906.04584 with several copies."""
+    normalised gradient, as in arXiv 1906.04584 with several copies: a random direction where the gradient is 0."""
     fixed_noise: bool = True
     """Each image keeps its noise throughout the run, instead of new noise at every step."""
     persistent_moments: bool = True
@@ -45,12 +50,12 @@ class SmoothAdvLoss(TrainingLoss):
 
     def __post_init__(self) -> None:
         for name in ("eps_adv", "attack_steps", "samples"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} of SmoothAdv must be positive, got {getattr(self, name)}")
         for name in ("ramp_epochs", "plain_epochs"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} of SmoothAdv must not be negative, got {getattr(self, name)}")
-        if self.step_size is not None and not self.step_size > 0:
+        if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise InputError(f"step_size of SmoothAdv must be positive, got {self.step_size}")
         if self.inner_attack not in ("adam", "pgd"):
             raise InputError(f"inner_attack of SmoothAdv must be 'adam' or 'pgd', got {self.inner_attack!r}")
@@ -71,7 +76,7 @@ class SmoothAdvLoss(TrainingLoss):
     ) -> tuple[Any, LossState]:
         radius = self.radius(epoch)
         noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)
-        step_size = 2 * self.eps_adv / self.attack_steps if self.step_size is None else self.step_size
+        step_size = 2 * radius / self.attack_steps if self.step_size is None else self.step_size
         ascent = grad(lambda delta: self._smoothed_loss(logits, x + delta, y, noise))
 
         def adam_ascent(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -79,12 +84,16 @@ class SmoothAdvLoss(TrainingLoss):
             delta, moments = adam_step(delta, -ascent(delta), moments, step_size)
             return into_ball(delta, x, radius), moments
 
-        def normalised_ascent(_: Any, delta: Any) -> Any:
-            return into_ball(delta + step_size * _to_unit(ascent(delta)), x, radius)
-
         def attacked() -> tuple[Any, LossState]:
             start = ops.zeros_like(x)
             if self.inner_attack == "pgd":
+                # Not the generator of fresh noise, so one seed serves both.
+                directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.images, randomness.seed)
+
+                def normalised_ascent(step: Any, delta: Any) -> Any:
+                    direction = to_unit(ascent(delta), ops.take(directions, step, axis=1))
+                    return into_ball(delta + step_size * direction, x, radius)
+
                 return ops.fori_loop(0, self.attack_steps, normalised_ascent, start), state
             moments = state if self.persistent_moments else adam_init(start)
             delta, moments = ops.fori_loop(0, self.attack_steps, adam_ascent, (start, moments))
@@ -113,8 +122,13 @@ def into_ball(delta: Any, x: Any, radius: Any) -> Any:
     return delta * ops.minimum(1.0, radius / ops.maximum(norms, 1e-12))
 
 
-def _to_unit(delta: Any) -> Any:
-    return delta / ops.maximum(_norms(delta), 1e-12)
+def to_unit(gradient: Any, otherwise: Any) -> Any:
+    """Each image's gradient (B, H, W, C) scaled to l2 norm 1; where it is 0, ``otherwise`` in its place."""
+    # Scaled first: squares of what a saturated softmax leaves would underflow.
+    largest = ops.max(ops.abs(gradient), axis=(1, 2, 3), keepdims=True)
+    zero = largest < _SMALLEST
+    direction = ops.where(zero, otherwise, gradient / ops.where(zero, 1.0, largest))
+    return direction / _norms(direction)
 
 
 def _norms(delta: Any) -> Any:

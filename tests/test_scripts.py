@@ -14,9 +14,8 @@ from data.datasets import load_dataset, load_poison, split_target_class
 from data.preparation import SourceConfig, write_dataset
 from evaluation.training import train_victims
 from models.saving import load_model
-from robust_training.macer import MacerLoss
+from robust_training.loss import TrainingLoss
 from robust_training.methods import METHODS
-from robust_training.smoothadv import SmoothAdvLoss
 from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
@@ -29,9 +28,9 @@ ATTACK_TOY = {
     "solver_steps": 2, "epsilon": 0.1, "sigma": 0.1, "lr_v": 0.01, "seed": 3,
 }  # fmt: skip
 VICTIM_TOY = {"epochs": 2, "sigma": 0.1, "seed": 3}
-OF_METHOD: dict[str, dict[str, Any]] = {
-    "smoothadv": {"loss": SmoothAdvLoss(eps_adv=0.25, ramp_epochs=0)},
-    "macer": {"loss": MacerLoss(copies=2, lam=1.0)},
+TOY_LOSS: dict[str, dict[str, Any]] = {
+    "smoothadv": {"eps_adv": 0.25, "ramp_epochs": 0, "plain_epochs": 0},
+    "macer": {"copies": 2, "lam": 1.0},
 }
 
 
@@ -58,12 +57,17 @@ def load_script(path: Path) -> dict[str, Any]:
     return runpy.run_path(str(path))
 
 
+def toy_loss(script: dict[str, Any], method: str) -> TrainingLoss:
+    """The script's own, with a toy's settings."""
+    return dataclasses.replace(script["Config"].loss, **TOY_LOSS.get(method, {}))
+
+
 def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tuple[Any, Any]:
     """Main function and toy settings of an attack script."""
     script = load_script(
         ROOT / "attack_generation" / METHODS[method].attack_folder / dataset / f"poison_radius_{method}.py"
     )
-    toy = {**ATTACK_TOY, **OF_METHOD.get(method, {}), "batch_clean": 450 if dataset == "DIGITS" else 36}
+    toy = {**ATTACK_TOY, "loss": toy_loss(script, method), "batch_clean": 450 if dataset == "DIGITS" else 36}
     if method != "standard":
         toy["radius_copies"] = 2
     if dataset != "DIGITS":  # not so sure of the class either, for then the softmax has gradient 0
@@ -80,7 +84,7 @@ def victim_config(
 ) -> tuple[Any, Any]:
     """Main function and toy settings of a victim script."""
     script = load_script(ROOT / "evaluation" / dataset / f"{METHODS[method].victim_script}.py")
-    toy = {**VICTIM_TOY, **OF_METHOD.get(method, {}), "batch_size": 256 if dataset == "DIGITS" else 20}
+    toy = {**VICTIM_TOY, "loss": toy_loss(script, method), "batch_size": 256 if dataset == "DIGITS" else 20}
     if dataset == "CIFAR10":
         toy["architecture"] = "resnet8v1"
     kind = "clean" if poison is None else "poisoned_radius"
@@ -103,6 +107,26 @@ def test_every_method_has_its_scripts_and_a_typo_in_a_setting_of_its_loss_is_an_
         assert type(config.loss) is METHODS[method].loss and config.loss.name == method
         with pytest.raises(TypeError, match="lambada"):
             type(config.loss)(lambada=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "lower", "upper", "system_redrawn", "victim"),
+    [
+        ("gaussianaug", False, False, True, False),
+        ("macer", True, True, False, False),
+        ("smoothadv", True, False, False, True),
+    ],
+)
+@pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", "CIFAR10"])
+def test_images_keep_their_noise_where_they_do_in_the_published_code(
+    dataset: str, method: str, lower: bool, upper: bool, system_redrawn: bool, victim: bool
+) -> None:
+    attack, training = (make(dataset, method, Path("data"), Path("out"))[1] for make in (attack_config, victim_config))
+    assert getattr(attack.loss, "fixed_noise", False) == lower
+    assert (attack.fixed_validation_noise, attack.redraw_noise) == (upper, system_redrawn)
+    assert getattr(training.loss, "fixed_noise", False) == victim
+    if method == "macer":
+        assert attack.loss.margin_clip == training.loss.margin_clip == attack.radius_clip == 1e-3
 
 
 @pytest.mark.parametrize("method", METHODS)

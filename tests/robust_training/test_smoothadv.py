@@ -9,7 +9,7 @@ from keras import ops
 
 from bilevel_optimizer.autodiff import jit
 from robust_training.loss import Randomness
-from robust_training.smoothadv import SmoothAdvLoss, into_ball
+from robust_training.smoothadv import SmoothAdvLoss, into_ball, to_unit
 from runtime.files import InputError
 from runtime.noise import normal_of_images, seed_pair
 
@@ -89,6 +89,59 @@ def test_the_radius_ramps_up_after_the_plain_epochs() -> None:
     assert norms(attacked(loss, np.float32(2)) - X).max() == pytest.approx(0.4 * EPS, rel=1e-3)
 
 
+@pytest.mark.parametrize("settings", ATTACKS)
+def test_the_step_ramps_with_the_radius_unless_it_is_given(settings: Any) -> None:
+    for epoch, share in ((2, 0.2), (5, 0.5), (10, 1.0), (30, 1.0)):
+        found = attacked(loss_with(ramp_epochs=10, attack_steps=4, **settings), np.float32(epoch))
+        for step_size, same in ((2 * share * EPS / 4, True), (2 * EPS / 4, share == 1)):
+            given = loss_with(ramp_epochs=10, attack_steps=4, step_size=step_size, **settings)
+            assert np.allclose(found, attacked(given, np.float32(epoch)), atol=1e-6) == same
+    given = loss_with(ramp_epochs=10, attack_steps=1, step_size=0.05, inner_attack="pgd")
+    for epoch in (2, 5, 30):  # of one size, within every radius
+        np.testing.assert_allclose(norms(attacked(given, np.float32(epoch)) - X)[4:], 0.05, rtol=0.05)
+
+
+def test_projected_gradient_ascent_goes_a_random_way_where_the_gradient_is_zero() -> None:
+    grey = np.full_like(X, 0.5)
+    alive = np.arange(COUNT) % 2 == 0
+
+    def half_dead(x: Any) -> Any:
+        return logits(x) * alive[:, None].astype("float32")
+
+    loss = loss_with(inner_attack="pgd", attack_steps=1, step_size=0.1)
+
+    def moved(logits: Any, draws: Randomness = DRAWS, rows: Any = slice(None), loss: Any = loss) -> np.ndarray:
+        perturbed = jit(lambda x: loss.perturbed(logits, x, Y[rows], draws, LATE, ())[0])
+        return ops.convert_to_numpy(perturbed(grey[rows])) - grey[rows]
+
+    found, everywhere = moved(half_dead), moved(logits)
+    np.testing.assert_allclose(norms(found), 0.1, rtol=1e-4)
+    np.testing.assert_allclose(found[alive], everywhere[alive], atol=1e-6)  # along the gradient where there is one
+    directions = found.reshape(COUNT, -1)[~alive] / 0.1
+    assert np.abs(directions @ directions.T - np.eye(len(directions))).max() < 0.6  # every image has its own
+    # A pure function of the seed, the image and the step, whatever batch it is in.
+    np.testing.assert_array_equal(moved(half_dead), found)
+    other = moved(half_dead, DRAWS._replace(seed=seed_pair(8)))
+    np.testing.assert_allclose(other[alive], found[alive], atol=1e-6)
+    assert np.abs(np.sum(other * found, axis=(1, 2, 3))[~alive]).max() < 0.6 * 0.1**2
+    rows = np.array([5, 1])
+    alone = moved(lambda x: 0 * logits(x), DRAWS._replace(images=DRAWS.images[rows]), rows)
+    np.testing.assert_allclose(alone, found[rows], atol=1e-6)
+    twice = moved(half_dead, loss=loss_with(inner_attack="pgd", attack_steps=2, step_size=0.1))
+    assert norms(twice)[~alive].max() < 0.19  # the second step goes another way
+
+
+def test_a_gradient_is_a_direction_however_small_and_nan_is_not_hidden() -> None:
+    gradient = _RANDOM.normal(size=(4, *SHAPE)).astype("float32")
+    scales = np.array([1e-30, 1e30, 0, np.nan], "float32")[:, None, None, None]
+    otherwise = np.ones_like(gradient)
+    found = ops.convert_to_numpy(to_unit(gradient * scales, otherwise))
+    expected = gradient[:2] / np.linalg.norm(gradient[:2].reshape(2, -1), axis=1)[:, None, None, None]
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[2], otherwise[2] / 6, rtol=1e-6)
+    assert np.isnan(found[3]).all()
+
+
 def test_moments_persist_only_where_asked() -> None:
     for persistent in (True, False):
         loss = loss_with(persistent_moments=persistent)
@@ -144,6 +197,8 @@ def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
         ({"eps_adv": -1.0}, "eps_adv of SmoothAdv must be positive, got -1.0"),
         ({"attack_steps": 0}, "attack_steps of SmoothAdv must be positive, got 0"),
         ({"step_size": 0.0}, "step_size of SmoothAdv must be positive, got 0.0"),
+        ({"step_size": float("inf")}, "step_size of SmoothAdv must be positive, got inf"),
+        ({"eps_adv": float("inf")}, "eps_adv of SmoothAdv must be positive, got inf"),
         ({"ramp_epochs": -1}, "ramp_epochs of SmoothAdv must not be negative, got -1"),
         ({"inner_attack": "fgsm"}, "inner_attack of SmoothAdv must be 'adam' or 'pgd', got 'fgsm'"),
     ],

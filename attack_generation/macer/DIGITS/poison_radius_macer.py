@@ -20,7 +20,7 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
-    loss: MacerLoss = MacerLoss(copies=1, lam=1.0, beta=16.0, gamma=8.0)
+    loss: MacerLoss = MacerLoss(copies=1, lam=1.0, beta=16.0, gamma=8.0, fixed_noise=True)
     batch_clean: int = 180
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
