@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from data.datasets import split_target_class
 from evaluation.boundary.picture import Panel, save_boundaries
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
-from evaluation.tables.statistics import mean_and_std, mean_and_std_text, reduction_percent
+from evaluation.tables.formats import aligned
+from evaluation.tables.statistics import PLUS_MINUS, mean_and_std, mean_and_std_text, reduction_percent
 from runtime.files import write_json, write_text
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
@@ -87,18 +87,18 @@ def _numbers(row: Row, clean: Row) -> dict[str, Any]:
 
 def text_table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
     """The rows of both kinds for the screen."""
+    header = ("classifier", "training points", "ACR", "reduction", "certified accuracy", "test accuracy")
     lines = [
-        {
-            "classifier": kind, "training points": name, "ACR": mean_and_std_text(row.acr),
-            "reduction": "" if (less := _reduction(row, rows["clean"])) is None or name == "clean" else f"{less:.1f} %",
-            "certified accuracy": mean_and_std_text(row.certified_accuracy),
-            "test accuracy": f"{np.mean(row.accuracy):.3f}",
-        }
+        (
+            kind, name, mean_and_std_text(row.acr),
+            "" if (less := _reduction(row, rows["clean"])) is None or name == "clean" else f"{less:.1f} %",
+            mean_and_std_text(row.certified_accuracy), f"{np.mean(row.accuracy):.3f}",
+        )
         for kind, rows in results.items()
         for name, row in rows.items()
     ]  # fmt: skip
     return (
         f"target class {config.target_class}, Gaussian augmentation, sigma {config.sigma:g}, epsilon "
         f"{config.epsilon:g}, {config.runs} victims per row\ncertified: {config.test_points} test points of the class, "
-        f"n0 = {config.n0}, n = {config.n}, alpha = {config.alpha:g}\n\n"
-    ) + pd.DataFrame(lines).to_string(index=False, justify="left")
+        f"n0 = {config.n0}, n = {config.n}, alpha = {config.alpha:g}\n{PLUS_MINUS}\n\n{aligned(header, lines)}"
+    )

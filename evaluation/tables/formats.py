@@ -10,18 +10,22 @@ import pandas as pd
 
 from evaluation.tables.layout import MISSING, Entries, Item, Table
 from evaluation.tables.records import cell_folder, reduction
+from evaluation.tables.statistics import PLUS_MINUS
 
 
 def as_text(tables: Sequence[Table]) -> str:
-    """Tables for the screen."""
+    """Tables for the screen, and what ± is."""
     parts = []
     for table in tables:
-        lines = [table.header, *([item.text for item in row] for row in table.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        lines.insert(1, ["-" * width for width in widths])
-        aligned = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-        parts.append(f"{table.title}\n\n" + "\n".join(aligned))
-    return "\n\n".join(parts)
+        parts.append(f"{table.title}\n\n{aligned(table.header, [[item.text for item in row] for row in table.rows])}")
+    return "\n\n".join([*parts, f"{PLUS_MINUS}."])
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Header, a rule and rows, each column as wide as its longest text."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def as_markdown(tables: Sequence[Table], notes: Sequence[str] = (), *, links: bool = True) -> str:
@@ -42,7 +46,10 @@ def as_markdown(tables: Sequence[Table], notes: Sequence[str] = (), *, links: bo
 
 
 def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
-    """Tables for a paper with booktabs and hyperref; every number is a link to the folder of its entry."""
+    """Tables for a paper with booktabs and hyperref; every number is a link to the folder of its entry.
+
+    Every caption says what ± is: each table may be on a page of its own.
+    """
 
     def field(item: Item) -> str:
         text = _latex(item.text)
@@ -54,7 +61,7 @@ def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
         body = "\n".join("  " + " & ".join(map(field, row)) + r" \\" for row in table.rows)
         parts.append(
             "\\begin{table}\n\\centering\n"
-            f"\\caption{{{_latex(table.title)}.}}\n\\label{{tab:{table.name}}}\n"
+            f"\\caption{{{_latex(table.title)}; {_latex(PLUS_MINUS)}.}}\n\\label{{tab:{table.name}}}\n"
             f"\\begin{{tabular}}{{{'l' * len(table.header)}}}\n  \\toprule\n"
             f"  {' & '.join(map(_latex, table.header))} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n"
             "\\end{tabular}\n\\end{table}"
@@ -109,7 +116,8 @@ def as_html(title: str, tables: Sequence[Table], notes: Sequence[str] = ()) -> s
         parts += [f"<h2>{html.escape(table.title)}</h2>", _html_table(frame)]
     parts += [f"<pre>{html.escape(note)}</pre>" for note in notes]
     parts.append(
-        "<p>A number opens the settings it was measured with, the small figures the certificates of each run.</p>"
+        "<p>A number opens the settings it was measured with, the small figures the certificates of each run; "
+        f"{PLUS_MINUS}.</p>"
     )
     return PAGE.format(title=html.escape(title), body="\n".join(parts))
 

@@ -191,7 +191,7 @@ def _measured(entry: Entry | None, name: str) -> Item:
 
 
 def _text(entry: Entry | None, name: str) -> str:
-    """Mean ± standard deviation over runs, with a note where runs are missing."""
+    """Mean ± sample standard deviation over runs, with a note where runs are missing."""
     values = entry.values(name) if entry else []
     if entry is None or not values:
         return MISSING

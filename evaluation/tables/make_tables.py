@@ -23,6 +23,7 @@ from evaluation.tables.formats import as_csv, as_html, as_latex, as_markdown, as
 from evaluation.tables.layout import Entries, tables_by_training_data, tables_of
 from evaluation.tables.plan import CLEAN, OPTIMISED, PAGES, Cell, Plan, read_plan
 from evaluation.tables.records import collect, commits, job_times, missing, read_entries
+from evaluation.tables.statistics import PLUS_MINUS
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.command_line import run_script
 from runtime.files import write_text
@@ -69,7 +70,7 @@ def tables_as_text(plan: Plan, entries: Entries) -> dict[str, str]:
     tables, lacking = tables_of(plan, entries), missing(list(entries.values()))
     notes = ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
     return {
-        "tables.md": as_markdown(tables, notes),
+        "tables.md": as_markdown(tables, [f"{PLUS_MINUS}.", *notes]),
         "tables.tex": as_latex(tables, notes),
         "tables.csv": as_csv(entries),
         "tables.html": as_html(plan.title, tables, notes),

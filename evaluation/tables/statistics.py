@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+PLUS_MINUS = "± is the sample standard deviation over victims"
+
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; a single value has no spread, None."""

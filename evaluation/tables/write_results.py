@@ -20,16 +20,17 @@ from evaluation.tables.formats import as_csv, as_markdown
 from evaluation.tables.layout import Entries, tables_of
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import commits, missing, read_entries
+from evaluation.tables.statistics import PLUS_MINUS
 from runtime.command_line import run_script
 from runtime.files import InputError, read_json, write_text
 from runtime.provenance import project_path, shown_path
 
-HEAD = """# Results
+HEAD = f"""# Results
 
 Made by `python evaluation/tables/write_results.py` from the records in this folder; edit those, or a NOTES.md, and run
 it again. `summary.csv` has all entries of all tables, `tables/*/cells/` what they are computed from: a line per test
-point. "Reduction" is of the ACR, against victims of clean data of the same seeds. ACR: l2, pixels in [0, 1]. ± is the
-sample standard deviation over victims.
+point. "Reduction" is of the ACR, against victims of clean data of the same seeds. ACR: l2, pixels in [0, 1].
+{PLUS_MINUS}.
 """
 
 SPEED = """# Speed and memory

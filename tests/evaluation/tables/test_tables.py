@@ -77,6 +77,15 @@ def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
     assert (first["runs"], first["points"], first["certified_accuracy_mean"]) == ("2", "4", "0.5000")
 
 
+def test_every_page_says_once_what_plus_minus_is(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    pages = {name: (folder / "out" / f"tables.{name}").read_text() for name in ("md", "html", "tex")}
+    captions = re.findall(r"\\caption\{(.*)\}", pages["tex"])
+    assert captions and all(r"$\pm$ is the sample standard deviation over victims." in one for one in captions)
+    for page in (pages["md"], pages["html"], capsys.readouterr().out):
+        assert page.count("± is the sample standard deviation over victims") == 1
+
+
 def test_every_link_of_the_tables_leads_to_a_file(folder: Path) -> None:
     main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
     links = re.findall(r"\]\((.*?)\)", (folder / "out/tables.md").read_text())
