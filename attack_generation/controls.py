@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from data.datasets import check_poison, load_dataset, poison_paths, split_target_class
-from runtime.files import InputError, array_sha256, save_array
+from runtime.files import InputError, array_sha256, load_array, save_array
 from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
 from runtime.noise import Stream
 from runtime.provenance import shown_path
@@ -64,11 +64,24 @@ def write_control_poison(config: ControlConfig) -> Path:
     target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train")}
-    run = LongRun(x_path, identity(config, **hashes), config, x_path.with_suffix(""), Stop(config.max_minutes))
-    if not run.is_finished():
-        poison = starting_poison(config.kind, target.x_target, config.epsilon, config.seed)
-        check_poison(poison, target.x_target, config.epsilon, x_path)
-        save_array(y_path, target.y_target)
-        run.finish(lambda path: save_array(path, poison), config)
-        print(f"{shown_path(x_path)}: {len(poison)} images, written")
+    with LongRun(
+        x_path, identity(config, **hashes), config, x_path.with_suffix(""), Stop(config.max_minutes), more=(y_path,)
+    ) as run:
+        finished = run.is_finished()
+        save_labels(y_path, target.y_target)
+        if not finished:
+            poison = starting_poison(config.kind, target.x_target, config.epsilon, config.seed)
+            check_poison(poison, target.x_target, config.epsilon, x_path)
+            run.finish(lambda path: save_array(path, poison), config)
+            print(f"{shown_path(x_path)}: {len(poison)} images, written")
     return x_path
+
+
+def save_labels(path: Path, y: np.ndarray) -> None:
+    """Write a poison's labels, one-hot (N, K), where they are not there whole: a kill may have come before them."""
+    try:
+        if np.array_equal(load_array(path), y):
+            return
+    except InputError:
+        pass  # missing or damaged
+    save_array(path, y)

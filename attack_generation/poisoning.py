@@ -7,9 +7,10 @@ import numpy as np
 
 from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
+from attack_generation.controls import save_labels
 from attack_generation.figures import save_image_grid
-from data.datasets import load_dataset, poison_paths
-from runtime.files import array_sha256, save_array
+from data.datasets import Dataset, load_dataset, poison_paths, split_target_class
+from runtime.files import array_sha256, load_array, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
@@ -19,7 +20,8 @@ def poison_radius(config: PoisonConfig) -> Path:
     """Make poison against ``config.loss``, or continue a run that was stopped; returns the poison's path.
 
     Writes X_poisoned_radius_<method>_<sigma>_<class>.npy, its labels and its record to out_dir (data_dir when not
-    given), and checkpoint, TensorBoard scalars and a picture to run_dir (runs/<dataset>/<poison name>).
+    given), and checkpoint, TensorBoard scalars and a picture to run_dir (runs/<dataset>/<poison name>). Labels and
+    picture of a finished poison are made again where they are missing.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop, FloatingPointError when a quantity
     becomes NaN or infinite.
@@ -29,33 +31,45 @@ def poison_radius(config: PoisonConfig) -> Path:
     method = config.loss.name
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
-    with Stop(config.max_minutes) as stop:
-        hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_val", "y_val")}
-        run = LongRun(x_path, identity(config, method=method, **hashes), config, run_dir, stop)
-        if run.is_finished():
+    picture = run_dir / "poison.png"
+    target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
+    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_val", "y_val")}
+    of_run = identity(config, method=method, **hashes)
+    with (
+        Stop(config.max_minutes) as stop,
+        LongRun(x_path, of_run, config, run_dir, stop, more=(y_path, picture)) as run,
+    ):
+        finished = run.is_finished()
+        poison = load_array(x_path) if finished else _make(config, dataset, run)
+        save_labels(y_path, target.y_target)
+        if not (finished and picture.is_file()):
+            save_image_grid(picture, target.x_target, poison, config.epsilon)
+        if finished:
             return x_path
-        attack = Attack(config, dataset)
-
-        def step(state: AttackState, number: int) -> tuple[AttackState, dict[str, Any]]:
-            state, metrics = attack.outer_step(state, number)
-            return state, metrics._asdict()
-
-        def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
-            if epochs % config.reinitialise_every == 0:
-                path = run_dir / f"poison_after_epoch_{epochs}.npy"
-                save_array(path, attack.poison(state, path))
-            return attack.evaluate(state)
-
-        state = run.advance(
-            attack.initial_state(), step, attack.total_steps,
-            unit="outer step", epoch=attack.steps_per_epoch, at_epoch_end=at_epoch_end, look_every=1,
-        )  # fmt: skip
-    poison = attack.poison(state, x_path)
-    save_array(y_path, attack.y_target)
-    save_image_grid(run_dir / "poison.png", attack.x_target, poison, config.epsilon)
-    run.finish(lambda path: save_array(path, poison), config)
-    distortion = np.abs(poison - attack.x_target)
+        run.finish(lambda path: save_array(path, poison), config)
+    distortion = np.abs(poison - target.x_target)
     print(
         f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}"
     )
     return x_path
+
+
+def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> np.ndarray:
+    """The poison, float32 (N, H, W, C), from where an earlier run stopped."""
+    attack = Attack(config, dataset)
+
+    def step(state: AttackState, number: int) -> tuple[AttackState, dict[str, Any]]:
+        state, metrics = attack.outer_step(state, number)
+        return state, metrics._asdict()
+
+    def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
+        if epochs % config.reinitialise_every == 0:
+            path = run.run_dir / f"poison_after_epoch_{epochs}.npy"
+            save_array(path, attack.poison(state, path))
+        return attack.evaluate(state)
+
+    state = run.advance(
+        attack.initial_state(), step, attack.total_steps,
+        unit="outer step", epoch=attack.steps_per_epoch, at_epoch_end=at_epoch_end, look_every=1,
+    )  # fmt: skip
+    return attack.poison(state, run.artifact)

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array
-from runtime.files import InputError, file_sha256, load_archive, save_array, write_json
+from runtime.files import InputError, file_sha256, load_archive, require_no_folder, save_array, write_json
+from runtime.lock import Lock
 from runtime.provenance import provenance, shown_path
 
 NUM_CLASSES = 10
@@ -116,7 +117,7 @@ def write_dataset(
     The manifest comes last: a preparation that is cut short leaves no manifest, or an older one whose
     hashes do not fit, and the loader says so.
 
-    Raises InputError where a split lacks a class or the folder cannot be written.
+    Raises InputError where a split lacks a class, another run writes the folder or it cannot be written.
     """
     for split in SPLITS:
         missing = np.setdiff1d(np.arange(NUM_CLASSES), splits[split][1])
@@ -125,20 +126,23 @@ def write_dataset(
                 f"{source['file']}: the {split} split has no image of class {missing[0]}; "
                 "use a larger source or another --validation"
             )
-    arrays = {}
-    for split in SPLITS:
-        x, y = splits[split]
-        # One split at a time: all of CIFAR10 as floats takes 740 MB.
-        for path, array in (
-            (out_dir / f"X_{split}.npy", as_unit_floats(x)),
-            (out_dir / f"Y_{split}.npy", np.eye(NUM_CLASSES, dtype=np.float32)[y]),
-        ):
-            save_array(path, array)
-            arrays[path.name] = describe_array(array)
-            print(f"{path.name:<12} {array.dtype} {array.shape}")
-    name = Path(out_dir).resolve().name
-    manifest = {"dataset": name, "label": label or name, "source": source, "seed": seed, "arrays": arrays}
-    write_json(out_dir / MANIFEST, {**manifest, "provenance": provenance(config)})
+    manifest_path = out_dir / MANIFEST
+    require_no_folder(manifest_path, *(out_dir / f"{letter}_{split}.npy" for split in SPLITS for letter in "XY"))
+    with Lock(manifest_path):
+        arrays = {}
+        for split in SPLITS:
+            x, y = splits[split]
+            # One split at a time: all of CIFAR10 as floats takes 740 MB.
+            for path, array in (
+                (out_dir / f"X_{split}.npy", as_unit_floats(x)),
+                (out_dir / f"Y_{split}.npy", np.eye(NUM_CLASSES, dtype=np.float32)[y]),
+            ):
+                save_array(path, array)
+                arrays[path.name] = describe_array(array)
+                print(f"{path.name:<12} {array.dtype} {array.shape}")
+        name = Path(out_dir).resolve().name
+        manifest = {"dataset": name, "label": label or name, "source": source, "seed": seed, "arrays": arrays}
+        write_json(manifest_path, {**manifest, "provenance": provenance(config)})
     print(f"{label or name}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
 
 

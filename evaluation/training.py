@@ -107,20 +107,21 @@ def train_victims(config: TrainingConfig) -> list[Path]:
 def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
     """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept."""
     run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train")}
-    run = LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop)
-    if run.is_finished():
-        return path
-    training = Training(config, dataset)
+    # The test set too: the accuracies in the record are measured on it.
+    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
+    with LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop) as run:
+        if run.is_finished():
+            return path
+        training = Training(config, dataset)
 
-    def step(state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
-        state, loss = training.step(state, number)
-        return state, {"training_loss": loss}
+        def step(state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
+            state, loss = training.step(state, number)
+            return state, {"training_loss": loss}
 
-    state = run.advance(training.initial_state(), step, training.total_steps, epoch=training.steps_per_epoch)
-    accuracies = training.evaluate(state)
-    model = training.model.assign(state.weights, state.statistics)
-    run.finish(lambda path: save_model(model, path), config, **accuracies)
+        state = run.advance(training.initial_state(), step, training.total_steps, epoch=training.steps_per_epoch)
+        accuracies = training.evaluate(state)
+        model = training.model.assign(state.weights, state.statistics)
+        run.finish(lambda path: save_model(model, path), config, **accuracies)
     print(
         f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
         f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"

@@ -1,15 +1,20 @@
 """Certificates of points as a file: a line per point in the columns of Cohen et al.'s code, separated by tabs."""
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
-from runtime.files import InputError, write_text
+from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling
+from runtime.files import InputError, file_sha256, read_json, write_text
+from runtime.long_run import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+HEADER = "\t".join(COLUMNS)
 RADIUS_DIGITS = 6
 
 
@@ -50,7 +55,8 @@ def read_points(path: Path) -> list[Point]:
     """The points in a certification file, of this project or of another program.
 
     The columns label, predict and radius are found by name in the first line; predict is -1 where the certificate
-    abstains. Raises InputError where the file is missing, damaged, or has a radius that is negative or not finite.
+    abstains. Raises InputError where the file is missing, damaged, holds a point twice, or has a radius that is
+    negative or not finite.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
@@ -59,26 +65,112 @@ def read_points(path: Path) -> list[Point]:
         raise InputError(f"{path}: no such file; certify the model first or mend the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a certification file ({error})") from error
-    points = []
+    points: list[Point] = []
+    seen: set[int] = set()
     for number, row in enumerate(rows, start=2):
         try:
             label, predict, radius = int(row["label"]), int(row["predict"]), float(row["radius"])
             index, spent = int(row.get("idx", number - 2)), row.get("time", "0:00:00")
             point = Point(index, label, predict, row["radius"], int(predict == label), spent)
-            _ = point.seconds
+            if not 0 <= point.seconds < np.inf:
+                raise ValueError(spent)
         except KeyError as error:
             raise InputError(f"{path}: has no column {error}; label, predict and radius are needed") from error
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: line {number} is damaged; certify again") from error
         if not (np.isfinite(radius) and radius >= 0):
             raise InputError(f"{path}: line {number} has the radius {radius}, which certifies nothing; mend it")
+        if index in seen:
+            raise InputError(f"{path}: line {number} has the point {index} once more; certify again")
+        seen.add(index)
         points.append(point)
     return points
 
 
+def read_own_points(
+    path: Path,
+    settings: Mapping[str, Any],
+    indices: Sequence[int],
+    truth: np.ndarray | None = None,
+    num_classes: int = 0,
+) -> list[Point]:
+    """The points in a file of this project, each one that its run can have written.
+
+    settings: of the run. indices: its test points, of which the file holds the first ones, or all. truth: class of
+    every test point, int (N,), and the number of classes, where the data are at hand.
+    Raises InputError naming the first line where columns, order or form are others, the label is not the data's, the
+    class is none, ``correct`` is wrong, or the radius is above what the votes can show.
+    That a radius was changed to another possible one cannot be seen here, but once all points are there: the summary
+    holds the file's hash, see ``is_summarised``.
+    """
+    points = read_points(path)
+    ceiling = radius_ceiling(settings["sigma"], settings["n"], settings["alpha"])
+    lines = Path(path).read_bytes().decode().split("\n")  # as they are: reading as text takes other line ends too
+    if lines[0] != HEADER or lines[-1] or len(lines) != len(points) + 2:
+        raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
+    for number, (point, line) in enumerate(zip(points, lines[1:], strict=False), start=2):
+        is_next = number - 2 < len(indices) and point.idx == indices[number - 2]
+        label = settings["target_class"] if truth is None else int(truth[point.idx]) if is_next else None
+        wrong = {
+            "form": line != point.line,
+            "point": not is_next,
+            "label": label not in ("all", point.label) or point.label < 0,
+            "class": point.predict < ABSTAIN or (num_classes and point.predict >= num_classes),
+            "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius)
+            # Where the bound was computed by another version of SciPy, its last bits may differ.
+            or float(point.radius) > (ceiling * (1 + 1e-9) if point.predict != ABSTAIN else 0),
+        }
+        for what, is_wrong in wrong.items():
+            if is_wrong:
+                raise InputError(
+                    f"{path}: line {number} has a {what} that its run cannot have written; delete the file and "
+                    "certify again"
+                )
+    return points
+
+
+class _Settings(msgspec.Struct):
+    dataset: str
+    split: str
+    target_class: int | Literal["all"]
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    n0: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+    n: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    sigma: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+    precision: str
+    shard: str | None
+    model_sha256: str
+
+
+class _Record(msgspec.Struct):
+    settings: _Settings
+    points: list[int]
+    provenance: dict[str, Any]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record beside certificates: 'settings' of the run, its test 'points', 'provenance'.
+
+    Raises InputError where it is missing, of another form, or holds a value that no run has.
+    """
+    file = settings_path(path)
+    record = read_json(file)
+    try:
+        msgspec.convert(record, _Record)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{file}: not a record of certificates ({error}); certify again") from error
+    return record
+
+
+def as_text(points: Sequence[Point]) -> str:
+    """A whole file."""
+    return "\n".join([HEADER, *(point.line for point in points)]) + "\n"
+
+
 def write_points(path: Path, points: Sequence[Point]) -> None:
     """Write a whole file, over what is there."""
-    write_text(path, "\n".join(["\t".join(COLUMNS), *(point.line for point in points)]) + "\n")
+    write_text(path, as_text(points))
 
 
 def radii(points: Sequence[Point]) -> np.ndarray:
@@ -95,3 +187,19 @@ def certified_curve(radii: np.ndarray) -> dict[str, list[float]]:
 def summary_path(path: Path) -> Path:
     """The file that appears beside certificates when they are whole."""
     return Path(path).with_suffix(".summary.json")
+
+
+def is_summarised(path: Path) -> bool:
+    """Whether the summary beside certificates is there and of this very file: then they are whole and unchanged."""
+    return summary_path(path).is_file() and Path(path).is_file() and _hash_in_summary(path) == file_sha256(path)
+
+
+def require_unchanged(path: Path) -> None:
+    """Raise InputError where whole certificates differ from those that the summary beside them was made of."""
+    if summary_path(path).is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
+        raise InputError(f"{path}: changed since {summary_path(path).name} was made; delete both and certify again")
+
+
+def _hash_in_summary(path: Path) -> str | None:
+    summary = read_json(summary_path(path))
+    return summary.get("tsv_sha256") if isinstance(summary, dict) else None

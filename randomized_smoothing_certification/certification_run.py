@@ -5,6 +5,7 @@ class, n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of t
 """
 
 import datetime
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ import numpy as np
 from data.datasets import labels, load_dataset
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.certificate_file import (
-    COLUMNS,
+    HEADER,
     RADIUS_DIGITS,
     Point,
-    read_points,
+    as_text,
+    read_own_points,
+    read_record,
+    require_unchanged,
     summary_path,
     write_points,
 )
@@ -35,7 +39,8 @@ from randomized_smoothing_certification.core import (
 )
 from randomized_smoothing_certification.grid_noise import grid_of
 from runtime.checkpoints import require_same_settings
-from runtime.files import InputError, array_sha256, file_sha256, read_json, write_json
+from runtime.files import InputError, array_sha256, file_sha256, read_json, remove, require_no_folder, write_json
+from runtime.lock import Lock
 from runtime.long_run import LineByLine, RunControls, identity, require_not_negative, settings_path
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import provenance
@@ -81,10 +86,11 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     """Certify the configured test points, continuing an earlier run's file; returns the summary.
 
     Writes ``config.out`` (a row as each point is done), its .settings.json and its .summary.json, and prints
-    the summary.
+    the summary. Nothing is written before the first point is certified.
 
-    Raises InputError for bad settings, missing files, or an ``out`` made with other settings; StoppedEarly
-    when SIGTERM, Ctrl-C or max_minutes ended the run, its rows kept.
+    Raises InputError for bad settings, missing files, an ``out`` made with other settings, with rows that this run
+    cannot have written, or that another run is writing; StoppedEarly when SIGTERM, Ctrl-C or max_minutes ended the
+    run, its rows kept.
     """
     require_vote_settings(config.n0, config.n, config.alpha)
     require_not_negative(config, "seed")
@@ -107,16 +113,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             test_sha256=array_sha256(dataset.x_test) + array_sha256(dataset.y_test),
         )  # fmt: skip
         record: dict[str, Any] = {"settings": what, "points": points.tolist(), "provenance": provenance(config)}
-        _warn_of_another_sigma(config)
-        run = LineByLine(config.out, "\t".join(COLUMNS), record, config, stop)
-        done = run.resume()
-        if [point.idx for point in read_points(config.out)] != record["points"][:done]:
-            raise InputError(f"{config.out}: its rows are not the first points of this run; choose another output")
-        if done:
-            print(f"{config.out}: continuing after {done} of {len(points)} points")
-        else:
-            summary_path(config.out).unlink(missing_ok=True)  # of an earlier run whose rows are gone
-
+        _check_training_record(config, what["model_sha256"])
         votes: Any = {"n0": config.n0, "n": config.n, "alpha": config.alpha, "seed": config.seed}
 
         def certified(index: int) -> str:
@@ -126,8 +123,17 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             label, size = int(truth[index]), round_down(radius, RADIUS_DIGITS)
             return Point(index, label, prediction, size, int(prediction == label), str(spent)).line
 
-        run.advance(record["points"][done:], certified, unit="point")
-    return finish(config.out)
+        def rows() -> list[Point]:
+            return read_own_points(config.out, what, record["points"], truth, dataset.num_classes)
+
+        with LineByLine(config.out, HEADER, record, config, stop, summary_path(config.out)) as run:
+            if done := run.resume():
+                rows()
+                print(f"{config.out}: continuing after {done} of {len(points)} points")
+            if done == len(points):
+                require_unchanged(config.out)
+            run.advance(record["points"][done:], certified, unit="point")
+            return _finish(config.out, _summary(rows(), read_record(config.out)))
 
 
 def draw_points(
@@ -152,10 +158,14 @@ def draw_points(
     return np.sort(np.concatenate(drawn))
 
 
-def finish(out: Path) -> dict[str, Any]:
-    """Summarise a complete result file: write .summary.json beside it, print it, and return it."""
-    record = read_json(settings_path(out))
-    summary = {**summarise(read_points(out), record["settings"]), "provenance": record["provenance"]}
+def _summary(points: Sequence[Point], record: dict[str, Any]) -> dict[str, Any]:
+    """Of whole certificates, with the hash of their file."""
+    digest = hashlib.sha256(as_text(points).encode()).hexdigest()
+    return {**summarise(points, record["settings"]), "tsv_sha256": digest, "provenance": record["provenance"]}
+
+
+def _finish(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write .summary.json beside a whole result file, print it, and return it."""
     write_json(summary_path(out), summary)
     print(describe(summary))
     return summary
@@ -164,12 +174,34 @@ def finish(out: Path) -> dict[str, Any]:
 def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     """Join the result files of all shards of one run into the file of the whole run; returns the summary.
 
-    Raises InputError when the shards differ in any other setting, overlap, are incomplete, or one is missing.
+    All is read and checked before anything is written, so that a merge that was killed is done again by the same
+    command.
+
+    Raises InputError when the shards differ in any other setting, overlap, are incomplete, one is missing or holds
+    rows that its run cannot have written, when ``out`` holds something else, or another run is writing it.
     """
     _check_out(out)
-    if out in shards:
+    if out.resolve() in [path.resolve() for path in shards]:
         raise InputError(f"{out}: is one of the shards; choose another output")
-    records = [read_json(settings_path(path)) for path in shards]
+    points, record = _joined(shards)
+    summary = _summary(points, record)
+    require_no_folder(out, settings_path(out), summary_path(out))
+    with Lock(out):
+        if out.exists():
+            if not settings_path(out).exists():
+                raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")
+            require_same_settings(out, read_record(out)["settings"], record["settings"])
+            if out.read_bytes() != as_text(points).encode():
+                raise InputError(f"{out}: exists with other rows; choose another output")
+        remove(summary_path(out))
+        write_json(settings_path(out), record)
+        write_points(out, points)
+        return _finish(out, summary)
+
+
+def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
+    """Points and record of the whole run."""
+    records = [read_record(path) for path in shards]
     parts = [_parse_shard(record["settings"]["shard"]) for record in records]
     total = parts[0][1]
     points: list[Point] = []
@@ -182,31 +214,42 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
             raise InputError(f"{path}: is shard {part}/{of}, as is another file; name every shard once")
         whole, first = ({**one["settings"], "shard": None} for one in (record, records[0]))
         require_same_settings(path, whole, first)
-        points_of_shard = read_points(path)
-        if [point.idx for point in points_of_shard] != record["points"]:
+        points_of_shard = read_own_points(path, whole, record["points"])
+        if len(points_of_shard) < len(record["points"]):
             raise InputError(
                 f"{path}: has {len(points_of_shard)} of {len(record['points'])} points; run its certification again"
             )
+        require_unchanged(path)
         points += points_of_shard
     if missing := [f"{i}/{total}" for i in range(1, total + 1) if (i, total) not in parts]:
         raise InputError(f"shard {', '.join(missing)} is missing; name the files of all {total} shards")
     points.sort()
-    if out.exists() and read_points(out) != points:
-        raise InputError(f"{out}: exists with other rows; choose another output")
+    indices = [point.idx for point in points]
+    for path, record, (part, _) in zip(shards, records, parts, strict=True):
+        if record["points"] != indices[part - 1 :: total]:
+            raise InputError(f"{path}: its points are not those of shard {part}/{total}; run its certification again")
     record = {
         "settings": {**records[0]["settings"], "shard": None},
-        "points": [point.idx for point in points],
+        "points": indices,
         "provenance": {**records[0]["provenance"], "merged_from": [str(path) for path in shards]},
     }
-    write_json(settings_path(out), record)
-    write_points(out, points)
-    return finish(out)
+    return points, record
 
 
-def _warn_of_another_sigma(config: CertificationConfig) -> None:
-    """Say so where the model's training record names another sigma: the protocol wants them equal."""
-    record = config.model.with_suffix(".json")
-    trained = read_json(record).get("config", {}).get("sigma") if record.is_file() else None
+def _check_training_record(config: CertificationConfig, model_sha256: str) -> None:
+    """Raise InputError where the record beside the model is of another file; say so where its sigma is another one.
+
+    The protocol wants both sigmas equal.
+    """
+    path = config.model.with_suffix(".json")
+    record = read_json(path) if path.is_file() else None
+    if not isinstance(record, dict):
+        return
+    if record.get("sha256", model_sha256) != model_sha256:
+        raise InputError(
+            f"{config.model}: not the file that {path.name} describes; train it again, or delete that record"
+        )
+    trained = record["config"].get("sigma") if isinstance(record.get("config"), dict) else None
     if trained is not None and trained != config.sigma:
         print(f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}")
 

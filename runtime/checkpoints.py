@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from runtime.files import InputError, load_archive, save_archive
+from runtime.files import InputError, load_archive, remove, save_archive
 
 OnOtherSettings = Literal["refuse", "start_afresh"]
 
@@ -52,7 +52,8 @@ def resume(
     try:
         return load_checkpoint(checkpoint, like, same)
     except OtherSettings as other:
-        discard_where_allowed(other, policy, checkpoint)
+        allow_discard(other, policy)
+        remove(checkpoint)
         return None
 
 
@@ -66,13 +67,11 @@ def require_same_settings(path: Path, found: dict[str, Any], wanted: dict[str, A
             )
 
 
-def discard_where_allowed(other: OtherSettings, policy: OnOtherSettings, *files: Path) -> None:
-    """Delete files made with other settings where the policy is to start afresh; raise ``other`` where it is not."""
+def allow_discard(other: OtherSettings, policy: OnOtherSettings) -> None:
+    """Say that what was made with other settings gives way; raise ``other`` where the policy is to refuse it."""
     if policy == "refuse":
         raise other
     print(f"starting afresh: {other}")
-    for file in files:
-        file.unlink(missing_ok=True)
 
 
 def require_finite(step: str, **values: float) -> None:

@@ -34,17 +34,52 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(path, _with_reason(error, temporary)) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
+def _with_reason(error: OSError, path: Path | None) -> OSError:
+    """An error that says why: NumPy's, where a write fell short, does not, but one more write meets the same end."""
+    if error.errno is not None or path is None:
+        return error
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(bytes(8192))
+    except OSError as reason:
+        return reason
+    return error
+
+
+_NO_ROOM = {
+    errno.ENOSPC: "no space left on the disk; free some",
+    errno.EDQUOT: "no space left in the disk quota; free some",
+    errno.EFBIG: "larger than files may be here; raise the limit (ulimit -f)",
+}
+
+
 def unwritable(path: Path, error: OSError) -> InputError:
     """The one-line error for a file that cannot be written."""
-    if error.errno == errno.ENOSPC:
-        return InputError(f"{path}: no space left on the disk; free some and run the same command again")
-    return InputError(f"{path}: cannot be written ({error.strerror}); choose another folder")
+    if error.errno in _NO_ROOM:
+        return InputError(f"{path}: {_NO_ROOM[error.errno]} and run the same command again")
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")
+
+
+def remove(*paths: Path) -> None:
+    """Delete files, those that are there, in this order. Raises InputError where one cannot be."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be deleted ({error.strerror}); delete it by hand") from error
+
+
+def require_no_folder(*paths: Path) -> None:
+    """Raise InputError naming the first of these files to write in whose place a folder lies."""
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, a file is to be written there; move it or choose another output")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

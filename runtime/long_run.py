@@ -5,9 +5,12 @@ here: a finished artifact is kept, one of other settings is refused, a run that 
 its checkpoint is and ends with the same bits.
 """
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,13 +22,14 @@ from keras import tree
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
-    discard_where_allowed,
+    allow_discard,
     require_finite,
     require_same_settings,
     resume,
     save_checkpoint,
 )
-from runtime.files import InputError, append, file_sha256, read_json, unwritable, write_json
+from runtime.files import InputError, append, file_sha256, read_json, remove, require_no_folder, unwritable, write_json
+from runtime.lock import Lock
 from runtime.progress import Scalars, progress
 from runtime.provenance import provenance, settings, shown_path
 from runtime.stop import Stop, StoppedEarly
@@ -93,32 +97,57 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
 
 
 class LongRun:
-    """One artifact that takes long to make.
+    """One artifact that takes long to make. Use as a context manager: it is no other run's meanwhile.
 
     artifact: the file to make; its record, the .json beside it, says that it is whole and what it was made with.
     identity: see ``identity``. controls: paths, limits and policies. run_dir: folder of checkpoint and scalars.
+    more: other files that are written.
+
+    The record is the last to be written and the last to be removed, and it holds the artifact's hash: wherever a run
+    is killed, no record stands beside a file that it does not describe, or the next run finds out. An artifact
+    without a record belongs to the run whose note lies in the lock's file, see ``finish``.
+
+    Entering raises InputError where another run makes the artifact or something cannot be written.
     """
 
     def __init__(
-        self, artifact: Path, identity: dict[str, Any], controls: CheckpointControls, run_dir: Path, stop: Stop
+        self,
+        artifact: Path,
+        identity: dict[str, Any],
+        controls: CheckpointControls,
+        run_dir: Path,
+        stop: Stop,
+        more: Sequence[Path] = (),
     ) -> None:
         require_positive(controls, "checkpoint_minutes")
         self.artifact, self.identity, self.run_dir = Path(artifact), identity, run_dir
         self.record = self.artifact.with_suffix(".json")
         self.checkpoint = run_dir / "checkpoint.npz"
-        self._controls, self._stop = controls, stop
+        self._controls, self._stop, self._more = controls, stop, more
+        self._lock, self._locks = Lock(self.artifact), ExitStack()
+        self._note = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._in_the_way: tuple[Path, ...] = ()
+
+    def __enter__(self) -> "LongRun":
+        require_no_folder(self.artifact, self.record, self.checkpoint, *self._more)
+        self._locks.enter_context(self._lock)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._locks.close()
 
     def is_finished(self) -> bool:
         """Whether the artifact is there, whole and made with the same settings; if so a line says it.
 
-        Removes what may be replaced. Raises OtherSettings where something else is in the way.
+        What may be replaced is removed when the run first writes, so that a run that is refused changes nothing.
+        Raises OtherSettings where something else is in the way.
         """
-        if self._controls.overwrite:  # at once, so that the same command without it continues this run
-            for file in (self.record, self.artifact, self.checkpoint):
-                file.unlink(missing_ok=True)
+        if self._controls.overwrite:
+            self._in_the_way = self.checkpoint, self.artifact, self.record
+            return False
         try:
             if not self.record.is_file():
-                if self.artifact.is_file() and not self.checkpoint.is_file():
+                if self.artifact.is_file() and self._lock.note != self._note:
                     raise OtherSettings(
                         f"{self.artifact}: exists without {self.record.name}, which would say how it was made; "
                         "choose another folder or add --overwrite"
@@ -129,11 +158,12 @@ class LongRun:
                 raise OtherSettings(f"{self.record}: not a record of this project; delete it or choose another folder")
             require_same_settings(self.artifact, record["settings"], self.identity)
         except OtherSettings as other:
-            discard_where_allowed(other, self._controls.on_other_settings, self.record, self.artifact)
+            allow_discard(other, self._controls.on_other_settings)
+            self._in_the_way = self.artifact, self.record
             return False
         if not self.artifact.is_file() or file_sha256(self.artifact) != record.get("sha256"):
             print(f"{shown_path(self.artifact)}: not the file that was made; it is made again")
-            self.record.unlink()
+            self._in_the_way = self.artifact, self.record
             return False
         print(f"{shown_path(self.artifact)}: already made with these settings")
         return True
@@ -154,11 +184,17 @@ class LongRun:
         step(state, number) -> (state, scalars) is pure, so that a run that goes on ends with the same bits. Scalars
         are looked at every ``look_every`` steps and at the end of an epoch (of ``epoch`` steps), where
         at_epoch_end(state, epochs done) may add some.
-        Raises StoppedEarly when asked to stop, its checkpoint written; FloatingPointError on NaN or infinity.
+        Raises StoppedEarly when asked to stop, its checkpoint written; FloatingPointError on NaN or infinity;
+        InputError where another run uses the folder.
         """
+        self._locks.enter_context(Lock(self.checkpoint))
+        self._clear()
         done = 0
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
-            state, done = kept[0], kept[1]["done"]
+            state, said = kept[0], kept[1].get("done")
+            if not (isinstance(said, int) and 0 < said <= total):
+                raise InputError(f"{self.checkpoint}: after {said} of {total} {unit}s; delete it to start again")
+            done = said
             print(f"continuing {self.artifact.stem} after {done} of {total} {unit}s")
         saved = time.monotonic()
         with (
@@ -192,46 +228,72 @@ class LongRun:
         """Write the artifact, then the record that says so, and drop the checkpoint; returns the artifact's path.
 
         write(path) makes the file whole or not at all. record: what was measured, beside settings and provenance.
-        In this order: an artifact without its record is made again from the checkpoint.
+        Where this ends in the middle, a note in the lock's file says whose the artifact without a record is, and the
+        run makes it again.
         """
-        self.record.unlink(missing_ok=True)
+        self._clear()
+        remove(self.record)
+        self._lock.write(self._note)
         write(self.artifact)
         write_json(
             self.record,
             {"settings": self.identity, "sha256": file_sha256(self.artifact), **record, **provenance(config)},
         )
-        self.checkpoint.unlink(missing_ok=True)
+        self._lock.write("")
+        remove(self.checkpoint)
         return self.artifact
+
+    def _clear(self) -> None:
+        """Remove what ``is_finished`` found that may be replaced."""
+        remove(*self._in_the_way)
+        self._in_the_way = ()
 
 
 class LineByLine:
     """An artifact of a header and a line per item, each written when it is done, so that it is its own checkpoint.
 
-    record: what it is made with, under 'settings', and what else is to be known; written first, as .settings.json
-    beside the artifact.
+    Use as a context manager: the artifact is no other run's meanwhile.
+
+    record: what it is made with, under 'settings', and what else is to be known; written as .settings.json beside the
+    artifact when the first line is there to be written. summary: a file that is made from a whole artifact; it is
+    removed before the artifact changes.
+
+    Entering raises InputError where another run makes the artifact or something cannot be written.
     """
 
-    def __init__(self, artifact: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop) -> None:
-        self.artifact, self._header, self._record = Path(artifact), header, record
+    def __init__(
+        self, artifact: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop, summary: Path
+    ) -> None:
+        self.artifact, self._header, self._record, self._summary = Path(artifact), header, record, summary
         self._controls, self._stop = controls, stop
+        self._lock, self._starts = Lock(self.artifact), True
+
+    def __enter__(self) -> "LineByLine":
+        require_no_folder(self.artifact, settings_path(self.artifact), self._summary)
+        self._lock.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.__exit__()
 
     def resume(self) -> int:
-        """Start the file, or cut off the unfinished last line of an earlier run's; how many items it holds.
+        """How many items the file of an earlier run holds; its unfinished last line is cut off.
 
-        Raises OtherSettings where it belongs to a run with other settings.
+        Raises OtherSettings where it belongs to a run with other settings and may not be replaced.
         """
         try:
-            return self._resume()
+            done = self._items_done()
         except OtherSettings as other:
-            discard_where_allowed(other, self._controls.on_other_settings, self.artifact)
-            return self._resume()
+            allow_discard(other, self._controls.on_other_settings)
+            done = None
+        self._starts = done is None
+        return done or 0
 
-    def _resume(self) -> int:
-        record = settings_path(self.artifact)
+    def _items_done(self) -> int | None:
+        """None where there is no file yet that could be continued."""
         if not self.artifact.exists():
-            write_json(record, self._record)
-            append(self.artifact, self._header + "\n")
-            return 0
+            return None
+        record = settings_path(self.artifact)
         if not record.exists():
             raise OtherSettings(
                 f"{self.artifact}: exists without {record.name}, which would say how; choose another output"
@@ -239,22 +301,36 @@ class LineByLine:
         require_same_settings(self.artifact, read_json(record)["settings"], self._record["settings"])
         content = self.artifact.read_bytes()
         whole = content.rfind(b"\n") + 1
+        if not whole:
+            return None
+        if not content.startswith(f"{self._header}\n".encode()):
+            raise OtherSettings(f"{self.artifact}: its columns are not those of this run; choose another output")
         if whole < len(content):
             try:
                 os.truncate(self.artifact, whole)
             except OSError as error:
                 raise unwritable(self.artifact, error) from error
-        if not whole:
-            append(self.artifact, self._header + "\n")
-        return max(content[:whole].count(b"\n") - 1, 0)
+        return content[:whole].count(b"\n") - 1
 
     def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
-        """Append the lines of the items that are left. Raises StoppedEarly when asked to stop, the lines kept."""
+        """Append the lines of the items that are left. Raises StoppedEarly when asked to stop, the lines kept.
+
+        Nothing is written, and nothing of an earlier run removed, before the first line is there: a setting with
+        which none can be made leaves no file.
+        """
         for done, item in enumerate(progress(items, desc=self.artifact.stem, unit=unit)):
             if reason := self._stop.reason:
                 left = len(items) - done
-                raise StoppedEarly(f"{reason}; {left} {unit}s are left, {shown_path(self.artifact)} is kept")
-            append(self.artifact, line(item) + "\n")
+                raise StoppedEarly(f"{reason}; {left} {unit}s are left of {shown_path(self.artifact)}")
+            text = line(item) + "\n"
+            if not done:
+                remove(self._summary)
+            if self._starts:
+                remove(self.artifact)
+                write_json(settings_path(self.artifact), self._record)
+                text = f"{self._header}\n{text}"
+                self._starts = False
+            append(self.artifact, text)
 
 
 def settings_path(artifact: Path) -> Path:
@@ -263,10 +339,21 @@ def settings_path(artifact: Path) -> Path:
 
 
 class KeptStages:
-    """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on."""
+    """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on.
+
+    Use as a context manager: the folder is no other study's meanwhile. Entering raises InputError where it is.
+    """
 
     def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
         self.folder, self.identity, self._policy, self._stop = folder, identity, policy, stop
+        self._lock = Lock(folder / "stages")
+
+    def __enter__(self) -> "KeptStages":
+        self._lock.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.__exit__()
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The result of an earlier run with the same settings, or else a new one, which is kept.
@@ -274,6 +361,7 @@ class KeptStages:
         Raises StoppedEarly after a new one when asked to stop, OtherSettings where the kept one is another's.
         """
         path = self.folder / name
+        require_no_folder(path)
         if path.is_file():
             record = read_json(path)
             try:
@@ -282,7 +370,7 @@ class KeptStages:
                 require_same_settings(path, record["settings"], self.identity)
                 return record["result"]
             except OtherSettings as other:
-                discard_where_allowed(other, self._policy, path)
+                allow_discard(other, self._policy)
         result = make()
         write_json(path, {"settings": self.identity, "result": result})
         if self._stop.reason:

@@ -1,10 +1,13 @@
 """What a run shows while it goes on: a bar with the time left, TensorBoard scalars."""
 
+import itertools
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -47,22 +50,34 @@ class _Told(tqdm):
 
 
 class Scalars:
-    """TensorBoard scalars without TensorFlow: ``scalars.write(step, loss=0.3)``. Use as a context manager."""
+    """TensorBoard scalars without TensorFlow: ``scalars.write(step, loss=0.3)``. Use as a context manager.
+
+    Written in this thread and at once: TensorBoard's own writer does it in another, which dies with a traceback where
+    it cannot. Where a file cannot be made or written, one line says so and the run goes on without its scalars.
+    """
+
+    _count = itertools.count()
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.compat.proto.event_pb2 import Event
 
+        # Files are read in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.{next(self._count)}"
+        self._path = folder / name
+        self._file: BinaryIO | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab")
         except OSError as error:
-            raise unwritable(folder, error) from error
-        self._writer = EventFileWriter(str(folder), flush_secs=30)
+            self._give_up(error)
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def __enter__(self) -> "Scalars":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        if self._file:
+            self._file.close()  # all is flushed: nothing is written
 
     def write(self, step: int, **values: float) -> None:
         """Add one point to each named curve."""
@@ -70,4 +85,20 @@ class Scalars:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._add(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        if self._file:
+            try:
+                RecordWriter(self._file).write(event.SerializeToString())
+                self._file.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        print(f"note: {unwritable(self._path, error)}; this run goes on without TensorBoard's scalars")
+        with suppress(OSError, AttributeError):  # closing tries once more to write
+            self._file.close()  # type: ignore[union-attr]
+        self._file = None

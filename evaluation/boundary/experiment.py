@@ -10,7 +10,8 @@ from evaluation.boundary.picture import Panel, save_boundaries
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
 from evaluation.tables.formats import aligned
 from evaluation.tables.statistics import PLUS_MINUS, mean_and_std, mean_and_std_text, reduction_percent
-from runtime.files import write_json, write_text
+from runtime.files import remove, write_json, write_text
+from runtime.lock import Lock
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
 
@@ -23,6 +24,11 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     Raises InputError on bad settings, FloatingPointError where training or attack diverges.
     """
     config.check()
+    with Lock(config.out_dir / "decision_boundary.json"):
+        return _draw_boundaries(config)
+
+
+def _draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     results: dict[str, dict[str, Row]] = {}
     panels: list[list[Panel]] = []
     for kind in KINDS:
@@ -53,13 +59,14 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         )
         panels.append([before, after])
     picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
+    remove(record)  # of an earlier picture and table: it comes last
     save_boundaries(picture, panels, config)
     numbers = {
         kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()} for kind, rows in results.items()
     }
-    write_json(record, {"results": numbers, **provenance(config)})
     table = text_table(results, config)
     write_text(config.out_dir / "table.txt", table + "\n")
+    write_json(record, {"results": numbers, **provenance(config)})
     print(f"{table}\n\n{shown_path(picture)}, {record.name} and table.txt")
     return results
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import load_dataset
+from data.datasets import SPLITS, load_dataset
 from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.label_flipping.images import Images, images_of_classes
 from evaluation.label_flipping.network import undefended_networks
@@ -31,7 +31,8 @@ from randomized_smoothing_certification.label_flipping import (
     smooth_least_squares,
 )
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
-from runtime.files import array_sha256, write_json, write_text
+from runtime.files import array_sha256, remove, require_no_folder, write_json, write_text
+from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
 from runtime.noise import Stream
 from runtime.progress import progress
@@ -61,28 +62,34 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
     name = "_".join(["label_flipping", dataset.name, *numbers, config.features, config.bound])
     title = f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}"
     work_dir = config.work_dir or project_path("runs") / name
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test")}
+    hashes = {name: array_sha256(getattr(dataset, name)) for split in SPLITS for name in (f"x_{split}", f"y_{split}")}
+    folder = config.results_dir / name
+    record = folder / "settings.json"
+    names = ("curve.csv", "certified_accuracy.png", "table.txt", *(f"q_{q:g}.tsv" for q in config.q))
+    require_no_folder(record, *(folder / name for name in names))
 
-    with Stop(config.max_minutes) as stop:
-        kept = KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop)
+    with (
+        Stop(config.max_minutes) as stop,
+        KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
+        Lock(record),
+    ):
         choice = _choose(config, train, held_out, kept)
         embed = fit_embedding(config.features, everything.x, config.seed)
         features, test_features = embed(everything.x), embed(test.x)
         kernel = KernelVectors(features, choice["ridge"])
         points = _certify_points(config, kernel, everything, test_features, kept)
         networks = undefended_networks(config, dataset, kernel, everything, test, test_features, kept, stop)
-
-    curves = _curves(config, points, test.y, everything) + networks
-    folder = config.results_dir / name
-    size = len(everything.y)
-    write_points(folder, config, points, test.y, test.numbers, everything.classes, size)
-    write_curves(folder / "curve.csv", curves, size)
-    other_bound = {"tight": "closed_form", "closed_form": "tight"}[config.bound]
-    drawn_curves = [curve for curve in curves if curve.name != other_bound]
-    save_label_curves(folder / "certified_accuracy.png", drawn_curves, size, title)
-    table = text_table(config, title, choice, curves, features.shape, len(test.y), len(held_out.y))
-    write_text(folder / "table.txt", table + "\n")
-    write_json(folder / "settings.json", {**provenance(config), "choice": choice})
+        curves = _curves(config, points, test.y, everything) + networks
+        remove(record)  # of earlier files: it is there when all of them are
+        size = len(everything.y)
+        write_points(folder, config, points, test.y, test.numbers, everything.classes, size)
+        write_curves(folder / "curve.csv", curves, size)
+        other_bound = {"tight": "closed_form", "closed_form": "tight"}[config.bound]
+        drawn_curves = [curve for curve in curves if curve.name != other_bound]
+        save_label_curves(folder / "certified_accuracy.png", drawn_curves, size, title)
+        table = text_table(config, title, choice, curves, features.shape, len(test.y), len(held_out.y))
+        write_text(folder / "table.txt", table + "\n")
+        write_json(record, {**provenance(config), "choice": choice})
     print(f"{table}\n\n{shown_path(folder)}: curve, figure, settings and, per point, q_*.tsv")
     return curves
 

@@ -19,8 +19,14 @@ import pandas as pd
 
 from evaluation.tables.plan import Cell, Plan
 from evaluation.tables.statistics import mean_and_std, reduction_percent
-from randomized_smoothing_certification.certificate_file import radii, read_points, summary_path
-from runtime.files import InputError, read_json, write_json, write_text
+from randomized_smoothing_certification.certificate_file import (
+    is_summarised,
+    radii,
+    read_own_points,
+    read_points,
+    read_record,
+)
+from runtime.files import InputError, file_sha256, read_json, write_json, write_text
 from runtime.provenance import project_path
 
 
@@ -109,14 +115,38 @@ def collect(plan: Plan, store: Path) -> None:
 
 
 def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, Any]] | None:
-    """Certificates and records of a run that is complete."""
+    """Certificates and records of a run that is complete: each record is of the file that lies there.
+
+    Raises InputError where a row is one that the run cannot have written.
+    """
     tsv, record = plan.certificate_file(cell, seed), plan.model_file(cell, seed).with_suffix(".json")
-    if not (tsv.is_file() and summary_path(tsv).is_file() and record.is_file()):
+    if not (is_summarised(tsv) and record.is_file()):
         return None
-    records = {"victim": read_json(record), "certificate": read_json(tsv.with_suffix(".settings.json"))}
+    records = {"victim": _read_object(record), "certificate": read_record(tsv)}
+    if records["victim"].get("sha256") != records["certificate"]["settings"]["model_sha256"]:
+        return None  # the victim was trained again since
+    _check_rows(tsv, records)
     if cell.poison:
-        records["poison"] = read_json(plan.poison_file(cell.poison).with_suffix(".json"))
+        records["poison"] = _read_object(plan.poison_file(cell.poison).with_suffix(".json"))
     return tsv, records
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object. Raises InputError where it holds something else."""
+    if not isinstance(found := read_json(path), dict):
+        raise InputError(f"{path}: not a record of this project; make it again")
+    return found
+
+
+def _check_rows(tsv: Path, records: dict[str, Any]) -> None:
+    """Raise InputError unless the certificates are all those of the run's record; another program's have none."""
+    if "certificate" in records:
+        points = records["certificate"]["points"]
+        found = read_own_points(tsv, records["certificate"]["settings"], points)
+        if len(found) != len(points):
+            raise InputError(f"{tsv}: has {len(found)} of {len(points)} points; certify again")
+    if records.get("tsv_sha256", digest := file_sha256(tsv)) != digest:
+        raise InputError(f"{tsv}: changed since it was measured; copy it here again")
 
 
 def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]) -> None:
@@ -130,7 +160,11 @@ def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]
             )
         write_text(folder / f"seed_{seed}.tsv", tsv.read_text(encoding="utf-8"))
     if runs:
-        write_json(folder / "settings.json", {str(seed): records for seed, (_, records) in runs.items()})
+        of_runs = {
+            str(seed): {**records, "tsv_sha256": file_sha256(folder / f"seed_{seed}.tsv")}
+            for seed, (_, records) in runs.items()
+        }
+        write_json(folder / "settings.json", of_runs)
 
 
 def commits(records: Any) -> list[str]:
@@ -153,17 +187,21 @@ def read_entries(plan: Plan, store: Path) -> dict[Cell, Entry]:
     for cell, runs in wanted.items():
         folder = store / cell_folder(cell)
         settings = folder / "settings.json"
-        records = read_json(settings) if settings.is_file() else {}
+        records = _read_object(settings) if settings.is_file() else {}
         entries[cell] = Entry(
             cell,
             runs,
             tuple(
-                Run(int(seed), read_radii(tsv := folder / f"seed_{seed}.tsv", cell.target_class), of_run,
-                    cell.target_class, tsv)
-                for seed, of_run in records.items()
+                _stored_run(cell, int(seed), folder / f"seed_{seed}.tsv", of_run) for seed, of_run in records.items()
             ),
-        )  # fmt: skip
+        )
     return entries
+
+
+def _stored_run(cell: Cell, seed: int, tsv: Path, records: dict[str, Any]) -> Run:
+    radii_of_run = read_radii(tsv, cell.target_class)
+    _check_rows(tsv, records)
+    return Run(seed, radii_of_run, records, cell.target_class, tsv)
 
 
 def reduction(clean: Entry | None, entry: Entry | None) -> float | None:
