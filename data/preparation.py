@@ -8,7 +8,15 @@ import keras
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array
-from runtime.files import InputError, file_sha256, load_archive, require_no_folder, save_array, write_json
+from runtime.files import (
+    InputError,
+    file_sha256,
+    load_archive,
+    remove_leftovers,
+    require_no_folder,
+    save_array,
+    write_json,
+)
 from runtime.lock import Lock
 from runtime.provenance import provenance, shown_path
 
@@ -127,8 +135,10 @@ def write_dataset(
                 "use a larger source or another --validation"
             )
     manifest_path = out_dir / MANIFEST
-    require_no_folder(manifest_path, *(out_dir / f"{letter}_{split}.npy" for split in SPLITS for letter in "XY"))
+    files = [manifest_path, *(out_dir / f"{letter}_{split}.npy" for split in SPLITS for letter in "XY")]
+    require_no_folder(*files)
     with Lock(manifest_path):
+        remove_leftovers(*files)
         arrays = {}
         for split in SPLITS:
             x, y = splits[split]

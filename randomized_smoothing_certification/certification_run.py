@@ -39,7 +39,16 @@ from randomized_smoothing_certification.core import (
 )
 from randomized_smoothing_certification.grid_noise import grid_of
 from runtime.checkpoints import require_same_settings
-from runtime.files import InputError, array_sha256, file_sha256, read_json, remove, require_no_folder, write_json
+from runtime.files import (
+    InputError,
+    array_sha256,
+    file_sha256,
+    read_json,
+    remove,
+    remove_leftovers,
+    require_no_folder,
+    write_json,
+)
 from runtime.lock import Lock
 from runtime.long_run import LineByLine, RunControls, identity, require_not_negative, settings_path
 from runtime.noise import Stream, seed_pair
@@ -185,8 +194,10 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
         raise InputError(f"{out}: is one of the shards; choose another output")
     points, record = _joined(shards)
     summary = _summary(points, record)
-    require_no_folder(out, settings_path(out), summary_path(out))
+    files = out, settings_path(out), summary_path(out)
+    require_no_folder(*files)
     with Lock(out):
+        remove_leftovers(*files)
         if out.exists():
             if not settings_path(out).exists():
                 raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")

@@ -1,6 +1,7 @@
 """Reading files without running code, writing them whole or not at all, and one-line errors."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -73,6 +74,12 @@ def remove(*paths: Path) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be deleted ({error.strerror}); delete it by hand") from error
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Delete what runs that were killed in ``atomic_path`` left beside these files; none may be at it now."""
+    for path in paths:
+        remove(*path.parent.glob(f".{glob.escape(path.stem)}-{8 * '[a-z0-9_]'}{glob.escape(path.suffix)}"))
 
 
 def require_no_folder(*paths: Path) -> None:

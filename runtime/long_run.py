@@ -28,7 +28,17 @@ from runtime.checkpoints import (
     resume,
     save_checkpoint,
 )
-from runtime.files import InputError, append, file_sha256, read_json, remove, require_no_folder, unwritable, write_json
+from runtime.files import (
+    InputError,
+    append,
+    file_sha256,
+    read_json,
+    remove,
+    remove_leftovers,
+    require_no_folder,
+    unwritable,
+    write_json,
+)
 from runtime.lock import Lock
 from runtime.progress import Scalars, progress
 from runtime.provenance import provenance, settings, shown_path
@@ -131,6 +141,7 @@ class LongRun:
     def __enter__(self) -> "LongRun":
         require_no_folder(self.artifact, self.record, self.checkpoint, *self._more)
         self._locks.enter_context(self._lock)
+        remove_leftovers(self.artifact, self.record, *self._more)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,6 +176,8 @@ class LongRun:
             print(f"{shown_path(self.artifact)}: not the file that was made; it is made again")
             self._in_the_way = self.artifact, self.record
             return False
+        if self._lock.note == self._note:  # killed when all was written
+            self._forget()
         print(f"{shown_path(self.artifact)}: already made with these settings")
         return True
 
@@ -188,6 +201,7 @@ class LongRun:
         InputError where another run uses the folder.
         """
         self._locks.enter_context(Lock(self.checkpoint))
+        remove_leftovers(self.checkpoint)
         self._clear()
         done = 0
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
@@ -239,9 +253,13 @@ class LongRun:
             self.record,
             {"settings": self.identity, "sha256": file_sha256(self.artifact), **record, **provenance(config)},
         )
-        self._lock.write("")
-        remove(self.checkpoint)
+        self._forget()
         return self.artifact
+
+    def _forget(self) -> None:
+        """Drop what a finished run needs no more."""
+        remove(self.checkpoint)
+        self._lock.write("")
 
     def _clear(self) -> None:
         """Remove what ``is_finished`` found that may be replaced."""
@@ -271,6 +289,7 @@ class LineByLine:
     def __enter__(self) -> "LineByLine":
         require_no_folder(self.artifact, settings_path(self.artifact), self._summary)
         self._lock.__enter__()
+        remove_leftovers(settings_path(self.artifact), self._summary)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -362,6 +381,7 @@ class KeptStages:
         """
         path = self.folder / name
         require_no_folder(path)
+        remove_leftovers(path)
         if path.is_file():
             record = read_json(path)
             try:

@@ -31,7 +31,7 @@ from randomized_smoothing_certification.label_flipping import (
     smooth_least_squares,
 )
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
-from runtime.files import array_sha256, remove, require_no_folder, write_json, write_text
+from runtime.files import array_sha256, remove, remove_leftovers, require_no_folder, write_json, write_text
 from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
 from runtime.noise import Stream
@@ -66,13 +66,15 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
     folder = config.results_dir / name
     record = folder / "settings.json"
     names = ("curve.csv", "certified_accuracy.png", "table.txt", *(f"q_{q:g}.tsv" for q in config.q))
-    require_no_folder(record, *(folder / name for name in names))
+    files = [record, *(folder / name for name in names)]
+    require_no_folder(*files)
 
     with (
         Stop(config.max_minutes) as stop,
         KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
         Lock(record),
     ):
+        remove_leftovers(*files)
         choice = _choose(config, train, held_out, kept)
         embed = fit_embedding(config.features, everything.x, config.seed)
         features, test_features = embed(everything.x), embed(test.x)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.training import TrainingConfig
 from randomized_smoothing_certification.certification_run import CertificationConfig
 from robust_training.macer import MacerLoss
-from runtime.checkpoints import OtherSettings
+from runtime import long_run
+from runtime.checkpoints import OtherSettings, save_checkpoint
 from runtime.files import InputError, save_array
-from runtime.long_run import CheckpointControls, KeptStages, LineByLine, LongRun, RunControls, identity
+from runtime.lock import Lock
+from runtime.long_run import CheckpointControls, KeptStages, LineByLine, LongRun, RunControls, Step, identity
 from runtime.stop import Stop, StoppedEarly
 
 
@@ -30,17 +35,22 @@ def run_of(folder: Path, config: Config, stop: Stop | None = None) -> LongRun:
     return LongRun(folder / "x.npy", identity(config), config, folder / "run", stop or Stop())
 
 
-def step(state: Any, number: int) -> tuple[Any, dict[str, Any]]:
+def step_of(config: Config) -> Step:
     """A recurrence in which every step depends on its number and on all before."""
-    return ops.sin(state * 3 + number), {"value": ops.sum(state)}
+    return lambda state, number: (ops.sin(state * 3 + number + config.rate), {"value": ops.sum(state)})
 
 
 def make(folder: Path, config: Config, stop: Stop | None = None) -> np.ndarray:
-    run = run_of(folder, config, stop)
-    if not run.is_finished():
-        state = run.advance(ops.ones((3,)), step, 6)
-        run.finish(lambda path: save_array(path, ops.convert_to_numpy(state)), config, measured=1)
+    with run_of(folder, config, stop) as run:
+        if not run.is_finished():
+            state = run.advance(ops.ones((3,)), step_of(config), 6)
+            run.finish(lambda path: save_array(path, ops.convert_to_numpy(state)), config, measured=1)
     return np.load(folder / "x.npy")
+
+
+def lines_of(artifact: Path, made_with: dict[str, Any], config: RunControls, stop: Stop | None = None) -> LineByLine:
+    summary = artifact.with_suffix(".summary.json")
+    return LineByLine(artifact, "a\tb", {"settings": made_with}, config, stop or Stop(), summary)
 
 
 NEEDED: dict[type[RunControls], dict[str, Any]] = {
@@ -63,15 +73,16 @@ def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[
     assert identity(new) == {**identity(old), "new_setting": 1}
     message = "made with new_setting = None, this run has 1"
     if isinstance(old, CheckpointControls):
-        run = LongRun(tmp_path / "x.npy", identity(old), old, tmp_path / "run", Stop())
-        run.finish(lambda path: save_array(path, np.zeros(2)), old)
-        assert run.is_finished()
+        with LongRun(tmp_path / "x.npy", identity(old), old, tmp_path / "run", Stop()) as run:
+            run.finish(lambda path: save_array(path, np.zeros(2)), old)
+            assert run.is_finished()
         with pytest.raises(OtherSettings, match=message):
             LongRun(tmp_path / "x.npy", identity(new), new, tmp_path / "run", Stop()).is_finished()
     else:
-        LineByLine(tmp_path / "x.tsv", "a", {"settings": identity(old)}, old, Stop()).resume()
+        with lines_of(tmp_path / "x.tsv", identity(old), old) as lines:
+            lines.advance(["1\t1"], str, unit="line")
         with pytest.raises(OtherSettings, match=message):
-            LineByLine(tmp_path / "x.tsv", "a", {"settings": identity(new)}, new, Stop()).resume()
+            lines_of(tmp_path / "x.tsv", identity(new), new).resume()
         KeptStages(tmp_path, identity(old), "refuse", Stop()).get("x.json", lambda: 1)
         with pytest.raises(OtherSettings, match=message):
             KeptStages(tmp_path, identity(new), "refuse", Stop()).get("x.json", lambda: 2)
@@ -101,22 +112,13 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bits(tmp_path: Path) 
     assert not (tmp_path / "parts" / "run" / "checkpoint.npz").exists()
 
 
-def test_a_cut_between_artifact_and_record_and_a_truncated_artifact_are_made_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_artifact_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(data_dir=tmp_path)
     whole = make(tmp_path, config)
-    record = tmp_path / "x.json"
-    assert json.loads(record.read_text())["measured"] == 1
+    assert json.loads((tmp_path / "x.json").read_text())["measured"] == 1
     (tmp_path / "x.npy").write_bytes(b"cut short")
     assert np.array_equal(make(tmp_path, config), whole)
     assert "not the file that was made; it is made again" in capsys.readouterr().out
-    # Killed when the artifact was there and its record not: the checkpoint is still there, and goes on.
-    record.unlink()
-    with pytest.raises(StoppedEarly):
-        run_of(tmp_path, config, Stop(1e-9)).advance(ops.ones((3,)), step, 6)
-    assert not run_of(tmp_path, config).is_finished()
-    assert np.array_equal(make(tmp_path, config), whole)
 
 
 def test_an_artifact_of_unknown_origin_is_refused_or_replaced(tmp_path: Path) -> None:
@@ -142,8 +144,8 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
         return state / 0 if number == 2 else state, {"value": 1.0}
 
     config = Config(data_dir=tmp_path, checkpoint_minutes=1e-9)
-    with pytest.raises(FloatingPointError, match="state is inf at step 2"):
-        run_of(tmp_path, config).advance(ops.ones((3,)), breaks, 6)
+    with pytest.raises(FloatingPointError, match="state is inf at step 2"), run_of(tmp_path, config) as run:
+        run.advance(ops.ones((3,)), breaks, 6)
     with np.load(tmp_path / "run" / "checkpoint.npz") as kept:
         assert json.loads(str(kept["record"]))["done"] == 2
 
@@ -163,3 +165,184 @@ def test_stages_are_kept_for_their_settings(tmp_path: Path) -> None:
         other.get("s.json", stage)
     with pytest.raises(StoppedEarly, match="after t"):
         KeptStages(tmp_path, identity(config), "refuse", Stop(1e-9)).get("t.json", stage)
+
+
+class Killed(BaseException):
+    """Nothing is done on the disk from here on."""
+
+
+class Kill:
+    """Ends the program at its file operation number ``at``; what would clean up after it does nothing any more."""
+
+    OPERATIONS = ((Path, "unlink"), (Path, "replace"), (os, "write"), (os, "ftruncate"), (long_run, "append"))
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.left = at
+        for owner, name in self.OPERATIONS:
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def _counted(self, operation: Any) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+            return operation(*arguments, **options) if self.left > 0 else None
+
+        return counted
+
+
+def killed_at(at: int, monkeypatch: pytest.MonkeyPatch, work: Any) -> bool:
+    """Whether the work was killed at that operation, or else came to its end before it."""
+    with monkeypatch.context() as patch:
+        Kill(patch, at)
+        try:
+            work()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("replaces", [{"on_other_settings": "start_afresh"}, {"overwrite": True}], ids=str)
+@pytest.mark.parametrize("checkpoint_minutes", [5.0, 1e-9])
+def test_no_kill_makes_one_run_pass_for_another(
+    replaces: dict[str, Any], checkpoint_minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run A ends; run B, which may replace it, is killed at every file operation; then either is called again."""
+    a = Config(data_dir=tmp_path, checkpoint_minutes=checkpoint_minutes)
+    b = dataclasses.replace(a, rate=0.7)
+    wanted = {0.5: make(tmp_path / "a", a), 0.7: make(tmp_path / "b", b)}
+    folder, at = tmp_path / "x", 0
+    while True:
+        at += 1
+        shutil.rmtree(folder, ignore_errors=True)
+        make(folder, a)
+        if not killed_at(at, monkeypatch, lambda: make(folder, dataclasses.replace(b, **replaces))):
+            break
+        kept = shutil.copytree(folder, tmp_path / f"killed_{at}")
+        for again in (a, b):
+            shutil.rmtree(folder)
+            shutil.copytree(kept, folder)
+            try:
+                found = make(folder, again)
+            except OtherSettings:  # the other run's are in the way, and are not taken for this one's
+                found = make(folder, dataclasses.replace(again, on_other_settings="start_afresh"))
+            np.testing.assert_array_equal(found, wanted[again.rate])
+            assert sorted(path.name for path in folder.iterdir()) == ["run", "x.json", "x.npy"]
+    assert at > 8
+
+
+@pytest.mark.parametrize("checkpoint_minutes", [5.0, 1e-9])
+def test_a_killed_run_is_continued_by_the_same_command(
+    checkpoint_minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(data_dir=tmp_path, checkpoint_minutes=checkpoint_minutes)
+    whole, at = make(tmp_path / "whole", config), 1
+    while killed_at(at, monkeypatch, partial(make, tmp_path / f"{at}", config)):
+        np.testing.assert_array_equal(make(tmp_path / f"{at}", config), whole)
+        at += 1
+    assert at > 5
+
+
+def test_two_runs_make_no_artifact_and_use_no_folder_at_once(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path)
+    with Lock(tmp_path / "x.npy"), pytest.raises(InputError, match=r"x\.npy: another run is writing it"):
+        make(tmp_path, config)
+    other = LongRun(tmp_path / "other.npy", identity(config), config, tmp_path / "run", Stop())
+    with run_of(tmp_path, config) as run, other:
+        run.advance(ops.ones((3,)), step_of(config), 1)
+        with pytest.raises(InputError, match=r"run/checkpoint\.npz: another run is writing it"):
+            other.advance(ops.ones((3,)), step_of(config), 1)
+    with lines_of(tmp_path / "x.tsv", {}, config), pytest.raises(InputError, match=r"x\.tsv: another run"):
+        lines_of(tmp_path / "x.tsv", {}, config).__enter__()
+    with KeptStages(tmp_path, {}, "refuse", Stop()), pytest.raises(InputError, match="another run"):
+        KeptStages(tmp_path, {}, "refuse", Stop()).__enter__()
+
+
+def test_what_may_be_replaced_is_kept_until_the_run_begins(tmp_path: Path) -> None:
+    """Between the question and the first step a bad setting may be found."""
+    config = Config(data_dir=tmp_path)
+    whole = make(tmp_path, config)
+    for change in ({"overwrite": True}, {"rate": 0.7, "on_other_settings": "start_afresh"}):
+        with run_of(tmp_path, dataclasses.replace(config, **change)) as run:
+            assert not run.is_finished()
+    assert np.array_equal(make(tmp_path, config), whole) and (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.json", "run/checkpoint.npz"])
+def test_a_folder_in_the_way_is_one_line_before_the_work(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match=f"{name}: is a folder"):
+        run_of(tmp_path, Config(data_dir=tmp_path)).__enter__()
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(InputError, match=r"run/checkpoint\.npz: cannot be written"):
+        make(tmp_path, Config(data_dir=tmp_path))
+
+
+@pytest.mark.parametrize("done", [1_000_000, -1, None])
+def test_a_checkpoint_of_no_step_of_this_run_is_refused(done: int | None, tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path)
+    save_checkpoint(
+        tmp_path / "run/checkpoint.npz", np.ones(3, "float32"), {"settings": identity(config), "done": done}
+    )
+    with pytest.raises(InputError, match=rf"after {done} of 6 steps; delete it to start again"):
+        make(tmp_path, config)
+
+
+def test_scalars_that_cannot_be_written_do_not_stop_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(data_dir=tmp_path)
+    (tmp_path / "a" / "run").mkdir(parents=True)
+    (tmp_path / "a" / "run" / "tensorboard").write_text("in the way")
+    np.testing.assert_array_equal(make(tmp_path / "a", config), make(tmp_path / "b", config))
+    assert capsys.readouterr().out.count("goes on without TensorBoard's scalars") == 1
+
+
+def test_lines_begin_when_the_first_is_there(tmp_path: Path) -> None:
+    """Until then a run that is refused leaves what was there, or nothing."""
+    config, artifact = Config(data_dir=tmp_path), tmp_path / "new" / "x.tsv"
+
+    def fails(_: str) -> str:
+        raise InputError("no such setting")
+
+    def write(made_with: dict[str, Any], line: Any, **changes: Any) -> None:
+        with lines_of(artifact, made_with, dataclasses.replace(config, **changes)) as lines:
+            lines.advance(["1\t1", "2\t2"][lines.resume() :], line, unit="line")
+
+    with pytest.raises(InputError, match="no such setting"):
+        write({"n": 1}, fails)
+    assert list(tmp_path.iterdir()) == []
+    write({"n": 1}, str)
+    artifact.with_suffix(".summary.json").write_text("{}")
+    before = {path.name: path.read_text() for path in artifact.parent.iterdir()}
+    with pytest.raises(InputError, match="no such setting"):
+        write({"n": 2}, fails, on_other_settings="start_afresh")
+    assert {path.name: path.read_text() for path in artifact.parent.iterdir()} == before
+    write({"n": 2}, str.upper, on_other_settings="start_afresh")
+    assert artifact.read_text() == "a\tb\n1\t1\n2\t2\n" and not artifact.with_suffix(".summary.json").exists()
+    artifact.write_text("other\tcolumns\n")
+    with pytest.raises(OtherSettings, match="its columns are not those of this run"):
+        write({"n": 2}, str)
+
+
+def test_lines_that_were_killed_are_continued_and_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path, n: int) -> None:
+        artifact = folder / "x.tsv"
+        with lines_of(artifact, {"n": n}, Config(data_dir=tmp_path, on_other_settings="start_afresh")) as lines:
+            lines.advance(list(range(lines.resume(), 4)), lambda i: f"{i}\t{i * n}", unit="line")
+        artifact.with_suffix(".summary.json").write_text(artifact.read_text())
+
+    at = 1
+    while True:
+        write(tmp_path / f"{at}", 1)
+        killed = killed_at(at, monkeypatch, partial(write, tmp_path / f"{at}", 2))
+        summary, artifact = tmp_path / f"{at}/x.summary.json", tmp_path / f"{at}/x.tsv"
+        assert not summary.exists() or summary.read_text() == artifact.read_text()
+        write(tmp_path / f"{at}", 2)
+        assert artifact.read_text() == "a\tb\n0\t0\n1\t2\n2\t4\n3\t6\n"
+        assert not list(artifact.parent.glob(".*"))
+        if not killed:
+            break
+        at += 1
+    assert at > 6

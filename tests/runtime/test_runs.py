@@ -3,8 +3,12 @@
 import dataclasses
 import errno
 import os
+import re
+import resource
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +16,25 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runtime.checkpoints import load_checkpoint, require_finite, require_same_settings, save_checkpoint
 from runtime.command_line import run_script
-from runtime.files import InputError, array_sha256, atomic_path, load_archive, load_array, read_json, save_array
+from runtime.files import (
+    InputError,
+    append,
+    array_sha256,
+    atomic_path,
+    load_archive,
+    load_array,
+    read_json,
+    remove,
+    require_no_folder,
+    save_archive,
+    save_array,
+    unwritable,
+    write_text,
+)
 from runtime.progress import Scalars
 from runtime.provenance import project_path, provenance, settings, shown_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
@@ -56,8 +75,92 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot be written .*; choose another folder"):
         save_array(tmp_path / "file" / "array.npy", np.zeros(2))
-    with pytest.raises(InputError, match=r"cannot be written .*; choose another folder"):
-        Scalars(tmp_path / "file" / "tensorboard")
+
+
+@pytest.fixture
+def size_limit() -> Iterator[int]:
+    """Files that this process writes end here."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield 20_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+WRITERS = {
+    "array": lambda folder: save_array(folder / "file.npy", np.ones(100_000)),
+    "archive": lambda folder: save_archive(folder / "file.npz", {"a": np.ones(100_000)}),
+    "text": lambda folder: write_text(folder / "file.txt", 100_000 * "line\n"),
+    "line": lambda folder: append(folder / "file.tsv", 100_000 * "line\n"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_limit_on_file_sizes_is_one_line(kind: str, tmp_path: Path, size_limit: int) -> None:
+    with pytest.raises(InputError, match=r"file\.[a-z]+: larger than files may be here; raise the limit \(ulimit -f\)"):
+        WRITERS[kind](tmp_path)
+    assert list(tmp_path.iterdir()) == [] or kind == "line"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root mounts a small disk")
+def test_a_full_disk_says_so_whatever_is_written(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no mount here")
+    try:
+        for kind, write in WRITERS.items():
+            with pytest.raises(
+                InputError, match=r"no space left on the disk; free some and run the same command again"
+            ):
+                write(tmp_path)
+            assert list(tmp_path.iterdir()) == [] or kind == "line"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_every_reason_has_its_words() -> None:
+    for number, words in (
+        (errno.ENOSPC, "no space left on the disk; free some and run the same command again"),
+        (errno.EDQUOT, "no space left in the disk quota; free some and run the same command again"),
+        (errno.EACCES, r"cannot be written \(Permission denied\); choose another folder"),
+    ):
+        assert re.fullmatch(f"a: {words}", str(unwritable(Path("a"), OSError(number, os.strerror(number)))))
+    assert "(3 requested and 1 written)" in str(unwritable(Path("a"), OSError("3 requested and 1 written")))
+
+
+def curve(folder: Path) -> list[float]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars("loss")]
+
+
+def test_scalars_are_there_at_once_and_in_order_over_restarts(tmp_path: Path) -> None:
+    for first in (0, 2):
+        with Scalars(tmp_path) as scalars:
+            for number in (first, first + 1):
+                scalars.write(number, loss=number)
+            assert len(curve(tmp_path)) == first + 2
+    assert curve(tmp_path) == [0, 1, 2, 3]
+
+
+def test_scalars_that_cannot_be_written_cost_one_line(
+    tmp_path: Path, size_limit: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "full"):
+        with Scalars(folder) as scalars:
+            for number in range(1_000):
+                scalars.write(number, loss=number)
+        printed = capsys.readouterr()
+        assert printed.out.startswith(f"note: {folder}") and printed.out.count("\n") == 1 and printed.err == ""
+    assert len(curve(tmp_path / "full")) > 100
+
+
+def test_what_cannot_be_deleted_or_lies_in_the_way_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="folder: cannot be deleted"):
+        remove(tmp_path / "missing", tmp_path / "folder")
+    with pytest.raises(InputError, match="folder: is a folder, a file is to be written there"):
+        require_no_folder(tmp_path / "missing", tmp_path / "folder")
 
 
 def test_damaged_and_missing_files_are_one_line(tmp_path: Path) -> None:
