@@ -112,13 +112,14 @@ def read_own_points(
         is_next = number - 2 < len(indices) and point.idx == indices[number - 2]
         label = settings["target_class"] if truth is None else int(truth[point.idx]) if is_next else None
         wrong = {
-            "form": line != point.line,
             "point": not is_next,
             "label": label not in ("all", point.label) or point.label < 0,
             "class": point.predict < ABSTAIN or (num_classes and point.predict >= num_classes),
             "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius)
             # Where the bound was computed by another version of SciPy, its last bits may differ.
             or float(point.radius) > (ceiling * (1 + 1e-9) if point.predict != ABSTAIN else 0),
+            "correct": line.split("\t")[4:5] != [str(point.correct)],
+            "form": line != point.line,
         }
         for what, is_wrong in wrong.items():
             if is_wrong:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import keras
 import numpy as np
 import pytest
 
+from models.registry import build_model
 from models.saving import load_model, save_model
 from randomized_smoothing_certification import certification_run
-from randomized_smoothing_certification.certificate_file import COLUMNS, read_points
+from randomized_smoothing_certification.certificate_file import COLUMNS, is_summarised, read_points
 from randomized_smoothing_certification.certification_run import (
     CertificationConfig,
     certify_test_points,
@@ -272,6 +274,7 @@ def test_saturation_is_said(toy: Path, tmp_path: Path) -> None:
         ({"shard": "7/7"}, "no points"),
         ({"max_minutes": 0.0}, "max_minutes"),
         ({"out": Path("a.csv")}, ".tsv"),
+        ({"n": 3_000_000_000}, r"below 2\^31, got 3000000000"),
     ],
 )
 def test_bad_settings_end_in_one_line(toy: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -292,14 +295,232 @@ def test_unwritable_output_and_full_disk(toy: Path, tmp_path: Path) -> None:
             append(Path("/dev/full"), "row\n")
 
 
-def test_damaged_rows_are_refused(toy: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a.tsv"
-    certify_test_points(config(toy, out, points=2))
-    lines = out.read_text().split("\n")
-    for damaged in ([lines[0], lines[1][:-20], lines[2], ""], [lines[0], lines[2], ""], ["idx", *lines[1:]]):
-        out.write_text("\n".join(damaged))
-        with pytest.raises(InputError):
-            certify_test_points(config(toy, out, points=2))
+def changed(line: str, column: str, value: str) -> str:
+    cells = line.split("\t")
+    cells[COLUMNS.index(column)] = value
+    return "\t".join(cells)
+
+
+WRONG_ROWS = [
+    ("radius", "-1.000000", "radius -1.0"),
+    ("radius", "9.000000", "line 2 has a radius"),  # above the ceiling of n, alpha and sigma
+    ("radius", "0.25", "line 2 has a radius"),
+    ("radius", "1e-1", "line 2 has a radius"),
+    ("radius", "nan", "radius nan"),
+    ("predict", "-2", "line 2 has a class"),
+    ("predict", "-1", "line 2 has a"),  # a radius without a class
+    ("correct", "0", "line 2 has a correct"),
+    ("correct", "5", "line 2 has a correct"),
+    ("label", "01", "line 2 has a form"),
+    ("label", "2", "line 2 has a"),
+    ("idx", "2", "line 2 has a point"),
+    ("idx", "999", "line 2 has a point"),
+    ("time", "0:00:nan", "line 2 is damaged"),
+    ("time", "0:00:-1", "line 2 is damaged"),
+]
+
+
+@pytest.fixture(scope="module")
+def two_rows(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of a whole run, one of two shards, with two points."""
+    out = tmp_path_factory.mktemp("two") / "a.tsv"
+    certify_test_points(config(toy, out, points=4, shard="1/2"))
+    return {path.name: path.read_text() for path in out.parent.iterdir()}
+
+
+@pytest.mark.parametrize(("column", "value", "message"), WRONG_ROWS)
+def test_rows_that_the_run_cannot_have_written_are_refused(
+    toy: Path, tmp_path: Path, two_rows: dict[str, str], column: str, value: str, message: str
+) -> None:
+    """When a run goes on, and when its rows are joined to others; nothing is changed."""
+    header, first, second, _ = two_rows["a.tsv"].split("\n")
+    for lines in ([header, changed(first, column, value), ""], [header, changed(first, column, value), second, ""]):
+        for name in ("a.tsv", "a.settings.json"):
+            (tmp_path / name).write_text(two_rows[name])
+        (tmp_path / "a.tsv").write_text("\n".join(lines))
+        with pytest.raises(InputError, match=message):
+            certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
+        with pytest.raises(InputError, match=message):
+            merge([tmp_path / "a.tsv"], tmp_path / "merged.tsv")
+        assert (tmp_path / "a.tsv").read_text() == "\n".join(lines)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.settings.json", "a.tsv"]
+
+
+def test_lines_out_of_place_are_refused(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
+    header, first, second, _ = two_rows["a.tsv"].split("\n")
+    for lines, message in (
+        ([header, second, ""], "line 2 has a point"),
+        ([header, first, first, ""], "once more"),
+        ([header, first, second, changed(first, "idx", "23"), ""], "line 4 has a point"),
+        ([header, "", first, ""], "not the lines"),
+        ([header, first[:-20], second, ""], "line 2 is damaged"),
+        (["idx", first, second, ""], "columns"),
+    ):
+        for name in ("a.tsv", "a.settings.json"):
+            (tmp_path / name).write_text(two_rows[name])
+        (tmp_path / "a.tsv").write_text("\n".join(lines))
+        with pytest.raises(InputError, match=message):
+            certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
+    with pytest.raises(InputError, match="line 2 has a class"):
+        (tmp_path / "a.tsv").write_text("\n".join([header, changed(first, "predict", str(CLASSES)), ""]))
+        certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
+
+
+def test_a_changed_digit_in_whole_certificates_is_noticed_by_their_hash(
+    toy: Path, tmp_path: Path, two_rows: dict[str, str]
+) -> None:
+    for name, text in two_rows.items():
+        (tmp_path / name).write_text(text)
+    radius = read_points(tmp_path / "a.tsv")[0].radius
+    other = radius[:-1] + str((int(radius[-1]) + 1) % 10)
+    (tmp_path / "a.tsv").write_text(two_rows["a.tsv"].replace(radius, other))
+    assert not is_summarised(tmp_path / "a.tsv")
+    with pytest.raises(InputError, match=r"changed since a\.summary\.json was made"):
+        certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
+    with pytest.raises(InputError, match=r"changed since a\.summary\.json was made"):
+        merge([tmp_path / "a.tsv"], tmp_path / "merged.tsv")
+
+
+def test_another_program_may_lack_columns_but_not_repeat_a_point(tmp_path: Path) -> None:
+    foreign = tmp_path / "a.tsv"
+    foreign.write_text("label\tpredict\tradius\n8\t8\t1.5\n8\t-1\t0\n")
+    assert [(point.idx, point.radius) for point in read_points(foreign)] == [(0, "1.5"), (1, "0")]
+    foreign.write_text("idx\tlabel\tpredict\tradius\n3\t8\t8\t1.5\n3\t8\t8\t1.5\n")
+    with pytest.raises(InputError, match="line 3 has the point 3 once more"):
+        read_points(foreign)
+
+
+def test_a_failing_first_point_leaves_no_file(toy: Path, tmp_path: Path) -> None:
+    model = keras.saving.load_model(toy / "model.keras")
+    model.set_weights([np.full_like(weights, np.nan) for weights in model.get_weights()])
+    (tmp_path / "models").mkdir()
+    save_model(model, tmp_path / "models" / "nan.keras")
+    with pytest.raises((FloatingPointError, InputError)):
+        certify_test_points(config(toy, tmp_path / "new" / "a.tsv", model=tmp_path / "models" / "nan.keras"))
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_a_model_that_its_record_does_not_describe_is_refused(toy: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.keras"
+    model.write_bytes((toy / "model.keras").read_bytes())
+    model.with_suffix(".json").write_text(json.dumps({"sha256": "of another file"}))
+    with pytest.raises(InputError, match=r"m\.keras: not the file that m\.json describes"):
+        certify_test_points(config(toy, tmp_path / "a.tsv", model=model))
+    assert not (tmp_path / "a.tsv").exists()
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.settings.json", "a.summary.json"])
+def test_a_folder_in_the_way_is_one_line(toy: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{name}: is a folder"):
+        certify_test_points(config(toy, tmp_path / "a.tsv"))
+
+
+class Killed(BaseException):
+    """Nothing is done on the disk from here on."""
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_a_merge_killed_at_any_write_is_done_again(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    shards = [tmp_path / f"{i}.tsv" for i in (1, 2)]
+    for path in shards:
+        certify_test_points(config(toy, path, shard=f"{path.stem}/2"))
+    merged, left, replace = tmp_path / "merged.tsv", [at], Path.replace
+    merged.with_suffix(".summary.json").write_text('{"of": "something that was there before"}')
+
+    def kill(path: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        try:
+            merge(shards, merged)
+        except Killed:
+            assert at < 4 and not is_summarised(merged)
+    summary = merge(shards, merged)
+    assert summary == json.loads(merged.with_suffix(".summary.json").read_text()) and is_summarised(merged)
+    assert len(read_points(merged)) == 6 and not list(tmp_path.glob(".*"))
+    # What one made, the other neither changes nor takes for its own with other rows in it.
+    before = merged.read_text()
+    assert certify_test_points(config(toy, merged))["tsv_sha256"] == summary["tsv_sha256"]
+    assert merged.read_text() == before
+    whole = tmp_path / "whole.tsv"
+    with pytest.raises(StoppedEarly):
+        certify_test_points(config(toy, whole, max_minutes=1e-9))
+    certify_test_points(config(toy, whole))
+    with pytest.raises(InputError, match=r"whole\.tsv: exists with other rows"):  # other times
+        merge(shards, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("alpha", 0), ("sigma", "0.5"), ("sigma", float("nan")), ("seed", -1), ("n", 10**30), ("n", None), ("shard", 1)],
+)
+def test_a_shard_whose_record_holds_no_settings_leaves_no_output(
+    tmp_path: Path, two_rows: dict[str, str], name: str, value: Any
+) -> None:
+    (tmp_path / "a.tsv").write_text(two_rows["a.tsv"])
+    record = json.loads(two_rows["a.settings.json"])
+    for broken in ({**record, "settings": {**record["settings"], name: value}}, [], {"settings": None}):
+        (tmp_path / "a.settings.json").write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=r"a\.settings\.json: not a record of certificates"):
+            merge([tmp_path / "a.tsv"], tmp_path / "merged.tsv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.settings.json", "a.tsv"]
+
+
+def test_points_that_are_no_shard_of_one_run_do_not_merge(toy: Path, tmp_path: Path) -> None:
+    shards = [tmp_path / f"{i}.tsv" for i in (1, 2)]
+    for path in shards:
+        certify_test_points(config(toy, path, shard=f"{path.stem}/2"))
+    for path, other in zip(shards, ("2/2", "1/2"), strict=True):
+        record = json.loads(path.with_suffix(".settings.json").read_text())
+        record["settings"]["shard"] = other
+        path.with_suffix(".settings.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="its points are not those of shard 2/2"):
+        merge(shards, tmp_path / "merged.tsv")
+    assert not (tmp_path / "merged.tsv").exists()
+
+
+def test_two_processes_on_one_output(tiny_data_dir: Path, tmp_path: Path) -> None:
+    """One writes it, the other is refused in one line; the table has a row per point."""
+    save_model(build_model("digits_cnn", (8, 8, 1), 10, seed=0), tmp_path / "m.keras")
+    arguments = ["certify_digits.py", "--data-dir", str(tiny_data_dir), "--model", str(tmp_path / "m.keras")]
+    arguments += ["--out", str(tmp_path / "a.tsv"), "--n", "500"]
+    waits_at_its_first_point = (
+        "import runpy, sys, time\n"
+        "from pathlib import Path\n"
+        "from randomized_smoothing_certification import certification_run\n"
+        "certify = certification_run.certify\n"
+        "def waiting(*given, **votes):\n"
+        "    Path('started').touch()\n"
+        "    while not Path('go').exists():\n"
+        "        time.sleep(0.05)\n"
+        "    return certify(*given, **votes)\n"
+        "certification_run.certify = waiting\n"
+        f"sys.argv = {arguments!r}\n"
+        f"runpy.run_path({str(SCRIPTS / 'certify_digits.py')!r}, run_name='__main__')\n"
+    )
+    shared: dict[str, Any] = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    shared["env"] = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
+    first = subprocess.Popen([sys.executable, "-c", waits_at_its_first_point], **shared)
+    try:
+        while not (tmp_path / "started").exists() and first.poll() is None:
+            time.sleep(0.05)
+        second = subprocess.run([sys.executable, str(SCRIPTS / arguments[0]), *arguments[1:]], **shared, timeout=300)
+    finally:
+        (tmp_path / "go").touch()
+        _, errors = first.communicate(timeout=300)
+    assert (first.returncode, second.returncode) == (0, 2), errors + second.stderr
+    assert second.stderr == (
+        f"error: {tmp_path / 'a.tsv'}: another run is writing it; wait for it or choose another output\n"
+    )
+    assert len(read_points(tmp_path / "a.tsv")) == 35
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_script_ends_in_status_2_and_one_line(toy: Path, tmp_path: Path) -> None:
