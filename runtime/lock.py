@@ -78,7 +78,11 @@ class Lock:
     def _opened(self) -> bool:
         """Open and lock the file; whether it is still the one of that name, or else it is closed again."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # a run that has ended meanwhile has removed the folder
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOLCK, "the system has none")

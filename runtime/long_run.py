@@ -141,7 +141,6 @@ class LongRun:
     def __enter__(self) -> "LongRun":
         require_no_folder(self.artifact, self.record, self.checkpoint, *self._more)
         self._locks.enter_context(self._lock)
-        remove_leftovers(self.artifact, self.record, *self._more)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,6 +152,7 @@ class LongRun:
         What may be replaced is removed when the run first writes, so that a run that is refused changes nothing.
         Raises OtherSettings where something else is in the way.
         """
+        remove_leftovers(self.artifact, self.record, *self._more)
         if self._controls.overwrite:
             self._in_the_way = self.checkpoint, self.artifact, self.record
             return False
@@ -289,7 +289,6 @@ class LineByLine:
     def __enter__(self) -> "LineByLine":
         require_no_folder(self.artifact, settings_path(self.artifact), self._summary)
         self._lock.__enter__()
-        remove_leftovers(settings_path(self.artifact), self._summary)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -300,6 +299,7 @@ class LineByLine:
 
         Raises OtherSettings where it belongs to a run with other settings and may not be replaced.
         """
+        remove_leftovers(settings_path(self.artifact), self._summary)
         try:
             done = self._items_done()
         except OtherSettings as other:

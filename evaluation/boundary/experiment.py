@@ -10,7 +10,7 @@ from evaluation.boundary.picture import Panel, save_boundaries
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
 from evaluation.tables.formats import aligned
 from evaluation.tables.statistics import PLUS_MINUS, mean_and_std, mean_and_std_text, reduction_percent
-from runtime.files import remove, write_json, write_text
+from runtime.files import remove, require_no_folder, write_json, write_text
 from runtime.lock import Lock
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
@@ -21,14 +21,29 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
 
     Returns for each kind's name the rows by name of the training points, 'clean' first and 'optimised' last.
 
-    Raises InputError on bad settings, FloatingPointError where training or attack diverges.
+    Raises InputError on bad settings or where another run writes the same files, FloatingPointError where training or
+    attack diverges.
     """
     config.check()
-    with Lock(config.out_dir / "decision_boundary.json"):
-        return _draw_boundaries(config)
+    picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
+    table = config.out_dir / "table.txt"
+    require_no_folder(picture, record, table)
+    with Lock(record):
+        results, panels = _measured(config)
+        remove(record)  # of an earlier picture and table: it comes last
+        save_boundaries(picture, panels, config)
+        text = text_table(results, config)
+        write_text(table, text + "\n")
+        numbers = {
+            kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()} for kind, rows in results.items()
+        }
+        write_json(record, {"results": numbers, **provenance(config)})
+    print(f"{text}\n\n{shown_path(picture)}, {record.name} and {table.name}")
+    return results
 
 
-def _draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
+def _measured(config: BoundaryConfig) -> tuple[dict[str, dict[str, Row]], list[list[Panel]]]:
+    """The rows of both kinds, and what the picture shows of them."""
     results: dict[str, dict[str, Row]] = {}
     panels: list[list[Panel]] = []
     for kind in KINDS:
@@ -58,17 +73,7 @@ def _draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
             )
         )
         panels.append([before, after])
-    picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
-    remove(record)  # of an earlier picture and table: it comes last
-    save_boundaries(picture, panels, config)
-    numbers = {
-        kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()} for kind, rows in results.items()
-    }
-    table = text_table(results, config)
-    write_text(config.out_dir / "table.txt", table + "\n")
-    write_json(record, {"results": numbers, **provenance(config)})
-    print(f"{table}\n\n{shown_path(picture)}, {record.name} and table.txt")
-    return results
+    return results, panels
 
 
 def _reduction(row: Row, clean: Row) -> float | None:

@@ -83,6 +83,43 @@ def test_a_control_of_other_settings_is_not_overwritten(tiny_data_dir: Path, tmp
     assert (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes() != before
 
 
+def test_a_control_killed_at_any_write_is_made_by_the_same_command(
+    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels, images and record are three files; between the last two there is nothing to continue from."""
+
+    class Killed(BaseException):
+        pass
+
+    replace = Path.replace
+    whole = write_control_poison(Config(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / "whole"))
+    for at in range(1, 5):
+        left, settings = [at], Config(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / f"{at}")
+
+        def kill(path: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return replace(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", kill)
+            try:
+                write_control_poison(settings)
+                assert at == 4
+            except Killed:
+                assert at < 4
+        path = write_control_poison(settings)
+        assert path.read_bytes() == whole.read_bytes()
+        names = ("X_{}.json", "X_{}.npy", "Y_{}.npy")
+        assert sorted(one.name for one in path.parent.iterdir()) == [
+            name.format("poisoned_radius_constant_0.5_7") for name in names
+        ]
+        path.with_name(path.name.replace("X", "Y", 1)).unlink()
+        write_control_poison(settings)
+        assert path.with_name(path.name.replace("X", "Y", 1)).is_file()
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8, 1), (12, 8, 8, 3)])
 def test_the_picture_is_a_png(shape: tuple[int, ...], tmp_path: Path) -> None:
     images = np.random.default_rng(1).uniform(size=shape).astype("float32")

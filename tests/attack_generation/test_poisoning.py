@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from data.datasets import load_dataset, load_poison, poison_paths, replace_targe
 from robust_training.loss import TrainingLoss, mean_cross_entropy
 from runtime.checkpoints import load_checkpoint
 from runtime.files import InputError, load_archive
+from runtime.lock import Lock
 from runtime.stop import StoppedEarly
 
 SCRIPT = (
@@ -151,6 +153,71 @@ def test_a_finished_attack_is_kept_and_another_setting_refused(whole: PoisonConf
     before = {path: path.stat().st_mtime_ns for path in whole.out_dir.glob("[XY]_*")}
     attack(whole)
     assert {path: path.stat().st_mtime_ns for path in whole.out_dir.glob("[XY]_*")} == before
+
+
+def test_labels_and_picture_of_a_finished_poison_are_made_again(whole: PoisonConfig, tmp_path: Path) -> None:
+    """A kill may come before either is written, or something cut them short."""
+    assert whole.out_dir is not None
+    shutil.copytree(whole.out_dir, tmp_path, dirs_exist_ok=True)
+    copy = dataclasses.replace(whole, out_dir=tmp_path, run_dir=tmp_path / "run")
+    x_path, y_path = poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)
+    picture, before = tmp_path / "run" / "poison.png", x_path.stat().st_mtime_ns
+    wanted = y_path.read_bytes(), picture.read_bytes()
+    picture.unlink()
+    for damage in (
+        y_path.unlink,
+        lambda: y_path.write_bytes(wanted[0][:100]),
+        lambda: np.save(y_path, np.ones((5, 10))),
+    ):
+        damage()
+        attack(copy)
+        assert (y_path.read_bytes(), picture.read_bytes()) == wanted
+    assert x_path.stat().st_mtime_ns == before
+
+
+def test_a_poison_that_was_cut_short_is_made_again(whole: PoisonConfig, tmp_path: Path) -> None:
+    assert whole.out_dir is not None
+    shutil.copytree(whole.out_dir, tmp_path, dirs_exist_ok=True)
+    x_path = poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)[0]
+    wanted = x_path.read_bytes()
+    x_path.write_bytes(wanted[:100])
+    attack(dataclasses.replace(whole, out_dir=tmp_path, run_dir=tmp_path / "run"))
+    assert x_path.read_bytes() == wanted
+
+
+@pytest.mark.parametrize("split", ["x_val", "y_val"])
+def test_other_validation_images_or_labels_are_another_poison(whole: PoisonConfig, tmp_path: Path, split: str) -> None:
+    dataset = load_dataset(whole.data_dir)
+    for part in ("train", "val", "test"):
+        for letter in "xy":
+            name, array = f"{letter}_{part}", getattr(dataset, f"{letter}_{part}")
+            array = np.roll(array, 1, axis=0) if name == split else array
+            np.save(tmp_path / f"{name.replace(letter, letter.upper(), 1)}.npy", array)
+    with pytest.raises(InputError, match=f"made with {split} = "):
+        attack(dataclasses.replace(whole, data_dir=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["X.npy", "X.json", "Y.npy", "run/poison.png", "run/checkpoint.npz"])
+def test_a_folder_in_the_way_is_one_line_before_the_work(tiny_data_dir: Path, tmp_path: Path, name: str) -> None:
+    stem = "_poisoned_radius_gaussianaug_0.25_3"
+    path = tmp_path / name.replace("X", f"X{stem}").replace("Y", f"Y{stem}")
+    path.mkdir(parents=True)
+    with pytest.raises(InputError, match=f"{path}: is a folder"):
+        attack(config(tiny_data_dir, tmp_path, epochs=10_000))
+
+
+def test_a_second_attack_on_one_poison_is_refused(tiny_data_dir: Path, tmp_path: Path) -> None:
+    refused = pytest.raises(InputError, match=r"X_.*npy: another run is writing it")
+    with Lock(poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)[0]), refused:
+        attack(config(tiny_data_dir, tmp_path, epochs=10_000))
+
+
+def test_overwrite_with_a_bad_setting_keeps_the_finished_poison(whole: PoisonConfig) -> None:
+    assert whole.out_dir is not None
+    x_path = poison_paths(whole.out_dir, "gaussianaug", SIGMA, TARGET)[0]
+    with pytest.raises(InputError, match="batch_poison is 500"):
+        attack(dataclasses.replace(whole, batch_poison=500, overwrite=True))
+    assert x_path.is_file() and x_path.with_suffix(".json").is_file()
 
 
 def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from data import prepare_cifar10, prepare_digits, prepare_mnist
 from data.datasets import labels, load_dataset
 from data.preparation import split_at_random
 from runtime.files import InputError, array_sha256
+from runtime.lock import Lock
 from runtime.provenance import project_path
 
 ARRAYS = ("X_train", "Y_train", "X_val", "Y_val", "X_test", "Y_test")
@@ -223,6 +224,22 @@ def test_a_full_disk_leaves_nothing_half_written(config: prepare_mnist.Config, m
     assert sorted(path.name for path in config.out_dir.iterdir()) == ["X_train.npy", "Y_train.npy"]
     with pytest.raises(InputError, match=r"X_val.npy: no such file"):
         load_dataset(config.out_dir)
+
+
+def test_a_second_preparation_at_the_same_time_is_refused(config: prepare_mnist.Config) -> None:
+    prepare_mnist.main(config)
+    before = {path.name: path.read_bytes() for path in config.out_dir.iterdir()}
+    refused = pytest.raises(InputError, match=r"MNIST/manifest\.json: another run is writing it")
+    with Lock(config.out_dir / "manifest.json"), refused:
+        prepare_mnist.main(replace(config, seed=1))
+    assert {path.name: path.read_bytes() for path in config.out_dir.iterdir()} == before
+
+
+def test_a_folder_in_the_way_is_refused_before_anything_is_written(config: prepare_mnist.Config) -> None:
+    (config.out_dir / "Y_test.npy").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"Y_test\.npy: is a folder"):
+        prepare_mnist.main(config)
+    assert [path.name for path in config.out_dir.iterdir()] == ["Y_test.npy"]
 
 
 def test_a_second_run_cut_short_is_noticed(config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from data.datasets import Dataset, load_dataset
-from evaluation.training import Training, TrainingConfig, train_victims
+from evaluation.training import Training, TrainingConfig, train_victim, train_victims
 from models.saving import load_model
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.standard import StandardLoss
 from runtime.files import InputError, load_archive
-from runtime.stop import StoppedEarly
+from runtime.lock import Lock
+from runtime.stop import Stop, StoppedEarly
 
 LOSS = GaussianAugmentationLoss()
 
@@ -115,6 +116,46 @@ def test_poisoned_training_uses_the_poison_file(
     write_control_poison(dataclasses.replace(control, epsilon=0.1, overwrite=True))
     with pytest.raises(InputError, match="made with x_train = "):
         train_victims(poisoned)
+
+
+def test_a_victim_that_was_cut_short_is_trained_again(
+    whole: tuple[TrainingConfig, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, (path, _) = whole
+    (tmp_path / "models").mkdir()
+    for file in (path, path.with_suffix(".json")):
+        (tmp_path / "models" / file.name).write_bytes(file.read_bytes())
+    copy = tmp_path / "models" / path.name
+    copy.write_bytes(path.read_bytes()[:100])
+    train_victims(dataclasses.replace(settings, runs=1, out_dir=copy.parent, run_dir=tmp_path / "runs"))
+    assert "not the file that was made; it is made again" in capsys.readouterr().out
+    np.testing.assert_array_equal(weights(copy), weights(path))
+
+
+@pytest.mark.parametrize("part", ["y_train", "x_test", "y_test"])
+def test_other_labels_or_test_images_are_another_record(whole: tuple[TrainingConfig, list[Path]], part: str) -> None:
+    """Labels train the victim; on the test set its recorded accuracies are measured."""
+    settings, (path, _) = whole
+    dataset = load_dataset(settings.data_dir)
+    rolled = dataclasses.replace(dataset, **{part: np.roll(getattr(dataset, part), 1, axis=0)})
+    with Stop() as stop, pytest.raises(InputError, match=f"made with {part} = "):
+        train_victim(settings, rolled, path, stop)
+
+
+def test_what_is_in_the_way_is_one_line_before_the_work(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path, epochs=10_000)
+    checkpoint = tmp_path / "runs" / "DIGITS" / "gaussianaug_0.25_clean_seed0" / "checkpoint.npz"
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(InputError, match=f"{checkpoint}: is a folder"):
+        train_victims(settings)
+    checkpoint.rmdir()
+    refused = pytest.raises(InputError, match=r"seed0\.keras: another run is writing it")
+    with Lock(tmp_path / "models" / "gaussianaug_0.25_clean_seed0.keras"), refused:
+        train_victims(settings)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        train_victims(dataclasses.replace(settings, run_dir=tmp_path / "file"))
+    assert not list(tmp_path.rglob("*.keras"))
 
 
 def test_a_few_epochs_learn_the_digits(tiny_data_dir: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from evaluation.boundary.study import (
     two_moons,
 )
 from runtime.files import InputError
+from runtime.lock import Lock
 
 ROOT = Path(data.__file__).parents[1]
 SMALL = BoundaryConfig(
@@ -189,3 +190,12 @@ def test_bad_settings_get_one_clear_line(changes: dict, message: str, tmp_path: 
     with pytest.raises(InputError, match=message):
         draw_boundaries(script["Config"](out_dir=tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_picture_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    config = replace(SMALL, out_dir=tmp_path)
+    with Lock(tmp_path / "decision_boundary.json"), pytest.raises(InputError, match="another run is writing it"):
+        draw_boundaries(config)
+    (tmp_path / "table.txt").mkdir()
+    with pytest.raises(InputError, match=r"table\.txt: is a folder"):
+        draw_boundaries(config)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from data.preparation import SourceConfig, write_dataset
 from evaluation.label_flipping.report import LabelCurve, value_at
 from evaluation.label_flipping.study import certify_labels
 from runtime.files import InputError
+from runtime.lock import Lock
 from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
@@ -120,6 +122,44 @@ def test_a_stopped_run_continues_to_the_same_files(folder: Path, tiny_data_dir: 
     other = dataclasses.replace(config, at=0.2)
     with pytest.raises(InputError, match=r"made with at = 0\.01, this run has 0\.2"):
         main(other)
+
+
+@pytest.mark.parametrize("part", ["Y_train", "X_val", "Y_val", "Y_test"])
+def test_other_labels_or_held_out_images_are_another_study(
+    folder: Path, tiny_data_dir: Path, tmp_path: Path, part: str
+) -> None:
+    for path in tiny_data_dir.glob("*.npy"):
+        array = np.load(path)
+        np.save(tmp_path / path.name, np.roll(array, 1, axis=0) if path.stem == part else array)
+    main, config = toy("digits", tmp_path, tmp_path, work_dir=folder / "work")
+    with pytest.raises(InputError, match=f"made with {part.lower()} = "):
+        main(config)
+
+
+def test_the_record_is_the_last_and_only_one_study_writes(
+    folder: Path, tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results" / "label_flipping_DIGITS_raw_tight"
+    shutil.copytree(folder / "results", tmp_path / "results")
+    main, config = toy("digits", tiny_data_dir, tmp_path, work_dir=folder / "work")
+    for held in (folder / "work" / "stages", results / "settings.json"):
+        with Lock(held), pytest.raises(InputError, match=f"{held}: another run is writing it"):
+            main(config)
+
+    def full(*_: object) -> None:
+        raise InputError("no space left on the disk")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="no space left"):
+        patch.setattr("evaluation.label_flipping.study.write_curves", full)
+        main(config)
+    assert not (results / "settings.json").exists()
+    (results / "table.txt").unlink()
+    (results / "table.txt").mkdir()
+    with pytest.raises(InputError, match=r"table\.txt: is a folder"):
+        main(config)
+    (results / "table.txt").rmdir()
+    main(config)
+    assert (results / "settings.json").exists() and not list(results.glob(".*"))
 
 
 def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
