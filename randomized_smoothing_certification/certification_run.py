@@ -133,16 +133,19 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             return Point(index, label, prediction, size, int(prediction == label), str(spent)).line
 
         def rows() -> list[Point]:
-            return read_own_points(config.out, what, record["points"], truth, dataset.num_classes)
+            return read_own_points(config.out, what, points.tolist(), truth, dataset.num_classes)
 
         with LineByLine(config.out, HEADER, record, config, stop, summary_path(config.out)) as run:
             if done := run.resume():
+                record = read_record(config.out)
+                if record["points"] != points.tolist():
+                    raise InputError(f"{config.out}: its points are not those of this run; choose another output")
                 rows()
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done == len(points):
                 require_unchanged(config.out)
-            run.advance(record["points"][done:], certified, unit="point")
-            return _finish(config.out, _summary(rows(), read_record(config.out)))
+            run.advance(points.tolist()[done:], certified, unit="point")
+            return _finish(config.out, _summary(rows(), record))
 
 
 def draw_points(

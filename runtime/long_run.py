@@ -164,9 +164,7 @@ class LongRun:
                         "choose another folder or add --overwrite"
                     )
                 return False
-            record = read_json(self.record)
-            if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-                raise OtherSettings(f"{self.record}: not a record of this project; delete it or choose another folder")
+            record = _read_record(self.record)
             require_same_settings(self.artifact, record["settings"], self.identity)
         except OtherSettings as other:
             allow_discard(other, self._controls.on_other_settings)
@@ -317,7 +315,7 @@ class LineByLine:
             raise OtherSettings(
                 f"{self.artifact}: exists without {record.name}, which would say how; choose another output"
             )
-        require_same_settings(self.artifact, read_json(record)["settings"], self._record["settings"])
+        require_same_settings(self.artifact, _read_record(record)["settings"], self._record["settings"])
         content = self.artifact.read_bytes()
         whole = content.rfind(b"\n") + 1
         if not whole:
@@ -383,10 +381,8 @@ class KeptStages:
         require_no_folder(path)
         remove_leftovers(path)
         if path.is_file():
-            record = read_json(path)
             try:
-                if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-                    raise OtherSettings(f"{path}: not a stage of this study; delete it to make it again")
+                record = _read_record(path, "result")
                 require_same_settings(path, record["settings"], self.identity)
                 return record["result"]
             except OtherSettings as other:
@@ -396,6 +392,14 @@ class KeptStages:
         if self._stop.reason:
             raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
         return result
+
+
+def _read_record(path: Path, *more: str) -> dict[str, Any]:
+    """A JSON object with an object 'settings', and what else it must have. Raises OtherSettings where it is none."""
+    record = read_json(path)
+    if isinstance(record, dict) and isinstance(record.get("settings"), dict) and record.keys() >= {*more}:
+        return record
+    raise OtherSettings(f"{path}: not a record of this project; delete it or choose another folder")
 
 
 def _require_finite_state(step: str, state: Any) -> None:

@@ -20,7 +20,7 @@ class Stop:
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
-        if max_minutes is not None and max_minutes <= 0:
+        if max_minutes is not None and not max_minutes > 0:  # written so that NaN fails too
             raise InputError(f"max_minutes must be positive, got {max_minutes}")
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._limit = max_minutes

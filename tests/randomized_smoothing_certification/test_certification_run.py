@@ -346,6 +346,16 @@ def test_rows_that_the_run_cannot_have_written_are_refused(
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.settings.json", "a.tsv"]
 
 
+def test_a_record_of_other_points_is_refused(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
+    for change, message in (({"points": [4]}, "its points are not those"), ({"points": None}, "not a record")):
+        for name, text in two_rows.items():
+            (tmp_path / name).write_text(text)
+        record = {**json.loads(two_rows["a.settings.json"]), **change}
+        (tmp_path / "a.settings.json").write_text(json.dumps(record))
+        with pytest.raises(InputError, match=message):
+            certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
+
+
 def test_lines_out_of_place_are_refused(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
     header, first, second, _ = two_rows["a.tsv"].split("\n")
     for lines, message in (

@@ -133,10 +133,19 @@ def test_an_artifact_of_unknown_origin_is_refused_or_replaced(tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", ["null", "[]", '{"settings": null}'])
 def test_a_record_of_another_form_is_one_line(tmp_path: Path, text: str) -> None:
-    make(tmp_path, Config(data_dir=tmp_path))
+    config = Config(data_dir=tmp_path)
+    make(tmp_path, config)
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=r"x\.json: not a record of this project"):
-        make(tmp_path, Config(data_dir=tmp_path))
+        make(tmp_path, config)
+    (tmp_path / "y.tsv").write_text("a\tb\n")
+    (tmp_path / "y.settings.json").write_text(text)
+    with pytest.raises(InputError, match=r"y\.settings\.json: not a record of this project"):
+        lines_of(tmp_path / "y.tsv", identity(config), config).resume()
+    for stage in (text, '{"settings": {}}'):
+        (tmp_path / "s.json").write_text(stage)
+        with pytest.raises(InputError, match=r"s\.json: not a record of this project"):
+            KeptStages(tmp_path, {}, "refuse", Stop()).get("s.json", lambda: 1)
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
