@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from keras import ops
 
-from randomized_smoothing_certification.soft_radius import repeat_images
+from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
 from runtime.files import InputError
 
@@ -50,8 +50,9 @@ def disagreement(scores: Any, copies: int, lam: float, eta: float) -> Any:
     """
     log_each = ops.log_softmax(ops.cast(scores, "float32"), axis=-1)
     log_each = ops.reshape(log_each, (-1, copies, scores.shape[-1]))
-    mean = ops.mean(ops.exp(log_each), axis=1)
-    # p is 0 where every p_i underflows: p log p is 0 there.
-    entropy = -ops.sum(mean * ops.log(ops.maximum(mean, 1e-30)), axis=-1)
+    # On the log scale throughout: the second derivative of log p overflows where p nearly vanishes.
+    log_mean = log_mean_softmax(scores, copies)
+    mean = ops.exp(log_mean)
+    entropy = -ops.sum(mean * log_mean, axis=-1)
     cross = -ops.sum(mean * ops.mean(log_each, axis=1), axis=-1)  # mean over i of H(p, p_i) = H(p) + KL(p || p_i)
     return ops.mean(lam * (cross - entropy) + eta * entropy)

@@ -21,6 +21,9 @@ def double_layers(float64: None) -> Iterator[None]:
     keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="Keras's BatchNorm computes in float32 on JAX, whatever its inputs are"
+)
 @pytest.mark.parametrize("batch_norm", ["fixed_affine", "proper"])
 @pytest.mark.parametrize("architecture", ["resnet8v1", "resnet11v2"])
 def test_resnet_derivatives_are_those_of_finite_differences(

@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
+from bilevel_optimizer.autodiff import hessian_vector_product
 from robust_training.consistency import ConsistencyLoss, disagreement
 from robust_training.loss import Randomness
 from runtime.files import InputError
@@ -36,6 +37,15 @@ def test_copies_that_agree_cost_nothing_and_sure_ones_are_finite() -> None:
     assert float(disagreement(same, COPIES, 10.0, 0.0)) == pytest.approx(0.0, abs=1e-5)
     sure = np.array([[200.0, 0.0], [200.0, 0.0]], np.float32)
     assert float(disagreement(sure, 2, 5.0, 0.5)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_second_derivatives_are_finite_where_a_class_nearly_vanishes() -> None:
+    gaps = np.linspace(0, 200, 41, dtype=np.float32)
+    scores = np.stack([gaps, 0.9 * gaps, np.zeros_like(gaps)], axis=1)
+    scores = ops.convert_to_tensor(np.repeat(scores, 2, axis=0))
+    direction = ops.convert_to_tensor(np.random.default_rng(0).normal(size=scores.shape).astype(np.float32))
+    product = hessian_vector_product(lambda s: disagreement(s, 2, 5.0, 0.5), scores, direction)
+    assert np.all(np.isfinite(ops.convert_to_numpy(product))) and np.abs(product).max() > 1e-4
 
 
 def test_the_loss_is_cross_entropy_under_noise_plus_the_penalty() -> None:
