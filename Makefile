@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo plan table report test test-jax test-slow test-slurm lint format benchmark clean
+.PHONY: demo plan table report test test-jax test-slow test-slurm test-faults fuzz lint format benchmark clean
 
 # make demo METHOD=all, or METHOD="macer smoothadv"
 METHOD ?= gaussianaug
@@ -42,6 +42,14 @@ test-slow: $(INSTALLED)
 # Needs root and Debian's slurm-wlm and munge: starts a SLURM of its own on this machine.
 test-slurm: $(INSTALLED)
 	$(RUN) -m pytest -m slurm tests/slurm
+
+# Runs that are killed, met by another or out of space: make test-faults N=100 SEED=0, N kills at random moments.
+test-faults: $(INSTALLED)
+	KILLS=$(or $(N),100) SEED=$(or $(SEED),0) $(RUN) -m pytest -m faults tests/faults
+
+# Malformed command lines and files: make fuzz N=1000 SEED=0.
+fuzz: $(INSTALLED)
+	$(RUN) tests/fuzz/run_fuzz.py --n $(or $(N),1000) --seed $(or $(SEED),0)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
