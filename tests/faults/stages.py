@@ -61,7 +61,8 @@ _DATA = {"data-dir": "DIGITS"}
 _RUN = {**_DATA, "out-dir": "out", "run-dir": "out/run"}
 _ATTACK = {
     **_RUN, "epochs": "2", "reinitialise-every": "1", "batch-clean": "900", "batch-poison": "4",
-    "batch-validation": "4", "radius-copies": "2", "lower-steps": "2", "solver-steps": "1", "checkpoint-minutes": "1e-9", "seed": "0",
+    "batch-validation": "4", "radius-copies": "2",
+    "lower-steps": "2", "solver-steps": "1", "checkpoint-minutes": "1e-9", "seed": "0",
     "epsilon": "0.1", "sigma": "0.25", "lr-u": "0.1", "target-class": "8",
 }  # fmt: skip
 _VICTIM = {
@@ -137,7 +138,10 @@ STAGES = {
             }, is_exclusive=False,
         ),
         Stage("plan", "evaluation/tables/run_plan.py", {"plan": "plan.yaml", "directory": "."}, ("work",), False),
-        Stage("tables", "evaluation/tables/make_tables.py", {"plan": "plan.yaml", "results-dir": "out"}, ("out",), False),
+        Stage(
+            "tables", "evaluation/tables/make_tables.py", {"plan": "plan.yaml", "results-dir": "out"},
+            is_exclusive=False,
+        ),
         Stage(
             "results", "evaluation/tables/write_results.py", {"results-dir": "results", "benchmarks-dir": "benchmarks"},
             ("results", "benchmarks"), False,
