@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,14 @@ def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "DIGITS"
     main(Config(out_dir=folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folders that whole stages run in, each in a process of its own: a tests.faults.stages.World."""
+    from tests.faults.stages import World
+
+    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

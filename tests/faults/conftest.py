@@ -4,15 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.stages import World
-
 _TALLY = pytest.StashKey[Counter]()
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Folders that the stages run in."""
-    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")

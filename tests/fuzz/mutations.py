@@ -68,7 +68,8 @@ NUMBERS = {
 }  # fmt: skip
 VALUES = (
     "0", "-0.0", "-1", "1", "2", "0.5", "7", "10", "nan", "inf", "-inf", "1e39", "1e-400", "1e308", "1e6", "-1e-9",
-    "1.5", "1e3", "2147483648", "3000000000", "9223372036854775808", "abc", "0x10", "1,5", "--", "None", "½", "٣", "True",
+    "1.5", "1e3", "2147483648", "3000000000",
+    "9223372036854775808", "abc", "0x10", "1,5", "--", "None", "½", "٣", "True",
     "", " ", "9" * 400, "1" * 5000,
 )  # fmt: skip
 CHOICES = dict.fromkeys(
@@ -374,7 +375,7 @@ def right_of(damage: Damage, name: str, writes: tuple[str, ...]) -> Right:
         unsure = damage.kind == "edited" and path.suffix != ".npy"
         unsure |= damage.kind == "flipped" and path.suffix in (".json", ".tsv")
         return Right.ANY if passive or unsure else Right.SAME
-    aside = part in ("models", "poison") and path.suffix == ".json"
+    aside = (part in ("models", "poison") and path.suffix == ".json") or name.endswith(".summary.json")
     optional = damage.kind == "removed" and (aside or path.name.startswith(("manifest", "Y_poison")))
     stored = part in writes or part in ("work", "results", "benchmarks")
     if aside or optional or stored or (name == "plan.yaml" and damage.name == "half of it"):

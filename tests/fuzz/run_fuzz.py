@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -78,8 +78,8 @@ class Result(NamedTuple):
 class Cases:
     """Cases by their numbers, drawn from a seed; a case does not depend on the others."""
 
-    def __init__(self, seed: int, root: Path, stages: tuple[str, ...]) -> None:
-        self.seed, self.world, self.stages = seed, World(root), stages
+    def __init__(self, seed: int, world: World, stages: tuple[str, ...]) -> None:
+        self.seed, self.world, self.stages = seed, world, stages
         self._killed: dict[str, Path] = {}
         self._drawing = threading.Lock()  # one thread makes the folders that cases start from
 
@@ -198,27 +198,32 @@ def _is_passive(path: Path) -> bool:
     return path.suffix == ".log" or "tfevents" in path.name or path.name.startswith(".")
 
 
-def fuzz(numbers: Iterable[int], seed: int, root: Path, stages: tuple[str, ...] = EVERY) -> list[Result]:
-    """Carry out cases of some stages on all processors, in folders below ``root``."""
-    cases = Cases(seed, root, stages)
+def fuzz(numbers: Iterable[int], seed: int, world: World, stages: tuple[str, ...] = EVERY) -> Iterator[Result]:
+    """Carry out cases of some stages on all processors; the results as they come."""
+    cases = Cases(seed, world, stages)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(cases.carry_out, numbers))
+        yield from pool.map(cases.carry_out, numbers)
 
 
-def report(results: list[Result], seed: int) -> str:
-    """A line for each case that ended badly, a table of stages and classes, and the count of all in one line."""
-    lines = []
-    for result in results:
-        if result.kind in BAD:
-            said = [line.strip("│╭╮╰╯─ ") for line in str(result.outcome).splitlines()]
-            lines.append(f"{result.kind}: {result.case}")
-            lines.append(f"    {'; '.join([[line for line in said if line][-1], *result.details])[:300]}")
-            lines.append(f"    python tests/fuzz/run_fuzz.py --seed {seed} --case {result.number}")
+def described(result: Result, seed: int) -> str:
+    """Three lines on a case that ended badly: what was changed, what came of it, and how to see it again."""
+    said = [line.strip("│╭╮╰╯─ ") for line in result.outcome.errors.splitlines()]
+    last = next((line for line in reversed(said) if line and "help" not in line), "(silent)")
+    return (
+        f"{result.kind}: {result.case}\n"
+        f"    exit {result.outcome.status}: {'; '.join([last[:160], *result.details])[:400]}\n"
+        f"    python tests/fuzz/run_fuzz.py --seed {seed} --case {result.number}"
+    )
+
+
+def table(results: list[Result]) -> str:
+    """How often each stage ended how, and the count of all in one line."""
     count = Counter((result.case.stage.name, result.kind) for result in results)
-    for stage in dict.fromkeys(stage for stage, _ in sorted(count)):
-        parts = (f"{count[stage, kind]} {kind}" for kind in (*GOOD, *BAD) if count[stage, kind])
-        lines.append(f"{stage:20s} {', '.join(parts)}")
     kinds = Counter(result.kind for result in results)
+    lines = [
+        f"{stage:20s} " + ", ".join(f"{count[stage, kind]} {kind}" for kind in (*GOOD, *BAD) if count[stage, kind])
+        for stage in dict.fromkeys(stage for stage, _ in sorted(count))
+    ]
     lines.append(f"{len(results)} cases: " + ", ".join(f"{kinds[kind]} {kind}" for kind in (*GOOD, *BAD)))
     return "\n".join(lines)
 
@@ -232,10 +237,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
         numbers = range(options.n) if options.case is None else [options.case]
-        results = fuzz(numbers, options.seed, Path(root))
-    if options.case is not None:
-        print(f"{shlex.join(word[:300] for word in results[0].case.words)}\n{results[0].outcome.errors}")
-    print(report(results, options.seed))
+        results = []
+        for result in fuzz(numbers, options.seed, World(Path(root))):
+            results.append(result)
+            if options.case is not None:
+                print(f"{shlex.join(word[:300] for word in result.case.words)}\n{result.outcome.errors}")
+            if result.kind in BAD:
+                print(described(result, options.seed), flush=True)
+    print(table(results))
     raise SystemExit(any(result.kind in BAD for result in results))
 
 
