@@ -33,8 +33,13 @@ _WARM = ("runtime", "keras", "statsmodels.stats.proportion", "sklearn.datasets",
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([*_WARM, "tensorboard.summary.writer.event_file_writer", "msgspec", "yaml"])
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_OF_CLOCKS = {"written", "votes_per_second", "command"}  # entries of records that two runs may differ in
-_ENVIRONMENT = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+_OF_CLOCKS = {"written", "votes_per_second", "command", "commit"}  # entries of records that two runs may differ in
+_ENVIRONMENT = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "GIT_OPTIONAL_LOCKS": "0",  # else git status, killed at a limit, leaves its lock in this checkout
+}
 
 Act = Callable[[int, str, Connection], None]
 """What happens before file operation number (from 0) of a run; its name, and the pipe to the harness."""

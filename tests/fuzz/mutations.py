@@ -35,6 +35,7 @@ class Number(NamedTuple):
     high: float = math.inf
     whole: bool = False
     most: float = math.inf
+    finite: bool = True
 
     def right(self, text: str) -> Right | None:
         """What to do about a value, None where it is not to be tried."""
@@ -43,7 +44,7 @@ class Number(NamedTuple):
         except ValueError:
             return Right.REFUSE
         above = value >= self.low if self.whole else value > self.low  # 0 is no sigma, but a seed
-        if not (above and value <= self.high and value < math.inf):
+        if not (above and value <= self.high and (value < math.inf or not self.finite)):
             return Right.REFUSE
         return Right.ANY if value <= self.most else None
 
@@ -56,7 +57,7 @@ def whole(low: int, high: float = math.inf, most: float = math.inf) -> Number:
 SHARE = Number(0, 0.9999)
 NUMBERS = {
     "epsilon": Number(0, 1), "sigma": Number(0, 1e5), "alpha": SHARE, "at": SHARE, "q": SHARE, "ridges": Number(0),
-    "radius-clip": Number(0, 0.4999), "max-minutes": Number(0), "checkpoint-minutes": Number(0),
+    "radius-clip": Number(0, 0.4999), "max-minutes": Number(0, finite=False), "checkpoint-minutes": Number(0),
     "target-class": whole(0, 9), "seed": whole(0), "points": whole(1), "held-out": whole(1), "validation": whole(1),
     "n": whole(1, 2**31 - 1, 20_000), "n0": whole(1, 2**31 - 1, 20_000), "batch-size": whole(1, most=10_000),
     **dict.fromkeys(("lr-u", "lr-v", "lr-p", "learning-rate", "radius-beta"), Number(0)), "damping": Number(-1e-300),
@@ -225,7 +226,7 @@ def array_edited(how: str) -> Callable[[Path, random.Random], None]:
         elif how == "a scalar":
             array = array.reshape(-1)[0]
         elif how == "flat":
-            array = array.reshape(len(array), -1)
+            array = array.reshape(-1)
         elif how == "no rows":
             array = array[:0]
         elif how == "fewer rows":
@@ -376,7 +377,8 @@ def right_of(damage: Damage, name: str, writes: tuple[str, ...]) -> Right:
         unsure |= damage.kind == "flipped" and path.suffix in (".json", ".tsv")
         return Right.ANY if passive or unsure else Right.SAME
     aside = (part in ("models", "poison") and path.suffix == ".json") or name.endswith(".summary.json")
-    optional = damage.kind == "removed" and (aside or path.name.startswith(("manifest", "Y_poison")))
+    is_gone = damage.kind == "removed" or damage.name in ("a folder", "a link to itself")
+    optional = is_gone and path.name.startswith(("manifest", "Y_poison"))
     stored = part in writes or part in ("work", "results", "benchmarks")
     if aside or optional or stored or (name == "plan.yaml" and damage.name == "half of it"):
         return Right.ANY
