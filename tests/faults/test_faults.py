@@ -116,9 +116,9 @@ def test_kills_at_every_operation(name: str, world: World, tally: Counter) -> No
 
 
 def sizes_to_stop_at(world: World, stage: Stage) -> list[int]:
-    """Half and nine tenths of the size of every file that a run leaves, in bytes."""
+    """Half of the size of every file that a run leaves, and a byte less than all of it: C's buffers hide its loss."""
     files = (world.whole(stage).folder / name for name in world.whole(stage).contents)
-    return sorted({size for file in files for tenths in (5, 9) if (size := file.stat().st_size * tenths // 10)})
+    return sorted({size for file in files for whole in [file.stat().st_size] for size in (whole // 2, whole - 1)})
 
 
 @pytest.mark.faults
@@ -128,7 +128,8 @@ def test_kills_in_the_middle_of_a_write(name: str, world: World, tally: Counter)
 
     def kill(size: int, _world: World, stage: Stage, folder: Path) -> list[str]:
         outcome = run(stage.words(), folder, limits={resource.RLIMIT_FSIZE: size}, dies=True)
-        return [] if outcome.status == -signal.SIGXFSZ else [f"not killed, {outcome}"]
+        is_well = outcome.status in (-signal.SIGXFSZ, 0)  # the latter where a time is a digit shorter
+        return [] if is_well else [f"not killed, {outcome}"]
 
     stage = STAGES[name]
     trials = [(f"killed at byte {size}", stage, partial(kill, size)) for size in sizes_to_stop_at(world, stage)]
