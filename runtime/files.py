@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,22 +36,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise unwritable(path, _with_reason(error, temporary)) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def _with_reason(error: OSError, path: Path | None) -> OSError:
-    """An error that says why: NumPy's, where a write fell short, does not, but one more write meets the same end."""
-    if error.errno is not None or path is None:
-        return error
-    try:
-        with path.open("ab", buffering=0) as file:
-            file.write(bytes(8192))
-    except OSError as reason:
-        return reason
-    return error
 
 
 _NO_ROOM = {
@@ -64,7 +53,7 @@ def unwritable(path: Path, error: OSError) -> InputError:
     """The one-line error for a file that cannot be written."""
     if error.errno in _NO_ROOM:
         return InputError(f"{path}: {_NO_ROOM[error.errno]} and run the same command again")
-    return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")
+    return InputError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
 
 def remove(*paths: Path) -> None:
@@ -92,7 +81,8 @@ def require_no_folder(*paths: Path) -> None:
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write one array as .npy, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        # By Python's own write: NumPy's, in C, may lose the last bytes on a full disk without an error.
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def load_array(path: Path) -> np.ndarray:

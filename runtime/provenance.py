@@ -42,7 +42,7 @@ def git_commit() -> str:
     """The project's commit, with '-dirty' where tracked files but results/ differ; 'unknown' outside a checkout."""
 
     def git(*arguments: str) -> str:
-        command = ["git", *arguments]
+        command = ["git", "--no-optional-locks", *arguments]  # a run that is killed leaves no lock of git's
         return subprocess.run(command, cwd=project_path(""), capture_output=True, text=True, check=True).stdout.strip()
 
     try:
