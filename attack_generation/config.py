@@ -5,6 +5,8 @@ from typing import Literal
 
 from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjective
 from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation
+from data.datasets import require_epsilon, require_sigma
+from models.registry import require_architecture
 from robust_training.loss import TrainingLoss
 from runtime.files import InputError
 from runtime.long_run import CheckpointControls, require_not_negative, require_positive
@@ -75,16 +77,17 @@ class PoisonConfig(CheckpointControls):
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
+        require_epsilon(self.epsilon)
+        require_sigma(self.sigma)
         require_positive(
             self,
-            "epsilon", "sigma", "batch_clean", "batch_poison", "batch_validation", "radius_copies", "radius_beta",
+            "batch_clean", "batch_poison", "batch_validation", "radius_copies", "radius_beta",
             "epochs", "reinitialise_every", "lower_steps", "solver_steps", "lr_u", "lr_v", "lr_p",
         )  # fmt: skip
         if not 0 < self.radius_clip < 0.5:
             raise InputError(f"radius_clip must lie between 0 and 0.5, got {self.radius_clip}")
+        require_architecture(self.architecture)
         require_not_negative(self, "seed", "damping")
-        if self.epsilon > 1:
-            raise InputError(f"epsilon must be at most 1 (pixels are in [0, 1]), got {self.epsilon}")
         if self.solver == "cg" and self.redraw_noise:
             raise InputError("solver cg needs one fixed linear system; add --no-redraw-noise")
 

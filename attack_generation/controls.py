@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from data.datasets import check_poison, load_dataset, poison_paths, split_target_class
+from data.datasets import check_poison, load_dataset, poison_paths, require_epsilon, require_sigma, split_target_class
 from runtime.files import InputError, array_sha256, load_array, save_array
-from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
+from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative
 from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
@@ -56,9 +56,8 @@ def write_control_poison(config: ControlConfig) -> Path:
 
     Raises InputError on bad settings, and where the file is there with other ones.
     """
-    require_positive(config, "epsilon")
-    if config.epsilon > 1:
-        raise InputError(f"epsilon must be at most 1 (pixels are in [0, 1]), got {config.epsilon}")
+    require_epsilon(config.epsilon)
+    require_sigma(config.sigma)
     require_not_negative(config, "seed")
     dataset = load_dataset(config.data_dir)
     target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)

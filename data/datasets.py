@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runtime.files import InputError, array_sha256, load_array, read_json
+from runtime.checks import require_name, shortened
+from runtime.files import InputError, array_sha256, load_array, read_record
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+LARGEST_SIGMA = 10.0  # beyond it nothing is left of an image in [0, 1]; published noise levels end at 1
 EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
 
@@ -98,21 +100,28 @@ def load_dataset(data_dir: Path) -> Dataset:
                     f"{first.shape[1:]}; prepare the data again"
                 )
         arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
-    name = data_dir.resolve().name if manifest is None else str(manifest.get("dataset"))
-    label = name if manifest is None else str(manifest.get("label", name))
+    name = manifest["dataset"] if manifest else data_dir.resolve().name
+    label = manifest.get("label", name) if manifest else name
     return Dataset(name=name, label=label, **arrays)
 
 
 def _read_manifest(data_dir: Path) -> dict[str, Any] | None:
     path = data_dir / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         return None
-    manifest = read_json(path)
+    manifest = read_record(path, arrays=dict)
     names = {f"{kind}_{split}.npy" for kind in "XY" for split in SPLITS}
-    arrays = manifest.get("arrays") if isinstance(manifest, dict) else None
-    if not isinstance(arrays, dict) or not names <= set(arrays) or "dataset" not in manifest:
+    if not names <= set(manifest["arrays"]) or "dataset" not in manifest:
         raise InputError(f"{path}: not the manifest of a whole prepared dataset; prepare the data again")
+    require_name(f"{path}: the dataset's name", manifest["dataset"])  # a part of paths of what is made from it
+    require_label(f"{path}: the dataset's label", manifest.get("label", manifest["dataset"]))
     return manifest
+
+
+def require_label(what: str, label: Any) -> None:
+    """Raise InputError unless ``label`` can stand in a table: one printable line. what: how the error calls it."""
+    if not (isinstance(label, str) and label.isprintable() and 0 < len(label) <= 100):
+        raise InputError(f"{what} is {shortened(label)}; give a line of at most 100 characters")
 
 
 def _check_against_manifest(path: Path, array: np.ndarray, manifest: dict[str, Any]) -> None:
@@ -179,6 +188,23 @@ def _target_mask(y: np.ndarray, target_class: int) -> np.ndarray:
     if not mask.any():
         raise InputError(f"target_class {target_class} has no points in this set; choose another class")
     return mask
+
+
+def require_epsilon(epsilon: float) -> None:
+    """Raise InputError unless epsilon, the bound on a change of pixels in [0, 1], lies in (0, 1]."""
+    _require_positive_up_to(1.0, epsilon, "epsilon")
+
+
+def require_sigma(sigma: float) -> None:
+    """Raise InputError unless sigma, the noise's standard deviation, lies in (0, LARGEST_SIGMA]."""
+    _require_positive_up_to(LARGEST_SIGMA, sigma, "sigma")
+
+
+def _require_positive_up_to(most: float, value: float, name: str) -> None:
+    if not value > 0:
+        raise InputError(f"{name} must be positive, got {value}")
+    if value > most:
+        raise InputError(f"{name} must be at most {most:g} (pixels are in [0, 1]), got {value}")
 
 
 def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -> tuple[Path, Path]:

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from data.datasets import MANIFEST, SPLITS, describe_array
+from data.datasets import MANIFEST, SPLITS, describe_array, require_label
+from runtime.checks import require_name
 from runtime.files import (
     InputError,
     file_sha256,
@@ -125,8 +126,12 @@ def write_dataset(
     The manifest comes last: a preparation that is cut short leaves no manifest, or an older one whose
     hashes do not fit, and the loader says so.
 
-    Raises InputError where a split lacks a class, another run writes the folder or it cannot be written.
+    Raises InputError where a split lacks a class, a name cannot be one, another run writes the folder or it cannot be
+    written.
     """
+    name = Path(out_dir).resolve().name
+    require_name("out_dir: the dataset's name", name)
+    require_label("label", label or name)
     for split in SPLITS:
         missing = np.setdiff1d(np.arange(NUM_CLASSES), splits[split][1])
         if missing.size:
@@ -150,7 +155,6 @@ def write_dataset(
                 save_array(path, array)
                 arrays[path.name] = describe_array(array)
                 print(f"{path.name:<12} {array.dtype} {array.shape}")
-        name = Path(out_dir).resolve().name
         manifest = {"dataset": name, "label": label or name, "source": source, "seed": seed, "arrays": arrays}
         write_json(manifest_path, {**manifest, "provenance": provenance(config)})
     print(f"{label or name}: arrays and {MANIFEST} are in {shown_path(out_dir)}")

@@ -11,8 +11,16 @@ from keras import ops, tree
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import random_crop_and_flip
-from data.datasets import Dataset, load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
-from models.registry import build_model
+from data.datasets import (
+    Dataset,
+    load_dataset,
+    load_poison,
+    poison_paths,
+    replace_target_class,
+    require_sigma,
+    split_target_class,
+)
+from models.registry import build_model, require_architecture
 from models.saving import save_model, victim_name
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, TrainingLoss, clean_accuracies
@@ -59,7 +67,9 @@ class TrainingConfig(CheckpointControls):
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        require_positive(self, "runs", "epochs", "batch_size", "learning_rate", "sigma")
+        require_positive(self, "runs", "epochs", "batch_size", "learning_rate")
+        require_sigma(self.sigma)
+        require_architecture(self.architecture)
         require_not_negative(self, "seed")
         if self.training_data == "clean" and self.poison is not None:
             raise InputError(

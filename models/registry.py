@@ -10,6 +10,7 @@ from models.cifar10_keras_models import resnet_v1, resnet_v2
 from models.digits_keras_models import digits_cnn
 from models.mnist_keras_models import mnist_cnn
 from models.transfer_keras_models import cnn_3x3, mlp
+from runtime.checks import shortened
 from runtime.files import InputError
 from runtime.noise import seed_pair
 
@@ -19,8 +20,15 @@ _BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "mlp": mlp,
     "cnn_3x3": cnn_3x3,
 }
+_RESNET = re.compile(r"resnet(\d{1,3})(v1|v2)")
 _RESNETS: dict[str, Callable[..., keras.Model]] = {"v1": resnet_v1, "v2": resnet_v2}
 KNOWN = (*_BUILDERS, "resnet<depth>v1 (resnet20v1, ...)", "resnet<depth>v2 (resnet20v2, resnet29v2, ...)")
+
+
+def require_architecture(architecture: str) -> None:
+    """Raise InputError unless build_model knows the name."""
+    if architecture not in _BUILDERS and not _RESNET.fullmatch(architecture):
+        raise InputError(f"no architecture {shortened(architecture)}; choose one of {', '.join(KNOWN)}")
 
 
 def build_model(architecture: str, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> keras.Model:
@@ -30,14 +38,13 @@ def build_model(architecture: str, image_shape: tuple[int, int, int], num_classe
     The same seed gives the same weights on the same backend.
     Raises InputError for an unknown name, a depth that does not exist, and images too small for the model.
     """
-    resnet = re.fullmatch(r"resnet(\d+)(v1|v2)", architecture)
+    require_architecture(architecture)
+    resnet = _RESNET.fullmatch(architecture)
     try:
         if resnet:
             model = _RESNETS[resnet[2]](int(resnet[1]), image_shape, num_classes)
-        elif architecture in _BUILDERS:
-            model = _BUILDERS[architecture](image_shape, num_classes)
         else:
-            raise InputError(f"no architecture {architecture!r}; choose one of {', '.join(KNOWN)}")
+            model = _BUILDERS[architecture](image_shape, num_classes)
     except InputError:
         raise
     except ValueError as error:  # Keras's complaint about a layer that would have no output

@@ -6,8 +6,10 @@ and with Keras's safe mode on.
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from runtime.files import InputError, atomic_path
 
@@ -35,7 +37,8 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
     """Read a .keras file in safe mode: no code stored in the file is run.
 
     image_shape: the (height, width, channels) that the model must take, when given.
-    Raises InputError when the file is missing, damaged, no .keras file, or takes images of another shape.
+    Raises InputError when the file is missing, damaged, no .keras file, no model from images to one row of scores
+    each, of weights that are not finite, or takes images of another shape.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,23 +47,43 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
         raise InputError(f"{path}: not a whole .keras file; give a model saved by this project")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        found = tuple(model.input_shape[1:])
+        found, scores = model.input_shape, "anything"
+        if _is_one_tensor(found, 4):
+            # What a call returns: output_shape shows a mapping of one tensor as that tensor.
+            called = model.compute_output_spec(keras.KerasTensor(found))
+            scores = called.shape if isinstance(called, keras.KerasTensor) else type(called).__name__
+        weights = [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in model.variables]
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own kinds on a damaged file
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be loaded as a model ({reason}); train it again") from error
-    if image_shape is not None and found != tuple(image_shape):
         raise InputError(
-            f"{path}: the model takes images of shape {found}, the data have {tuple(image_shape)}; "
+            f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({reason}); train it again"
+        ) from error
+    if not _is_one_tensor(scores, 2):
+        raise InputError(
+            f"{path}: the model goes from {found} to {scores}, not from images (None, height, width, channels) to "
+            "scores (None, classes); choose a classifier"
+        )
+    for name, value in weights:
+        if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
+            raise InputError(f"{path}: {name} holds infinite or NaN weights; train it again with a lower learning rate")
+    if image_shape is not None and found[1:] != tuple(image_shape):
+        raise InputError(
+            f"{path}: the model takes images of shape {found[1:]}, the data have {tuple(image_shape)}; "
             "choose the model and the data of the same dataset"
         )
     return model
+
+
+def _is_one_tensor(shape: Any, rank: int) -> bool:
+    """Whether a model's input or output is one tensor of this rank: no list, mapping or unknown shape."""
+    return type(shape) is tuple and len(shape) == rank and all(size is None or type(size) is int for size in shape)
 
 
 def with_precision(model: keras.Model, dtype: str) -> keras.Model:
     """A copy of the model with the same weights (float32) whose layers compute in ``dtype``.
 
     dtype: 'float32', or 'bfloat16' for faster certification on a GPU.  The logits come out in that dtype;
-    callers cast them.  Raises InputError for another dtype.
+    callers cast them.  Raises InputError for another dtype, and for a model that cannot be copied layer by layer.
     """
     if dtype not in _POLICIES:
         raise InputError(f"no precision {dtype!r}; choose one of {', '.join(_POLICIES)}")
@@ -68,6 +91,12 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
     def copy_layer(layer: keras.Layer) -> keras.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": _POLICIES[dtype]})
 
-    copy = keras.models.clone_model(model, clone_function=copy_layer)
-    copy.set_weights(model.get_weights())
+    try:
+        copy = keras.models.clone_model(model, clone_function=copy_layer)
+        copy.set_weights(model.get_weights())
+    except Exception as error:  # layers raise their own kinds; those of this project's models do not
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the model {model.name} cannot compute in {dtype} ({reason}); choose another model"
+        ) from error
     return copy

@@ -150,7 +150,7 @@ class _Record(msgspec.Struct):
     provenance: dict[str, Any]
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_certificate_record(path: Path) -> dict[str, Any]:
     """The record beside certificates: 'settings' of the run, its test 'points', 'provenance'.
 
     Raises InputError where it is missing, of another form, or holds a value that no run has.

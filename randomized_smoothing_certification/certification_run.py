@@ -6,6 +6,7 @@ class, n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of t
 
 import datetime
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from data.datasets import labels, load_dataset
+from data.datasets import labels, load_dataset, require_sigma
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.certificate_file import (
     HEADER,
     RADIUS_DIGITS,
     Point,
     as_text,
+    read_certificate_record,
     read_own_points,
-    read_record,
     require_unchanged,
     summary_path,
     write_points,
@@ -39,11 +40,12 @@ from randomized_smoothing_certification.core import (
 )
 from randomized_smoothing_certification.grid_noise import grid_of
 from runtime.checkpoints import require_same_settings
+from runtime.checks import require_place, shortened
 from runtime.files import (
     InputError,
     array_sha256,
     file_sha256,
-    read_json,
+    read_record,
     remove,
     remove_leftovers,
     require_no_folder,
@@ -54,6 +56,9 @@ from runtime.long_run import LineByLine, RunControls, identity, require_not_nega
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import provenance
 from runtime.stop import Stop
+
+LARGEST_BATCH = 100_000
+"""Noisy images in a batch; the compiled loop grows with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,8 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     cannot have written, or that another run is writing; StoppedEarly when SIGTERM, Ctrl-C or max_minutes ended the
     run, its rows kept.
     """
-    require_vote_settings(config.n0, config.n, config.alpha)
+    require_certificate_settings(config)
+    require_sigma(config.sigma)
     require_not_negative(config, "seed")
     _check_out(config.out)
     shard = _parse_shard(config.shard)
@@ -137,7 +143,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
 
         with LineByLine(config.out, HEADER, record, config, stop, summary_path(config.out)) as run:
             if done := run.resume():
-                record = read_record(config.out)
+                record = read_certificate_record(config.out)
                 if record["points"] != points.tolist():
                     raise InputError(f"{config.out}: its points are not those of this run; choose another output")
                 rows()
@@ -146,6 +152,18 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
                 require_unchanged(config.out)
             run.advance(points.tolist()[done:], certified, unit="point")
             return _finish(config.out, _summary(rows(), record))
+
+
+def require_certificate_settings(config: Any) -> None:
+    """Raise InputError naming the first of points, n0, n, alpha and batch_size that cannot work.
+
+    config: anything that has these, as plans do, which refuse them before a victim is trained.
+    """
+    require_vote_settings(config.n0, config.n, config.alpha)
+    if config.points < 1:
+        raise InputError(f"points must be at least 1, got {config.points}")
+    if not 1 <= config.batch_size <= LARGEST_BATCH:
+        raise InputError(f"batch_size must lie between 1 and {LARGEST_BATCH}, got {config.batch_size}")
 
 
 def draw_points(
@@ -204,7 +222,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
         if out.exists():
             if not settings_path(out).exists():
                 raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")
-            require_same_settings(out, read_record(out)["settings"], record["settings"])
+            require_same_settings(out, read_certificate_record(out)["settings"], record["settings"])
             if out.read_bytes() != as_text(points).encode():
                 raise InputError(f"{out}: exists with other rows; choose another output")
         remove(summary_path(out))
@@ -215,12 +233,12 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
 
 def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
     """Points and record of the whole run."""
-    records = [read_record(path) for path in shards]
+    records = [read_certificate_record(path) for path in shards]
     parts = [_parse_shard(record["settings"]["shard"]) for record in records]
     total = parts[0][1]
     points: list[Point] = []
     for path, record, (part, of) in zip(shards, records, parts, strict=True):
-        if record["settings"]["shard"] is None:
+        if record["settings"].get("shard") is None:
             raise InputError(f"{path}: is a whole run, not a shard; nothing to merge")
         if of != total:
             raise InputError(f"{path}: is shard {part}/{of}, {shards[0]} is one of {total}; merge one run's shards")
@@ -256,14 +274,14 @@ def _check_training_record(config: CertificationConfig, model_sha256: str) -> No
     The protocol wants both sigmas equal.
     """
     path = config.model.with_suffix(".json")
-    record = read_json(path) if path.is_file() else None
-    if not isinstance(record, dict):
+    if not path.exists():
         return
+    record = read_record(path, config=dict)
     if record.get("sha256", model_sha256) != model_sha256:
         raise InputError(
             f"{config.model}: not the file that {path.name} describes; train it again, or delete that record"
         )
-    trained = record["config"].get("sigma") if isinstance(record.get("config"), dict) else None
+    trained = record["config"].get("sigma")
     if trained is not None and trained != config.sigma:
         print(f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}")
 
@@ -271,12 +289,14 @@ def _check_training_record(config: CertificationConfig, model_sha256: str) -> No
 def _check_out(out: Path) -> None:
     if out.suffix != ".tsv":
         raise InputError(f"{out}: the name of the result file ends in .tsv; rename it")
+    for path in (out, settings_path(out), summary_path(out)):
+        require_place("a file to write", path, folder=False)
 
 
-def _parse_shard(text: str | None) -> tuple[int, int]:
+def _parse_shard(text: Any) -> tuple[int, int]:
     if text is None:
         return 1, 1
-    part, _, total = text.partition("/")
-    if not (part.isdecimal() and total.isdecimal() and 1 <= int(part) <= int(total)):
-        raise InputError(f"shard must be I/N with 1 <= I <= N, got {text!r}")
-    return int(part), int(total)
+    parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text) if isinstance(text, str) else None
+    if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
+        raise InputError(f"shard must be I/N with 1 <= I <= N, got {shortened(text)}")
+    return int(parts[1]), int(parts[2])

@@ -16,6 +16,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from bilevel_optimizer.autodiff import jit
+from data.datasets import require_sigma
 from randomized_smoothing_certification.grid_noise import GridNoise, as_steps
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, normal, seed_pair
@@ -54,7 +55,7 @@ class VoteCounter:
         last bits of their inputs.
 
     The vote loop is compiled once per counter (and once more for what is left of a batch).
-    Raises InputError for sigma <= 0, batch_size < 1, or a model of other input or output shape.
+    Raises InputError for a sigma that cannot be used, batch_size < 1, or a model of other input or output shape.
     """
 
     def __init__(
@@ -66,8 +67,7 @@ class VoteCounter:
         batch_size: int = 1_000,
         levels: int | None = None,
     ) -> None:
-        if not (sigma > 0 and np.isfinite(sigma)):
-            raise InputError(f"sigma must be positive and finite, got {sigma}")
+        require_sigma(sigma)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         if num_classes < 2:
@@ -209,10 +209,10 @@ def round_down(radius: float, digits: int = 6) -> str:
 
 
 def require_vote_settings(n0: int, n: int, alpha: float) -> None:
-    """Raise InputError unless n0 >= 1, n >= 1 and 0 < alpha < 1."""
+    """Raise InputError unless n0 and n lie between 1 and 2^31 - 1 and 0 < alpha < 1."""
     for name, value in (("n0", n0), ("n", n)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+        if not 1 <= value < 2**31:
+            raise InputError(f"{name} must be at least 1 and below 2^31, got {value}")
     if not 0 < alpha < 1:
         raise InputError(f"alpha must lie strictly between 0 and 1, got {alpha}")
 

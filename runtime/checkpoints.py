@@ -32,14 +32,16 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
     archive = load_archive(path)
     try:
         record = json.loads(str(archive.pop("record")))
-        template = keras.tree.flatten(like)
         leaves = [archive[f"leaf_{i}"] for i in range(len(archive))]
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a checkpoint of this project; delete it to start again") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a checkpoint of this project; delete it to start again")
     if same is not None:
-        require_same_settings(path, record.get("settings", {}), same)
-    if [leaf.shape for leaf in leaves] != [tuple(leaf.shape) for leaf in template]:
-        raise InputError(f"{path}: shapes differ from this run's model or batch; delete it to start again")
+        require_same_settings(path, record.get("settings"), same)
+    template = [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(like)]
+    if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in template]:
+        raise InputError(f"{path}: shapes or types differ from this run's model or batch; delete it to start again")
     return keras.tree.pack_sequence_as(like, leaves), record
 
 
@@ -47,7 +49,7 @@ def resume(
     checkpoint: Path, like: Any, same: dict[str, Any], policy: OnOtherSettings
 ) -> tuple[Any, dict[str, Any]] | None:
     """What load_checkpoint returns; None where there is none, or where one of other settings was discarded."""
-    if not checkpoint.is_file():
+    if not checkpoint.exists():
         return None
     try:
         return load_checkpoint(checkpoint, like, same)
@@ -57,8 +59,13 @@ def resume(
         return None
 
 
-def require_same_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise OtherSettings naming the first setting in which a file made earlier differs from this run."""
+def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> None:
+    """Raise OtherSettings naming the first setting in which a file made earlier differs from this run.
+
+    found: what the file's record holds under 'settings'; anything but an object is no record of this project.
+    """
+    if not isinstance(found, dict):
+        raise OtherSettings(f"{path}: not a record of this project; delete it or choose another output")
     for name in sorted(set(found) | set(wanted)):
         if found.get(name) != wanted.get(name):
             raise OtherSettings(

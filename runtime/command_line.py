@@ -1,33 +1,74 @@
 """Scripts: from the command line to a config, and from an error to one line and an exit status."""
 
+import re
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from runtime.checks import require_usable
 from runtime.files import InputError
 from runtime.stop import STOPPED_EARLY, StoppedEarly
 
 Config = TypeVar("Config")
+_LONGEST_LINE = 500  # of what the parser says, which repeats the values given
 
 
 def run_script(main: Callable[[Config], Any], config_type: type[Config], description: str | None) -> None:
     """Parse the command line into ``config_type``, whose defaults are the script's constants, and run.
 
-    Bad input ends in one line on stderr and status 2; a stop on request in status 75.
+    Bad input ends in one line on stderr and status 2; a stop on request in status 75. Numbers and paths that no
+    script can use are refused here, before ``main`` begins.
     """
-    config = tyro.cli(config_type, description=description)
+    config = _parsed(config_type, description)
     try:
+        require_usable(config)
         main(config)
     except InputError as error:
         _leave(f"error: {error}", 2)
+    except MemoryError as error:
+        _leave(f"error: not enough memory ({error}); choose smaller batches or fewer points", 1)
     except FloatingPointError as error:
         _leave(f"error: {error}", 1)
     except StoppedEarly as stop:
         _leave(f"stopped: {stop}; run the same command again to continue", STOPPED_EARLY)
 
 
+def _parsed(config_type: type[Config], description: str | None) -> Config:
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(config_type, description=description)
+    except SystemExit as left:
+        if not left.code:  # --help
+            raise
+        _leave(f"error: {parser_error(said.getvalue())}; see --help", 2)
+
+
+def parser_error(box: str) -> str:
+    """One line of what tyro says in a box of several: what is wrong, and what may have been meant.
+
+    Its versions differ in words and frame, so that only their form is relied on: a title, and parts between rules,
+    in which help texts are indented by eight. A box of another form becomes one line as it is.
+    """
+    rows = [row.rstrip() for row in box.translate(str.maketrans("─│╭╮╰╯", "-     ")).splitlines()]
+    rows = [row for row in rows if row.strip()]
+    margin = min((len(row) - len(row.lstrip()) for row in rows[1:]), default=0)
+    parts: list[list[str]] = [[]]
+    for row in rows[1:]:  # the first is the title
+        if re.fullmatch(r" *-{3,} *", row):
+            parts.append([])
+        elif not row[margin:].startswith(" " * 8):
+            parts[-1].append(row.strip())
+    lines = [" ".join(part).partition(" Got errors:")[0] for part in parts]
+    told = [line for line in lines if line and not line.startswith(("Argument helptext", "For full helptext"))]
+    text = re.sub(r"^Missing from .*?:", "Missing:", "; ".join(told)).rstrip(".") or " ".join(box.split())
+    return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + " ..."
+
+
 def _leave(message: str, status: int) -> NoReturn:
-    print(message, file=sys.stderr)
+    print(" ".join(message.split()), file=sys.stderr)
     raise SystemExit(status)

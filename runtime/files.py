@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,11 +89,15 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def load_array(path: Path) -> np.ndarray:
     """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; prepare the data first (data/prepare_*.py) or mend the path")
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with warnings.catch_warnings():  # NumPy's about odd headers, on the way to an error
+            warnings.simplefilter("ignore")
+            array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such file; prepare the data first (data/prepare_*.py) or mend the path"
+        ) from error
+    except Exception as error:  # zipfile, tokenize and NumPy each raise their own kinds on a damaged header
         raise InputError(f"{path}: not a whole .npy file ({error}); make it again") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: holds several arrays, one .npy array expected")
@@ -102,8 +107,6 @@ def load_array(path: Path) -> np.ndarray:
 def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """Read the arrays ``names`` (all when None) of an .npz file. Raises InputError as load_array does."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; mend the path")
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = sorted(set(names or ()) - set(archive.files))
@@ -112,6 +115,8 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
             return {name: archive[name] for name in names or archive.files}
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; mend the path") from error
     except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds on a damaged archive
         raise InputError(f"{path}: not a whole .npz file ({error}); fetch or make it again") from error
 
@@ -142,15 +147,42 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises InputError when the file is missing or damaged."""
+def read_text(path: Path) -> str:
+    """Read text. Raises InputError when the file is missing, cannot be read or is not UTF-8."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; mend the path or make it again") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); mend the path or make it again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text in UTF-8 ({error}); save it as such or make it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises InputError when the file is missing or damaged."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, lists nested too deep
         raise InputError(f"{path}: not valid JSON ({error}); make it again") from error
+
+
+def read_record(path: Path, **kinds: type) -> dict[str, Any]:
+    """Read JSON that is an object. kinds: entries that it must have, each with its type.
+
+    Raises InputError as read_json does, and where the object or an entry is of another form.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a record of this project (no JSON object); make it again")
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name), kind):
+            raise InputError(
+                f"{path}: not a record of this project ({name!r} is missing or of another kind); make it again"
+            )
+    return record
 
 
 def file_sha256(path: Path) -> str:

@@ -1,13 +1,15 @@
 """Settings of a study of certificates against changed training labels."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from models.embeddings import EmbeddingName
+from models.registry import require_architecture
 from randomized_smoothing_certification.label_flipping import Bound, LabelFlips
 from runtime.files import InputError
-from runtime.long_run import RunControls, require_not_negative
+from runtime.long_run import RunControls, require_not_negative, require_positive
 from runtime.provenance import project_path
 
 
@@ -87,6 +89,11 @@ class LabelFlippingConfig(RunControls):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
         require_not_negative(self, "seed", "network_points")
+        require_positive(self.network, "epochs", "batch_size", "learning_rate")
+        require_architecture(self.network.architecture)
+        for ridge in self.ridges if self.ridge is None else (self.ridge,):
+            if not 0 < ridge < math.inf:
+                raise InputError(f"ridge and ridges must be positive, got {ridge}")
         chosen = self.classes or ()
         if self.classes is not None and (len(set(chosen)) != len(chosen) or len(chosen) < 2):
             raise InputError(f"classes must be at least two different ones, got {chosen}")

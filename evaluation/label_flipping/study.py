@@ -31,6 +31,7 @@ from randomized_smoothing_certification.label_flipping import (
     smooth_least_squares,
 )
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
+from runtime.checks import require_place
 from runtime.files import array_sha256, remove, remove_leftovers, require_no_folder, write_json, write_text
 from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
@@ -64,6 +65,8 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
     work_dir = config.work_dir or project_path("runs") / name
     hashes = {name: array_sha256(getattr(dataset, name)) for split in SPLITS for name in (f"x_{split}", f"y_{split}")}
     folder = config.results_dir / name
+    require_place("results_dir", folder, folder=True)
+    require_place("work_dir", work_dir, folder=True)
     record = folder / "settings.json"
     names = ("curve.csv", "certified_accuracy.png", "table.txt", *(f"q_{q:g}.tsv" for q in config.q))
     files = [record, *(folder / name for name in names)]

@@ -9,18 +9,21 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import yaml
 
 from attack_generation.controls import CONTROLS
-from data.datasets import MANIFEST, poison_paths
+from data.datasets import MANIFEST, poison_paths, require_epsilon, require_sigma
+from models.registry import require_architecture
 from models.saving import victim_name
 from randomized_smoothing_certification.certificate_file import summary_path
+from randomized_smoothing_certification.certification_run import require_certificate_settings
 from randomized_smoothing_certification.core import ALPHA, N0, N
 from robust_training.methods import METHODS
-from runtime.files import InputError
+from runtime.checks import require_name, require_name_lengths, require_usable, shortened
+from runtime.files import InputError, read_text
 
 CLEAN, OPTIMISED = "clean", "optimised"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
@@ -31,6 +34,7 @@ DECIDED = (
     "out_dir", "run_dir", "overwrite", "on_other_settings", "max_minutes",
 )  # fmt: skip
 PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html", "configuration.html")
+MOST = 1000  # victims per entry, shards, threads
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 
 
@@ -123,6 +127,17 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     poison_architecture: str = ""
     accuracy: float | None = None  # of the clean test images, where known
 
+    def check(self) -> None:
+        """Raise InputError on a value that cannot work: names become folders of the results."""
+        for name in ("method", "poison", "architecture", "poison_architecture"):
+            if value := getattr(self, name) or ("?" if name in ("method", "poison") else ""):
+                require_name(f"foreign: {name}", value)
+        require_sigma(self.sigma)
+        if not self.files:
+            raise InputError("foreign: files must name at least one file of certificates")
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            raise InputError(f"foreign: accuracy must lie between 0 and 1, got {self.accuracy}")
+
     @property
     def cell(self) -> Cell:
         """Where it stands in a table."""
@@ -138,7 +153,7 @@ class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     n0: int = N0
     n: int = N
     alpha: float = ALPHA
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = 1_000
 
 
@@ -202,9 +217,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
+        require_usable(msgspec.to_builtins(self))
         against = self.method_transfer.against if self.method_transfer else ()
-        other = (self.architecture_transfer.method,) if self.architecture_transfer else ()
-        settings = [key.split()[0] for key in (*self.attack, *self.victim)]
+        transfer = self.architecture_transfer
+        other = (transfer.method,) if transfer else ()
+        settings = [key.partition(" ")[0] for key in (*self.attack, *self.victim)]
         for what, given, known in (
             ("dataset", (self.dataset,), DATASETS),
             ("method", (*self.methods, *against, *other), METHODS),
@@ -215,23 +232,38 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             for value in given:
                 if value not in known:
                     raise InputError(f"no {what} {value!r}; choose from {', '.join(known)}")
-        for name in [name for part in (self.attack, self.victim) for of in part.values() for name in of]:
-            if name.replace("-", "_") in DECIDED:
-                raise InputError(f"attack, victim: {name} is decided by the plan's own entries; change those")
-        for value in (self.table, self.architecture):
-            if not re.fullmatch(r"[\w-]+", value):
-                raise InputError(f"table and architecture are made of letters, digits and _, got {value!r}")
+        for key in (*self.attack, *self.victim):
+            if not re.fullmatch(r"\w+( \d\S*)?", key):
+                raise InputError(
+                    f"attack, victim: {key!r} is neither a method nor a method and its sigma ('macer 0.5')"
+                )
+        for part in (*self.attack.values(), *self.victim.values()):
+            _check_flags("attack, victim", part, DECIDED)
+        _check_flags("data", self.data, ("out_dir",))
+        if not re.fullmatch(r"[\w-]+", self.table):
+            raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")
+        require_name("table", self.table)
+        for folder in self.folders.values():
+            require_name_lengths("a folder of the plan", folder)
+        for value in (self.architecture, *((*transfer.attacked, *transfer.victims) if transfer else ())):
+            require_architecture(value)
         if CLEAN not in self.rows:
             raise InputError("rows must hold 'clean': reductions are measured against it")
-        for name in ("epsilon", "runs", "shards", "threads"):  # the scripts check the settings that they use
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        require_epsilon(self.epsilon)
+        require_certificate_settings(self.certification)
+        for name in ("runs", "shards", "threads"):  # the scripts check the settings that they use
+            if not 0 < getattr(self, name) <= MOST:
+                raise InputError(f"{name} must be positive and at most {MOST}, got {getattr(self, name)}")
+        if not self.target_classes:
+            raise InputError("target_classes must hold at least one class")
         for rule, limits in self.limits.items():
             if limits.minutes < 5:
                 raise InputError(f"limits.{rule}: a job needs at least 5 minutes, got {limits.minutes}")
-        for sigma in [sigma for sigmas in self.methods.values() for sigma in sigmas]:
-            if not sigma > 0:
-                raise InputError(f"sigma must be positive, got {sigma}")
+        sigmas = [sigma for of_method in self.methods.values() for sigma in of_method]
+        for sigma in (*sigmas, *(transfer.sigmas if transfer else ())):
+            require_sigma(sigma)
+        for foreign in self.foreign:
+            foreign.check()
         if self.method_transfer:
             for sigma in self.method_transfer.sigmas:
                 if not any(sigma in sigmas for sigmas in self.methods.values()):
@@ -473,6 +505,20 @@ def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float
     return {name: value for key in keys for name, value in settings.get(key, {}).items()}
 
 
+def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:
+    """Raise InputError for what is no flag and value of a script, or a flag that the plan sets itself."""
+    for name, value in settings.items():
+        if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
+            raise InputError(f"{where}: {name!r} is no setting of a script; name one without dashes before it")
+        if name.replace("-", "_") in decided:
+            raise InputError(f"{where}: {name} is decided by the plan's own entries; change those")
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(one, str | int | float) or (isinstance(one, str) and one.startswith("--")):
+                raise InputError(
+                    f"{where}: {name} is {shortened(one)}; give a number, a text, true or false, or a list"
+                )
+
+
 def flags(values: Mapping[str, Any]) -> str:
     """Settings as command-line flags: {'lr_u': 0.1, 'redraw_noise': False} is '--lr-u 0.1 --no-redraw-noise'."""
     words: list[str] = []
@@ -487,20 +533,24 @@ def flags(values: Mapping[str, Any]) -> str:
 
 def read_plan(path: Path) -> Plan:
     """The plan in a YAML file. Raises InputError naming what is wrong in it."""
+    return plan_of(yaml_values(read_text(path), str(path)), str(path))
+
+
+def yaml_values(text: str, where: str) -> Any:
+    """Plain values in YAML. Raises InputError, where: what it calls the text."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); choose one of config/*.yaml") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    return plan_of(values, str(path))
+        return yaml.safe_load(text)
+    except Exception as error:  # beside YAMLError, of a date, a number or a nesting that cannot be
+        raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
 
 
 def plan_of(values: Any, where: str = "plan") -> Plan:
     """A plan from plain values, checked. Raises InputError naming the entry that is wrong."""
     try:
         plan = msgspec.convert(values, Plan, strict=False)  # --config gives numbers as text
-    except msgspec.ValidationError as error:
+        plan.check()
+    except (msgspec.ValidationError, OverflowError) as error:
         raise InputError(f"{where}: {error}") from error
-    plan.check()
+    except RecursionError as error:
+        raise InputError(f"{where}: nested too deep; mend it") from error
     return plan

@@ -22,11 +22,11 @@ from evaluation.tables.statistics import mean_and_std, reduction_percent
 from randomized_smoothing_certification.certificate_file import (
     is_summarised,
     radii,
+    read_certificate_record,
     read_own_points,
     read_points,
-    read_record,
 )
-from runtime.files import InputError, file_sha256, read_json, write_json, write_text
+from runtime.files import InputError, file_sha256, read_record, read_text, write_json, write_text
 from runtime.provenance import project_path
 
 
@@ -81,9 +81,13 @@ class Entry(NamedTuple):
 def read_radii(path: Path, target_class: int) -> np.ndarray:
     """Radii of one class's points from a certification file, float (points,); -1 where not certified correctly.
 
-    Raises InputError where the file is missing or damaged, or has no point of the class.
+    Raises InputError where the file is missing or damaged, has a point twice, or none of the class.
     """
-    of_class = [point for point in read_points(path) if point.label == target_class]
+    points = read_points(path)
+    numbers = [point.idx for point in points]
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"{path}: has two lines for point {max(numbers, key=numbers.count)}; keep one")
+    of_class = [point for point in points if point.label == target_class]
     if not of_class:
         raise InputError(f"{path}: has no point of class {target_class}; choose another file")
     return radii(of_class)
@@ -99,17 +103,19 @@ def collect(plan: Plan, store: Path) -> None:
 
     Raises InputError where the store is one of the project's results and a run is of no commit.
     """
+    others: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]] = {}
+    for foreign in plan.foreign:  # looked at before anything is written
+        cell = foreign.cell
+        if cell in plan.cells() or cell in others:
+            raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}")
+        victim = {"accuracy": foreign.accuracy}
+        others[cell] = {seed: (Path(file), {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)}
+        for tsv, _ in others[cell].values():
+            read_radii(tsv, foreign.target_class)
     for cell in plan.cells():
         of_runs = {seed: _measured_run(plan, cell, seed) for seed in plan.seeds}
         _store(store, cell, {seed: run for seed, run in of_runs.items() if run})
-    for foreign in plan.foreign:
-        cell = foreign.cell
-        if cell in plan.cells():
-            raise InputError(f"foreign: the plan makes the entry itself: {cell}")
-        victim = {"accuracy": foreign.accuracy}
-        runs = {seed: (Path(file), {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)}
-        for tsv, _ in runs.values():
-            read_radii(tsv, foreign.target_class)
+    for cell, runs in others.items():
         _store(store, cell, runs)
     write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
 
@@ -122,20 +128,13 @@ def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, An
     tsv, record = plan.certificate_file(cell, seed), plan.model_file(cell, seed).with_suffix(".json")
     if not (is_summarised(tsv) and record.is_file()):
         return None
-    records = {"victim": _read_object(record), "certificate": read_record(tsv)}
+    records = {"victim": read_record(record, settings=dict), "certificate": read_certificate_record(tsv)}
     if records["victim"].get("sha256") != records["certificate"]["settings"]["model_sha256"]:
         return None  # the victim was trained again since
     _check_rows(tsv, records)
     if cell.poison:
-        records["poison"] = _read_object(plan.poison_file(cell.poison).with_suffix(".json"))
+        records["poison"] = read_record(plan.poison_file(cell.poison).with_suffix(".json"), settings=dict)
     return tsv, records
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object. Raises InputError where it holds something else."""
-    if not isinstance(found := read_json(path), dict):
-        raise InputError(f"{path}: not a record of this project; make it again")
-    return found
 
 
 def _check_rows(tsv: Path, records: dict[str, Any]) -> None:
@@ -158,7 +157,7 @@ def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]
                 f"{tsv}: measured at {dirty[0]}, which is no commit that others can check out; commit, and "
                 "measure it again before it goes into results/"
             )
-        write_text(folder / f"seed_{seed}.tsv", tsv.read_text(encoding="utf-8"))
+        write_text(folder / f"seed_{seed}.tsv", read_text(tsv))
     if runs:
         of_runs = {
             str(seed): {**records, "tsv_sha256": file_sha256(folder / f"seed_{seed}.tsv")}
@@ -187,7 +186,10 @@ def read_entries(plan: Plan, store: Path) -> dict[Cell, Entry]:
     for cell, runs in wanted.items():
         folder = store / cell_folder(cell)
         settings = folder / "settings.json"
-        records = _read_object(settings) if settings.is_file() else {}
+        records = read_record(settings) if settings.exists() else {}
+        for seed, of_run in records.items():
+            if not seed.isdecimal() or not isinstance(of_run, dict) or not _are_records(of_run):
+                raise InputError(f"{settings}: {seed!r} is no run of this project; collect the results again")
         entries[cell] = Entry(
             cell,
             runs,
@@ -202,6 +204,18 @@ def _stored_run(cell: Cell, seed: int, tsv: Path, records: dict[str, Any]) -> Ru
     radii_of_run = read_radii(tsv, cell.target_class)
     _check_rows(tsv, records)
     return Run(seed, radii_of_run, records, cell.target_class, tsv)
+
+
+def _are_records(of_run: dict[str, Any]) -> bool:
+    """Whether a run's records have the form that tables are made from."""
+    victim, certificate, poison = (of_run.get(name, {}) for name in ("victim", "certificate", "poison"))
+    if not ("victim" in of_run and all(isinstance(one, dict) for one in (victim, certificate, poison))):
+        return False
+    numbers = [value for name, value in victim.items() if name.startswith("accuracy")]
+    settings = [one.get("settings", {}) for one in (victim, certificate, poison)]
+    return all(isinstance(one, dict) for one in settings) and all(
+        value is None or isinstance(value, int | float) for value in numbers
+    )
 
 
 def reduction(clean: Entry | None, entry: Entry | None) -> float | None:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import yaml
 
-from evaluation.tables.plan import LIMITED, Job, Plan, plan_of, read_plan
+from evaluation.tables.plan import LIMITED, Job, Plan, plan_of, read_plan, yaml_values
+from runtime.checks import require_place
 from runtime.command_line import run_script
 from runtime.files import InputError, unwritable, write_json
 from runtime.progress import listening, progress
@@ -50,6 +50,9 @@ class Config:
 def main(config: Config) -> None:
     """Run the plan's jobs. Raises InputError where one failed, after the others are done, and StoppedEarly."""
     plan = _with_changes(read_plan(config.plan), config)
+    for name, folder in plan.folders.items():
+        require_place(f"the folder {name!r}", config.directory / folder, folder=True)
+    stopped = Stop(config.max_minutes)
     threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(plan.threads))
     if not threads.items() <= os.environ.items():  # the backend has read them when it was imported: start again
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **threads})
@@ -58,7 +61,7 @@ def main(config: Config) -> None:
     write_json(plan.folders["work"] / "plan.json", msgspec.to_builtins(plan))
     failed: dict[Job, str] = {}
     *jobs, tables = plan.jobs()
-    with Stop(config.max_minutes) as stop:
+    with stopped as stop:
         with _PlanBar(jobs) as bar:
             for job in jobs:
                 with bar.during(job):
@@ -73,8 +76,9 @@ def main(config: Config) -> None:
         if line := _run(tables, stop, f"--results-dir {shlex.quote(str(incomplete))}" if failed else ""):
             failed[tables] = line
     if failed:
-        lines = "".join(f"\n  {job.name}: {line}" for job, line in failed.items())
-        raise InputError(f"{len(failed)} jobs failed; what is there is in {incomplete}{lines}")
+        for job, line in failed.items():
+            print(f"{job.name}: {line}", file=sys.stderr)
+        raise InputError(f"{len(failed)} jobs failed, see above; what is there is in {incomplete}")
 
 
 def _with_changes(plan: Plan, config: Config) -> Plan:
@@ -84,7 +88,7 @@ def _with_changes(plan: Plan, config: Config) -> Plan:
         name, equals, value = change.partition("=")
         if not equals or name not in values:
             raise InputError(f"--set {change}: give an entry of the plan as name=value")
-        values[name] = yaml.safe_load(value)
+        values[name] = yaml_values(value, f"--set {change}")
     for method in config.methods:
         if method not in plan.methods:
             raise InputError(f"--methods {method}: the plan has {', '.join(plan.methods)}")

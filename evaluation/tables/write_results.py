@@ -8,7 +8,7 @@ What a person has to say about any of them is in its NOTES.md.
 """
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from evaluation.tables.plan import read_plan
 from evaluation.tables.records import commits, missing, read_entries
 from evaluation.tables.statistics import PLUS_MINUS
 from runtime.command_line import run_script
-from runtime.files import InputError, read_json, write_text
+from runtime.files import InputError, read_record, read_text, write_text
 from runtime.provenance import project_path, shown_path
 
 HEAD = f"""# Results
@@ -85,7 +85,7 @@ def _measured(entries: Entries) -> str:
     """One line of how the runs of a table were measured; several values where they differ."""
     runs = [run for entry in entries.values() for run in entry.runs]
     victims = [run.records["victim"] for run in runs]
-    certificates = [run.records["certificate"]["settings"] for run in runs if "certificate" in run.records]
+    certificates = [run.records["certificate"].get("settings", {}) for run in runs if "certificate" in run.records]
     attacks = [run.records["poison"].get("settings", {}) for run in runs if "poison" in run.records]
     seeds, points = {run.seed for run in runs}, {len(run.radii) for run in runs}
     parts = [
@@ -96,8 +96,8 @@ def _measured(entries: Entries) -> str:
         f"victims of {_all(victim.get('settings', {}).get('epochs') for victim in victims)} epochs",
         f"attacks of {_all(attack.get('epochs') for attack in attacks)} epochs",
         f"{_all(points)} test points",
-        f"n0 = {_all(one['n0'] for one in certificates)}, n = {_all(one['n'] for one in certificates)}",
-        f"alpha = {_all(one['alpha'] for one in certificates)}",
+        f"n0 = {_all(one.get('n0') for one in certificates)}, n = {_all(one.get('n') for one in certificates)}",
+        f"alpha = {_all(one.get('alpha') for one in certificates)}",
     ]
     return "; ".join(part for part in parts if part.strip() and "None" not in part) + "."
 
@@ -117,15 +117,15 @@ def _pictures(results: Path, folder: Path) -> str:
 
 def _notes(folder: Path) -> str:
     path = folder / "NOTES.md"
-    return f"\n{path.read_text(encoding='utf-8')}" if path.is_file() else ""
+    return f"\n{read_text(path)}" if path.is_file() else ""
 
 
 def _study(results: Path, table: Path) -> str:
     """A study's first line, command and commit, table, pictures and notes."""
-    records: list[Mapping[str, Any]] = [read_json(path) for path in sorted(table.parent.glob("*.json"))]
-    if not records or "command" not in records[0]:
+    records = sorted(table.parent.glob("*.json"))
+    if not records:
         raise InputError(f"{table.parent}: has no JSON record of the command that made {table.name}; make it again")
-    text, record = table.read_text(encoding="utf-8"), records[0]
+    text, record = read_text(table), read_record(records[0], command=str, commit=str, backend=str, machine=str)
     made = f"`{record['command']}`, commit {record['commit']}, {record['backend']}, {record['machine']}."
     pictures = "".join(
         f"\n![{path.stem}]({path.relative_to(results)})\n" for path in sorted(table.parent.glob("*.png"))
@@ -141,7 +141,9 @@ def speed_page(records: Path) -> str:
     """Content of benchmarks/README.md: a section per record, with its command, commit, machine and rows."""
     sections = [SPEED]
     for path in sorted(records.glob("*.json")):
-        record = read_json(path)
+        record = read_record(path, about=dict, rows=list, command=str, commit=str)
+        if not all(isinstance(row, dict) for row in record["rows"]):
+            raise InputError(f"{path}: 'rows' must be a list of objects; make it again")
         about = "; ".join(f"{name}: {value}" for name, value in record["about"].items())
         rows = pd.json_normalize(record["rows"], sep=" ")
         for name in rows.select_dtypes(exclude="number"):

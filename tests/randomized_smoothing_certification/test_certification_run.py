@@ -288,7 +288,7 @@ def test_bad_settings_end_in_one_line(toy: Path, tmp_path: Path, changes: dict[s
 
 def test_unwritable_output_and_full_disk(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="is no folder; choose another place"):
         certify_test_points(config(toy, tmp_path / "file" / "a.tsv"))
     if Path("/dev/full").exists():
         with pytest.raises(InputError, match="no space left"):

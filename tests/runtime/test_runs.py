@@ -209,7 +209,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     larger = State([np.zeros((1, 3)), np.float32(3)], STATE.extra)
     longer = State([*STATE.weights, np.float32(1)], STATE.extra)
     for other in (larger, longer):
-        with pytest.raises(InputError, match="shapes differ from this run's model or batch"):
+        with pytest.raises(InputError, match="shapes or types differ from this run's model or batch"):
             load_checkpoint(path, like=other)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"not a whole .npz file"):

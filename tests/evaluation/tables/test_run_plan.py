@@ -3,7 +3,7 @@
 import dataclasses
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,10 +37,11 @@ def write_plan(folder: Path) -> Path:
 
 
 class Done(NamedTuple):
-    """A run that had a failing job: what it raised and printed."""
+    """A run that had a failing job: what it raised and printed, to either stream."""
 
     error: str
     printed: str
+    failed: str
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def partly_failed(folder: Path) -> Done:
     config = run_plan.Config(plan=write_plan(folder), directory=folder)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as printed,
+        redirect_stderr(StringIO()) as failed,
+    ):
         patch.chdir(folder)
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             patch.setenv(name, "1")  # else the process would start again
@@ -59,11 +64,12 @@ def partly_failed(folder: Path) -> Done:
             run_plan.main(dataclasses.replace(config, max_minutes=1e-9))
         with pytest.raises(InputError) as caught:
             run_plan.main(config)
-    return Done(str(caught.value), printed.getvalue())
+    return Done(str(caught.value), printed.getvalue(), failed.getvalue())
 
 
 def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: Done) -> None:
-    assert "batch_size is 5000" in partly_failed.error and "needs runs/tables/toy/victims" in partly_failed.error
+    assert "jobs failed, see above; what is there is in runs/tables/toy/incomplete" in partly_failed.error
+    assert "batch_size is 5000" in partly_failed.failed and "needs runs/tables/toy/victims" in partly_failed.failed
     assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in partly_failed.printed
     assert (folder / "runs/tables/toy/incomplete/tables.md").is_file()
     assert not (folder / "runs/tables/toy/results").exists()

@@ -1,0 +1,90 @@
+"""Settings that no script can use, refused before anything is done: numbers, names of files, places of files."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.files import InputError
+
+LARGEST_COUNT = 2**31 - 1
+"""Of every whole number: votes, batches and indices are int32 on the device; seeds keep to it as well."""
+_FOLDERS = ("dir", "directory", "folder")
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_LONGEST_NAME = 200  # bytes; file systems allow 255, temporary files and records beside an artifact add to its name
+
+
+def require_usable(settings: Any, name: str = "") -> None:
+    """Raise InputError naming the first setting, at any depth, that is no number or no place of files.
+
+    settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32;
+    whole numbers lie between 0 and LARGEST_COUNT. Paths: see require_place; those of a name that ends in 'dir',
+    'directory' or 'folder' are folders, the others files.
+    """
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        settings = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            require_usable(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            require_usable(value, name)
+    elif isinstance(settings, Path):
+        require_place(name, settings, folder=name.endswith(_FOLDERS))
+    elif isinstance(settings, bool):
+        return
+    elif isinstance(settings, float) and not abs(settings) <= _LARGEST_FLOAT:
+        kind = "below 3.4e38" if math.isfinite(settings) else "finite"
+        raise InputError(f"{name} must be {kind}, got {settings}")
+    elif isinstance(settings, int) and not 0 <= settings <= LARGEST_COUNT:
+        raise InputError(f"{name} must lie between 0 and {LARGEST_COUNT}, got {shortened(settings)}")
+
+
+def require_name(what: str, name: Any) -> None:
+    """Raise InputError unless ``name`` is the name of one file or folder, which leads nowhere else.
+
+    what: how the error calls it. Names from files become parts of paths: one with a separator, or '..', would
+    place results anywhere.
+    """
+    safe = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
+    if not safe or "/" in name or "\\" in name or len(name.encode()) > _LONGEST_NAME // 2:
+        raise InputError(
+            f"{what} is {shortened(name)}, which cannot be a file's name; give letters, digits, _ and -, at most "
+            f"{_LONGEST_NAME // 2}"
+        )
+
+
+def require_name_lengths(what: str, path: Path) -> None:
+    """Raise InputError where a part of the path is too long for a file's name. what: how the error calls it."""
+    long = [part for part in path.parts if len(part.encode(errors="replace")) > _LONGEST_NAME]
+    if long or "\0" in str(path):
+        raise InputError(
+            f"{what} is {shortened(str(path))}, which cannot be a path; give names of at most {_LONGEST_NAME} bytes"
+        )
+
+
+def require_place(what: str, path: Path, folder: bool) -> None:
+    """Raise InputError where there can be no such folder, or no such file: something else lies there or above.
+
+    what: the setting's name, for the error. A folder or file that is not there yet is fine.
+    """
+    require_name_lengths(what, path)
+    try:
+        above = next(place for place in ((path, *path.parents) if folder else path.parents) if place.exists())
+        if not above.is_dir():
+            raise InputError(f"{what} is {path}, but {above} is no folder; choose another place")
+        if not folder and path.exists() and not path.is_file():
+            raise InputError(f"{what} is {path}, which is a folder or a device; give a file")
+    except OSError as error:
+        raise InputError(f"{what} is {shortened(str(path))}: {error.strerror}; choose another place") from error
+
+
+def shortened(value: Any) -> str:
+    """A value as an error shows it, quoted where it is text, its middle left out where it is long."""
+    if isinstance(value, int) and abs(value) >= 10**20:  # str() of a number of 5,000 digits is an error of its own
+        return f"a number of about 2^{value.bit_length()}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:50]} ... {text[-20:]}"
