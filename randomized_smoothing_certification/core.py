@@ -211,8 +211,10 @@ def round_down(radius: float, digits: int = 6) -> str:
 def require_vote_settings(n0: int, n: int, alpha: float) -> None:
     """Raise InputError unless n0 and n lie between 1 and 2^31 - 1 and 0 < alpha < 1."""
     for name, value in (("n0", n0), ("n", n)):
-        if not 1 <= value < 2**31:
-            raise InputError(f"{name} must be at least 1 and below 2^31, got {value}")
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+        if value >= 2**31:
+            raise InputError(f"{name} must be below 2^31, got {value}")
     if not 0 < alpha < 1:
         raise InputError(f"alpha must lie strictly between 0 and 1, got {alpha}")
 

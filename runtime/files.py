@@ -98,7 +98,8 @@ def load_array(path: Path) -> np.ndarray:
             f"{path}: no such file; prepare the data first (data/prepare_*.py) or mend the path"
         ) from error
     except Exception as error:  # zipfile, tokenize and NumPy each raise their own kinds on a damaged header
-        raise InputError(f"{path}: not a whole .npy file ({error}); make it again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a whole .npy file ({reason}); make it again") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: holds several arrays, one .npy array expected")
     return array

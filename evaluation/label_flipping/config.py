@@ -92,8 +92,8 @@ class LabelFlippingConfig(RunControls):
         require_positive(self.network, "epochs", "batch_size", "learning_rate")
         require_architecture(self.network.architecture)
         for ridge in self.ridges if self.ridge is None else (self.ridge,):
-            if not 0 < ridge < math.inf:
-                raise InputError(f"ridge and ridges must be positive, got {ridge}")
+            if not 0 <= ridge < math.inf:
+                raise InputError(f"ridge must be finite and not negative, got {ridge}")
         chosen = self.classes or ()
         if self.classes is not None and (len(set(chosen)) != len(chosen) or len(chosen) < 2):
             raise InputError(f"classes must be at least two different ones, got {chosen}")

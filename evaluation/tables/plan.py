@@ -130,8 +130,8 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def check(self) -> None:
         """Raise InputError on a value that cannot work: names become folders of the results."""
         for name in ("method", "poison", "architecture", "poison_architecture"):
-            if value := getattr(self, name) or ("?" if name in ("method", "poison") else ""):
-                require_name(f"foreign: {name}", value)
+            if getattr(self, name) or not name.endswith("architecture"):  # which need not be known
+                require_name(f"foreign: {name}", getattr(self, name))
         require_sigma(self.sigma)
         if not self.files:
             raise InputError("foreign: files must name at least one file of certificates")
@@ -252,8 +252,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         require_epsilon(self.epsilon)
         require_certificate_settings(self.certification)
         for name in ("runs", "shards", "threads"):  # the scripts check the settings that they use
-            if not 0 < getattr(self, name) <= MOST:
-                raise InputError(f"{name} must be positive and at most {MOST}, got {getattr(self, name)}")
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+            if getattr(self, name) > MOST:
+                raise InputError(f"{name} must be at most {MOST}, got {getattr(self, name)}")
         if not self.target_classes:
             raise InputError("target_classes must hold at least one class")
         for rule, limits in self.limits.items():
@@ -549,7 +551,7 @@ def plan_of(values: Any, where: str = "plan") -> Plan:
     try:
         plan = msgspec.convert(values, Plan, strict=False)  # --config gives numbers as text
         plan.check()
-    except (msgspec.ValidationError, OverflowError) as error:
+    except (msgspec.ValidationError, OverflowError, InputError) as error:
         raise InputError(f"{where}: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested too deep; mend it") from error

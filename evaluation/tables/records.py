@@ -103,21 +103,31 @@ def collect(plan: Plan, store: Path) -> None:
 
     Raises InputError where the store is one of the project's results and a run is of no commit.
     """
-    others: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]] = {}
-    for foreign in plan.foreign:  # looked at before anything is written
-        cell = foreign.cell
-        if cell in plan.cells() or cell in others:
-            raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}")
-        victim = {"accuracy": foreign.accuracy}
-        others[cell] = {seed: (Path(file), {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)}
-        for tsv, _ in others[cell].values():
-            read_radii(tsv, foreign.target_class)
+    others = foreign_runs(plan)  # looked at before anything is written
     for cell in plan.cells():
         of_runs = {seed: _measured_run(plan, cell, seed) for seed in plan.seeds}
         _store(store, cell, {seed: run for seed, run in of_runs.items() if run})
     for cell, runs in others.items():
         _store(store, cell, runs)
     write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
+
+
+def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, tuple[Path, dict[str, Any]]]]:
+    """Certificates and records of the runs of other programs, as _measured_run has them; by entry and number.
+
+    folder: where the plan's own paths start. Raises InputError where a file cannot be used or an entry is not theirs.
+    """
+    runs: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]] = {}
+    for foreign in plan.foreign:
+        cell, victim = foreign.cell, {"accuracy": foreign.accuracy}
+        if cell in plan.cells() or cell in runs:
+            raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}")
+        runs[cell] = {
+            seed: (folder / file, {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)
+        }
+        for tsv, _ in runs[cell].values():
+            read_radii(tsv, foreign.target_class)
+    return runs
 
 
 def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, Any]] | None:

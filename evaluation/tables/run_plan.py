@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from evaluation.tables.plan import LIMITED, Job, Plan, plan_of, read_plan, yaml_values
+from evaluation.tables.records import foreign_runs
 from runtime.checks import require_place
 from runtime.command_line import run_script
 from runtime.files import InputError, unwritable, write_json
@@ -52,6 +53,7 @@ def main(config: Config) -> None:
     plan = _with_changes(read_plan(config.plan), config)
     for name, folder in plan.folders.items():
         require_place(f"the folder {name!r}", config.directory / folder, folder=True)
+    foreign_runs(plan, config.directory)
     stopped = Stop(config.max_minutes)
     threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(plan.threads))
     if not threads.items() <= os.environ.items():  # the backend has read them when it was imported: start again
