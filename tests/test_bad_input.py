@@ -63,8 +63,8 @@ class Place:
                     RUN_PLAN: ["--plan", self.plan, "--directory", out],
                     MAKE_TABLES: ["--plan", self.plan, "--results-dir", out],
                     WRITE_RESULTS: ["--results-dir", out, "--benchmarks-dir", out],
-                    **dict.fromkeys(PREPARE, ["--out-dir", out]),
-                    **dict.fromkeys(BENCHMARKS, ["--quick", "--out", out / "a.json"]),
+                    **{prepare: ["--out-dir", out] for prepare in PREPARE},
+                    **{benchmark: ["--quick", "--out", out / "a.json"] for benchmark in BENCHMARKS},
                 }[script],
             )
         )  # fmt: skip
@@ -249,9 +249,10 @@ def test_folders_in_the_way_of_what_lies_beside_a_certificate(place: Place, refu
 
 
 NOT_A_RECORD = {
-    "nothing": b"", "null": b"null", "list": b"[]", "text": b'"text"', "number": b"1", "no settings": b'{"settings": null}',
-    "other": b'{"settings": {}, "points": 3}', "cut": b'{"settings": {', "deep": b"[" * 100_000,
-    "long number": b'{"settings": ' + b"1" * 5000 + b"}", "not text": b"\xff\xfe\x00", "zip": b"PK\x03\x04" + bytes(100),
+    "nothing": b"", "null": b"null", "list": b"[]", "text": b'"text"', "number": b"1",
+    "no settings": b'{"settings": null}', "other": b'{"settings": {}, "points": 3}', "cut": b'{"settings": {', "deep": b"[" * 100_000,
+    "long number": b'{"settings": ' + b"1" * 5000 + b"}", "not text": b"\xff\xfe\x00",
+    "zip": b"PK\x03\x04" + bytes(100),
 }  # fmt: skip
 
 
@@ -319,7 +320,8 @@ PLANS: list[Any] = [
     {"attack": {"all": {"out_dir=/x": 1}}}, {"attack": {"all": {"objective": "--out-dir=/x"}}}, {"attack": []},
     {"victim": {"all": {"epochs": -1}}}, {"victim": {"all": {"--seed": 1}}}, {"victim": {"all": {"seed": 1}}},
     {"data": {"out-dir": "x"}}, {"data": {"seed": None}}, {"data": 3},
-    {"table": ""}, {"table": ".."}, {"table": "a/b"}, {"table": "x" * 300}, {"work_dir": "x" * 300}, {"data_dir": "a\0b"},
+    {"table": ""}, {"table": ".."}, {"table": "a/b"}, {"table": "x" * 300}, {"work_dir": "x" * 300},
+    {"data_dir": "a\0b"},
     {"architecture": ""}, {"architecture": "../x"}, {"architecture": None}, {"title": None}, {"dataset": "../x"},
     {"epsilon": 0}, {"epsilon": 2}, {"epsilon": float("nan")}, {"epsilon": 10**400}, {"seed": -1}, {"seed": 2**31},
     {"runs": 0}, {"runs": 10**9}, {"runs": 1.5}, {"runs": True}, {"threads": 0}, {"threads": 10**6}, {"shards": 0},
@@ -371,7 +373,7 @@ def test_certificates_of_other_programs_that_cannot_be_used(place: Place, refuse
     place.plan.write_text(yaml.safe_dump({**PLAN, "foreign": [FOREIGN]}))
     assert "a.tsv" in refused(place, MAKE_TABLES)
     for content, told in (
-        ("\n".join(lines), "a.tsv: has two lines for point 0"),
+        ("\n".join(lines), "a.tsv: line 3 has the point 0 once more"),
         ("\n".join(lines[:2]).replace("0.5", "nan"), "a.tsv"),
         ("\n".join(lines[:2]).replace("8", "3"), "no point of class 8"),
         ("\xff", "a.tsv"),

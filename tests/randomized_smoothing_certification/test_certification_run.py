@@ -413,7 +413,7 @@ def test_a_failing_first_point_leaves_no_file(toy: Path, tmp_path: Path) -> None
 def test_a_model_that_its_record_does_not_describe_is_refused(toy: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.keras"
     model.write_bytes((toy / "model.keras").read_bytes())
-    model.with_suffix(".json").write_text(json.dumps({"sha256": "of another file"}))
+    model.with_suffix(".json").write_text(json.dumps({"config": {}, "sha256": "of another file"}))
     with pytest.raises(InputError, match=r"m\.keras: not the file that m\.json describes"):
         certify_test_points(config(toy, tmp_path / "a.tsv", model=model))
     assert not (tmp_path / "a.tsv").exists()
@@ -422,7 +422,7 @@ def test_a_model_that_its_record_does_not_describe_is_refused(toy: Path, tmp_pat
 @pytest.mark.parametrize("name", ["a.tsv", "a.settings.json", "a.summary.json"])
 def test_a_folder_in_the_way_is_one_line(toy: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=f"{name}: is a folder"):
+    with pytest.raises(InputError, match=f"{name}, which is a folder"):
         certify_test_points(config(toy, tmp_path / "a.tsv"))
 
 

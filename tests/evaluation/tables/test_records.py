@@ -35,7 +35,7 @@ def plan(tmp_path: Path) -> Plan:
     record = {"settings": settings, "points": [3, 5], "provenance": {"commit": "0123456"}}
     tsv.with_suffix(".settings.json").write_text(json.dumps(record))
     summary_path(tsv).write_text(json.dumps({"tsv_sha256": file_sha256(tsv)}))
-    victim.write_text(json.dumps({"sha256": "of the model", "accuracy": 0.9}))
+    victim.write_text(json.dumps({"settings": {}, "sha256": "of the model", "accuracy": 0.9}))
     return plan
 
 
