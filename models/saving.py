@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from runtime import backend_lines_hidden
 from runtime.files import InputError, atomic_path
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -29,7 +30,7 @@ def save_model(model: keras.Model, path: Path) -> None:
     path = Path(path)
     if path.suffix != ".keras":
         raise InputError(f"{path}: the name of a saved model ends in .keras; rename it")
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, backend_lines_hidden():  # on JAX, Keras looks for TensorFlow here
         model.save(temporary)
 
 
@@ -46,7 +47,8 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a whole .keras file; give a model saved by this project")
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with backend_lines_hidden():
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
         found, scores = model.input_shape, "anything"
         if _is_one_tensor(found, 4):
             # What a call returns: output_shape shows a mapping of one tensor as that tensor.

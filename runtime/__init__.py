@@ -7,6 +7,8 @@ imported; every other package that uses Keras imports this one first for that re
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # TensorFlow is the default backend (Keras's own default may be overridden by ~/.keras/keras.json).
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -21,17 +23,24 @@ os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
 
 
-def _import_backend_quietly() -> None:
-    """Import Keras with its backend, whose libraries write lines about themselves past Python's stderr.
+_IS_QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"
 
-    They are shown where the import fails, and where the user has set TF_CPP_MIN_LOG_LEVEL to see them.
+
+@contextmanager
+def backend_lines_hidden() -> Iterator[None]:
+    """Hide what a backend's libraries write about themselves, past Python's stderr, when they are first imported.
+
+    The lines are shown where an import fails, and where the user has set TF_CPP_MIN_LOG_LEVEL to see them.
     """
+    if not _IS_QUIET:
+        yield
+        return
     with tempfile.TemporaryFile() as lines:
         stderr = os.dup(2)
         os.dup2(lines.fileno(), 2)
         try:
-            import keras  # noqa: F401
-        except BaseException:
+            yield
+        except ImportError:
             lines.seek(0)
             os.write(stderr, lines.read())
             raise
@@ -40,5 +49,6 @@ def _import_backend_quietly() -> None:
             os.close(stderr)
 
 
-if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3" and "keras" not in sys.modules:
-    _import_backend_quietly()
+if "keras" not in sys.modules:
+    with backend_lines_hidden():
+        import keras  # noqa: F401

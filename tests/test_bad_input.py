@@ -250,7 +250,8 @@ def test_folders_in_the_way_of_what_lies_beside_a_certificate(place: Place, refu
 
 NOT_A_RECORD = {
     "nothing": b"", "null": b"null", "list": b"[]", "text": b'"text"', "number": b"1",
-    "no settings": b'{"settings": null}', "other": b'{"settings": {}, "points": 3}', "cut": b'{"settings": {', "deep": b"[" * 100_000,
+    "no settings": b'{"settings": null}', "other": b'{"settings": {}, "points": 3}', "cut": b'{"settings": {',
+    "deep": b"[" * 100_000,
     "long number": b'{"settings": ' + b"1" * 5000 + b"}", "not text": b"\xff\xfe\x00",
     "zip": b"PK\x03\x04" + bytes(100),
 }  # fmt: skip
@@ -392,7 +393,8 @@ def test_stores_of_another_form(place: Place, refused: Callable[..., str]) -> No
     victim = {"victim": {"accuracy": 0.9}}
     (cell / "seed_0.tsv").write_text("idx\tlabel\tpredict\tradius\n0\t8\t8\t0.5\n")
     for records in (None, [], {"0": None}, {"0": {}}, {"../../x": victim}, {"0": {"victim": []}}, {"-1": victim},
-                    {"0": {"victim": {"accuracy": "high"}}}, {"0": {**victim, "certificate": {"settings": 3}}}):  # fmt: skip
+                    {"0": {"victim": {"accuracy": "high"}}}, {"0": {**victim, "certificate": {"settings": 3}}},
+                    ):  # fmt: skip
         write_json(cell / "settings.json", records)
         assert "settings.json" in refused(place, MAKE_TABLES, "--from-results")
 

@@ -64,7 +64,8 @@ def test_a_summary_of_other_rows_is_no_sign_of_whole_ones(plan: Plan, rows: list
 
 def test_a_victim_that_was_trained_again_is_not_shown_with_the_certificates_of_the_first(plan: Plan) -> None:
     (cell,) = plan.cells()
-    plan.model_file(cell, 0).with_suffix(".json").write_text(json.dumps({"sha256": "of another", "accuracy": 0.1}))
+    record = {"settings": {}, "sha256": "of another", "accuracy": 0.1}
+    plan.model_file(cell, 0).with_suffix(".json").write_text(json.dumps(record))
     assert runs(plan) == 0
 
 
