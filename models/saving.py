@@ -22,6 +22,7 @@ def victim_name(method: str, sigma: float, trained_on: str, seed: int) -> str:
     return f"{method}_{sigma}_{trained_on}_seed{seed}.keras"
 
 
+@backend_lines_hidden()  # on JAX too, Keras imports TensorFlow where it writes settings down
 def save_model(model: keras.Model, path: Path) -> None:
     """Write the model as a .keras file, whole or not at all.
 
@@ -30,10 +31,11 @@ def save_model(model: keras.Model, path: Path) -> None:
     path = Path(path)
     if path.suffix != ".keras":
         raise InputError(f"{path}: the name of a saved model ends in .keras; rename it")
-    with atomic_path(path) as temporary, backend_lines_hidden():  # on JAX, Keras looks for TensorFlow here
+    with atomic_path(path) as temporary:
         model.save(temporary)
 
 
+@backend_lines_hidden()
 def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> keras.Model:
     """Read a .keras file in safe mode: no code stored in the file is run.
 
@@ -47,8 +49,7 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a whole .keras file; give a model saved by this project")
     try:
-        with backend_lines_hidden():
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
         found, scores = model.input_shape, "anything"
         if _is_one_tensor(found, 4):
             # What a call returns: output_shape shows a mapping of one tensor as that tensor.
@@ -81,6 +82,7 @@ def _is_one_tensor(shape: Any, rank: int) -> bool:
     return type(shape) is tuple and len(shape) == rank and all(size is None or type(size) is int for size in shape)
 
 
+@backend_lines_hidden()
 def with_precision(model: keras.Model, dtype: str) -> keras.Model:
     """A copy of the model with the same weights (float32) whose layers compute in ``dtype``.
 
