@@ -358,7 +358,8 @@ def settings_path(artifact: Path) -> Path:
 class KeptStages:
     """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on.
 
-    Use as a context manager: the folder is no other study's meanwhile. Entering raises InputError where it is.
+    Use as a context manager: the folder is no other study's meanwhile. Entering raises InputError where it is, and
+    OtherSettings where a stage of another study is kept there, before any of this one is.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
@@ -366,7 +367,11 @@ class KeptStages:
         self._lock = Lock(folder / "stages")
 
     def __enter__(self) -> "KeptStages":
-        self._lock.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            for path in sorted(self.folder.glob("*.json")) if self._policy == "refuse" else ():
+                require_same_settings(path, _read_record(path, "result")["settings"], self.identity)
+            stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

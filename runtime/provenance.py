@@ -24,7 +24,7 @@ def shown_path(path: Path) -> str:
     """The path as records show it: relative to the project where it lies inside."""
     try:
         return str(Path(path).resolve().relative_to(project_path("")))
-    except ValueError:
+    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
         return str(path)
 
 

@@ -33,7 +33,8 @@ _WARM = ("runtime", "keras", "statsmodels.stats.proportion", "sklearn.datasets",
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([*_WARM, "tensorboard.summary.writer.event_file_writer", "msgspec", "yaml"])
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_OF_CLOCKS = {"written", "votes_per_second", "command", "commit"}  # entries of records that two runs may differ in
+# Entries of records that two runs may differ in.
+_OF_CLOCKS = {"written", "votes_per_second", "tsv_sha256", "command", "commit"}
 _ENVIRONMENT = {
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",

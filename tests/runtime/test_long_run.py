@@ -172,6 +172,9 @@ def test_stages_are_kept_for_their_settings(tmp_path: Path) -> None:
     other = KeptStages(tmp_path, identity(dataclasses.replace(config, rate=1.0)), "refuse", Stop())
     with pytest.raises(InputError, match=r"made with rate = 0\.5, this run has 1\.0"):
         other.get("s.json", stage)
+    with pytest.raises(InputError, match=r"made with rate = 0\.5, this run has 1\.0"), other:
+        other.get("before_it.json", stage)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
     with pytest.raises(StoppedEarly, match="after t"):
         KeptStages(tmp_path, identity(config), "refuse", Stop(1e-9)).get("t.json", stage)
 
