@@ -135,7 +135,7 @@ class LongRun:
         self.checkpoint = run_dir / "checkpoint.npz"
         self._controls, self._stop, self._more = controls, stop, more
         self._lock, self._locks = Lock(self.artifact), ExitStack()
-        self._note = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._note = _sha256_of(identity)
         self._in_the_way: tuple[Path, ...] = ()
 
     def __enter__(self) -> "LongRun":
@@ -389,14 +389,21 @@ class KeptStages:
             try:
                 record = _read_record(path, "result")
                 require_same_settings(path, record["settings"], self.identity)
+                if record.get("sha256") != _sha256_of(record["result"]):
+                    raise OtherSettings(f"{path}: not the result that was kept; delete it to have it made again")
                 return record["result"]
             except OtherSettings as other:
                 allow_discard(other, self._policy)
         result = make()
-        write_json(path, {"settings": self.identity, "result": result})
+        write_json(path, {"settings": self.identity, "result": result, "sha256": _sha256_of(result)})
         if self._stop.reason:
             raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
         return result
+
+
+def _sha256_of(value: Any) -> str:
+    """Of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _read_record(path: Path, *more: str) -> dict[str, Any]:

@@ -154,6 +154,7 @@ class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     n: int = N
     alpha: float = ALPHA
     precision: Literal["float32", "bfloat16"] = "float32"
+    noise: Literal["float32", "grid"] = "float32"
     batch_size: int = 1_000
 
 

@@ -71,6 +71,15 @@ def test_flags_of_every_kind_of_value() -> None:
     )
 
 
+def test_certificates_are_made_as_the_plan_says() -> None:
+    plan = plan_of({**SMALL, "certification": {"noise": "grid", "n": 50}})
+    assert all(
+        "--n 50" in job.flags and "--noise grid" in job.flags for job in plan.jobs() if job.rule == "certify"
+    )  # fmt: skip
+    with pytest.raises(InputError, match="noise"):
+        plan_of({**SMALL, "certification": {"noise": "exact"}})
+
+
 def test_certificates_in_shards_are_joined() -> None:
     rules = [job.rule for job in plan_of(SMALL).jobs()]
     in_shards = plan_of({**SMALL, "shards": 3}).jobs()
