@@ -24,9 +24,11 @@ class InputError(ValueError):
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
 
+    What a run that was killed here left of the same file is removed first.
     Raises InputError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
+    remove_leftovers(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

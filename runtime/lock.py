@@ -61,6 +61,11 @@ class Lock:
                 folder.rmdir()
 
     @property
+    def is_left(self) -> bool:
+        """Whether the lock's file is there, of a run that goes on or was killed."""
+        return self._path.exists()
+
+    @property
     def note(self) -> str:
         """What this run wrote down last, or one that was killed or failed before it took its note back; '' if none."""
         os.lseek(self._file, 0, os.SEEK_SET)

@@ -134,7 +134,7 @@ class LongRun:
         self.record = self.artifact.with_suffix(".json")
         self.checkpoint = run_dir / "checkpoint.npz"
         self._controls, self._stop, self._more = controls, stop, more
-        self._lock, self._locks = Lock(self.artifact), ExitStack()
+        self._lock, self._lock_of_folder, self._locks = Lock(self.artifact), Lock(self.checkpoint), ExitStack()
         self._note = _sha256_of(identity)
         self._in_the_way: tuple[Path, ...] = ()
 
@@ -174,8 +174,9 @@ class LongRun:
             print(f"{shown_path(self.artifact)}: not the file that was made; it is made again")
             self._in_the_way = self.artifact, self.record
             return False
-        if self._lock.note == self._note:  # killed when all was written
-            self._forget()
+        if self._lock.note == self._note or self._lock_of_folder.is_left:  # killed when all was written
+            with self._lock_of_folder:
+                self._forget()
         print(f"{shown_path(self.artifact)}: already made with these settings")
         return True
 
@@ -198,7 +199,7 @@ class LongRun:
         Raises StoppedEarly when asked to stop, its checkpoint written; FloatingPointError on NaN or infinity;
         InputError where another run uses the folder.
         """
-        self._locks.enter_context(Lock(self.checkpoint))
+        self._locks.enter_context(self._lock_of_folder)
         remove_leftovers(self.checkpoint)
         self._clear()
         done = 0
@@ -369,7 +370,7 @@ class KeptStages:
     def __enter__(self) -> "KeptStages":
         with ExitStack() as stack:
             stack.enter_context(self._lock)
-            for path in sorted(self.folder.glob("*.json")) if self._policy == "refuse" else ():
+            for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
                 require_same_settings(path, _read_record(path, "result")["settings"], self.identity)
             stack.pop_all()
         return self
