@@ -20,7 +20,7 @@ def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], t
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    largest = max(max(run["radius"], default=0.0) for runs in curves.values() for run in runs)
+    largest = max(max(run["radius"], default=0.0) for runs in curves.values() for run in runs) or 1.0
     radii = np.linspace(0, 1.05 * largest, 400)
     for label, runs in curves.items():
         values = np.stack([_at(radii, run) for run in runs])
