@@ -61,7 +61,7 @@ NUMBERS = {
     "target-class": whole(0, 9), "seed": whole(0), "points": whole(1), "held-out": whole(1), "validation": whole(1),
     "n": whole(1, 2**31 - 1, 20_000), "n0": whole(1, 2**31 - 1, 20_000), "batch-size": whole(1, most=10_000),
     **dict.fromkeys(("lr-u", "lr-v", "lr-p", "learning-rate", "radius-beta"), Number(0)), "damping": Number(-1e-300),
-    **dict.fromkeys(("batch-clean", "batch-poison", "batch-validation"), whole(1)),
+    **dict.fromkeys(("batch-poison", "batch-validation"), whole(1)), "batch-clean": whole(1, most=0),  # 1: slow
     **dict.fromkeys(("epochs", "reinitialise-every", "lower-steps", "solver-steps", "radius-copies"), whole(1, most=2)),
     **dict.fromkeys(("train-points", "validation-points", "test-points", "hidden", "copies"), whole(1, most=10)),
     **dict.fromkeys(("victim-steps", "outer-steps", "network.epochs", "runs"), whole(1, most=2)),
@@ -80,7 +80,7 @@ WORDS = ("", "nothing", "CLEAN", "../clean", "None", "ü", "0", "x" * 5000)
 INPUTS = ("model", "poison", "source", "plan", "data-dir", "shards")
 PLACES = ("nowhere", "", ".", "x" * 300, "ü/ü.npy", "DIGITS/Y_val.npy", "loop", "plan.yaml/below", "/dev/null")
 OUTPUTS = ("out", "out-dir", "run-dir", "work-dir", "results-dir", "benchmarks-dir", "directory")
-IN_THE_WAY = ("plan.yaml", "plan.yaml/below", f"out/{'x' * 300}", "loop", "/dev/null/below")
+IN_THE_WAY = ("plan.yaml", "loop", "plan.yaml/below", "loop/below", f"out/{'x' * 300}", "/dev/null/below")
 OPTIONAL = {
     "attack": "max-minutes lr-v lr-p damping radius-clip radius-beta start solver objective architecture",
     "victim": "max-minutes architecture", "certificate": "max-minutes precision shard", "control": "max-minutes",
@@ -94,7 +94,7 @@ def values_of(flag: str) -> list[tuple[str, Right]]:
     if number := NUMBERS.get(flag):
         return [(value, right) for value in VALUES if (right := number.right(value)) is not None]
     if flag in OUTPUTS:
-        names = [f"{place}.tsv" for place in IN_THE_WAY[1:]] + ["out/whole.txt", "out"] if flag == "out" else IN_THE_WAY
+        names = [f"{place}.tsv" for place in IN_THE_WAY[2:]] + ["out/whole.txt", "out"] if flag == "out" else IN_THE_WAY
         return [(name, Right.REFUSE) for name in names]
     words = WORDS if flag in CHOICES else SHARDS if flag == "shard" else PLACES if flag in INPUTS else ()
     return [(word, Right.REFUSE) for word in words]
