@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,14 +74,22 @@ def require_place(what: str, path: Path, folder: bool) -> None:
     require_name_lengths(what, path)
     try:
         places = [path.absolute(), *path.absolute().parents]
-        # Links count as there, also those that lead nowhere.
-        above = next(place for place in places[0 if folder else 1 :] if os.path.lexists(place))
+        above = next(place for place in places[0 if folder else 1 :] if _is_there(place))
         if not above.is_dir():
             raise InputError(f"{what} is {path}, but {above} is no folder; choose another place")
-        if not folder and os.path.lexists(path) and not path.is_file():
+        if not folder and _is_there(path) and not path.is_file():
             raise InputError(f"{what} is {path}, which is a folder or a device; give a file")
     except OSError as error:
         raise InputError(f"{what} is {shortened(str(path))}: {error.strerror}; choose another place") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something lies there, a link that leads nowhere too. Raises OSError where there can be nothing."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def shortened(value: Any) -> str:

@@ -371,7 +371,11 @@ class KeptStages:
         with ExitStack() as stack:
             stack.enter_context(self._lock)
             for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
-                require_same_settings(path, _read_record(path, "result")["settings"], self.identity)
+                try:
+                    kept = _read_record(path, "result")["settings"]
+                except InputError:  # no stage; where one of this study is damaged, ``get`` says so
+                    continue
+                require_same_settings(path, kept, self.identity)
             stack.pop_all()
         return self
 
