@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ from runtime.provenance import project_path
 _WARM = ("runtime", "keras", "statsmodels.stats.proportion", "sklearn.datasets", "matplotlib.figure", "pandas", "tyro")
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([*_WARM, "tensorboard.summary.writer.event_file_writer", "msgspec", "yaml"])
+# Process.start also reads the status of every process that has ended: of two threads that read one at a time, one gets
+# none, which counts as 255.
+_STATUS = threading.Lock()
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Entries of records that two runs may differ in.
 _OF_CLOCKS = {"written", "votes_per_second", "tsv_sha256", "command", "commit"}
@@ -71,13 +75,17 @@ class Running:
 
     def wait(self, seconds: float = 300) -> Outcome:
         """The outcome, after ``seconds`` without a status and the run killed."""
-        self.process.join(seconds)
-        status = self.process.exitcode
+        status = self._status(seconds)
         if status is None:
             self.process.kill()
-            self.process.join()
+            self._status()
         with os.fdopen(os.dup(self.errors.fileno()), "rb") as errors:
             return Outcome(status, errors.read().decode(errors="replace"))
+
+    def _status(self, seconds: float | None = None) -> int | None:
+        wait_for([self.process.sentinel], seconds)
+        with _STATUS:
+            return self.process.exitcode
 
 
 def start(
@@ -93,7 +101,8 @@ def start(
     fcntl.fcntl(errors.fileno(), fcntl.F_SETPIPE_SZ, 2**20)  # more than a run says
     arguments = ([str(project_path(words[0])), *words[1:]], folder, act, there, stderr, limits or {}, dies)
     process = _FORKS.Process(target=_child, args=arguments, daemon=True)
-    process.start()
+    with _STATUS:
+        process.start()
     for end in (there, stderr):
         end.close()
     return Running(process, here, errors)

@@ -125,11 +125,6 @@ class Cases:
 
     def carry_out(self, number: int) -> Result:
         """Run a case in a folder of its own."""
-        result = self._carried_out(number)
-        # The server that processes are forked from now and then loses a status: it says 255 then.
-        return self._carried_out(number) if result.outcome.status == 255 else result
-
-    def _carried_out(self, number: int) -> Result:
         with self._drawing:
             case, start, draw = self.case(number)
         folder = self.world.copy(start)
