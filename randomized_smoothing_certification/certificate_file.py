@@ -140,6 +140,7 @@ class _Settings(msgspec.Struct):
     alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     sigma: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
     precision: str
+    noise: dict[str, Any]
     shard: str | None
     model_sha256: str
 

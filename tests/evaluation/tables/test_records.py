@@ -27,7 +27,8 @@ def plan(tmp_path: Path) -> Plan:
     tsv, victim = plan.certificate_file(cell, 0), plan.model_file(cell, 0).with_suffix(".json")
     settings = {
         "dataset": "MNIST", "split": "test", "target_class": 8, "seed": 0, "n0": 100, "n": 1000, "alpha": 0.001,
-        "sigma": 0.5, "precision": "float32", "shard": None, "model_sha256": "of the model",
+        "sigma": 0.5, "precision": "float32", "noise": {"mode": "float32"}, "shard": None,
+        "model_sha256": "of the model",
     }  # fmt: skip
     for folder in (tsv.parent, victim.parent):
         folder.mkdir(parents=True)
