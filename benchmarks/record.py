@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from runtime import onednn_in_force
 from runtime.files import write_json
 from runtime.provenance import provenance, shown_path
 
@@ -49,6 +50,7 @@ def machine() -> dict[str, str]:
         "devices": ", ".join(map(str, keras.distribution.list_devices())),
         "processor": (models or [platform.processor() or platform.machine()])[0],
         "cores": str(os.cpu_count()),
+        "oneDNN": {None: "not known", True: "on", False: "off"}[onednn_in_force()],
         "load before the run (should be near 0)": f"{os.getloadavg()[0]:.1f}",
     }
     print("\n".join(f"{name}: {value}" for name, value in about.items()))

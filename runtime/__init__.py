@@ -1,14 +1,18 @@
 """What every long run needs, whatever it computes: files, noise, stop, checkpoints, provenance, command line.
 
 Importing this package fixes the process environment that the tensor backend reads when it is first
-imported; every other package that uses Keras imports this one first for that reason.
+imported; every other package that uses Keras imports this one first for that reason. Where a user's code has imported
+the backend before, with other settings, a warning says so.
 """
 
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_LOADED_BEFORE = "keras" in sys.modules or "tensorflow" in sys.modules
 
 # TensorFlow is the default backend (Keras's own default may be overridden by ~/.keras/keras.json).
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -52,3 +56,32 @@ def backend_lines_hidden() -> Iterator[None]:
 if "keras" not in sys.modules:
     with backend_lines_hidden():
         import keras  # noqa: F401
+
+
+def onednn_in_force() -> bool | None:
+    """Whether TensorFlow's convolutions are oneDNN's, as it read when it was imported; None where that is not known."""
+    if "tensorflow" not in sys.modules:
+        return None
+    try:
+        from tensorflow.python.util import _pywrap_util_port  # there is no public way to ask
+    except ImportError:
+        return None
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def _warn_where_loaded_otherwise() -> None:
+    """The variables here change nothing that the backend has read already."""
+    import keras
+
+    again = "set it before Python starts, or import this project before keras and tensorflow"
+    if (backend := keras.backend.backend()) != (wanted := os.environ["KERAS_BACKEND"]):
+        warnings.warn(f"Keras was imported before this project with the backend {backend}, not {wanted}: for "
+                      f"KERAS_BACKEND={wanted} {again}", RuntimeWarning, stacklevel=3)  # fmt: skip
+    wish = os.environ["TF_ENABLE_ONEDNN_OPTS"]
+    if backend == "tensorflow" and wish == "1" and onednn_in_force() is False:
+        warnings.warn("TensorFlow was imported before this project with oneDNN off, which doubles the time of "
+                      f"convolutions: for TF_ENABLE_ONEDNN_OPTS=1 {again}", RuntimeWarning, stacklevel=3)  # fmt: skip
+
+
+if _LOADED_BEFORE:
+    _warn_where_loaded_otherwise()
