@@ -12,10 +12,9 @@ import numpy as np
 from keras import ops, tree
 
 from attack_generation.config import PoisonConfig
+from attack_generation.optimisers import bilevel_optimiser
 from bilevel_optimizer.adam import AdamState, adam_init
-from bilevel_optimizer.approxgrad import ApproxGrad, LowerState, Metrics
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.linear_solvers import solver_named
 from bilevel_optimizer.trees import Tree
 from data.augmentation import random_crop_and_flip
 from data.datasets import Dataset, check_poison, split_target_class
@@ -31,7 +30,7 @@ class AttackState(NamedTuple):
 
     u: Tree  # variables of the poison, see attack_generation.parametrisation
     weights: list[Any]  # v
-    lower: LowerState
+    lower: Tree  # what the optimiser keeps beside v
     upper: AdamState  # shaped as the variables of a minibatch
     loss: LossState  # of the training loss
 
@@ -82,7 +81,7 @@ class Attack:
     """One dataset, one lower-level loss and the compiled outer step over them."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
-        self.config = config
+        self.config = config = config.in_force()
         self.x_target, self.y_target, x_others, y_others = split_target_class(
             dataset.x_train, dataset.y_train, config.target_class
         )
@@ -105,17 +104,10 @@ class Attack:
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._poison = config.poison_parametrisation()
         self._objective = config.upper_objective()
-        self._bilevel = ApproxGrad(
-            f=self._upper_objective,
-            g=self._lower_objective,
-            lower_steps=config.lower_steps,
-            lr_v=config.lr_v,
-            lr_u=config.lr_u,
-            damping=config.damping,
-            solver=solver_named(config.solver, config.solver_steps, config.lr_p, config.damping),
-            project=lambda u, batch: self._poison.project(u, batch.x_target),
-            fixed_system=not config.redraw_noise,
-        )
+        self._bilevel = bilevel_optimiser(
+            config, self._upper_objective, self._lower_objective,
+            lambda u, batch: self._poison.project(u, batch.x_target),
+        )  # fmt: skip
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._poison.images)
         self._compiled_logits = jit(self._logits)
@@ -123,6 +115,17 @@ class Attack:
     def _fresh_model(self, restart: int) -> StatelessModel:
         seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart)[0])
         return StatelessModel(build_model(self.config.architecture, self._image_shape, self._num_classes, seed=seed))
+
+    @property
+    def gradients_per_step(self) -> float:
+        """Cost of an outer step in gradients of the training loss at the attack's batch: see bilevel_optimizer.bilevel.
+
+        The upper objective's gradient counts by the images that it evaluates.
+        """
+        config = self.config
+        of_f = self._batch_validation * max(1, self._objective.copies)
+        of_g = (config.batch_clean + config.batch_poison) * config.loss.noisy_copies
+        return self._bilevel.gradients(of_f / of_g) + config.loss.gradients_before
 
     # The outer loop ----------------------------------------------------------------------------------------
 
@@ -139,7 +142,7 @@ class Attack:
         batch_shape = (config.batch_clean + config.batch_poison, *self._image_shape)
         return AttackState(u, weights, lower, adam_init(of_batch), config.loss.initial_state(batch_shape))
 
-    def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Metrics]:
+    def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Any]:
         """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
         restart, epoch_since = divmod(epoch, self.config.reinitialise_every)
@@ -173,7 +176,7 @@ class Attack:
 
     def _step(
         self, state: AttackState, images: Images, indices: Indices, seeds: Seeds, epoch: Any
-    ) -> tuple[AttackState, Metrics]:
+    ) -> tuple[AttackState, Any]:
         batch = self._gather(images, indices, seeds, epoch)
         u = self._poison.select(state.u, indices.poison)
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])

@@ -1,8 +1,9 @@
 """Settings of an attack."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
+from attack_generation import optimisers
 from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjective
 from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation
 from data.datasets import require_epsilon, require_sigma
@@ -15,6 +16,9 @@ from runtime.long_run import CheckpointControls, require_not_negative, require_p
 @dataclass(frozen=True, kw_only=True)
 class PoisonConfig(CheckpointControls):
     """Constants of an attack that do not depend on the training method it is made against."""
+
+    published: ClassVar[dict[str, Any]] = {}
+    # Settings of the published ApproxGrad that are others than in optimisers.SETTINGS; ``in_force`` fills them in.
 
     target_class: int = 8
     """Class whose training images are poisoned."""
@@ -45,24 +49,31 @@ class PoisonConfig(CheckpointControls):
     """Epochs of outer steps; an epoch visits every image of the other classes once."""
     reinitialise_every: int = 10
     """Epochs after which the weights, p and all Adam moments start afresh."""
-    lower_steps: int = 10
-    """Adam steps on the weights in an outer step (T1)."""
-    solver: Literal["adam", "cg", "neumann"] = "adam"
-    """Solver of the linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
-    solver_steps: int = 10
+    optimiser: Literal["approxgrad", "few_steps", "soba", "f2sa"] = "approxgrad"
+    """Of the bilevel problem: ApproxGrad (published); the same with few steps, warm-started; SOBA, a single loop; F2SA,
+    a single loop of first derivatives. See bilevel_optimizer/."""
+    lower_steps: int | None = None
+    """Adam steps on the weights in an outer step of approxgrad and few_steps (T1)."""
+    solver: Literal["adam", "cg", "neumann"] | None = None
+    """Solver of their linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
+    solver_steps: int | None = None
     """Iterations of the linear solver in an outer step (T2)."""
+    redraw_noise: bool | None = None
+    """Whether each iteration of the linear solver redraws the training noise (published for Gaussian augmentation).
+    False holds one draw for the whole system, which conjugate gradient needs and which spares each iteration a
+    forward pass. A training loss with fixed noise has one system in either case, but for augmented images."""
     lr_u: float = 0.1
     """Adam learning rate of the poison. At epsilon or above a step is close to a sign step and a projection."""
     lr_v: float = 1e-3
     """Adam learning rate of the weights."""
-    lr_p: float = 1e-2
-    """Adam learning rate of the linear system's solution; the scale of the Neumann series."""
-    damping: float = 1e-3
-    """Multiple of the identity added to the lower level's Hessian."""
-    redraw_noise: bool = True
-    """Whether each iteration of the linear solver redraws the training noise (published for Gaussian augmentation).
-    False holds one draw for the whole system, which conjugate gradient needs and which spares each iteration a
-    forward pass. A training loss with fixed noise has one system in either case, but for augmented images."""
+    lr_p: float | None = None
+    """Adam learning rate of the linear system's solution; the scale of the Neumann series; SOBA's step."""
+    damping: float | None = None
+    """Multiple of the identity added to the lower level's Hessian, in all but f2sa."""
+    multiplier: float | None = None
+    """F2SA's multiplier of the training loss at the start (lambda)."""
+    growth: float | None = None
+    """By how much F2SA's multiplier grows at each outer step."""
     fixed_validation_noise: bool = False
     """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
     start: Literal["zero", "random", "constant", "contrast"] = "zero"
@@ -82,14 +93,26 @@ class PoisonConfig(CheckpointControls):
         require_positive(
             self,
             "batch_clean", "batch_poison", "batch_validation", "radius_copies", "radius_beta",
-            "epochs", "reinitialise_every", "lower_steps", "solver_steps", "lr_u", "lr_v", "lr_p",
+            "epochs", "reinitialise_every", "lr_u", "lr_v",
         )  # fmt: skip
+        filled = self.in_force()
+        own = [name for name in optimisers.NAMES if type(getattr(filled, name)) in (int, float)]
+        require_positive(filled, *(name for name in own if name not in ("damping", "growth")))
+        require_not_negative(filled, *(name for name in own if name in ("damping", "growth")))
         if not 0 < self.radius_clip < 0.5:
             raise InputError(f"radius_clip must lie between 0 and 0.5, got {self.radius_clip}")
         require_architecture(self.architecture)
-        require_not_negative(self, "seed", "damping")
-        if self.solver == "cg" and self.redraw_noise:
+        require_not_negative(self, "seed")
+        if filled.solver == "cg" and filled.redraw_noise:
             raise InputError("solver cg needs one fixed linear system; add --no-redraw-noise")
+
+    def in_force(self) -> "PoisonConfig":
+        """The same with the optimiser's value of every setting that is not given.
+
+        Raises InputError where one is given that the optimiser does not have.
+        """
+        given = {name: value for name in optimisers.NAMES if (value := getattr(self, name)) is not None}
+        return replace(self, **optimisers.in_force(self.optimiser, self.published, given))
 
     def upper_objective(self) -> UpperObjective:
         """What ``objective`` names, with its settings."""

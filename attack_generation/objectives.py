@@ -14,6 +14,10 @@ class UpperObjective(Protocol):
     class. y: one-hot (B, K). randomness: numbers of the images and the seeds of their noise.
     """
 
+    @property
+    def copies(self) -> int:
+        """Noisy copies of each image, 0 for the image itself."""
+
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any: ...
 
 

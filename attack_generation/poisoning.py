@@ -9,7 +9,7 @@ from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.controls import save_labels
 from attack_generation.figures import save_image_grid
-from data.datasets import Dataset, load_dataset, poison_paths, split_target_class
+from data.datasets import load_dataset, poison_paths, split_target_class
 from runtime.files import array_sha256, load_array, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import project_path, shown_path
@@ -27,6 +27,7 @@ def poison_radius(config: PoisonConfig) -> Path:
     becomes NaN or infinite.
     """
     config.check()
+    config = config.in_force()
     dataset = load_dataset(config.data_dir)
     method = config.loss.name
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)
@@ -40,23 +41,26 @@ def poison_radius(config: PoisonConfig) -> Path:
         LongRun(x_path, of_run, config, run_dir, stop, more=(y_path, picture)) as run,
     ):
         finished = run.is_finished()
-        poison = load_array(x_path) if finished else _make(config, dataset, run)
+        attack = Attack(config, dataset)
+        poison = load_array(x_path) if finished else _make(attack, run)
         save_labels(y_path, target.y_target)
         if not (finished and picture.is_file()):
             save_image_grid(picture, target.x_target, poison, config.epsilon)
         if finished:
             return x_path
-        run.finish(lambda path: save_array(path, poison), config)
+        gradients = attack.gradients_per_step * attack.total_steps
+        run.finish(lambda path: save_array(path, poison), config, gradients=gradients)
     distortion = np.abs(poison - target.x_target)
     print(
-        f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}"
+        f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}, "
+        f"{gradients:,.0f} gradients"
     )
     return x_path
 
 
-def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> np.ndarray:
+def _make(attack: Attack, run: LongRun) -> np.ndarray:
     """The poison, float32 (N, H, W, C), from where an earlier run stopped."""
-    attack = Attack(config, dataset)
+    config = attack.config
 
     def step(state: AttackState, number: int) -> tuple[AttackState, dict[str, Any]]:
         state, metrics = attack.outer_step(state, number)

@@ -264,7 +264,7 @@ def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
     objective, weights, batch = _lower_level(sizes, dataset)
 
     def system(weights: Tree, p: Tree, batch: Tree) -> Tree:
-        product = second_derivatives(lambda _, v: objective(v, batch), (), weights)[2]
+        product = second_derivatives(lambda _, v: objective(v, batch), (), weights).matvec
         return ops.fori_loop(0, products, lambda _, p: add_scaled(p, 1e-3, product(p)), p)
 
     compiled = jit(system)

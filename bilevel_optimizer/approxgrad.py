@@ -13,12 +13,9 @@ from keras import ops
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
+from bilevel_optimizer.bilevel import Objective, unconstrained
 from bilevel_optimizer.linear_solvers import AdamResidual, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
-
-# Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
-# this evaluation within the outer step, so that a stochastic objective can redraw its noise).
-Objective = Callable[[Tree, Tree, Any, Any], Any]
 
 
 class LowerState(NamedTuple):
@@ -38,10 +35,6 @@ class Metrics(NamedTuple):
     hypergradient_norm: Any
     solver_ended: Any  # how the linear solver ended, see linear_solvers.Ended
     solver_iterations: Any
-
-
-def _unconstrained(u: Tree, _data: Any) -> Tree:
-    return u
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class ApproxGrad:
     lr_u: float = 0.1
     damping: float = 1e-3
     solver: LinearSolver = field(default_factory=AdamResidual)
-    project: Callable[[Tree, Any], Tree] = _unconstrained
+    project: Callable[[Tree, Any], Tree] = unconstrained
     fixed_system: bool = True
 
     def init_lower(self, v: Tree) -> LowerState:
@@ -97,21 +90,29 @@ class ApproxGrad:
         """
         draw = self.lower_steps + self.solver.evaluations
         f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, draw + 1))((u, v))
-        g, _, g_vv, g_uv = second_derivatives(lambda u, v: self.g(u, v, data, draw), u, v)
+        g = second_derivatives(lambda u, v: self.g(u, v, data, draw), u, v)
 
         def damped(p: Tree) -> Tree:
-            return add_scaled(g_vv(p), self.damping, p)
+            return add_scaled(g.matvec(p), self.damping, p)
 
         def redrawn(p: Tree, i: Any) -> Tree:
-            own = second_derivatives(lambda _, v: self.g(u, v, data, self.lower_steps + i), (), v)[2]
+            own = second_derivatives(lambda _, v: self.g(u, v, data, self.lower_steps + i), (), v).matvec
             return add_scaled(own(p), self.damping, p)
 
         matvec = (lambda p, _: damped(p)) if self.fixed_system else redrawn
         solution = self.solver(matvec, f_v, lower.p, lower.solver)
         p = solution.x
-        hypergradient = tree_map(lambda a, b: a - b, f_u, g_uv(p))
-        residual = norm(add_scaled(damped(p), -1.0, f_v)) / ops.maximum(norm(f_v), 1e-30)
-        metrics = Metrics(f, g, residual, norm(hypergradient), solution.ended, solution.iterations)
+        cross, product = g.both(p)
+        hypergradient = tree_map(lambda a, b: a - b, f_u, cross)
+        residual = tree_map(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
+        metrics = Metrics(
+            f,
+            g.value,
+            norm(residual) / ops.maximum(norm(f_v), 1e-30),
+            norm(hypergradient),
+            solution.ended,
+            solution.iterations,
+        )
         return hypergradient, LowerState(lower.adam, p, solution.state), metrics
 
     def step(
@@ -126,3 +127,8 @@ class ApproxGrad:
         hypergradient, lower, metrics = self.hypergradient(u, v, LowerState(adam, lower.p, lower.solver), data)
         u, upper = adam_step(u, hypergradient, upper, self.lr_u)
         return self.project(u, data), v, lower, upper, metrics
+
+    def gradients(self, of_f: float) -> float:
+        """T1 gradients, the solver's products, those that end the step, and f's. See bilevel.BilevelOptimizer."""
+        systems = 0 if self.fixed_system else self.solver.evaluations
+        return self.lower_steps + of_f + systems + 2 * self.solver.products + 1 + 2

@@ -5,12 +5,22 @@ The only file of the project that names a backend. Every function takes and retu
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 Tree = Any  # a nested structure of tensors
 Scalar = Any  # a tensor of shape ()
+
+
+class SecondDerivatives(NamedTuple):
+    """A function g(u, v) at one point, and products with its second derivatives; neither matrix is formed."""
+
+    value: Scalar
+    gradient: Tree  # g_v
+    matvec: Callable[[Tree], Tree]  # p -> g_vv p, p shaped as v
+    both: Callable[[Tree], tuple[Tree, Tree]]  # p -> (g_uv p, g_vv p) for little more than one of them
+
 
 _BACKEND = keras.backend.backend()
 if _BACKEND not in ("tensorflow", "jax"):
@@ -47,12 +57,8 @@ if _BACKEND == "tensorflow":
 
         return value_and_gradient
 
-    def second_derivatives(g: Callable[[Tree, Tree], Scalar], u: Tree, v: Tree) -> tuple[Any, Tree, Any, Any]:
-        """Value, gradient and second derivatives of g at (u, v), the first-order graph evaluated once.
-
-        Returns (g, g_v, matvec, cross): ``matvec(p)`` = g_vv p and ``cross(p)`` = g_uv p, p shaped as v.
-        Reverse over reverse: neither matrix is formed.
-        """
+    def second_derivatives(g: Callable[[Tree, Tree], Scalar], u: Tree, v: Tree) -> SecondDerivatives:
+        """See SecondDerivatives. The first-order graph is evaluated once; reverse over reverse."""
         u, v = _as_tensors(u), _as_tensors(v)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(keras.tree.flatten((u, v)))
@@ -64,10 +70,10 @@ if _BACKEND == "tensorflow":
         def matvec(p: Tree) -> Tree:
             return _pullback(outer, gradient, v, p)
 
-        def cross(p: Tree) -> Tree:
-            return _pullback(outer, gradient, u, p)
+        def both(p: Tree) -> tuple[Tree, Tree]:
+            return _pullback(outer, gradient, (u, v), p)
 
-        return value, gradient, matvec, cross
+        return SecondDerivatives(value, gradient, matvec, both)
 
     def _as_tensors(x: Tree) -> Tree:
         return keras.tree.map_structure(tf.convert_to_tensor, x)
@@ -92,19 +98,15 @@ else:
         """Return x -> (function(x), d function / dx); with has_aux function returns (value, aux)."""
         return jax.value_and_grad(function, has_aux=has_aux)
 
-    def second_derivatives(g: Callable[[Tree, Tree], Scalar], u: Tree, v: Tree) -> tuple[Any, Tree, Any, Any]:
-        """Value, gradient and second derivatives of g at (u, v), the first-order graph evaluated once.
-
-        Returns (g, g_v, matvec, cross): ``matvec(p)`` = g_vv p and ``cross(p)`` = g_uv p, p shaped as v.
-        Reverse over reverse: neither matrix is formed.
-        """
+    def second_derivatives(g: Callable[[Tree, Tree], Scalar], u: Tree, v: Tree) -> SecondDerivatives:
+        """See SecondDerivatives. The first-order graph is evaluated once; reverse over reverse."""
 
         def gradient_of_g(u: Tree, v: Tree) -> tuple[Tree, Scalar]:
             value, gradient = jax.value_and_grad(g, argnums=1)(u, v)
             return gradient, value
 
         gradient, pullback, value = jax.vjp(gradient_of_g, u, v, has_aux=True)
-        return value, gradient, lambda p: pullback(p)[1], lambda p: pullback(p)[0]
+        return SecondDerivatives(value, gradient, lambda p: pullback(p)[1], pullback)
 
 
 def grad(function: Callable[[Tree], Scalar]) -> Callable[[Tree], Tree]:
@@ -114,4 +116,4 @@ def grad(function: Callable[[Tree], Scalar]) -> Callable[[Tree], Tree]:
 
 def hessian_vector_product(function: Callable[[Tree], Scalar], x: Tree, p: Tree) -> Tree:
     """The Hessian of ``function`` at x times p (shaped as x), without forming the Hessian."""
-    return second_derivatives(lambda _, x: function(x), (), x)[2](p)
+    return second_derivatives(lambda _, x: function(x), (), x).matvec(p)

@@ -43,6 +43,10 @@ class LinearSolver(Protocol):
     def evaluations(self) -> int:
         """How many different iteration numbers i the solver passes to matvec."""
 
+    @property
+    def products(self) -> int:
+        """Matrix-vector products of a call, where it uses all its iterations."""
+
     def init(self, b: Tree) -> Tree:
         """The state before the first call, for right-hand sides shaped as b."""
 
@@ -66,6 +70,10 @@ class AdamResidual:
     @property
     def evaluations(self) -> int:
         return self.iterations
+
+    @property
+    def products(self) -> int:
+        return 2 * self.iterations
 
     def init(self, b: Tree) -> Tree:
         return adam_init(b)
@@ -99,6 +107,10 @@ class ConjugateGradient:
     @property
     def evaluations(self) -> int:
         return 1
+
+    @property
+    def products(self) -> int:
+        return 1 + self.iterations
 
     def init(self, b: Tree) -> Tree:
         return ()
@@ -151,6 +163,10 @@ class NeumannSeries:
 
     @property
     def evaluations(self) -> int:
+        return self.iterations
+
+    @property
+    def products(self) -> int:
         return self.iterations
 
     def init(self, b: Tree) -> Tree:

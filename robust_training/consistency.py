@@ -36,6 +36,10 @@ class ConsistencyLoss(TrainingLoss):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} of Consistency must not be negative, got {getattr(self, name)}")
 
+    @property
+    def noisy_copies(self) -> int:
+        return self.copies
+
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         noise = noise_of_copies(x, self.copies, randomness, fixed=False)
         scores = logits(repeat_images(x, self.copies) + noise)

@@ -33,6 +33,16 @@ class TrainingLoss(ABC):
 
     name: ClassVar[str]
 
+    @property
+    def noisy_copies(self) -> int:
+        """Noisy copies of each image that a value of the loss looks at."""
+        return 1
+
+    @property
+    def gradients_before(self) -> int:
+        """Gradients that ``perturbed`` costs."""
+        return 0
+
     def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
         """What ``perturbed`` carries from batch to batch when the weights are fresh. Nothing, by default."""
         return ()

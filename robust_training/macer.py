@@ -56,6 +56,10 @@ class MacerLoss(TrainingLoss):
         if not 0 <= self.margin_clip < 0.5:
             raise InputError(f"margin_clip of MACER must be at least 0 and below 0.5, got {self.margin_clip}")
 
+    @property
+    def noisy_copies(self) -> int:
+        return self.copies
+
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
         scores = logits(repeat_images(x, self.copies) + noise)

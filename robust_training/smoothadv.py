@@ -60,6 +60,14 @@ class SmoothAdvLoss(TrainingLoss):
         if self.inner_attack not in ("adam", "pgd"):
             raise InputError(f"inner_attack of SmoothAdv must be 'adam' or 'pgd', got {self.inner_attack!r}")
 
+    @property
+    def noisy_copies(self) -> int:
+        return self.samples
+
+    @property
+    def gradients_before(self) -> int:
+        return self.attack_steps
+
     def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
         """Adam's moments, shaped as a batch of perturbations."""
         if self.inner_attack == "adam" and self.persistent_moments:

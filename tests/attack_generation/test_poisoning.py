@@ -304,6 +304,8 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"target_class": 10}, "target_class 10 is out of range; choose one of 0 to 9"),
         ({"solver": "cg"}, "solver cg needs one fixed linear system; add --no-redraw-noise"),
+        ({"optimiser": "soba"}, "lower_steps is 20, but optimiser soba has no lower_steps, only approxgrad, few_steps"),
+        ({"multiplier": 2.0}, "multiplier is 2.0, but optimiser approxgrad has no multiplier, only f2sa; leave it out"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),
         ({"architecture": "vgg"}, "no architecture 'vgg'"),
     ],
@@ -344,3 +346,39 @@ def test_constants_are_flags(
     edited.write_text(SCRIPT.read_text().replace("target_class: int = 8", "target_class: int = 4"))
     script = runpy.run_path(str(edited))
     assert script["Config"]().target_class == 4
+
+
+OTHERS = {  # no settings of ApproxGrad, more steps, for one moves the weights once
+    "few_steps": {"lower_steps": 2, "solver_steps": None},
+    "soba": {"lower_steps": None, "solver_steps": None},
+    "f2sa": {"lower_steps": None, "solver_steps": None},
+}
+
+
+@pytest.mark.parametrize("optimiser", OTHERS)
+def test_every_optimiser_moves_the_poison_and_continues_bit_for_bit(
+    optimiser: str, tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    changes = {
+        **OTHERS[optimiser],
+        "optimiser": optimiser,
+        "epochs": 8,
+        "reinitialise_every": 8,
+        "objective": "noisy_cross_entropy",
+    }  # whose gradient is not 0 where an image is misclassified
+    whole = config(tiny_data_dir, tmp_path / "whole", **changes)
+    poison = attack(whole)
+    dataset = load_dataset(tiny_data_dir)
+    change = poison - split_target_class(dataset.x_train, dataset.y_train, TARGET).x_target
+    assert 0.005 < np.abs(change).mean() <= EPSILON and np.abs(change).max() <= EPSILON + 1e-6
+    parts = config(tiny_data_dir, tmp_path / "parts", **changes, max_minutes=1e-9)
+    with pytest.raises(StoppedEarly):
+        attack(parts)
+    np.testing.assert_array_equal(attack(dataclasses.replace(parts, max_minutes=None)), poison)
+    record = json.loads((tmp_path / "whole" / "X_poisoned_radius_gaussianaug_0.25_3.json").read_text())
+    f = 10 * 2 / 460  # images of the upper objective, those of the lower one
+    of_step = {"few_steps": 2 + f + 1 + 2 + 2 * 3, "soba": 1 + 2 + f, "f2sa": 2 + f}[optimiser]
+    assert record["gradients"] == pytest.approx(16 * of_step)
+    in_force = record["settings"]  # what the optimiser has no setting for, is none
+    assert (in_force["damping"] is None, in_force["multiplier"] is None) == (optimiser == "f2sa", optimiser != "f2sa")
+    assert in_force["lower_steps"] == (2 if optimiser == "few_steps" else None)

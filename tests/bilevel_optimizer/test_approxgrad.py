@@ -13,55 +13,16 @@ from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.approxgrad import ApproxGrad, LowerState
 from bilevel_optimizer.autodiff import grad, jit
 from bilevel_optimizer.linear_solvers import AdamResidual, ConjugateGradient, LinearSolver, NeumannSeries
+from tests.bilevel_optimizer.problems import Quadratic, Ridge, flat, relative_error
 
 numpy_of = ops.convert_to_numpy
 SOLVERS = [AdamResidual(3000, 2e-2), ConjugateGradient(20), NeumannSeries(100, 0.3)]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
 
 
-def flat(x: Any) -> np.ndarray:
-    return np.concatenate([numpy_of(leaf).ravel() for leaf in keras.tree.flatten(x)])
-
-
-def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-
-
 def hypergradient(problem: ApproxGrad, u: Any, v: Any, data: Any = ()) -> tuple[np.ndarray, LowerState, Any]:
     gradient, lower, metrics = jit(problem.hypergradient)(u, v, problem.init_lower(v), data)
     return flat(gradient), lower, metrics
-
-
-class Quadratic:
-    """g = v'Hv/2 - v'Bu and f = ||v - t||^2/2 + u'Dv + c'u, on nested u (5 numbers) and v (7 numbers)."""
-
-    def __init__(self) -> None:
-        random = np.random.default_rng(3)
-        basis = np.linalg.qr(random.normal(size=(7, 7)))[0]
-        self.h = basis @ np.diag(np.linspace(1, 4, 7)) @ basis.T
-        self.b, self.d = random.normal(size=(7, 5)), random.normal(size=(5, 7))
-        self.t, self.c = random.normal(size=7), random.normal(size=5)
-        self.u = random.normal(size=5)
-        self.v = np.linalg.solve(self.h, self.b @ self.u)
-        self.nested_u = {"first": self.u[:2], "second": [self.u[2:]]}
-        self.nested_v = ([self.v[:4].reshape(2, 2)], {"rest": (self.v[4:],)})
-
-    @staticmethod
-    def _vector(x: Any) -> Any:
-        return ops.concatenate([ops.reshape(leaf, (-1,)) for leaf in keras.tree.flatten(x)])
-
-    def g(self, u: Any, v: Any, _data: Any, _draw: Any) -> Any:
-        u, v = self._vector(u), self._vector(v)
-        return ops.sum(v * (0.5 * ops.matmul(self.h, v) - ops.matmul(self.b, u)))
-
-    def f(self, u: Any, v: Any, _data: Any, _draw: Any) -> Any:
-        u, v = self._vector(u), self._vector(v)
-        return ops.sum((v - self.t) ** 2) / 2 + ops.sum(u * (ops.matmul(self.d, v) + self.c))
-
-    def closed_form(self, damping: float) -> np.ndarray:
-        f_v = self.v - self.t + self.d.T @ self.u
-        f_u = self.d @ self.v + self.c
-        return f_u + self.b.T @ np.linalg.solve(self.h + damping * np.eye(7), f_v)
 
 
 @each_solver
@@ -91,26 +52,10 @@ def test_undamped_hypergradient_is_the_total_derivative(float64: None) -> None:
 
 @each_solver
 def test_hypergradient_of_ridge_regression(solver: LinearSolver, float64: None) -> None:
-    random = np.random.default_rng(4)
-    x, x_val = random.normal(size=(20, 3)) / 3, random.normal(size=(8, 3))
-    y, y_val, strength = random.normal(size=20), random.normal(size=8), np.array([-0.4])
-
-    def g(u: Any, v: Any, _data: Any, _draw: Any) -> Any:
-        residual = ops.matmul(x, v) - u["targets"]
-        return ops.sum(residual**2) / 2 + ops.sum(ops.exp(u["log_strength"])) * ops.sum(v**2) / 2
-
-    def f(_u: Any, v: Any, _data: Any, _draw: Any) -> Any:
-        return ops.sum((ops.matmul(x_val, v) - y_val) ** 2) / 2
-
-    hessian = x.T @ x + np.exp(strength) * np.eye(3)
-    weights = np.linalg.solve(hessian, x.T @ y)
-    p = np.linalg.solve(hessian, x_val.T @ (x_val @ weights - y_val))
-    found, _, _ = hypergradient(
-        ApproxGrad(f, g, damping=0.0, solver=solver), {"log_strength": strength, "targets": y}, weights
-    )
-    by_strength, by_targets = -np.exp(strength) * (weights @ p), x @ p
-    assert relative_error(found[:1], by_strength) < 1e-4
-    assert relative_error(found[1:], by_targets) < 1e-4
+    ridge = Ridge()
+    found, _, _ = hypergradient(ApproxGrad(ridge.f, ridge.g, damping=0.0, solver=solver), ridge.u, ridge.v)
+    assert relative_error(found[:1], ridge.by_strength) < 1e-4
+    assert relative_error(found[1:], ridge.by_targets) < 1e-4
 
 
 class SmallNetwork:

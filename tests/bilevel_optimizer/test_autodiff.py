@@ -49,13 +49,13 @@ def test_unconnected_leaves_have_zero_gradients() -> None:
     np.testing.assert_array_equal(numpy_of(gradient["unused"]), np.zeros((2, 3)))
     np.testing.assert_allclose(numpy_of(gradient["used"]), [2, 4])
     u, v = np.float32([1, 2]), np.float32([3])
-    _, g_v, g_vv, g_uv = second_derivatives(lambda u, v: ops.sum(v * v), u, v)
-    assert float(g_v[0]) == 6 and float(g_vv(v)[0]) == 6
-    np.testing.assert_array_equal(numpy_of(g_uv(v)), [0, 0])
+    square = second_derivatives(lambda u, v: ops.sum(v * v), u, v)
+    assert float(square.gradient[0]) == 6 and float(square.matvec(v)[0]) == 6
+    np.testing.assert_array_equal(numpy_of(square.both(v)[0]), [0, 0])
     # Linear in v: there is no second derivative to connect to.
-    _, _, g_vv, g_uv = second_derivatives(lambda u, v: v[0] * ops.sum(u * u), u, v)
-    assert float(g_vv(v)[0]) == 0
-    np.testing.assert_allclose(numpy_of(g_uv(v)), [6, 12])
+    linear = second_derivatives(lambda u, v: v[0] * ops.sum(u * u), u, v)
+    assert float(linear.matvec(v)[0]) == float(linear.both(v)[1][0]) == 0
+    np.testing.assert_allclose(numpy_of(linear.both(v)[0]), [6, 12])
 
 
 def test_compiled_code_gives_what_eager_code_gives() -> None:
@@ -96,7 +96,7 @@ def test_second_derivatives_are_columns_of_the_explicit_matrices(float64: None) 
     u, v, p, h = random.normal(size=4), random.normal(size=9), random.normal(size=9), 1e-5
     nested = {"w": p[:6].reshape(2, 3), "b": [p[6:]]}
     at = (u.reshape(2, 2),), {"w": v[:6].reshape(2, 3), "b": [v[6:]]}
-    value, g_v, g_vv, g_uv = second_derivatives(keras_g, *at)
+    value, g_v, matvec, both = second_derivatives(keras_g, *at)
     gradient = gradient_by_complex_steps
 
     def columns(at_plus_and_minus: Any, size: int) -> np.ndarray:
@@ -110,8 +110,10 @@ def test_second_derivatives_are_columns_of_the_explicit_matrices(float64: None) 
 
     assert float(value) == pytest.approx(numpy_g(u, v), rel=1e-12)
     np.testing.assert_allclose(flat(g_v), gradient(u, v), rtol=1e-10)
-    np.testing.assert_allclose(flat(g_vv(nested)), hessian @ p, rtol=1e-7)
-    np.testing.assert_allclose(numpy_of(g_uv(nested)[0]).ravel(), mixed @ p, rtol=1e-7)
+    of_u, of_v = both(nested)
+    for product in (matvec(nested), of_v):
+        np.testing.assert_allclose(flat(product), hessian @ p, rtol=1e-7)
+    np.testing.assert_allclose(numpy_of(of_u[0]).ravel(), mixed @ p, rtol=1e-7)
     product = hessian_vector_product(lambda v: keras_g(at[0], v), at[1], nested)
     np.testing.assert_allclose(flat(product), hessian @ p, rtol=1e-7)
 

@@ -7,6 +7,7 @@ Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those o
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from attack_generation.config import PoisonConfig
 from attack_generation.poisoning import poison_radius
@@ -26,10 +27,9 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_validation: int = 20  # images of the target class
     radius_copies: int = 5
     epochs: int = 51
-    lower_steps: int = 10  # T1
-    solver_steps: int = 10  # T2
+    # T1, T2, and the linear system
+    published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-3}
     lr_u: float = 0.1
-    lr_p: float = 1e-3
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")

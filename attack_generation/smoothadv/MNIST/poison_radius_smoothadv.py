@@ -7,6 +7,7 @@ Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those o
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from attack_generation.config import PoisonConfig
 from attack_generation.poisoning import poison_radius
@@ -25,12 +26,10 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_poison: int = 100
     radius_clip: float = 1e-4
     epochs: int = 100
+    # T1, T2, and the linear system; the noise is fixed per image
+    published: ClassVar[dict[str, Any]] = {"lower_steps": 1, "solver_steps": 10, "lr_p": 1e-3, "redraw_noise": False}
     reinitialise_every: int = 20  # epochs
-    lower_steps: int = 1  # T1
-    solver_steps: int = 10  # T2
     lr_u: float = 0.1
-    lr_p: float = 1e-3
-    redraw_noise: bool = False  # the noise is fixed per image
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

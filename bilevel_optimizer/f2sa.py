@@ -1,0 +1,90 @@
+"""F2SA: min_u f(u, v*(u)), v*(u) = argmin_v g(u, v), from first derivatives alone.
+
+Source: Kwon, Kwon, Wright, Nowak, "A fully first-order method for stochastic bilevel optimization" (ICML 2023,
+arXiv 2301.10945), section 3 and algorithm 1. The penalty method of the attack's authors (Mehra and Hamm, arXiv
+1911.03432) has the same idea with the norm of g_v in place of the difference of two lower levels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from bilevel_optimizer.adam import AdamState, adam_init, adam_step
+from bilevel_optimizer.autodiff import value_and_grad
+from bilevel_optimizer.bilevel import Objective, unconstrained
+from bilevel_optimizer.trees import Tree, norm, tree_map
+
+
+class F2saState(NamedTuple):
+    """What follows v, which minimises g: y, which minimises f / multiplier + g, and the Adam states of both."""
+
+    adam: AdamState
+    y: Tree
+    adam_of_y: AdamState
+    steps: Any  # int32 (), since v was initialised
+
+
+class F2saMetrics(NamedTuple):
+    """Scalars of one step, at the point before it."""
+
+    f: Any  # upper objective, at y
+    g: Any  # lower objective, at v
+    g_of_y: Any  # lower objective, at y: what worsening f costs
+    multiplier: Any
+    hypergradient_norm: Any
+
+
+@dataclass(frozen=True)
+class F2sa:
+    """Two lower levels, v descending g and y descending f / multiplier + g; their difference shows how u moves f.
+
+    D_u = f_u(u, y) + multiplier (g_u(u, y) - g_u(u, v)), which for converged v and y differs from the derivative of
+    u -> f(u, v*(u)) by O(1 / multiplier) (arXiv 2301.10945, lemma 3.1). Both see the same draw of g, for else the
+    multiplier multiplies the noise. All move once at each step, by Adam, to which the scale of an objective is nothing:
+    the paper's y descends f + multiplier g.
+
+    f, g: upper and lower objective; g sees draw 0, f draw 1. lr_v: learning rate of v and y. lr_u: of u.
+    multiplier: at the start (lambda); it grows by ``growth`` a step. project(u, data): the feasible point nearest to u.
+    """
+
+    f: Objective
+    g: Objective
+    lr_v: float = 1e-3
+    lr_u: float = 0.1
+    multiplier: float = 10.0
+    growth: float = 0.01
+    project: Callable[[Tree, Any], Tree] = unconstrained
+
+    def init_lower(self, v: Tree) -> F2saState:
+        """The state at the start and after v is re-initialised: y = v, fresh moments."""
+        return F2saState(adam_init(v), tree_map(ops.convert_to_tensor, v), adam_init(v), ops.zeros((), "int32"))
+
+    def directions(self, u: Tree, v: Tree, y: Tree, multiplier: Any, data: Any) -> tuple[Tree, Tree, Tree, F2saMetrics]:
+        """(D_u, gradient of g by v, gradient of f / multiplier + g by y) shaped as (u, v, v), and the metrics."""
+
+        def penalised(uy: tuple[Tree, Tree]) -> tuple[Any, tuple[Any, Any]]:
+            u, y = uy
+            f, g = self.f(u, y, data, 1), self.g(u, y, data, 0)
+            return f / multiplier + g, (f, g)
+
+        (_, (f, g_of_y)), (of_y_u, of_y) = value_and_grad(penalised, has_aux=True)((u, y))
+        g, (of_v_u, of_v) = value_and_grad(lambda uv: self.g(uv[0], uv[1], data, 0))((u, v))
+        d_u = tree_map(lambda a, b: multiplier * (a - b), of_y_u, of_v_u)
+        return d_u, of_v, of_y, F2saMetrics(f, g, g_of_y, multiplier, norm(d_u))
+
+    def step(
+        self, u: Tree, v: Tree, lower: F2saState, upper: AdamState, data: Any
+    ) -> tuple[Tree, Tree, F2saState, AdamState, F2saMetrics]:
+        """One step of all three. See bilevel.BilevelOptimizer."""
+        multiplier = self.multiplier + self.growth * ops.cast(lower.steps, norm(v).dtype)
+        d_u, d_v, d_y, metrics = self.directions(u, v, lower.y, multiplier, data)
+        v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
+        y, adam_of_y = adam_step(lower.y, d_y, lower.adam_of_y, self.lr_v)
+        u, upper = adam_step(u, d_u, upper, self.lr_u)
+        return self.project(u, data), v, F2saState(adam, y, adam_of_y, lower.steps + 1), upper, metrics
+
+    def gradients(self, of_f: float) -> float:
+        """g's gradient at v and at y, and f's. See bilevel.BilevelOptimizer."""
+        return 2 + of_f

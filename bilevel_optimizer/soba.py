@@ -1,0 +1,83 @@
+"""SOBA: a single loop for min_u f(u, v*(u)), v*(u) = argmin_v g(u, v), that moves u, v and p once at each step.
+
+Source: Dagréou, Ablin, Vaiter, Moreau, "A framework for bilevel optimization that enables stochastic and global
+variance reduction algorithms" (NeurIPS 2022, arXiv 2201.13409), section 2 and algorithm 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from bilevel_optimizer.adam import AdamState, adam_init, adam_step
+from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
+from bilevel_optimizer.bilevel import Objective, unconstrained
+from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+
+
+class SobaState(NamedTuple):
+    """What follows v: its Adam state, and p, which follows the solution of g_vv p = f_v."""
+
+    adam: AdamState
+    p: Tree
+
+
+class SobaMetrics(NamedTuple):
+    """Scalars of one step, at the point before it."""
+
+    f: Any  # upper objective
+    g: Any  # lower objective
+    residual: Any  # of the linear system, ||A p - f_v|| / ||f_v||
+    hypergradient_norm: Any
+
+
+@dataclass(frozen=True)
+class Soba:
+    """The three directions of arXiv 2201.13409, eq. 4, from one evaluation of g's derivatives.
+
+    D_v = g_v, D_p = (g_vv + damping I) p - f_v, D_u = f_u - g_uv p, all at the point before the step: no direction
+    waits for another, and one pass through the graph of g_v gives both products. u and v move by Adam, as in
+    approxgrad.py, p by -lr_p D_p, as in the paper: it is a running average of f_v, in which Adam would lose the scale.
+
+    f, g: upper and lower objective; g sees draw 0, f draw 1. lr_v, lr_p, lr_u: learning rates; p is stable for
+    lr_p < 2 / (largest eigenvalue of g_vv + damping). project(u, data): the feasible point nearest to u.
+    """
+
+    f: Objective
+    g: Objective
+    lr_v: float = 1e-3
+    lr_p: float = 1e-2
+    lr_u: float = 0.1
+    damping: float = 1e-3
+    project: Callable[[Tree, Any], Tree] = unconstrained
+
+    def init_lower(self, v: Tree) -> SobaState:
+        """The state at the start and after v is re-initialised: p = 0, fresh moments."""
+        return SobaState(adam_init(v), zeros_like(v))
+
+    def directions(self, u: Tree, v: Tree, p: Tree, data: Any) -> tuple[Tree, Tree, Tree, SobaMetrics]:
+        """(D_u, D_v, D_p) shaped as (u, v, v), and the metrics.
+
+        Where D_v and D_p are 0 and damping is 0, D_u is the derivative of u -> f(u, v*(u)).
+        """
+        f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, 1))((u, v))
+        g = second_derivatives(lambda u, v: self.g(u, v, data, 0), u, v)
+        cross, product = g.both(p)
+        d_u = add_scaled(f_u, -1.0, cross)
+        d_p = tree_map(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
+        residual = norm(d_p) / ops.maximum(norm(f_v), 1e-30)
+        return d_u, g.gradient, d_p, SobaMetrics(f, g.value, residual, norm(d_u))
+
+    def step(
+        self, u: Tree, v: Tree, lower: SobaState, upper: AdamState, data: Any
+    ) -> tuple[Tree, Tree, SobaState, AdamState, SobaMetrics]:
+        """One step of all three. See bilevel.BilevelOptimizer."""
+        d_u, d_v, d_p, metrics = self.directions(u, v, lower.p, data)
+        v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
+        u, upper = adam_step(u, d_u, upper, self.lr_u)
+        return self.project(u, data), v, SobaState(adam, add_scaled(lower.p, -self.lr_p, d_p)), upper, metrics
+
+    def gradients(self, of_f: float) -> float:
+        """g with its gradient, both products, and f's gradient. See bilevel.BilevelOptimizer."""
+        return 1 + 2 + of_f
