@@ -55,7 +55,7 @@ STOP = " --max-minutes $(({resources.runtime} - {resources.runtime} / 10 - 1)) -
 # A failed job shows the last line of its log, which is a script's one line of what is wrong.
 LOGGED = " >> {log:q} 2>&1 || {{ status=$?; echo {log:q}: \"$(tail -n 1 {log:q})\" >&2; exit $status; }}"
 CALL = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads} {PYTHON:q} {ROOT:q}/{params.command}"
-WHOLE = r"(?!.*_shard_\d+_of_\d+).*"
+WHOLE = r"(?!.*_shard_\d+_of_\d+\.).*"
 
 
 localrules: all, plan, data, control, merge, tables

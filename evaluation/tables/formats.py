@@ -164,5 +164,12 @@ def as_csv(entries: Entries) -> str:
         line["reduction_percent"] = "" if percent is None else f"{percent:.1f}"
         line["settings"] = f"{folder}/settings.json" if entry.runs else ""
         line["tsv"] = " ".join(f"{folder}/seed_{run.seed}.tsv" for run in entry.runs)
+        # Only where one has them: the tables of plans without are as they were.
+        if any(one.poison and one.poison.variant for one in entries):
+            line["poison_variant"] = poison.variant if poison else ""
+            spent = entry.mean_and_std("gradients")
+            line["gradients"] = f"{spent[0]:.1f}" if spent else ""
+        if any(one.victim.variant for one in entries):
+            line["victim_variant"] = cell.victim.variant
         lines.append(line)
     return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")

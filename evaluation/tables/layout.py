@@ -5,12 +5,13 @@ over architectures. The controls of the same epsilon stand in a table of their o
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from attack_generation.controls import CONTROLS
-from evaluation.tables.plan import Cell, Plan, Poison, Victim
+from evaluation.tables.plan import CLEAN, OPTIMISED, Cell, Plan, Poison, Victim
 from evaluation.tables.records import Entry, Run, reduction
 from evaluation.tables.statistics import mean_and_std_text
 
@@ -37,6 +38,7 @@ class Table(NamedTuple):
 def tables_of(plan: Plan, entries: Entries) -> list[Table]:
     """All tables of the plan."""
     tables = [_method_table(plan, entries), _control_table(plan, entries)]
+    tables += [_attack_table(plan, entries), _victim_table(plan, entries)]
     tables += _method_transfer_tables(plan, entries) + _architecture_transfer_tables(plan, entries)
     return [table for table in tables if table.rows]
 
@@ -49,12 +51,13 @@ def tables_by_training_data(plan: Plan, entries: Entries) -> list[Table]:
         clean = entries.get(Cell(victim, target_class, None))
         rows = []
         for cell in cells:
-            entry, name = entries[cell], cell.poison.against if cell.poison else "clean"
+            entry, name = entries[cell], cell.poison.variant or cell.poison.against if cell.poison else CLEAN
             values = [Item(_text(entry, of)) for of in ("certified_accuracy", "accuracy", "target_accuracy")]
             less = Item(_reduction(clean, entry) if cell.poison else "")
             rows.append((Item(name), _measured(entry, "acr"), less, *values))
-        title = f"{plan.dataset}, class {target_class}, victims {victim.method}, σ = {victim.sigma:g}"
+        title = f"{plan.dataset}, class {target_class}, victims {victim.name}, σ = {victim.sigma:g}"
         tables.append(Table(f"{victim.key}_{target_class}", title, header, rows))
+    tables += [table for table in (_attack_table(plan, entries), _victim_table(plan, entries)) if table.rows]
     return tables + _method_transfer_tables(plan, entries) + _architecture_transfer_tables(plan, entries)
 
 
@@ -66,23 +69,21 @@ def _method_table(plan: Plan, entries: Entries) -> Table:
     rows: list[tuple[Item, ...]] = []
     for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
         clean = entries.get(Cell(victim, target_class, None))
-        poisoned = next((entries[cell] for cell in cells if cell.poison and cell.poison.against not in CONTROLS), None)
+        poisoned = next((entries[cell] for cell in cells if cell.row == OPTIMISED), None)
+        if poisoned is None and plan.attacks:  # which the table of attacks has
+            continue
         rows.append(
             (
-                Item(victim.method), Item(f"{victim.sigma:g}"), Item(str(target_class)),
+                Item(victim.name), Item(f"{victim.sigma:g}"), Item(str(target_class)),
                 _measured(clean, "acr"), _measured(poisoned, "acr"), Item(_reduction(clean, poisoned)),
                 _measured(clean, "certified_accuracy"), _measured(poisoned, "certified_accuracy"),
                 _measured(clean, "accuracy"), _measured(poisoned, "accuracy"),
             )
         )  # fmt: skip
-    if len(plan.target_classes) > 1:
-        rows += [_mean_row(plan, entries, victim) for victim in _main_victims(plan)]
+    if len(plan.target_classes) > 1 and rows:
+        rows += [_mean_row(plan, entries, victim) for victim in plan.main_victims()]
     title = f"{plan.title}: average certified radius (ACR) and approximate certified accuracy of the poisoned class"
     return Table("methods", title, header, rows)
-
-
-def _main_victims(plan: Plan) -> list[Victim]:
-    return list(dict.fromkeys(cell.victim for cell in plan.main_cells()))
 
 
 def _mean_row(plan: Plan, entries: Entries, victim: Victim) -> tuple[Item, ...]:
@@ -95,7 +96,7 @@ def _mean_row(plan: Plan, entries: Entries, victim: Victim) -> tuple[Item, ...]:
     clean, poisoned = mean_of("clean"), mean_of("optimised")
     values = [Item(_text(entry, name)) for name in ("certified_accuracy", "accuracy") for entry in (clean, poisoned)]
     acr = Item(_text(clean, "acr")), Item(_text(poisoned, "acr")), Item(_reduction(clean, poisoned))
-    return Item(victim.method), Item(f"{victim.sigma:g}"), Item("mean"), *acr, *values
+    return Item(victim.name), Item(f"{victim.sigma:g}"), Item("mean"), *acr, *values
 
 
 def _mean_over_classes(entries: list[Entry]) -> Entry:
@@ -112,22 +113,86 @@ def _mean_over_classes(entries: list[Entry]) -> Entry:
 
 
 def _control_table(plan: Plan, entries: Entries) -> Table:
-    present = [kind for kind in CONTROLS if any(_is_of(cell, kind) for cell in plan.shown_cells())]
+    present = [kind for kind in CONTROLS if any(cell.row == kind for cell in plan.shown_cells())]
     header = ("method", "σ", "class", *(text for kind in present for text in (f"ACR, {kind}", "reduction")))
     rows = []
     for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
         clean = entries.get(Cell(victim, target_class, None))
-        items = [Item(victim.method), Item(f"{victim.sigma:g}"), Item(str(target_class))]
+        items = [Item(victim.name), Item(f"{victim.sigma:g}"), Item(str(target_class))]
         for kind in present:
-            control = next((entries[cell] for cell in cells if _is_of(cell, kind)), None)
+            control = next((entries[cell] for cell in cells if cell.row == kind), None)
             items += [_measured(control, "acr"), Item(_reduction(clean, control))]
         rows.append(tuple(items))
     title = "Controls: the same epsilon without optimisation"
     return Table("controls", title, header, rows if present else [])
 
 
-def _is_of(cell: Cell, kind: str) -> bool:
-    return cell.poison is not None and cell.poison.against == kind
+def attack_series(plan: Plan, victim: Victim, target_class: int) -> dict[str, list[tuple[str, Cell]]]:
+    """Of each attack, its budgets (epochs, '' of one that has no series) and their entries; first the plain attack."""
+    series: dict[str, list[tuple[str, Cell]]] = {}
+    if OPTIMISED in plan.rows:
+        series[OPTIMISED] = [("", plan.main_cell(victim, target_class, OPTIMISED))]
+    for name, (of, flags) in plan.attack_variants().items():
+        budget = str(flags.get("epochs", ""))
+        series.setdefault(of, []).append((budget, plan.main_cell(victim, target_class, name)))
+    return series
+
+
+def _attack_table(plan: Plan, entries: Entries) -> Table:
+    header = (
+        "method", "σ", "class", "attack", "epochs", "gradients", "ACR", "reduction", "certified accuracy",
+    )  # fmt: skip
+    rows: list[tuple[Item, ...]] = []
+    for victim, target_class in product(plan.main_victims() if plan.attacks else (), plan.target_classes):
+        clean = entries.get(Cell(victim, target_class, None))
+        start = Item(victim.name), Item(f"{victim.sigma:g}"), Item(str(target_class))
+        values = _measured(clean, "acr"), Item(""), _measured(clean, "certified_accuracy")
+        rows.append((*start, Item("none: clean"), Item(""), Item(""), *values))
+        for name, budgets in attack_series(plan, victim, target_class).items():
+            for epochs, cell in budgets:
+                entry = entries.get(cell)
+                spent = entry.mean_and_std("gradients") if entry else None
+                gradients = Item(f"{spent[0]:,.0f}" if spent else MISSING)
+                values = _measured(entry, "acr"), Item(_reduction(clean, entry)), _measured(entry, "certified_accuracy")
+                rows.append((*start, Item(name), Item(epochs), gradients, *values))
+    title = "Attacks: gradients of a batch of training images spent on the poison, and what retrained victims keep"
+    return Table("attacks", title, header, rows)
+
+
+def _victim_table(plan: Plan, entries: Entries) -> Table:
+    """Kinds of victims side by side."""
+    first, *others = plan.victim_variants()
+    measured = {"acr": "ACR", "certified_accuracy": "certified accuracy"}
+    header = (
+        "method", "σ", "class", "training data",
+        *(f"{text}, {kind}" for kind in (first, *others) for text in measured.values()),
+        *(f"{text} within ± of {first}" for text in measured.values()),
+    )  # fmt: skip
+    rows = []
+    of_first = [cell for cell in plan.main_cells() if others and cell.victim.variant == first]
+    for cell in of_first:
+        of_kinds = {
+            kind: entries.get(cell._replace(victim=cell.victim._replace(variant=kind))) for kind in (first, *others)
+        }
+        start = Item(cell.victim.method), Item(f"{cell.victim.sigma:g}"), Item(str(cell.target_class)), Item(cell.row)
+        values = [_measured(entry, name) for entry in of_kinds.values() for name in measured]
+        within = [
+            Item("; ".join(f"{kind}: {_within(of_kinds[first], of_kinds[kind], name)}" for kind in others))
+            for name in measured
+        ]
+        rows.append((*start, *values, *within))
+    title = f"Kinds of victims: whether the mean of each lies within one standard deviation of the runs of {first}"
+    return Table("victims", title, header, rows)
+
+
+def _within(first: Entry | None, other: Entry | None, name: str) -> str:
+    """Whether the mean of the other's runs lies within the spread of the first's, and how many spreads it is away."""
+    one, two = (entry.mean_and_std(name) if entry else None for entry in (first, other))
+    if one is None or two is None or one[1] is None:
+        return MISSING
+    away, spread = two[0] - one[0], one[1]
+    said = "yes" if abs(away) <= spread else "no"
+    return f"{said} ({away / spread:+.2f} std)" if spread else said
 
 
 def _by_victim(cells: Sequence[Cell]) -> dict[tuple[Victim, int], list[Cell]]:

@@ -9,6 +9,7 @@ What was measured is copied into the results folder first. From there alone, the
     python evaluation/tables/make_tables.py --plan results/tables/digits/plan.yaml --from-results
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,11 @@ import numpy as np
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
-from evaluation.tables.figures import save_acr_bars, save_curves, save_radii
+from evaluation.tables.figures import save_acr_against_gradients, save_acr_bars, save_curves, save_radii
 from evaluation.tables.formats import as_csv, as_html, as_latex, as_markdown, as_text, configuration_page
-from evaluation.tables.layout import Entries, tables_by_training_data, tables_of
-from evaluation.tables.plan import CLEAN, OPTIMISED, PAGES, Cell, Plan, read_plan
-from evaluation.tables.records import collect, commits, job_times, missing, read_entries
+from evaluation.tables.layout import Entries, attack_series, tables_by_training_data, tables_of
+from evaluation.tables.plan import CLEAN, PAGES, Plan, read_plan
+from evaluation.tables.records import Entry, collect, commits, job_times, missing, read_entries
 from evaluation.tables.statistics import PLUS_MINUS
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.command_line import run_script
@@ -58,7 +59,7 @@ def main(config: Config) -> None:
         write_text(folder / "configuration.html", page)
     for name, text in tables_as_text(plan, entries).items():
         write_text(folder / name, text)
-    _figures(plan, entries, folder / "figures")
+    draw_figures(plan, entries, folder / "figures")
     print(f"{plan.title}\n\n{as_text(tables_by_training_data(plan, entries))}")
     if lacking := missing(list(entries.values())):
         print("\nmissing:\n  " + "\n  ".join(lacking))
@@ -89,27 +90,42 @@ def _versions(entries: Entries) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in found.items()}
 
 
-def _figures(plan: Plan, entries: Entries, folder: Path) -> None:
+def draw_figures(plan: Plan, entries: Entries, folder: Path) -> None:
     """Figures of the plan for which something was measured."""
     shown = {cell: entries[cell] for cell in plan.shown_cells() if entries[cell].runs}
     groups: dict[str, dict[str, list[float]]] = {}
     for victim, target_class in dict.fromkeys((cell.victim, cell.target_class) for cell in shown):
         group = {
-            _kind(cell): entry
+            cell.row: entry
             for cell, entry in shown.items()
             if (cell.victim, cell.target_class) == (victim, target_class)
         }
         name = f"{victim.key}_class_{target_class}.png"
-        title = f"{plan.dataset}, class {target_class}, {victim.method}, σ = {victim.sigma:g}"
+        title = f"{plan.dataset}, class {target_class}, {victim.name}, σ = {victim.sigma:g}"
         curves = {kind: [certified_curve(run.radii) for run in entry.runs] for kind, entry in group.items()}
         save_curves(folder / f"certified_accuracy_{name}", curves, f"{title}, mean and range of runs")
         radii = {kind: np.concatenate([run.radii for run in entry.runs]) for kind, entry in group.items()}
         save_radii(folder / f"radii_{name}", radii, title)
+        if plan.attacks and victim in plan.main_victims():
+            series = {
+                attack: _budgets([entries[cell] for _, cell in budgets])
+                for attack, budgets in attack_series(plan, victim, target_class).items()
+            }
+            acr = {row: entry.values("acr") for row, entry in group.items()}
+            controls = {row: acr[row] for row in CONTROLS if row in acr}
+            path = folder / f"acr_against_gradients_{name}"
+            save_acr_against_gradients(path, series, acr.get(CLEAN, []), controls, title)
         several = f", class {target_class}" if len(plan.target_classes) > 1 else ""
-        label = f"{victim.method}\nσ = {victim.sigma:g}{several}"
+        label = f"{victim.name}\nσ = {victim.sigma:g}{several}"
         groups[label] = {kind: entry.values("acr") for kind, entry in group.items()}
     title = f"{plan.dataset}: average certified radius of the poisoned class"
     save_acr_bars(folder / "acr.png", groups, title)
+
+
+def _budgets(entries: Sequence[Entry]) -> list[tuple[float, list[float]]]:
+    """Gradients spent on each entry's poison and the ACR of its runs; entries that lack either are left out."""
+    measured = [(entry.mean_and_std("gradients"), entry.values("acr")) for entry in entries]
+    return [(spent[0], acr) for spent, acr in measured if spent]
 
 
 def _images(plan: Plan, folder: Path) -> None:
@@ -121,13 +137,6 @@ def _images(plan: Plan, folder: Path) -> None:
             clean = split_target_class(dataset.x_train, dataset.y_train, poison.target_class).x_target
             images = load_poison(plan.poison_file(poison), dataset, poison.target_class)
             save_image_grid(folder / f"images_{key}.png", clean, images, plan.epsilon)
-
-
-def _kind(cell: Cell) -> str:
-    """Kind of training data as figures name it."""
-    if cell.poison is None:
-        return CLEAN
-    return cell.poison.against if cell.poison.against in CONTROLS else OPTIMISED
 
 
 if __name__ == "__main__":

@@ -45,13 +45,13 @@ class Poison(NamedTuple):
     architecture: str  # model of the attack; '' for a control
     sigma: float
     target_class: int
+    variant: str = ""  # one of Plan.attack_variants(); '' for a control and the attack as in Plan.attack
 
     @property
     def key(self) -> str:
         """Name of its folder."""
-        return "_".join(
-            filter(None, (self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}"))
-        )
+        parts = (self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}", self.variant)
+        return "_".join(filter(None, parts))
 
     @property
     def file_name(self) -> str:
@@ -65,11 +65,17 @@ class Victim(NamedTuple):
     method: str
     sigma: float
     architecture: str
+    variant: str = ""  # one of Plan.victims; '' where the plan names none
 
     @property
     def key(self) -> str:
         """Name of its folder."""
-        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}")))
+        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}", self.variant)))
+
+    @property
+    def name(self) -> str:
+        """Method and variant, as tables and figures name them."""
+        return ", ".join(filter(None, (self.method, self.variant)))
 
 
 class Cell(NamedTuple):
@@ -89,14 +95,30 @@ class Cell(NamedTuple):
         """Name of the cell's folder."""
         return f"{self.victim.key}/{self.data}/class_{self.target_class}"
 
+    @property
+    def row(self) -> str:
+        """Kind of training data: one of ROWS, or a variant of the attack."""
+        if self.poison is None:
+            return CLEAN
+        return self.poison.variant or (self.poison.against if self.poison.against in CONTROLS else OPTIMISED)
+
     def __str__(self) -> str:
         victim, poison = self.victim, self.poison
         data = f"{poison.against} poison" if poison else "clean data"
+        variant = f" of {poison.variant}" if poison and poison.variant else ""
         made_with = f" made with {poison.architecture}" if poison and poison.architecture else ""
+        trained = ", ".join(filter(None, (victim.architecture, victim.variant)))
         return (
-            f"{victim.method} ({victim.architecture}), sigma {victim.sigma:g}, class {self.target_class}, "
-            f"{data}{made_with}"
+            f"{victim.method} ({trained}), sigma {victim.sigma:g}, class {self.target_class}, "
+            f"{data}{variant}{made_with}"
         )
+
+
+class AttackVariant(NamedTuple):
+    """One budget of a named attack."""
+
+    series: str  # the name in Plan.attacks
+    flags: dict[str, Any]  # beside those of Plan.attack
 
 
 class MethodTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,6 +223,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Flags of the attack scripts: of 'all', of a method ('macer'), of a method at one sigma ('macer 0.5')."""
     victim: dict[str, dict[str, Any]] = {}
     """Flags of the victim scripts, likewise."""
+    attacks: dict[str, dict[str, Any]] = {}
+    """Named variants of the attack, each a row beside 'rows': flags that are added to those of 'attack' and win over
+    them. 'epochs' may be a list: a poison and a row for each, which are the budgets of one series of that name."""
+    victims: dict[str, dict[str, Any]] = {}
+    """Named variants of the victims, likewise added to 'victim'; every row is trained with each, transfers with the
+    first. Reductions are against clean victims of the same variant. None: one, which has no name."""
     certification: Certification = Certification()
     """Certificate of every victim."""
     shards: int = 1
@@ -240,6 +268,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 )
         for part in (*self.attack.values(), *self.victim.values()):
             _check_flags("attack, victim", part, DECIDED)
+        for where, variants in (("attacks", self.attacks), ("victims", self.victims)):
+            for name, part in variants.items():
+                _check_variant(where, name, part)
+        self.attack_variants()
         _check_flags("data", self.data, ("out_dir",))
         if not re.fullmatch(r"[\w-]+", self.table):
             raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")
@@ -289,23 +321,51 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     # Combinations ----------------------------------------------------------------------------------------
 
-    def main_cells(self) -> list[Cell]:
-        """Clean, control and optimised entries of every method, noise level and class."""
+    def attack_variants(self) -> dict[str, AttackVariant]:
+        """Every variant of the attack by its name: one for each named attack, or for each number of its epochs.
+
+        Raises InputError where two have one name.
+        """
+        variants: dict[str, AttackVariant] = {}
+        for series, settings in self.attacks.items():
+            epochs = settings.get("epochs")
+            budgets = {f"{series}_epochs_{one}": {**settings, "epochs": one} for one in _several(epochs)}
+            for name, of_variant in (budgets or {series: settings}).items():
+                if name in variants:
+                    raise InputError(f"attacks: two are named {name!r}; name them otherwise")
+                variants[name] = AttackVariant(series, of_variant)
+        return variants
+
+    def victim_variants(self) -> tuple[str, ...]:
+        """Names of the kinds of victims, '' for the only one of a plan that names none."""
+        return tuple(self.victims) or ("",)
+
+    def main_victims(self) -> list[Victim]:
+        """Victims of every method, noise level and variant."""
         return [
-            self.main_cell(Victim(method, sigma, self.architecture), target_class, row)
+            Victim(method, sigma, self.architecture, variant)
             for method, sigmas in self.methods.items()
             for sigma in sigmas
+            for variant in self.victim_variants()
+        ]
+
+    def main_cells(self) -> list[Cell]:
+        """Clean, control and optimised entries, and those of every named attack, of every victim and class."""
+        return [
+            self.main_cell(victim, target_class, row)
+            for victim in self.main_victims()
             for target_class in self.target_classes
-            for row in self.rows
+            for row in (*self.rows, *self.attack_variants())
         ]
 
     def main_cell(self, victim: Victim, target_class: int, row: str) -> Cell:
-        """The entry of one victim for one kind of training data."""
+        """The entry of one victim for one kind of training data: one of ROWS, or a variant of the attack."""
         poison = None
-        if row == OPTIMISED:
-            poison = Poison(victim.method, self.architecture, victim.sigma, target_class)
-        elif row != CLEAN:
+        if row in CONTROLS:
             poison = Poison(row, "", victim.sigma, target_class)
+        elif row != CLEAN:
+            variant = "" if row == OPTIMISED else row
+            poison = Poison(victim.method, self.architecture, victim.sigma, target_class, variant)
         return Cell(victim, target_class, poison)
 
     def method_transfer_cells(self) -> list[Cell]:
@@ -314,7 +374,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if transfer is None:
             return []
         return [
-            Cell(Victim(method, sigma, self.architecture), target_class, poison)
+            Cell(Victim(method, sigma, self.architecture, self.victim_variants()[0]), target_class, poison)
             for sigma in transfer.sigmas
             for target_class in self.target_classes
             for method, sigmas in self.methods.items()
@@ -331,7 +391,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if transfer is None:
             return []
         return [
-            Cell(Victim(transfer.method, sigma, architecture), target_class, poison)
+            Cell(Victim(transfer.method, sigma, architecture, self.victim_variants()[0]), target_class, poison)
             for sigma in transfer.sigmas
             for target_class in self.target_classes
             for architecture in transfer.victims
@@ -376,12 +436,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """File names of the figures; for each its kind and what it shows."""
         named = {"acr.png": ("average certified radius", "all methods and noise levels")}
         for victim, target_class in dict.fromkeys((cell.victim, cell.target_class) for cell in self.shown_cells()):
-            about = f"{victim.method}, sigma {victim.sigma:g}, class {target_class}"
+            about = f"{victim.name}, sigma {victim.sigma:g}, class {target_class}"
             end = f"{victim.key}_class_{target_class}.png"
             named[f"certified_accuracy_{end}"] = "certified accuracy against radius", about
             named[f"radii_{end}"] = "distribution of the radii", about
+            if self.attacks and victim in self.main_victims():
+                named[f"acr_against_gradients_{end}"] = "average certified radius against gradients spent", about
         for key, poison in self.poisons().items():
-            about = f"{poison.against}, sigma {poison.sigma:g}, class {poison.target_class}"
+            of = ", ".join(filter(None, (poison.against, poison.variant)))
+            about = f"{of}, sigma {poison.sigma:g}, class {poison.target_class}"
             named[f"images_{key}.png"] = "images", about
         return named
 
@@ -423,6 +486,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "architecture": poison.architecture,
             "run_dir": self.folders["work"] / "runs/poison" / poison.key,
             **_settings_for(self.attack, poison.against, poison.sigma),
+            **(self.attack_variants()[poison.variant].flags if poison.variant else {}),
         }
         folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{self.dataset}"
         return self._job("poison", f"{folder}/poison_radius_{poison.against}.py", values, outputs)
@@ -438,7 +502,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         }  # fmt: skip
         if poison:
             values["poison"] = self.poison_file(poison)
-        values |= _settings_for(self.victim, victim.method, victim.sigma)
+        values |= {**_settings_for(self.victim, victim.method, victim.sigma), **self.victims.get(victim.variant, {})}
         script = f"evaluation/{self.dataset}/{METHODS[victim.method].victim_script}.py"
         needs = [self.poison_file(poison)] if poison else []
         return self._job("victim", script, values, [model, model.with_suffix(".json")], needs)
@@ -506,6 +570,27 @@ def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float
     """The more special wins."""
     keys = ("all", method, f"{method} {sigma:g}")
     return {name: value for key in keys for name, value in settings.get(key, {}).items()}
+
+
+def _several(value: Any) -> list[Any]:
+    """The items of a list; none of anything else."""
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _check_variant(where: str, name: str, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a variant of attack or victims whose name or settings cannot be."""
+    if not re.fullmatch(r"\w+", name, re.ASCII):
+        raise InputError(f"{where}: a name is made of letters, digits and _, got {shortened(name)}")
+    require_name(where, name)
+    if name in ROWS:
+        raise InputError(f"{where}: {name!r} is the name of a row; choose another")
+    epochs = settings.get("epochs") if where == "attacks" else None
+    if isinstance(epochs, list | tuple):
+        if not epochs:
+            raise InputError(f"attacks: {name} has no epochs; give at least one number, or leave 'epochs' out")
+        if not all(type(one) is int and one > 0 for one in epochs) or len(set(epochs)) < len(epochs):
+            raise InputError(f"attacks: {name} has epochs {shortened(epochs)}; give different positive numbers")
+    _check_flags(where, settings, DECIDED)
 
 
 def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:

@@ -59,6 +59,11 @@ class Run(NamedTuple):
         """The same of those of the certified class."""
         return self.records["victim"].get(f"accuracy_class_{self.target_class}")
 
+    @property
+    def gradients(self) -> float | None:
+        """Gradients of a batch of training images that the attack spent on its poison, None where it is not known."""
+        return self.records.get("poison", {}).get("gradients")
+
 
 class Entry(NamedTuple):
     """One entry of a table with the runs that are there."""
@@ -221,7 +226,7 @@ def _are_records(of_run: dict[str, Any]) -> bool:
     victim, certificate, poison = (of_run.get(name, {}) for name in ("victim", "certificate", "poison"))
     if not ("victim" in of_run and all(isinstance(one, dict) for one in (victim, certificate, poison))):
         return False
-    numbers = [value for name, value in victim.items() if name.startswith("accuracy")]
+    numbers = [value for name, value in victim.items() if name.startswith("accuracy")] + [poison.get("gradients")]
     settings = [one.get("settings", {}) for one in (victim, certificate, poison)]
     return all(isinstance(one, dict) for one in settings) and all(
         value is None or isinstance(value, int | float) for value in numbers

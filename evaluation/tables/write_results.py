@@ -77,7 +77,7 @@ def overview(results: Path) -> dict[str, str]:
         frames[-1].insert(0, "table", plan.table)
     for table in sorted(results.glob("*/table.txt")):
         sections.append(_study(results, table))
-    summary = pd.concat(frames).to_csv(index=False, lineterminator="\n") if frames else ""
+    summary = pd.concat(frames).fillna("").to_csv(index=False, lineterminator="\n") if frames else ""
     return {"README.md": "\n".join(sections), "summary.csv": summary}
 
 
@@ -111,7 +111,8 @@ def _all(values: Iterable[Any]) -> str:
 def _pictures(results: Path, folder: Path) -> str:
     curves = sorted(folder.glob("certified_accuracy*.png"))
     images = [path for path in sorted(folder.glob("images_*.png")) if path.stem.split("_")[1] not in CONTROLS]
-    chosen = [folder / "acr.png", *curves[:1], *images[:1]]
+    against_gradients = sorted(folder.glob("acr_against_gradients*.png"))
+    chosen = [*against_gradients, folder / "acr.png", *curves[:1], *images[:1]]
     return "".join(f"\n![{path.stem}]({path.relative_to(results)})\n" for path in chosen if path.is_file())
 
 

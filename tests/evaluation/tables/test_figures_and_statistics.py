@@ -1,11 +1,13 @@
 """Figures, and what tables say of several runs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from evaluation.tables.figures import _at, save_curves
+from evaluation.tables import figures
+from evaluation.tables.figures import _at, save_acr_against_gradients, save_curves
 from evaluation.tables.statistics import mean_and_std, mean_and_std_text, reduction_percent
 
 
@@ -27,3 +29,17 @@ def test_curves_are_steps_that_fall_after_each_radius(tmp_path: Path) -> None:
     path = tmp_path / "figure.png"
     save_curves(path, {"clean": [curve, curve], "poison": [{"radius": [0.0], "accuracy": [0.0]}]}, "title")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curve_of_an_attack_goes_through_the_means_in_order_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "save_png", lambda path, figure: drawn.append(figure))
+    series = {"soba": [(400.0, [0.3, 0.5]), (20.0, [0.8, 0.8])], "unknown": []}
+    save_acr_against_gradients(Path("a.png"), series, [1.0, 1.2], {"constant": [0.9]}, "title")
+    ((axes,),) = (figure.axes for figure in drawn)
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert lines["soba"] == ([20.0, 400.0], [0.8, 0.4]) and lines["unknown"] == ([], [])
+    assert lines["clean"][1] == pytest.approx([1.1, 1.1]) and lines["constant"][1] == [0.9, 0.9]
+    (band,) = axes.patches
+    assert [band.get_y(), band.get_height()] == pytest.approx([1.1 - np.std([1, 1.2], ddof=1), 0.2828427])
+    assert axes.get_xscale() == "log"

@@ -65,6 +65,61 @@ def test_the_more_special_settings_win() -> None:
     assert of("macer", 0.5).endswith("--epochs 3 --lam 4")
 
 
+CROSSED: dict[str, Any] = {
+    **SMALL, "methods": {"macer": [0.5]}, "target_classes": [8], "rows": ["clean", "constant"], "shards": 2,
+    "attack": {"macer 0.5": {"epochs": 9, "lr_u": 0.2}}, "victim": {"all": {"epochs": 3}},
+    "attacks": {"approxgrad": {"epochs": [1, 3]}, "soba": {"optimiser": "soba", "lr_u": 0.5}},
+    "victims": {"published": {}, "one_cycle": {"schedule": "one_cycle", "epochs": 2}},
+}  # fmt: skip
+
+
+def test_every_attack_and_budget_is_a_row_for_every_kind_of_victim() -> None:
+    plan = plan_of(CROSSED)
+    rows = ["clean", "constant", "approxgrad_epochs_1", "approxgrad_epochs_3", "soba"]
+    assert [(cell.victim.variant, cell.row) for cell in plan.cells()] == [
+        (kind, row) for kind in ("published", "one_cycle") for row in rows
+    ]
+    poisons = [job for job in plan.jobs() if job.rule == "poison"]
+    assert [job.flags.rpartition("/poison/")[2].partition(" ")[2] for job in poisons] == [
+        "--epochs 1 --lr-u 0.2", "--epochs 3 --lr-u 0.2", "--epochs 9 --lr-u 0.5 --optimiser soba",
+    ]  # fmt: skip
+    victims = [job.flags for job in plan.jobs() if job.rule == "victim"]
+    assert [flags.endswith("--epochs 3") for flags in victims] == 10 * [True] + 10 * [False]
+    assert all(flags.endswith("--epochs 2 --schedule one_cycle") for flags in victims[10:])
+
+
+def test_entries_of_variants_have_files_and_names_of_their_own() -> None:
+    plan = plan_of({**CROSSED, "rows": ["clean", "optimised"]})
+    certificates = [plan.certificate_file(cell, seed) for cell in plan.cells() for seed in plan.seeds]
+    models = [plan.model_file(cell, seed) for cell in plan.cells() for seed in plan.seeds]
+    assert len(set(certificates)) == len(set(models)) == len(set(map(str, plan.cells()))) * 2 == 2 * 5 * 2
+    cell = plan.cells()[-3]
+    assert cell.key == (
+        "macer_digits_cnn_sigma_0.5_one_cycle/macer_digits_cnn_sigma_0.5_class_8_approxgrad_epochs_1/class_8"
+    )
+    assert str(cell) == (
+        "macer (digits_cnn, one_cycle), sigma 0.5, class 8, macer poison of approxgrad_epochs_1 made with digits_cnn"
+    )
+    made: set[Path] = {plan.folders["work"] / "plan.json"}
+    for job in plan.jobs():
+        assert made.issuperset(job.needs) and not made & set(job.outputs), job.name
+        made.update(job.outputs)
+
+
+def test_a_plan_without_variants_has_the_folders_that_it_always_had() -> None:
+    cell = plan_of(SMALL).cells()[2]
+    assert cell.key == "gaussianaug_digits_cnn_sigma_0.25/gaussianaug_digits_cnn_sigma_0.25_class_8/class_8"
+    assert str(cell) == "gaussianaug (digits_cnn), sigma 0.25, class 8, gaussianaug poison made with digits_cnn"
+    assert not any("gradients" in name for name in plan_of(SMALL).figures())
+
+
+def test_transfers_are_to_the_first_kind_of_victims() -> None:
+    transfer = {"sigmas": [0.5], "against": ["macer"]}
+    cells = plan_of({**CROSSED, "method_transfer": transfer}).method_transfer_cells()
+    assert {cell.victim.variant for cell in cells} == {"published"}
+    assert {cell.poison.variant for cell in cells if cell.poison} == {""}
+
+
 def test_flags_of_every_kind_of_value() -> None:
     assert flags({"lr_u": 0.1, "redraw_noise": False, "augment": True, "epsilons": [1, 2], "out": "a b"}) == (
         "--lr-u 0.1 --no-redraw-noise --augment --epsilons 1 2 --out 'a b'"
@@ -131,6 +186,18 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"limits": {"train": {"minutes": 60}}}, "no rule of limits 'train'"),
         ({"limits": {"all": {"minutes": 1}}}, "at least 5 minutes"),
         ({"method_transfer": {"sigmas": [0.7], "against": ["macer"]}}, "no method of the table has sigma 0.7"),
+        ({"attacks": {"soba 1": {}}}, "attacks: a name is made of letters, digits and _, got 'soba 1'"),
+        ({"victims": {"../x": {}}}, "victims: a name is made of letters, digits and _"),
+        ({"attacks": {"random": {}}}, "attacks: 'random' is the name of a row"),
+        ({"attacks": {"a": {"epochs": []}}}, "attacks: a has no epochs; give at least one number"),
+        ({"attacks": {"a": {"epochs": [1, 1]}}}, r"attacks: a has epochs \[1, 1\]; give different positive numbers"),
+        ({"attacks": {"a": {"epochs": [0]}}}, "give different positive numbers"),
+        ({"attacks": {"a": {"epochs": ["x"]}}}, "give different positive numbers"),
+        ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two are named 'a_epochs_5'"),
+        ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
+        ({"victims": {"a": {"schedule": {"x": 1}}}}, "victims: schedule is "),
+        ({"victims": {"a": 3}}, r"Expected `object`.*victims"),
+        ({"attacks": {"a" * 120: {}}}, "which cannot be a file's name"),
         ({"architecture": "../x"}, r"no architecture '\.\./x'"),
     ],
     ids=str,

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from evaluation.tables.figures import _at
-from evaluation.tables.layout import tables_of
-from evaluation.tables.make_tables import Config, main
-from evaluation.tables.plan import Cell, plan_of
+from evaluation.tables.formats import as_csv
+from evaluation.tables.layout import Entries, tables_of
+from evaluation.tables.make_tables import Config, draw_figures, main
+from evaluation.tables.plan import Cell, Plan, Victim, plan_of
 from evaluation.tables.records import Entry, Run, read_radii
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.files import InputError
@@ -161,6 +162,73 @@ def test_the_mean_over_classes_and_missing_runs() -> None:
     assert rows[1][4] == "0.100 (1 of 2 runs)"
     # Of the runs that every class has; the reduction compares the one seed that poisoned victims have.
     assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "68.8 %, 1 seed"]
+
+
+def crossed(folder: Path) -> tuple[Plan, Entries]:
+    """Two attacks, one of two budgets, and two kinds of victims, with numbers; one entry has no runs."""
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 2,
+            "methods": {"macer": [0.5]}, "rows": ["clean", "constant"], "results_dir": str(folder),
+            "attacks": {"soba": {"epochs": [1, 5]}, "approxgrad": {}}, "victims": {"slow": {}, "fast": {}},
+        }
+    )  # fmt: skip
+    acr = {"clean": 1.0, "constant": 0.9, "soba_epochs_1": 0.5, "soba_epochs_5": 0.25, "approxgrad": 0.3}
+    gradients = {"soba_epochs_1": 99.6, "soba_epochs_5": 12345.0}
+    entries = {}
+    for cell in plan.cells():
+        mean = acr[cell.row] + 0.05 * (cell.victim.variant == "fast") * (1 if cell.row == "clean" else 4)
+        found = entry(cell, 2, [mean - 0.1], [mean + 0.1])
+        records = {**found.runs[0].records, "poison": {"gradients": gradients.get(cell.row)}}
+        entries[cell] = found._replace(runs=tuple(run._replace(records=records) for run in found.runs))
+    last = plan.cells()[-1]
+    return plan, {**entries, last: entries[last]._replace(runs=())}
+
+
+def test_the_table_of_attacks_has_a_row_per_budget_against_clean_victims_of_the_same_kind(tmp_path: Path) -> None:
+    tables = {table.name: table for table in tables_of(*crossed(tmp_path))}
+    assert "methods" not in tables  # every row of it would lack its poisoned entry
+    rows = [[item.text for item in row] for row in tables["attacks"].rows]
+    assert [row[0] for row in rows] == 4 * ["macer, slow"] + 4 * ["macer, fast"]
+    assert [row[3:] for row in rows[:4]] == [
+        ["none: clean", "", "", "1.000 ± 0.141", "", "1.000 ± 0.000"],
+        ["soba", "1", "100", "0.500 ± 0.141", "50.0 %", "1.000 ± 0.000"],
+        ["soba", "5", "12,345", "0.250 ± 0.141", "75.0 %", "1.000 ± 0.000"],
+        ["approxgrad", "", "—", "0.300 ± 0.141", "70.0 %", "1.000 ± 0.000"],
+    ]
+    assert rows[5][7] == f"{100 * (1 - 0.7 / 1.05):.1f} %"
+    assert rows[-1][6:] == ["—", "—", "—"]
+
+
+def test_kinds_of_victims_stand_side_by_side(tmp_path: Path) -> None:
+    table = next(table for table in tables_of(*crossed(tmp_path)) if table.name == "victims")
+    rows = {row[3].text: [item.text for item in row[4:]] for row in table.rows}
+    assert table.header[4:] == (
+        "ACR, slow", "certified accuracy, slow", "ACR, fast", "certified accuracy, fast", "ACR within ± of slow",
+        "certified accuracy within ± of slow",
+    )  # fmt: skip
+    assert rows["clean"] == [
+        "1.000 ± 0.141", "1.000 ± 0.000", "1.050 ± 0.141", "1.000 ± 0.000", "fast: yes (+0.35 std)", "fast: yes",
+    ]  # fmt: skip
+    assert rows["constant"][4:] == ["fast: no (+1.41 std)", "fast: yes"]
+    assert rows["approxgrad"][2:] == ["—", "—", "fast: —", "fast: —"]
+
+
+def test_variants_are_told_apart_in_the_numbers(tmp_path: Path) -> None:
+    plan, entries = crossed(tmp_path)
+    lines = list(csv.DictReader(as_csv(entries).splitlines()))
+    told = {(line["poison"], line["poison_variant"], line["victim_variant"], line["gradients"]) for line in lines}
+    assert len(told) == len(plan.cells()) and ("macer", "soba_epochs_1", "fast", "99.6") in told
+    plain = Cell(Victim("macer", 0.5, "mnist_cnn"), 8, None)
+    assert "variant" not in as_csv({plain: entry(plain, 1, [0.5])})
+
+
+def test_acr_is_drawn_against_gradients(tmp_path: Path) -> None:
+    plan, entries = crossed(tmp_path)
+    draw_figures(plan, entries, tmp_path)
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {name for name in plan.figures() if not name.startswith("images_")}
+    assert {f"acr_against_gradients_macer_mnist_cnn_sigma_0.5_{kind}_class_8.png" for kind in ("slow", "fast")} <= drawn
 
 
 def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:
