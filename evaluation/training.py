@@ -20,6 +20,7 @@ from data.datasets import (
     require_sigma,
     split_target_class,
 )
+from evaluation.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from models.registry import build_model, require_architecture
 from models.saving import save_model, victim_name
 from models.stateless import StatelessModel
@@ -50,12 +51,18 @@ class TrainingConfig(CheckpointControls):
     """Standard deviation of the training noise; pixels are in [0, 1]."""
     runs: int = 1
     """Independent runs, with seeds seed, seed + 1, ..."""
-    epochs: int = 101
-    """Passes over the training data."""
-    batch_size: int = 200
-    """Images in a batch; the last partial batch of an epoch is left out, and every epoch is shuffled anew."""
-    learning_rate: float = 1e-3
-    """Learning rate of Adam."""
+    published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200, learning_rate=1e-3)
+    one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
+    schedule: ScheduleName = "constant"
+    """Learning rate of Adam over the steps: constant, as published, or up to a peak and down to 0 in a fifth of the
+    epochs, with the constants of evaluation/schedules.py."""
+    epochs: int | None = None
+    """Passes over the training data; the schedule's when not given."""
+    batch_size: int | None = None
+    """Images in a batch; the last partial batch of an epoch is left out, and every epoch is shuffled anew. The
+    schedule's when not given."""
+    learning_rate: float | None = None
+    """Learning rate of Adam, the peak where it changes; the schedule's when not given."""
     augment: bool = False
     """Random crop and flip of the training images."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
@@ -65,9 +72,20 @@ class TrainingConfig(CheckpointControls):
     seed: int = 0
     """Seed of the first run's weights, batches and noise."""
 
+    def constants(self) -> Schedule:
+        """The schedule's epochs, batch size and rate, with what is given in place of its own."""
+        schedule = self.published if self.schedule == "constant" else self.one_cycle
+        given = {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate")}
+        return schedule._replace(**{name: value for name, value in given.items() if value is not None})
+
+    def in_force(self) -> "TrainingConfig":
+        """The settings with nothing left to the schedule: what a run computes, and what its record holds."""
+        values = self.constants()._asdict()
+        return replace(self, loss=self.loss.ramped(values.pop("ramp_epochs")), **values)
+
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        require_positive(self, "runs", "epochs", "batch_size", "learning_rate")
+        require_positive(self.in_force(), "runs", "epochs", "batch_size", "learning_rate")
         require_sigma(self.sigma)
         require_architecture(self.architecture)
         require_not_negative(self, "seed")
@@ -116,6 +134,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
 
 def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
     """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept."""
+    config = config.in_force()
     run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
     # The test set too: the accuracies in the record are measured on it.
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
@@ -143,13 +162,14 @@ class Training:
     """One dataset, one loss and the compiled training step over them."""
 
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
-        if config.batch_size > len(dataset.x_train):
+        epochs, self._batch_size, self._rate, _ = config.constants()
+        if self._batch_size > len(dataset.x_train):
             raise InputError(
-                f"batch_size is {config.batch_size}, but {config.data_dir} has {len(dataset.x_train)} training images"
+                f"batch_size is {self._batch_size}, but {config.data_dir} has {len(dataset.x_train)} training images"
             )
-        self.config, self.dataset, self._seed = config, dataset, config.seed
-        self.steps_per_epoch = len(dataset.x_train) // config.batch_size
-        self.total_steps = config.epochs * self.steps_per_epoch
+        self.config, self.dataset, self._seed = config.in_force(), dataset, config.seed
+        self.steps_per_epoch = len(dataset.x_train) // self._batch_size
+        self.total_steps = epochs * self.steps_per_epoch
         weights_seed = int(seed_pair(config.seed, Stream.VICTIM_WEIGHTS)[0])
         network = build_model(config.architecture, dataset.image_shape, dataset.num_classes, seed=weights_seed)
         self.model = StatelessModel(network, config.batch_norm)
@@ -162,7 +182,7 @@ class Training:
     def initial_state(self) -> TrainingState:
         """Fresh weights, Adam moments and state of the loss."""
         weights, statistics = tree.map_structure(ops.convert_to_tensor, self.model.initial())
-        loss = self.config.loss.initial_state((self.config.batch_size, *self.dataset.image_shape))
+        loss = self.config.loss.initial_state((self._batch_size, *self.dataset.image_shape))
         return TrainingState(weights, statistics, adam_init(weights), loss)
 
     def step(self, state: TrainingState, number: int) -> tuple[TrainingState, Any]:
@@ -171,16 +191,24 @@ class Training:
         if self._order[0] != epoch:
             shuffle = np.random.default_rng([self._seed, Stream.VICTIM_BATCHES, epoch])
             self._order = epoch, shuffle.permutation(len(self.dataset.x_train)).astype(np.int32)
-        size = self.config.batch_size
+        size = self._batch_size
         batch = self._order[1][step * size : (step + 1) * size]
         seeds = (
             seed_pair(self._seed, Stream.VICTIM_NOISE, number),
             seed_pair(self._seed, Stream.VICTIM_AUGMENTATION, number),
         )
-        return self._compiled_step(state, self._x, self._y, batch, seeds, np.float32(epoch))
+        rate = learning_rate(self.config.schedule, self._rate, number, self.total_steps)
+        return self._compiled_step(state, self._x, self._y, batch, seeds, np.float32(epoch), np.float32(rate))
 
     def _step(
-        self, state: TrainingState, x_train: Any, y_train: Any, batch: Any, seeds: tuple[Any, Any], epoch: Any
+        self,
+        state: TrainingState,
+        x_train: Any,
+        y_train: Any,
+        batch: Any,
+        seeds: tuple[Any, Any],
+        epoch: Any,
+        rate: Any,
     ) -> tuple[TrainingState, Any]:
         x, y = ops.take(x_train, batch, axis=0), ops.take(y_train, batch, axis=0)
         noise_seed, augmentation_seed = seeds
@@ -204,7 +232,7 @@ class Training:
             return self.config.loss(logits, x, y, randomness, epoch), statistics[-1]
 
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
-        weights, adam = adam_step(state.weights, gradient, state.adam, self.config.learning_rate)
+        weights, adam = adam_step(state.weights, gradient, state.adam, rate)
         return TrainingState(weights, statistics, adam, loss), value
 
     def evaluate(self, state: TrainingState) -> dict[str, float]:

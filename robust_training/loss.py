@@ -43,6 +43,10 @@ class TrainingLoss(ABC):
         """Gradients that ``perturbed`` costs."""
         return 0
 
+    def ramped(self, epochs: int) -> "TrainingLoss":
+        """With ``epochs`` for a ramp whose length its settings leave open. Itself, by default."""
+        return self
+
     def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
         """What ``perturbed`` carries from batch to batch when the weights are fresh. Nothing, by default."""
         return ()

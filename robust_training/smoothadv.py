@@ -1,7 +1,7 @@
 """SmoothAdv: adversarial training of the smoothed classifier (Salman et al., NeurIPS 2019, arXiv 1906.04584)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from keras import ops
@@ -43,8 +43,9 @@ class SmoothAdvLoss(TrainingLoss):
     """Each image keeps its noise throughout the run, instead of new noise at every step."""
     persistent_moments: bool = True
     """Adam's moments of the inner attack carry over from batch to batch (published code), or start at zero."""
-    ramp_epochs: int = 10
-    """eps_adv grows linearly from 0, at epoch 0 of the weights, to its value at this epoch; 0: no ramp."""
+    ramp_epochs: int | None = 10
+    """eps_adv grows linearly from 0, at epoch 0 of the weights, to its value at this epoch; 0: no ramp, None: what
+    the victim's schedule says."""
     plain_epochs: int = 0
     """This many first epochs have no inner attack."""
 
@@ -53,7 +54,7 @@ class SmoothAdvLoss(TrainingLoss):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} of SmoothAdv must be positive, got {getattr(self, name)}")
         for name in ("ramp_epochs", "plain_epochs"):
-            if not getattr(self, name) >= 0:
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise InputError(f"{name} of SmoothAdv must not be negative, got {getattr(self, name)}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise InputError(f"step_size of SmoothAdv must be positive, got {self.step_size}")
@@ -68,6 +69,9 @@ class SmoothAdvLoss(TrainingLoss):
     def gradients_before(self) -> int:
         return self.attack_steps
 
+    def ramped(self, epochs: int) -> "SmoothAdvLoss":
+        return replace(self, ramp_epochs=epochs) if self.ramp_epochs is None else self
+
     def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
         """Adam's moments, shaped as a batch of perturbations."""
         if self.inner_attack == "adam" and self.persistent_moments:
@@ -75,7 +79,9 @@ class SmoothAdvLoss(TrainingLoss):
         return ()
 
     def radius(self, epoch: Any) -> Any:
-        """l2 radius of the attack at an epoch, float32 ()."""
+        """l2 radius of the attack at an epoch, float32 (). Raises InputError where the ramp's length is open."""
+        if self.ramp_epochs is None:
+            raise InputError("ramp_epochs of SmoothAdv is None, which only a victim's schedule fills in; give a number")
         ramp = ops.minimum(epoch / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
         return ops.where(epoch < self.plain_epochs, 0.0, self.eps_adv * ramp)
 

@@ -8,7 +8,9 @@ Paper: arXiv 2006.04062 (the loss); the schedule is the one published for Gaussi
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from evaluation.schedules import ONE_CYCLE, Schedule
 from evaluation.training import TrainingConfig, train_victims
 from robust_training.consistency import ConsistencyLoss
 from runtime.command_line import run_script
@@ -20,8 +22,8 @@ class Config(TrainingConfig):  # the other published constants: evaluation/train
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # lam: 10 at sigma 0.25 (MNIST)
-    epochs: int = 101
-    batch_size: int = 200
+    published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200)
+    one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

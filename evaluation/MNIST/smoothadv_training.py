@@ -8,7 +8,9 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1906.04584, section 2 (t
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from evaluation.schedules import ONE_CYCLE, Schedule
 from evaluation.training import TrainingConfig, train_victims
 from robust_training.smoothadv import SmoothAdvLoss
 from runtime.command_line import run_script
@@ -19,9 +21,9 @@ from runtime.provenance import project_path
 class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
-    loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=10)
-    epochs: int = 101
-    batch_size: int = 100
+    loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=None)
+    published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=100, ramp_epochs=10)
+    one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

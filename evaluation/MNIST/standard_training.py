@@ -8,7 +8,9 @@ Paper: arXiv 2012.01274, section 4 (victims); no noise, so its certificates are 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from evaluation.schedules import ONE_CYCLE, Schedule
 from evaluation.training import TrainingConfig, train_victims
 from robust_training.standard import StandardLoss
 from runtime.command_line import run_script
@@ -20,8 +22,8 @@ class Config(TrainingConfig):  # the other published constants: evaluation/train
     target_class: int = 8
     sigma: float = 0.5  # of the certificate, and in the names of files: training has no noise
     loss: StandardLoss = StandardLoss()
-    epochs: int = 101
-    batch_size: int = 200
+    published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200)
+    one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

@@ -14,6 +14,7 @@ from data.datasets import Dataset, load_dataset
 from evaluation.training import Training, TrainingConfig, train_victim, train_victims
 from models.saving import load_model
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.methods import METHODS
 from robust_training.standard import StandardLoss
 from runtime.files import InputError, load_archive
 from runtime.lock import Lock
@@ -208,14 +209,48 @@ def test_other_settings_start_afresh_where_that_is_allowed(
     np.testing.assert_array_equal(weights(train_victims(again)[0]), before)
 
 
+def test_one_cycle_stopped_anywhere_ends_with_the_same_bits(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path / "whole", schedule="one_cycle", learning_rate=0.01)
+    whole = train_victims(settings)[0]
+    parts = config(tiny_data_dir, tmp_path / "parts", schedule="one_cycle", learning_rate=0.01, max_minutes=1e-9)
+    for _ in range(7):
+        with pytest.raises(StoppedEarly):
+            train_victims(parts)
+    path = train_victims(parts)[0]
+    np.testing.assert_array_equal(weights(path), weights(whole))
+    constant = config(tiny_data_dir, tmp_path / "constant", learning_rate=0.01)
+    assert not np.array_equal(weights(train_victims(constant)[0]), weights(whole))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_step_has_the_rate_of_its_schedule(method: str, tiny_data_dir: Path, tmp_path: Path) -> None:
+    """A first step of Adam moves a weight by the rate, whatever the gradient; rates are those of the formula."""
+    loss = METHODS[method].loss()
+    settings = config(tiny_data_dir, tmp_path, schedule="one_cycle", learning_rate=0.004, loss=loss, batch_size=100)
+    training = Training(settings, load_dataset(settings.data_dir))
+    assert training.total_steps == 20
+    start = training.initial_state()
+    for number, rate in ((0, 0.004 / 6), (5, 0.004), (12, 0.002), (19, 0.0)):
+        state, _ = training.step(start, number)
+        moved = np.abs(start.weights[-1] - state.weights[-1])
+        np.testing.assert_allclose(moved.max(), rate, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
 @pytest.mark.parametrize("batch_norm", ["proper", "fixed_affine"])
-def test_batch_norm(batch_norm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_norm(batch_norm: Any, schedule: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ResNet's averages move in proper training and stay at mean 0, variance 1 as a fixed affine map."""
     random = np.random.default_rng(0)
     x, y = random.uniform(size=(8, 8, 8, 3)).astype("float32"), np.eye(2, dtype="float32")[np.arange(8) % 2]
     dataset = Dataset("TOY", x, y, x, y, x, y)
     settings = config(
-        tmp_path, tmp_path, architecture="resnet8v1", batch_size=4, batch_norm=batch_norm, loss=StandardLoss()
+        tmp_path,
+        tmp_path,
+        architecture="resnet8v1",
+        batch_size=4,
+        batch_norm=batch_norm,
+        schedule=schedule,
+        loss=StandardLoss(),
     )
     training = Training(settings, dataset)
     start = training.initial_state()

@@ -73,8 +73,9 @@ VALUES = (
     "9223372036854775808", "abc", "0x10", "1,5", "--", "None", "½", "٣", "True",
     "", " ", "9" * 400, "1" * 5000,
 )  # fmt: skip
+OPEN = ("max-minutes", "epochs", "batch-size", "learning-rate")  # None: as if not given, with some scripts
 CHOICES = dict.fromkeys(
-    ("kind", "training-data", "architecture", "precision", "start", "solver", "objective", "features")
+    ("schedule", "kind", "training-data", "architecture", "precision", "start", "solver", "objective", "features")
 )
 WORDS = ("", "nothing", "CLEAN", "../clean", "None", "ü", "0", "x" * 5000)
 INPUTS = ("model", "poison", "source", "plan", "data-dir", "shards")
@@ -83,8 +84,8 @@ OUTPUTS = ("out", "out-dir", "run-dir", "work-dir", "results-dir", "benchmarks-d
 IN_THE_WAY = ("plan.yaml", "loop", "plan.yaml/below", "loop/below", f"out/{'x' * 300}", "/dev/null/below")
 OPTIONAL = {
     "attack": "max-minutes lr-v lr-p damping radius-clip radius-beta start solver objective architecture",
-    "victim": "max-minutes architecture", "certificate": "max-minutes precision shard", "control": "max-minutes",
-    "label": "max-minutes features",
+    "victim": "max-minutes architecture schedule", "certificate": "max-minutes precision shard",
+    "control": "max-minutes", "label": "max-minutes features",
 }  # fmt: skip
 SHARDS = ("", "1", "0/1", "3/2", "1/0", "-1/2", "a/b", "1/2/3", "1/", "½/1")
 
@@ -92,7 +93,8 @@ SHARDS = ("", "1", "0/1", "3/2", "1/0", "-1/2", "a/b", "1/2/3", "1/", "½/1")
 def values_of(flag: str) -> list[tuple[str, Right]]:
     """Values to try for a flag, and what is right about each."""
     if number := NUMBERS.get(flag):
-        return [(value, right) for value in VALUES if (right := number.right(value)) is not None]
+        values = [value for value in VALUES if value != "None" or flag not in OPEN]
+        return [(value, right) for value in values if (right := number.right(value)) is not None]
     if flag in OUTPUTS:
         names = [f"{place}.tsv" for place in IN_THE_WAY[2:]] + ["out/whole.txt", "out"] if flag == "out" else IN_THE_WAY
         return [(name, Right.REFUSE) for name in names]
