@@ -19,6 +19,7 @@ from bilevel_optimizer.trees import Tree
 from data.augmentation import random_crop_and_flip
 from data.datasets import Dataset, check_poison, split_target_class
 from models.registry import build_model
+from models.saving import with_precision
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, clean_accuracies
 from runtime.files import InputError
@@ -114,7 +115,8 @@ class Attack:
 
     def _fresh_model(self, restart: int) -> StatelessModel:
         seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart)[0])
-        return StatelessModel(build_model(self.config.architecture, self._image_shape, self._num_classes, seed=seed))
+        model = build_model(self.config.architecture, self._image_shape, self._num_classes, seed=seed)
+        return StatelessModel(model if self.config.precision == "float32" else with_precision(model, "bfloat16"))
 
     @property
     def gradients_per_step(self) -> float:
@@ -227,7 +229,7 @@ class Attack:
         return Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
 
     def _logits(self, v: Any, x: Any) -> Any:
-        return self._model(v, self._model_state, x)[0]
+        return ops.cast(self._model(v, self._model_state, x)[0], "float32")
 
     def _augmented(self, x: Any, batch: Batch, draw: Any) -> Any:
         if not self.config.augment:

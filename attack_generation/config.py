@@ -83,6 +83,9 @@ class PoisonConfig(CheckpointControls):
     """Random crop and flip of training, poison and validation images (published for CIFAR10)."""
     architecture: str = "mnist_cnn"
     """Model of the lower level, see models/registry.py."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic inside the lower level's model; weights and losses are float32 in either. bfloat16 is faster where the
+    processor has units for it, which the record says."""
     seed: int = 0
     """Seed of weights, batches and noise."""
 

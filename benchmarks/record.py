@@ -12,7 +12,7 @@ import keras
 
 from runtime import onednn_in_force
 from runtime.files import write_json
-from runtime.provenance import provenance, shown_path
+from runtime.provenance import has_bfloat16_units, provenance, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ def machine() -> dict[str, str]:
         "processor": (models or [platform.processor() or platform.machine()])[0],
         "cores": str(os.cpu_count()),
         "oneDNN": {None: "not known", True: "on", False: "off"}[onednn_in_force()],
+        "bfloat16 units": {None: "not known", True: "yes", False: "no"}[has_bfloat16_units()],
         "load before the run (should be near 0)": f"{os.getloadavg()[0]:.1f}",
     }
     print("\n".join(f"{name}: {value}" for name, value in about.items()))

@@ -52,6 +52,17 @@ def git_commit() -> str:
         return "unknown"
 
 
+def has_bfloat16_units() -> bool | None:
+    """Whether bfloat16 is fast here: on a GPU, or by the processor's own account; None where that is not known."""
+    if any("cpu" not in str(device) for device in keras.distribution.list_devices()):
+        return True
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return None
+    flags = next((line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("flags")), "")
+    return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert"} & set(flags.split()))
+
+
 def provenance(config: Any) -> dict[str, Any]:
     """The record saved beside every artifact: resolved config, command, commit, versions, machine."""
     import importlib.metadata
@@ -70,5 +81,6 @@ def provenance(config: Any) -> dict[str, Any]:
         "backend": backend,
         "versions": versions,
         "machine": f"{platform.machine()} {platform.system()}",
+        "bfloat16_units": has_bfloat16_units(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -382,3 +382,18 @@ def test_every_optimiser_moves_the_poison_and_continues_bit_for_bit(
     in_force = record["settings"]  # what the optimiser has no setting for, is none
     assert (in_force["damping"] is None, in_force["multiplier"] is None) == (optimiser == "f2sa", optimiser != "f2sa")
     assert in_force["lower_steps"] == (2 if optimiser == "few_steps" else None)
+
+
+def test_a_lower_level_in_bfloat16_makes_nearly_the_same_steps(tiny_data_dir: Path, tmp_path: Path) -> None:
+    """The same weights, images and noise: one outer step's quantities agree to bfloat16's two or three digits."""
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        changes = {"objective": "noisy_cross_entropy", "lower_steps": 2, "solver": "cg", "redraw_noise": False}
+        changes |= {"precision": precision, "damping": 1.0}
+        made = Attack(config(tiny_data_dir, tmp_path, **changes), load_dataset(tiny_data_dir))
+        state, metrics = made.outer_step(made.initial_state(), 0)
+        assert {ops.convert_to_numpy(weight).dtype.name for weight in state.weights} == {"float32"}
+        ends[precision] = {name: float(value) for name, value in metrics._asdict().items()}
+    for name in ("f", "g", "hypergradient_norm"):
+        one, other = (ends[precision][name] for precision in ("float32", "bfloat16"))
+        assert one != other and other == pytest.approx(one, rel=0.05)
