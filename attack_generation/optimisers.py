@@ -18,9 +18,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     # Warm-started with few steps (Arbel and Mairal, ICLR 2022, arXiv 2111.14580).
     "few_steps": {
-        "lower_steps": 1, "solver": "cg", "solver_steps": 2, "redraw_noise": False, "lr_p": 1e-2, "damping": 1e-1,
+        "lower_steps": 1, "solver": "cg", "solver_steps": 2, "redraw_noise": False, "lr_p": 1e-2, "damping": 0.1,
     },
-    "soba": {"lr_p": 1e-2, "damping": 1.0},
+    "soba": {"lr_p": 1e-2, "damping": 0.1},
     # A larger multiplier also multiplies what y still lacks: on the digits 1 makes the stronger poison than 10 and 100.
     "f2sa": {"multiplier": 1.0, "growth": 0.0},
 }  # fmt: skip
