@@ -123,7 +123,7 @@ def test_images_keep_their_noise_where_they_do_in_the_published_code(
 ) -> None:
     attack, training = (make(dataset, method, Path("data"), Path("out"))[1] for make in (attack_config, victim_config))
     assert getattr(attack.loss, "fixed_noise", False) == lower
-    assert (attack.fixed_validation_noise, attack.redraw_noise) == (upper, system_redrawn)
+    assert (attack.fixed_validation_noise, attack.in_force().redraw_noise) == (upper, system_redrawn)
     assert getattr(training.loss, "fixed_noise", False) == victim
     if method == "macer":
         assert attack.loss.margin_clip == training.loss.margin_clip == attack.radius_clip == 1e-3
