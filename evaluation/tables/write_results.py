@@ -77,7 +77,7 @@ def overview(results: Path) -> dict[str, str]:
         frames[-1].insert(0, "table", plan.table)
     for table in sorted(results.glob("*/table.txt")):
         sections.append(_study(results, table))
-    summary = pd.concat(frames).fillna("").to_csv(index=False, lineterminator="\n") if frames else ""
+    summary = pd.concat(frames).to_csv(index=False, lineterminator="\n") if frames else ""
     return {"README.md": "\n".join(sections), "summary.csv": summary}
 
 

@@ -1,0 +1,60 @@
+"""The overview of all tables keeps every entry of every one of them."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evaluation.tables.plan import Plan, plan_of
+from evaluation.tables.records import cell_folder, read_entries
+from evaluation.tables.write_results import overview
+from runtime.files import file_sha256, write_json, write_text
+
+ROWS = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t8\t8\t{radius}\t1\t0:00:01.1\n"
+PLAIN: dict[str, Any] = {
+    "table": "plain", "title": "Plain", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
+    "methods": {"macer": [0.5]}, "rows": ["clean", "optimised"],
+}  # fmt: skip
+CROSSED = {**PLAIN, "table": "crossed", "attacks": {"soba": {"epochs": [1, 5]}}, "victims": {"slow": {}, "fast": {}}}
+
+
+def write_store(results: Path, values: dict[str, Any]) -> Plan:
+    """A table's store in which every entry has a radius of its own."""
+    plan = plan_of(values)
+    store = results / "tables" / plan.table
+    write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
+    for number, cell in enumerate(plan.cells()):
+        tsv = store / cell_folder(cell) / "seed_0.tsv"
+        write_text(tsv, ROWS.format(radius=f"{1 + number / 10:.6f}"))
+        poison = {"poison": {"gradients": 100.0 + number}} if cell.poison and cell.poison.variant else {}
+        record = {"victim": {}, **poison, "tsv_sha256": file_sha256(tsv)}
+        write_json(tsv.parent / "settings.json", {"0": record})
+    return plan
+
+
+def test_a_table_of_variants_leaves_the_rows_of_others_as_they_are(tmp_path: Path) -> None:
+    plain = write_store(tmp_path, PLAIN)
+    before = list(csv.DictReader(overview(tmp_path)["summary.csv"].splitlines()))
+    crossed = write_store(tmp_path, CROSSED)
+    after = list(csv.DictReader(overview(tmp_path)["summary.csv"].splitlines()))
+    assert len(before) == len(plain.cells()) and len(after) == len(plain.cells()) + len(crossed.cells())
+    of_plain = [row for row in after if row["table"] == "plain"]
+    assert [{name: row[name] for name in before[0]} for row in of_plain] == before
+    assert all(row["victim_variant"] == row["poison_variant"] == row["gradients"] == "" for row in of_plain)
+    names = ("table", "method", "sigma", "target_class", "poison", "poison_variant", "victim_variant")
+    assert len({tuple(row[name] for name in names) for row in after}) == len(after)
+    radii = {cell: entry.runs[0].acr for cell, entry in read_entries(crossed, tmp_path / "tables/crossed").items()}
+    (row,) = (row for row in after if row["poison_variant"] == "soba_epochs_5" and row["victim_variant"] == "fast")
+    (cell,) = (cell for cell in radii if cell.row == "soba_epochs_5" and cell.victim.variant == "fast")
+    assert float(row["acr_mean"]) == radii[cell] and row["gradients"] == f"{100 + list(radii).index(cell)}.0"
+
+
+def test_the_page_shows_what_the_attacks_spent(tmp_path: Path) -> None:
+    write_store(tmp_path, CROSSED)
+    folder = tmp_path / "tables/crossed/figures"
+    folder.mkdir()
+    (folder / "acr_against_gradients_x.png").touch()
+    page = overview(tmp_path)["README.md"]
+    assert "| macer, fast | 0.5 | 8 | soba | 5 | 107 |" in page
+    assert "![acr_against_gradients_x](tables/crossed/figures/acr_against_gradients_x.png)" in page
