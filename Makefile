@@ -63,6 +63,7 @@ format: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(RUN) benchmarks/speed.py
+	$(RUN) benchmarks/price.py
 	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/label_flipping.py
 

@@ -31,7 +31,7 @@ RUN_PLAN = "evaluation/tables/run_plan.py"
 MAKE_TABLES = "evaluation/tables/make_tables.py"
 WRITE_RESULTS = "evaluation/tables/write_results.py"
 PREPARE = ("data/prepare_digits.py", "data/prepare_mnist.py", "data/prepare_cifar10.py")
-BENCHMARKS = ("benchmarks/speed.py", "benchmarks/memory.py", "benchmarks/label_flipping.py")
+BENCHMARKS = ("benchmarks/speed.py", "benchmarks/price.py", "benchmarks/memory.py", "benchmarks/label_flipping.py")
 PLAN: dict[str, Any] = {
     "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
     "methods": {"gaussianaug": [0.25]}, "certification": {"points": 6, "n": 200},

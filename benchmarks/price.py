@@ -1,0 +1,168 @@
+"""Hours that one row of a table takes on this machine, at the published settings and at cheap ones, stage by stage.
+
+    python benchmarks/price.py
+
+A row: MNIST, Gaussian augmentation, one noise level, one class. Five kinds of training data (clean, optimised, random,
+constant, contrast), five victims of each, and certificates of all test images of class 8. Each stage is one unit of
+its work, timed as in speed.py with the production code, times how many of them the row takes; compiling, starting and
+writing are left out, and so are the three controls, which take seconds.
+"""
+
+import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
+
+# isort: split
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from attack_generation.attack import Attack
+from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
+from benchmarks.record import BenchmarkConfig, finish, machine
+from benchmarks.speed import (
+    TOY,
+    Sizes,
+    gradient_work,
+    median_seconds,
+    outer_step_work,
+    random_dataset,
+    training_work,
+    votes_work,
+)
+from evaluation.MNIST import gaussian_augmented_training
+from evaluation.training import Training
+from models.registry import build_model
+from randomized_smoothing_certification.core import N0
+from runtime.command_line import run_script
+from runtime.files import InputError
+
+
+class Settings(NamedTuple):
+    """What a row is made with. Settings that are not named are the published ones: the defaults of the scripts."""
+
+    attack: dict[str, Any]  # of poison_radius_gaussianaug.py
+    victim: dict[str, Any]  # of gaussian_augmented_training.py
+    votes: float  # share of n0 + n that a point takes in the mean
+
+
+PUBLISHED = Settings(attack={}, victim={}, votes=1.0)
+# votes: with --radius-loss 0.05, simulated on certificates of clean victims; those of poisoned ones take fewer.
+CHEAP = Settings(attack={"optimiser": "soba", "epochs": 10}, victim={"schedule": "one_cycle"}, votes=0.5)
+SETTINGS = {"published": PUBLISHED, "cheap": CHEAP}
+KINDS = 5  # of training data
+VICTIMS = 5  # of each
+POINTS = 974  # test images of class 8
+VOTES = N0 + 10_000  # of a point
+GRADIENT = 65.0  # ms: the machine that the bar is stated for
+BAR = 1.5  # hours of a cheap row there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BenchmarkConfig):
+    """Settings of the measurement."""
+
+    seconds: float = 10.0
+    """Time for each unit of work, compilation not counted; one that is slower still has five repeats."""
+    batch_size: int = 1_000
+    """Votes evaluated together."""
+
+
+class Row(NamedTuple):
+    """One line of the price list."""
+
+    name: str
+    unit: str
+    published: float
+    cheap: float
+    bar: float | None = None  # the largest value wanted of ``cheap``
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met, None where there is none."""
+        return None if self.bar is None else self.cheap <= self.bar
+
+
+def main(config: Config) -> list[Row]:
+    """Measure, print the price list, write it as JSON where asked; returns its rows.
+
+    Raises InputError for settings that cannot work.
+    """
+    if config.seconds <= 0:
+        raise InputError(f"seconds must be positive, got {config.seconds}")
+    if config.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
+    about = machine()
+    print("measuring what each stage repeats", file=sys.stderr)
+    rows = price_list(TOY if config.quick else Sizes(), config)
+    print(table(rows))
+    finish(config, about, [row._asdict() | {"ratio": row.published / row.cheap, "met": row.met} for row in rows])
+    return rows
+
+
+def price_list(sizes: Sizes, config: Config) -> list[Row]:
+    """Hours of every stage and of the row, and the milliseconds of what they repeat."""
+    dataset = random_dataset(sizes)
+    names = ("architecture", "batch_clean", "batch_poison", "batch_validation", "radius_copies")
+    of_attack: dict[str, Any] = {name: getattr(sizes, name) for name in names}
+    of_victim: dict[str, Any] = {"architecture": sizes.architecture}
+    if config.quick:
+        of_victim["batch_size"] = sizes.training_batch
+    attacks = {
+        name: Attack(poison_radius_gaussianaug.Config(**{**settings.attack, **of_attack}), dataset)
+        for name, settings in SETTINGS.items()
+    }
+    trainings = {
+        name: Training(gaussian_augmented_training.Config(**{**settings.victim, **of_victim}), dataset)
+        for name, settings in SETTINGS.items()
+    }
+    model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)
+    took = median_seconds(
+        {
+            "gradient": gradient_work(sizes, dataset),
+            "votes": votes_work(model, dataset.x_val[0], config.batch_size, VOTES),
+            **{f"attack, {name}": outer_step_work(attack) for name, attack in attacks.items()},
+            **{f"training, {name}": training_work(one, sizes.training_steps) for name, one in trainings.items()},
+        },
+        config.seconds,
+    )
+    victims = KINDS * VICTIMS
+    outer = {name: took[f"attack, {name}"] for name in SETTINGS}
+    step = {name: took[f"training, {name}"] / sizes.training_steps for name in SETTINGS}
+    point = {name: settings.votes * took["votes"] for name, settings in SETTINGS.items()}
+    seconds = {
+        "attack": {name: attack.total_steps * outer[name] for name, attack in attacks.items()},
+        f"{victims} victims": {name: victims * one.total_steps * step[name] for name, one in trainings.items()},
+        f"{victims} certificates": {name: victims * POINTS * value for name, value in point.items()},
+    }
+    hours = {stage: {name: value / 3600 for name, value in both.items()} for stage, both in seconds.items()}
+    together = {name: sum(both[name] for both in hours.values()) for name in SETTINGS}
+    there = {name: value * GRADIENT / (1e3 * took["gradient"]) for name, value in together.items()}
+    size = sizes.batch_clean + sizes.batch_poison
+    return [
+        *(Row(stage, "h", **both) for stage, both in hours.items()),
+        Row("together", "h", **together),
+        Row(f"together, were the gradient {GRADIENT:g} ms", "h", **there, bar=BAR),
+        Row(f"gradient of {size:,}", "ms", *2 * (1e3 * took["gradient"],)),
+        *(
+            Row(name, "ms", **{setting: 1e3 * value for setting, value in both.items()})
+            for name, both in (("outer step", outer), ("training step", step), ("certificate of a point", point))
+        ),
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text."""
+    cells = {
+        "": [f"{row.name:<40}" for row in rows],
+        "unit": [row.unit for row in rows],
+        **{name: [f"{getattr(row, name):,.3g}" for row in rows] for name in SETTINGS},
+        "ratio": [f"{row.published / row.cheap:.1f}" for row in rows],
+        "bar": ["" if row.bar is None else f"<= {row.bar:g}" for row in rows],
+        "met": [{None: "", True: "yes", False: "NO"}[row.met] for row in rows],
+    }
+    return pd.DataFrame(cells).to_string(index=False)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
