@@ -1,21 +1,26 @@
-"""Certificates of points as a file: a line per point in the columns of Cohen et al.'s code, separated by tabs."""
+"""Certificates of points as a file: a line per point in the columns of Cohen et al.'s code, separated by tabs.
+
+A run whose points may have different numbers of votes adds a column ``votes``.
+"""
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling
-from runtime.files import InputError, file_sha256, read_json, write_text
+from runtime.files import InputError, file_sha256, read_json
 from runtime.long_run import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-HEADER = "\t".join(COLUMNS)
 RADIUS_DIGITS = 6
+OLDER_SETTINGS: dict[str, Any] = {"shared_noise": False, "acr_only": False, "radius_loss": 0.0, "radii": []}
+"""What records that were written before these settings were there mean."""
 
 
 class Point(NamedTuple):
@@ -31,11 +36,12 @@ class Point(NamedTuple):
     radius: str  # l2
     correct: int  # 1 where predict is label
     time: str  # spent on it, h:mm:ss.ffffff
+    votes: int | None = None  # that bounded the class's probability, where the file has this column
 
     @property
     def line(self) -> str:
         """The point's line, without the line end."""
-        return "\t".join(map(str, self))
+        return "\t".join(str(value) for value in self if value is not None)
 
     @property
     def certified_radius(self) -> float:
@@ -45,10 +51,24 @@ class Point(NamedTuple):
     @property
     def seconds(self) -> float:
         """Time spent. Raises ValueError where the text is none."""
-        days, _, clock = self.time.rpartition(", ")
-        hours, minutes, seconds = clock.split(":")
-        of_days = 86_400 * int(days.split()[0]) if days else 0
-        return of_days + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
+        return seconds_of(self.time)
+
+
+def seconds_of(time: str) -> float:
+    """Seconds of a text [d days, ]h:mm:ss.ffffff. Raises ValueError where it is none."""
+    days, _, clock = time.rpartition(", ")
+    hours, minutes, seconds = clock.split(":")
+    of_days = 86_400 * int(days.split()[0]) if days else 0
+    return of_days + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
+
+
+def header_of(settings: Mapping[str, Any]) -> str:
+    """The first line of a run's file. settings: of the run."""
+    return "\t".join((*COLUMNS, "votes") if _votes_differ(settings) else COLUMNS)
+
+
+def _votes_differ(settings: Mapping[str, Any]) -> bool:
+    return bool(settings["acr_only"] or settings["radius_loss"])
 
 
 def read_points(path: Path) -> list[Point]:
@@ -71,7 +91,8 @@ def read_points(path: Path) -> list[Point]:
         try:
             label, predict, radius = int(row["label"]), int(row["predict"]), float(row["radius"])
             index, spent = int(row.get("idx", number - 2)), row.get("time", "0:00:00")
-            point = Point(index, label, predict, row["radius"], int(predict == label), spent)
+            votes = int(row["votes"]) if str(row.get("votes")).isdecimal() else None
+            point = Point(index, label, predict, row["radius"], int(predict == label), spent, votes)
             if not 0 <= point.seconds < np.inf:
                 raise ValueError(spent)
         except KeyError as error:
@@ -103,31 +124,86 @@ def read_own_points(
     That a radius was changed to another possible one cannot be seen here, but once all points are there: the summary
     holds the file's hash, see ``is_summarised``.
     """
+    settings = {**OLDER_SETTINGS, **settings}
+    if settings["radii"]:
+        raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
     points = read_points(path)
-    ceiling = radius_ceiling(settings["sigma"], settings["n"], settings["alpha"])
+
+    def wrong(point: Point, line: str) -> dict[str, bool]:
+        votes = settings["n"] if point.votes is None else point.votes
+        possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
+        # Where the bound was computed by another version of SciPy, its last bits may differ.
+        largest = ceiling_of(settings, votes) * (1 + 1e-9) if point.predict != ABSTAIN else 0
+        return {
+            "class": bool(settings["acr_only"]) and point.predict not in (ABSTAIN, point.label),
+            "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
+            "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
+            "correct": line.split("\t")[4:5] != [str(point.correct)],
+        }
+
+    require_own_lines(path, header_of(settings), points, wrong, settings, indices, truth, num_classes)
+    return points
+
+
+class OwnRow(Protocol):
+    """A line of a run's file."""
+
+    @property
+    def idx(self) -> int: ...
+    @property
+    def label(self) -> int: ...
+    @property
+    def predict(self) -> int: ...
+    @property
+    def line(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=OwnRow)
+
+
+def require_own_lines(
+    path: Path,
+    header: str,
+    rows: Sequence[Row],
+    more: Callable[[Row, str], Mapping[str, bool]],
+    settings: Mapping[str, Any],
+    indices: Sequence[int],
+    truth: np.ndarray | None,
+    num_classes: int,
+) -> None:
+    """Raise InputError naming the first line that the run cannot have written.
+
+    rows: what was read from the file. more(row, line): what else is wrong about a row. The others as in
+    ``read_own_points``.
+    """
     lines = Path(path).read_bytes().decode().split("\n")  # as they are: reading as text takes other line ends too
-    if lines[0] != HEADER or lines[-1] or len(lines) != len(points) + 2:
+    if lines[0] != header or lines[-1] or len(lines) != len(rows) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
-    for number, (point, line) in enumerate(zip(points, lines[1:], strict=False), start=2):
-        is_next = number - 2 < len(indices) and point.idx == indices[number - 2]
-        label = settings["target_class"] if truth is None else int(truth[point.idx]) if is_next else None
+    for number, (row, line) in enumerate(zip(rows, lines[1:], strict=False), start=2):
+        is_next = number - 2 < len(indices) and row.idx == indices[number - 2]
+        label = settings["target_class"] if truth is None else int(truth[row.idx]) if is_next else None
         wrong = {
             "point": not is_next,
-            "label": label not in ("all", point.label) or point.label < 0,
-            "class": point.predict < ABSTAIN or (num_classes and point.predict >= num_classes),
-            "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius)
-            # Where the bound was computed by another version of SciPy, its last bits may differ.
-            or float(point.radius) > (ceiling * (1 + 1e-9) if point.predict != ABSTAIN else 0),
-            "correct": line.split("\t")[4:5] != [str(point.correct)],
-            "form": line != point.line,
+            "label": label not in ("all", row.label) or row.label < 0,
+            "class": row.predict < ABSTAIN or (num_classes and row.predict >= num_classes),
         }
-        for what, is_wrong in wrong.items():
-            if is_wrong:
-                raise InputError(
-                    f"{path}: line {number} has a {what} that its run cannot have written; delete the file and "
-                    "certify again"
-                )
-    return points
+        for found in (wrong, more(row, line), {"form": line != row.line}):
+            for what, is_wrong in found.items():
+                if is_wrong:
+                    raise InputError(
+                        f"{path}: line {number} has a {what} that its run cannot have written; delete the file and "
+                        "certify again"
+                    )
+
+
+@cache
+def _ceiling(sigma: float, votes: int, alpha: float, failure_mass: float) -> float:
+    return radius_ceiling(sigma, votes, alpha, failure_mass) if votes else 0.0
+
+
+def ceiling_of(settings: Mapping[str, Any], votes: int, failure_mass: float = 0.0) -> float:
+    """The largest radius that a run's point can have whose probability was bounded by so many votes."""
+    return _ceiling(settings["sigma"], votes, settings["alpha"], failure_mass)
 
 
 class _Settings(msgspec.Struct):
@@ -143,6 +219,10 @@ class _Settings(msgspec.Struct):
     noise: dict[str, Any]
     shard: str | None
     model_sha256: str
+    shared_noise: bool
+    acr_only: bool
+    radius_loss: Annotated[float, msgspec.Meta(ge=0, lt=1e6)]
+    radii: list[Annotated[float, msgspec.Meta(ge=0, lt=1e6)]]
 
 
 class _Record(msgspec.Struct):
@@ -158,6 +238,8 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
     """
     file = settings_path(path)
     record = read_json(file)
+    if isinstance(record, dict) and isinstance(record.get("settings"), dict):
+        record["settings"] = {**OLDER_SETTINGS, **record["settings"]}
     try:
         msgspec.convert(record, _Record)
     except msgspec.ValidationError as error:
@@ -165,14 +247,9 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def as_text(points: Sequence[Point]) -> str:
+def as_text(rows: Sequence[OwnRow], header: str = "\t".join(COLUMNS)) -> str:
     """A whole file."""
-    return "\n".join([HEADER, *(point.line for point in points)]) + "\n"
-
-
-def write_points(path: Path, points: Sequence[Point]) -> None:
-    """Write a whole file, over what is there."""
-    write_text(path, as_text(points))
+    return "\n".join([header, *(row.line for row in rows)]) + "\n"
 
 
 def radii(points: Sequence[Point]) -> np.ndarray:

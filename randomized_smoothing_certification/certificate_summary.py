@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import RADIUS_DIGITS, Point, certified_curve, radii
-from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
+from randomized_smoothing_certification.certificate_file import RADIUS_DIGITS, Point, ceiling_of, certified_curve, radii
+from randomized_smoothing_certification.core import ABSTAIN, round_down
 from runtime.noise import Stream, seed_pair
 
 BOOTSTRAP_SAMPLES = 10_000
@@ -16,41 +16,71 @@ def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
     """Average certified radius, certified accuracies and their point set, from a complete file's points.
 
     what: the settings stored beside the points. Radii are in pixel units (l2). The interval of the ACR is a
-    percentile bootstrap over the points. With several classes every number is also given per class.
+    percentile bootstrap over the points. With several classes every number is also given per class. abstain_rate is
+    None where a wrong class got no votes: then it is not known which of them would have been certified.
     """
     sigma, failure_mass = what["sigma"], what["noise"].get("failure_mass", 0.0)
-    ceiling = radius_ceiling(sigma, what["n"], what["alpha"], failure_mass)
-    largest = float(round_down(ceiling, RADIUS_DIGITS))
-    saturated = float(np.mean([float(point.radius) >= largest > 0 for point in points]))
+    votes = [what["n"] if point.votes is None else point.votes for point in points]
+    ceiling = ceiling_of(what, what["n"], failure_mass)
+    largest = [float(round_down(ceiling_of(what, of_point, failure_mass), RADIUS_DIGITS)) for of_point in votes]
+    saturated = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
     classes = sorted({point.label for point in points})
-    seconds = [point.seconds for point in points]
+
+    def accuracies(points: Sequence[Point]) -> dict[str, Any]:
+        values = _accuracies(points, sigma, what["seed"])
+        return {**values, "abstain_rate": None} if what["acr_only"] else values
+
     return {
-        "point_set": {
-            **{name: what[name] for name in ("dataset", "split", "target_class", "seed")},
-            "count": len(points),
-            **{name: what[name] for name in ("n0", "n", "alpha", "sigma", "precision", "noise", "shard")},
-        },
-        **_accuracies(points, sigma, what["seed"]),
+        "point_set": {**point_set(what, len(points)), **{name: what[name] for name in ("acr_only", "radius_loss")}},
+        **accuracies(points),
         "saturation": {
             "ceiling": ceiling,
             "share": saturated,
             "note": (
-                f"{saturated:.0%} of the points have the largest radius that n = {what['n']} votes can "
-                f"certify ({round_down(ceiling, 4)}): the true ACR is higher, raise n to see it"
+                f"{saturated:.0%} of the points have the largest radius that their votes can certify (n = {what['n']}: "
+                f"{round_down(ceiling, 4)}): the true ACR is higher, raise n to see it"
                 if saturated > 0.5
                 else None
             ),
         },
         "per_class": (
-            {
-                str(label): _accuracies([point for point in points if point.label == label], sigma, what["seed"])
-                for label in classes
-            }
+            {str(label): accuracies([point for point in points if point.label == label]) for label in classes}
             if len(classes) > 1
             else None
         ),
+        **votes_drawn(what, votes, [point.seconds for point in points]),
+    }
+
+
+def point_set(what: dict[str, Any], count: int) -> dict[str, Any]:
+    """Which points were certified, and how. what: the settings of the run."""
+    how = ("n0", "n", "alpha", "sigma", "precision", "noise", "shared_noise", "shard")
+    return {
+        **{name: what[name] for name in ("dataset", "split", "target_class", "seed")},
+        "count": count,
+        **{name: what[name] for name in how},
+    }
+
+
+def points_in_words(points: dict[str, Any]) -> str:
+    """The same as a line of text."""
+    shard = f", shard {points['shard']}" if points["shard"] else ""
+    shared = "shared by the points" if points["shared_noise"] else "of each point"
+    return (
+        f"{points['dataset']} {points['split']}, class {points['target_class']}, {points['count']} points, "
+        f"seed {points['seed']}, sigma {points['sigma']}, n0 {points['n0']}, n {points['n']}, "
+        f"alpha {points['alpha']}, {points['precision']}, {_noise_in_words(points['noise'])}, {shared}{shard}"
+    )
+
+
+def votes_drawn(what: dict[str, Any], votes: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:
+    """All votes of a run, and per second. votes, seconds: fresh ones of each point, and time spent on it."""
+    of_points = what["n0"] + np.array(votes)
+    per_second = of_points / np.maximum(seconds, 1e-6)
+    return {
+        "votes": {"total": int(of_points.sum()), "per_point": float(of_points.mean())},
         # The median, since the first point's time includes compiling.
-        "votes_per_second": (what["n0"] + what["n"]) / max(float(np.median(seconds)), 1e-6),
+        "votes_per_second": float(np.median(per_second)),
     }
 
 
@@ -58,14 +88,18 @@ def describe(summary: dict[str, Any]) -> str:
     """The summary as a few lines of text."""
     points = summary["point_set"]
     low, high = summary["acr_ci95"]
-    shard = f", shard {points['shard']}" if points["shard"] else ""
+    fewer = ", no votes for points whose selected class is wrong" if points["acr_only"] else ""
+    if points["radius_loss"]:
+        fewer += f", fewer votes where {points['radius_loss']:g} of radius is all that they may cost"
     lines = [
-        f"{points['dataset']} {points['split']}, class {points['target_class']}, {points['count']} points, "
-        f"seed {points['seed']}, sigma {points['sigma']}, n0 {points['n0']}, n {points['n']}, "
-        f"alpha {points['alpha']}, {points['precision']}, {_noise_in_words(points['noise'])}{shard}",
+        points_in_words(points) + fewer,
         f"  ACR                             {round_down(summary['acr'], 4)}  (95 % {low:.4f} to {high:.4f})",
         f"  approximate certified accuracy  {summary['approximate_certified_accuracy']:.4f}",
-        f"  abstained                       {summary['abstain_rate']:.4f}",
+        *(
+            []
+            if summary["abstain_rate"] is None
+            else [f"  abstained                       {summary['abstain_rate']:.4f}"]
+        ),
         "  radius               " + "".join(f"{radius:>7}" for radius in summary["certified_accuracy"]),
         "  certified accuracy   " + "".join(f"{a:7.3f}" for a in summary["certified_accuracy"].values()),
     ]
@@ -76,7 +110,8 @@ def describe(summary: dict[str, Any]) -> str:
         )
     if summary["saturation"]["note"]:
         lines.append("  note: " + summary["saturation"]["note"])
-    lines.append(f"  {summary['votes_per_second']:,.0f} votes per second")
+    of_point = f"{summary['votes']['per_point']:,.0f} votes a point, " if fewer else ""
+    lines.append(f"  {of_point}{summary['votes_per_second']:,.0f} votes per second")
     return "\n".join(lines)
 
 

@@ -8,25 +8,26 @@ import datetime
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from data.datasets import labels, load_dataset, require_sigma
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.certificate_file import (
-    HEADER,
+    OLDER_SETTINGS,
     RADIUS_DIGITS,
+    OwnRow,
     Point,
     as_text,
+    header_of,
     read_certificate_record,
     read_own_points,
     require_unchanged,
     summary_path,
-    write_points,
 )
 from randomized_smoothing_certification.certificate_summary import describe, summarise
 from randomized_smoothing_certification.core import (
@@ -37,6 +38,15 @@ from randomized_smoothing_certification.core import (
     certify,
     require_vote_settings,
     round_down,
+)
+from randomized_smoothing_certification.fixed_radii import decide, require_radii
+from randomized_smoothing_certification.fixed_radii_file import (
+    HEADER,
+    DecidedPoint,
+    describe_decisions,
+    read_own_decisions,
+    row_of,
+    summarise_decisions,
 )
 from randomized_smoothing_certification.grid_noise import grid_of
 from runtime.checkpoints import require_same_settings
@@ -50,6 +60,7 @@ from runtime.files import (
     remove_leftovers,
     require_no_folder,
     write_json,
+    write_text,
 )
 from runtime.lock import Lock
 from runtime.long_run import LineByLine, RunControls, identity, require_not_negative, settings_path
@@ -85,6 +96,18 @@ class CertificationConfig(RunControls):
     """Probability that a certificate is wrong, per point."""
     seed: int = 0
     """Seed of the draw of the points and of the noise."""
+    shared_noise: bool = True
+    """The same noise for every point, so that points and victims are compared on equal terms; each certificate is as
+    valid as with noise of its own (--no-shared-noise, which continues files of older runs)."""
+    acr_only: bool = False
+    """No further votes for points whose selected class is wrong: they count 0 in the ACR whatever follows, and -1,
+    abstained, in the file. Certified accuracies stay as they are; how many points abstain is no longer known."""
+    radius_loss: float = 0.0
+    """Above 0 the n0 votes, of which there should then be about 1,000, also choose how many of the n a point gets: the
+    fewest that are expected to cost it at most this much radius. Points of smaller radii abstain. 0: n for each."""
+    radii: tuple[float, ...] = ()
+    """Certified accuracy at these radii in place of certified radii: votes of a point end as soon as all are decided,
+    n is the most that it gets. Alpha is for all radii together. The file is of another form and holds no ACR."""
     batch_size: int = 1_000
     """Noisy images per batch, rounded up to hundreds; changes speed and memory, not the noise."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -99,6 +122,8 @@ class CertificationConfig(RunControls):
 def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     """Certify the configured test points, continuing an earlier run's file; returns the summary.
 
+    What each certificate guarantees is said in ``core.certify``, and in ``fixed_radii.decide`` for given radii.
+
     Writes ``config.out`` (a row as each point is done), its .settings.json and its .summary.json, and prints
     the summary. Nothing is written before the first point is certified.
 
@@ -109,6 +134,8 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     require_certificate_settings(config)
     require_sigma(config.sigma)
     require_not_negative(config, "seed")
+    if config.radii and (config.acr_only or config.radius_loss):
+        raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
     _check_out(config.out)
     shard = _parse_shard(config.shard)
     with Stop(config.max_minutes) as stop:
@@ -117,6 +144,8 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         levels = grid_of(dataset.x_test, config.data_dir / "X_test.npy") if config.noise == "grid" else None
         counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size, levels)
         truth = labels(dataset.y_test)
+        if config.radii:
+            require_radii(config.radii, config.sigma, config.n, config.alpha, counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config.target_class, config.points, config.seed)
         points = points[shard[0] - 1 :: shard[1]]
         if not len(points):
@@ -129,19 +158,16 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         )  # fmt: skip
         record: dict[str, Any] = {"settings": what, "points": points.tolist(), "provenance": provenance(config)}
         _check_training_record(config, what["model_sha256"])
-        votes: Any = {"n0": config.n0, "n": config.n, "alpha": config.alpha, "seed": config.seed}
+        form = _form_of(what)
 
         def certified(index: int) -> str:
-            start = time.perf_counter()
-            prediction, radius = certify(counter, dataset.x_test[index], index, **votes)
-            spent = datetime.timedelta(seconds=time.perf_counter() - start)
-            label, size = int(truth[index]), round_down(radius, RADIUS_DIGITS)
-            return Point(index, label, prediction, size, int(prediction == label), str(spent)).line
+            return form.certify(config, counter, dataset.x_test[index], index, int(truth[index])).line
 
-        def rows() -> list[Point]:
-            return read_own_points(config.out, what, points.tolist(), truth, dataset.num_classes)
+        def rows() -> Sequence[OwnRow]:
+            return form.read(config.out, what, points.tolist(), truth, dataset.num_classes)
 
-        with LineByLine(config.out, HEADER, record, config, stop, summary_path(config.out)) as run:
+        summary = summary_path(config.out)
+        with LineByLine(config.out, form.header, record, config, stop, summary, OLDER_SETTINGS) as run:
             if done := run.resume():
                 record = read_certificate_record(config.out)
                 if record["points"] != points.tolist():
@@ -151,11 +177,56 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             if done == len(points):
                 require_unchanged(config.out)
             run.advance(points.tolist()[done:], certified, unit="point")
-            return _finish(config.out, _summary(rows(), record))
+            return _finish(config.out, _summary(rows(), record), form)
+
+
+class _Form(NamedTuple):
+    """What a run makes of a point: its line, how the lines are read, and what they amount to."""
+
+    header: str
+    certify: Callable[[CertificationConfig, VoteCounter, np.ndarray, int, int], OwnRow]
+    read: Callable[..., Sequence[Any]]
+    summarise: Callable[[Sequence[Any], dict[str, Any]], dict[str, Any]]
+    describe: Callable[[dict[str, Any]], str]
+
+
+def _form_of(settings: dict[str, Any]) -> _Form:
+    if settings["radii"]:
+        return _Form(HEADER, _decided_point, read_own_decisions, summarise_decisions, describe_decisions)
+    return _Form(header_of(settings), _certified_point, read_own_points, summarise, describe)
+
+
+def _certified_point(
+    config: CertificationConfig, counter: VoteCounter, image: np.ndarray, index: int, label: int
+) -> Point:
+    start = time.perf_counter()
+    prediction, radius, votes = certify(
+        counter, image, None if config.shared_noise else index,
+        n0=config.n0, n=config.n, alpha=config.alpha, seed=config.seed,
+        radius_loss=config.radius_loss, only_class=label if config.acr_only else None,
+    )  # fmt: skip
+    size, spent = round_down(radius, RADIUS_DIGITS), _since(start)
+    shown = votes if config.acr_only or config.radius_loss else None
+    return Point(index, label, prediction, size, int(prediction == label), spent, shown)
+
+
+def _decided_point(
+    config: CertificationConfig, counter: VoteCounter, image: np.ndarray, index: int, label: int
+) -> DecidedPoint:
+    start = time.perf_counter()
+    decision = decide(
+        counter, image, None if config.shared_noise else index, config.radii,
+        n0=config.n0, n=config.n, alpha=config.alpha, seed=config.seed, only_class=label,
+    )  # fmt: skip
+    return row_of(index, label, decision, config.radii, _since(start))
+
+
+def _since(start: float) -> str:
+    return str(datetime.timedelta(seconds=time.perf_counter() - start))
 
 
 def require_certificate_settings(config: Any) -> None:
-    """Raise InputError naming the first of points, n0, n, alpha and batch_size that cannot work.
+    """Raise InputError naming the first of points, n0, n, alpha, batch_size and radius_loss that cannot work.
 
     config: anything that has these, as plans do, which refuse them before a victim is trained.
     """
@@ -164,6 +235,8 @@ def require_certificate_settings(config: Any) -> None:
         raise InputError(f"points must be at least 1, got {config.points}")
     if not 1 <= config.batch_size <= LARGEST_BATCH:
         raise InputError(f"batch_size must lie between 1 and {LARGEST_BATCH}, got {config.batch_size}")
+    if not 0 <= config.radius_loss < np.inf:
+        raise InputError(f"radius_loss must not be negative, got {config.radius_loss}")
 
 
 def draw_points(
@@ -188,16 +261,17 @@ def draw_points(
     return np.sort(np.concatenate(drawn))
 
 
-def _summary(points: Sequence[Point], record: dict[str, Any]) -> dict[str, Any]:
+def _summary(points: Sequence[OwnRow], record: dict[str, Any]) -> dict[str, Any]:
     """Of whole certificates, with the hash of their file."""
-    digest = hashlib.sha256(as_text(points).encode()).hexdigest()
-    return {**summarise(points, record["settings"]), "tsv_sha256": digest, "provenance": record["provenance"]}
+    form = _form_of(record["settings"])
+    digest = hashlib.sha256(as_text(points, form.header).encode()).hexdigest()
+    return {**form.summarise(points, record["settings"]), "tsv_sha256": digest, "provenance": record["provenance"]}
 
 
-def _finish(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+def _finish(out: Path, summary: dict[str, Any], form: _Form) -> dict[str, Any]:
     """Write .summary.json beside a whole result file, print it, and return it."""
     write_json(summary_path(out), summary)
-    print(describe(summary))
+    print(form.describe(summary))
     return summary
 
 
@@ -214,7 +288,8 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     if out.resolve() in [path.resolve() for path in shards]:
         raise InputError(f"{out}: is one of the shards; choose another output")
     points, record = _joined(shards)
-    summary = _summary(points, record)
+    form, summary = _form_of(record["settings"]), _summary(points, record)
+    text = as_text(points, form.header)
     files = out, settings_path(out), summary_path(out)
     require_no_folder(*files)
     with Lock(out):
@@ -223,20 +298,20 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
             if not settings_path(out).exists():
                 raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")
             require_same_settings(out, read_certificate_record(out)["settings"], record["settings"])
-            if out.read_bytes() != as_text(points).encode():
+            if out.read_bytes() != text.encode():
                 raise InputError(f"{out}: exists with other rows; choose another output")
         remove(summary_path(out))
         write_json(settings_path(out), record)
-        write_points(out, points)
-        return _finish(out, summary)
+        write_text(out, text)
+        return _finish(out, summary, form)
 
 
-def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
+def _joined(shards: Sequence[Path]) -> tuple[list[OwnRow], dict[str, Any]]:
     """Points and record of the whole run."""
     records = [read_certificate_record(path) for path in shards]
     parts = [_parse_shard(record["settings"]["shard"]) for record in records]
     total = parts[0][1]
-    points: list[Point] = []
+    points: list[OwnRow] = []
     for path, record, (part, of) in zip(shards, records, parts, strict=True):
         if record["settings"].get("shard") is None:
             raise InputError(f"{path}: is a whole run, not a shard; nothing to merge")
@@ -246,7 +321,7 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
             raise InputError(f"{path}: is shard {part}/{of}, as is another file; name every shard once")
         whole, first = ({**one["settings"], "shard": None} for one in (record, records[0]))
         require_same_settings(path, whole, first)
-        points_of_shard = read_own_points(path, whole, record["points"])
+        points_of_shard = _form_of(whole).read(path, whole, record["points"])
         if len(points_of_shard) < len(record["points"]):
             raise InputError(
                 f"{path}: has {len(points_of_shard)} of {len(record['points'])} points; run its certification again"
@@ -255,7 +330,7 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
         points += points_of_shard
     if missing := [f"{i}/{total}" for i in range(1, total + 1) if (i, total) not in parts]:
         raise InputError(f"shard {', '.join(missing)} is missing; name the files of all {total} shards")
-    points.sort()
+    points.sort(key=lambda point: point.idx)
     indices = [point.idx for point in points]
     for path, record, (part, _) in zip(shards, records, parts, strict=True):
         if record["points"] != indices[part - 1 :: total]:

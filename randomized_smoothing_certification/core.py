@@ -6,7 +6,7 @@ section 3.2 and the pseudocode in figure "Prediction and certification".
 
 from collections.abc import Callable
 from decimal import ROUND_FLOOR, Decimal
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import keras
@@ -29,15 +29,18 @@ N0, N, ALPHA = 100, 100_000, 0.001
 # blocks. Vote number v is therefore row v % 100 of block v // 100 whatever the batch size. 100 is the usual
 # n0, so that selection evaluates nothing that it does not count.
 NOISE_BLOCK = 100
+# Sizes among which a point's own number of votes is chosen, and quantiles that its expectation is taken over.
+_SIZES, _QUANTILES = 32, 64
 # The backends' float32 normals are functions of 23 or 24 random bits: none is larger, in standard deviations.
 FLOAT32_CUT_OFF = 5.7
 
 
 class Certificate(NamedTuple):
-    """Outcome of CERTIFY at one point: the class (ABSTAIN where none) and its l2 radius in pixel units."""
+    """Outcome of CERTIFY at one point."""
 
-    prediction: int
-    radius: float
+    prediction: int  # the class, ABSTAIN where none
+    radius: float  # l2, in pixel units
+    votes: int  # that bounded its probability
 
 
 class VoteCounter:
@@ -100,18 +103,22 @@ class VoteCounter:
             "mode": "grid", "cut_off": cut_off, "levels": self._grid.levels, "failure_mass": self.failure_mass,
         }  # fmt: skip
 
-    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray) -> np.ndarray:
-        """Votes per class, int64 of shape (num_classes,), summing to n exactly.
+    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray, first: int = 0) -> np.ndarray:
+        """Votes number ``first`` to n - 1 per class, int64 of shape (num_classes,), summing to n - first exactly.
 
-        image: shape image_shape, values in [0, 1]. seed: int32 of shape (2,), names the noise stream.
+        image: shape image_shape, values in [0, 1]. seed: int32 of shape (2,), names the noise stream. first: a
+        multiple of NOISE_BLOCK, for votes that are counted part by part.
         A tie between scores goes to the lowest class index.
-        Raises InputError for a bad image or n, FloatingPointError where the scores are not numbers.
+        Raises InputError for a bad image, n or first, FloatingPointError where the scores are not numbers.
         """
         image = self._checked(image)
         if not 1 <= n < 2**31:
             raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")
-        full = n // self.batch_size
-        rest = -(-(n - full * self.batch_size) // NOISE_BLOCK)
+        if not 0 <= first < n or first % NOISE_BLOCK:
+            raise InputError(f"the first vote must be a multiple of {NOISE_BLOCK} below n = {n}, got {first}")
+        full = (n - first) // self.batch_size
+        rest = -(-(n - first - full * self.batch_size) // NOISE_BLOCK)
+        start = first // NOISE_BLOCK
         # The weights are arguments, not constants of the compiled loop: JAX would store a copy of them in it.
         weights: tuple[list, list] = ([], [])
         if self._model is not None:
@@ -121,19 +128,19 @@ class VoteCounter:
             )
         counts = np.zeros(self.num_classes, np.int64)
         invalid = 0
-        for loop, first, batches in (
-            (self._count_full, 0, full),
-            (self._count_rest, full * (self.batch_size // NOISE_BLOCK), rest),
+        for loop, block, batches in (
+            (self._count_full, start, full),
+            (self._count_rest, start + full * (self.batch_size // NOISE_BLOCK), rest),
         ):
             if batches:
-                numbers = ops.convert_to_tensor(np.array([first, batches, n], np.int32))
+                numbers = ops.convert_to_tensor(np.array([block, batches, n], np.int32))
                 sigma = ops.convert_to_tensor(np.float32(self.sigma))
                 votes, bad = loop(weights, image, sigma, ops.convert_to_tensor(seed), numbers)
                 counts += ops.convert_to_numpy(votes)
                 invalid += int(bad)
         if invalid:
             raise FloatingPointError(
-                f"the classifier gave no finite largest score for {invalid} of {n} noisy images; "
+                f"the classifier gave no finite largest score for {invalid} of {n - first} noisy images; "
                 "its weights are damaged or its training diverged"
             )
         return counts
@@ -148,25 +155,81 @@ class VoteCounter:
 
 
 def certify(
-    counter: VoteCounter, image: np.ndarray, index: int, *, n0: int, n: int, alpha: float, seed: int
+    counter: VoteCounter,
+    image: np.ndarray,
+    index: int | None,
+    *,
+    n0: int,
+    n: int,
+    alpha: float,
+    seed: int,
+    radius_loss: float = 0.0,
+    only_class: int | None = None,
 ) -> Certificate:
     """CERTIFY: the smoothed classifier's class at one image and an l2 radius within which it is constant.
 
     index: the image's number in its test set; with ``seed`` (the run's) it names the noise, so that other
-        points, shards and restarts do not change it.
+        points, shards and restarts do not change it. None: the noise that all images of a run share.
     n0: votes that select the class. n: fresh votes that bound its probability.
     alpha: probability, over the noise, that a returned class or radius is wrong.
+    radius_loss: above 0 the n0 votes also choose how many of the n are drawn, see ``votes_needed``.
+    only_class: ABSTAIN without further votes where another class is selected.
     Returns ABSTAIN and radius 0 where the bound is below one half.
+
+    What is guaranteed, for every image by itself: alpha as above. The votes on one image are independent whether or
+    not other images see the same noise, so sharing it leaves this as it is; what it takes away is that the errors
+    of several images are independent of each other. A number of votes that the n0 votes chose is a constant for the
+    fresh ones, which are independent of them: given the former, the bound is Clopper and Pearson's of a binomial
+    count. To abstain claims nothing, for whatever reason it is done.
+
     Raises as VoteCounter.count_votes; InputError for n0 < 1, n < 1 or alpha outside (0, 1).
     """
     require_vote_settings(n0, n, alpha)
-    selection = counter.count_votes(image, n0, seed_pair(seed, index, Stream.VOTES_THAT_SELECT))
-    candidate = int(np.argmax(selection))
-    votes = int(counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
+    candidate, votes = select_class(counter, image, index, n0, seed)
+    if only_class not in (None, candidate):
+        return Certificate(ABSTAIN, 0.0, 0)
+    if radius_loss > 0:
+        n = votes_needed(votes, n0, n, alpha=alpha, sigma=counter.sigma, radius_loss=radius_loss)
+    if not n:
+        return Certificate(ABSTAIN, 0.0, 0)
+    votes = int(counter.count_votes(image, n, vote_seed(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
     bound = lower_confidence_bound(votes, n, alpha) - counter.failure_mass
     if bound < 0.5:
-        return Certificate(ABSTAIN, 0.0)
-    return Certificate(candidate, radius_of_probability(bound, counter.sigma))
+        return Certificate(ABSTAIN, 0.0, n)
+    return Certificate(candidate, radius_of_probability(bound, counter.sigma), n)
+
+
+def select_class(counter: VoteCounter, image: np.ndarray, index: int | None, n0: int, seed: int) -> tuple[int, int]:
+    """The most frequent class of n0 votes, the lowest of equals, and its votes. Arguments as in ``certify``."""
+    votes = counter.count_votes(image, n0, vote_seed(seed, index, Stream.VOTES_THAT_SELECT))
+    return int(np.argmax(votes)), int(votes.max())
+
+
+def vote_seed(seed: int, index: int | None, stage: Stream) -> np.ndarray:
+    """Names the noise of one stage of a run's votes: of one image, or (index None) of all images."""
+    return seed_pair(seed, stage) if index is None else seed_pair(seed, index, stage)
+
+
+@cache
+def votes_needed(successes: int, n0: int, n: int, *, alpha: float, sigma: float, radius_loss: float) -> int:
+    """The fewest votes, at most n, whose expected radius is at most ``radius_loss`` below that of n votes.
+
+    successes: selection votes, of n0, for the selected class. radius_loss: in pixel units, as sigma.
+    0 where the radius that n votes are expected to show is itself no larger than ``radius_loss``.
+
+    The class's probability is taken to be Beta(successes + 1/2, n0 - successes + 1/2) (Jeffreys), by its quantiles.
+    Nothing has to be right about that for a certificate to hold: see ``certify``.
+    """
+    quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    probabilities = stats.beta.ppf(quantiles, successes + 0.5, n0 - successes + 0.5)
+    sizes = np.geomspace(min(NOISE_BLOCK, n), n, _SIZES)
+    sizes = np.unique(np.minimum(np.ceil(sizes / NOISE_BLOCK) * NOISE_BLOCK, n))
+    # Clopper and Pearson's bound at the expected count, which need not be whole.
+    counts = sizes[:, None] * probabilities
+    bounds = stats.beta.ppf(alpha, counts, sizes[:, None] - counts + 1)
+    expected = np.maximum(0, sigma * stats.norm.ppf(bounds)).mean(axis=1)
+    enough = np.concatenate([[0.0], expected]) >= expected[-1] - radius_loss
+    return int(np.concatenate([[0], sizes])[np.argmax(enough)])
 
 
 def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alpha: float, seed: int) -> int:

@@ -273,16 +273,23 @@ class LineByLine:
 
     record: what it is made with, under 'settings', and what else is to be known; written as .settings.json beside the
     artifact when the first line is there to be written. summary: a file that is made from a whole artifact; it is
-    removed before the artifact changes.
+    removed before the artifact changes. older: settings that older records lack, and what they mean.
 
     Entering raises InputError where another run makes the artifact or something cannot be written.
     """
 
     def __init__(
-        self, artifact: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop, summary: Path
+        self,
+        artifact: Path,
+        header: str,
+        record: dict[str, Any],
+        controls: RunControls,
+        stop: Stop,
+        summary: Path,
+        older: Mapping[str, Any] | None = None,
     ) -> None:
         self.artifact, self._header, self._record, self._summary = Path(artifact), header, record, summary
-        self._controls, self._stop = controls, stop
+        self._controls, self._stop, self._older = controls, stop, older or {}
         self._lock, self._starts = Lock(self.artifact), True
 
     def __enter__(self) -> "LineByLine":
@@ -316,7 +323,8 @@ class LineByLine:
             raise OtherSettings(
                 f"{self.artifact}: exists without {record.name}, which would say how; choose another output"
             )
-        require_same_settings(self.artifact, _read_record(record)["settings"], self._record["settings"])
+        found = {**self._older, **_read_record(record)["settings"]}
+        require_same_settings(self.artifact, found, self._record["settings"])
         content = self.artifact.read_bytes()
         whole = content.rfind(b"\n") + 1
         if not whole:

@@ -177,6 +177,11 @@ class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     alpha: float = ALPHA
     precision: Literal["float32", "bfloat16"] = "float32"
     noise: Literal["float32", "grid"] = "float32"
+    shared_noise: bool = True
+    """False also for a work folder whose certificates are of before there was this setting."""
+    acr_only: bool = False
+    radius_loss: float = 0.0
+    """Above 0, n0 should be about 1,000."""
     batch_size: int = 1_000
 
 

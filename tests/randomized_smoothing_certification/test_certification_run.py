@@ -17,8 +17,15 @@ import pytest
 
 from models.registry import build_model
 from models.saving import load_model, save_model
-from randomized_smoothing_certification import certification_run
-from randomized_smoothing_certification.certificate_file import COLUMNS, is_summarised, read_points, summary_path
+from randomized_smoothing_certification import certification_run, core
+from randomized_smoothing_certification.certificate_file import (
+    COLUMNS,
+    OLDER_SETTINGS,
+    is_summarised,
+    read_own_points,
+    read_points,
+    summary_path,
+)
 from randomized_smoothing_certification.certification_run import (
     CertificationConfig,
     certify_test_points,
@@ -26,8 +33,10 @@ from randomized_smoothing_certification.certification_run import (
     merge,
 )
 from randomized_smoothing_certification.core import VoteCounter, certify, round_down
+from randomized_smoothing_certification.fixed_radii_file import read_own_decisions
 from randomized_smoothing_certification.grid_noise import GridNoise
 from runtime.files import InputError, append
+from runtime.noise import Stream
 from runtime.stop import StoppedEarly
 
 CLASSES, COUNT = 3, 24
@@ -84,7 +93,8 @@ def test_a_run_writes_rows_settings_and_summary(toy: Path, tmp_path: Path, capsy
     assert summary["point_set"] == {
         "dataset": toy.name, "split": "test", "target_class": 1, "seed": 0, "count": 6, "n0": 100, "n": 300,
         "alpha": 0.001, "sigma": 0.5, "precision": "float32",
-        "noise": {"mode": "float32", "cut_off": 5.7}, "shard": None,
+        "noise": {"mode": "float32", "cut_off": 5.7}, "shared_noise": True, "shard": None, "acr_only": False,
+        "radius_loss": 0.0,
     }  # fmt: skip
     assert json.loads(out.with_suffix(".summary.json").read_text()) == summary
     assert json.loads(out.with_suffix(".settings.json").read_text())["points"] == [row.idx for row in rows]
@@ -102,7 +112,7 @@ def test_each_row_is_certify_at_that_test_point(toy: Path, tmp_path: Path) -> No
     counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5)
     images = np.load(toy / "X_test.npy")
     for row in read_points(out):
-        found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=5)
+        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=5)
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
 
 
@@ -125,7 +135,7 @@ def test_exact_noise_says_so_and_what_it_takes_off(
     assert f"noise grid up to 8 sigma, failure mass {mass:.2g}" in capsys.readouterr().out
     counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5, levels=255)
     for row in read_points(out):
-        found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=0)
+        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=0)
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
     with pytest.raises(InputError, match="made with noise"):
         certify_test_points(config(eight_bit, out))
@@ -231,6 +241,189 @@ def test_shards_of_other_settings_do_not_merge(toy: Path, tmp_path: Path) -> Non
         merge([tmp_path / "300.tsv", tmp_path / "200.tsv"], tmp_path / "merged.tsv")
 
 
+def test_a_file_of_before_noise_was_shared_is_continued_with_noise_of_each_point(toy: Path, tmp_path: Path) -> None:
+    out, whole, shared = tmp_path / "a.tsv", tmp_path / "whole.tsv", tmp_path / "shared.tsv"
+    certify_test_points(config(toy, whole, shared_noise=False))
+    certify_test_points(config(toy, shared))
+    assert without_time(shared) != without_time(whole)
+    record = json.loads(whole.with_suffix(".settings.json").read_text())
+    for name in OLDER_SETTINGS:
+        del record["settings"][name]
+    out.with_suffix(".settings.json").write_text(json.dumps(record))
+    out.write_text("\n".join(whole.read_text().split("\n")[:3]) + "\n")
+    with pytest.raises(InputError, match="made with shared_noise = False, this run has True"):
+        certify_test_points(config(toy, out))
+    certify_test_points(config(toy, out, shared_noise=False))
+    assert without_time(out) == without_time(whole)
+    assert len(read_own_points(out, record["settings"], record["points"])) == 6
+    counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
+    for row in read_points(out):
+        found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=0)
+        assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
+
+
+@pytest.fixture(scope="module")
+def doubtful(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes some points of every class for another one."""
+    model = keras.saving.load_model(toy / "model.keras")
+    kernel, bias = model.get_weights()
+    model.set_weights([kernel, bias + np.array([0.0, -4.0, 0.0], np.float32)])
+    save_model(model, path := tmp_path_factory.mktemp("doubtful") / "model.keras")
+    return path
+
+
+def test_for_the_acr_alone_points_of_a_wrong_class_get_no_votes(
+    toy: Path, doubtful: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full, short = tmp_path / "full.tsv", tmp_path / "short.tsv"
+    expected = certify_test_points(config(toy, full, model=doubtful, target_class="all"))
+    summary = certify_test_points(config(toy, short, model=doubtful, target_class="all", acr_only=True))
+    counter, images = VoteCounter(load_model(doubtful), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
+    seed, wrong = core.vote_seed(0, None, Stream.VOTES_THAT_SELECT), 0
+    for row, before in zip(read_points(short), read_points(full), strict=True):
+        selected = int(np.argmax(counter.count_votes(images[row.idx], 100, seed)))
+        if selected == row.label:
+            assert row[:5] == before[:5] and row.votes == 300
+        else:
+            assert row.predict == -1 and float(row.radius) == 0 and row.votes == 0
+            wrong += 1
+    assert 0 < wrong < 18
+    for name in ("acr", "acr_ci95", "approximate_certified_accuracy", "certified_accuracy", "curve"):
+        assert summary[name] == expected[name]
+    assert summary["abstain_rate"] is None and summary["per_class"]["1"]["abstain_rate"] is None
+    assert summary["votes"]["total"] == expected["votes"]["total"] - 300 * wrong == 18 * 100 + (18 - wrong) * 300
+    assert summary["point_set"]["acr_only"] and not expected["point_set"]["acr_only"]
+    printed = capsys.readouterr().out.partition("no votes for points whose selected class is wrong")
+    assert "abstained" in printed[0] and "abstained" not in printed[2]
+    lines = short.read_text().split("\n")
+    assert lines[0].split("\t") == [*COLUMNS, "votes"]
+    assert full.read_text().split("\n")[0].split("\t") == list(COLUMNS)
+    row = next(i for i, line in enumerate(lines) if line.endswith("\t0"))
+    for wrong_line in (lines[row][:-1] + "200", lines[row][:-2], lines[row][:-1] + "301", lines[row] + "\t3"):
+        with pytest.raises(InputError, match=f"line {row + 1} has a (number of votes|form)"):
+            read_short(short, [*lines[:row], wrong_line, *lines[row + 1 :]])
+    other = lines[row].split("\t")
+    other[2] = str((int(other[1]) + 1) % 3)
+    with pytest.raises(InputError, match="has a class"):
+        read_short(short, [*lines[:row], "\t".join(other), *lines[row + 1 :]])
+
+
+def read_short(path: Path, lines: list[str]) -> None:
+    """Read other lines with a file's record."""
+    record = json.loads(path.with_suffix(".settings.json").read_text())
+    changed = path.with_name("changed.tsv")
+    changed.write_text("\n".join(lines))
+    read_own_points(changed, record["settings"], record["points"])
+
+
+def test_points_have_votes_of_their_own_number(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full, few = tmp_path / "full.tsv", tmp_path / "few.tsv"
+    expected = certify_test_points(config(toy, full, n=5_000, n0=1_000))
+    summary = certify_test_points(config(toy, few, n=5_000, n0=1_000, radius_loss=0.05))
+    drawn = [row.votes for row in read_points(few)]
+    assert all(votes and votes < 5_000 for votes in drawn) and len(set(drawn)) > 1
+    counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
+    votes: dict[str, Any] = {"n0": 1_000, "n": 5_000, "alpha": 0.001, "seed": 0}
+    for row in read_points(few):
+        found = certify(counter, images[row.idx], None, **votes, radius_loss=0.05)
+        assert (row.predict, row.radius, row.votes) == (found.prediction, round_down(found.radius), found.votes)
+    assert 0 < expected["acr"] - summary["acr"] < 0.07
+    assert summary["votes"]["total"] == sum(drawn) + 6_000 < expected["votes"]["total"] == 36_000
+    assert f"{summary['votes']['per_point']:,.0f} votes a point" in capsys.readouterr().out
+    # No radius is above what its own votes can show.
+    lines = few.read_text().split("\n")
+    cells = lines[1].split("\t")
+    cells[3] = round_down(core.radius_ceiling(0.5, 4_999, 0.001))
+    with pytest.raises(InputError, match="line 2 has a radius"):
+        read_short(few, [lines[0], "\t".join(cells), *lines[2:]])
+    few.write_text("\n".join([*lines[:3], lines[3][:20]]))
+    summary_path(few).unlink()
+    certify_test_points(config(toy, few, n=5_000, n0=1_000, radius_loss=0.05, batch_size=300))
+    assert [line.split("\t")[:5] for line in few.read_text().split("\n")] == [line.split("\t")[:5] for line in lines]
+
+
+def test_saturation_is_that_of_each_point(toy: Path, tmp_path: Path) -> None:
+    summary = certify_test_points(config(toy, tmp_path / "a.tsv", sigma=0.01, n=5_000, radius_loss=0.001))
+    assert all(row.votes and row.votes < 5_000 for row in read_points(tmp_path / "a.tsv"))
+    assert summary["saturation"]["share"] > 0.5
+
+
+def test_certified_accuracies_at_fixed_radii(
+    toy: Path, doubtful: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, full, merged = tmp_path / "a.tsv", tmp_path / "full.tsv", tmp_path / "merged.tsv"
+    settings: dict[str, Any] = {"model": doubtful, "target_class": "all", "n": 3_000, "radii": (0.0, 0.25, 0.5)}
+    summary = certify_test_points(config(toy, out, **settings))
+    expected = certify_test_points(config(toy, full, **{**settings, "radii": ()}))
+    printed = capsys.readouterr().out
+    assert (
+        "alpha for all radii together" in printed and f"{summary['votes']['per_point']:,.0f} votes a point" in printed
+    )
+    assert list(summary["certified_accuracy"]) == ["0", "0.25", "0.5"] and "acr" not in summary
+    for mine, name in (("0", "0.00"), ("0.25", "0.25"), ("0.5", "0.50")):
+        accuracy, most = summary["certified_accuracy"][mine], expected["certified_accuracy"][name]
+        assert most - 0.12 <= accuracy <= most + 0.12  # of 18 points, two may be near the edge
+        assert 0 <= summary["undecided"][mine] <= 0.5
+    assert summary["votes"]["total"] < expected["votes"]["total"] / 2
+    rows = read_own_decisions(out, summary_settings(out), [row.idx for row in read_points(full)])
+    for of_class in "012":
+        found = [row.certified >= 0.25 for row in rows if row.label == int(of_class)]
+        assert summary["per_class"][of_class]["certified_accuracy"]["0.25"] == np.mean(found)
+    # Whoever reads certified radii does not take these for some.
+    with pytest.raises(InputError, match="no column 'radius'"):
+        read_points(out)
+    with pytest.raises(InputError, match="fixed radii, no certified radii"):
+        read_own_points(out, summary_settings(out), [])
+    # It goes on, and in shards, to the same rows.
+    lines = out.read_text().split("\n")
+    with pytest.raises(InputError, match="made with radii"):
+        certify_test_points(config(toy, out, **{**settings, "radii": (0.25, 0.5)}))
+    out.write_text("\n".join([*lines[:4], lines[4][:5]]))
+    certify_test_points(config(toy, out, **settings, batch_size=100))
+    assert without_time(out) == [line.split("\t")[:-1] for line in lines[:-1]]
+    shards = [tmp_path / f"{i}.tsv" for i in (1, 2)]
+    for path in shards:
+        certify_test_points(config(toy, path, **settings, shard=f"{path.stem}/2"))
+    assert merge(shards, merged)["certified_accuracy"] == summary["certified_accuracy"]
+    assert without_time(merged) == without_time(out) and is_summarised(merged)
+
+
+def summary_settings(path: Path) -> dict[str, Any]:
+    return json.loads(path.with_suffix(".settings.json").read_text())["settings"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("predict", "2", "a class"),
+        ("predict", "-1", "a class"),
+        ("certified_at", "0.3", "a radius that is certified"),
+        ("certified_at", "-", "a class"),
+        ("undecided_at", "0.0", "a radius that is undecided"),
+        ("votes", "301", "a number of votes"),
+        ("votes", "0", "a number of votes"),
+        ("votes", "+100", "a form"),
+        ("label", "0", "a label"),
+        ("idx", "2", "a point"),
+    ],
+)
+def test_decisions_that_the_run_cannot_have_written_are_refused(
+    toy: Path, tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    out = tmp_path / "a.tsv"
+    certify_test_points(config(toy, out, points=2, radii=(0.0, 0.25)))
+    header, first, *rest = out.read_text().split("\n")
+    cells = dict(zip(header.split("\t"), first.split("\t"), strict=True))
+    assert (cells["certified_at"], cells["undecided_at"]) == ("0.0", "0.25")
+    cells[column] = value
+    out.write_text("\n".join([header, "\t".join(cells.values()), *rest]))
+    with pytest.raises(InputError, match=f"line 2 has {message}"):
+        certify_test_points(config(toy, out, points=2, radii=(0.0, 0.25)))
+    out.write_text("\n".join([header, first[:-30], *rest]))
+    with pytest.raises(InputError, match="damaged"):
+        certify_test_points(config(toy, out, points=2, radii=(0.0, 0.25)))
+
+
 def test_all_classes_are_certified_and_summarised(toy: Path, tmp_path: Path) -> None:
     summary = certify_test_points(config(toy, tmp_path / "a.tsv", target_class="all", points=2))
     assert summary["point_set"]["count"] == 6 and summary["point_set"]["target_class"] == "all"
@@ -275,6 +468,12 @@ def test_saturation_is_said(toy: Path, tmp_path: Path) -> None:
         ({"max_minutes": 0.0}, "max_minutes"),
         ({"out": Path("a.csv")}, ".tsv"),
         ({"n": 3_000_000_000}, r"below 2\^31, got 3000000000"),
+        ({"radius_loss": -0.1}, "radius_loss must not be negative"),
+        ({"radius_loss": float("nan")}, "radius_loss"),
+        ({"radii": (0.5, 0.25)}, "ascending"),
+        ({"radii": (1.5,)}, "300 unanimous votes"),
+        ({"radii": (0.5,), "acr_only": True}, "leave out acr_only"),
+        ({"radii": (0.5,), "radius_loss": 0.1}, "leave out acr_only and radius_loss"),
     ],
 )
 def test_bad_settings_end_in_one_line(toy: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

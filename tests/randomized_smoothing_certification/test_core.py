@@ -10,7 +10,7 @@ from scipy import stats
 
 from bilevel_optimizer.autodiff import jit
 from randomized_smoothing_certification import core
-from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK, VoteCounter, certify, predict
+from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK, VoteCounter, certify, predict, votes_needed
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, normal, seed_pair
 
@@ -50,7 +50,7 @@ class FixedCounter:
         self.counts = list(counts)
         self.asked: list[tuple[int, tuple[int, ...]]] = []
 
-    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray) -> np.ndarray:
+    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray, first: int = 0) -> np.ndarray:
         self.asked.append((n, tuple(seed.tolist())))
         return np.array(self.counts[len(self.asked) - 1])
 
@@ -88,7 +88,8 @@ def test_selection_and_estimation_have_their_own_votes() -> None:
 
 def test_estimation_counts_the_selected_class_not_the_most_frequent() -> None:
     counter = FixedCounter([60, 40], [100, 900])
-    assert certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0) == (ABSTAIN, 0.0)  # type: ignore[arg-type]
+    found = certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0)  # type: ignore[arg-type]
+    assert found == (ABSTAIN, 0.0, 1000)
 
 
 def test_noise_differs_between_points_stages_and_run_seeds() -> None:
@@ -104,9 +105,112 @@ def test_noise_differs_between_points_stages_and_run_seeds() -> None:
     assert np.abs(correlation).max() < 0.15
 
 
+def test_images_share_noise_where_none_is_named() -> None:
+    for stage in (Stream.VOTES_THAT_SELECT, Stream.VOTES_THAT_BOUND):
+        assert core.vote_seed(3, None, stage).tolist() not in [core.vote_seed(3, i, stage).tolist() for i in range(99)]
+    counter = VoteCounter(five_classes, 5, SHAPE, 0.5)
+    found = certify(counter, IMAGE, None, n0=100, n=1000, alpha=0.001, seed=3)
+    selection, estimation = (
+        np.argmax((IMAGE + 0.5 * noise_of(seed_pair(3, stage), n)).reshape(n, 4) @ WEIGHTS, axis=1)
+        for stage, n in ((Stream.VOTES_THAT_SELECT, 100), (Stream.VOTES_THAT_BOUND, 1000))
+    )
+    selected = int(np.bincount(selection).argmax())
+    bound = core.lower_confidence_bound(int(np.sum(estimation == selected)), 1000, 0.001)
+    radius = core.radius_of_probability(bound, 0.5)
+    assert found == ((selected, radius, 1000) if bound >= 0.5 else (ABSTAIN, 0.0, 1000))
+
+
+@pytest.mark.parametrize("batch_size", [100, 300, 1000])
+def test_votes_that_are_counted_part_by_part_are_the_same(batch_size: int) -> None:
+    counter = VoteCounter(five_classes, 5, SHAPE, 0.5, batch_size)
+    parts = [(0, 100), (100, 1500), (1500, 1600), (1600, 2345)]
+    counts = [counter.count_votes(IMAGE, until, STREAM, first) for first, until in parts]
+    assert [count.sum() for count in counts] == [until - first for first, until in parts]
+    np.testing.assert_array_equal(np.sum(counts, axis=0), counter.count_votes(IMAGE, 2345, STREAM))
+    for first in (-100, 50, 2400):
+        with pytest.raises(InputError, match="first vote"):
+            counter.count_votes(IMAGE, 2345, STREAM, first)
+
+
+def test_a_class_that_is_not_wanted_gets_no_more_votes() -> None:
+    counter = FixedCounter([10, 90])
+    more: dict[str, Any] = {"n0": 100, "n": 1000, "alpha": 0.001, "seed": 0}
+    assert certify(counter, IMAGE, 0, **more, only_class=0) == (ABSTAIN, 0.0, 0)  # type: ignore[arg-type]
+    assert len(counter.asked) == 1
+    counter = FixedCounter([10, 90], [5, 995])
+    assert certify(counter, IMAGE, 0, **more, only_class=1)[::2] == (1, 1000)  # type: ignore[arg-type]
+
+
+LOSS: dict[str, Any] = {"alpha": 0.001, "sigma": 0.5, "radius_loss": 0.02}
+
+
+def test_the_votes_of_a_point_are_the_fewest_whose_expected_radius_is_near_that_of_n() -> None:
+    for successes, n in ((700, 10_000), (700, 100_000), (990, 100_000)):
+        few = votes_needed(successes, 1000, n, **LOSS)
+        # Expected radii by drawing probability and votes, which is not how they were computed.
+        generator = np.random.default_rng(0)
+        drawn = generator.beta(successes + 0.5, 1000.5 - successes, size=20_000)
+
+        def expected(votes: int, drawn: np.ndarray = drawn, generator: np.random.Generator = generator) -> float:
+            counts = generator.binomial(votes, drawn)
+            return float(np.maximum(0, 0.5 * stats.norm.ppf(stats.beta.ppf(0.001, counts, votes - counts + 1))).mean())
+
+        assert 0 < expected(n) - expected(few) < 0.021
+        assert expected(n) - expected(few * 2 // 3) > 0.02
+    assert votes_needed(1000, 1000, 100_000, **LOSS) > 10 * votes_needed(700, 1000, 100_000, **LOSS)
+    assert votes_needed(700, 1000, 10_000, **{**LOSS, "radius_loss": 1e-9}) == 10_000
+    assert votes_needed(400, 1000, 10_000, **LOSS) == votes_needed(500, 1000, 10_000, **LOSS) == 0
+    assert votes_needed(9, 10, 7, **LOSS) in (0, 7)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05])
+@pytest.mark.parametrize("radius_loss", [0.005, 0.02, 0.2])
+def test_a_number_of_votes_that_others_chose_leaves_the_coverage_by_enumeration(
+    alpha: float, radius_loss: float
+) -> None:
+    n0, n = 100, 1000
+    chosen = np.array([votes_needed(k, n0, n, alpha=alpha, sigma=0.5, radius_loss=radius_loss) for k in range(n0 + 1)])
+    assert len(set(chosen)) > 2
+    for p in (0.5, 0.51, 0.6, 0.77, 0.9, 0.97, 0.99, 0.999):
+        wrong = 0.0
+        for votes in set(chosen) - {0}:
+            counts = np.arange(1, votes + 1)
+            bounds = np.concatenate([[0], stats.beta.ppf(alpha, counts, votes - counts + 1)])
+            of_votes = stats.binom.pmf(np.arange(votes + 1), votes, p)[bounds > p].sum()
+            wrong += stats.binom.pmf(np.flatnonzero(chosen == votes), n0, p).sum() * of_votes
+        assert wrong <= alpha + 1e-12
+
+
+class DrawnCounter(FixedCounter):
+    """Draws the votes of three classes from known probabilities."""
+
+    def __init__(self, *probabilities: float) -> None:
+        super().__init__()
+        self.generator, self.probabilities = np.random.default_rng(2), probabilities
+
+    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray, first: int = 0) -> np.ndarray:
+        self.asked.append((n, tuple(seed.tolist())))
+        return self.generator.multinomial(n, self.probabilities)
+
+
+@pytest.mark.parametrize("p", [0.51, 0.6, 0.9, 0.995])
+def test_certificates_with_votes_of_their_own_number_are_wrong_no_more_often_than_alpha(p: float) -> None:
+    """Votes that had been used to choose would not do: they are high where few are drawn."""
+    counter, runs, alpha = DrawnCounter(p, 0.8 * (1 - p), 0.2 * (1 - p)), 4_000, 0.05
+    true, wrong, drawn = float(0.5 * stats.norm.ppf(p)), 0, set()
+    for index in range(runs):
+        found = certify(counter, IMAGE, index, n0=100, n=2000, alpha=alpha, seed=0, radius_loss=0.05)  # type: ignore[arg-type]
+        wrong += found.prediction not in (0, ABSTAIN) or found.radius > true
+        drawn.add(found.votes)
+    assert stats.binom.sf(wrong - 1, runs, alpha) > 1e-4, wrong
+    assert len(drawn) > 2 and max(drawn) <= 2000
+    assert len({seed for _, seed in counter.asked}) == len(counter.asked)  # fresh noise
+
+
 def test_abstains_below_one_half() -> None:
     counter = FixedCounter([50, 50], [510, 490])
-    assert certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0) == (ABSTAIN, 0.0)  # type: ignore[arg-type]
+    found = certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0)  # type: ignore[arg-type]
+    assert found == (ABSTAIN, 0.0, 1000)
 
 
 def test_ties_go_to_the_lowest_class_also_between_zero_and_minus_zero() -> None:

@@ -153,7 +153,7 @@ def reads_low_bits(images: Any) -> Any:
 
 def test_float32_noise_certifies_a_classifier_that_reads_low_bits_too_far() -> None:
     counter = VoteCounter(reads_low_bits, 2, SHAPE, SIGMA)
-    prediction, radius = certify(counter, ORIGIN, 0, n0=100, n=50_000, alpha=0.001, seed=0)
+    prediction, radius, _ = certify(counter, ORIGIN, 0, n0=100, n=50_000, alpha=0.001, seed=0)
     assert prediction == 0 and radius > DISTANCE  # claims class 0 as far as the shifted image and farther
     votes = counter.count_votes(SHIFTED, 2000, seed_pair(1))
     assert votes[1] > 0.65 * 2000  # but there class 1 is the more likely one
@@ -161,7 +161,7 @@ def test_float32_noise_certifies_a_classifier_that_reads_low_bits_too_far() -> N
 
 def test_noise_on_the_grid_never_certifies_it_too_far() -> None:
     counter = VoteCounter(reads_low_bits, 2, SHAPE, SIGMA, levels=255)
-    prediction, radius = certify(counter, ORIGIN, 0, n0=100, n=50_000, alpha=0.001, seed=0)
+    prediction, radius, _ = certify(counter, ORIGIN, 0, n0=100, n=50_000, alpha=0.001, seed=0)
     assert prediction == 0 and radius > 0.9 * DISTANCE
     assert counter.count_votes(SHIFTED, 2000, seed_pair(1))[0] > 1900
     # The base classifier of the certificate under real noise, at real shifts within the radius.

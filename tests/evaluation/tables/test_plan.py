@@ -135,6 +135,18 @@ def test_certificates_are_made_as_the_plan_says() -> None:
         plan_of({**SMALL, "certification": {"noise": "exact"}})
 
 
+def test_certificates_may_be_made_with_fewer_votes() -> None:
+    settings = {"shared_noise": False, "acr_only": True, "radius_loss": 0.02, "n0": 1000}
+    plan = plan_of({**SMALL, "certification": settings})
+    job = next(job for job in plan.jobs() if job.rule == "certify")
+    for flag in ("--no-shared-noise", "--acr-only", "--radius-loss 0.02", "--n0 1000"):
+        assert flag in job.flags
+    job = next(job for job in plan_of(SMALL).jobs() if job.rule == "certify")
+    assert "--shared-noise" in job.flags and "--no-acr-only" in job.flags and "--radius-loss 0.0" in job.flags
+    with pytest.raises(InputError, match="radius_loss must not be negative"):
+        plan_of({**SMALL, "certification": {"radius_loss": -1}})
+
+
 def test_certificates_in_shards_are_joined() -> None:
     rules = [job.rule for job in plan_of(SMALL).jobs()]
     in_shards = plan_of({**SMALL, "shards": 3}).jobs()

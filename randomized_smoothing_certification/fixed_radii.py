@@ -1,0 +1,139 @@
+"""Whether points are certified at given radii: votes are drawn until it is decided, far fewer than a radius takes.
+
+The test that a class's probability is above a number is Robbins' mixture (Annals of Mathematical Statistics 41, 1970;
+as test martingale: Howard, Ramdas, McAuliffe, Sekhon, Annals of Statistics 49, 2021), which may be looked at after any
+vote. It stands beside CERTIFY in core.py, whose radii are of one fixed number of votes.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+from randomized_smoothing_certification.core import (
+    ABSTAIN,
+    NOISE_BLOCK,
+    VoteCounter,
+    require_vote_settings,
+    select_class,
+    vote_seed,
+)
+from runtime.files import InputError
+from runtime.noise import Stream
+
+_PRIOR = 0.5  # both parameters of the Beta distribution over the probability: Jeffreys'
+_ROUNDING = 1e-4  # more than the errors of the logarithms below for 2^31 votes
+_GROWTH = 0.1  # new votes between two looks, as a share of those that are there
+
+
+class Decision(NamedTuple):
+    """Outcome at one point."""
+
+    prediction: int  # the class, ABSTAIN where no radius is certified
+    certified: int  # how many of the radii are, from the smallest
+    decided: bool  # False where n votes were too few for the next one
+    votes: int  # fresh ones
+
+
+def log_evidence(
+    successes: np.ndarray | int, failures: np.ndarray | int, probability: np.ndarray | float
+) -> np.ndarray:
+    """Log of the evidence that votes give against "the success probability is at most ``probability``", float64.
+
+    The likelihood ratio to ``probability``, averaged over Beta(1/2, 1/2) restricted to what lies above it:
+
+        B(a + S, b + F) / (B(a, b) p0^S (1 - p0)^F)  *  (1 - I_p0(a + S, b + F)) / (1 - I_p0(a, b)),  a = b = 1/2.
+
+    It is 1 before the first vote and, where the statement is true, a supermartingale: each ratio's expected factor is
+    at most 1. So it ever reaches 1 / alpha with probability at most alpha (Ville), whenever and however often it is
+    looked at. The arguments broadcast.
+    """
+    a = b = _PRIOR
+    ratio = special.betaln(a + successes, b + failures) - special.betaln(a, b)
+    ratio = ratio - special.xlogy(successes, probability) - special.xlog1py(failures, -np.asarray(probability))
+    with np.errstate(divide="ignore"):  # no evidence at all
+        above = np.log(special.betaincc(a + successes, b + failures, probability))
+    return ratio + above - np.log(special.betaincc(a, b, probability))
+
+
+def is_shown(
+    successes: np.ndarray | int, failures: np.ndarray | int, probability: np.ndarray | float, alpha: float
+) -> np.ndarray:
+    """Whether the votes show at level alpha that the success probability is above ``probability``."""
+    return log_evidence(successes, failures, probability) >= np.log(1 / alpha) + _ROUNDING
+
+
+def probabilities_of(radii: Sequence[float], sigma: float, failure_mass: float = 0.0) -> np.ndarray:
+    """What the class's probability must be above for each l2 radius (Cohen et al., theorem 1), float64."""
+    return stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
+
+
+def decide(
+    counter: VoteCounter,
+    image: np.ndarray,
+    index: int | None,
+    radii: Sequence[float],
+    *,
+    n0: int,
+    n: int,
+    alpha: float,
+    seed: int,
+    only_class: int | None = None,
+) -> Decision:
+    """At which radii, of ascending ones, the smoothed classifier is certified to be constant around one image.
+
+    n0: votes that select the class. n: the most fresh votes. alpha: probability, over the noise, that any radius of
+    the list is certified wrongly. The other arguments and the noise as in ``core.certify``.
+
+    A radius is only certified where all smaller ones are. The first one that is wrongly certified can therefore only
+    be the smallest of those that do not hold, which does not depend on the votes: one test at level alpha, and no
+    correction for their number.
+
+    A point is given up, which claims nothing, as soon as the votes show at the same level that the probability is
+    below what the next radius needs, or when not even agreement of all the remaining votes could certify it.
+
+    Raises as ``core.certify``, and InputError for radii that ``require_radii`` refuses.
+    """
+    require_vote_settings(n0, n, alpha)
+    wanted = require_radii(radii, counter.sigma, n, alpha, counter.failure_mass)
+    candidate, _ = select_class(counter, image, index, n0, seed)
+    if only_class not in (None, candidate):
+        return Decision(ABSTAIN, 0, True, 0)
+    stream = vote_seed(seed, index, Stream.VOTES_THAT_BOUND)
+    certified = successes = votes = 0
+    decided = given_up = False
+    while votes < n and not (decided or given_up):
+        until = next_look(votes, n)
+        successes += int(counter.count_votes(image, until, stream, first=votes)[candidate])
+        votes = until
+        failures = votes - successes
+        while certified < len(wanted) and is_shown(successes, failures, wanted[certified], alpha):
+            certified += 1
+        if certified == len(wanted):
+            decided = True
+        else:
+            decided = bool(is_shown(failures, successes, 1 - wanted[certified], alpha))
+            given_up = not is_shown(successes + n - votes, failures, wanted[certified], alpha)
+    return Decision(candidate if certified else ABSTAIN, certified, decided, votes)
+
+
+def next_look(votes: int, n: int) -> int:
+    """How many votes there are at the look after ``votes``: whole noise blocks, at most n."""
+    more = max(NOISE_BLOCK, int(_GROWTH * votes))
+    return min(n, -(-(votes + more) // NOISE_BLOCK) * NOISE_BLOCK)
+
+
+def require_radii(radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> np.ndarray:
+    """``probabilities_of`` them; InputError unless they ascend from 0 or more and n unanimous votes certify each."""
+    if not radii or not 0 <= radii[0] < np.inf or any(not a < b for a, b in itertools.pairwise(radii)):
+        raise InputError(f"radii must be ascending numbers, none negative, got {' '.join(map(str, radii))}")
+    wanted = probabilities_of(radii, sigma, failure_mass)
+    for radius, probability in zip(radii, wanted, strict=True):
+        if not (probability < 1 and is_shown(n, 0, probability, alpha)):
+            raise InputError(
+                f"radii: not even {n} unanimous votes certify the radius {radius:g} at sigma {sigma:g}; "
+                "leave it out or raise n"
+            )
+    return wanted
