@@ -38,6 +38,7 @@ from randomized_smoothing_certification.core import (
     certify,
     require_vote_settings,
     round_down,
+    vote_seed,
 )
 from randomized_smoothing_certification.fixed_radii import decide, require_radii
 from randomized_smoothing_certification.fixed_radii_file import (
@@ -159,6 +160,9 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         record: dict[str, Any] = {"settings": what, "points": points.tolist(), "provenance": provenance(config)}
         _check_training_record(config, what["model_sha256"])
         form = _form_of(what)
+        if config.shared_noise:
+            counter.keep_noise(vote_seed(config.seed, None, Stream.VOTES_THAT_SELECT), config.n0)
+            counter.keep_noise(vote_seed(config.seed, None, Stream.VOTES_THAT_BOUND), config.n)
 
         def certified(index: int) -> str:
             return form.certify(config, counter, dataset.x_test[index], index, int(truth[index])).line

@@ -31,6 +31,7 @@ N0, N, ALPHA = 100, 100_000, 0.001
 NOISE_BLOCK = 100
 # Sizes among which a point's own number of votes is chosen, and quantiles that its expectation is taken over.
 _SIZES, _QUANTILES = 32, 64
+KEPT_BYTES = 2**29  # of noise that serves several images
 # The backends' float32 normals are functions of 23 or 24 random bits: none is larger, in standard deviations.
 FLOAT32_CUT_OFF = 5.7
 
@@ -57,7 +58,7 @@ class VoteCounter:
         (see grid_noise); None for float32 noise, whose certificates hold for classifiers that do not read the
         last bits of their inputs.
 
-    The vote loop is compiled once per counter (and once more for what is left of a batch).
+    The vote loop is compiled once per counter (and once more for what is left of a batch, and for kept noise).
     Raises InputError for a sigma that cannot be used, batch_size < 1, or a model of other input or output shape.
     """
 
@@ -84,9 +85,16 @@ class VoteCounter:
         if self._model is not None:
             _require_shapes(self._model, self.image_shape, num_classes)
         scores = _inference(self._model) if self._model is not None else lambda _, images: classifier(images)
-        noisy = _float32_copies if self._grid is None else partial(_grid_copies, self._grid)
-        self._count_full = jit(_vote_loop(scores, num_classes, noisy, self.batch_size))
-        self._count_rest = jit(_vote_loop(scores, num_classes, noisy, NOISE_BLOCK))
+        shape = (NOISE_BLOCK, *self.image_shape)
+        self._draw = partial(normal, shape) if self._grid is None else partial(self._grid.draw, shape)
+        add = _add_float32 if self._grid is None else partial(_add_grid, self._grid)
+        self._blocks_to_keep: dict[tuple[int, ...], int] = {}
+        self._kept: dict[tuple[int, ...], Any] = {}
+
+        def loops(noisy: Callable) -> dict[int, Callable]:
+            return {size: jit(_vote_loop(scores, num_classes, noisy, size)) for size in {self.batch_size, NOISE_BLOCK}}
+
+        self._count_drawn, self._count_kept = loops(partial(_drawn, self._draw, add)), loops(partial(_sliced, add))
 
     @property
     def failure_mass(self) -> float:
@@ -103,6 +111,26 @@ class VoteCounter:
             "mode": "grid", "cut_off": cut_off, "levels": self._grid.levels, "failure_mass": self.failure_mass,
         }  # fmt: skip
 
+    def keep_noise(self, seed: np.ndarray, votes: int) -> None:
+        """Draw the noise of a stream's first votes once, when it is first used: for one that serves several images.
+
+        What is kept is as much of it as KEPT_BYTES hold; the votes are the same. seed: as in ``count_votes``.
+        """
+        of_block = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
+        self._blocks_to_keep[tuple(seed.tolist())] = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // of_block)
+
+    def _kept_noise(self, seed: np.ndarray) -> Any | None:
+        """Noise of a stream's first blocks, (blocks, NOISE_BLOCK, *image_shape), None where it is not kept."""
+        stream = tuple(seed.tolist())
+        if blocks := self._blocks_to_keep.pop(stream, 0):
+            draw = jit(lambda seed, block: self._draw(fold_in(seed, block)))
+            noise = np.empty((blocks, NOISE_BLOCK, *self.image_shape), np.float32 if self._grid is None else np.int32)
+            for block in range(blocks):
+                numbers = ops.convert_to_tensor(seed), ops.convert_to_tensor(np.int32(block))
+                noise[block] = ops.convert_to_numpy(draw(*numbers))
+            self._kept[stream] = ops.convert_to_tensor(noise)
+        return self._kept.get(stream)
+
     def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray, first: int = 0) -> np.ndarray:
         """Votes number ``first`` to n - 1 per class, int64 of shape (num_classes,), summing to n - first exactly.
 
@@ -116,9 +144,6 @@ class VoteCounter:
             raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")
         if not 0 <= first < n or first % NOISE_BLOCK:
             raise InputError(f"the first vote must be a multiple of {NOISE_BLOCK} below n = {n}, got {first}")
-        full = (n - first) // self.batch_size
-        rest = -(-(n - first - full * self.batch_size) // NOISE_BLOCK)
-        start = first // NOISE_BLOCK
         # The weights are arguments, not constants of the compiled loop: JAX would store a copy of them in it.
         weights: tuple[list, list] = ([], [])
         if self._model is not None:
@@ -128,16 +153,24 @@ class VoteCounter:
             )
         counts = np.zeros(self.num_classes, np.int64)
         invalid = 0
-        for loop, block, batches in (
-            (self._count_full, start, full),
-            (self._count_rest, start + full * (self.batch_size // NOISE_BLOCK), rest),
+        kept = self._kept_noise(seed)
+        border = min(n, len(kept) * NOISE_BLOCK) if kept is not None else 0
+        for loops, source, start, until in (
+            (self._count_kept, kept, first, border),
+            (self._count_drawn, ops.convert_to_tensor(seed), max(first, border), n),
         ):
-            if batches:
-                numbers = ops.convert_to_tensor(np.array([block, batches, n], np.int32))
-                sigma = ops.convert_to_tensor(np.float32(self.sigma))
-                votes, bad = loop(weights, image, sigma, ops.convert_to_tensor(seed), numbers)
-                counts += ops.convert_to_numpy(votes)
-                invalid += int(bad)
+            full = max(0, until - start) // self.batch_size
+            rest = start + full * self.batch_size
+            for size, vote, batches in (
+                (self.batch_size, start, full),
+                (NOISE_BLOCK, rest, -(-max(0, until - rest) // NOISE_BLOCK)),
+            ):
+                if batches:
+                    numbers = ops.convert_to_tensor(np.array([vote // NOISE_BLOCK, batches, n], np.int32))
+                    sigma = ops.convert_to_tensor(np.float32(self.sigma))
+                    votes, bad = loops[size](weights, image, sigma, source, numbers)
+                    counts += ops.convert_to_numpy(votes)
+                    invalid += int(bad)
         if invalid:
             raise FloatingPointError(
                 f"the classifier gave no finite largest score for {invalid} of {n - first} noisy images; "
@@ -299,30 +332,43 @@ def _require_shapes(model: keras.Model, image_shape: tuple[int, ...], num_classe
         raise InputError(f"the model has {found_output} classes, the data has {num_classes}")
 
 
-def _float32_copies(image: Any, sigma: Any, seed: Any) -> Any:
-    return image + sigma * normal((NOISE_BLOCK, *image.shape), seed)
+def _add_float32(image: Any, sigma: Any, noise: Any) -> Any:
+    return image + sigma * noise
 
 
-def _grid_copies(grid: GridNoise, steps: Any, _sigma: Any, seed: Any) -> Any:
-    return ops.cast(steps + grid.draw((NOISE_BLOCK, *steps.shape), seed), "float32") / np.float32(grid.levels)
+def _add_grid(grid: GridNoise, steps: Any, _sigma: Any, noise: Any) -> Any:
+    return ops.cast(steps + noise, "float32") / np.float32(grid.levels)
+
+
+def _drawn(draw: Callable, add: Callable, image: Any, sigma: Any, seed: Any, block: Any, blocks: int) -> Any:
+    """Noisy copies with the noise of ``blocks`` blocks from number ``block`` of a stream."""
+    return ops.concatenate([add(image, sigma, draw(fold_in(seed, block + i))) for i in range(blocks)])
+
+
+def _sliced(add: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
+    """The same, of noise that is kept: (all blocks, NOISE_BLOCK, *image.shape)."""
+    shape = (NOISE_BLOCK, *image.shape)
+    noise = ops.slice(kept, (block, *(0 for _ in shape)), (blocks, *shape))
+    return add(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
 
 
 def _vote_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: int) -> Callable:
     """A function that counts the votes of several batches of noise without leaving the device.
 
-    noisy(image, sigma, seed): a block of NOISE_BLOCK noisy copies. The function takes (weights, image, sigma, seed,
-    numbers), numbers = int32 (first block, batches, n), and returns the counts, int32 (num_classes,), of those votes
-    whose number is below n, and how many of these had no finite largest score.
+    noisy(image, sigma, source, block, blocks): noisy copies with the noise of so many blocks from number ``block``.
+    The function takes (weights, image, sigma, source, numbers), numbers = int32 (first block, batches, n), and returns
+    the counts, int32 (num_classes,), of those votes whose number is below n, and how many of these had no finite
+    largest score.
     """
     blocks = batch_size // NOISE_BLOCK
 
-    def count(weights: Any, image: Any, sigma: Any, seed: Any, numbers: Any) -> tuple[Any, Any]:
+    def count(weights: Any, image: Any, sigma: Any, source: Any, numbers: Any) -> tuple[Any, Any]:
         first_block, batches, n = numbers[0], numbers[1], numbers[2]
 
         def add_batch(batch: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             counts, invalid = carry
             block = first_block + batch * blocks
-            images = ops.concatenate([noisy(image, sigma, fold_in(seed, block + i)) for i in range(blocks)])
+            images = noisy(image, sigma, source, block, blocks)
             output = ops.cast(scores(weights, images), "float32")
             # A vote's number may not fit into int32, what is left of n does.
             wanted = ops.arange(batch_size, dtype="int32") < n - block * NOISE_BLOCK

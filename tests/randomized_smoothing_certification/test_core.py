@@ -1,5 +1,6 @@
 """Votes, CERTIFY and PREDICT on classifiers whose answers are known."""
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -130,6 +131,35 @@ def test_votes_that_are_counted_part_by_part_are_the_same(batch_size: int) -> No
     for first in (-100, 50, 2400):
         with pytest.raises(InputError, match="first vote"):
             counter.count_votes(IMAGE, 2345, STREAM, first)
+
+
+@pytest.mark.parametrize("levels", [None, 256])
+@pytest.mark.parametrize("batch_size", [100, 300, 1000])
+def test_noise_that_is_kept_is_the_same_noise(
+    batch_size: int, levels: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(1).integers(0, 257, (3, *SHAPE)).astype(np.float32) / np.float32(256)
+    drawing, keeping = (VoteCounter(five_classes, 5, SHAPE, 0.5, batch_size, levels) for _ in range(2))
+    monkeypatch.setattr(core, "KEPT_BYTES", 4 * 4 * 1_700)  # more are drawn
+    keeping.keep_noise(STREAM, 2_000)
+    for image in images:
+        for first, n in ((0, 50), (0, 1_234), (100, 1_700), (1_200, 2_345), (1_800, 2_000)):
+            found, expected = (one.count_votes(image, n, STREAM, first) for one in (keeping, drawing))
+            np.testing.assert_array_equal(found, expected)
+    assert [len(noise) for noise in keeping._kept.values()] == [17]
+    other = seed_pair(5)
+    np.testing.assert_array_equal(*(one.count_votes(images[0], 900, other) for one in (keeping, drawing)))
+
+
+def test_kept_noise_is_drawn_once() -> None:
+    """Whoever changes what is kept changes the votes: they are not drawn anew."""
+    counter = VoteCounter(five_classes, 5, SHAPE, 0.5)
+    counter.keep_noise(STREAM, 1_000)
+    counter.count_votes(IMAGE, 1_000, STREAM)
+    for stream, noise in counter._kept.items():
+        counter._kept[stream] = ops.zeros_like(noise)
+    votes = counter.count_votes(IMAGE, 1_000, STREAM)
+    assert votes.max() == 1_000 and votes.argmax() == np.argmax(IMAGE.reshape(4) @ WEIGHTS)
 
 
 def test_a_class_that_is_not_wanted_gets_no_more_votes() -> None:
@@ -277,9 +307,8 @@ def test_the_largest_number_of_votes_is_counted_exactly(batch_size: int) -> None
     n, last = 2**31 - 1, 7
     blocks = batch_size // NOISE_BLOCK
     first = (-(-n // batch_size) - last) * blocks
-    loop = core._vote_loop(
-        lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, core._float32_copies, batch_size
-    )
+    noisy = partial(core._drawn, partial(normal, (NOISE_BLOCK, *SHAPE)), core._add_float32)
+    loop = core._vote_loop(lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, noisy, batch_size)
     numbers = ops.convert_to_tensor(np.array([first, last, n], np.int32))
     counts, invalid = jit(loop)(([], []), ops.convert_to_tensor(IMAGE), np.float32(0.5), STREAM, numbers)
     assert int(ops.sum(counts)) == n - first * NOISE_BLOCK and int(invalid) == 0
