@@ -4,11 +4,13 @@ Keras's optimizers own their variables; ApproxGrad also needs Adam on a poison m
 of a linear system, whose states are carried through compiled loops and checkpoints.
 """
 
+import math
 from typing import Any, NamedTuple
 
-from keras import ops
+from keras import ops, tree
 
-from bilevel_optimizer.trees import Tree, tree_map, zeros_like
+from bilevel_optimizer.autodiff import fused
+from bilevel_optimizer.trees import Tree, zeros_like
 
 
 class AdamState(NamedTuple):
@@ -39,12 +41,30 @@ def adam_step(
     Returns the new parameters and the new state.
     """
     steps = state.steps + 1
-    first = tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, state.first, gradient)
-    second = tree_map(lambda s, g: beta2 * s + (1 - beta2) * g * g, state.second, gradient)
 
-    def move(x: Any, m: Any, s: Any) -> Any:
+    def rate(x: Any) -> Any:
         t = ops.cast(steps, x.dtype)
-        rate = learning_rate * ops.sqrt(1 - beta2**t) / (1 - beta1**t)
-        return x - rate * m / (ops.sqrt(s) + epsilon)
+        return learning_rate * ops.sqrt(1 - beta2**t) / (1 - beta1**t)
 
-    return tree_map(move, x, first, second), AdamState(first, second, steps)
+    def moved(x: Any, g: Any, m: Any, s: Any) -> tuple[Any, Any, Any]:
+        x, g = ops.convert_to_tensor(x), ops.convert_to_tensor(g)
+        large = math.prod(x.shape) >= _WORTH_FUSING
+        return (_fused_update if large else _update)(x, g, m, s, rate(x), beta1, beta2, epsilon)
+
+    leaves = [tree.flatten(part) for part in (x, gradient, state.first, state.second)]
+    columns = zip(*[moved(*of_one) for of_one in zip(*leaves, strict=True)], strict=True)
+    x, first, second = (tree.pack_sequence_as(x, column) for column in columns)
+    return x, AdamState(first, second, steps)
+
+
+def _update(
+    x: Any, g: Any, m: Any, s: Any, rate: Any, beta1: float, beta2: float, epsilon: float
+) -> tuple[Any, Any, Any]:
+    """New parameters and moments of one tensor; rate: the learning rate with the corrections of both biases."""
+    m = beta1 * m + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * g * g
+    return x - rate * m / (ops.sqrt(s) + epsilon), m, s
+
+
+_fused_update = fused(_update)
+_WORTH_FUSING = 2**16  # entries

@@ -1,13 +1,14 @@
 """Gradients and second derivatives on nested structures, and Adam, against NumPy."""
 
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from bilevel_optimizer.adam import adam_init, adam_step
+from bilevel_optimizer.adam import _WORTH_FUSING, adam_init, adam_step
 from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives, value_and_grad
 from bilevel_optimizer.trees import add_scaled, dot, norm
 
@@ -41,6 +42,33 @@ def test_auxiliary_values_come_back_and_are_not_differentiated() -> None:
     assert float(value) == 5
     np.testing.assert_allclose(numpy_of(aux["cube"]), [1, 8])
     np.testing.assert_allclose(numpy_of(gradient[0]), [2, 4])
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def test_compiled_functions_keep_every_structure() -> None:
+    traced: list[Any] = []
+
+    def function(x: Any, y: Any) -> Any:
+        traced.append(x)
+        return {"z": x["b"] * 2, "a": [Pair(x["a"], (y[0], ()))], "o": OrderedDict(q=x["a"] + 1, p=y[0] - 1)}, y[1]
+
+    compiled = jit(function)
+    for given in ({"b": np.float32([1, 2]), "a": np.float32(3)}, {"a": np.float32(3), "b": np.float32([1, 2])}):
+        found, last = compiled(given, [np.int32(5), 7.0])
+        np.testing.assert_array_equal(numpy_of(found["z"]), [2, 4])
+        assert float(last) == 7 and [int(x) for x in leaves(found["o"])] == [4, 4] and list(found["o"]) == ["q", "p"]
+        pair = found["a"][0]
+        assert isinstance(pair, Pair) and float(pair.first) == 3 and int(pair.second[0]) == 5 and pair.second[1] == ()
+    assert len(traced) == 1
+    longer = {"b": np.float32([1, 2, 3]), "a": np.float32(3)}
+    np.testing.assert_array_equal(numpy_of(compiled(longer, [np.int32(5), 7.0])[0]["z"]), [2, 4, 6])
+    assert len(traced) == 2
+    nested = jit(lambda x: compiled(x, [np.int32(5), x["a"]])[0]["z"] + 1)
+    np.testing.assert_array_equal(numpy_of(nested(longer)), [3, 5, 7])
 
 
 def test_unconnected_leaves_have_zero_gradients() -> None:
@@ -131,6 +159,28 @@ def test_adam_takes_the_steps_of_keras() -> None:
     assert int(state.steps) == 6
     for found, wanted in zip(leaves(x), variables, strict=True):
         np.testing.assert_allclose(found, numpy_of(wanted), rtol=2e-5)
+
+
+def test_adam_is_the_same_for_small_and_large_tensors_in_loops_and_again() -> None:
+    """A large one is updated in one pass; here both are one tensor, the small one cut out of the large."""
+    random = np.random.default_rng(3)
+    start, gradient = (random.normal(size=(2, 40_000)).astype("float32") for _ in range(2))
+    assert start.size > _WORTH_FUSING
+
+    def steps(x: Any, gradient: Any) -> Any:
+        def step(i: Any, carry: Any) -> Any:
+            return adam_step(carry[0], gradient * ops.cast(i + 1, "float32"), carry[1], 0.03)
+
+        return ops.fori_loop(0, 4, step, (x, adam_init(x)))
+
+    compiled = jit(steps)
+    (large, state), (again, _), (small, part) = (
+        compiled(start, gradient), compiled(start, gradient), compiled(start[:, :100], gradient[:, :100])
+    )  # fmt: skip
+    np.testing.assert_array_equal(numpy_of(large), numpy_of(again))
+    np.testing.assert_allclose(numpy_of(large)[:, :100], numpy_of(small), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(numpy_of(state.second)[:, :100], numpy_of(part.second), rtol=1e-6)
+    assert int(state.steps) == 4
 
 
 def test_adam_takes_the_steps_of_the_paper(float64: None) -> None:
