@@ -23,6 +23,7 @@ UNITS = {
     for dtype in ("float32", "bfloat16")
     for name, unit in {
         "votes, 100 together": "votes/s",
+        "votes with noise that points share": "votes/s",
         "votes with exact noise, in the time of others": "%",
         "model alone": "us/vote",
         "noise alone": "us/vote",
@@ -30,6 +31,7 @@ UNITS = {
         "matrix product": "TFLOP/s",
         "votes at the matrix product's rate": "votes/s",
         "share of that limit reached": "%",
+        "share reached with shared noise": "%",
     }.items()
 }
 
