@@ -60,13 +60,8 @@ if "keras" not in sys.modules:
 
 def onednn_in_force() -> bool | None:
     """Whether TensorFlow's convolutions are oneDNN's, as it read when it was imported; None where that is not known."""
-    if "tensorflow" not in sys.modules:
-        return None
-    try:
-        from tensorflow.python.util import _pywrap_util_port  # there is no public way to ask
-    except ImportError:
-        return None
-    return bool(_pywrap_util_port.IsMklEnabled())
+    port = sys.modules.get("tensorflow.python.util._pywrap_util_port")  # there is no public way to ask
+    return bool(port.IsMklEnabled()) if port else None
 
 
 def _warn_where_loaded_otherwise() -> None:
