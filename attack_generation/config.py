@@ -58,8 +58,9 @@ class PoisonConfig(CheckpointControls):
     """Solver of their linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
     solver_steps: int | None = None
     """Iterations of the linear solver in an outer step (T2)."""
-    redraw_noise: bool | None = None
-    """Whether each iteration of the linear solver redraws the training noise (published for Gaussian augmentation).
+    redraw_noise: bool = True
+    """Whether each iteration of approxgrad's linear solver redraws the training noise (published for Gaussian
+    augmentation); the other optimisers do not.
     False holds one draw for the whole system, which conjugate gradient needs and which spares each iteration a
     forward pass. A training loss with fixed noise has one system in either case, but for augmented images."""
     lr_u: float = 0.1
@@ -115,7 +116,11 @@ class PoisonConfig(CheckpointControls):
         Raises InputError where one is given that the optimiser does not have.
         """
         given = {name: value for name in optimisers.NAMES if (value := getattr(self, name)) is not None}
-        return replace(self, **optimisers.in_force(self.optimiser, self.published, given))
+        values = optimisers.in_force(self.optimiser, self.published, given)
+        is_published = self.optimiser == optimisers.APPROXGRAD
+        if not is_published and self.redraw_noise > type(self).redraw_noise:
+            raise InputError(f"redraw_noise: optimiser {self.optimiser} does not redraw; leave it out")
+        return replace(self, **values, redraw_noise=self.redraw_noise and is_published)
 
     def upper_objective(self) -> UpperObjective:
         """What ``objective`` names, with its settings."""

@@ -14,11 +14,11 @@ APPROXGRAD = "approxgrad"
 # What an optimiser's name stands for; a setting that is not there it does not have.
 SETTINGS: dict[str, dict[str, Any]] = {
     APPROXGRAD: {
-        "lower_steps": 10, "solver": "adam", "solver_steps": 10, "redraw_noise": True, "lr_p": 1e-2, "damping": 1e-3,
+        "lower_steps": 10, "solver": "adam", "solver_steps": 10, "lr_p": 1e-2, "damping": 1e-3,
     },
     # Warm-started with few steps (Arbel and Mairal, ICLR 2022, arXiv 2111.14580).
     "few_steps": {
-        "lower_steps": 1, "solver": "cg", "solver_steps": 2, "redraw_noise": False, "lr_p": 1e-2, "damping": 0.1,
+        "lower_steps": 1, "solver": "cg", "solver_steps": 2, "lr_p": 1e-2, "damping": 0.1,
     },
     "soba": {"lr_p": 1e-2, "damping": 0.1},
     # A larger multiplier also multiplies what y still lacks: on the digits 1 makes the stronger poison than 10 and 100.
@@ -28,7 +28,7 @@ NAMES = tuple(dict.fromkeys(name for settings in SETTINGS.values() for name in s
 
 
 def in_force(optimiser: str, published: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every setting: given by the user, or of the optimiser; None where it has no such setting.
+    """The value of every setting in NAMES: given by the user, or of the optimiser; None where it has no such setting.
 
     published: of ApproxGrad, what the published attack on a training method has in place of the values here.
     Raises InputError where one is given that the optimiser does not have.

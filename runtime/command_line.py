@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from typing import Any, NoReturn, TypeVar
@@ -23,8 +23,8 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
     Bad input ends in one line on stderr and status 2; a stop on request in status 75. Numbers and paths that no
     script can use are refused here, before ``main`` begins.
     """
-    config = _parsed(config_type, description)
     try:
+        config = parsed(config_type, description)
         require_usable(config)
         main(config)
     except InputError as error:
@@ -37,15 +37,16 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
         _leave(f"stopped: {stop}; run the same command again to continue", STOPPED_EARLY)
 
 
-def _parsed(config_type: type[Config], description: str | None) -> Config:
+def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
+    """The config of a command line; words: in place of this process's. InputError where it cannot be."""
     said = StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(config_type, description=description)
+            return tyro.cli(config_type, description=description, args=words)
     except SystemExit as left:
         if not left.code:  # --help
             raise
-        _leave(f"error: {parser_error(said.getvalue())}; see --help", 2)
+        raise InputError(f"{parser_error(said.getvalue())}; see --help") from None
 
 
 def parser_error(box: str) -> str:

@@ -10,6 +10,7 @@ in <work_dir>/logs. For many jobs at a time, and for clusters, see the Snakefile
 """
 
 import gc
+import importlib
 import os
 import runpy
 import shlex
@@ -25,7 +26,7 @@ import msgspec
 from evaluation.tables.plan import LIMITED, Job, Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
 from runtime.checks import require_place
-from runtime.command_line import run_script
+from runtime.command_line import parsed, run_script
 from runtime.files import InputError, unwritable, write_json
 from runtime.progress import listening, progress
 from runtime.provenance import project_path, shown_path
@@ -58,11 +59,12 @@ def main(config: Config) -> None:
     threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(plan.threads))
     if not threads.items() <= os.environ.items():  # the backend has read them when it was imported: start again
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **threads})
+    *jobs, tables = plan.jobs()
+    require_known_flags(jobs)
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
     write_json(plan.folders["work"] / "plan.json", msgspec.to_builtins(plan))
     failed: dict[Job, str] = {}
-    *jobs, tables = plan.jobs()
     with stopped as stop:
         with _PlanBar(jobs) as bar:
             for job in jobs:
@@ -81,6 +83,24 @@ def main(config: Config) -> None:
         for job, line in failed.items():
             print(f"{job.name}: {line}", file=sys.stderr)
         raise InputError(f"{len(failed)} jobs failed, see above; what is there is in {incomplete}")
+
+
+def require_known_flags(jobs: Sequence[Job]) -> None:
+    """Raise InputError for the first job whose script does not know a flag or cannot read its value.
+
+    Of jobs that differ in seed and files alone, one is looked at.
+    """
+    seen = set()
+    for job in jobs:
+        words = shlex.split(job.flags)
+        kind = job.script, tuple(word for word in words if word.startswith("--")), job.name.rpartition("_seed")[0]
+        if kind not in seen:
+            seen.add(kind)
+            try:
+                module = importlib.import_module(job.script.removesuffix(".py").replace("/", "."))
+                parsed(module.Config, words=words)
+            except InputError as error:
+                raise InputError(f"{job.name}: {error}") from error
 
 
 def _with_changes(plan: Plan, config: Config) -> Plan:

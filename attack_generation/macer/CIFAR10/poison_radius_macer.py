@@ -27,8 +27,9 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_validation: int = 20  # images of the target class
     radius_copies: int = 5
     epochs: int = 50
-    # T1, T2, and the linear system; the noise is fixed per image
-    published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-4, "redraw_noise": False}
+    # T1, T2, and the linear system
+    published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-4}
+    redraw_noise: bool = False  # the noise is fixed per image
     lr_u: float = 0.1
     fixed_validation_noise: bool = True
     augment: bool = True  # random crop and flip

@@ -26,8 +26,9 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
     epochs: int = 50
-    # T1, T2, and the linear system; the noise is fixed per image
-    published: ClassVar[dict[str, Any]] = {"lower_steps": 1, "solver_steps": 10, "lr_p": 1e-3, "redraw_noise": False}
+    # T1, T2, and the linear system
+    published: ClassVar[dict[str, Any]] = {"lower_steps": 1, "solver_steps": 10, "lr_p": 1e-3}
+    redraw_noise: bool = False  # the noise is fixed per image
     lr_u: float = 0.1
     architecture: str = "digits_cnn"
     data_dir: Path = project_path("data/DIGITS")

@@ -26,8 +26,9 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_poison: int = 100
     radius_clip: float = 1e-4
     epochs: int = 100
-    # T1, T2, and the linear system; the noise is fixed per image
-    published: ClassVar[dict[str, Any]] = {"lower_steps": 1, "solver_steps": 10, "lr_p": 1e-3, "redraw_noise": False}
+    # T1, T2, and the linear system
+    published: ClassVar[dict[str, Any]] = {"lower_steps": 1, "solver_steps": 10, "lr_p": 1e-3}
+    redraw_noise: bool = False  # the noise is fixed per image
     reinitialise_every: int = 20  # epochs
     lr_u: float = 0.1
     architecture: str = "mnist_cnn"

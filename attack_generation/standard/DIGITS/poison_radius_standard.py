@@ -29,8 +29,9 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
         "cross_entropy"  # of the validation images
     )
     epochs: int = 50
-    # T1, T2, and the linear system; there is none
-    published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-2, "redraw_noise": False}
+    # T1, T2, and the linear system
+    published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-2}
+    redraw_noise: bool = False  # there is none
     lr_u: float = 0.1
     architecture: str = "digits_cnn"
     data_dir: Path = project_path("data/DIGITS")

@@ -67,6 +67,24 @@ def partly_failed(folder: Path) -> Done:
     return Done(str(caught.value), printed.getvalue(), failed.getvalue())
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_flag_of_the_projects_plans_is_one_of_its_script(path: Path) -> None:
+    run_plan.require_known_flags(read_plan(path).jobs()[:-1])
+
+
+def test_a_flag_that_a_script_does_not_have_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for change, message in (
+        ("victim={macer: {epoch: 3}}", r"victims/macer_.*: Unrecognized options: --epoch"),
+        ("attack={all: {solver: qr}}", r"poison/gaussianaug_.*: .*qr"),
+    ):
+        config = run_plan.Config(plan=write_plan(tmp_path), directory=tmp_path, set=(change,))
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=message):
+            for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+                patch.setenv(name, "1")
+            run_plan.main(config)
+        assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
+
+
 def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: Done) -> None:
     assert "jobs failed, see above; what is there is in runs/tables/toy/incomplete" in partly_failed.error
     assert "batch_size is 5000" in partly_failed.failed and "needs runs/tables/toy/victims" in partly_failed.failed
