@@ -9,7 +9,7 @@ from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.controls import save_labels
 from attack_generation.figures import save_image_grid
-from data.datasets import load_dataset, poison_paths, split_target_class
+from data.datasets import Dataset, load_dataset, poison_paths, split_target_class
 from runtime.files import array_sha256, load_array, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import project_path, shown_path
@@ -41,14 +41,12 @@ def poison_radius(config: PoisonConfig) -> Path:
         LongRun(x_path, of_run, config, run_dir, stop, more=(y_path, picture)) as run,
     ):
         finished = run.is_finished()
-        attack = Attack(config, dataset)
-        poison = load_array(x_path) if finished else _make(attack, run)
+        poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, run)
         save_labels(y_path, target.y_target)
         if not (finished and picture.is_file()):
             save_image_grid(picture, target.x_target, poison, config.epsilon)
         if finished:
             return x_path
-        gradients = attack.gradients_per_step * attack.total_steps
         run.finish(lambda path: save_array(path, poison), config, gradients=gradients)
     distortion = np.abs(poison - target.x_target)
     print(
@@ -58,9 +56,9 @@ def poison_radius(config: PoisonConfig) -> Path:
     return x_path
 
 
-def _make(attack: Attack, run: LongRun) -> np.ndarray:
-    """The poison, float32 (N, H, W, C), from where an earlier run stopped."""
-    config = attack.config
+def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndarray, float]:
+    """The poison, float32 (N, H, W, C), from where an earlier run stopped, and the gradients that all of it takes."""
+    attack = Attack(config, dataset)
 
     def step(state: AttackState, number: int) -> tuple[AttackState, dict[str, Any]]:
         state, metrics = attack.outer_step(state, number)
@@ -76,4 +74,4 @@ def _make(attack: Attack, run: LongRun) -> np.ndarray:
         attack.initial_state(), step, attack.total_steps,
         unit="outer step", epoch=attack.steps_per_epoch, at_epoch_end=at_epoch_end, look_every=1,
     )  # fmt: skip
-    return attack.poison(state, run.artifact)
+    return attack.poison(state, run.artifact), attack.gradients_per_step * attack.total_steps

@@ -27,6 +27,7 @@ from benchmarks.speed import (
     median_seconds,
     outer_step_work,
     random_dataset,
+    require_measurable,
     training_work,
     votes_work,
 )
@@ -35,7 +36,6 @@ from evaluation.training import Training
 from models.registry import build_model
 from randomized_smoothing_certification.core import N0
 from runtime.command_line import run_script
-from runtime.files import InputError
 
 
 class Settings(NamedTuple):
@@ -89,10 +89,7 @@ def main(config: Config) -> list[Row]:
 
     Raises InputError for settings that cannot work.
     """
-    if config.seconds <= 0:
-        raise InputError(f"seconds must be positive, got {config.seconds}")
-    if config.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
+    require_measurable(config.seconds, config.batch_size)
     about = machine()
     print("measuring what each stage repeats", file=sys.stderr)
     rows = price_list(TOY if config.quick else Sizes(), config)

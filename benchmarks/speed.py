@@ -113,10 +113,7 @@ def main(config: Config) -> list[Row]:
 
     Raises InputError for settings that cannot work.
     """
-    if config.seconds <= 0:
-        raise InputError(f"seconds must be positive, got {config.seconds}")
-    if config.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {config.batch_size}")
+    require_measurable(config.seconds, config.batch_size)
     sizes = TOY if config.quick else Sizes()
     about = machine()
     print("measuring gradients and steps", file=sys.stderr)
@@ -127,6 +124,14 @@ def main(config: Config) -> list[Row]:
     print(table(rows))
     finish(config, about, [row._asdict() | {"met": row.met} for row in rows])
     return rows
+
+
+def require_measurable(seconds: float, batch_size: int) -> None:
+    """Raise InputError for a time or a number of votes that nothing can be measured with."""
+    if seconds <= 0:
+        raise InputError(f"seconds must be positive, got {seconds}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def random_dataset(sizes: Sizes) -> Dataset:

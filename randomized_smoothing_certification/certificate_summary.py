@@ -1,6 +1,6 @@
 """What the certificates of many points amount to: average certified radius, certified accuracy, saturation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
     ceiling = ceiling_of(what, what["n"], failure_mass)
     largest = [float(round_down(ceiling_of(what, of_point, failure_mass), RADIUS_DIGITS)) for of_point in votes]
     saturated = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
-    classes = sorted({point.label for point in points})
 
     def accuracies(points: Sequence[Point]) -> dict[str, Any]:
         values = _accuracies(points, sigma, what["seed"])
@@ -43,13 +42,17 @@ def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
                 else None
             ),
         },
-        "per_class": (
-            {str(label): accuracies([point for point in points if point.label == label]) for label in classes}
-            if len(classes) > 1
-            else None
-        ),
+        "per_class": of_each_class(points, accuracies),
         **votes_drawn(what, votes, [point.seconds for point in points]),
     }
+
+
+def of_each_class(points: Sequence[Any], measure: Callable[[list[Any]], dict[str, Any]]) -> dict[str, Any] | None:
+    """What is measured of each class's points, by its label; None where all are of one class."""
+    classes = sorted({point.label for point in points})
+    if len(classes) == 1:
+        return None
+    return {str(label): measure([point for point in points if point.label == label]) for label in classes}
 
 
 def point_set(what: dict[str, Any], count: int) -> dict[str, Any]:

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from randomized_smoothing_certification.certificate_file import require_own_lines, seconds_of
-from randomized_smoothing_certification.certificate_summary import point_set, points_in_words, votes_drawn
+from randomized_smoothing_certification.certificate_summary import (
+    of_each_class,
+    point_set,
+    points_in_words,
+    votes_drawn,
+)
 from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.fixed_radii import Decision
 from runtime.files import InputError
@@ -105,18 +110,10 @@ def summarise_decisions(points: Sequence[DecidedPoint], what: dict[str, Any]) ->
     'undecided' is the share of points for which n votes settle nothing at a radius: with more votes the certified
     accuracy there may be higher by at most that. With several classes every number is also given per class.
     """
-    classes = sorted({point.label for point in points})
     return {
         "point_set": {**point_set(what, len(points)), "radii": what["radii"]},
         **_accuracies(points, what["radii"]),
-        "per_class": (
-            {
-                str(label): _accuracies([point for point in points if point.label == label], what["radii"])
-                for label in classes
-            }
-            if len(classes) > 1
-            else None
-        ),
+        "per_class": of_each_class(points, lambda of_class: _accuracies(of_class, what["radii"])),
         **votes_drawn(what, [point.votes for point in points], [point.seconds for point in points]),
     }
 
