@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from runtime.files import InputError
-from evaluation.tables.plan import CONTROLS, plan_of
+from evaluation.tables.plan import CONTROLS, READY, plan_of
 
 try:
     PLAN = plan_of(config, "the plan (--configfile)")
@@ -29,6 +29,7 @@ PYTHON = sys.executable
 WORK, RESULTS = PLAN.folders["work"], PLAN.folders["results"]
 JOBS = {job.name: job for job in PLAN.jobs()}
 THREADS = PLAN.threads
+MADE_AT_ONCE = *CONTROLS, READY  # what the names of such poisons start with
 
 
 def job(wildcards):
@@ -91,7 +92,7 @@ rule data:
 rule control:
     input: needs
     output: WORK / "{kind}/{name}.npy", WORK / "{kind}/{name}.json"
-    wildcard_constraints: kind="poison", name=f"({'|'.join(CONTROLS)})_.*"
+    wildcard_constraints: kind="poison", name=f"({'|'.join(MADE_AT_ONCE)})_.*"
     params: command=command
     threads: THREADS
     log: WORK / "logs/{kind}/{name}.log"
@@ -101,7 +102,7 @@ rule control:
 rule poison:
     input: needs
     output: WORK / "{kind}/{name}.npy", WORK / "{kind}/{name}.json"
-    wildcard_constraints: kind="poison", name=f"(?!({'|'.join(CONTROLS)})_).*"
+    wildcard_constraints: kind="poison", name=f"(?!({'|'.join(MADE_AT_ONCE)})_).*"
     params: command=command
     threads: THREADS
     resources: **limits("poison")

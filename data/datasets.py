@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.ready_poisons import is_ready_name, read_ready_poison
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, array_sha256, load_array, read_record
 
@@ -241,13 +242,18 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     """Poisoned training images of the target class, float32 (N, height, width, channels) in [0, 1].
 
     The file holds one image for each training image of the class, in the order in which the class occurs
-    in X_train.  Where the label file (Y_ for X_, same folder) exists it must name the target class.
+    in X_train.  Where the label file (Y_ for X_, same folder) exists it must name the target class. A name without an
+    ending is that of a poison in data/poisons.
 
     Raises InputError when the file is missing, damaged, of another shape, out of range, or of another class.
     """
     x_path = Path(x_path)
     clean_shape = dataset.x_train[_target_mask(dataset.y_train, target_class)].shape
-    poison_x = _images(load_array(x_path), x_path)
+    if is_ready_name(x_path):
+        poison_x = read_ready_poison(x_path.name, dataset.x_train, target_class).images
+    else:
+        poison_x = load_array(x_path)
+    poison_x = _images(poison_x, x_path)
     if poison_x.shape != clean_shape:
         raise InputError(
             f"{x_path}: shape {poison_x.shape}, the {clean_shape[0]} training images of class {target_class} "

@@ -46,7 +46,8 @@ class TrainingConfig(CheckpointControls):
     training_data: Literal["clean", "poisoned_radius"] = "clean"
     """Train on the clean data, or with the target class's training images replaced by poison."""
     poison: Path | None = None
-    """Poison file; the one of the same method, sigma and class in data_dir when not given."""
+    """Poison file, or the name of one in data/poisons; the one of the same method, sigma and class in data_dir when not
+    given."""
     sigma: float = 0.5
     """Standard deviation of the training noise; pixels are in [0, 1]."""
     runs: int = 1

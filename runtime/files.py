@@ -124,10 +124,10 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
         raise InputError(f"{path}: not a whole .npz file ({error}); fetch or make it again") from error
 
 
-def save_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays as an uncompressed .npz, whole or not at all."""
+def save_archive(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False) -> None:
+    """Write arrays as .npz, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)  # type: ignore[arg-type]
 
 
 def write_text(path: Path, text: str) -> None:

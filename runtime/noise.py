@@ -24,6 +24,7 @@ class Stream(IntEnum):
     CERTIFIED_POINTS, BOOTSTRAP = 0x901275, 0xB0075
     # A certificate needs noise that is independent of the classifier, which may be trained from the same seed.
     VOTES_THAT_SELECT, VOTES_THAT_BOUND, VOTES_THAT_PREDICT = 0x5E1EC70, 0x5E1EC71, 0x5E1EC72
+    VOTES_TAKEN = 0x5E1EC73
 
 
 _GENERATOR = keras.random.SeedGenerator(seed=0)

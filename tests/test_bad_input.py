@@ -25,6 +25,9 @@ CONTROL = "attack_generation/control_poison.py"
 VICTIM = "evaluation/DIGITS/macer_training.py"
 CERTIFY = "randomized_smoothing_certification/certify_digits.py"
 MERGE = "randomized_smoothing_certification/merge_shards.py"
+FEWER_VOTES = "randomized_smoothing_certification/fewer_votes.py"
+READY = "attack_generation/ready_poison.py"
+PACK = "attack_generation/pack_poison.py"
 LABELS = "evaluation/label_flipping/digits.py"
 BOUNDARY = "evaluation/boundary/two_dimensional.py"
 RUN_PLAN = "evaluation/tables/run_plan.py"
@@ -58,6 +61,9 @@ class Place:
                     ATTACK: runs, CONTROL: runs, VICTIM: runs,
                     CERTIFY: ["--data-dir", self.data, "--model", self.model, "--out", out / "a.tsv"],
                     MERGE: ["--shards", self.model.with_name("a.tsv"), "--out", out / "a.tsv"],
+                    FEWER_VOTES: ["--certificates", self.folder / "a.tsv", "--sigma", "1", "--out", out / "a.tsv"],
+                    READY: ["--name", "mnist_published", "--data-dir", self.data, "--out", out / "a.npy"],
+                    PACK: ["--poison", self.folder / "a.npy", "--name", "a", "--out-dir", out],
                     LABELS: ["--data-dir", self.data, "--work-dir", out, "--results-dir", out],
                     BOUNDARY: ["--out-dir", out],
                     RUN_PLAN: ["--plan", self.plan, "--directory", out],
@@ -108,8 +114,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 SCRIPTS = (
-    ATTACK, CONTROL, VICTIM, CERTIFY, MERGE, LABELS, BOUNDARY, RUN_PLAN, MAKE_TABLES, WRITE_RESULTS, *PREPARE,
-    *BENCHMARKS,
+    ATTACK, CONTROL, READY, PACK, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, BOUNDARY, RUN_PLAN, MAKE_TABLES,
+    WRITE_RESULTS, *PREPARE, *BENCHMARKS,
 )  # fmt: skip
 
 
@@ -133,6 +139,11 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (ATTACK, ["--loss.lam", "1"], "--loss.lam"),
         (ATTACK, ["--epochs", "1" * 5000], "--epochs"),
         (ATTACK, ["--epochs", "2.5"], "'2.5'"),
+        (READY, [], "mnist_published: was made from other training images"),
+        (READY, ["--name", "none"], "no ready poison 'none'; choose from mnist_published"),
+        (PACK, [], "a.json: no such file"),
+        (FEWER_VOTES, [], "a.tsv: no such file"),
+        (FEWER_VOTES, ["--n", "0"], "n must be at least 1, got 0"),
         (VICTIM, ["--loss.copies", "0"], "copies of MACER must be positive, got 0"),
         (CERTIFY, ["--target-class", "eight"], "'eight'"),
         (CERTIFY, ["--max-minutes", "soon"], "'soon'"),

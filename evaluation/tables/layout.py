@@ -70,7 +70,7 @@ def _method_table(plan: Plan, entries: Entries) -> Table:
     for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
         clean = entries.get(Cell(victim, target_class, None))
         poisoned = next((entries[cell] for cell in cells if cell.row == OPTIMISED), None)
-        if poisoned is None and plan.attacks:  # which the table of attacks has
+        if poisoned is None and (plan.attacks or plan.ready):  # which the table of attacks has
             continue
         rows.append(
             (
@@ -128,14 +128,15 @@ def _control_table(plan: Plan, entries: Entries) -> Table:
 
 
 def attack_series(plan: Plan, victim: Victim, target_class: int) -> dict[str, list[tuple[str, Cell]]]:
-    """Of each attack, its budgets (epochs, '' of one that has no series) and their entries; first the plain attack."""
+    """Of each attack, its budgets (epochs, '' of one that has no series) and their entries; the plain attack first,
+    ready poisons last."""
     series: dict[str, list[tuple[str, Cell]]] = {}
     if OPTIMISED in plan.rows:
         series[OPTIMISED] = [("", plan.main_cell(victim, target_class, OPTIMISED))]
     for name, (of, flags) in plan.attack_variants().items():
         budget = str(flags.get("epochs", ""))
         series.setdefault(of, []).append((budget, plan.main_cell(victim, target_class, name)))
-    return series
+    return series | {name: [("", plan.main_cell(victim, target_class, name))] for name in plan.ready}
 
 
 def _attack_table(plan: Plan, entries: Entries) -> Table:
@@ -143,7 +144,8 @@ def _attack_table(plan: Plan, entries: Entries) -> Table:
         "method", "σ", "class", "attack", "epochs", "gradients", "ACR", "reduction", "certified accuracy",
     )  # fmt: skip
     rows: list[tuple[Item, ...]] = []
-    for victim, target_class in product(plan.main_victims() if plan.attacks else (), plan.target_classes):
+    several = plan.attacks or plan.ready
+    for victim, target_class in product(plan.main_victims() if several else (), plan.target_classes):
         clean = entries.get(Cell(victim, target_class, None))
         start = Item(victim.name), Item(f"{victim.sigma:g}"), Item(str(target_class))
         values = _measured(clean, "acr"), Item(""), _measured(clean, "certified_accuracy")
@@ -160,8 +162,9 @@ def _attack_table(plan: Plan, entries: Entries) -> Table:
 
 
 def _victim_table(plan: Plan, entries: Entries) -> Table:
-    """Kinds of victims side by side."""
-    first, *others = plan.victim_variants()
+    """Kinds of victims side by side; those of other programs first."""
+    foreign = [foreign.victim for foreign in plan.foreign if foreign.victim]
+    first, *others = dict.fromkeys((*foreign, *plan.victim_variants()))
     measured = {"acr": "ACR", "certified_accuracy": "certified accuracy"}
     header = (
         "method", "σ", "class", "training data",
@@ -169,7 +172,7 @@ def _victim_table(plan: Plan, entries: Entries) -> Table:
         *(f"{text} within ± of {first}" for text in measured.values()),
     )  # fmt: skip
     rows = []
-    of_first = [cell for cell in plan.main_cells() if others and cell.victim.variant == first]
+    of_first = [cell for cell in plan.shown_cells() if others and cell.victim.variant == first]
     for cell in of_first:
         of_kinds = {
             kind: entries.get(cell._replace(victim=cell.victim._replace(variant=kind))) for kind in (first, *others)

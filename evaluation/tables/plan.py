@@ -16,6 +16,7 @@ import yaml
 
 from attack_generation.controls import CONTROLS
 from data.datasets import MANIFEST, poison_paths, require_epsilon, require_sigma
+from data.ready_poisons import ready_names
 from models.registry import require_architecture
 from models.saving import victim_name
 from randomized_smoothing_certification.certificate_file import summary_path
@@ -25,7 +26,7 @@ from robust_training.methods import METHODS
 from runtime.checks import require_name, require_name_lengths, require_usable, shortened
 from runtime.files import InputError, read_text
 
-CLEAN, OPTIMISED = "clean", "optimised"
+CLEAN, OPTIMISED, READY = "clean", "optimised", "ready"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")
 # Flags of the attack and victim scripts that follow from a plan's other entries.
@@ -41,11 +42,11 @@ LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 class Poison(NamedTuple):
     """One poisoned training set: what was done to the target class's images."""
 
-    against: str  # method that it was optimised against, or a control
+    against: str  # method that it was optimised against, a control, or READY
     architecture: str  # model of the attack; '' for a control
     sigma: float
     target_class: int
-    variant: str = ""  # one of Plan.attack_variants(); '' for a control and the attack as in Plan.attack
+    variant: str = ""  # one of Plan.attack_variants() or Plan.ready; '' for a control and the attack as in Plan.attack
 
     @property
     def key(self) -> str:
@@ -97,7 +98,7 @@ class Cell(NamedTuple):
 
     @property
     def row(self) -> str:
-        """Kind of training data: one of ROWS, or a variant of the attack."""
+        """Kind of training data: one of ROWS, a variant of the attack, or a ready poison."""
         if self.poison is None:
             return CLEAN
         return self.poison.variant or (self.poison.against if self.poison.against in CONTROLS else OPTIMISED)
@@ -145,14 +146,16 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     target_class: int
     files: tuple[str, ...]
     architecture: str = ""
-    poison: str = CLEAN  # clean, a control, or the method that the poison was made against
+    victim: str = ""  # kind of victims, a name as in Plan.victims
+    poison: str = CLEAN  # clean, a control, 'ready', or the method that the poison was made against
     poison_architecture: str = ""
+    poison_variant: str = ""  # name of its row where it is one of Plan.attacks or Plan.ready
     accuracy: float | None = None  # of the clean test images, where known
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work: names become folders of the results."""
-        for name in ("method", "poison", "architecture", "poison_architecture"):
-            if getattr(self, name) or not name.endswith("architecture"):  # which need not be known
+        for name in ("method", "poison", "architecture", "victim", "poison_architecture", "poison_variant"):
+            if getattr(self, name) or name in ("method", "poison"):  # the others need not be known
                 require_name(f"foreign: {name}", getattr(self, name))
         require_sigma(self.sigma)
         if not self.files:
@@ -163,9 +166,9 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def cell(self) -> Cell:
         """Where it stands in a table."""
-        poison = Poison(self.poison, self.poison_architecture, self.sigma, self.target_class)
+        poison = Poison(self.poison, self.poison_architecture, self.sigma, self.target_class, self.poison_variant)
         poisoned = None if self.poison == CLEAN else poison
-        return Cell(Victim(self.method, self.sigma, self.architecture), self.target_class, poisoned)
+        return Cell(Victim(self.method, self.sigma, self.architecture, self.victim), self.target_class, poisoned)
 
 
 class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -231,6 +234,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     attacks: dict[str, dict[str, Any]] = {}
     """Named variants of the attack, each a row beside 'rows': flags that are added to those of 'attack' and win over
     them. 'epochs' may be a list: a poison and a row for each, which are the budgets of one series of that name."""
+    ready: dict[str, str] = {}
+    """Poison that ships with the project (data/poisons/), each a row beside 'rows': the row's name, the poison's name.
+    Victims of every method and noise level are trained on it."""
     victims: dict[str, dict[str, Any]] = {}
     """Named variants of the victims, likewise added to 'victim'; every row is trained with each, transfers with the
     first. Reductions are against clean victims of the same variant. None: one, which has no name."""
@@ -276,6 +282,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for where, variants in (("attacks", self.attacks), ("victims", self.victims)):
             for name, part in variants.items():
                 _check_variant(where, name, part)
+        for name, poison in self.ready.items():
+            _check_variant("ready", name, {})
+            if poison not in (names := ready_names()):
+                raise InputError(f"ready: no poison {poison!r} ships with the project; choose from {', '.join(names)}")
+            if name in self.attack_variants():
+                raise InputError(f"ready: {name!r} is the name of an attack; choose another")
         self.attack_variants()
         _check_flags("data", self.data, ("out_dir",))
         if not re.fullmatch(r"[\w-]+", self.table):
@@ -355,19 +367,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ]
 
     def main_cells(self) -> list[Cell]:
-        """Clean, control and optimised entries, and those of every named attack, of every victim and class."""
+        """The entries of rows, named attacks and ready poisons, of every victim and class."""
         return [
             self.main_cell(victim, target_class, row)
             for victim in self.main_victims()
             for target_class in self.target_classes
-            for row in (*self.rows, *self.attack_variants())
+            for row in (*self.rows, *self.attack_variants(), *self.ready)
         ]
 
     def main_cell(self, victim: Victim, target_class: int, row: str) -> Cell:
-        """The entry of one victim for one kind of training data: one of ROWS, or a variant of the attack."""
+        """The entry of one victim for one kind of training data: a row, a variant of the attack, or a ready poison."""
         poison = None
         if row in CONTROLS:
             poison = Poison(row, "", victim.sigma, target_class)
+        elif row in self.ready:
+            poison = Poison(READY, "", victim.sigma, target_class, row)
         elif row != CLEAN:
             variant = "" if row == OPTIMISED else row
             poison = Poison(victim.method, self.architecture, victim.sigma, target_class, variant)
@@ -445,7 +459,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             end = f"{victim.key}_class_{target_class}.png"
             named[f"certified_accuracy_{end}"] = "certified accuracy against radius", about
             named[f"radii_{end}"] = "distribution of the radii", about
-            if self.attacks and victim in self.main_victims():
+            if (self.attacks or self.ready) and victim in self.main_victims():
                 named[f"acr_against_gradients_{end}"] = "average certified radius against gradients spent", about
         for key, poison in self.poisons().items():
             of = ", ".join(filter(None, (poison.against, poison.variant)))
@@ -479,11 +493,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def _poison_job(self, poison: Poison) -> "Job":
         images = self.poison_file(poison)
+        outputs = [images, images.with_suffix(".json")]
+        if poison.against == READY:
+            values = {
+                "name": self.ready[poison.variant], "target_class": poison.target_class, "epsilon": self.epsilon,
+                "data_dir": self.folders["data"], "out": images,
+            }  # fmt: skip
+            return self._job("control", "attack_generation/ready_poison.py", values, outputs)
         values = {
             "target_class": poison.target_class, "epsilon": self.epsilon, "sigma": poison.sigma, "seed": self.seed,
             "data_dir": self.folders["data"], "out_dir": images.parent,
         }  # fmt: skip
-        outputs = [images, images.with_suffix(".json")]
         if poison.against in CONTROLS:
             script = "attack_generation/control_poison.py"
             return self._job("control", script, {**values, "kind": poison.against}, outputs)
@@ -549,7 +569,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Job(NamedTuple):
     """One call of a script that a user may call by hand."""
 
-    rule: str  # data, control, poison, victim, certify, merge or tables
+    rule: str  # data, control (or ready poison), poison, victim, certify, merge or tables
     script: str  # path in the project
     flags: str  # as on the command line, quoted for a shell
     outputs: tuple[Path, ...]  # the first appears when the job is done

@@ -113,6 +113,20 @@ def test_a_plan_without_variants_has_the_folders_that_it_always_had() -> None:
     assert not any("gradients" in name for name in plan_of(SMALL).figures())
 
 
+def test_a_ready_poison_is_a_row_for_every_victim() -> None:
+    plan = plan_of({**SMALL, "target_classes": [8], "ready": {"theirs": "mnist_published"}})
+    cells = [cell for cell in plan.cells() if cell.row == "theirs"]
+    assert [cell.victim for cell in cells] == plan.main_victims()
+    jobs = {job.name: job for job in plan.jobs()}
+    made = jobs["poison/ready_sigma_0.5_class_8_theirs/X_poisoned_radius_ready_0.5_8"]
+    assert made.script == "attack_generation/ready_poison.py" and made.rule == "control"
+    assert "--name mnist_published --target-class 8 --epsilon 0.1" in made.flags
+    victim = jobs[
+        "victims/macer_digits_cnn_sigma_0.5/ready_sigma_0.5_class_8_theirs/macer_0.5_poisoned_radius_ready_0.5_8_seed0"
+    ]
+    assert made.outputs[0] in victim.needs and f"--poison {made.outputs[0]}" in victim.flags
+
+
 def test_transfers_are_to_the_first_kind_of_victims() -> None:
     transfer = {"sigmas": [0.5], "against": ["macer"]}
     cells = plan_of({**CROSSED, "method_transfer": transfer}).method_transfer_cells()
@@ -207,6 +221,9 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"attacks": {"a": {"epochs": ["x"]}}}, "give different positive numbers"),
         ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two are named 'a_epochs_5'"),
         ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
+        ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from mnist_published"),
+        ({"ready": {"clean": "mnist_published"}}, "ready: 'clean' is the name of a row"),
+        ({"ready": {"a": "mnist_published"}, "attacks": {"a": {}}}, "ready: 'a' is the name of an attack"),
         ({"victims": {"a": {"schedule": {"x": 1}}}}, "victims: schedule is "),
         ({"victims": {"a": 3}}, r"Expected `object`.*victims"),
         ({"attacks": {"a" * 120: {}}}, "which cannot be a file's name"),

@@ -15,7 +15,7 @@ from evaluation.tables.formats import as_csv
 from evaluation.tables.layout import Entries, tables_of
 from evaluation.tables.make_tables import Config, draw_figures, main
 from evaluation.tables.plan import Cell, Plan, Victim, plan_of
-from evaluation.tables.records import Entry, Run, read_radii
+from evaluation.tables.records import Entry, Run, collect, read_entries, read_radii
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.files import InputError
 
@@ -212,6 +212,31 @@ def test_kinds_of_victims_stand_side_by_side(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert rows["constant"][4:] == ["fast: no (+1.41 std)", "fast: yes"]
     assert rows["approxgrad"][2:] == ["—", "—", "fast: —", "fast: —"]
+
+
+def test_victims_of_another_program_are_a_kind_beside_those_of_the_plan(folder: Path) -> None:
+    for name, text in {"clean": FOREIGN, "poisoned": FOREIGN.replace("1.000", "0.250")}.items():
+        (folder / f"{name}.tsv").write_text(text)
+    theirs = {
+        "method": "macer", "victim": "theirs", "sigma": 0.25, "target_class": 8, "architecture": "mnist_cnn",
+    }  # fmt: skip
+    poison = {"poison": "ready", "poison_variant": "published"}
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "methods": {"macer": [0.25]},
+            "rows": ["clean"], "runs": 1, "ready": {"published": "mnist_published"}, "victims": {"ours": {}},
+            "foreign": [{**theirs, "files": ["clean.tsv"]}, {**theirs, **poison, "files": ["poisoned.tsv"]}],
+        }
+    )  # fmt: skip
+    ours = {cell: entry(cell, 1, [0.5 if cell.poison else 0.375]) for cell in plan.cells()}
+    collect(plan, folder / "store")
+    entries = {**read_entries(plan, folder / "store"), **ours}
+    tables = {table.name: table for table in tables_of(plan, entries)}
+    assert tables["victims"].header[4:8:2] == ("ACR, theirs", "ACR, ours")
+    assert [[item.text for item in row[3:7:1]] for row in tables["victims"].rows] == [
+        ["clean", "0.375", "0.500", "0.375"], ["published", "0.188", "0.500", "0.500"],
+    ]  # fmt: skip
+    assert [row[3].text for row in tables["attacks"].rows] == ["none: clean", "published"]
 
 
 def test_variants_are_told_apart_in_the_numbers(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Write a poison that ships with the project (data/poisons/) as a file of its own, with its record.
+
+    python attack_generation/ready_poison.py --name mnist_published --out runs/X_mnist_published.npy
+
+The victim scripts take the name itself: --training-data poisoned_radius --poison mnist_published.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.datasets import check_poison, load_dataset, split_target_class
+from data.ready_poisons import read_ready_poison
+from runtime.command_line import run_script
+from runtime.files import file_sha256, save_array, write_json
+from runtime.provenance import project_path, shown_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the copy."""
+
+    name: str
+    """Name of the poison."""
+    out: Path
+    """File of its images, .npy; the record is the .json beside it."""
+    target_class: int = 8
+    """Class that it must be of."""
+    epsilon: float = 0.1
+    """l-infinity bound that it must keep; pixels are in [0, 1]."""
+    data_dir: Path = project_path("data/MNIST")
+    """Folder of the prepared arrays that it was made from."""
+
+
+def main(config: Config) -> None:
+    """Copy as the config says. Raises InputError where the poison is of other images, or beyond epsilon."""
+    dataset = load_dataset(config.data_dir)
+    ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
+    clean = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
+    check_poison(ready.images, clean, config.epsilon, Path(config.name))
+    save_array(config.out, ready.images)
+    write_json(config.out.with_suffix(".json"), {**ready.record, "sha256": file_sha256(config.out)})
+    print(f"{shown_path(config.out)}: {len(ready.images)} images, written")
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
