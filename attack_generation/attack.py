@@ -16,7 +16,6 @@ from attack_generation.optimisers import bilevel_optimiser
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.trees import Tree
-from data.augmentation import random_crop_and_flip
 from data.datasets import Dataset, check_poison, split_target_class
 from models.registry import build_model
 from models.saving import with_precision
@@ -105,6 +104,7 @@ class Attack:
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._poison = config.poison_parametrisation()
         self._objective = config.upper_objective()
+        self._lower_augmentation, self._upper_augmentation = config.augmentation(), config.of_validation()
         self._bilevel = bilevel_optimiser(
             config, self._upper_objective, self._lower_objective,
             lambda u, batch: self._poison.project(u, batch.x_target),
@@ -115,7 +115,9 @@ class Attack:
 
     def _fresh_model(self, restart: int) -> StatelessModel:
         seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart)[0])
-        model = build_model(self.config.architecture, self._image_shape, self._num_classes, seed=seed)
+        model = build_model(
+            self.config.architecture, self._image_shape, self._num_classes, seed, self.config.standardise
+        )
         return StatelessModel(model if self.config.precision == "float32" else with_precision(model, "bfloat16"))
 
     @property
@@ -212,12 +214,13 @@ class Attack:
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)]) + batch.perturbation
         randomness = self._lower_randomness(batch, draw)
         return self.config.loss(
-            partial(self._logits, v), self._augmented(x, batch, draw), batch.y, randomness, batch.epoch
-        )
+            partial(self._logits, v), self._lower_augmentation.augmented(x, self._augmentation_seed(batch, draw)),
+            batch.y, randomness, batch.epoch,
+        )  # fmt: skip
 
     def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
         """f: what the poison lowers, on clean validation images of the target class."""
-        x = self._augmented(batch.x_validation, batch, draw)
+        x = self._upper_augmentation.augmented(batch.x_validation, self._augmentation_seed(batch, draw))
         return self._objective(partial(self._logits, v), x, batch.y_validation, self._upper_randomness(batch, draw))
 
     def _lower_randomness(self, batch: Batch, draw: Any) -> Randomness:
@@ -231,10 +234,8 @@ class Attack:
     def _logits(self, v: Any, x: Any) -> Any:
         return ops.cast(self._model(v, self._model_state, x)[0], "float32")
 
-    def _augmented(self, x: Any, batch: Batch, draw: Any) -> Any:
-        if not self.config.augment:
-            return x
-        return random_crop_and_flip(x, fold_in(batch.seeds.augmentation, draw))
+    def _augmentation_seed(self, batch: Batch, draw: Any) -> Any:
+        return fold_in(batch.seeds.augmentation, draw)
 
     # What comes out ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from attack_generation import optimisers
 from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjective
 from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation
+from data.augmentation import Augmentation
 from data.datasets import require_epsilon, require_sigma
 from models.registry import require_architecture
 from robust_training.loss import TrainingLoss
@@ -14,7 +15,7 @@ from runtime.long_run import CheckpointControls, require_not_negative, require_p
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonConfig(CheckpointControls):
+class PoisonConfig(Augmentation, CheckpointControls):
     """Constants of an attack that do not depend on the training method it is made against."""
 
     published: ClassVar[dict[str, Any]] = {}
@@ -80,8 +81,6 @@ class PoisonConfig(CheckpointControls):
     start: Literal["zero", "random", "constant", "contrast"] = "zero"
     """Where the poison starts: the clean images, random signs of epsilon, a brightness shift of epsilon, or less
     contrast (dark pixels epsilon brighter, bright ones epsilon darker)."""
-    augment: bool = False
-    """Random crop and flip of training, poison and validation images (published for CIFAR10)."""
     architecture: str = "mnist_cnn"
     """Model of the lower level, see models/registry.py."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -92,6 +91,7 @@ class PoisonConfig(CheckpointControls):
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
+        self.check_augmentation()
         require_epsilon(self.epsilon)
         require_sigma(self.sigma)
         require_positive(

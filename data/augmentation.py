@@ -1,12 +1,92 @@
-"""Random crop and flip of image batches, a pure function of a seed."""
+"""What is done to training images anew at every step, a pure function of a seed: crop and flip, jitter, blur."""
 
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras import ops
 
+from runtime.files import InputError
 from runtime.noise import uniform
 
 PADDING = 4  # pixels of zeros on each side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Settings of victims and of the attack's lower level; without any, images stay as they are.
+
+    Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b, then
+    blurred; noise comes after all of it. Pixels may leave [0, 1], where nothing is clipped: a classifier under noise
+    sees such pixels anyway.
+    """
+
+    augment: bool = False
+    """Random crop and flip of training images; in an attack of the validation images too (published for CIFAR10)."""
+    jitter_brightness: float = 0.0
+    """Largest shift b of a training image's brightness, uniform in -b .. b; pixels are in [0, 1]."""
+    jitter_contrast: float = 0.0
+    """Largest relative change c of a training image's contrast around mid-grey, uniform in -c .. c."""
+    blur: float = 0.0
+    """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform in 0 .. blur."""
+    standardise: bool = False
+    """Whether the model begins by standardising each image: mean 0 and standard deviation 1 over all its pixels."""
+
+    def check_augmentation(self) -> None:
+        """Raise InputError on a value that cannot work."""
+        for name, most in (("jitter_brightness", 1.0), ("jitter_contrast", 1.0), ("blur", 5.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"{name} must lie between 0 and {most:g}, got {getattr(self, name)}")
+
+    def augmentation(self) -> "Augmentation":
+        """These settings alone, of a config that has others too."""
+        return Augmentation(**{name: getattr(self, name) for name in Augmentation.__dataclass_fields__})
+
+    def of_validation(self) -> "Augmentation":
+        """What an attack does to validation images: the published crop and flip, and nothing else."""
+        return replace(self.augmentation(), jitter_brightness=0.0, jitter_contrast=0.0, blur=0.0)
+
+    def augmented(self, x: Any, seed: Any) -> Any:
+        """Images x, float (N, height, width, channels), N known, after all of it; differentiable with respect to x.
+
+        seed: int32 (2,), see runtime.noise, may be traced. Works eagerly and inside compiled code.
+        """
+        if self.augment:
+            x = random_crop_and_flip(x, seed)
+        if self.jitter_brightness or self.jitter_contrast or self.blur:
+            draws = uniform((x.shape[0], 3), ops.stack([seed[1], seed[0]]))  # another seed than the crop's
+            brightness, contrast = (
+                width * (2 * draws[:, column, None, None, None] - 1)
+                for column, width in enumerate((self.jitter_brightness, self.jitter_contrast))
+            )
+            x = (x - 0.5) * (1 + contrast) + 0.5 + brightness
+            if self.blur:
+                x = gaussian_blur(x, self.blur * draws[:, 2], math.ceil(3 * self.blur))
+        return x
+
+
+def gaussian_blur(x: Any, std: Any, radius: int) -> Any:
+    """Blur each image by a Gaussian of its own standard deviation, its border reflected.
+
+    x: float (N, height, width, channels). std: float (N,), in pixels, at least 0; 0 leaves an image as it is.
+    radius: pixels on each side that are averaged. Raises InputError where an image is not larger than the radius.
+    """
+    height, width = x.shape[1:3]
+    if radius >= min(height, width):
+        raise InputError(f"blur reaches {radius} pixels, images of {height} x {width} have no more; lower it")
+    distances = ops.arange(-radius, radius + 1, dtype=x.dtype)
+    # Nearly 0 stands for 0: every neighbour's weight underflows.
+    weights = ops.exp(-0.5 * ops.square(distances / ops.maximum(std, 1e-3)[:, None]))
+    weights = weights / ops.sum(weights, axis=1, keepdims=True)
+    for axis in (1, 2):
+        around = [(0, 0)] * 4
+        around[axis] = (radius, radius)
+        padded = ops.pad(x, around, mode="reflect")
+        shifted = [
+            ops.take(padded, ops.arange(shift, shift + x.shape[axis]), axis=axis) for shift in range(2 * radius + 1)
+        ]
+        x = sum(weights[:, shift, None, None, None] * one for shift, one in enumerate(shifted))
+    return x
 
 
 def random_crop_and_flip(x: Any, seed: Any, one_offset_per_batch: bool = True) -> Any:

@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
-from data.augmentation import random_crop_and_flip
+from data.augmentation import Augmentation
 from data.datasets import (
     Dataset,
     load_dataset,
@@ -33,7 +33,7 @@ from runtime.stop import Stop
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(CheckpointControls):
+class TrainingConfig(Augmentation, CheckpointControls):
     """Constants of victim training that do not depend on the training method."""
 
     # A run of several victims is several artifacts; which one is its seed. What the data are, is their hash.
@@ -64,8 +64,6 @@ class TrainingConfig(CheckpointControls):
     schedule's when not given."""
     learning_rate: float | None = None
     """Learning rate of Adam, the peak where it changes; the schedule's when not given."""
-    augment: bool = False
-    """Random crop and flip of the training images."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
     """How models with BatchNorm are trained: as a fixed affine map (published code) or with batch statistics."""
     architecture: str = "mnist_cnn"
@@ -87,6 +85,7 @@ class TrainingConfig(CheckpointControls):
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
         require_positive(self.in_force(), "runs", "epochs", "batch_size", "learning_rate")
+        self.check_augmentation()
         require_sigma(self.sigma)
         require_architecture(self.architecture)
         require_not_negative(self, "seed")
@@ -172,7 +171,9 @@ class Training:
         self.steps_per_epoch = len(dataset.x_train) // self._batch_size
         self.total_steps = epochs * self.steps_per_epoch
         weights_seed = int(seed_pair(config.seed, Stream.VICTIM_WEIGHTS)[0])
-        network = build_model(config.architecture, dataset.image_shape, dataset.num_classes, seed=weights_seed)
+        network = build_model(
+            config.architecture, dataset.image_shape, dataset.num_classes, weights_seed, config.standardise
+        )
         self.model = StatelessModel(network, config.batch_norm)
         # Moved to the device once; batches are gathered there.
         self._x, self._y = ops.convert_to_tensor(dataset.x_train), ops.convert_to_tensor(dataset.y_train)
@@ -213,8 +214,7 @@ class Training:
     ) -> tuple[TrainingState, Any]:
         x, y = ops.take(x_train, batch, axis=0), ops.take(y_train, batch, axis=0)
         noise_seed, augmentation_seed = seeds
-        if self.config.augment:
-            x = random_crop_and_flip(x, augmentation_seed)
+        x = self.config.augmented(x, augmentation_seed)
         randomness = Randomness(self.config.sigma, noise_seed, seed_pair(self._seed, Stream.VICTIM_FIXED_NOISE), batch)
 
         def inference_logits(x: Any) -> Any:

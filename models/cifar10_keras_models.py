@@ -13,10 +13,13 @@ gives that setting; calling it with ``training=True`` there gives proper BatchNo
 import keras
 from keras import layers
 
+from models.standardisation import image_input
 from runtime.files import InputError
 
 
-def resnet_v1(depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> keras.Model:
+def resnet_v1(
+    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, standardise: bool = False
+) -> keras.Model:
     """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images (N, *image_shape) to logits (N, num_classes).
 
     Three stages of n blocks with 16, 32 and 64 filters, each later stage at half the resolution; He-normal
@@ -24,8 +27,8 @@ def resnet_v1(depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), 
     """
     _check_depth("resnet_v1", depth, period=6)
     blocks = (depth - 2) // 6
-    inputs = keras.Input(image_shape)
-    x = _activate(_convolution(inputs, 16))
+    inputs, x = image_input(image_shape, standardise)
+    x = _activate(_convolution(x, 16))
     for stage, filters in enumerate((16, 32, 64)):
         for block in range(blocks):
             halves = stage > 0 and block == 0
@@ -37,7 +40,9 @@ def resnet_v1(depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), 
     return keras.Model(inputs, _classify(x, num_classes), name=f"resnet{depth}v1")
 
 
-def resnet_v2(depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> keras.Model:
+def resnet_v2(
+    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, standardise: bool = False
+) -> keras.Model:
     """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images (N, *image_shape) to logits (N, num_classes).
 
     Three stages of n bottleneck blocks (1x1, 3x3, 1x1) with normalisation and ReLU before each convolution,
@@ -46,8 +51,8 @@ def resnet_v2(depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), 
     """
     _check_depth("resnet_v2", depth, period=9)
     blocks = (depth - 2) // 9
-    inputs = keras.Input(image_shape)
-    x = _activate(_convolution(inputs, 16))
+    inputs, x = image_input(image_shape, standardise)
+    x = _activate(_convolution(x, 16))
     filters_in = 16
     for stage, filters_out in enumerate((64, 128, 256)):
         for block in range(blocks):

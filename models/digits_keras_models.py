@@ -3,14 +3,18 @@
 import keras
 from keras import layers
 
+from models.standardisation import image_input
 
-def digits_cnn(image_shape: tuple[int, int, int] = (8, 8, 1), num_classes: int = 10) -> keras.Model:
+
+def digits_cnn(
+    image_shape: tuple[int, int, int] = (8, 8, 1), num_classes: int = 10, standardise: bool = False
+) -> keras.Model:
     """A small CNN from images (N, *image_shape) to logits (N, num_classes).
 
     Convolution 3x3x16, max-pooling, convolution 3x3x32, max-pooling, dense 64, dense num_classes; same
     padding, Keras's default initialisation.
     """
-    x = inputs = keras.Input(image_shape)
+    inputs, x = image_input(image_shape, standardise)
     for filters in (16, 32):
         x = layers.Conv2D(filters, 3, padding="same")(x)
         x = layers.MaxPooling2D(2)(x)

@@ -8,14 +8,18 @@ fifth less time per training step).
 import keras
 from keras import layers
 
+from models.standardisation import image_input
 
-def mnist_cnn(image_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
+
+def mnist_cnn(
+    image_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10, standardise: bool = False
+) -> keras.Model:
     """The CNN of the published MNIST experiments, from images (N, *image_shape) to logits (N, num_classes).
 
     Convolution 5x5x20, max-pooling, convolution 5x5x50, max-pooling, dense 500, dense num_classes; valid
     padding, Keras's default initialisation.  Images need at least 16 x 16 pixels.
     """
-    x = inputs = keras.Input(image_shape)
+    inputs, x = image_input(image_shape, standardise)
     for filters in (20, 50):
         x = layers.Conv2D(filters, 5)(x)
         x = layers.MaxPooling2D(2)(x)

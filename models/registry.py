@@ -31,10 +31,13 @@ def require_architecture(architecture: str) -> None:
         raise InputError(f"no architecture {shortened(architecture)}; choose one of {', '.join(KNOWN)}")
 
 
-def build_model(architecture: str, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> keras.Model:
+def build_model(
+    architecture: str, image_shape: tuple[int, int, int], num_classes: int, seed: int, standardise: bool = False
+) -> keras.Model:
     """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
 
     architecture: mnist_cnn, digits_cnn, mlp, cnn_3x3, or resnet<depth>v1, resnet<depth>v2 with a valid depth.
+    standardise: begin with each image's own standardisation, see models.standardisation.
     The same seed gives the same weights on the same backend.
     Raises InputError for an unknown name, a depth that does not exist, and images too small for the model.
     """
@@ -42,9 +45,9 @@ def build_model(architecture: str, image_shape: tuple[int, int, int], num_classe
     resnet = _RESNET.fullmatch(architecture)
     try:
         if resnet:
-            model = _RESNETS[resnet[2]](int(resnet[1]), image_shape, num_classes)
+            model = _RESNETS[resnet[2]](int(resnet[1]), image_shape, num_classes, standardise)
         else:
-            model = _BUILDERS[architecture](image_shape, num_classes)
+            model = _BUILDERS[architecture](image_shape, num_classes, standardise)
     except InputError:
         raise
     except ValueError as error:  # Keras's complaint about a layer that would have no output

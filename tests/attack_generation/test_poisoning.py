@@ -16,14 +16,16 @@ from keras import ops
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import attack_generation
-from attack_generation.attack import Attack
+from attack_generation.attack import Attack, Seeds
 from attack_generation.config import PoisonConfig
 from attack_generation.poisoning import poison_radius
 from data.datasets import load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
 from runtime.checkpoints import load_checkpoint
 from runtime.files import InputError, load_archive
 from runtime.lock import Lock
+from runtime.noise import seed_pair
 from runtime.stop import StoppedEarly
 
 SCRIPT = (
@@ -397,3 +399,47 @@ def test_a_lower_level_in_bfloat16_makes_nearly_the_same_steps(tiny_data_dir: Pa
     for name in ("f", "g", "hypergradient_norm"):
         one, other = (ends[precision][name] for precision in ("float32", "bfloat16"))
         assert one != other and other == pytest.approx(one, rel=0.05)
+
+
+def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
+    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the two objectives give their models: training images changed by a line per image, validation images not."""
+    settings = config(tiny_data_dir, tmp_path, jitter_brightness=0.15, jitter_contrast=0.2, augment=False)
+    made = Attack(settings, load_dataset(tiny_data_dir))
+    seeds = Seeds(*(seed_pair(0, i) for i in range(3)))
+    state = made.initial_state()
+    batch = made._gather(made._images, made._draw_indices(0, 0), seeds, np.float32(0))
+    seen: dict[str, np.ndarray] = {}
+
+    def remember(name: str) -> Any:
+        def objective(logits: Any, x: Any, *_: Any) -> Any:
+            seen[name] = ops.convert_to_numpy(x)
+            return 0.0
+
+        return objective
+
+    monkeypatch.setattr(made, "_objective", remember("upper"))
+    monkeypatch.setattr(GaussianAugmentationLoss, "__call__", lambda self, *args: remember("lower")(*args))
+    u = made._poison.select(state.u, made._draw_indices(0, 0).poison)
+    made._upper_objective(u, state.weights, batch, 1)
+    np.testing.assert_array_equal(seen["upper"], batch.x_validation)
+    lower = []
+    for draw in (0, 0, 1):
+        made._lower_objective(u, state.weights, batch, draw)
+        lower.append(seen["lower"])
+    np.testing.assert_array_equal(lower[0], lower[1])
+    assert np.abs(lower[2] - lower[0]).max() > 0.05
+    x = np.concatenate([batch.x_clean, batch.x_target])
+    change = (lower[0] - 0.5).reshape(len(x), -1)
+    for image, moved in zip((x - 0.5).reshape(len(x), -1), change, strict=True):
+        contrast, brightness = np.polyfit(image, moved, 1)
+        np.testing.assert_allclose(moved, contrast * image + brightness, atol=1e-5)
+        assert abs(contrast - 1) <= 0.2 + 1e-4 and abs(brightness) <= 0.15 + 1e-4
+
+
+def test_the_lower_level_begins_as_the_victims_models_do(tiny_data_dir: Path, tmp_path: Path) -> None:
+    made = Attack(config(tiny_data_dir, tmp_path, standardise=True), load_dataset(tiny_data_dir))
+    weights = made.initial_state().weights
+    x = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(made._logits(weights, 0.5 * x + 0.3), made._logits(weights, x), atol=1e-3)

@@ -1,11 +1,13 @@
-"""Random crop and flip."""
+"""Random crop and flip, jitter, blur."""
 
 import numpy as np
 import pytest
 from keras import ops
+from scipy import ndimage
 
 from bilevel_optimizer import autodiff
-from data.augmentation import PADDING, random_crop_and_flip
+from data.augmentation import PADDING, Augmentation, gaussian_blur, random_crop_and_flip
+from runtime.files import InputError
 from runtime.noise import seed_pair
 
 both_modes = pytest.mark.parametrize("one_offset", [True, False])
@@ -96,3 +98,84 @@ def test_the_gradient_goes_back_to_the_pixels_that_were_kept(one_offset: bool) -
     kept = np.isin(x, augment(x, seed, one_offset))
     assert 0 < kept.sum() < x.size
     np.testing.assert_array_equal(gradient, np.where(kept, x, 0))
+
+
+def augmented(x: np.ndarray, seed: np.ndarray, **settings: float) -> np.ndarray:
+    return ops.convert_to_numpy(Augmentation(**settings).augmented(ops.convert_to_tensor(x), seed))  # type: ignore[arg-type]
+
+
+def test_nothing_is_done_by_default_and_crop_and_flip_alone_are_the_published_ones() -> None:
+    x = images()
+    assert Augmentation().augmented(x, seed_pair(0)) is x
+    np.testing.assert_array_equal(augmented(x, seed_pair(3), augment=True), augment(x, seed_pair(3), True))
+
+
+def test_jitter_shifts_and_scales_each_image_around_mid_grey() -> None:
+    """Of each image, slope and offset are found from its pixels; over images they are uniform and independent."""
+    x = np.random.default_rng(0).uniform(size=(4_000, 3, 3, 1)).astype(np.float32)
+    after = augmented(x, seed_pair(1), jitter_brightness=0.15, jitter_contrast=0.2)
+    flat, moved = x.reshape(len(x), -1) - 0.5, after.reshape(len(x), -1) - 0.5
+    low, high = flat.argmin(axis=1)[:, None], flat.argmax(axis=1)[:, None]
+    of = np.take_along_axis
+    slope = (of(moved, high, 1) - of(moved, low, 1)) / (of(flat, high, 1) - of(flat, low, 1))
+    np.testing.assert_allclose(
+        moved - slope * flat, np.broadcast_to(moved[:, :1] - slope * flat[:, :1], flat.shape), atol=1e-5
+    )
+    contrast, brightness = slope[:, 0] - 1, moved[:, 0] - slope[:, 0] * flat[:, 0]
+    for drawn, width in ((contrast, 0.2), (brightness, 0.15)):
+        assert np.abs(drawn).max() <= width + 1e-5
+        assert drawn.mean() == pytest.approx(0, abs=0.03 * width) and drawn.std() == pytest.approx(
+            width / 3**0.5, rel=0.03
+        )
+    assert abs(np.corrcoef(contrast, brightness)[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("name", ["jitter_brightness", "jitter_contrast", "blur"])
+def test_one_change_alone_at_another_seed_is_another(name: str) -> None:
+    x = np.random.default_rng(0).uniform(size=(5, 8, 8, 2)).astype(np.float32)
+    first = augmented(x, seed_pair(1), **{name: 0.3})
+    np.testing.assert_array_equal(first, augmented(x, seed_pair(1), **{name: 0.3}))
+    assert all(np.abs(augmented(x, seed_pair(2), **{name: 0.3}) - first).max(axis=(1, 2, 3)) > 0)
+    if name == "jitter_brightness":
+        np.testing.assert_allclose(np.ptp(first - x, axis=(1, 2, 3)), 0, atol=1e-6)
+    if name == "jitter_contrast":
+        np.testing.assert_allclose(augmented(x * 0 + 0.5, seed_pair(1), **{name: 0.3}), 0.5, atol=1e-6)
+
+
+def test_blur_is_scipys() -> None:
+    x = np.random.default_rng(0).uniform(size=(3, 9, 7, 2)).astype(np.float32)
+    std = np.array([0.0, 0.5, 1.0], np.float32)
+    found = ops.convert_to_numpy(gaussian_blur(ops.convert_to_tensor(x), ops.convert_to_tensor(std), 3))
+    np.testing.assert_array_equal(found[0], x[0])
+    for image, of_image, blurred in zip(x[1:], std[1:], found[1:], strict=True):
+        wanted = ndimage.gaussian_filter(image, (of_image, of_image, 0), mode="mirror", radius=(3, 3, 0))
+        np.testing.assert_allclose(blurred, wanted, atol=1e-6)
+
+
+def test_all_changes_are_compiled_and_differentiable() -> None:
+    settings = Augmentation(augment=True, jitter_brightness=0.1, jitter_contrast=0.2, blur=0.4)
+    x, seed = ops.convert_to_tensor(images() / 1000), ops.convert_to_tensor(seed_pair(3))
+    compiled = autodiff.jit(settings.augmented)
+    np.testing.assert_allclose(compiled(x, seed), settings.augmented(x, seed), atol=1e-6)
+    # Affine in x: the gradient of the sum is one array, whatever x is.
+    gradient = autodiff.jit(autodiff.grad(lambda x: ops.sum(settings.augmented(x, seed))))
+    np.testing.assert_allclose(gradient(x), gradient(0 * x), atol=1e-6)
+    assert ops.convert_to_numpy(gradient(x)).max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"jitter_brightness": -0.1}, "jitter_brightness must lie between 0 and 1, got -0.1"),
+        ({"jitter_contrast": float("nan")}, "jitter_contrast must lie between 0 and 1, got nan"),
+        ({"blur": 9.0}, "blur must lie between 0 and 5, got 9.0"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Augmentation(**settings).check_augmentation()  # type: ignore[arg-type]
+
+
+def test_blur_beyond_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match="blur reaches 15 pixels, images of 8 x 8"):
+        augmented(np.zeros((1, 8, 8, 1), np.float32), seed_pair(0), blur=5.0)

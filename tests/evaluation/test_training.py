@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from data.datasets import Dataset, load_dataset
@@ -289,3 +290,29 @@ def test_bad_settings_are_one_line(tiny_data_dir: Path, tmp_path: Path, changes:
         train_victims(config(tiny_data_dir, tmp_path, **changes))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_victims_are_trained_on_jittered_images(
+    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that is the images' mean shows what the step gives it; steps differ, and repeat."""
+    settings = config(tiny_data_dir, tmp_path, jitter_brightness=0.3, blur=0.5)
+    plain = dataclasses.replace(settings, jitter_brightness=0.0, blur=0.0)
+    monkeypatch.setattr(
+        GaussianAugmentationLoss, "__call__", lambda self, logits, x, *_: ops.mean(x) + 0 * ops.sum(logits(x))
+    )
+    dataset = load_dataset(tiny_data_dir)
+    values = {}
+    for name, of_run in (("jittered", settings), ("plain", plain)):
+        training = Training(of_run, dataset)
+        values[name] = [float(training.step(training.initial_state(), number)[1]) for number in (0, 1, 0)]
+    assert values["jittered"][0] == values["jittered"][2] != values["jittered"][1]
+    differences = np.abs(np.subtract(values["jittered"], values["plain"]))
+    assert differences.min() > 1e-4 and differences.max() < 0.05  # a mean of 256 shifts of -0.3 to 0.3
+
+
+def test_a_standardising_victim_is_saved_as_such(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path, standardise=True, epochs=1)
+    model = load_model(train_victims(settings)[0])
+    x = load_dataset(tiny_data_dir).x_test[:20]
+    np.testing.assert_allclose(model(0.5 * x + 0.2), model(x), atol=1e-3)
