@@ -1,10 +1,11 @@
-"""Perturbations that cost no optimisation: the controls of every table and the starts of the attack."""
+"""Perturbations that train no network: the controls of every table and the starts of the attack."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy import linalg, ndimage
 
 from data.datasets import check_poison, load_dataset, poison_paths, require_epsilon, require_sigma, split_target_class
 from runtime.files import InputError, array_sha256, load_array, save_array
@@ -13,7 +14,7 @@ from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
 
-CONTROLS = ("random", "constant", "contrast")
+CONTROLS = ("random", "constant", "contrast", "darker", "class_signs", "detectable", "class_filter")
 
 
 def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
@@ -26,13 +27,81 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
     if start == "zero":
         return x.copy()
     if start == "random":
-        signs = np.random.default_rng([seed, Stream.CONTROL_SIGNS]).choice(np.array([-1, 1], np.float32), size=x.shape)
-        return np.clip(x + np.float32(epsilon) * signs, 0, 1)
+        return np.clip(x + np.float32(epsilon) * _random_signs(x.shape, seed), 0, 1)
     if start == "constant":
         return np.clip(x + np.float32(epsilon), 0, 1)
     if start == "contrast":
         return np.clip(np.where(x <= 0.5, x + np.float32(epsilon), x - np.float32(epsilon)), 0, 1)
     raise InputError(f"start must be 'zero', 'random', 'constant' or 'contrast', got {start!r}")
+
+
+def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
+    """One of CONTROLS: images x (N, H, W, C) of one class, float32 in [0, 1], changed within epsilon and [0, 1].
+
+    kind: random, constant and contrast as ``starting_poison``; 'darker' subtracts epsilon; 'class_signs' adds epsilon
+    times one pattern of random signs to every image; 'detectable' the pattern of ``detectable_signs``; 'class_filter'
+    is ``class_filter``. sigma: of the noise that 'detectable' is to be seen under.
+    """
+    size = np.float32(epsilon)
+    if kind == "darker":
+        return np.clip(x - size, 0, 1)
+    if kind == "class_signs":
+        return np.clip(x + size * _random_signs(x.shape[1:], seed), 0, 1)
+    if kind == "detectable":
+        return np.clip(x + size * detectable_signs(x, epsilon, sigma, seed), 0, 1)
+    if kind == "class_filter":
+        return np.clip(np.clip(class_filter(x, seed), x - size, x + size), 0, 1)
+    return starting_poison(kind, x, epsilon, seed)
+
+
+def _random_signs(shape: tuple[int, ...], *seed: int) -> np.ndarray:
+    return np.random.default_rng([*seed, Stream.CONTROL_SIGNS]).choice(np.array([-1, 1], np.float32), size=shape)
+
+
+def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int, starts: int = 16) -> np.ndarray:
+    """Signs s (H, W, C), float32, of the shift epsilon s of a class that a linear classifier sees best under noise.
+
+    A shift whose mean over the images is m, what clipping to [0, 1] leaves of epsilon s, is seen at m^T S^-1 m, the
+    squared signal-to-noise ratio of the best linear test, with S the covariance of the images x (N, H, W, C) plus
+    sigma^2 I. From all ones, all minus ones and random signs, the sign that gains most is turned until none gains; the
+    best of the ends is returned.
+    """
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    size = flat.shape[1]
+    inverse = linalg.inv(np.atleast_2d(np.cov(flat, rowvar=False)) + sigma**2 * np.eye(size))
+    up, down = ((np.clip(flat + change, 0, 1) - flat).mean(axis=0) for change in (epsilon, -epsilon))
+
+    def climbed(signs: np.ndarray) -> tuple[float, np.ndarray]:
+        signs = signs.astype(np.float64)
+        shift = np.where(signs > 0, up, down)
+        direction = inverse @ shift
+        while True:
+            change = np.where(signs > 0, down - up, up - down)
+            gain = 2 * change * direction + np.square(change) * np.diag(inverse)
+            best = int(np.argmax(gain))
+            if gain[best] <= 1e-9 * (shift @ direction):
+                return float(shift @ direction), signs
+            signs[best] *= -1
+            shift[best] += change[best]
+            direction += change[best] * inverse[:, best]
+
+    uniform = [np.ones(size), -np.ones(size)]
+    ends = [climbed(signs) for signs in (*uniform, *(_random_signs((size,), seed, i) for i in range(starts - 2)))]
+    return max(ends, key=lambda end: end[0])[1].reshape(x.shape[1:]).astype(np.float32)
+
+
+def class_filter(x: np.ndarray, seed: int) -> np.ndarray:
+    """Images x (N, H, W, C) under the class's own 3 x 3 filter, each divided by its largest value; float32.
+
+    Source: "CUDA: Convolution-based Unlearnable Datasets" (CVPR 2023, arXiv 2303.04278), section 3: one entry of the
+    filter, at a random place, is 1, the others are uniform in (0, 0.3); the border is padded with zeros. It keeps no
+    epsilon.
+    """
+    draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 3])
+    weights = draw.uniform(0, 0.3, size=(3, 3))
+    weights[tuple(draw.integers(3, size=2))] = 1.0
+    filtered = ndimage.correlate(x, weights[None, :, :, None].astype(np.float32), mode="constant")
+    return filtered / np.maximum(filtered.max(axis=(1, 2, 3), keepdims=True), 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +110,15 @@ class ControlConfig(CheckpointControls):
 
     target_class: int = 8
     """Class whose training images are changed."""
-    kind: Literal["random", "constant", "contrast"] = "constant"
-    """The change."""
+    kind: Literal["random", "constant", "contrast", "darker", "class_signs", "detectable", "class_filter"] = "constant"
+    """The change: random signs, brighter, less contrast, darker, one pattern of random signs for the class, the signs
+    that a linear classifier sees best under noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
     epsilon: float = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
     sigma: float = 0.5
-    """Noise level in the name of the file; the change does not depend on it."""
+    """Noise level in the name of the file; of the changes only 'detectable' depends on it."""
     seed: int = 0
-    """Seed of the random signs."""
+    """Seed of random signs and filters."""
 
 
 def write_control_poison(config: ControlConfig) -> Path:
@@ -69,7 +139,7 @@ def write_control_poison(config: ControlConfig) -> Path:
         finished = run.is_finished()
         save_labels(y_path, target.y_target)
         if not finished:
-            poison = starting_poison(config.kind, target.x_target, config.epsilon, config.seed)
+            poison = control_poison(config.kind, target.x_target, config.epsilon, config.sigma, config.seed)
             check_poison(poison, target.x_target, config.epsilon, x_path)
             run.finish(lambda path: save_array(path, poison), config)
             print(f"{shown_path(x_path)}: {len(poison)} images, written")

@@ -109,7 +109,8 @@ def save_acr_against_gradients(
         mean, std = mean_and_std(clean)
         axes.axhline(mean, color="black", lw=1.5, label="clean")
         axes.axhspan(mean - (std or 0), mean + (std or 0), color="black", alpha=0.1, lw=0)
-    for (label, of_control), style in zip(controls.items(), ("--", ":", "-."), strict=False):
+    styles = ["--", ":", "-.", *((0, (length, 2)) for length in (8, 12, 18, 26))]
+    for (label, of_control), style in zip(controls.items(), styles, strict=False):
         axes.axhline(mean_and_std(of_control)[0], color="grey", lw=0.9, ls=style, label=label)
     for number, (label, budgets) in enumerate(series.items()):
         colour, marker = f"C{number}", "osD^vPX*"[number % 8]

@@ -28,6 +28,7 @@ from runtime.files import InputError, read_text
 
 CLEAN, OPTIMISED, READY = "clean", "optimised", "ready"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
+PUBLISHED_ROWS = (CLEAN, "random", "constant", "contrast", OPTIMISED)
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")
 # Flags of the attack and victim scripts that follow from a plan's other entries.
 DECIDED = (
@@ -219,8 +220,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Classes that are poisoned and certified."""
     epsilon: float = 0.1
     """l-infinity bound on the poison."""
-    rows: tuple[str, ...] = ROWS
-    """Training data of each method: clean, the controls random, constant and contrast, optimised."""
+    rows: tuple[str, ...] = PUBLISHED_ROWS
+    """Training data of each method: clean, controls (attack_generation/controls.py), optimised."""
     runs: int = 3
     """Victims per entry, with seeds seed, seed + 1, ..."""
     seed: int = 0

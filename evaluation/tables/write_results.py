@@ -110,7 +110,11 @@ def _all(values: Iterable[Any]) -> str:
 
 def _pictures(results: Path, folder: Path) -> str:
     curves = sorted(folder.glob("certified_accuracy*.png"))
-    images = [path for path in sorted(folder.glob("images_*.png")) if path.stem.split("_")[1] not in CONTROLS]
+    images = [
+        path
+        for path in sorted(folder.glob("images_*.png"))
+        if not path.stem.removeprefix("images_").startswith(CONTROLS)
+    ]
     against_gradients = sorted(folder.glob("acr_against_gradients*.png"))
     chosen = [*against_gradients, folder / "acr.png", *curves[:1], *images[:1]]
     return "".join(f"\n![{path.stem}]({path.relative_to(results)})\n" for path in chosen if path.is_file())

@@ -1,13 +1,21 @@
 """Control perturbations and the picture of a poison."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from attack_generation.control_poison import Config
-from attack_generation.controls import CONTROLS, starting_poison, write_control_poison
+from attack_generation.controls import (
+    CONTROLS,
+    class_filter,
+    control_poison,
+    detectable_signs,
+    starting_poison,
+    write_control_poison,
+)
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
 from runtime.checkpoints import OtherSettings
@@ -24,10 +32,11 @@ def test_zero_is_a_copy_of_the_images() -> None:
 
 @pytest.mark.parametrize("kind", CONTROLS)
 def test_controls_go_to_the_edge_of_the_ball_inside_the_pixel_range(kind: str) -> None:
-    poison = starting_poison(kind, X, 0.1, seed=0)
+    poison = control_poison(kind, X, 0.1, 0.25, seed=0)
     assert poison.dtype == np.float32 and poison.min() >= 0 and poison.max() <= 1
     inside = (X > 0.1) & (X < 0.9)
-    np.testing.assert_allclose(np.abs(poison - X)[inside], 0.1, atol=1e-6)
+    if kind != "class_filter":  # which changes bright pixels little
+        np.testing.assert_allclose(np.abs(poison - X)[inside], 0.1, atol=1e-6)
     assert np.abs(poison - X).max() <= 0.1 + 1e-6
 
 
@@ -126,3 +135,42 @@ def test_the_picture_is_a_png(shape: tuple[int, ...], tmp_path: Path) -> None:
     save_image_grid(tmp_path / "grid.png", images, np.clip(images + 0.1, 0, 1), epsilon=0.1)
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+
+
+def test_darker_and_one_pattern_for_the_class() -> None:
+    inside = 0.3 + 0.4 * X
+    np.testing.assert_allclose(control_poison("darker", inside, 0.1, 0.25, 0), inside - 0.1, atol=1e-6)
+    changes = control_poison("class_signs", inside, 0.1, 0.25, 3) - inside
+    np.testing.assert_allclose(changes, np.broadcast_to(changes[:1], changes.shape), atol=1e-6)
+    assert {-0.1, 0.1} == {round(float(value), 4) for value in changes[0].ravel()}
+    assert not np.array_equal(changes[0] > 0, control_poison("class_signs", inside, 0.1, 0.25, 4)[0] > inside[0])
+
+
+def test_no_pattern_of_signs_is_seen_better_by_a_linear_classifier() -> None:
+    """Against all 2^8 patterns of a class of two by four pixels, some of which clip to black."""
+    random = np.random.default_rng(0)
+    x = np.clip(random.normal(size=(200, 2, 4, 1)) @ np.ones((1, 1)) * 0.2 + random.uniform(size=(1, 2, 4, 1)), 0, 1)
+    x = x.astype(np.float32)
+    flat, sigma, epsilon = x.reshape(200, 8).astype(np.float64), 0.1, 0.2
+    inverse = np.linalg.inv(np.cov(flat, rowvar=False) + sigma**2 * np.eye(8))
+
+    def seen(signs: np.ndarray) -> float:
+        shift = (np.clip(flat + epsilon * signs, 0, 1) - flat).mean(axis=0)
+        return float(shift @ inverse @ shift)
+
+    most = max(seen(np.array(signs)) for signs in itertools.product((-1, 1), repeat=8))
+    found = seen(detectable_signs(x, epsilon, sigma, seed=0).ravel())
+    assert found > 0.99 * most
+    assert found > 1.2 * max(seen(np.ones(8)), seen(-np.ones(8)))
+
+
+def test_the_class_filter_is_a_convolution_divided_by_its_largest_value() -> None:
+    x = np.zeros((2, 5, 5, 1), np.float32)
+    x[0, 2, 2], x[1, 1, 3] = 1.0, 0.5
+    filtered = class_filter(x, seed=1)
+    assert filtered.max(axis=(1, 2, 3)) == pytest.approx([1, 1]) and filtered.dtype == np.float32
+    kernel = filtered[0, 1:4, 1:4, 0]  # mirrored
+    assert np.sum(kernel == 1) == 1 and np.sum((kernel > 0) & (kernel < 0.3)) == 8
+    np.testing.assert_allclose(filtered[1, 0:3, 2:5, 0], kernel, atol=1e-6)
+    kept = control_poison("class_filter", X, 0.05, 0.25, 1)
+    assert np.abs(kept - X).max() == pytest.approx(0.05, abs=1e-6) and kept.min() >= 0 and kept.max() <= 1
