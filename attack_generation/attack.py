@@ -29,7 +29,7 @@ class AttackState(NamedTuple):
     """Everything that changes during an attack; what a checkpoint holds."""
 
     u: Tree  # variables of the poison, see attack_generation.parametrisation
-    weights: list[Any]  # v
+    weights: Any  # v: the model's weights, or a tuple of those of several networks
     lower: Tree  # what the optimiser keeps beside v
     upper: AdamState  # shaped as the variables of a minibatch
     loss: LossState  # of the training loss
@@ -113,8 +113,9 @@ class Attack:
         self._compiled_images = jit(self._poison.images)
         self._compiled_logits = jit(self._logits)
 
-    def _fresh_model(self, restart: int) -> StatelessModel:
-        seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart)[0])
+    def _fresh_model(self, restart: int, network: int = 0) -> StatelessModel:
+        words = (restart, network) if network else (restart,)
+        seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, *words)[0])
         model = build_model(
             self.config.architecture, self._image_shape, self._num_classes, seed, self.config.standardise
         )
@@ -138,7 +139,8 @@ class Attack:
         config = self.config
         if u is None:
             u = self._poison.start(config.start, self.x_target, config.seed)
-        weights, _ = self._fresh_model(restart).initial()
+        networks = tuple(self._fresh_model(restart, network).initial()[0] for network in range(config.networks))
+        weights = networks if config.networks > 1 else networks[0]
         lower = self._bilevel.init_lower(weights)
         of_batch = self._poison.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
@@ -150,7 +152,9 @@ class Attack:
         """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
         restart, epoch_since = divmod(epoch, self.config.reinitialise_every)
-        if number and step == 0 and epoch_since == 0:
+        if number and step == 0 and self.config.networks > 1:
+            state = self._with_one_afresh(state, epoch)
+        elif number and step == 0 and epoch_since == 0:
             state = self.initial_state(restart, state.u)
         seeds = Seeds(
             *(
@@ -160,6 +164,19 @@ class Attack:
         )
         indices = self._draw_indices(epoch, step)
         return self._compiled_step(state, self._images, indices, seeds, np.float32(epoch_since))
+
+    def _with_one_afresh(self, state: AttackState, epoch: int) -> AttackState:
+        """The state at the start of an epoch, with fresh weights of the network whose turn it is, where it is one's."""
+        turn, since = divmod(epoch, self.config.reinitialise_every // self.config.networks)
+        if since:
+            return state
+        restart, network = divmod(turn, self.config.networks)
+        fresh = self.initial_state(restart, state.u)
+
+        def replaced(all_of: tuple[Any, ...], one_of: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (*all_of[:network], one_of[network], *all_of[network + 1 :])
+
+        return state._replace(weights=replaced(state.weights, fresh.weights), lower=replaced(state.lower, fresh.lower))
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
@@ -184,8 +201,9 @@ class Attack:
         batch = self._gather(images, indices, seeds, epoch)
         u = self._poison.select(state.u, indices.poison)
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])
+        logits = partial(self._logits, self._first(state.weights))
         perturbed, loss = self.config.loss.perturbed(
-            partial(self._logits, state.weights), x, batch.y, self._lower_randomness(batch, 0), epoch, state.loss
+            logits, x, batch.y, self._lower_randomness(batch, 0), epoch, state.loss
         )
         batch = batch._replace(perturbation=perturbed - x)
         u, weights, lower, upper, metrics = self._bilevel.step(u, state.weights, state.lower, state.upper, batch)
@@ -231,6 +249,10 @@ class Attack:
         fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
         return Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
 
+    def _first(self, weights: Any) -> Any:
+        """Those of the first network: SmoothAdv's own attack is on it, and it is the one that is evaluated."""
+        return weights if self.config.networks == 1 else weights[0]
+
     def _logits(self, v: Any, x: Any) -> Any:
         return ops.cast(self._model(v, self._model_state, x)[0], "float32")
 
@@ -247,7 +269,7 @@ class Attack:
 
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower-level model, and the poison's distortion."""
-        logits = partial(self._compiled_logits, state.weights)
+        logits = partial(self._compiled_logits, self._first(state.weights))
         overall, of_class = clean_accuracies(logits, self.x_val, self.y_val)
         distortion = np.abs(ops.convert_to_numpy(self._compiled_images(state.u, self.x_target)) - self.x_target)
         return {

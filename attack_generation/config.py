@@ -50,11 +50,16 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Epochs of outer steps; an epoch visits every image of the other classes once."""
     reinitialise_every: int = 10
     """Epochs after which the weights, p and all Adam moments start afresh."""
-    optimiser: Literal["approxgrad", "few_steps", "soba", "f2sa"] = "approxgrad"
+    networks: int = 1
+    """Networks of the lower level, whose hypergradients are averaged. They are re-initialised in turn, so that they
+    differ in age."""
+    optimiser: Literal["approxgrad", "few_steps", "soba", "f2sa", "error_minimising"] = "approxgrad"
     """Of the bilevel problem: ApproxGrad (published); the same with few steps, warm-started; SOBA, a single loop; F2SA,
-    a single loop of first derivatives. See bilevel_optimizer/."""
+    a single loop of first derivatives. 'error_minimising' lowers the training loss itself, not the objective: it makes
+    the class easy to learn (arXiv 2101.04898), with a noisy training method in its stable form (SEM, arXiv 2311.13091).
+    See bilevel_optimizer/."""
     lower_steps: int | None = None
-    """Adam steps on the weights in an outer step of approxgrad and few_steps (T1)."""
+    """Adam steps on the weights in an outer step of approxgrad, few_steps and error_minimising (T1)."""
     solver: Literal["adam", "cg", "neumann"] | None = None
     """Solver of their linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
     solver_steps: int | None = None
@@ -71,7 +76,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
     lr_p: float | None = None
     """Adam learning rate of the linear system's solution; the scale of the Neumann series; SOBA's step."""
     damping: float | None = None
-    """Multiple of the identity added to the lower level's Hessian, in all but f2sa."""
+    """Multiple of the identity added to the lower level's Hessian, where there is one."""
     multiplier: float | None = None
     """F2SA's multiplier of the training loss at the start (lambda)."""
     growth: float | None = None
@@ -97,8 +102,13 @@ class PoisonConfig(Augmentation, CheckpointControls):
         require_positive(
             self,
             "batch_clean", "batch_poison", "batch_validation", "radius_copies", "radius_beta",
-            "epochs", "reinitialise_every", "lr_u", "lr_v",
+            "epochs", "reinitialise_every", "networks", "lr_u", "lr_v",
         )  # fmt: skip
+        if self.reinitialise_every % self.networks:
+            raise InputError(
+                f"reinitialise_every is {self.reinitialise_every} epochs, which {self.networks} networks cannot take "
+                "in equal turns; give a multiple of networks"
+            )
         filled = self.in_force()
         own = [name for name in optimisers.NAMES if type(getattr(filled, name)) in (int, float)]
         require_positive(filled, *(name for name in own if name not in ("damping", "growth")))

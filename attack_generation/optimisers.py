@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.bilevel import BilevelOptimizer, Objective
+from bilevel_optimizer.ensemble import Ensemble
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.linear_solvers import solver_named
 from bilevel_optimizer.soba import Soba
@@ -23,6 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "soba": {"lr_p": 1e-2, "damping": 0.1},
     # A larger multiplier also multiplies what y still lacks: on the digits 1 makes the stronger poison than 10 and 100.
     "f2sa": {"multiplier": 1.0, "growth": 0.0},
+    # Ten steps of the weights to one of the noise (arXiv 2101.04898, section 4).
+    "error_minimising": {"lower_steps": 10},
 }  # fmt: skip
 NAMES = tuple(dict.fromkeys(name for settings in SETTINGS.values() for name in settings))
 
@@ -45,11 +49,18 @@ def in_force(optimiser: str, published: Mapping[str, Any], given: Mapping[str, A
 
 def bilevel_optimiser(config: Any, f: Objective, g: Objective, project: Callable[[Any, Any], Any]) -> BilevelOptimizer:
     """The optimiser of a config whose settings are in force: an attack_generation.config.PoisonConfig."""
+    one = _of_one_network(config, f, g, project)
+    return one if config.networks == 1 else Ensemble.of(one, config.networks)
+
+
+def _of_one_network(config: Any, f: Objective, g: Objective, project: Callable[[Any, Any], Any]) -> BilevelOptimizer:
     both: dict[str, Any] = {"f": f, "g": g, "lr_v": config.lr_v, "lr_u": config.lr_u, "project": project}
     if config.optimiser == "soba":
         return Soba(**both, lr_p=config.lr_p, damping=config.damping)
     if config.optimiser == "f2sa":
         return F2sa(**both, multiplier=config.multiplier, growth=config.growth)
+    if config.optimiser == "error_minimising":
+        return Alternating(**both, lower_steps=config.lower_steps)
     return ApproxGrad(
         **both,
         lower_steps=config.lower_steps,

@@ -5,7 +5,6 @@ form used by "How Robust are Randomized Smoothing based Defenses to Data Poisoni
 2012.01274), section 3 and algorithm 1.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from keras import ops
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import Objective, unconstrained
+from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.linear_solvers import AdamResidual, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
 
@@ -38,26 +37,19 @@ class Metrics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ApproxGrad:
-    """The bilevel algorithm; every method is pure and may be compiled with autodiff.jit.
+class ApproxGrad(BilevelOptimizer):
+    """The bilevel algorithm.
 
-    f, g: upper and lower objective, each (u, v, data, draw) -> scalar tensor.
-    lower_steps: Adam steps on v in an outer step (T1); lr_v their learning rate.
+    lower_steps: Adam steps on v in an outer step (T1).
     solver: of (g_vv + damping I) p = f_v; p is kept between outer steps (warm start).
-    lr_u: learning rate of Adam on u. project(u, data): the feasible point nearest to u.
     fixed_system: whether g is one function within an outer step's linear system and cross derivative (draw is
     held), which lets every product share one first-order evaluation. When False each solver iteration sees its
     own draw, as the published code does with redrawn noise.
     """
 
-    f: Objective
-    g: Objective
     lower_steps: int = 10
-    lr_v: float = 1e-3
-    lr_u: float = 0.1
     damping: float = 1e-3
     solver: LinearSolver = field(default_factory=AdamResidual)
-    project: Callable[[Tree, Any], Tree] = unconstrained
     fixed_system: bool = True
 
     def init_lower(self, v: Tree) -> LowerState:
@@ -115,18 +107,11 @@ class ApproxGrad:
         )
         return hypergradient, LowerState(lower.adam, p, solution.state), metrics
 
-    def step(
-        self, u: Tree, v: Tree, lower: LowerState, upper: AdamState, data: Any
-    ) -> tuple[Tree, Tree, LowerState, AdamState, Metrics]:
-        """One outer step: T1 steps on v, the linear system, one projected Adam step on u.
-
-        u may be a minibatch of the variables to find; ``upper`` is then shaped as the minibatch, and its moments
-        persist while the content of u changes. Returns the new (u, v, lower, upper) and the metrics.
-        """
+    def direction(self, u: Tree, v: Tree, lower: LowerState, data: Any) -> tuple[Tree, Tree, LowerState, Metrics]:
+        """T1 steps on v and the linear system. See bilevel.BilevelOptimizer."""
         v, adam = self.minimise_lower(u, v, lower.adam, data)
         hypergradient, lower, metrics = self.hypergradient(u, v, LowerState(adam, lower.p, lower.solver), data)
-        u, upper = adam_step(u, hypergradient, upper, self.lr_u)
-        return self.project(u, data), v, lower, upper, metrics
+        return hypergradient, v, lower, metrics
 
     def gradients(self, of_f: float) -> float:
         """T1 gradients, the solver's products, those that end the step, and f's. See bilevel.BilevelOptimizer."""

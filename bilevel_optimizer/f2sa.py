@@ -5,7 +5,6 @@ arXiv 2301.10945), section 3 and algorithm 1. The penalty method of the attack's
 1911.03432) has the same idea with the norm of g_v in place of the difference of two lower levels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from keras import ops
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import Objective, unconstrained
+from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.trees import Tree, norm, tree_map
 
 
@@ -37,7 +36,7 @@ class F2saMetrics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class F2sa:
+class F2sa(BilevelOptimizer):
     """Two lower levels, v descending g and y descending f / multiplier + g; their difference shows how u moves f.
 
     D_u = f_u(u, y) + multiplier (g_u(u, y) - g_u(u, v)), which for converged v and y differs from the derivative of
@@ -45,17 +44,11 @@ class F2sa:
     multiplier multiplies the noise. All move once at each step, by Adam, to which the scale of an objective is nothing:
     the paper's y descends f + multiplier g.
 
-    f, g: upper and lower objective; g sees draw 0, f draw 1. lr_v: learning rate of v and y. lr_u: of u.
-    multiplier: at the start (lambda); it grows by ``growth`` a step. project(u, data): the feasible point nearest to u.
+    g sees draw 0, f draw 1. lr_v is that of y too. multiplier: at the start (lambda); it grows by ``growth`` a step.
     """
 
-    f: Objective
-    g: Objective
-    lr_v: float = 1e-3
-    lr_u: float = 0.1
     multiplier: float = 10.0
     growth: float = 0.01
-    project: Callable[[Tree, Any], Tree] = unconstrained
 
     def init_lower(self, v: Tree) -> F2saState:
         """The state at the start and after v is re-initialised: y = v, fresh moments."""
@@ -74,16 +67,13 @@ class F2sa:
         d_u = tree_map(lambda a, b: multiplier * (a - b), of_y_u, of_v_u)
         return d_u, of_v, of_y, F2saMetrics(f, g, g_of_y, multiplier, norm(d_u))
 
-    def step(
-        self, u: Tree, v: Tree, lower: F2saState, upper: AdamState, data: Any
-    ) -> tuple[Tree, Tree, F2saState, AdamState, F2saMetrics]:
-        """One step of all three. See bilevel.BilevelOptimizer."""
+    def direction(self, u: Tree, v: Tree, lower: F2saState, data: Any) -> tuple[Tree, Tree, F2saState, F2saMetrics]:
+        """One step of v and y, and D_u at the point before it. See bilevel.BilevelOptimizer."""
         multiplier = self.multiplier + self.growth * ops.cast(lower.steps, norm(v).dtype)
         d_u, d_v, d_y, metrics = self.directions(u, v, lower.y, multiplier, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
         y, adam_of_y = adam_step(lower.y, d_y, lower.adam_of_y, self.lr_v)
-        u, upper = adam_step(u, d_u, upper, self.lr_u)
-        return self.project(u, data), v, F2saState(adam, y, adam_of_y, lower.steps + 1), upper, metrics
+        return d_u, v, F2saState(adam, y, adam_of_y, lower.steps + 1), metrics
 
     def gradients(self, of_f: float) -> float:
         """g's gradient at v and at y, and f's. See bilevel.BilevelOptimizer."""

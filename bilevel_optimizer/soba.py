@@ -4,7 +4,6 @@ Source: Dagréou, Ablin, Vaiter, Moreau, "A framework for bilevel optimization t
 variance reduction algorithms" (NeurIPS 2022, arXiv 2201.13409), section 2 and algorithm 1.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from keras import ops
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import Objective, unconstrained
+from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
 
 
@@ -33,24 +32,19 @@ class SobaMetrics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Soba:
+class Soba(BilevelOptimizer):
     """The three directions of arXiv 2201.13409, eq. 4, from one evaluation of g's derivatives.
 
     D_v = g_v, D_p = (g_vv + damping I) p - f_v, D_u = f_u - g_uv p, all at the point before the step: no direction
     waits for another, and one pass through the graph of g_v gives both products. u and v move by Adam, as in
     approxgrad.py, p by -lr_p D_p, as in the paper: it is a running average of f_v, in which Adam would lose the scale.
 
-    f, g: upper and lower objective; g sees draw 0, f draw 1. lr_v, lr_p, lr_u: learning rates; p is stable for
-    lr_p < 2 / (largest eigenvalue of g_vv + damping). project(u, data): the feasible point nearest to u.
+    g sees draw 0, f draw 1. lr_p: learning rate of p, which is stable for lr_p < 2 / (largest eigenvalue of g_vv +
+    damping).
     """
 
-    f: Objective
-    g: Objective
-    lr_v: float = 1e-3
     lr_p: float = 1e-2
-    lr_u: float = 0.1
     damping: float = 1e-3
-    project: Callable[[Tree, Any], Tree] = unconstrained
 
     def init_lower(self, v: Tree) -> SobaState:
         """The state at the start and after v is re-initialised: p = 0, fresh moments."""
@@ -69,14 +63,11 @@ class Soba:
         residual = norm(d_p) / ops.maximum(norm(f_v), 1e-30)
         return d_u, g.gradient, d_p, SobaMetrics(f, g.value, residual, norm(d_u))
 
-    def step(
-        self, u: Tree, v: Tree, lower: SobaState, upper: AdamState, data: Any
-    ) -> tuple[Tree, Tree, SobaState, AdamState, SobaMetrics]:
-        """One step of all three. See bilevel.BilevelOptimizer."""
+    def direction(self, u: Tree, v: Tree, lower: SobaState, data: Any) -> tuple[Tree, Tree, SobaState, SobaMetrics]:
+        """One step of v and p, and D_u at the point before it. See bilevel.BilevelOptimizer."""
         d_u, d_v, d_p, metrics = self.directions(u, v, lower.p, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
-        u, upper = adam_step(u, d_u, upper, self.lr_u)
-        return self.project(u, data), v, SobaState(adam, add_scaled(lower.p, -self.lr_p, d_p)), upper, metrics
+        return d_u, v, SobaState(adam, add_scaled(lower.p, -self.lr_p, d_p)), metrics
 
     def gradients(self, of_f: float) -> float:
         """g with its gradient, both products, and f's gradient. See bilevel.BilevelOptimizer."""

@@ -32,3 +32,8 @@ def dot(x: Tree, y: Tree) -> Any:
 def norm(x: Tree) -> Any:
     """Euclidean norm over all leaves, a scalar tensor."""
     return ops.sqrt(dot(x, x))
+
+
+def mean(trees: tuple[Tree, ...]) -> Tree:
+    """Mean of structures of one shape, leaf by leaf."""
+    return tree_map(lambda *leaves: ops.mean(ops.stack(leaves), axis=0), *trees)

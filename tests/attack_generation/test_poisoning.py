@@ -354,6 +354,7 @@ OTHERS = {  # no settings of ApproxGrad, more steps, for one moves the weights o
     "few_steps": {"lower_steps": 2, "solver_steps": None},
     "soba": {"lower_steps": None, "solver_steps": None},
     "f2sa": {"lower_steps": None, "solver_steps": None},
+    "error_minimising": {"lower_steps": 3, "solver_steps": None},
 }
 
 
@@ -379,11 +380,46 @@ def test_every_optimiser_moves_the_poison_and_continues_bit_for_bit(
     np.testing.assert_array_equal(attack(dataclasses.replace(parts, max_minutes=None)), poison)
     record = json.loads((tmp_path / "whole" / "X_poisoned_radius_gaussianaug_0.25_3.json").read_text())
     f = 10 * 2 / 460  # images of the upper objective, those of the lower one
-    of_step = {"few_steps": 2 + f + 1 + 2 + 2 * 3, "soba": 1 + 2 + f, "f2sa": 2 + f}[optimiser]
+    of_step = {"few_steps": 2 + f + 1 + 2 + 2 * 3, "soba": 1 + 2 + f, "f2sa": 2 + f, "error_minimising": 3 + 1}[
+        optimiser
+    ]
     assert record["gradients"] == pytest.approx(16 * of_step)
     in_force = record["settings"]  # what the optimiser has no setting for, is none
-    assert (in_force["damping"] is None, in_force["multiplier"] is None) == (optimiser == "f2sa", optimiser != "f2sa")
-    assert in_force["lower_steps"] == (2 if optimiser == "few_steps" else None)
+    assert (in_force["damping"] is None) == (optimiser in ("f2sa", "error_minimising"))
+    assert (in_force["multiplier"] is None) == (optimiser != "f2sa")
+    assert in_force["lower_steps"] == {"few_steps": 2, "error_minimising": 3}.get(optimiser)
+
+
+def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
+    tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "networks": 2, "optimiser": "soba", "lower_steps": None, "solver_steps": None, "epochs": 6,
+        "reinitialise_every": 4, "objective": "noisy_cross_entropy",
+    }  # fmt: skip
+    settings = config(tiny_data_dir, tmp_path / "whole", **changes)
+    made = Attack(settings, load_dataset(tiny_data_dir))
+    state, afresh = made.initial_state(), []
+    assert np.abs(state.weights[0][0] - state.weights[1][0]).max() > 0.01
+    for number in range(made.total_steps):
+        epoch, step = divmod(number, made.steps_per_epoch)
+        if number and step == 0:
+            after = made._with_one_afresh(state, epoch)
+            for network in range(2):
+                changed = not np.array_equal(after.weights[network][0], state.weights[network][0])
+                fresh = float(ops.sum(ops.abs(after.lower[network].p[0]))) == 0
+                assert changed == fresh
+                afresh += [(epoch, network)] * changed
+        state, _ = made.outer_step(state, number)
+    assert afresh == [(2, 1), (4, 0)]
+    poison = attack(settings)
+    np.testing.assert_array_equal(made.poison(state, tmp_path), poison)
+    parts = config(tiny_data_dir, tmp_path / "parts", **changes, max_minutes=1e-9)
+    with pytest.raises(StoppedEarly):
+        attack(parts)
+    np.testing.assert_array_equal(attack(dataclasses.replace(parts, max_minutes=None)), poison)
+    with pytest.raises(InputError, match="reinitialise_every is 4 epochs, which 3 networks cannot take in equal turns"):
+        dataclasses.replace(settings, networks=3).check()
 
 
 def test_a_lower_level_in_bfloat16_makes_nearly_the_same_steps(tiny_data_dir: Path, tmp_path: Path) -> None:

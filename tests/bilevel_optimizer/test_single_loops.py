@@ -1,4 +1,4 @@
-"""SOBA and F2SA where the answer is known, from a lower level that is far from its minimum."""
+"""SOBA, F2SA, alternating minimisation and ensembles where the answer is known, from v far from its minimum."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +9,11 @@ import pytest
 from keras import ops
 
 from bilevel_optimizer.adam import adam_init, adam_step
+from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.ensemble import Ensemble
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.linear_solvers import ConjugateGradient
 from bilevel_optimizer.soba import Soba
@@ -102,6 +104,66 @@ def test_the_multiplier_grows_by_steps_and_both_lower_levels_share_a_draw() -> N
         u, v, lower, upper, metrics = problem.step(u, v, lower, upper, ())
         assert float(metrics.multiplier) == 2 + 0.5 * step
     assert sorted(set(seen)) == [("f", 1), ("g", 0)] and len(seen) == 9
+
+
+def test_alternating_minimisation_follows_the_derivative_of_the_minimum(float64: None) -> None:
+    """Of a quadratic, min_v g(u, v) = -u'B'H^-1 B u / 2."""
+    q = Quadratic()
+    v = tree_map(lambda leaf: ops.convert_to_tensor(leaf + 0.5), q.nested_v)
+    problem, fine = (Alternating(q.f, q.g, lr_v=rate, lower_steps=3_000) for rate in (0.02, 0.0002))
+    u = tree_map(ops.convert_to_tensor, q.nested_u)
+    _, v, lower, _ = jit(problem.direction)(u, v, problem.init_lower(v), ())
+    found, v, _, metrics = jit(fine.direction)(u, v, lower, ())
+    wanted = -q.b.T @ np.linalg.solve(q.h, q.b @ q.u)
+    assert relative_error(flat(found), wanted) < 1e-3
+    assert float(metrics.g) == float(metrics.f) == pytest.approx(q.u @ wanted / 2)
+    assert float(metrics.hypergradient_norm) == pytest.approx(np.linalg.norm(wanted), rel=1e-3)
+
+
+def test_alternating_minimisation_redraws_at_every_step() -> None:
+    seen: list[int] = []
+
+    def g(u: Any, v: Any, _data: Any, draw: Any) -> Any:
+        return ops.sum((u - v) ** 2) + 0 * ops.cast(draw, "float32")
+
+    def f(*_: Any) -> Any:
+        seen.append(1)
+        return 0.0
+
+    u = v = np.float32([1.0, 2.0])
+    problem = Alternating(f, g, lower_steps=4, lr_u=0.5, project=lambda u, _data: ops.clip(u, 0, 1))
+    u, v, _, _, _ = problem.step(u, v + 1, problem.init_lower(v), adam_init(u), ())
+    assert not seen and float(ops.max(u)) <= 1 and problem.gradients(5.0) == 5
+
+
+MEMBERS = [
+    ApproxGrad(Quadratic().f, Quadratic().g, lower_steps=2, lr_v=0.02, solver=ConjugateGradient(3)),
+    Soba(Quadratic().f, Quadratic().g, lr_v=0.02, lr_p=0.2),
+    F2sa(Quadratic().f, Quadratic().g, lr_v=0.02),
+]
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: type(member).__name__)
+def test_an_ensemble_moves_u_by_the_mean_of_its_members(member: BilevelOptimizer, float64: None) -> None:
+    q = Quadratic()
+    u = q.nested_u
+    several = tuple(tree_map(lambda leaf, by=by: leaf + by, q.nested_v) for by in (0.0, 0.5, -2.0))
+    problem = Ensemble.of(member, 3)
+    lower = problem.init_lower(several)
+    direction, v, lower, metrics = jit(problem.direction)(u, several, lower, ())
+    direction, v, lower, metrics = jit(problem.direction)(u, v, lower, ())
+    wanted = []
+    for i, one in enumerate(several):
+        of_one = member.init_lower(one)
+        _, one, of_one, _ = member.direction(u, one, of_one, ())
+        alone, one, of_one, of_metrics = member.direction(u, one, of_one, ())
+        np.testing.assert_allclose(flat(v[i]), flat(one), rtol=1e-10)
+        np.testing.assert_allclose(flat(lower[i]), flat(of_one), rtol=1e-8, atol=1e-12)
+        wanted.append((flat(alone), float(of_metrics.f)))
+    np.testing.assert_allclose(flat(direction), np.mean([one for one, _ in wanted], axis=0), rtol=1e-8)
+    assert float(metrics.f) == pytest.approx(np.mean([f for _, f in wanted]))
+    assert problem.gradients(2.0) == 3 * member.gradients(2.0)
+    assert (problem.lr_u, problem.project) == (member.lr_u, member.project)
 
 
 TARGET = np.float32([1.3, 1.8, 5.0, -2.0])
