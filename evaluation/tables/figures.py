@@ -78,7 +78,7 @@ def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], 
             if not len(values):
                 bar.set_visible(False)
     axes.set_xticks(range(len(acr)), list(acr))
-    axes.set(ylabel="average certified radius (l2, pixels in [0, 1])", title=title)
+    axes.set(ylabel="average certified radius (l2, pixels in [0, 1])", title=textwrap.fill(title, 45))
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     if len(kinds) > 6:
