@@ -59,7 +59,7 @@ CALL = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads} {PYTHO
 WHOLE = r"(?!.*_shard_\d+_of_\d+\.).*"
 
 
-localrules: all, plan, data, control, merge, tables
+localrules: all, plan, data, control, visibility, merge, tables
 
 
 wildcard_constraints:
@@ -109,6 +109,16 @@ rule poison:
     log: WORK / "logs/{kind}/{name}.log"
     benchmark: WORK / "benchmarks/poison/{kind}/{name}.tsv"
     shell: CALL + STOP + LOGGED
+
+
+rule visibility:
+    input: needs
+    output: WORK / "{kind}/{name}.json"
+    wildcard_constraints: kind="visibility"
+    params: command=command
+    threads: THREADS
+    log: WORK / "logs/{kind}/{name}.log"
+    shell: CALL + LOGGED
 
 
 rule victim:

@@ -28,6 +28,7 @@ MERGE = "randomized_smoothing_certification/merge_shards.py"
 FEWER_VOTES = "randomized_smoothing_certification/fewer_votes.py"
 READY = "attack_generation/ready_poison.py"
 PACK = "attack_generation/pack_poison.py"
+VISIBILITY = "attack_generation/visibility.py"
 LABELS = "evaluation/label_flipping/digits.py"
 BOUNDARY = "evaluation/boundary/two_dimensional.py"
 RUN_PLAN = "evaluation/tables/run_plan.py"
@@ -63,6 +64,7 @@ class Place:
                     MERGE: ["--shards", self.model.with_name("a.tsv"), "--out", out / "a.tsv"],
                     FEWER_VOTES: ["--certificates", self.folder / "a.tsv", "--sigma", "1", "--out", out / "a.tsv"],
                     READY: ["--name", "mnist_published", "--data-dir", self.data, "--out", out / "a.npy"],
+                    VISIBILITY: ["--poison", "none.npy", "--data-dir", self.data, "--out", out / "a.json"],
                     PACK: ["--poison", self.folder / "a.npy", "--name", "a", "--out-dir", out],
                     LABELS: ["--data-dir", self.data, "--work-dir", out, "--results-dir", out],
                     BOUNDARY: ["--out-dir", out],
@@ -114,7 +116,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 SCRIPTS = (
-    ATTACK, CONTROL, READY, PACK, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, BOUNDARY, RUN_PLAN, MAKE_TABLES,
+    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, BOUNDARY, RUN_PLAN, MAKE_TABLES,
     WRITE_RESULTS, *PREPARE, *BENCHMARKS,
 )  # fmt: skip
 
@@ -142,6 +144,10 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (READY, [], "mnist_published: was made from other training images"),
         (READY, ["--name", "none"], "no ready poison 'none'; choose from mnist_published"),
         (PACK, [], "a.json: no such file"),
+        (VISIBILITY, [], "none.npy: no such file"),
+        (VISIBILITY, ["--sigma", "0"], "sigma must be positive"),
+        (VICTIM, ["--jitter-brightness", "2"], "jitter_brightness must lie between 0 and 1, got 2"),
+        (ATTACK, ["--networks", "3"], "reinitialise_every is 10 epochs, which 3 networks cannot take in equal turns"),
         (FEWER_VOTES, [], "a.tsv: no such file"),
         (FEWER_VOTES, ["--n", "0"], "n must be at least 1, got 0"),
         (VICTIM, ["--loss.copies", "0"], "copies of MACER must be positive, got 0"),

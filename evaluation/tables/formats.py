@@ -169,6 +169,16 @@ def as_csv(entries: Entries) -> str:
             line["poison_variant"] = poison.variant if poison else ""
             spent = entry.mean_and_std("gradients")
             line["gradients"] = f"{spent[0]:.1f}" if spent else ""
+        if any(of.values("others_acr") for of in entries.values()):
+            for name in ("others_acr", "others_certified_accuracy"):
+                found = entry.mean_and_std(name)
+                line[f"{name}_mean"] = f"{found[0]:.4f}" if found else ""
+        if any(run.visibility for of in entries.values() for run in of.runs):
+            seen = entry.runs[0].visibility if entry.runs else {}
+            line |= {
+                name: f"{seen[name]:.4f}" if name in seen else ""
+                for name in ("l2_over_sigma", *(f"auc_{one}" for one in ("brightness", "nearest", "linear", "network")))
+            }
         if any(one.victim.variant for one in entries):
             line["victim_variant"] = cell.victim.variant
         lines.append(line)

@@ -38,7 +38,7 @@ class Table(NamedTuple):
 def tables_of(plan: Plan, entries: Entries) -> list[Table]:
     """All tables of the plan."""
     tables = [_method_table(plan, entries), _control_table(plan, entries)]
-    tables += [_attack_table(plan, entries), _victim_table(plan, entries)]
+    tables += [_attack_table(plan, entries), _victim_table(plan, entries), _poison_table(plan, entries)]
     tables += _method_transfer_tables(plan, entries) + _architecture_transfer_tables(plan, entries)
     return [table for table in tables if table.rows]
 
@@ -57,7 +57,8 @@ def tables_by_training_data(plan: Plan, entries: Entries) -> list[Table]:
             rows.append((Item(name), _measured(entry, "acr"), less, *values))
         title = f"{plan.dataset}, class {target_class}, victims {victim.name}, σ = {victim.sigma:g}"
         tables.append(Table(f"{victim.key}_{target_class}", title, header, rows))
-    tables += [table for table in (_attack_table(plan, entries), _victim_table(plan, entries)) if table.rows]
+    of_plan = _attack_table(plan, entries), _victim_table(plan, entries), _poison_table(plan, entries)
+    tables += [table for table in of_plan if table.rows]
     return tables + _method_transfer_tables(plan, entries) + _architecture_transfer_tables(plan, entries)
 
 
@@ -166,9 +167,11 @@ def _victim_table(plan: Plan, entries: Entries) -> Table:
     foreign = [foreign.victim for foreign in plan.foreign if foreign.victim]
     first, *others = dict.fromkeys((*foreign, *plan.victim_variants()))
     measured = {"acr": "ACR", "certified_accuracy": "certified accuracy"}
+    if any(entry.values("others_acr") for entry in entries.values()):
+        measured["others_acr"] = "ACR of the other classes"
     header = (
         "method", "σ", "class", "training data",
-        *(f"{text}, {kind}" for kind in (first, *others) for text in measured.values()),
+        *(f"{text}, {kind}" for kind in (first, *others) for text in (*measured.values(), "reduction")),
         *(f"{text} within ± of {first}" for text in measured.values()),
     )  # fmt: skip
     rows = []
@@ -178,7 +181,11 @@ def _victim_table(plan: Plan, entries: Entries) -> Table:
             kind: entries.get(cell._replace(victim=cell.victim._replace(variant=kind))) for kind in (first, *others)
         }
         start = Item(cell.victim.method), Item(f"{cell.victim.sigma:g}"), Item(str(cell.target_class)), Item(cell.row)
-        values = [_measured(entry, name) for entry in of_kinds.values() for name in measured]
+        values = []
+        for kind, entry in of_kinds.items():
+            clean = entries.get(cell._replace(victim=cell.victim._replace(variant=kind), poison=None))
+            values += [_measured(entry, name) for name in measured]
+            values.append(Item(_reduction(clean, entry) if cell.poison else ""))
         within = [
             Item("; ".join(f"{kind}: {_within(of_kinds[first], of_kinds[kind], name)}" for kind in others))
             for name in measured
@@ -186,6 +193,30 @@ def _victim_table(plan: Plan, entries: Entries) -> Table:
         rows.append((*start, *values, *within))
     title = f"Kinds of victims: whether the mean of each lies within one standard deviation of the runs of {first}"
     return Table("victims", title, header, rows)
+
+
+def _poison_table(plan: Plan, entries: Entries) -> Table:
+    """How large each poison is, and how well detectors see it."""
+    measured = {
+        "mean_change": "mean change", "l2": "l2", "l2_over_sigma": "l2 / σ", "auc_brightness": "brightness",
+        "auc_nearest": "nearest clean image", "auc_linear": "linear", "auc_network": "network",
+    }  # fmt: skip
+    rows = []
+    seen = set()
+    for cell in plan.main_cells():
+        entry = entries.get(cell)
+        if not (cell.poison and entry and entry.runs and entry.runs[0].visibility) or cell.poison in seen:
+            continue
+        seen.add(cell.poison)
+        values = [Item(f"{entry.runs[0].visibility[name]:.3f}", entry) for name in measured]
+        of = Item(cell.poison.against), Item(f"{cell.poison.sigma:g}"), Item(str(cell.target_class)), Item(cell.row)
+        rows.append((*of, *values))
+    header = ("against", "σ", "class", "training data", *measured.values())
+    title = (
+        "Poisons: change of a pixel and of an image, and area under the ROC curve of detectors that know clean images "
+        "(brightness, nearest clean image) or are trained on poisoned ones (linear, network)"
+    )
+    return Table("poisons", title, header, rows)
 
 
 def _within(first: Entry | None, other: Entry | None, name: str) -> str:

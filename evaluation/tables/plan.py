@@ -187,6 +187,13 @@ class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     radius_loss: float = 0.0
     """Above 0, n0 should be about 1,000."""
     batch_size: int = 1_000
+    all_classes: bool = False
+    """Certify so many points of every class; what the classes keep that are not poisoned stands beside."""
+
+    def flags_for(self, target_class: int) -> dict[str, Any]:
+        """Those of the certification script."""
+        values = msgspec.structs.asdict(self)
+        return {"target_class": "all" if values.pop("all_classes") else target_class, **values}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -243,6 +250,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     first. Reductions are against clean victims of the same variant. None: one, which has no name."""
     certification: Certification = Certification()
     """Certificate of every victim."""
+    visibility: bool = False
+    """Measure how large each poison is and how well simple detectors see it (attack_generation/visibility.py)."""
     shards: int = 1
     """Jobs that one victim's certificate is divided into."""
     method_transfer: MethodTransfer | None = None
@@ -440,6 +449,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Images of a poison."""
         return self.folders["work"] / "poison" / poison.key / f"{poison.file_name}.npy"
 
+    def visibility_file(self, poison: Poison) -> Path:
+        """How visible a poison is."""
+        return self.folders["work"] / "visibility" / f"{poison.key}.json"
+
     def model_file(self, cell: Cell, seed: int) -> Path:
         """A trained victim; its record is the .json beside it. One on clean data serves every class."""
         victim = cell.victim
@@ -481,6 +494,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for cell in self.cells():
             if cell.poison:
                 yield self._poison_job(cell.poison)
+                if self.visibility:
+                    yield self._visibility_job(cell.poison)
             for seed in self.seeds:
                 yield self._victim_job(cell, seed)
                 yield from self._certificate_jobs(cell, seed)
@@ -517,6 +532,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{self.dataset}"
         return self._job("poison", f"{folder}/poison_radius_{poison.against}.py", values, outputs)
 
+    def _visibility_job(self, poison: Poison) -> "Job":
+        images = self.poison_file(poison)
+        values = {
+            "poison": images, "target_class": poison.target_class, "sigma": poison.sigma, "seed": self.seed,
+            "data_dir": self.folders["data"], "out": self.visibility_file(poison),
+        }  # fmt: skip
+        return self._job(
+            "visibility", "attack_generation/visibility.py", values, [self.visibility_file(poison)], [images]
+        )
+
     def _victim_job(self, cell: Cell, seed: int) -> "Job":
         victim, poison, model = cell.victim, cell.poison, self.model_file(cell, seed)
         values: dict[str, Any] = {
@@ -538,8 +563,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         model, whole = self.model_file(cell, seed), self.certificate_file(cell, seed)
         script = f"randomized_smoothing_certification/certify_{self.dataset.lower()}.py"
         values = {
-            "target_class": cell.target_class, "sigma": cell.victim.sigma, "seed": self.seed,
-            **msgspec.structs.asdict(self.certification), "model": model, "data_dir": self.folders["data"],
+            **self.certification.flags_for(cell.target_class), "sigma": cell.victim.sigma, "seed": self.seed,
+            "model": model, "data_dir": self.folders["data"],
         }  # fmt: skip
         if self.shards == 1:
             yield self._job("certify", script, {**values, "out": whole}, [summary_path(whole)], [model])
@@ -558,9 +583,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         plan, results = self.folders["work"] / "plan.json", self.folders["results"]
         certificates = [summary_path(self.certificate_file(cell, seed)) for cell in self.cells() for seed in self.seeds]
         foreign = [Path(file) for foreign in self.foreign for file in foreign.files]
+        seen = [self.visibility_file(poison) for poison in self.poisons().values() if self.visibility]
         outputs = [results / name for name in (*PAGES, *(f"figures/{name}" for name in self.figures()))]
         script = "evaluation/tables/make_tables.py"
-        return self._job("tables", script, {"plan": plan}, outputs, [plan, *certificates, *foreign])
+        return self._job("tables", script, {"plan": plan}, outputs, [plan, *certificates, *seen, *foreign])
 
     def limits_of(self, rule: str) -> Limits:
         """What one job of a rule may use."""
@@ -570,7 +596,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Job(NamedTuple):
     """One call of a script that a user may call by hand."""
 
-    rule: str  # data, control (or ready poison), poison, victim, certify, merge or tables
+    rule: str  # data, control (or ready poison), poison, visibility, victim, certify, merge or tables
     script: str  # path in the project
     flags: str  # as on the command line, quoted for a shell
     outputs: tuple[Path, ...]  # the first appears when the job is done

@@ -38,6 +38,17 @@ class Run(NamedTuple):
     records: dict[str, Any]  # how it was made: settings of certificate, victim and poison
     target_class: int
     tsv: Path
+    other_radii: np.ndarray = np.empty(0)  # of the points of all other classes, where they were certified too
+
+    @property
+    def others_acr(self) -> float | None:
+        """Average certified radius of the other classes, None where they were not certified."""
+        return float(np.maximum(self.other_radii, 0).mean()) if len(self.other_radii) else None
+
+    @property
+    def others_certified_accuracy(self) -> float | None:
+        """Approximate certified accuracy at radius 0 of the other classes."""
+        return float(np.mean(self.other_radii >= 0)) if len(self.other_radii) else None
 
     @property
     def acr(self) -> float:
@@ -58,6 +69,15 @@ class Run(NamedTuple):
     def target_accuracy(self) -> float | None:
         """The same of those of the certified class."""
         return self.records["victim"].get(f"accuracy_class_{self.target_class}")
+
+    @property
+    def visibility(self) -> dict[str, float]:
+        """What attack_generation.visibility measured of its poison, by name; empty where nothing was."""
+        measured = self.records.get("visibility", {}).get("measured", {})
+        return {
+            **{k: v for k, v in measured.items() if k != "auc"},
+            **{f"auc_{k}": v for k, v in measured.get("auc", {}).items()},
+        }
 
     @property
     def gradients(self) -> float | None:
@@ -83,10 +103,11 @@ class Entry(NamedTuple):
         return mean_and_std(values) if values else None
 
 
-def read_radii(path: Path, target_class: int) -> np.ndarray:
-    """Radii of one class's points from a certification file, float (points,); -1 where not certified correctly.
+def read_radii(path: Path, target_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Radii of one class's points and of all others from a certification file, float (points,), each.
 
-    Raises InputError where the file is missing or damaged, has a point twice, or none of the class.
+    -1 where not certified correctly. Raises InputError where the file is missing or damaged, has a point twice, or
+    none of the class.
     """
     points = read_points(path)
     numbers = [point.idx for point in points]
@@ -95,7 +116,7 @@ def read_radii(path: Path, target_class: int) -> np.ndarray:
     of_class = [point for point in points if point.label == target_class]
     if not of_class:
         raise InputError(f"{path}: has no point of class {target_class}; choose another file")
-    return radii(of_class)
+    return radii(of_class), radii([point for point in points if point.label != target_class])
 
 
 def cell_folder(cell: Cell) -> str:
@@ -149,6 +170,8 @@ def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, An
     _check_rows(tsv, records)
     if cell.poison:
         records["poison"] = read_record(plan.poison_file(cell.poison).with_suffix(".json"), settings=dict)
+        if plan.visibility and (seen := plan.visibility_file(cell.poison)).is_file():
+            records["visibility"] = read_record(seen, settings=dict, measured=dict)
     return tsv, records
 
 
@@ -216,17 +239,23 @@ def read_entries(plan: Plan, store: Path) -> dict[Cell, Entry]:
 
 
 def _stored_run(cell: Cell, seed: int, tsv: Path, records: dict[str, Any]) -> Run:
-    radii_of_run = read_radii(tsv, cell.target_class)
+    radii_of_run, others = read_radii(tsv, cell.target_class)
     _check_rows(tsv, records)
-    return Run(seed, radii_of_run, records, cell.target_class, tsv)
+    return Run(seed, radii_of_run, records, cell.target_class, tsv, others)
 
 
 def _are_records(of_run: dict[str, Any]) -> bool:
     """Whether a run's records have the form that tables are made from."""
-    victim, certificate, poison = (of_run.get(name, {}) for name in ("victim", "certificate", "poison"))
-    if not ("victim" in of_run and all(isinstance(one, dict) for one in (victim, certificate, poison))):
+    victim, certificate, poison, seen = (
+        of_run.get(name, {}) for name in ("victim", "certificate", "poison", "visibility")
+    )
+    if not ("victim" in of_run and all(isinstance(one, dict) for one in (victim, certificate, poison, seen))):
+        return False
+    measured = seen.get("measured", {"auc": {}})
+    if not (isinstance(measured, dict) and isinstance(measured.get("auc"), dict)):
         return False
     numbers = [value for name, value in victim.items() if name.startswith("accuracy")] + [poison.get("gradients")]
+    numbers += [value for part in (measured, measured["auc"]) for name, value in part.items() if name != "auc"]
     settings = [one.get("settings", {}) for one in (victim, certificate, poison)]
     return all(isinstance(one, dict) for one in settings) and all(
         value is None or isinstance(value, int | float) for value in numbers

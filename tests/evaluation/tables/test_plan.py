@@ -252,3 +252,15 @@ def test_a_damaged_plan_file(content: str, tmp_path: Path) -> None:
 def test_a_missing_plan_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: no such file"):
         read_plan(tmp_path / "none.yaml")
+
+
+def test_every_class_may_be_certified_and_every_poison_measured() -> None:
+    plan = plan_of({**SMALL, "target_classes": [8], "visibility": True, "certification": {"all_classes": True}})
+    jobs = {job.name: job for job in plan.jobs()}
+    seen = jobs["visibility/constant_sigma_0.25_class_8"]
+    poison = jobs["poison/constant_sigma_0.25_class_8/X_poisoned_radius_constant_0.25_8"].outputs[0]
+    assert f"--poison {poison}" in seen.flags and poison in seen.needs
+    assert seen.outputs[0] in jobs["tables"].needs
+    certify = next(job for job in plan.jobs() if job.rule == "certify")
+    assert "--target-class all" in certify.flags and "all-classes" not in certify.flags
+    assert not any(job.rule == "visibility" for job in plan_of(SMALL).jobs())

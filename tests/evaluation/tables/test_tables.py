@@ -204,14 +204,18 @@ def test_kinds_of_victims_stand_side_by_side(tmp_path: Path) -> None:
     table = next(table for table in tables_of(*crossed(tmp_path)) if table.name == "victims")
     rows = {row[3].text: [item.text for item in row[4:]] for row in table.rows}
     assert table.header[4:] == (
-        "ACR, slow", "certified accuracy, slow", "ACR, fast", "certified accuracy, fast", "ACR within ± of slow",
-        "certified accuracy within ± of slow",
+        "ACR, slow", "certified accuracy, slow", "reduction, slow", "ACR, fast", "certified accuracy, fast",
+        "reduction, fast", "ACR within ± of slow", "certified accuracy within ± of slow",
     )  # fmt: skip
     assert rows["clean"] == [
-        "1.000 ± 0.141", "1.000 ± 0.000", "1.050 ± 0.141", "1.000 ± 0.000", "fast: yes (+0.35 std)", "fast: yes",
+        "1.000 ± 0.141", "1.000 ± 0.000", "", "1.050 ± 0.141", "1.000 ± 0.000", "", "fast: yes (+0.35 std)",
+        "fast: yes",
     ]  # fmt: skip
-    assert rows["constant"][4:] == ["fast: no (+1.41 std)", "fast: yes"]
-    assert rows["approxgrad"][2:] == ["—", "—", "fast: —", "fast: —"]
+    of_slow, of_fast = (float(rows["constant"][column].split(" ")[0]) for column in (0, 3))
+    assert rows["constant"][2] == f"{100 * (1 - of_slow):.1f} %"
+    assert rows["constant"][5] == f"{100 * (1 - of_fast / 1.05):.1f} %"  # against clean victims of the same kind
+    assert rows["constant"][6:] == ["fast: no (+1.41 std)", "fast: yes"]
+    assert rows["approxgrad"][3:] == ["—", "—", "—", "fast: —", "fast: —"]
 
 
 def test_victims_of_another_program_are_a_kind_beside_those_of_the_plan(folder: Path) -> None:
@@ -232,11 +236,34 @@ def test_victims_of_another_program_are_a_kind_beside_those_of_the_plan(folder: 
     collect(plan, folder / "store")
     entries = {**read_entries(plan, folder / "store"), **ours}
     tables = {table.name: table for table in tables_of(plan, entries)}
-    assert tables["victims"].header[4:8:2] == ("ACR, theirs", "ACR, ours")
-    assert [[item.text for item in row[3:7:1]] for row in tables["victims"].rows] == [
-        ["clean", "0.375", "0.500", "0.375"], ["published", "0.188", "0.500", "0.500"],
+    victims = tables["victims"]
+    shown = [victims.header.index(name) for name in ("training data", "ACR, theirs", "ACR, ours", "reduction, theirs")]
+    assert [[row[column].text for column in shown] for row in victims.rows] == [
+        ["clean", "0.375", "0.375", ""], ["published", "0.188", "0.500", "50.0 %"],
     ]  # fmt: skip
     assert [row[3].text for row in tables["attacks"].rows] == ["none: clean", "published"]
+
+
+def test_other_classes_and_visibility_stand_in_the_tables(tmp_path: Path) -> None:
+    plan, entries = crossed(tmp_path)
+    measured = {"linf": 0.1, "mean_change": 0.08, "l2": 2.0, "l2_over_sigma": 4.0}
+    areas = {"brightness": 0.6, "nearest": 0.7, "linear": 0.8, "network": 0.9}
+    for cell, of in entries.items():
+        runs = []
+        for run in of.runs:
+            seen = {"visibility": {"measured": {**measured, "auc": areas}}} if cell.poison else {}
+            runs.append(run._replace(other_radii=np.array([0.5, -1.0, 1.0, 0.0]), records={**run.records, **seen}))
+        entries[cell] = of._replace(runs=tuple(runs))
+    tables = {table.name: table for table in tables_of(plan, entries)}
+    victims = tables["victims"]
+    column = victims.header.index("ACR of the other classes, slow")
+    assert victims.rows[0][column].text == "0.375 ± 0.000"
+    poisons = [[item.text for item in row] for row in tables["poisons"].rows]
+    assert [row[3] for row in poisons] == ["constant", "soba_epochs_1", "soba_epochs_5", "approxgrad"]  # each once
+    assert poisons[0][4:] == ["0.080", "2.000", "4.000", "0.600", "0.700", "0.800", "0.900"]
+    lines = list(csv.DictReader(as_csv(entries).splitlines()))
+    assert lines[0]["others_acr_mean"] == "0.3750" and lines[0]["others_certified_accuracy_mean"] == "0.7500"
+    assert {line["auc_linear"] for line in lines} == {"", "0.8000"}
 
 
 def test_variants_are_told_apart_in_the_numbers(tmp_path: Path) -> None:
@@ -309,7 +336,7 @@ def test_a_missing_file_of_another_program(folder: Path) -> None:
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("radius\tpredict\tlabel\textra\n0.3\t8\t8\tx\n0.4\t1\t8\tx\n")
-    assert read_radii(path, 8).tolist() == [0.3, -1.0]
+    assert read_radii(path, 8)[0].tolist() == [0.3, -1.0]
 
 
 def test_the_curve_is_the_share_of_points_certified_at_each_radius() -> None:

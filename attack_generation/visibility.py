@@ -1,0 +1,124 @@
+"""How visible a poison is: its distance from the clean images, and simple detectors that tell poisoned from clean.
+
+    python attack_generation/visibility.py --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy \\
+        --data-dir data/DIGITS --out runs/DIGITS/visibility.json
+
+Two detectors know clean images only, those of the class in the validation set: how far an image's mean brightness is
+from theirs, and how far its nearest of them is. They are asked about the poisoned images and about clean test images.
+Two are trained to tell poisoned images from clean ones, on one half of the class and on its clean versions, and asked
+about the other half: a linear classifier and a small network. Each is told by the area under its ROC curve: 0.5 sees
+nothing, 1 everything.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from data.datasets import load_dataset, load_poison, require_sigma, split_target_class
+from runtime.command_line import run_script
+from runtime.files import array_sha256, read_record, write_json
+from runtime.long_run import require_not_negative
+from runtime.provenance import project_path, provenance, shown_path
+
+TRAINED_ON = 2_000  # poisoned images, at most: the detectors need no more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the measurement."""
+
+    poison: Path
+    """Poison file, or the name of one in data/poisons."""
+    target_class: int = 8
+    """Class that it poisons."""
+    sigma: float = 0.25
+    """Noise level of the victims: a change is seen under it as its l2 norm over sigma."""
+    seed: int = 0
+    """Seed of the halves and of the detectors."""
+    data_dir: Path = project_path("data/DIGITS")
+    """Folder of the prepared arrays."""
+    out: Path
+    """File of the result, .json."""
+
+
+def main(config: Config) -> None:
+    """Measure, write the record and print it. Raises InputError on bad settings or data."""
+    require_sigma(config.sigma)
+    require_not_negative(config, "seed")
+    dataset = load_dataset(config.data_dir)
+    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "x_val", "x_test")}
+    poison = load_poison(config.poison, dataset, config.target_class)
+    clean, reference, held_out = (
+        split_target_class(x, y, config.target_class).x_target
+        for x, y in (
+            (dataset.x_train, dataset.y_train), (dataset.x_val, dataset.y_val), (dataset.x_test, dataset.y_test),
+        )
+    )  # fmt: skip
+    of_run = {
+        **{name: getattr(config, name) for name in ("target_class", "sigma", "seed")}, **hashes,
+        "poison_sha256": array_sha256(poison),
+    }  # fmt: skip
+    if config.out.is_file() and read_record(config.out).get("settings") == of_run:
+        print(f"{shown_path(config.out)}: already made with these settings, kept")
+        return
+    far = distances(poison, clean, config.sigma)
+    seen = areas(poison, clean, reference, held_out, config.seed)
+    write_json(config.out, {"settings": of_run, "measured": {**far, "auc": seen}, **provenance(config)})
+    found = ", ".join(f"{name} {value:.3f}" for name, value in seen.items())
+    print(f"{shown_path(config.out)}: l2 {far['l2']:.3f}, area under the curve of {found}")
+
+
+def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:
+    """Largest and mean change of a pixel, mean l2 norm of an image's change, and that over sigma."""
+    change = (poison - clean).reshape(len(clean), -1).astype(np.float64)
+    l2 = float(np.linalg.norm(change, axis=1).mean())
+    return {
+        "linf": float(np.abs(change).max()), "mean_change": float(np.abs(change).mean()), "l2": l2,
+        "l2_over_sigma": l2 / sigma,
+    }  # fmt: skip
+
+
+def areas(
+    poison: np.ndarray, clean: np.ndarray, reference: np.ndarray, held_out: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Area under the ROC curve of each detector.
+
+    poison, clean: (N, H, W, C), the class's training images with and without poison. reference, held_out: other clean
+    images of the class.
+    """
+    poison, clean, reference, held_out = (x.reshape(len(x), -1) for x in (poison, clean, reference, held_out))
+    brightness = reference.mean(axis=1)
+    near = NearestNeighbors(n_neighbors=1).fit(reference)
+    order = np.random.default_rng(seed).permutation(len(poison))[: 2 * TRAINED_ON]
+    first, second = np.array_split(order, 2)
+    detectors = {
+        "linear": LogisticRegression(C=0.1, max_iter=1_000),
+        "network": MLPClassifier((64,), alpha=1e-3, early_stopping=len(first) >= 100, max_iter=200, random_state=seed),
+    }
+
+    def trained(detector: LogisticRegression | MLPClassifier) -> float:
+        pipeline = make_pipeline(StandardScaler(), detector)
+        pipeline.fit(np.concatenate([clean[first], poison[first]]), np.repeat([0, 1], len(first)))
+        return _area(*(pipeline.predict_proba(x[second])[:, 1] for x in (clean, poison)))
+
+    return {
+        "brightness": _area(*(np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison))),
+        "nearest": _area(*(near.kneighbors(x)[0][:, 0] for x in (held_out, poison))),
+        **{name: trained(detector) for name, detector in detectors.items()},
+    }
+
+
+def _area(of_clean: np.ndarray, of_poison: np.ndarray) -> float:
+    truth = np.repeat([0, 1], [len(of_clean), len(of_poison)])
+    return float(roc_auc_score(truth, np.concatenate([of_clean, of_poison])))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,71 @@
+"""How visible a poison is: distances, and detectors on changes of known kinds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attack_generation.controls import ControlConfig, write_control_poison
+from attack_generation.visibility import Config, areas, distances, main
+from runtime.files import read_json
+
+RANDOM = np.random.default_rng(0)
+
+
+def digits(count: int) -> np.ndarray:
+    """Images of one class: a common picture, noise, and a brightness of each image's own."""
+    picture = np.random.default_rng(7).uniform(0.2, 0.8, size=(6, 6, 1))
+    noise = RANDOM.normal(scale=0.05, size=(count, 6, 6, 1))
+    return (picture + noise + RANDOM.normal(scale=0.03, size=(count, 1, 1, 1))).astype(np.float32)
+
+
+CLEAN, REFERENCE, HELD_OUT = digits(200), digits(100), digits(100)
+SIGNS = RANDOM.choice([-1, 1], size=(6, 6, 1))
+SIGNS_OF_EACH = RANDOM.choice([-1, 1], size=CLEAN.shape)
+
+
+def seen(change: np.ndarray | float) -> dict[str, float]:
+    return areas((CLEAN + change).astype(np.float32), CLEAN, REFERENCE, HELD_OUT, seed=0)
+
+
+def test_no_change_is_seen_by_nobody() -> None:
+    assert all(0.35 < area < 0.65 for area in seen(0.0).values())
+
+
+def test_a_brightness_shift_is_seen_by_mean_brightness_either_way() -> None:
+    assert seen(0.1)["brightness"] > 0.95 and seen(-0.1)["brightness"] > 0.95
+
+
+def test_a_pattern_is_seen_by_the_trained_detectors_and_not_by_brightness() -> None:
+    signs = SIGNS - SIGNS.mean()
+    areas_of = seen(0.06 * signs)
+    assert areas_of["brightness"] < 0.65 < 0.95 < min(areas_of["linear"], areas_of["network"])
+
+
+def test_signs_of_each_image_are_seen_by_the_distance_and_not_by_a_line() -> None:
+    areas_of = seen(0.1 * SIGNS_OF_EACH)
+    assert areas_of["nearest"] > 0.95 and areas_of["linear"] < 0.7
+
+
+def test_distances_are_of_the_change() -> None:
+    change = np.zeros_like(CLEAN)
+    change[:, 0, 0], change[:, 1, 1] = 0.03, -0.04
+    found = distances(CLEAN + change, CLEAN, sigma=0.25)
+    assert found == pytest.approx({"linf": 0.04, "mean_change": 0.07 / 36, "l2": 0.05, "l2_over_sigma": 0.2}, rel=1e-4)
+
+
+def test_the_script_writes_what_it_measured_and_keeps_it(
+    tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = ControlConfig(kind="constant", sigma=0.25, data_dir=tiny_data_dir, out_dir=tmp_path)
+    config = Config(poison=write_control_poison(control), data_dir=tiny_data_dir, out=tmp_path / "seen.json")
+    main(config)
+    record = read_json(tmp_path / "seen.json")
+    assert record["measured"]["linf"] == pytest.approx(0.1, abs=1e-6)
+    assert record["measured"]["auc"]["brightness"] > 0.9 and record["settings"]["target_class"] == 8
+    before = (tmp_path / "seen.json").read_bytes()
+    capsys.readouterr()
+    main(config)
+    assert "kept" in capsys.readouterr().out and (tmp_path / "seen.json").read_bytes() == before
+    main(Config(**{**vars(config), "seed": 1}))
+    assert read_json(tmp_path / "seen.json")["settings"]["seed"] == 1
