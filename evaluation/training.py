@@ -20,6 +20,7 @@ from data.datasets import (
     require_sigma,
     split_target_class,
 )
+from evaluation.defences import DefenceName, defended
 from evaluation.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from models.registry import build_model, require_architecture
 from models.saving import save_model, victim_name
@@ -66,6 +67,9 @@ class TrainingConfig(Augmentation, CheckpointControls):
     """Learning rate of Adam, the peak where it changes; the schedule's when not given."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
     """How models with BatchNorm are trained: as a fixed affine map (published code) or with batch statistics."""
+    defence: DefenceName = "none"
+    """What is done to the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or removal of
+    the tenth of each class that is farthest from its validation images. See evaluation/defences.py."""
     architecture: str = "mnist_cnn"
     """Model of the victim, see models/registry.py."""
     seed: int = 0
@@ -122,6 +126,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
         images = load_poison(poison, dataset, config.target_class)
         trained_on = replace_target_class(dataset, images, config.target_class)
         name = poison.stem.removeprefix("X_")
+    trained_on = defended(trained_on, config.defence)
     out_dir = config.out_dir or project_path("saved_models") / dataset.name
     with Stop(config.max_minutes) as stop:
         return [

@@ -1,0 +1,73 @@
+"""What a victim may do to training images that it does not trust, before it trains on them.
+
+Compression, fewer grey levels and grayscale: "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838), which undoes
+availability poison measured by accuracy. Removal of what is farthest from trusted images: the simplest sanitisation.
+"""
+
+import io
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+
+from data.datasets import Dataset, labels
+from runtime.files import InputError
+
+DefenceName = Literal["none", "jpeg", "bit_depth", "grayscale", "removal"]
+JPEG_QUALITY = 10  # of 100, arXiv 2301.13838, section 4
+BITS = 2  # per channel, the same
+REMOVED = 0.1  # share of every class
+
+
+def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
+    """The dataset with its training images treated; validation images, which are trusted, and test images stay.
+
+    jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
+    luminance. removal: of each class the tenth of the images is left out that is farthest (l2) from every validation
+    image of the class. Raises InputError for grayscale of images that are grey.
+    """
+    if defence == "none":
+        return dataset
+    x, y = dataset.x_train, dataset.y_train
+    if defence == "removal":
+        kept = np.flatnonzero(_near_validation_images(dataset))
+        return replace(dataset, x_train=x[kept], y_train=y[kept])
+    treated = {"jpeg": _jpeg, "bit_depth": _bit_depth, "grayscale": _grayscale}[defence](x)
+    return replace(dataset, x_train=treated)
+
+
+def _bit_depth(x: np.ndarray) -> np.ndarray:
+    steps = np.float32(2**BITS - 1)
+    return np.round(x * steps) / steps
+
+
+def _grayscale(x: np.ndarray) -> np.ndarray:
+    if x.shape[-1] != 3:
+        raise InputError(f"grayscale needs images of three channels, these have {x.shape[-1]}; choose another defence")
+    grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _jpeg(x: np.ndarray) -> np.ndarray:
+    def compressed(image: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "JPEG", quality=JPEG_QUALITY)
+        return np.asarray(Image.open(file)).reshape(image.shape)
+
+    levels = np.round(255 * x).astype(np.uint8)
+    return (np.stack([compressed(image) for image in levels]) / np.float32(255)).astype(np.float32)
+
+
+def _near_validation_images(dataset: Dataset) -> np.ndarray:
+    """Of each training image whether it is kept, bool (N,)."""
+    of_train, of_validation = labels(dataset.y_train), labels(dataset.y_val)
+    kept = np.ones(len(of_train), bool)
+    for label in range(dataset.num_classes):
+        rows = np.flatnonzero(of_train == label)
+        trusted = dataset.x_val[of_validation == label]
+        near = NearestNeighbors(n_neighbors=1).fit(trusted.reshape(len(trusted), -1))
+        distance = near.kneighbors(dataset.x_train[rows].reshape(len(rows), -1))[0][:, 0]
+        kept[rows[np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]]] = False
+    return kept
