@@ -1,4 +1,4 @@
-"""What is done to training images anew at every step, a pure function of a seed: crop and flip, jitter, blur."""
+"""What is done to training images anew at every step, a pure function of a seed: crop, flip, jitter, blur, plasma."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from runtime.files import InputError
-from runtime.noise import uniform
+from runtime.noise import fold_in, uniform
 
 PADDING = 4  # pixels of zeros on each side
 
@@ -17,8 +17,8 @@ class Augmentation:
     """Settings of victims and of the attack's lower level; without any, images stay as they are.
 
     Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b, then
-    blurred; noise comes after all of it. Pixels may leave [0, 1], where nothing is clipped: a classifier under noise
-    sees such pixels anyway.
+    blurred, then plasma; noise comes after all of it. Jittered pixels may leave [0, 1], where nothing is clipped: a
+    classifier under noise sees such pixels anyway.
     """
 
     augment: bool = False
@@ -29,6 +29,9 @@ class Augmentation:
     """Largest relative change c of a training image's contrast around mid-grey, uniform in -c .. c."""
     blur: float = 0.0
     """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform in 0 .. blur."""
+    plasma: bool = False
+    """Strong augmentation against poison: brightness and contrast that vary over each image, and shuffled channels
+    (UEraser-Lite, arXiv 2303.15127)."""
     standardise: bool = False
     """Whether the model begins by standardising each image: mean 0 and standard deviation 1 over all its pixels."""
 
@@ -44,7 +47,7 @@ class Augmentation:
 
     def of_validation(self) -> "Augmentation":
         """What an attack does to validation images: the published crop and flip, and nothing else."""
-        return replace(self.augmentation(), jitter_brightness=0.0, jitter_contrast=0.0, blur=0.0)
+        return replace(self.augmentation(), jitter_brightness=0.0, jitter_contrast=0.0, blur=0.0, plasma=False)
 
     def augmented(self, x: Any, seed: Any) -> Any:
         """Images x, float (N, height, width, channels), N known, after all of it; differentiable with respect to x.
@@ -53,8 +56,9 @@ class Augmentation:
         """
         if self.augment:
             x = random_crop_and_flip(x, seed)
+        another = ops.stack([seed[1], seed[0]])  # another seed than the crop's
         if self.jitter_brightness or self.jitter_contrast or self.blur:
-            draws = uniform((x.shape[0], 3), ops.stack([seed[1], seed[0]]))  # another seed than the crop's
+            draws = uniform((x.shape[0], 3), another)
             brightness, contrast = (
                 width * (2 * draws[:, column, None, None, None] - 1)
                 for column, width in enumerate((self.jitter_brightness, self.jitter_contrast))
@@ -62,7 +66,40 @@ class Augmentation:
             x = (x - 0.5) * (1 + contrast) + 0.5 + brightness
             if self.blur:
                 x = gaussian_blur(x, self.blur * draws[:, 2], math.ceil(3 * self.blur))
-        return x
+        return plasma(x, fold_in(another, 1)) if self.plasma else x
+
+
+def plasma(x: Any, seed: Any) -> Any:
+    """Each with probability 1/2: x + i (2 p - 1) with i in (0, 1); 4 p (x - 1/2) + 1/2; the channels in another order.
+
+    x: float (N, height, width, channels) in [0, 1], where it stays. p: a random field of each image, see
+    ``fractal_field``. seed: int32 (2,), may be traced; counts from it up to 50 are used.
+    Source: UEraser-Lite (arXiv 2303.15127, section 3), which has the fields and ranges of the library Kornia.
+    """
+    draws = uniform((x.shape[0], 4 + x.shape[3]), seed)
+    chosen = draws[:, :3, None, None, None] < 0.5
+    field = 2 * fractal_field(x.shape[:3], fold_in(seed, 1)) - 1
+    x = ops.where(chosen[:, 0], x + draws[:, 3, None, None, None] * field, x)
+    x = ops.where(chosen[:, 1], 4 * fractal_field(x.shape[:3], fold_in(seed, 25)) * (x - 0.5) + 0.5, x)
+    order = ops.argsort(draws[:, 4:], axis=1)
+    shuffled = ops.take_along_axis(x, order[:, None, None, :], axis=3)
+    return ops.clip(ops.where(chosen[:, 2], shuffled, x), 0.0, 1.0)
+
+
+def fractal_field(shape: tuple[int, int, int], seed: Any) -> Any:
+    """A smooth random field per image, float32 (N, height, width, 1), from 0 to 1 in each.
+
+    The sum of uniform noise on grids of 2, 4, 8, ... points a side, each finer one weaker by a factor from 0.1 to 0.7.
+    """
+    count, height, width = shape
+    rough = 0.1 + 0.6 * uniform((count, 1, 1, 1), seed)
+    field, weight, points = ops.zeros((count, height, width, 1)), ops.ones((count, 1, 1, 1)), 2
+    while points <= max(height, width):
+        grid = uniform((count, points, points, 1), fold_in(seed, points.bit_length()))
+        field = field + weight * ops.image.resize(grid, (height, width), data_format="channels_last")
+        weight, points = weight * rough, 2 * points
+    low, high = (of(field, axis=(1, 2, 3), keepdims=True) for of in (ops.min, ops.max))
+    return (field - low) / (high - low)
 
 
 def gaussian_blur(x: Any, std: Any, radius: int) -> Any:

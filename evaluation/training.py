@@ -1,5 +1,6 @@
 """The training loop of every victim: one certified training method, on clean or poisoned data, from scratch."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ from data.datasets import (
 from evaluation.defences import DefenceName, defended
 from evaluation.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from models.registry import build_model, require_architecture
-from models.saving import save_model, victim_name
+from models.saving import load_model, save_model, victim_name
 from models.stateless import StatelessModel
-from robust_training.loss import LossState, Randomness, TrainingLoss, clean_accuracies
+from models.voting import majority_vote
+from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, clean_accuracies
 from runtime.files import InputError, array_sha256
 from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
 from runtime.noise import Stream, seed_pair
@@ -70,6 +72,9 @@ class TrainingConfig(Augmentation, CheckpointControls):
     defence: DefenceName = "none"
     """What is done to the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or removal of
     the tenth of each class that is farthest from its validation images. See evaluation/defences.py."""
+    partitions: int = 1
+    """Above 1, as many networks are trained, each on its part of the training images, and their majority vote is the
+    victim (Deep Partition Aggregation, arXiv 2006.14768)."""
     architecture: str = "mnist_cnn"
     """Model of the victim, see models/registry.py."""
     seed: int = 0
@@ -88,7 +93,7 @@ class TrainingConfig(Augmentation, CheckpointControls):
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        require_positive(self.in_force(), "runs", "epochs", "batch_size", "learning_rate")
+        require_positive(self.in_force(), "runs", "epochs", "batch_size", "learning_rate", "partitions")
         self.check_augmentation()
         require_sigma(self.sigma)
         require_architecture(self.architecture)
@@ -128,11 +133,10 @@ def train_victims(config: TrainingConfig) -> list[Path]:
         name = poison.stem.removeprefix("X_")
     trained_on = defended(trained_on, config.defence)
     out_dir = config.out_dir or project_path("saved_models") / dataset.name
+    train = train_victim if config.partitions == 1 else train_vote
     with Stop(config.max_minutes) as stop:
         return [
-            train_victim(
-                replace(config, seed=seed), trained_on, out_dir / victim_name(method, config.sigma, name, seed), stop
-            )
+            train(replace(config, seed=seed), trained_on, out_dir / victim_name(method, config.sigma, name, seed), stop)
             for seed in range(config.seed, config.seed + config.runs)
         ]
 
@@ -140,10 +144,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
 def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
     """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept."""
     config = config.in_force()
-    run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
-    # The test set too: the accuracies in the record are measured on it.
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
-    with LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop) as run:
+    with _run(config, dataset, path, stop) as run:
         if run.is_finished():
             return path
         training = Training(config, dataset)
@@ -156,11 +157,60 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
         accuracies = training.evaluate(state)
         model = training.model.assign(state.weights, state.statistics)
         run.finish(lambda path: save_model(model, path), config, **accuracies)
+    _say(config, path, accuracies)
+    return path
+
+
+def train_vote(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
+    """Train a network on each part of ``dataset`` and save their majority vote as ``path``; finished ones are kept."""
+    config = config.in_force()
+    with _run(config, dataset, path, stop) as run:
+        if run.is_finished():
+            return path
+        parts = [
+            train_victim(replace(config, partitions=1), part, run.run_dir / f"part_{number}.keras", stop)
+            for number, part in enumerate(partitioned(dataset, config.partitions))
+        ]
+        model = majority_vote([load_model(part) for part in parts])
+        votes = jit(partial(StatelessModel(model), *StatelessModel(model).initial()))
+        accuracies = _accuracies(lambda x: votes(x)[0], dataset, config.target_class)
+        run.finish(lambda path: save_model(model, path), config, **accuracies)
+    _say(config, path, accuracies)
+    return path
+
+
+def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
+    """The training images in ``count`` parts by their content alone: a change of one image changes two parts at most.
+
+    Raises InputError where a part has none.
+    """
+    content = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in dataset.x_train)
+    of_image = np.array([int.from_bytes(digest, "little") % count for digest in content])
+    parts = [np.flatnonzero(of_image == part) for part in range(count)]
+    if not all(len(rows) for rows in parts):
+        raise InputError(f"partitions is {count}, too many for {len(of_image)} training images; lower it")
+    return [replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows]) for rows in parts]
+
+
+def _run(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> LongRun:
+    run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
+    # The test set too: the accuracies in the record are measured on it.
+    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
+    return LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop)
+
+
+def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> None:
     print(
         f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
         f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
     )
-    return path
+
+
+def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:
+    """On the clean test images without noise: overall, of the target class and of each class."""
+    overall, of_class = clean_accuracies(logits, dataset.x_test, dataset.y_test)
+    of_classes = {f"accuracy_class_{label}": value for label, value in enumerate(of_class)}
+    return {"accuracy": overall, "target_accuracy": of_class[target_class], **of_classes}
 
 
 class Training:
@@ -244,6 +294,4 @@ class Training:
     def evaluate(self, state: TrainingState) -> dict[str, float]:
         """Accuracy on the clean test images without noise: overall, of the target class and of each class."""
         logits = partial(self._logits, state.weights, state.statistics)
-        overall, of_class = clean_accuracies(logits, self.dataset.x_test, self.dataset.y_test)
-        of_classes = {f"accuracy_class_{label}": value for label, value in enumerate(of_class)}
-        return {"accuracy": overall, "target_accuracy": of_class[self.config.target_class], **of_classes}
+        return _accuracies(logits, self.dataset, self.config.target_class)

@@ -6,7 +6,7 @@ from keras import ops
 from scipy import ndimage
 
 from bilevel_optimizer import autodiff
-from data.augmentation import PADDING, Augmentation, gaussian_blur, random_crop_and_flip
+from data.augmentation import PADDING, Augmentation, fractal_field, gaussian_blur, plasma, random_crop_and_flip
 from runtime.files import InputError
 from runtime.noise import seed_pair
 
@@ -179,3 +179,43 @@ def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> No
 def test_blur_beyond_the_image_is_refused() -> None:
     with pytest.raises(InputError, match="blur reaches 15 pixels, images of 8 x 8"):
         augmented(np.zeros((1, 8, 8, 1), np.float32), seed_pair(0), blur=5.0)
+
+
+def test_a_fractal_field_is_smooth_and_spans_zero_to_one() -> None:
+    field = ops.convert_to_numpy(fractal_field((50, 28, 28), seed_pair(0)))
+    assert field.shape == (50, 28, 28, 1)
+    np.testing.assert_allclose(field.min(axis=(1, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(field.max(axis=(1, 2, 3)), 1, atol=1e-6)
+    steps = np.abs(np.diff(field, axis=1)).mean(axis=(1, 2, 3))
+    assert steps.mean() < 0.08 and np.ptp(steps) > 0.02  # smooth, some rougher than others
+    assert np.abs(field[0] - field[1]).mean() > 0.05
+
+
+def test_plasma_changes_each_image_in_one_of_eight_ways() -> None:
+    """Of mid-grey images only brightness is seen; of nearly grey ones contrast and the order of the channels too."""
+    x = np.broadcast_to(np.float32([0.5, 0.5, 0.5]), (400, 8, 8, 3))
+    after = ops.convert_to_numpy(plasma(ops.convert_to_tensor(x), seed_pair(2)))
+    brightened = np.abs(after - x).max(axis=(1, 2, 3)) > 1e-6
+    assert 0.4 < brightened.mean() < 0.6 and after.min() >= 0 and after.max() <= 1
+    np.testing.assert_allclose(after, after[..., :1].repeat(3, axis=-1), atol=1e-6)
+    x = np.broadcast_to(np.float32([0.49, 0.5, 0.51]), (400, 8, 8, 3))
+    after = ops.convert_to_numpy(plasma(ops.convert_to_tensor(x), seed_pair(2)))
+    order = np.argsort(after.mean(axis=(1, 2)), axis=1, kind="stable")
+    shuffled = (order != [0, 1, 2]).any(axis=1)
+    assert 0.3 < shuffled.mean() < 0.55  # half, less the shuffles that change nothing (1 of 6)
+    stretched = np.abs(np.abs(after[..., 2] - after[..., 0]).mean(axis=(1, 2)) - 0.02) > 1e-4
+    assert 0.35 < stretched[~brightened & ~shuffled].mean() < 0.65
+    assert Augmentation(plasma=True).of_validation() == Augmentation()
+
+
+def test_plasma_of_grey_images_is_compiled_and_a_function_of_the_seed() -> None:
+    x = ops.convert_to_tensor(np.random.default_rng(0).uniform(size=(6, 9, 7, 1)).astype(np.float32))
+    augmentation = Augmentation(plasma=True)
+    compiled = autodiff.jit(augmentation.augmented)
+    for run in (1, 2):
+        seed = ops.convert_to_tensor(seed_pair(run))
+        np.testing.assert_allclose(compiled(x, seed), augmentation.augmented(x, seed), atol=1e-5)
+    assert (
+        np.abs(ops.convert_to_numpy(compiled(x, seed_pair(1))) - ops.convert_to_numpy(compiled(x, seed_pair(2)))).max()
+        > 0.05
+    )

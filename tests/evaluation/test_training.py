@@ -12,7 +12,7 @@ from keras import ops
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from data.datasets import Dataset, load_dataset
-from evaluation.training import Training, TrainingConfig, train_victim, train_victims
+from evaluation.training import Training, TrainingConfig, partitioned, train_victim, train_victims
 from models.saving import load_model
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.methods import METHODS
@@ -316,3 +316,39 @@ def test_a_standardising_victim_is_saved_as_such(tiny_data_dir: Path, tmp_path: 
     model = load_model(train_victims(settings)[0])
     x = load_dataset(tiny_data_dir).x_test[:20]
     np.testing.assert_allclose(model(0.5 * x + 0.2), model(x), atol=1e-3)
+
+
+def test_partitions_depend_on_an_images_content_alone(tiny_data_dir: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    parts = partitioned(dataset, 4)
+    assert sum(len(part.x_train) for part in parts) == len(dataset.x_train)
+    assert all(0.15 < len(part.x_train) / len(dataset.x_train) < 0.35 for part in parts)
+    order = np.random.default_rng(0).permutation(len(dataset.x_train))
+    mixed = dataclasses.replace(dataset, x_train=dataset.x_train[order], y_train=dataset.y_train[order])
+    for one, other in zip(parts, partitioned(mixed, 4), strict=True):
+        assert {x.tobytes() for x in one.x_train} == {x.tobytes() for x in other.x_train}
+    of_image = {x.tobytes(): y.tobytes() for x, y in zip(dataset.x_train, dataset.y_train, strict=True)}
+    assert all(of_image[x.tobytes()] == y.tobytes() for x, y in zip(parts[1].x_train, parts[1].y_train, strict=True))
+    with pytest.raises(InputError, match="partitions is 5000, too many for 1097 training images"):
+        partitioned(dataset, 5_000)
+
+
+def test_the_majority_vote_of_partitions_is_one_victim_and_continues(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path, partitions=3, batch_size=64, epochs=8)
+    path = train_victims(settings)[0]
+    parts = [load_model(tmp_path / f"runs/DIGITS/{path.stem}/part_{number}.keras") for number in range(3)]
+    x = load_dataset(tiny_data_dir).x_test
+    votes = np.stack([ops.convert_to_numpy(part(x)).argmax(axis=1) for part in parts])
+    assert np.any(votes[0] != votes[1])
+    shares = np.stack([(votes == label).mean(axis=0) for label in range(10)], axis=1)
+    found = ops.convert_to_numpy(load_model(path)(x))
+    assert np.mean(np.abs(found - shares).max(axis=1) < 0.01) > 0.99
+    record = json.loads(path.with_suffix(".json").read_text())
+    truth = load_dataset(tiny_data_dir).y_test.argmax(axis=1)
+    assert record["accuracy"] == pytest.approx(np.mean(found.argmax(axis=1) == truth), abs=1e-6)
+    assert record["accuracy"] > 0.3 and record["settings"]["partitions"] == 3
+    stopped = dataclasses.replace(settings, out_dir=tmp_path / "again", run_dir=tmp_path / "runs2", max_minutes=1e-9)
+    with pytest.raises(StoppedEarly):
+        train_victims(stopped)
+    again = train_victims(dataclasses.replace(stopped, max_minutes=None))[0]
+    np.testing.assert_array_equal(weights(again), weights(path))
