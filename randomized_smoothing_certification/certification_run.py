@@ -87,6 +87,8 @@ class CertificationConfig(RunControls):
     """Result file, .tsv; .settings.json and .summary.json are written beside it."""
     sigma: float = 0.5
     """Standard deviation of the smoothing noise, in pixel units of [0, 1]; that of the model's training."""
+    split: Literal["test", "val"] = "test"
+    """Certify test images, or validation images: what is chosen between attacks or settings is chosen on the latter."""
     points: int = 500
     """Test points per class, drawn at random; all of the class's where it has fewer."""
     n0: int = N0
@@ -142,9 +144,11 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
-        levels = grid_of(dataset.x_test, config.data_dir / "X_test.npy") if config.noise == "grid" else None
+        of_split = {"test": (dataset.x_test, dataset.y_test), "val": (dataset.x_val, dataset.y_val)}
+        images, one_hot = of_split[config.split]
+        levels = grid_of(images, config.data_dir / f"X_{config.split}.npy") if config.noise == "grid" else None
         counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size, levels)
-        truth = labels(dataset.y_test)
+        truth = labels(one_hot)
         if config.radii:
             require_radii(config.radii, config.sigma, config.n, config.alpha, counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config.target_class, config.points, config.seed)
@@ -153,9 +157,8 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             raise InputError(f"shard {config.shard} holds no points; use fewer shards")
         # The hash stands in place of the model's path.
         what = identity(
-            config, dataset=dataset.label, split="test", noise=counter.noise_record,
-            model_sha256=file_sha256(config.model),
-            test_sha256=array_sha256(dataset.x_test) + array_sha256(dataset.y_test),
+            config, dataset=dataset.label, noise=counter.noise_record, model_sha256=file_sha256(config.model),
+            test_sha256=array_sha256(images) + array_sha256(one_hot),
         )  # fmt: skip
         record: dict[str, Any] = {"settings": what, "points": points.tolist(), "provenance": provenance(config)}
         _check_training_record(config, what["model_sha256"])
@@ -165,7 +168,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             counter.keep_noise(vote_seed(config.seed, None, Stream.VOTES_THAT_BOUND), config.n)
 
         def certified(index: int) -> str:
-            return form.certify(config, counter, dataset.x_test[index], index, int(truth[index])).line
+            return form.certify(config, counter, images[index], index, int(truth[index])).line
 
         def rows() -> Sequence[OwnRow]:
             return form.read(config.out, what, points.tolist(), truth, dataset.num_classes)

@@ -175,6 +175,7 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Certification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Certificate of every victim: see randomized_smoothing_certification.certification_run."""
 
+    split: Literal["test", "val"] = "test"
     points: int = 500
     n0: int = N0
     n: int = N

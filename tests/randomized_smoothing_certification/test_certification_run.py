@@ -739,3 +739,18 @@ def test_the_script_ends_in_status_2_and_one_line(toy: Path, tmp_path: Path) -> 
     assert found.returncode == 2
     assert found.stderr.startswith("error: absent.keras: no such file") and found.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_validation_images_may_be_certified(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.tsv"
+    summary = certify_test_points(config(toy, out, split="val"))
+    assert summary["point_set"]["split"] == "val" and f"{toy.name} val, class 1" in capsys.readouterr().out
+    counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_val.npy")
+    truth = np.load(toy / "Y_val.npy").argmax(axis=1)
+    settings = summary_settings(out)
+    for row in read_points(out):
+        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=0)
+        assert (row.label, row.predict, row.radius) == (truth[row.idx], found.prediction, round_down(found.radius))
+    assert settings["split"] == "val"
+    with pytest.raises(InputError, match="made with split = 'val', this run has 'test'"):
+        certify_test_points(config(toy, out))
