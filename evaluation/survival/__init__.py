@@ -1,0 +1,1 @@
+"""Which poison survives what victims do to their training images."""

@@ -1,0 +1,256 @@
+"""Write results/which_poison_survives.md and its figures from the records of the study's tables.
+
+    python evaluation/survival/write_page.py
+
+The study is every table of results/tables/ whose name has 'survival' in it: plans that cross kinds of training data
+with kinds of victims, with visibility and all classes measured. What a person has to say is in results/
+which_poison_survives/NOTES.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from attack_generation.controls import CONTROLS
+from attack_generation.figures import save_png
+from evaluation.tables.layout import MISSING
+from evaluation.tables.plan import CLEAN, Cell, Plan, read_plan
+from evaluation.tables.records import Entry, commits, missing, read_entries, reduction
+from evaluation.tables.statistics import PLUS_MINUS, mean_and_std_text
+from runtime.command_line import run_script
+from runtime.files import InputError, read_text, write_text
+from runtime.provenance import project_path, shown_path
+
+NAME = "which_poison_survives"
+PIXELS = {"DIGITS": 8 * 8, "MNIST": 28 * 28, "CIFAR10": 32 * 32 * 3}
+
+QUESTION = """# Which poison survives?
+
+In plain training a change that optimises nothing, a little more brightness or a little less contrast of the whole
+class, lowers the average certified radius (ACR) of that class as much as the optimised poison does, or more. But
+hardly anyone trains without varying brightness. Which poison is left once victims do what most recipes do?
+
+Every poison keeps the same l-infinity bound epsilon. *Controls* train no network; the others are bilevel attacks or
+error-minimising noise, with and without the victims' jitter in their lower level (`jittered` in their names). Victims
+are trained from scratch; *plain* as published, *jittered* with brightness and contrast of every training image of
+every class varied anew at each step, other kinds as their settings below say. A reduction is of the target class's
+ACR, against victims of the same kind and the same seeds on clean data.
+"""
+
+
+class Row(NamedTuple):
+    """One kind of training data: its entry of every kind of victims."""
+
+    name: str
+    entries: dict[str, Entry]  # by kind
+
+    @property
+    def is_control(self) -> bool:
+        """Whether no network was trained for it."""
+        return self.name in CONTROLS
+
+
+class Study(NamedTuple):
+    """One table: victims of one method and noise level, one class."""
+
+    plan: Plan
+    folder: Path
+    sigma: float
+    kinds: tuple[str, ...]
+    rows: list[Row]  # clean first
+
+    @property
+    def budget(self) -> float:
+        """epsilon sqrt(d) / sigma: the most that a change of epsilon is seen by under the noise."""
+        return self.plan.epsilon * PIXELS[self.plan.dataset] ** 0.5 / self.sigma
+
+    def reduction(self, row: Row, kind: str) -> float | None:
+        """Of the ACR, in percent."""
+        return reduction(self.rows[0].entries[kind], row.entries[kind])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the page."""
+
+    results_dir: Path = project_path("results")
+    """Folder of the tables and of the page."""
+
+
+def main(config: Config) -> None:
+    """Write page and figures. Raises InputError where there is no table of the study, or one is damaged."""
+    studies = read_studies(config.results_dir)
+    folder = config.results_dir / NAME
+    for study in studies:
+        save_reductions(folder / f"reductions_{_key(study)}.png", study)
+    save_against_budget(folder / "against_budget.png", studies)
+    write_text(config.results_dir / f"{NAME}.md", page(studies, config.results_dir))
+    print(f"{shown_path(config.results_dir / NAME)}.md: written")
+
+
+def read_studies(results: Path) -> list[Study]:
+    """The study's tables. Raises InputError where there is none."""
+    studies = []
+    for path in sorted(results.glob("tables/*survival*/plan.yaml")):
+        plan, entries = read_plan(path), read_entries(read_plan(path), path.parent)
+        of_kinds: dict[tuple[str, float, int], dict[str, dict[str, Entry]]] = {}
+        for cell in plan.main_cells():
+            key = cell.victim.method, cell.victim.sigma, cell.target_class
+            of_kinds.setdefault(key, {}).setdefault(cell.row, {})[cell.victim.variant] = entries[cell]
+        for (_, sigma, _), rows in of_kinds.items():
+            studies.append(Study(plan, path.parent, sigma, plan.victim_variants(), [Row(*one) for one in rows.items()]))
+    if not studies:
+        raise InputError(f"{results}/tables: has no table of the study (*survival*); run config/digits_survival.yaml")
+    return studies
+
+
+def _first(study: Study) -> Cell:
+    return next(iter(study.rows[0].entries.values())).cell
+
+
+def _key(study: Study) -> str:
+    cell = _first(study)
+    return f"{study.plan.table}_{cell.victim.method}_sigma_{study.sigma:g}_class_{cell.target_class}"
+
+
+def page(studies: Sequence[Study], results: Path) -> str:
+    """The page's text, of the records alone."""
+    parts = [QUESTION]
+    notes = results / NAME / "NOTES.md"
+    if notes.is_file():
+        parts.append(read_text(notes))
+    parts.append(
+        "## All of it\n\nReductions against epsilon sqrt(d) / sigma, which bounds how well a change is seen under the "
+        f"noise:\n\n![reductions against the budget]({NAME}/against_budget.png)\n"
+    )
+    parts += [_section(study, results) for study in studies]
+    parts.append(f"{PLUS_MINUS}. Made by `python evaluation/survival/write_page.py`.\n")
+    return "\n".join(parts)
+
+
+def _section(study: Study, results: Path) -> str:
+    plan, where = study.plan, study.folder.relative_to(results)
+    made_at = [
+        one
+        for row in study.rows
+        for entry in row.entries.values()
+        for run in entry.runs
+        for one in commits(run.records)
+    ]
+    lines = [
+        f"## {plan.title}\n",
+        f"Class {_first(study).target_class}, victims {_first(study).victim.method}, sigma {study.sigma:g}, epsilon "
+        f"{plan.epsilon:g}, epsilon sqrt(d) / sigma = {study.budget:.2f}; {plan.runs} victims per entry; commit "
+        f"{', '.join(dict.fromkeys(made_at))}. [Plan]({where}/plan.yaml), [all numbers]({where}/tables.md).\n",
+        *(f"- {kind}: {plan.victims.get(kind) or 'as published'}" for kind in study.kinds),
+        "",
+        _table(study),
+        "",
+        *_verdict(study),
+        f"\n![reductions]({NAME}/reductions_{_key(study)}.png)\n",
+    ]
+    lacking = missing([entry for row in study.rows for entry in row.entries.values()])
+    return "\n".join([*lines, *(f"Missing: {line}" for line in lacking)])
+
+
+def _table(study: Study) -> str:
+    header = (
+        "training data", "gradients", *(text for kind in study.kinds for text in (f"ACR, {kind}", "reduction")),
+        *(f"accuracy of the class, {kind}" for kind in study.kinds[:2]), f"ACR of the other classes, {study.kinds[0]}",
+        "l2 / σ", "seen without training", "seen by trained detectors",
+    )  # fmt: skip
+    lines = [header, ("---",) * len(header)]
+    for row in study.rows:
+        of_first = row.entries[study.kinds[0]]
+        spent = of_first.mean_and_std("gradients")
+        values = [row.name, f"{spent[0]:,.0f}" if spent else ""]
+        for kind in study.kinds:
+            less = study.reduction(row, kind)
+            shown = "" if row.name == CLEAN else MISSING if less is None else f"{less:.1f} %"
+            values += [_text(row.entries[kind], "acr"), shown]
+        values += [_text(row.entries[kind], "target_accuracy") for kind in study.kinds[:2]]
+        values.append(_text(of_first, "others_acr"))
+        seen = of_first.runs[0].visibility if of_first.runs else {}
+        values.append(f"{seen['l2_over_sigma']:.2f}" if seen else "")
+        for names in (("brightness", "nearest"), ("linear", "network")):
+            values.append(f"{max(seen[f'auc_{name}'] for name in names):.2f}" if seen else "")
+        lines.append(tuple(values))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(entry: Entry, name: str) -> str:
+    values = entry.values(name)
+    return mean_and_std_text(values) if values else MISSING
+
+
+def _verdict(study: Study) -> list[str]:
+    """A line per kind of victims: the strongest control and the strongest optimised poison."""
+    lines = []
+    for kind in study.kinds:
+        strongest = []
+        for of_controls in (True, False):
+            found = [
+                (less, row.name)
+                for row in study.rows[1:]
+                if row.is_control == of_controls and (less := study.reduction(row, kind)) is not None
+            ]
+            strongest.append("none" if not found else "{1} ({0:.1f} %)".format(*max(found)))
+        lines.append(f"- {kind} victims: strongest control {strongest[0]}, strongest optimised poison {strongest[1]}.")
+    return lines
+
+
+def save_reductions(path: Path, study: Study) -> None:
+    """Draw the reduction of the ACR of every kind of training data, a bar per kind of victims, as PNG."""
+    from matplotlib.figure import Figure
+
+    rows = study.rows[1:]
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(study.kinds)
+    for number, kind in enumerate(study.kinds):
+        at = [place + (number - (len(study.kinds) - 1) / 2) * height for place in range(len(rows))]
+        axes.barh(at, [study.reduction(row, kind) or 0.0 for row in rows], 0.9 * height, label=kind, color=f"C{number}")
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_color("grey" if row.is_control else "black")
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set(xlabel="reduction of the ACR in percent (controls in grey)", title=study.plan.title)
+    axes.title.set_wrap(True)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=len(study.kinds), title="victims")
+    save_png(path, figure)
+
+
+def save_against_budget(path: Path, studies: Sequence[Study]) -> None:
+    """Draw every reduction against epsilon sqrt(d) / sigma, a panel per kind of victims, as PNG."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(kind for study in studies for kind in study.kinds))
+    figure = Figure(figsize=(1.5 + 3.6 * len(kinds), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    spread = np.random.default_rng(0)
+    for axes, kind in zip(panels, kinds, strict=True):
+        for study in (one for one in studies if kind in one.kinds):
+            for row in study.rows[1:]:
+                if (less := study.reduction(row, kind)) is not None:
+                    colour, marker = ("grey", "x") if row.is_control else ("C3", "o")
+                    axes.plot(
+                        study.budget * (1 + spread.uniform(-0.02, 0.02)), less, marker, color=colour, ms=5, alpha=0.8
+                    )
+        axes.plot([], [], "x", color="grey", label="controls")
+        axes.plot([], [], "o", color="C3", label="optimised")
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set(title=f"{kind} victims", xlabel="ε √d / σ")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("reduction of the ACR in percent")
+    panels[-1].legend(loc="lower right", fontsize="small")
+    save_png(path, figure)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
