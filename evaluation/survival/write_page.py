@@ -245,7 +245,7 @@ def save_against_budget(path: Path, studies: Sequence[Study]) -> None:
         axes.plot([], [], "x", color="grey", label="controls")
         axes.plot([], [], "o", color="C3", label="optimised")
         axes.axhline(0, color="black", lw=0.8)
-        axes.set(title=f"{kind} victims", xlabel="ε √d / σ")
+        axes.set(title=f"{kind} victims", xlabel="ε √d / σ", xlim=(0, 1.15 * max(study.budget for study in studies)))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("reduction of the ACR in percent")
     panels[-1].legend(loc="lower right", fontsize="small")
