@@ -104,7 +104,7 @@ class Attack:
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._poison = config.poison_parametrisation()
         self._objective = config.upper_objective()
-        self._lower_augmentation, self._upper_augmentation = config.augmentation(), config.of_validation()
+        self._upper_augmentation = config.of_validation()
         self._bilevel = bilevel_optimiser(
             config, self._upper_objective, self._lower_objective,
             lambda u, batch: self._poison.project(u, batch.x_target),
@@ -232,7 +232,7 @@ class Attack:
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)]) + batch.perturbation
         randomness = self._lower_randomness(batch, draw)
         return self.config.loss(
-            partial(self._logits, v), self._lower_augmentation.augmented(x, self._augmentation_seed(batch, draw)),
+            partial(self._logits, v), self.config.augmented(x, self._augmentation_seed(batch, draw)),
             batch.y, randomness, batch.epoch,
         )  # fmt: skip
 

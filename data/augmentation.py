@@ -1,7 +1,7 @@
 """What is done to training images anew at every step, a pure function of a seed: crop, flip, jitter, blur, plasma."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from keras import ops
@@ -41,13 +41,9 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"{name} must lie between 0 and {most:g}, got {getattr(self, name)}")
 
-    def augmentation(self) -> "Augmentation":
-        """These settings alone, of a config that has others too."""
-        return Augmentation(**{name: getattr(self, name) for name in Augmentation.__dataclass_fields__})
-
     def of_validation(self) -> "Augmentation":
         """What an attack does to validation images: the published crop and flip, and nothing else."""
-        return replace(self.augmentation(), jitter_brightness=0.0, jitter_contrast=0.0, blur=0.0, plasma=False)
+        return Augmentation(augment=self.augment)
 
     def augmented(self, x: Any, seed: Any) -> Any:
         """Images x, float (N, height, width, channels), N known, after all of it; differentiable with respect to x.
