@@ -106,7 +106,7 @@ def draw_figures(plan: Plan, entries: Entries, folder: Path) -> None:
         save_curves(folder / f"certified_accuracy_{name}", curves, f"{title}, mean and range of runs")
         radii = {kind: np.concatenate([run.radii for run in entry.runs]) for kind, entry in group.items()}
         save_radii(folder / f"radii_{name}", radii, title)
-        if (plan.attacks or plan.ready) and victim in plan.main_victims():
+        if plan.attacks and victim in plan.main_victims():
             series = {
                 attack: _budgets([entries[cell] for _, cell in budgets])
                 for attack, budgets in attack_series(plan, victim, target_class).items()

@@ -474,7 +474,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             end = f"{victim.key}_class_{target_class}.png"
             named[f"certified_accuracy_{end}"] = "certified accuracy against radius", about
             named[f"radii_{end}"] = "distribution of the radii", about
-            if (self.attacks or self.ready) and victim in self.main_victims():
+            if self.attacks and victim in self.main_victims():
                 named[f"acr_against_gradients_{end}"] = "average certified radius against gradients spent", about
         for key, poison in self.poisons().items():
             of = ", ".join(filter(None, (poison.against, poison.variant)))
