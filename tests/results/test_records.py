@@ -15,7 +15,7 @@ from evaluation.tables.formats import as_text
 from evaluation.tables.layout import tables_by_training_data
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import read_entries
+from evaluation.tables.records import read_entries, read_radii
 from evaluation.tables.write_results import overview, speed_page
 
 ROOT = Path(data.__file__).parents[1]
@@ -84,3 +84,16 @@ def test_the_overviews_are_not_stale() -> None:
         assert (RESULTS / name).read_text() == text, "python evaluation/tables/write_results.py"
     written = (ROOT / "benchmarks/README.md").read_text()
     assert written == speed_page(ROOT / "benchmarks/records"), "python evaluation/tables/write_results.py"
+
+
+def test_bfloat16_certificates_agree_with_float32_as_the_notes_say() -> None:
+    folder = RESULTS / "tables/mnist_schedules"
+    said = re.sub(r"\s+", " ", (folder / "NOTES.md").read_text())
+    for poison in ("clean", "published_attack"):
+        cell = "clean" if poison == "clean" else f"ready_sigma_0.5_class_8_{poison}"
+        float32 = folder / f"cells/gaussianaug_mnist_cnn_sigma_0.5_one_cycle/{cell}/class_8/seed_0.tsv"
+        radii = [read_radii(path, 8)[0] for path in (float32, folder / f"bfloat16/{poison}/seed_0.tsv")]
+        one, other = (np.maximum(of, 0) for of in radii)
+        assert f"{other.mean():.4f} against {one.mean():.4f}" in said
+        assert np.mean(radii[0] >= 0) == np.mean(radii[1] >= 0)
+        assert f"{np.mean(radii[0] >= 0):.3f}" in said and np.abs(one - other).mean() < 0.0025
