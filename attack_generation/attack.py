@@ -171,12 +171,13 @@ class Attack:
         if since:
             return state
         restart, network = divmod(turn, self.config.networks)
-        fresh = self.initial_state(restart, state.u)
+        weights = (self._fresh_model(restart, network).initial()[0],)
 
-        def replaced(all_of: tuple[Any, ...], one_of: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (*all_of[:network], one_of[network], *all_of[network + 1 :])
+        def replaced(all_of: tuple[Any, ...], one: tuple[Any]) -> tuple[Any, ...]:
+            return (*all_of[:network], *one, *all_of[network + 1 :])
 
-        return state._replace(weights=replaced(state.weights, fresh.weights), lower=replaced(state.lower, fresh.lower))
+        lower = self._bilevel.init_lower(weights)
+        return state._replace(weights=replaced(state.weights, weights), lower=replaced(state.lower, lower))
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""

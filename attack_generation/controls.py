@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import linalg, ndimage
@@ -14,7 +14,8 @@ from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
 
-CONTROLS = ("random", "constant", "contrast", "darker", "class_signs", "detectable", "class_filter")
+ControlName = Literal["random", "constant", "contrast", "darker", "class_signs", "detectable", "class_filter"]
+CONTROLS: tuple[str, ...] = get_args(ControlName)
 
 
 def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
@@ -110,7 +111,7 @@ class ControlConfig(CheckpointControls):
 
     target_class: int = 8
     """Class whose training images are changed."""
-    kind: Literal["random", "constant", "contrast", "darker", "class_signs", "detectable", "class_filter"] = "constant"
+    kind: ControlName = "constant"
     """The change: random signs, brighter, less contrast, darker, one pattern of random signs for the class, the signs
     that a linear classifier sees best under noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
     epsilon: float = 0.1

@@ -95,7 +95,6 @@ def areas(
     """
     poison, clean, reference, held_out = (x.reshape(len(x), -1) for x in (poison, clean, reference, held_out))
     brightness = reference.mean(axis=1)
-    near = NearestNeighbors(n_neighbors=1).fit(reference)
     order = np.random.default_rng(seed).permutation(len(poison))[: 2 * TRAINED_ON]
     first, second = np.array_split(order, 2)
     detectors = {
@@ -110,9 +109,15 @@ def areas(
 
     return {
         "brightness": _area(*(np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison))),
-        "nearest": _area(*(near.kneighbors(x)[0][:, 0] for x in (held_out, poison))),
+        "nearest": _area(*(distance_to_nearest(x, reference) for x in (held_out, poison))),
         **{name: trained(detector) for name, detector in detectors.items()},
     }
+
+
+def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """l2 distance from each of the images x (N, ...) to its nearest of the images reference (M, ...), float (N,)."""
+    near = NearestNeighbors(n_neighbors=1).fit(reference.reshape(len(reference), -1))
+    return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]
 
 
 def _area(of_clean: np.ndarray, of_poison: np.ndarray) -> float:

@@ -7,11 +7,9 @@ loss under Gaussian noise for g, its stable form (Liu et al., arXiv 2311.13091).
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from keras import ops
-
-from bilevel_optimizer.adam import AdamState, adam_init, adam_step
+from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.bilevel import TwoLoops
 from bilevel_optimizer.trees import Tree, norm
 
 
@@ -24,7 +22,7 @@ class AlternatingMetrics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Alternating(BilevelOptimizer):
+class Alternating(TwoLoops):
     """Adam steps on v, then one projected Adam step on u, both down g.
 
     By the envelope theorem the derivative of u -> g(u, v*(u)), v*(u) = argmin_v g(u, v), is g_u(u, v*): no second
@@ -32,8 +30,6 @@ class Alternating(BilevelOptimizer):
 
     f is not looked at. The steps on v see draws 0 .. lower_steps - 1 of g, that on u the next one.
     """
-
-    lower_steps: int = 10
 
     def init_lower(self, v: Tree) -> AdamState:
         """Fresh moments."""
@@ -43,13 +39,7 @@ class Alternating(BilevelOptimizer):
         self, u: Tree, v: Tree, lower: AdamState, data: Any
     ) -> tuple[Tree, Tree, AdamState, AlternatingMetrics]:
         """The steps on v, and g_u. See bilevel.BilevelOptimizer."""
-
-        def of_v(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
-            v, adam = carry
-            _, gradient = value_and_grad(lambda v: self.g(u, v, data, i))(v)
-            return adam_step(v, gradient, adam, self.lr_v)
-
-        v, lower = ops.fori_loop(0, self.lower_steps, of_v, (v, lower))
+        v, lower = self.minimise_lower(u, v, lower, data)
         g, gradient = value_and_grad(lambda u: self.g(u, v, data, self.lower_steps))(u)
         return gradient, v, lower, AlternatingMetrics(g, g, norm(gradient))
 

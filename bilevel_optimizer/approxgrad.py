@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from bilevel_optimizer.adam import AdamState, adam_init, adam_step
+from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.bilevel import TwoLoops
 from bilevel_optimizer.linear_solvers import AdamResidual, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
 
@@ -37,17 +37,15 @@ class Metrics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ApproxGrad(BilevelOptimizer):
+class ApproxGrad(TwoLoops):
     """The bilevel algorithm.
 
-    lower_steps: Adam steps on v in an outer step (T1).
     solver: of (g_vv + damping I) p = f_v; p is kept between outer steps (warm start).
     fixed_system: whether g is one function within an outer step's linear system and cross derivative (draw is
     held), which lets every product share one first-order evaluation. When False each solver iteration sees its
     own draw, as the published code does with redrawn noise.
     """
 
-    lower_steps: int = 10
     damping: float = 1e-3
     solver: LinearSolver = field(default_factory=AdamResidual)
     fixed_system: bool = True
@@ -55,16 +53,6 @@ class ApproxGrad(BilevelOptimizer):
     def init_lower(self, v: Tree) -> LowerState:
         """The state at the start and after v is re-initialised: p = 0, fresh moments."""
         return LowerState(adam_init(v), zeros_like(v), self.solver.init(v))
-
-    def minimise_lower(self, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
-        """T1 Adam steps on v with gradient g_v, u held. Uses draws 0 .. T1 - 1."""
-
-        def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
-            v, adam = carry
-            _, gradient = value_and_grad(lambda v: self.g(u, v, data, i))(v)
-            return adam_step(v, gradient, adam, self.lr_v)
-
-        return ops.fori_loop(0, self.lower_steps, step, (v, adam))
 
     def hypergradient(self, u: Tree, v: Tree, lower: LowerState, data: Any) -> tuple[Tree, LowerState, Metrics]:
         """df/du = f_u - g_uv p at (u, v), where p solves (g_vv + damping I) p = f_v approximately.

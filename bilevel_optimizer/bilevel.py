@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from keras import ops
+
 from bilevel_optimizer.adam import AdamState, adam_step
+from bilevel_optimizer.autodiff import value_and_grad
 from bilevel_optimizer.trees import Tree
 
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
@@ -61,3 +64,20 @@ class BilevelOptimizer(ABC):
         direction, v, lower, metrics = self.direction(u, v, lower, data)
         u, upper = adam_step(u, direction, upper, self.lr_u)
         return self.project(u, data), v, lower, upper, metrics
+
+
+@dataclass(frozen=True)
+class TwoLoops(BilevelOptimizer):
+    """An optimiser that moves v several times in each outer step. lower_steps: how often (T1)."""
+
+    lower_steps: int = 10
+
+    def minimise_lower(self, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
+        """T1 Adam steps on v with gradient g_v, u held. Uses draws 0 .. T1 - 1."""
+
+        def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
+            v, adam = carry
+            _, gradient = value_and_grad(lambda v: self.g(u, v, data, i))(v)
+            return adam_step(v, gradient, adam, self.lr_v)
+
+        return ops.fori_loop(0, self.lower_steps, step, (v, adam))

@@ -4,7 +4,7 @@ Networks of other weights and other ages keep the upper level from fitting one o
 arXiv 2004.00225).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bilevel_optimizer.bilevel import BilevelOptimizer
@@ -19,30 +19,26 @@ class Ensemble(BilevelOptimizer):
     means. Make it with ``of``.
     """
 
-    member: BilevelOptimizer | None = None
-    count: int = 1
+    member: BilevelOptimizer = field(kw_only=True)
+    count: int = field(kw_only=True)
 
     @classmethod
     def of(cls, member: BilevelOptimizer, count: int) -> "Ensemble":
         """``count`` lower levels of one optimiser, whose f, g, rates and projection it has."""
-        return cls(member.f, member.g, member.lr_v, member.lr_u, member.project, member, count)
-
-    def _each(self) -> BilevelOptimizer:
-        assert self.member is not None, "made with Ensemble.of"
-        return self.member
+        return cls(member.f, member.g, member.lr_v, member.lr_u, member.project, member=member, count=count)
 
     def init_lower(self, v: tuple[Tree, ...]) -> tuple[Any, ...]:
         """That of every lower level. See bilevel.BilevelOptimizer."""
-        return tuple(self._each().init_lower(one) for one in v)
+        return tuple(self.member.init_lower(one) for one in v)
 
     def direction(
         self, u: Tree, v: tuple[Tree, ...], lower: tuple[Any, ...], data: Any
     ) -> tuple[Tree, tuple[Tree, ...], tuple[Any, ...], Any]:
         """A step of every lower level, and the mean direction. See bilevel.BilevelOptimizer."""
-        steps = [self._each().direction(u, one, of_one, data) for one, of_one in zip(v, lower, strict=True)]
+        steps = [self.member.direction(u, one, of_one, data) for one, of_one in zip(v, lower, strict=True)]
         directions, v, lower, metrics = zip(*steps, strict=True)
         return mean(directions), v, lower, mean(metrics)
 
     def gradients(self, of_f: float) -> float:
         """Those of every lower level. See bilevel.BilevelOptimizer."""
-        return self.count * self._each().gradients(of_f)
+        return self.count * self.member.gradients(of_f)

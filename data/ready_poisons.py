@@ -21,7 +21,6 @@ PART_BYTES = 6_000_000  # of float32 poison, which shrink to a third
 class ReadyPoison(NamedTuple):
     """One poison with its record."""
 
-    name: str
     images: np.ndarray  # float32 (N, height, width, channels), one for each training image of the class
     record: dict[str, Any]  # of the attack: settings (target_class, epsilon, x_train's hash), gradients, commit
 
@@ -63,7 +62,7 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
         raise InputError(f"{record_path}: its parts are not those that were packed; fetch them again")
     if array_sha256(images) != record["images_sha256"]:
         raise InputError(f"{record_path}: the images in its parts are others than were packed; fetch them again")
-    return ReadyPoison(name, images, record)
+    return ReadyPoison(images, record)
 
 
 def pack_poison(images: np.ndarray, record: dict[str, Any], name: str, folder: Path = FOLDER) -> list[Path]:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from PIL import Image
-from sklearn.neighbors import NearestNeighbors
 
 from data.datasets import Dataset, labels
 from runtime.files import InputError
@@ -51,6 +49,8 @@ def _grayscale(x: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(x: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
     def compressed(image: np.ndarray) -> np.ndarray:
         file = io.BytesIO()
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "JPEG", quality=JPEG_QUALITY)
@@ -62,12 +62,12 @@ def _jpeg(x: np.ndarray) -> np.ndarray:
 
 def _near_validation_images(dataset: Dataset) -> np.ndarray:
     """Of each training image whether it is kept, bool (N,)."""
+    from attack_generation.visibility import distance_to_nearest  # scikit-learn: not at every victim's start
+
     of_train, of_validation = labels(dataset.y_train), labels(dataset.y_val)
     kept = np.ones(len(of_train), bool)
     for label in range(dataset.num_classes):
         rows = np.flatnonzero(of_train == label)
-        trusted = dataset.x_val[of_validation == label]
-        near = NearestNeighbors(n_neighbors=1).fit(trusted.reshape(len(trusted), -1))
-        distance = near.kneighbors(dataset.x_train[rows].reshape(len(rows), -1))[0][:, 0]
+        distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[of_validation == label])
         kept[rows[np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]]] = False
     return kept

@@ -226,10 +226,17 @@ def certify(
     if not n:
         return Certificate(ABSTAIN, 0.0, 0)
     votes = int(counter.count_votes(image, n, vote_seed(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
-    bound = lower_confidence_bound(votes, n, alpha) - counter.failure_mass
+    return certificate_of_count(candidate, votes, n, alpha, counter.sigma, counter.failure_mass)
+
+
+def certificate_of_count(
+    candidate: int, count: int, n: int, alpha: float, sigma: float, failure_mass: float = 0.0
+) -> Certificate:
+    """What ``count`` of n votes for the candidate certify: ABSTAIN and radius 0 where the bound is below one half."""
+    bound = lower_confidence_bound(count, n, alpha) - failure_mass
     if bound < 0.5:
         return Certificate(ABSTAIN, 0.0, n)
-    return Certificate(candidate, radius_of_probability(bound, counter.sigma), n)
+    return Certificate(candidate, radius_of_probability(bound, sigma), n)
 
 
 def select_class(counter: VoteCounter, image: np.ndarray, index: int | None, n0: int, seed: int) -> tuple[int, int]:

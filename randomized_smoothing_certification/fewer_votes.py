@@ -17,11 +17,12 @@ import numpy as np
 from scipy import stats
 
 from data.datasets import require_sigma
-from randomized_smoothing_certification.certificate_file import RADIUS_DIGITS, Point, as_text, read_points
+from randomized_smoothing_certification.certificate_file import RADIUS_DIGITS, Point, as_text, radii, read_points
 from randomized_smoothing_certification.core import (
     ABSTAIN,
     ALPHA,
     N,
+    certificate_of_count,
     lower_confidence_bound,
     radius_of_probability,
     require_vote_settings,
@@ -101,9 +102,7 @@ def _with_fewer(point: Point, count: int | None, config: Config) -> Point:
         return point
     draw = np.random.default_rng([config.seed, Stream.VOTES_TAKEN, point.idx])
     taken = int(draw.hypergeometric(count, config.votes - count, config.n))
-    certified = lower_confidence_bound(taken, config.n, config.alpha) >= 0.5
-    radius = _radius(taken, config.n, config.alpha, config.sigma) if certified else 0.0
-    predict = point.predict if certified else ABSTAIN
+    predict, radius, _ = certificate_of_count(point.predict, taken, config.n, config.alpha, config.sigma)
     return point._replace(
         radius=round_down(radius, RADIUS_DIGITS), predict=predict, correct=int(predict == point.label)
     )
@@ -114,7 +113,7 @@ def _radius(count: int, votes: int, alpha: float, sigma: float) -> float:
 
 
 def _acr(points: Sequence[Point]) -> float:
-    return float(np.mean([max(point.certified_radius, 0.0) for point in points]))
+    return float(np.maximum(radii(points), 0).mean())
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import numpy as np
 
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_png
-from evaluation.tables.layout import MISSING
+from evaluation.tables.layout import measured_text, reduction_text
 from evaluation.tables.plan import CLEAN, Cell, Plan, read_plan
 from evaluation.tables.records import Entry, commits, missing, read_entries, reduction
-from evaluation.tables.statistics import PLUS_MINUS, mean_and_std_text
+from evaluation.tables.statistics import PLUS_MINUS
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
 from runtime.provenance import project_path, shown_path
@@ -95,7 +95,8 @@ def read_studies(results: Path) -> list[Study]:
     """The study's tables. Raises InputError where there is none."""
     studies = []
     for path in sorted(results.glob("tables/*survival*/plan.yaml")):
-        plan, entries = read_plan(path), read_entries(read_plan(path), path.parent)
+        plan = read_plan(path)
+        entries = read_entries(plan, path.parent)
         of_kinds: dict[tuple[str, float, int], dict[str, dict[str, Entry]]] = {}
         for cell in plan.main_cells():
             key = cell.victim.method, cell.victim.sigma, cell.target_class
@@ -168,22 +169,16 @@ def _table(study: Study) -> str:
         spent = of_first.mean_and_std("gradients")
         values = [row.name, f"{spent[0]:,.0f}" if spent else ""]
         for kind in study.kinds:
-            less = study.reduction(row, kind)
-            shown = "" if row.name == CLEAN else MISSING if less is None else f"{less:.1f} %"
-            values += [_text(row.entries[kind], "acr"), shown]
-        values += [_text(row.entries[kind], "target_accuracy") for kind in study.kinds[:2]]
-        values.append(_text(of_first, "others_acr"))
+            less = reduction_text(study.rows[0].entries[kind], row.entries[kind])
+            values += [measured_text(row.entries[kind], "acr"), "" if row.name == CLEAN else less]
+        values += [measured_text(row.entries[kind], "target_accuracy") for kind in study.kinds[:2]]
+        values.append(measured_text(of_first, "others_acr"))
         seen = of_first.runs[0].visibility if of_first.runs else {}
         values.append(f"{seen['l2_over_sigma']:.2f}" if seen else "")
         for names in (("brightness", "nearest"), ("linear", "network")):
             values.append(f"{max(seen[f'auc_{name}'] for name in names):.2f}" if seen else "")
         lines.append(tuple(values))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _text(entry: Entry, name: str) -> str:
-    values = entry.values(name)
-    return mean_and_std_text(values) if values else MISSING
 
 
 def _verdict(study: Study) -> list[str]:

@@ -52,8 +52,8 @@ def tables_by_training_data(plan: Plan, entries: Entries) -> list[Table]:
         rows = []
         for cell in cells:
             entry, name = entries[cell], cell.poison.variant or cell.poison.against if cell.poison else CLEAN
-            values = [Item(_text(entry, of)) for of in ("certified_accuracy", "accuracy", "target_accuracy")]
-            less = Item(_reduction(clean, entry) if cell.poison else "")
+            values = [Item(measured_text(entry, of)) for of in ("certified_accuracy", "accuracy", "target_accuracy")]
+            less = Item(reduction_text(clean, entry) if cell.poison else "")
             rows.append((Item(name), _measured(entry, "acr"), less, *values))
         title = f"{plan.dataset}, class {target_class}, victims {victim.name}, σ = {victim.sigma:g}"
         tables.append(Table(f"{victim.key}_{target_class}", title, header, rows))
@@ -76,7 +76,7 @@ def _method_table(plan: Plan, entries: Entries) -> Table:
         rows.append(
             (
                 Item(victim.name), Item(f"{victim.sigma:g}"), Item(str(target_class)),
-                _measured(clean, "acr"), _measured(poisoned, "acr"), Item(_reduction(clean, poisoned)),
+                _measured(clean, "acr"), _measured(poisoned, "acr"), Item(reduction_text(clean, poisoned)),
                 _measured(clean, "certified_accuracy"), _measured(poisoned, "certified_accuracy"),
                 _measured(clean, "accuracy"), _measured(poisoned, "accuracy"),
             )
@@ -95,8 +95,10 @@ def _mean_row(plan: Plan, entries: Entries, victim: Victim) -> tuple[Item, ...]:
         return _mean_over_classes([entry for entry in of_classes if entry]) if all(of_classes) else None
 
     clean, poisoned = mean_of("clean"), mean_of("optimised")
-    values = [Item(_text(entry, name)) for name in ("certified_accuracy", "accuracy") for entry in (clean, poisoned)]
-    acr = Item(_text(clean, "acr")), Item(_text(poisoned, "acr")), Item(_reduction(clean, poisoned))
+    values = [
+        Item(measured_text(entry, name)) for name in ("certified_accuracy", "accuracy") for entry in (clean, poisoned)
+    ]
+    acr = Item(measured_text(clean, "acr")), Item(measured_text(poisoned, "acr")), Item(reduction_text(clean, poisoned))
     return Item(victim.name), Item(f"{victim.sigma:g}"), Item("mean"), *acr, *values
 
 
@@ -122,7 +124,7 @@ def _control_table(plan: Plan, entries: Entries) -> Table:
         items = [Item(victim.name), Item(f"{victim.sigma:g}"), Item(str(target_class))]
         for kind in present:
             control = next((entries[cell] for cell in cells if cell.row == kind), None)
-            items += [_measured(control, "acr"), Item(_reduction(clean, control))]
+            items += [_measured(control, "acr"), Item(reduction_text(clean, control))]
         rows.append(tuple(items))
     title = "Controls: the same epsilon without optimisation"
     return Table("controls", title, header, rows if present else [])
@@ -156,7 +158,11 @@ def _attack_table(plan: Plan, entries: Entries) -> Table:
                 entry = entries.get(cell)
                 spent = entry.mean_and_std("gradients") if entry else None
                 gradients = Item(f"{spent[0]:,.0f}" if spent else MISSING)
-                values = _measured(entry, "acr"), Item(_reduction(clean, entry)), _measured(entry, "certified_accuracy")
+                values = (
+                    _measured(entry, "acr"),
+                    Item(reduction_text(clean, entry)),
+                    _measured(entry, "certified_accuracy"),
+                )
                 rows.append((*start, Item(name), Item(epochs), gradients, *values))
     title = "Attacks: gradients of a batch of training images spent on the poison, and what retrained victims keep"
     return Table("attacks", title, header, rows)
@@ -185,7 +191,7 @@ def _victim_table(plan: Plan, entries: Entries) -> Table:
         for kind, entry in of_kinds.items():
             clean = entries.get(cell._replace(victim=cell.victim._replace(variant=kind), poison=None))
             values += [_measured(entry, name) for name in measured]
-            values.append(Item(_reduction(clean, entry) if cell.poison else ""))
+            values.append(Item(reduction_text(clean, entry) if cell.poison else ""))
         within = [
             Item("; ".join(f"{kind}: {_within(of_kinds[first], of_kinds[kind], name)}" for kind in others))
             for name in measured
@@ -280,16 +286,16 @@ def _transfer_tables(
 
 def _transferred(entries: Entries, victim: Victim, label: int, poison: Poison | None) -> Item:
     clean, entry = entries.get(Cell(victim, label, None)), entries.get(Cell(victim, label, poison))
-    text = _text(entry, "acr")
-    reduction = _reduction(clean, entry) if poison else ""
+    text = measured_text(entry, "acr")
+    reduction = reduction_text(clean, entry) if poison else ""
     return Item(f"{text} ({reduction})" if reduction not in ("", MISSING) else text, entry)
 
 
 def _measured(entry: Entry | None, name: str) -> Item:
-    return Item(_text(entry, name), entry)
+    return Item(measured_text(entry, name), entry)
 
 
-def _text(entry: Entry | None, name: str) -> str:
+def measured_text(entry: Entry | None, name: str) -> str:
     """Mean ± sample standard deviation over runs, with a note where runs are missing."""
     values = entry.values(name) if entry else []
     if entry is None or not values:
@@ -298,7 +304,7 @@ def _text(entry: Entry | None, name: str) -> str:
     return mean_and_std_text(values) + note
 
 
-def _reduction(clean: Entry | None, entry: Entry | None) -> str:
+def reduction_text(clean: Entry | None, entry: Entry | None) -> str:
     percent = reduction(clean, entry)
     if clean is None or entry is None or percent is None:
         return MISSING

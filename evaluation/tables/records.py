@@ -30,6 +30,14 @@ from runtime.files import InputError, file_sha256, read_record, read_text, write
 from runtime.provenance import project_path
 
 
+def _acr(radii: np.ndarray) -> float:
+    return float(np.maximum(radii, 0).mean())
+
+
+def _certified(radii: np.ndarray) -> float:
+    return float(np.mean(radii >= 0))
+
+
 class Run(NamedTuple):
     """One victim of an entry."""
 
@@ -43,22 +51,22 @@ class Run(NamedTuple):
     @property
     def others_acr(self) -> float | None:
         """Average certified radius of the other classes, None where they were not certified."""
-        return float(np.maximum(self.other_radii, 0).mean()) if len(self.other_radii) else None
+        return _acr(self.other_radii) if len(self.other_radii) else None
 
     @property
     def others_certified_accuracy(self) -> float | None:
         """Approximate certified accuracy at radius 0 of the other classes."""
-        return float(np.mean(self.other_radii >= 0)) if len(self.other_radii) else None
+        return _certified(self.other_radii) if len(self.other_radii) else None
 
     @property
     def acr(self) -> float:
         """Average certified radius: abstentions and wrong classes count 0."""
-        return float(np.maximum(self.radii, 0).mean())
+        return _acr(self.radii)
 
     @property
     def certified_accuracy(self) -> float:
         """Approximate certified accuracy at radius 0."""
-        return float(np.mean(self.radii >= 0))
+        return _certified(self.radii)
 
     @property
     def accuracy(self) -> float | None:
