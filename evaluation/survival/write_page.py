@@ -148,7 +148,7 @@ def _section(study: Study, results: Path) -> str:
         f"{', '.join(dict.fromkeys(made_at))}. [Plan]({where}/plan.yaml), [all numbers]({where}/tables.md).\n",
         *(f"- {kind}: {plan.victims.get(kind) or 'as published'}" for kind in study.kinds),
         "",
-        _table(study),
+        _table(study) if len(study.kinds) < len(study.rows) else _table_of_kinds(study),
         "",
         *_verdict(study),
         f"\n![reductions]({NAME}/reductions_{_key(study)}.png)\n",
@@ -178,7 +178,31 @@ def _table(study: Study) -> str:
         for names in (("brightness", "nearest"), ("linear", "network")):
             values.append(f"{max(seen[f'auc_{name}'] for name in names):.2f}" if seen else "")
         lines.append(tuple(values))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _lines(lines)
+
+
+def _table_of_kinds(study: Study) -> str:
+    """A line per kind of victims, where there are more of them than of training data: what each loses and gives back."""
+    of_clean, *poisons = study.rows
+    header = (
+        "victims", "ACR, clean", "lower than " + study.kinds[0], "test accuracy, clean",
+        *(text for row in poisons for text in (f"ACR, {row.name}", "reduction")),
+        *(f"accuracy of the class, {row.name}" for row in study.rows),
+    )  # fmt: skip
+    lines = [header, ("---",) * len(header)]
+    for kind in study.kinds:
+        clean = of_clean.entries[kind]
+        lost = "" if kind == study.kinds[0] else reduction_text(of_clean.entries[study.kinds[0]], clean)
+        values = [kind, measured_text(clean, "acr"), lost, measured_text(clean, "accuracy")]
+        for row in poisons:
+            values += [measured_text(row.entries[kind], "acr"), reduction_text(clean, row.entries[kind])]
+        values += [measured_text(row.entries[kind], "target_accuracy") for row in study.rows]
+        lines.append(tuple(values))
+    return _lines(lines)
+
+
+def _lines(rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _verdict(study: Study) -> list[str]:

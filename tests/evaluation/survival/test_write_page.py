@@ -19,17 +19,22 @@ ACR = {  # of plain and of jittered victims
 AREAS = {"brightness": 0.9, "nearest": 0.6, "linear": 0.7, "network": 0.95}
 
 
+PLAN: dict[str, Any] = {
+    "table": "digits_survival", "title": "Toy study", "dataset": "DIGITS", "architecture": "digits_cnn",
+    "runs": 2, "methods": {"gaussianaug": [0.25]}, "rows": ["clean", "constant", "darker", "optimised"],
+    "attacks": {"soba": {"optimiser": "soba"}},
+    "victims": {"plain": {}, "jittered": {"jitter-brightness": 0.15}}, "visibility": True,
+}  # fmt: skip
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A table of two victims each, whose ACR are .1 below and above those above."""
-    plan = plan_of(
-        {
-            "table": "digits_survival", "title": "Toy study", "dataset": "DIGITS", "architecture": "digits_cnn",
-            "runs": 2, "methods": {"gaussianaug": [0.25]}, "rows": ["clean", "constant", "darker", "optimised"],
-            "attacks": {"soba": {"optimiser": "soba"}},
-            "victims": {"plain": {}, "jittered": {"jitter-brightness": 0.15}}, "visibility": True,
-        }
-    )  # fmt: skip
+    return _study(tmp_path, PLAN)
+
+
+def _study(tmp_path: Path, values: dict[str, Any]) -> Path:
+    plan = plan_of(values)
     store = tmp_path / "tables/digits_survival"
     write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
     for cell in plan.cells():
@@ -67,6 +72,17 @@ def test_numbers_and_verdicts_follow_from_the_records(results: Path) -> None:
     assert "A note." in text and "commit 0123456789ab" in text
     assert "- jittered: {'jitter-brightness': 0.15}" in text and "- plain: as published" in text
     assert "epsilon sqrt(d) / sigma = 3.20" in text
+
+
+def test_more_kinds_of_victims_than_of_training_data_are_a_line_each(tmp_path: Path) -> None:
+    main(Config(results_dir=_study(tmp_path, {**PLAN, "rows": ["clean"]})))
+    lines = [line.strip("| ").split(" | ") for line in (tmp_path / "which_poison_survives.md").read_text().splitlines()]
+    assert ["victims", "ACR, clean", "lower than plain", "test accuracy, clean", "ACR, soba", "reduction"] in [
+        line[:6] for line in lines
+    ]
+    rows = {line[0]: line[1:6] for line in lines}
+    assert rows["plain"] == ["1.000 ± 0.141", "", "0.900 ± 0.000", "0.600 ± 0.141", "40.0 %"]
+    assert rows["jittered"] == ["0.900 ± 0.141", "10.0 %", "0.900 ± 0.000", "0.450 ± 0.141", "50.0 %"]
 
 
 def test_every_picture_and_link_of_the_page_is_there(results: Path) -> None:
