@@ -182,7 +182,7 @@ def _table(study: Study) -> str:
 
 
 def _table_of_kinds(study: Study) -> str:
-    """A line per kind of victims, where there are more of them than of training data: what each loses and gives back."""
+    """A line per kind of victims, for more of them than of training data: what each loses and gives back."""
     of_clean, *poisons = study.rows
     header = (
         "victims", "ACR, clean", "lower than " + study.kinds[0], "test accuracy, clean",
