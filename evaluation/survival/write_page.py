@@ -267,7 +267,8 @@ def save_against_budget(path: Path, studies: Sequence[Study]) -> None:
         axes.set(title=f"{kind} victims", xlabel="ε √d / σ", xlim=(0, 1.15 * max(study.budget for study in studies)))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("reduction of the ACR in percent")
-    panels[-1].legend(loc="lower right", fontsize="small")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
     save_png(path, figure)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.tables.layout import MISSING, Entries, Item, Table
-from evaluation.tables.records import cell_folder, reduction
+from evaluation.tables.records import Entry, cell_folder, reduction
 from evaluation.tables.statistics import PLUS_MINUS
 
 
@@ -95,19 +95,16 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
 
 
 def as_html(title: str, tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
-    """One page that holds everything it links to: a number opens its settings, the small figures its certificates."""
+    """One page that holds everything it links to: a number leads to its entry's settings and certificates, each held
+    once however many numbers are made from it."""
+    measured: dict[str, Entry] = {}
 
     def field(item: Item) -> str:
         if not item.entry or not item.entry.runs:
             return html.escape(item.text)
         name = item.entry.cell.key.replace("/", "_")
-        records = {str(run.seed): run.records for run in item.entry.runs}
-        settings = _data_link("application/json", json.dumps(records, indent=2), f"{name}.json", item.text)
-        runs = (
-            _data_link("text/tab-separated-values", run.tsv.read_text(), f"{name}_seed_{run.seed}.tsv", str(run.seed))
-            for run in item.entry.runs
-        )
-        return f"{settings} <sup>{' '.join(runs)}</sup>"
+        measured[name] = item.entry
+        return f'<a href="#{html.escape(name)}">{html.escape(item.text)}</a>'
 
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for table in tables:
@@ -115,16 +112,25 @@ def as_html(title: str, tables: Sequence[Table], notes: Sequence[str] = ()) -> s
         frame = pd.DataFrame(rows, columns=list(map(html.escape, table.header)))
         parts += [f"<h2>{html.escape(table.title)}</h2>", _html_table(frame)]
     parts += [f"<pre>{html.escape(note)}</pre>" for note in notes]
-    parts.append(
-        "<p>A number opens the settings it was measured with, the small figures the certificates of each run; "
-        f"{PLUS_MINUS}.</p>"
-    )
+    parts.append(f"<p>A number leads to what it was measured with; {PLUS_MINUS}.</p>")
+    parts += ["<h2>Settings of each entry and certificates of each run</h2>", *map(_held, measured, measured.values())]
     return PAGE.format(title=html.escape(title), body="\n".join(parts))
 
 
 def _html_table(frame: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):
         return frame.to_html(index=False, escape=False, border=0, float_format="{:.3g}".format)
+
+
+def _held(name: str, entry: Entry) -> str:
+    """What an entry was measured with, as links that hold it."""
+    records = {str(run.seed): run.records for run in entry.runs}
+    links = [_data_link("application/json", json.dumps(records, indent=2), f"{name}.json", "settings")]
+    links += [
+        _data_link("text/tab-separated-values", run.tsv.read_text(), f"{name}_seed_{run.seed}.tsv", f"seed {run.seed}")
+        for run in entry.runs
+    ]
+    return f'<p id="{html.escape(name)}">{html.escape(str(entry.cell))}: {" ".join(links)}</p>'
 
 
 def _data_link(kind: str, content: str, name: str, text: str) -> str:

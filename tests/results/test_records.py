@@ -11,6 +11,7 @@ import pytest
 import data
 from evaluation.boundary.experiment import text_table
 from evaluation.boundary.study import BoundaryConfig, Row
+from evaluation.survival.write_page import page, read_studies
 from evaluation.tables.formats import as_text
 from evaluation.tables.layout import tables_by_training_data
 from evaluation.tables.make_tables import tables_as_text
@@ -26,7 +27,7 @@ LABELS = sorted(RESULTS.glob("label_flipping_*"))
 
 def test_nothing_lies_in_the_results_without_a_record() -> None:
     assert STORES and LABELS
-    known = {*STORES, *LABELS, RESULTS / "decision_boundary"}
+    known = {*STORES, *LABELS, RESULTS / "decision_boundary", RESULTS / "which_poison_survives"}
     assert {path for path in [*RESULTS.glob("*/"), *RESULTS.glob("tables/*/")] if path.is_dir()} == {
         *known, RESULTS / "tables",
     }  # fmt: skip
@@ -37,6 +38,13 @@ def test_tables_follow_from_the_certificates(store: Path) -> None:
     plan = read_plan(store / "plan.yaml")
     for name, text in tables_as_text(plan, read_entries(plan, store)).items():
         assert (store / name).read_text() == text, f"make_tables.py --plan {store}/plan.yaml --from-results"
+
+
+def test_the_page_on_surviving_poison_follows_from_its_records() -> None:
+    text = (RESULTS / "which_poison_survives.md").read_text()
+    assert text == page(read_studies(RESULTS), RESULTS), "python evaluation/survival/write_page.py"
+    for picture in re.findall(r"]\((.*?\.png)\)", text):
+        assert (RESULTS / picture).is_file(), picture
 
 
 @pytest.mark.parametrize("folder", LABELS, ids=lambda path: path.name)
