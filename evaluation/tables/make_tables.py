@@ -27,7 +27,7 @@ from evaluation.tables.records import Entry, collect, commits, job_times, missin
 from evaluation.tables.statistics import PLUS_MINUS
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.command_line import run_script
-from runtime.files import write_text
+from runtime.files import InputError, write_text
 from runtime.provenance import shown_path
 
 
@@ -44,11 +44,16 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write tables.md, .tex, .csv, .html, configuration.html, cells/ and figures/, and print the tables."""
+    """Write tables.md, .tex, .csv, .html, configuration.html, cells/ and figures/, and print the tables.
+
+    Raises InputError where tables are to be made again and nothing is there to make them from.
+    """
     plan = read_plan(config.plan)
     if config.from_results:
         folder = config.results_dir or config.plan.parent
         entries = read_entries(plan, config.plan.parent)
+        if not any(entry.runs for entry in entries.values()):
+            raise InputError(f"{config.plan.parent}: has no certificate of the plan; give the plan.yaml beside cells/")
     else:
         folder = config.results_dir or plan.folders["results"]
         collect(plan, folder)

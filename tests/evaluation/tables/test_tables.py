@@ -111,6 +111,12 @@ def test_the_page_holds_what_it_links_to(folder: Path) -> None:
     assert contents.count((folder / "clean_0.tsv").read_text()) == 1
 
 
+def test_tables_are_not_made_again_of_nothing(folder: Path) -> None:
+    with pytest.raises(InputError, match="has no certificate of the plan"):
+        main(Config(plan=write_plan(folder, methods={"macer": [0.25]}), from_results=True, results_dir=folder / "out"))
+    assert not (folder / "out").exists()
+
+
 def test_latex_escapes_and_aligns(folder: Path) -> None:
     main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
     latex = (folder / "out/tables.tex").read_text()
