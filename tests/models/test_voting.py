@@ -17,7 +17,7 @@ def test_scores_are_the_shares_of_votes_and_survive_saving(tmp_path: Path) -> No
     vote = majority_vote(models)
     of_each = np.stack([ops.convert_to_numpy(model(X)).argmax(axis=1) for model in models])
     wanted = np.stack([(of_each == label).mean(axis=0) for label in range(10)], axis=1)
-    assert len(np.unique(wanted)) > 3
+    assert len(np.unique(wanted)) > 2  # neither all of one mind nor all votes single
     np.testing.assert_allclose(vote(X), wanted, atol=1e-3)
     save_model(vote, tmp_path / "vote.keras")
     np.testing.assert_allclose(load_model(tmp_path / "vote.keras", (8, 8, 1))(X), vote(X), atol=1e-6)
