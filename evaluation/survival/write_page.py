@@ -67,6 +67,11 @@ class Study(NamedTuple):
         """epsilon sqrt(d) / sigma: the most that a change of epsilon is seen by under the noise."""
         return self.plan.epsilon * PIXELS[self.plan.dataset] ** 0.5 / self.sigma
 
+    @property
+    def is_of_kinds(self) -> bool:
+        """Whether it is a study of victims, with more kinds of them than of training data."""
+        return len(self.kinds) >= len(self.rows)
+
     def reduction(self, row: Row, kind: str) -> float | None:
         """Of the ACR, in percent."""
         return reduction(self.rows[0].entries[kind], row.entries[kind])
@@ -86,7 +91,7 @@ def main(config: Config) -> None:
     folder = config.results_dir / NAME
     for study in studies:
         save_reductions(folder / f"reductions_{_key(study)}.png", study)
-    save_against_budget(folder / "against_budget.png", studies)
+    save_against_budget(folder / "against_budget.png", [one for one in studies if not one.is_of_kinds] or studies)
     write_text(config.results_dir / f"{NAME}.md", page(studies, config.results_dir))
     print(f"{shown_path(config.results_dir / NAME)}.md: written")
 
@@ -148,7 +153,7 @@ def _section(study: Study, results: Path) -> str:
         f"{', '.join(dict.fromkeys(made_at))}. [Plan]({where}/plan.yaml), [all numbers]({where}/tables.md).\n",
         *(f"- {kind}: {plan.victims.get(kind) or 'as published'}" for kind in study.kinds),
         "",
-        _table(study) if len(study.kinds) < len(study.rows) else _table_of_kinds(study),
+        _table_of_kinds(study) if study.is_of_kinds else _table(study),
         "",
         *_verdict(study),
         f"\n![reductions]({NAME}/reductions_{_key(study)}.png)\n",
@@ -182,7 +187,7 @@ def _table(study: Study) -> str:
 
 
 def _table_of_kinds(study: Study) -> str:
-    """A line per kind of victims, for more of them than of training data: what each loses and gives back."""
+    """A line per kind of victims: what each loses on clean data and under each poison."""
     of_clean, *poisons = study.rows
     header = (
         "victims", "ACR, clean", "lower than " + study.kinds[0], "test accuracy, clean",
