@@ -35,7 +35,7 @@ hardly anyone trains without varying brightness. Which poison is left once victi
 
 Every poison keeps the same l-infinity bound epsilon. *Controls* train no network; the others are bilevel attacks or
 error-minimising noise, with and without the victims' jitter in their lower level (`jittered` in their names). Victims
-are trained from scratch; *plain* as published, *jittered* with brightness and contrast of every training image of
+are trained from scratch; *plain* with nothing done to their images but noise, as published, *jittered* with brightness and contrast of every training image of
 every class varied anew at each step, other kinds as their settings below say. A reduction is of the target class's
 ACR, against victims of the same kind and the same seeds on clean data.
 """
@@ -151,7 +151,7 @@ def _section(study: Study, results: Path) -> str:
         f"Class {_first(study).target_class}, victims {_first(study).victim.method}, sigma {study.sigma:g}, epsilon "
         f"{plan.epsilon:g}, epsilon sqrt(d) / sigma = {study.budget:.2f}; {plan.runs} victims per entry; commit "
         f"{', '.join(dict.fromkeys(made_at))}. [Plan]({where}/plan.yaml), [all numbers]({where}/tables.md).\n",
-        *(f"- {kind}: {plan.victims.get(kind) or 'as published'}" for kind in study.kinds),
+        *(f"- {kind}: {plan.victims.get(kind) or 'nothing is done to the images'}" for kind in study.kinds),
         "",
         _table_of_kinds(study) if study.is_of_kinds else _table(study),
         "",
@@ -231,7 +231,7 @@ def save_reductions(path: Path, study: Study) -> None:
     from matplotlib.figure import Figure
 
     rows = study.rows[1:]
-    figure = Figure(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.14 * len(rows) * len(study.kinds)), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(study.kinds)
     for number, kind in enumerate(study.kinds):
@@ -246,7 +246,7 @@ def save_reductions(path: Path, study: Study) -> None:
     axes.title.set_wrap(True)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=len(study.kinds), title="victims")
+    figure.legend(loc="outside lower center", ncols=min(4, len(study.kinds)), title="victims")
     save_png(path, figure)
 
 

@@ -70,7 +70,7 @@ def test_numbers_and_verdicts_follow_from_the_records(results: Path) -> None:
     )
     assert "- jittered victims: strongest control constant (10.0 %), strongest optimised poison soba (50.0 %)." in text
     assert "A note." in text and "commit 0123456789ab" in text
-    assert "- jittered: {'jitter-brightness': 0.15}" in text and "- plain: as published" in text
+    assert "- jittered: {'jitter-brightness': 0.15}" in text and "- plain: nothing is done to the images" in text
     assert "epsilon sqrt(d) / sigma = 3.20" in text
 
 
