@@ -35,9 +35,9 @@ hardly anyone trains without varying brightness. Which poison is left once victi
 
 Every poison keeps the same l-infinity bound epsilon. *Controls* train no network; the others are bilevel attacks or
 error-minimising noise, with and without the victims' jitter in their lower level (`jittered` in their names). Victims
-are trained from scratch; *plain* with nothing done to their images but noise, as published, *jittered* with brightness and contrast of every training image of
-every class varied anew at each step, other kinds as their settings below say. A reduction is of the target class's
-ACR, against victims of the same kind and the same seeds on clean data.
+are trained from scratch; *plain* with nothing done to their images but noise, as published, *jittered* with brightness
+and contrast of every training image of every class varied anew at each step, other kinds as their settings below say.
+A reduction is of the target class's ACR, against victims of the same kind and the same seeds on clean data.
 """
 
 
