@@ -16,6 +16,7 @@ import numpy as np
 
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_png
+from evaluation.tables.formats import markdown_table
 from evaluation.tables.layout import measured_text, reduction_text
 from evaluation.tables.plan import CLEAN, Cell, Plan, read_plan
 from evaluation.tables.records import Entry, commits, missing, read_entries, reduction
@@ -168,7 +169,7 @@ def _table(study: Study) -> str:
         *(f"accuracy of the class, {kind}" for kind in study.kinds[:2]), f"ACR of the other classes, {study.kinds[0]}",
         "l2 / σ", "seen without training", "seen by trained detectors",
     )  # fmt: skip
-    lines = [header, ("---",) * len(header)]
+    lines = []
     for row in study.rows:
         of_first = row.entries[study.kinds[0]]
         spent = of_first.mean_and_std("gradients")
@@ -183,7 +184,7 @@ def _table(study: Study) -> str:
         for names in (("brightness", "nearest"), ("linear", "network")):
             values.append(f"{max(seen[f'auc_{name}'] for name in names):.2f}" if seen else "")
         lines.append(tuple(values))
-    return _lines(lines)
+    return markdown_table(header, lines)
 
 
 def _table_of_kinds(study: Study) -> str:
@@ -194,7 +195,7 @@ def _table_of_kinds(study: Study) -> str:
         *(text for row in poisons for text in (f"ACR, {row.name}", "reduction")),
         *(f"accuracy of the class, {row.name}" for row in study.rows),
     )  # fmt: skip
-    lines = [header, ("---",) * len(header)]
+    lines = []
     for kind in study.kinds:
         clean = of_clean.entries[kind]
         lost = "" if kind == study.kinds[0] else reduction_text(of_clean.entries[study.kinds[0]], clean)
@@ -203,11 +204,7 @@ def _table_of_kinds(study: Study) -> str:
             values += [measured_text(row.entries[kind], "acr"), reduction_text(clean, row.entries[kind])]
         values += [measured_text(row.entries[kind], "target_accuracy") for row in study.rows]
         lines.append(tuple(values))
-    return _lines(lines)
-
-
-def _lines(rows: Sequence[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown_table(header, lines)
 
 
 def _verdict(study: Study) -> list[str]:

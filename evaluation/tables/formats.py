@@ -40,9 +40,14 @@ def as_markdown(tables: Sequence[Table], notes: Sequence[str] = (), *, links: bo
 
     parts = []
     for table in tables:
-        lines = [table.header, ("---",) * len(table.header), *(map(field, row) for row in table.rows)]
-        parts.append(f"**{table.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+        rows = [tuple(map(field, row)) for row in table.rows]
+        parts.append(f"**{table.title}**\n\n" + markdown_table(table.header, rows))
     return "\n\n".join([*parts, *notes]) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Header, a rule and rows."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *rows))
 
 
 def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:

@@ -13,11 +13,12 @@ X = np.random.default_rng(0).uniform(size=(60, 8, 8, 1)).astype(np.float32)
 
 
 def test_scores_are_the_shares_of_votes_and_survive_saving(tmp_path: Path) -> None:
-    models = [build_model("digits_cnn", (8, 8, 1), 10, seed=seed) for seed in range(5)]
+    seeds = (0, 0, 0, 1, 1, 2)  # some agree, whatever the backend draws
+    models = [build_model("digits_cnn", (8, 8, 1), 10, seed=seed) for seed in seeds]
     vote = majority_vote(models)
     of_each = np.stack([ops.convert_to_numpy(model(X)).argmax(axis=1) for model in models])
     wanted = np.stack([(of_each == label).mean(axis=0) for label in range(10)], axis=1)
-    assert len(np.unique(wanted)) > 2  # neither all of one mind nor all votes single
+    assert len(np.unique(wanted)) > 3
     np.testing.assert_allclose(vote(X), wanted, atol=1e-3)
     save_model(vote, tmp_path / "vote.keras")
     np.testing.assert_allclose(load_model(tmp_path / "vote.keras", (8, 8, 1))(X), vote(X), atol=1e-6)
