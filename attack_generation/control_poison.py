@@ -2,8 +2,9 @@
 
 The controls stand beside the optimised poison in every table: random signs of epsilon, a brightness shift of epsilon
 (constant, darker), less contrast (dark pixels epsilon brighter, bright ones epsilon darker), one pattern for the class
-(class_signs: random; detectable: what a linear classifier sees best under noise), and one random filter for the class
-whose effect is kept within epsilon (class_filter).
+(halves: the left half brighter and the right one darker; tint: red and blue up, green down; class_signs: random;
+detectable: what a linear classifier sees best under noise), and one random filter for the class whose effect is kept
+within epsilon (class_filter).
 
     python attack_generation/control_poison.py --kind constant --data-dir data/MNIST
 """

@@ -14,7 +14,9 @@ from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
 
-ControlName = Literal["random", "constant", "contrast", "darker", "class_signs", "detectable", "class_filter"]
+ControlName = Literal[
+    "random", "constant", "contrast", "darker", "halves", "tint", "class_signs", "detectable", "class_filter"
+]
 CONTROLS: tuple[str, ...] = get_args(ControlName)
 
 
@@ -39,20 +41,40 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
 def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
     """One of CONTROLS: images x (N, H, W, C) of one class, float32 in [0, 1], changed within epsilon and [0, 1].
 
-    kind: random, constant and contrast as ``starting_poison``; 'darker' subtracts epsilon; 'class_signs' adds epsilon
-    times one pattern of random signs to every image; 'detectable' the pattern of ``detectable_signs``; 'class_filter'
-    is ``class_filter``. sigma: of the noise that 'detectable' is to be seen under.
+    kind: random, constant and contrast as ``starting_poison``; 'class_filter' is ``class_filter``; the others add
+    epsilon times one pattern of signs to every image, see ``class_pattern``. sigma: of the noise that 'detectable' is
+    to be seen under.
     """
     size = np.float32(epsilon)
-    if kind == "darker":
-        return np.clip(x - size, 0, 1)
-    if kind == "class_signs":
-        return np.clip(x + size * _random_signs(x.shape[1:], seed), 0, 1)
-    if kind == "detectable":
-        return np.clip(x + size * detectable_signs(x, epsilon, sigma, seed), 0, 1)
+    if kind in ("random", "constant", "contrast"):
+        return starting_poison(kind, x, epsilon, seed)
     if kind == "class_filter":
         return np.clip(np.clip(class_filter(x, seed), x - size, x + size), 0, 1)
-    return starting_poison(kind, x, epsilon, seed)
+    return np.clip(x + size * class_pattern(kind, x, epsilon, sigma, seed), 0, 1)
+
+
+def class_pattern(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
+    """Signs (H, W, C), float32, of a control that adds the same to every image of a class x (N, H, W, C).
+
+    kind: 'darker' is minus everywhere; 'halves' plus in the left half and minus in the right one, which varying
+    brightness and contrast cannot make; 'tint' plus in red and blue and minus in green, which hardly changes the
+    brightness; 'class_signs' random; 'detectable' ``detectable_signs``. Raises InputError on a tint of grey images.
+    """
+    shape = x.shape[1:]
+    if kind == "darker":
+        return np.full(shape, -1, np.float32)
+    if kind == "halves":
+        left = np.arange(shape[1]) < shape[1] / 2
+        return np.where(left[:, None], np.float32(1), np.float32(-1)) * np.ones(shape, np.float32)
+    if kind == "tint":
+        if shape[-1] != 3:
+            raise InputError(f"'tint' needs images of three channels, these have {shape[-1]}: leave it out")
+        return np.array([1, -1, 1], np.float32) * np.ones(shape, np.float32)
+    if kind == "class_signs":
+        return _random_signs(shape, seed)
+    if kind == "detectable":
+        return detectable_signs(x, epsilon, sigma, seed)
+    raise InputError(f"kind must be one of {', '.join(CONTROLS)}, got {kind!r}")
 
 
 def _random_signs(shape: tuple[int, ...], *seed: int) -> np.ndarray:
@@ -112,8 +134,9 @@ class ControlConfig(CheckpointControls):
     target_class: int = 8
     """Class whose training images are changed."""
     kind: ControlName = "constant"
-    """The change: random signs, brighter, less contrast, darker, one pattern of random signs for the class, the signs
-    that a linear classifier sees best under noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
+    """The change: random signs, brighter, less contrast, darker, left half brighter and right half darker, a tint
+    (colour images), one pattern of random signs for the class, the signs that a linear classifier sees best under
+    noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
     epsilon: float = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
     sigma: float = 0.5

@@ -22,6 +22,7 @@ from runtime.checkpoints import OtherSettings
 from runtime.files import InputError, file_sha256, read_json
 
 X = np.random.default_rng(0).uniform(size=(30, 4, 4, 1)).astype("float32")
+COLOUR = np.random.default_rng(1).uniform(size=(30, 4, 4, 3)).astype("float32")
 
 
 def test_zero_is_a_copy_of_the_images() -> None:
@@ -32,12 +33,13 @@ def test_zero_is_a_copy_of_the_images() -> None:
 
 @pytest.mark.parametrize("kind", CONTROLS)
 def test_controls_go_to_the_edge_of_the_ball_inside_the_pixel_range(kind: str) -> None:
-    poison = control_poison(kind, X, 0.1, 0.25, seed=0)
+    x = COLOUR if kind == "tint" else X
+    poison = control_poison(kind, x, 0.1, 0.25, seed=0)
     assert poison.dtype == np.float32 and poison.min() >= 0 and poison.max() <= 1
-    inside = (X > 0.1) & (X < 0.9)
+    inside = (x > 0.1) & (x < 0.9)
     if kind != "class_filter":  # which changes bright pixels little
-        np.testing.assert_allclose(np.abs(poison - X)[inside], 0.1, atol=1e-6)
-    assert np.abs(poison - X).max() <= 0.1 + 1e-6
+        np.testing.assert_allclose(np.abs(poison - x)[inside], 0.1, atol=1e-6)
+    assert np.abs(poison - x).max() <= 0.1 + 1e-6
 
 
 def test_constant_only_brightens_and_random_goes_both_ways() -> None:
@@ -144,6 +146,19 @@ def test_darker_and_one_pattern_for_the_class() -> None:
     np.testing.assert_allclose(changes, np.broadcast_to(changes[:1], changes.shape), atol=1e-6)
     assert {-0.1, 0.1} == {round(float(value), 4) for value in changes[0].ravel()}
     assert not np.array_equal(changes[0] > 0, control_poison("class_signs", inside, 0.1, 0.25, 4)[0] > inside[0])
+
+
+def test_halves_go_opposite_ways_and_a_tint_is_of_colour_images() -> None:
+    inside = 0.3 + 0.4 * COLOUR
+    changes = control_poison("halves", inside, 0.1, 0.25, 0) - inside
+    np.testing.assert_allclose(changes[:, :, :2], 0.1, atol=1e-6)
+    np.testing.assert_allclose(changes[:, :, 2:], -0.1, atol=1e-6)
+    changes = control_poison("tint", inside, 0.1, 0.25, 0) - inside
+    np.testing.assert_allclose(changes, np.broadcast_to([0.1, -0.1, 0.1], changes.shape), atol=1e-6)
+    with pytest.raises(InputError, match="'tint' needs images of three channels, these have 1: leave it out"):
+        control_poison("tint", X, 0.1, 0.25, 0)
+    with pytest.raises(InputError, match=r"kind must be one of random, .*class_filter, got 'brighter'"):
+        control_poison("brighter", X, 0.1, 0.25, 0)
 
 
 def test_no_pattern_of_signs_is_seen_better_by_a_linear_classifier() -> None:
