@@ -15,6 +15,8 @@ from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
 from runtime.files import InputError
 
+FOLLOWING = 1e-3  # of epsilon: how far inside the clip ``ClassPattern.project`` moves a, for a gradient that is not 0
+
 
 class Parametrisation(Protocol):
     """How poisoned images depend on the variables u, within an l-infinity bound epsilon, pixels in [0, 1]."""
@@ -62,8 +64,10 @@ class ClassPattern:
     """One pattern for the class: clip(x + epsilon * clip(a + b * (1 - 2x), -1, 1)), with a and b of an image's shape.
 
     a brightens every image alike, b bright and dark pixels in opposite directions: the constant shift is a = 1, b = 0;
-    less contrast is a = 0 and a large b. Every outer step moves all of it. Where the inner clip is reached the
-    gradient is 0: 'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4.
+    less contrast is a = 0 and a large b. Every outer step moves all of it. Where a clip is reached the gradient is 0:
+    'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4. A pixel that is clipped in
+    every image, as a negative change is where the whole class is black, would never move again: ``project`` moves a
+    back until the first image follows it.
     """
 
     epsilon: float
@@ -90,7 +94,14 @@ class ClassPattern:
         return ops.clip(x + self.epsilon * change, 0.0, 1.0)
 
     def project(self, u: Tree, x: Any) -> Tree:
-        return u
+        change = u["a"] + u["b"] * (1 - 2 * x)
+        below = ops.min(ops.maximum(-x / self.epsilon, -1.0) - change, axis=0)
+        above = ops.min(change - ops.minimum((1 - x) / self.epsilon, 1.0), axis=0)
+
+        def back(excess: Any) -> Any:
+            return ops.where(excess > 0, excess + FOLLOWING, 0.0)
+
+        return {"a": u["a"] + back(below) - back(above), "b": u["b"]}
 
     def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
         return moved

@@ -70,6 +70,33 @@ def test_the_pattern_is_differentiated_through_images_that_are_not_clipped() -> 
     np.testing.assert_allclose(ops.convert_to_numpy(gradient["b"]), 2 * EPSILON * 0.5, rtol=1e-5)
 
 
+def test_a_pixel_clipped_in_every_image_comes_back_into_reach_and_no_other_moves() -> None:
+    """Four pixels: black, white, one that is black in half of the images, and one that is clipped in none."""
+    pattern = ClassPattern(EPSILON)
+    x = np.array([[0, 1, 0, 0.5], [0, 1, 0.5, 0.5]], np.float32).reshape(2, 2, 2, 1)
+
+    def moved(a: float, b: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        u = {name: ops.full((2, 2, 1), value, "float32") for name, value in (("a", a), ("b", b))}
+        after = pattern.project(u, ops.convert_to_tensor(x))
+        np.testing.assert_array_equal(after["b"], u["b"])
+        before, images = (ops.convert_to_numpy(pattern.images(one, x)) for one in (u, after))
+        np.testing.assert_allclose(images, before, atol=2e-3 * EPSILON)  # the images stay what they were
+        gradient: Any = grad(lambda u: ops.sum(pattern.images(u, x)))(after)
+        return ops.convert_to_numpy(after["a"]).ravel(), images, ops.convert_to_numpy(gradient["a"]).ravel()
+
+    a, _, gradient = moved(-0.7, 0.0)
+    np.testing.assert_allclose(a, [0.001, -0.7, -0.7, -0.7], atol=1e-6)
+    assert np.all(gradient > 0)
+    a, _, gradient = moved(0.4, 0.2)
+    np.testing.assert_allclose(a, [0.4, 0.199, 0.4, 0.4], atol=1e-6)
+    assert np.all(gradient > 0)
+    a, _, gradient = moved(-3.0, 0.0)
+    np.testing.assert_allclose(a, [0.001, -0.999, -0.999, -0.999], atol=1e-6)
+    assert np.all(gradient > 0)
+    a, _, gradient = moved(0.0, 2.0)  # less contrast
+    np.testing.assert_allclose(a, [-1.001, 1.001, 0, 0], atol=1e-6)
+
+
 def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any) -> None:
     config = PoisonConfig(
         loss=GaussianAugmentationLoss(), parametrisation="class_pattern", objective="noisy_cross_entropy",
