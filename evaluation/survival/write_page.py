@@ -3,8 +3,9 @@
     python evaluation/survival/write_page.py
 
 The study is every table of results/tables/ whose name has 'survival' in it: plans that cross kinds of training data
-with kinds of victims, with visibility and all classes measured. What a person has to say is in results/
-which_poison_survives/NOTES.md.
+with kinds of victims, with visibility and all classes measured. A table <name>_validation beside <name> has the same
+optimised poisons and kinds of victims, certified on validation images: it chooses the attack. What a person has to say
+is in results/which_poison_survives/NOTES.md.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from runtime.files import InputError, read_text, write_text
 from runtime.provenance import project_path, shown_path
 
 NAME = "which_poison_survives"
+VALIDATION = "_validation"  # at the end of the name of a table that chooses an attack
 PIXELS = {"DIGITS": 8 * 8, "MNIST": 28 * 28, "CIFAR10": 32 * 32 * 3}
 
 QUESTION = """# Which poison survives?
@@ -62,6 +64,7 @@ class Study(NamedTuple):
     sigma: float
     kinds: tuple[str, ...]
     rows: list[Row]  # clean first
+    validation: "Study | None" = None  # the same, certified on validation images
 
     @property
     def budget(self) -> float:
@@ -76,6 +79,15 @@ class Study(NamedTuple):
     def reduction(self, row: Row, kind: str) -> float | None:
         """Of the ACR, in percent."""
         return reduction(self.rows[0].entries[kind], row.entries[kind])
+
+    def strongest(self) -> str | None:
+        """The optimised poison of the greatest least reduction over the kinds of victims; None where none is whole."""
+        least = {}
+        for row in self.rows[1:]:
+            reductions = [less for kind in self.kinds if (less := self.reduction(row, kind)) is not None]
+            if not row.is_control and len(reductions) == len(self.kinds):
+                least[row.name] = min(reductions)
+        return max(least, key=lambda name: least[name], default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +113,28 @@ def read_studies(results: Path) -> list[Study]:
     """The study's tables. Raises InputError where there is none."""
     studies = []
     for path in sorted(results.glob("tables/*survival*/plan.yaml")):
-        plan = read_plan(path)
-        entries = read_entries(plan, path.parent)
-        of_kinds: dict[tuple[str, float, int], dict[str, dict[str, Entry]]] = {}
-        for cell in plan.main_cells():
-            key = cell.victim.method, cell.victim.sigma, cell.target_class
-            of_kinds.setdefault(key, {}).setdefault(cell.row, {})[cell.victim.variant] = entries[cell]
-        for (_, sigma, _), rows in of_kinds.items():
-            studies.append(Study(plan, path.parent, sigma, plan.victim_variants(), [Row(*one) for one in rows.items()]))
+        if not path.parent.name.endswith(VALIDATION):
+            chosen = _studies_of(path.parent.with_name(path.parent.name + VALIDATION) / path.name)
+            studies += [study._replace(validation=chosen.get(key)) for key, study in _studies_of(path).items()]
     if not studies:
         raise InputError(f"{results}/tables: has no table of the study (*survival*); run config/digits_survival.yaml")
     return studies
+
+
+def _studies_of(path: Path) -> dict[tuple[str, float, int], Study]:
+    """Those of one plan by method, sigma and class; none where it is not there."""
+    if not path.is_file():
+        return {}
+    plan = read_plan(path)
+    entries = read_entries(plan, path.parent)
+    of_kinds: dict[tuple[str, float, int], dict[str, dict[str, Entry]]] = {}
+    for cell in plan.main_cells():
+        key = cell.victim.method, cell.victim.sigma, cell.target_class
+        of_kinds.setdefault(key, {}).setdefault(cell.row, {})[cell.victim.variant] = entries[cell]
+    return {
+        key: Study(plan, path.parent, key[1], plan.victim_variants(), [Row(*one) for one in rows.items()])
+        for key, rows in of_kinds.items()
+    }
 
 
 def _first(study: Study) -> Cell:
@@ -157,6 +180,7 @@ def _section(study: Study, results: Path) -> str:
         _table_of_kinds(study) if study.is_of_kinds else _table(study),
         "",
         *_verdict(study),
+        *_chosen(study, results),
         f"\n![reductions]({NAME}/reductions_{_key(study)}.png)\n",
     ]
     lacking = missing([entry for row in study.rows for entry in row.entries.values()])
@@ -221,6 +245,19 @@ def _verdict(study: Study) -> list[str]:
             strongest.append("none" if not found else "{1} ({0:.1f} %)".format(*max(found)))
         lines.append(f"- {kind} victims: strongest control {strongest[0]}, strongest optimised poison {strongest[1]}.")
     return lines
+
+
+def _chosen(study: Study, results: Path) -> list[str]:
+    """What the attack that validation images choose does on test images."""
+    if study.validation is None or (name := study.validation.strongest()) is None:
+        return []
+    where = study.validation.folder.relative_to(results)
+    (row,) = (row for row in study.rows if row.name == name)
+    reached = ", ".join(f"{study.reduction(row, kind) or 0:.1f} % for {kind} victims" for kind in study.kinds)
+    return [
+        f"- Chosen on validation images, by the least of its reductions ([numbers]({where}/tables.md)): **{name}**; on "
+        f"test images {reached}."
+    ]
 
 
 def save_reductions(path: Path, study: Study) -> None:

@@ -35,7 +35,7 @@ def results(tmp_path: Path) -> Path:
 
 def _study(tmp_path: Path, values: dict[str, Any]) -> Path:
     plan = plan_of(values)
-    store = tmp_path / "tables/digits_survival"
+    store = tmp_path / "tables" / plan.table
     write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
     for cell in plan.cells():
         records: dict[str, Any] = {}
@@ -92,6 +92,21 @@ def test_every_picture_and_link_of_the_page_is_there(results: Path) -> None:
     assert len([name for name in pictures if name.endswith(".png")]) == 2
     for name in pictures:
         assert (results / name).is_file() or name.endswith("tables.md"), name
+
+
+def test_an_attack_is_chosen_on_validation_images_and_reported_on_test_images(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On validation images soba's least reduction is the greater one, on test images that of the other."""
+    monkeypatch.setitem(ACR, "optimised", (0.2, 0.8))
+    monkeypatch.setitem(ACR, "soba", (0.7, 0.6))
+    monkeypatch.setitem(ACR, "constant", (0.1, 0.1))
+    _study(results, {**PLAN, "table": "digits_survival_validation"})
+    main(Config(results_dir=results))
+    text = (results / "which_poison_survives.md").read_text()
+    assert text.count("## Toy study") == 1 and "40.0 % for plain victims, 50.0 % for jittered victims." in text
+    assert "- Chosen on validation images, by the least of its reductions" in text and "**soba**" in text
+    assert "(tables/digits_survival_validation/tables.md)" in text
 
 
 def test_missing_runs_are_named(results: Path) -> None:
