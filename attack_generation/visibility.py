@@ -7,7 +7,8 @@ Two detectors know clean images only, those of the class in the validation set: 
 from theirs, and how far its nearest of them is. They are asked about the poisoned images and about clean test images.
 Two are trained to tell poisoned images from clean ones, on one half of the class and on its clean versions, and asked
 about the other half: a linear classifier and a small network. Each is told by the area under its ROC curve: 0.5 sees
-nothing, 1 everything.
+nothing, 1 everything. The part of a change that no brightness and contrast of the image makes is what victims that vary
+these in training are left with.
 """
 
 from dataclasses import dataclass
@@ -76,12 +77,20 @@ def main(config: Config) -> None:
 
 
 def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:
-    """Largest and mean change of a pixel, mean l2 norm of an image's change, and that over sigma."""
-    change = (poison - clean).reshape(len(clean), -1).astype(np.float64)
+    """Largest and mean change of a pixel, mean l2 norm of an image's change, that over sigma, and what of it is left.
+
+    poison, clean: (N, H, W, C). What is left, beyond_jitter_over_sigma, is the mean l2 norm over sigma of the part of
+    each image's change that is orthogonal to every change of its brightness and contrast: to 1 and to the image.
+    """
+    change, image = (x.reshape(len(clean), -1).astype(np.float64) for x in (poison - clean, clean))
     l2 = float(np.linalg.norm(change, axis=1).mean())
+    centred, image = (x - x.mean(axis=1, keepdims=True) for x in (change, image))
+    length = np.maximum(np.square(image).sum(axis=1, keepdims=True), 1e-12)  # 0 of an image of one colour
+    beyond = centred - (centred * image).sum(axis=1, keepdims=True) / length * image
     return {
         "linf": float(np.abs(change).max()), "mean_change": float(np.abs(change).mean()), "l2": l2,
         "l2_over_sigma": l2 / sigma,
+        "beyond_jitter_over_sigma": float(np.linalg.norm(beyond, axis=1).mean()) / sigma,
     }  # fmt: skip
 
 

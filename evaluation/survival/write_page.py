@@ -27,6 +27,8 @@ from runtime.files import InputError, read_text, write_text
 from runtime.provenance import project_path, shown_path
 
 NAME = "which_poison_survives"
+BEYOND = "beyond_jitter_over_sigma"
+JITTERED = "jittered"  # the kind of victims that the part of a change beyond jitter is for
 VALIDATION = "_validation"  # at the end of the name of a table that chooses an attack
 PIXELS = {"DIGITS": 8 * 8, "MNIST": 28 * 28, "CIFAR10": 32 * 32 * 3}
 
@@ -104,7 +106,9 @@ def main(config: Config) -> None:
     folder = config.results_dir / NAME
     for study in studies:
         save_reductions(folder / f"reductions_{_key(study)}.png", study)
-    save_against_budget(folder / "against_budget.png", [one for one in studies if not one.is_of_kinds] or studies)
+    of_poisons = [one for one in studies if not one.is_of_kinds] or studies
+    save_against_budget(folder / "against_budget.png", of_poisons)
+    save_beyond_jitter(folder / "beyond_jitter.png", of_poisons)
     write_text(config.results_dir / f"{NAME}.md", page(studies, config.results_dir))
     print(f"{shown_path(config.results_dir / NAME)}.md: written")
 
@@ -154,7 +158,9 @@ def page(studies: Sequence[Study], results: Path) -> str:
         parts.append(read_text(notes))
     parts.append(
         "## All of it\n\nReductions against epsilon sqrt(d) / sigma, which bounds how well a change is seen under the "
-        f"noise:\n\n![reductions against the budget]({NAME}/against_budget.png)\n"
+        f"noise:\n\n![reductions against the budget]({NAME}/against_budget.png)\n\nReductions for jittered victims "
+        "against the l2 norm, over sigma, of the part of a change that no brightness and contrast of the image makes:"
+        f"\n\n![reductions against what jitter leaves]({NAME}/beyond_jitter.png)\n"
     )
     parts += [_section(study, results) for study in studies]
     parts.append(f"{PLUS_MINUS}. Made by `python evaluation/survival/write_page.py`.\n")
@@ -191,7 +197,7 @@ def _table(study: Study) -> str:
     header = (
         "training data", "gradients", *(text for kind in study.kinds for text in (f"ACR, {kind}", "reduction")),
         *(f"accuracy of the class, {kind}" for kind in study.kinds[:2]), f"ACR of the other classes, {study.kinds[0]}",
-        "l2 / σ", "seen without training", "seen by trained detectors",
+        "l2 / σ", "beyond jitter / σ", "seen without training", "seen by trained detectors",
     )  # fmt: skip
     lines = []
     for row in study.rows:
@@ -204,7 +210,7 @@ def _table(study: Study) -> str:
         values += [measured_text(row.entries[kind], "target_accuracy") for kind in study.kinds[:2]]
         values.append(measured_text(of_first, "others_acr"))
         seen = of_first.runs[0].visibility if of_first.runs else {}
-        values.append(f"{seen['l2_over_sigma']:.2f}" if seen else "")
+        values += [f"{seen[name]:.2f}" if name in seen else "" for name in ("l2_over_sigma", BEYOND)]
         for names in (("brightness", "nearest"), ("linear", "network")):
             values.append(f"{max(seen[f'auc_{name}'] for name in names):.2f}" if seen else "")
         lines.append(tuple(values))
@@ -308,6 +314,33 @@ def save_against_budget(path: Path, studies: Sequence[Study]) -> None:
     panels[0].set_ylabel("reduction of the ACR in percent")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2)
+    save_png(path, figure)
+
+
+def save_beyond_jitter(path: Path, studies: Sequence[Study]) -> None:
+    """Draw the reductions for jittered victims against what of a change is beyond jitter, over sigma, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for number, study in enumerate(studies):
+        plan = study.plan
+        axes.plot([], [], "s", color=f"C{number}", label=f"{plan.dataset}, σ {study.sigma:g}, ε {plan.epsilon:g}")
+        for row in study.rows[1:] if JITTERED in study.kinds else ():
+            entry, less = row.entries[JITTERED], study.reduction(row, JITTERED)
+            seen = entry.runs[0].visibility if entry.runs else {}
+            if less is not None and BEYOND in seen:
+                axes.plot(seen[BEYOND], less, "x" if row.is_control else "o", color=f"C{number}", ms=5, alpha=0.8)
+    axes.plot([], [], "x", color="grey", label="controls")
+    axes.plot([], [], "o", color="grey", label="optimised")
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_xlim(left=0)
+    axes.set(
+        xlabel="l2 / σ of the change, beyond brightness and contrast",
+        ylabel="reduction of the ACR in percent", title="jittered victims",
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
     save_png(path, figure)
 
 

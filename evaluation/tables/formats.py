@@ -186,10 +186,9 @@ def as_csv(entries: Entries) -> str:
                 line[f"{name}_mean"] = f"{found[0]:.4f}" if found else ""
         if any(run.visibility for of in entries.values() for run in of.runs):
             seen = entry.runs[0].visibility if entry.runs else {}
-            line |= {
-                name: f"{seen[name]:.4f}" if name in seen else ""
-                for name in ("l2_over_sigma", *(f"auc_{one}" for one in ("brightness", "nearest", "linear", "network")))
-            }
+            detectors = [f"auc_{one}" for one in ("brightness", "nearest", "linear", "network")]
+            for name in ("l2_over_sigma", "beyond_jitter_over_sigma", *detectors):
+                line[name] = f"{seen[name]:.4f}" if name in seen else ""
         if any(one.victim.variant for one in entries):
             line["victim_variant"] = cell.victim.variant
         lines.append(line)

@@ -204,7 +204,8 @@ def _victim_table(plan: Plan, entries: Entries) -> Table:
 def _poison_table(plan: Plan, entries: Entries) -> Table:
     """How large each poison is, and how well detectors see it."""
     measured = {
-        "mean_change": "mean change", "l2": "l2", "l2_over_sigma": "l2 / σ", "auc_brightness": "brightness",
+        "mean_change": "mean change", "l2": "l2", "l2_over_sigma": "l2 / σ",
+        "beyond_jitter_over_sigma": "beyond jitter / σ", "auc_brightness": "brightness",
         "auc_nearest": "nearest clean image", "auc_linear": "linear", "auc_network": "network",
     }  # fmt: skip
     rows = []
@@ -214,13 +215,15 @@ def _poison_table(plan: Plan, entries: Entries) -> Table:
         if not (cell.poison and entry and entry.runs and entry.runs[0].visibility) or cell.poison in seen:
             continue
         seen.add(cell.poison)
-        values = [Item(f"{entry.runs[0].visibility[name]:.3f}", entry) for name in measured]
+        found = entry.runs[0].visibility
+        values = [Item(f"{found[name]:.3f}" if name in found else "", entry) for name in measured]
         of = Item(cell.poison.against), Item(f"{cell.poison.sigma:g}"), Item(str(cell.target_class)), Item(cell.row)
         rows.append((*of, *values))
     header = ("against", "σ", "class", "training data", *measured.values())
     title = (
-        "Poisons: change of a pixel and of an image, and area under the ROC curve of detectors that know clean images "
-        "(brightness, nearest clean image) or are trained on poisoned ones (linear, network)"
+        "Poisons: change of a pixel and of an image, the part of it that no brightness and contrast makes, and area "
+        "under the ROC curve of detectors that know clean images (brightness, nearest clean image) or are trained on "
+        "poisoned ones (linear, network)"
     )
     return Table("poisons", title, header, rows)
 

@@ -51,7 +51,25 @@ def test_distances_are_of_the_change() -> None:
     change = np.zeros_like(CLEAN)
     change[:, 0, 0], change[:, 1, 1] = 0.03, -0.04
     found = distances(CLEAN + change, CLEAN, sigma=0.25)
+    del found["beyond_jitter_over_sigma"]
     assert found == pytest.approx({"linf": 0.04, "mean_change": 0.07 / 36, "l2": 0.05, "l2_over_sigma": 0.2}, rel=1e-4)
+
+
+def test_nothing_of_a_change_of_brightness_and_contrast_is_beyond_jitter() -> None:
+    def beyond(change: np.ndarray, clean: np.ndarray = CLEAN) -> float:
+        return distances(clean + change.astype(np.float32), clean, sigma=0.5)["beyond_jitter_over_sigma"]
+
+    assert beyond(0.1 - 0.2 * (CLEAN - 0.5)) < 1e-5
+    across = SIGNS - SIGNS.mean()
+    one_colour = np.full_like(CLEAN, 0.5)
+    np.testing.assert_allclose(beyond(0.1 * across + 0.03, one_colour), 0.1 * np.linalg.norm(across) / 0.5, rtol=1e-4)
+    # Of the image's own direction nothing is left: Pythagoras.
+    parts = []
+    for image in CLEAN:
+        own = (image - image.mean()).ravel()
+        along = across.ravel() @ own / np.linalg.norm(own)
+        parts.append(np.sqrt(np.linalg.norm(across) ** 2 - along**2))
+    np.testing.assert_allclose(beyond(0.1 * across), 0.1 * np.mean(parts) / 0.5, rtol=1e-4)
 
 
 def test_the_script_writes_what_it_measured_and_keeps_it(

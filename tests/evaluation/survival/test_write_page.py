@@ -48,7 +48,8 @@ def _study(tmp_path: Path, values: dict[str, Any]) -> Path:
             victim = {"accuracy": 0.9, "accuracy_class_8": 0.8, "commit": "0123456789ab"}
             records[str(seed)] = {"victim": victim, "tsv_sha256": file_sha256(file)}
             if cell.poison:
-                measured = {"linf": 0.1, "mean_change": 0.05, "l2": 0.5, "l2_over_sigma": 2.0, "auc": AREAS}
+                measured = {"linf": 0.1, "mean_change": 0.05, "l2": 0.5, "l2_over_sigma": 2.0}
+                measured |= {"beyond_jitter_over_sigma": 1.5, "auc": AREAS}
                 records[str(seed)] |= {"poison": {"gradients": 1234.0}, "visibility": {"measured": measured}}
         write_text(store / cell_folder(cell) / "settings.json", json.dumps(records))
     return tmp_path
@@ -64,7 +65,7 @@ def test_numbers_and_verdicts_follow_from_the_records(results: Path) -> None:
     assert rows["clean"][1:5] == ["", "1.000 ± 0.141", "", "0.900 ± 0.141"]
     assert rows["constant"][2:6] == ["0.400 ± 0.141", "60.0 %", "0.810 ± 0.141", "10.0 %"]
     assert rows["soba"][1:6] == ["1,234", "0.600 ± 0.141", "40.0 %", "0.450 ± 0.141", "50.0 %"]
-    assert rows["soba"][6:] == ["0.800 ± 0.000", "0.800 ± 0.000", "0.500 ± 0.000", "2.00", "0.90", "0.95"]
+    assert rows["soba"][6:] == ["0.800 ± 0.000", "0.800 ± 0.000", "0.500 ± 0.000", "2.00", "1.50", "0.90", "0.95"]
     assert (
         "- plain victims: strongest control constant (60.0 %), strongest optimised poison optimised (50.0 %)." in text
     )
@@ -89,7 +90,7 @@ def test_every_picture_and_link_of_the_page_is_there(results: Path) -> None:
     main(Config(results_dir=results))
     text = (results / "which_poison_survives.md").read_text()
     pictures = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert len([name for name in pictures if name.endswith(".png")]) == 2
+    assert len([name for name in pictures if name.endswith(".png")]) == 3
     for name in pictures:
         assert (results / name).is_file() or name.endswith("tables.md"), name
 
