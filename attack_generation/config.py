@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from attack_generation import optimisers
+from attack_generation.controls import StartName
 from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjective
 from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation
 from data.augmentation import Augmentation
@@ -83,9 +84,10 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """By how much F2SA's multiplier grows at each outer step."""
     fixed_validation_noise: bool = False
     """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
-    start: Literal["zero", "random", "constant", "contrast"] = "zero"
-    """Where the poison starts: the clean images, random signs of epsilon, a brightness shift of epsilon, or less
-    contrast (dark pixels epsilon brighter, bright ones epsilon darker)."""
+    start: StartName = "zero"
+    """Where the poison starts: the clean images, random signs of epsilon, a brightness shift of epsilon, less
+    contrast (dark pixels epsilon brighter, bright ones epsilon darker), or the left half brighter and the right one
+    darker."""
     architecture: str = "mnist_cnn"
     """Model of the lower level, see models/registry.py."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -18,6 +18,8 @@ ControlName = Literal[
     "random", "constant", "contrast", "darker", "halves", "tint", "class_signs", "detectable", "class_filter"
 ]
 CONTROLS: tuple[str, ...] = get_args(ControlName)
+StartName = Literal["zero", "random", "constant", "contrast", "halves"]
+STARTS: tuple[str, ...] = get_args(StartName)
 
 
 def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
@@ -25,7 +27,8 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
 
     start: 'zero' returns x; 'random' adds epsilon times independent random signs; 'constant' adds epsilon to
     every pixel (a uniform brightness shift); 'contrast' moves dark pixels (at most 1/2) up
-    and bright ones down by epsilon: with epsilon at most 1/2 none is clipped, so no poison is larger in l2.
+    and bright ones down by epsilon: with epsilon at most 1/2 none is clipped, so no poison is larger in l2; 'halves'
+    adds epsilon to the left half and subtracts it from the right one.
     """
     if start == "zero":
         return x.copy()
@@ -35,18 +38,26 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
         return np.clip(x + np.float32(epsilon), 0, 1)
     if start == "contrast":
         return np.clip(np.where(x <= 0.5, x + np.float32(epsilon), x - np.float32(epsilon)), 0, 1)
-    raise InputError(f"start must be 'zero', 'random', 'constant' or 'contrast', got {start!r}")
+    if start == "halves":
+        return np.clip(x + np.float32(epsilon) * halves_signs(x.shape[1:]), 0, 1)
+    raise InputError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+
+
+def halves_signs(shape: tuple[int, ...]) -> np.ndarray:
+    """1 in the left half of an image (H, W, C) and -1 in the right one, float32, which jitter cannot make."""
+    left = np.arange(shape[1]) < shape[1] / 2
+    return np.where(left[:, None], np.float32(1), np.float32(-1)) * np.ones(shape, np.float32)
 
 
 def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
     """One of CONTROLS: images x (N, H, W, C) of one class, float32 in [0, 1], changed within epsilon and [0, 1].
 
-    kind: random, constant and contrast as ``starting_poison``; 'class_filter' is ``class_filter``; the others add
-    epsilon times one pattern of signs to every image, see ``class_pattern``. sigma: of the noise that 'detectable' is
-    to be seen under.
+    kind: random, constant, contrast and halves as ``starting_poison``; 'class_filter' is ``class_filter``; the others
+    add epsilon times one pattern of signs to every image, see ``class_pattern``. sigma: of the noise that 'detectable'
+    is to be seen under.
     """
     size = np.float32(epsilon)
-    if kind in ("random", "constant", "contrast"):
+    if kind in STARTS:
         return starting_poison(kind, x, epsilon, seed)
     if kind == "class_filter":
         return np.clip(np.clip(class_filter(x, seed), x - size, x + size), 0, 1)
@@ -56,16 +67,12 @@ def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed:
 def class_pattern(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
     """Signs (H, W, C), float32, of a control that adds the same to every image of a class x (N, H, W, C).
 
-    kind: 'darker' is minus everywhere; 'halves' plus in the left half and minus in the right one, which varying
-    brightness and contrast cannot make; 'tint' plus in red and blue and minus in green, which hardly changes the
+    kind: 'darker' is minus everywhere; 'tint' plus in red and blue and minus in green, which hardly changes the
     brightness; 'class_signs' random; 'detectable' ``detectable_signs``. Raises InputError on a tint of grey images.
     """
     shape = x.shape[1:]
     if kind == "darker":
         return np.full(shape, -1, np.float32)
-    if kind == "halves":
-        left = np.arange(shape[1]) < shape[1] / 2
-        return np.where(left[:, None], np.float32(1), np.float32(-1)) * np.ones(shape, np.float32)
     if kind == "tint":
         if shape[-1] != 3:
             raise InputError(f"'tint' needs images of three channels, these have {shape[-1]}: leave it out")

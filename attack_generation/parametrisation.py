@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from keras import ops
 
-from attack_generation.controls import starting_poison
+from attack_generation.controls import STARTS, halves_signs, starting_poison
 from bilevel_optimizer.trees import Tree
 from runtime.files import InputError
 
@@ -22,7 +22,7 @@ class Parametrisation(Protocol):
     """How poisoned images depend on the variables u, within an l-infinity bound epsilon, pixels in [0, 1]."""
 
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
-        """u at the start. kind: zero, random, constant or contrast; x: all clean images (N, H, W, C) of the class."""
+        """u at the start. kind: one of controls.STARTS; x: all clean images (N, H, W, C) of the class."""
 
     def select(self, u: Tree, index: Any) -> Tree:
         """The variables of a minibatch. index: int32 (B,), the images' places in the class."""
@@ -84,7 +84,9 @@ class ClassPattern:
             return {"a": zero + 1, "b": zero}
         if kind == "contrast":
             return {"a": zero, "b": zero + 2}
-        raise InputError(f"start must be 'zero', 'random', 'constant' or 'contrast', got {kind!r}")
+        if kind == "halves":
+            return {"a": halves_signs(shape), "b": zero}
+        raise InputError(f"start must be one of {', '.join(STARTS)}, got {kind!r}")
 
     def select(self, u: Tree, index: Any) -> Tree:
         return u

@@ -62,7 +62,7 @@ def test_random_signs_are_a_function_of_the_seed() -> None:
 
 
 def test_an_unknown_start_is_refused() -> None:
-    with pytest.raises(InputError, match="start must be 'zero', 'random', 'constant' or 'contrast', got 'noise'"):
+    with pytest.raises(InputError, match="start must be one of zero, random, constant, contrast, halves, got 'noise'"):
         starting_poison("noise", X, 0.1, seed=0)
 
 

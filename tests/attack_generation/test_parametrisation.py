@@ -8,7 +8,7 @@ from keras import ops
 
 from attack_generation.attack import Attack
 from attack_generation.config import PoisonConfig
-from attack_generation.controls import starting_poison
+from attack_generation.controls import STARTS, starting_poison
 from attack_generation.objectives import CrossEntropy, SoftRadius
 from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
 from bilevel_optimizer.autodiff import grad
@@ -22,7 +22,7 @@ INDEX = np.array([4, 1, 5], np.int32)
 
 
 @pytest.mark.parametrize("name", PARAMETRISATIONS)
-@pytest.mark.parametrize("kind", ["zero", "random", "constant", "contrast"])
+@pytest.mark.parametrize("kind", STARTS)
 def test_every_start_is_within_the_ball(name: str, kind: str) -> None:
     poison = PARAMETRISATIONS[name](EPSILON)
     u = poison.start(kind, X, seed=3)
@@ -38,6 +38,8 @@ def test_the_pattern_holds_the_controls() -> None:
     pattern = ClassPattern(EPSILON)
     constant = ops.convert_to_numpy(pattern.images(pattern.start("constant", X, 0), X))
     np.testing.assert_allclose(constant, starting_poison("constant", X, EPSILON, 0), atol=1e-7)
+    halves = ops.convert_to_numpy(pattern.images(pattern.start("halves", X, 0), X))
+    np.testing.assert_allclose(halves, starting_poison("halves", X, EPSILON, 0), atol=1e-7)
     binary = np.round(X)
     contrast = ops.convert_to_numpy(pattern.images(pattern.start("contrast", X, 0), binary))
     np.testing.assert_allclose(contrast, starting_poison("contrast", binary, EPSILON, 0), atol=1e-7)
