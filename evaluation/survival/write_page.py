@@ -38,11 +38,13 @@ In plain training a change that optimises nothing, a little more brightness or a
 class, lowers the average certified radius (ACR) of that class as much as the optimised poison does, or more. But
 hardly anyone trains without varying brightness. Which poison is left once victims do what most recipes do?
 
-Every poison keeps the same l-infinity bound epsilon. *Controls* train no network; the others are bilevel attacks or
-error-minimising noise, with and without the victims' jitter in their lower level (`jittered` in their names). Victims
-are trained from scratch; *plain* with nothing done to their images but noise, as published, *jittered* with brightness
-and contrast of every training image of every class varied anew at each step, other kinds as their settings below say.
-A reduction is of the target class's ACR, against victims of the same kind and the same seeds on clean data.
+Every poison keeps the same l-infinity bound epsilon. *Controls* train no network (`--help` of
+`attack_generation/control_poison.py` says what each is; `halves` makes the left half of every image brighter and the
+right one darker, which jitter cannot make); the others are bilevel attacks or error-minimising noise, with and without
+the victims' jitter in their lower level (`jittered` in their names). Victims are trained from scratch; *plain* with
+nothing done to their images but noise, as published, *jittered* with brightness and contrast of every training image
+of every class varied anew at each step, other kinds as their settings below say. A reduction is of the target class's
+ACR, against victims of the same kind and the same seeds on clean data.
 """
 
 
