@@ -39,14 +39,9 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
     if start == "contrast":
         return np.clip(np.where(x <= 0.5, x + np.float32(epsilon), x - np.float32(epsilon)), 0, 1)
     if start == "halves":
-        return np.clip(x + np.float32(epsilon) * halves_signs(x.shape[1:]), 0, 1)
+        left = np.arange(x.shape[2])[:, None] < x.shape[2] / 2
+        return np.clip(np.where(left, x + np.float32(epsilon), x - np.float32(epsilon)), 0, 1)
     raise InputError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
-
-
-def halves_signs(shape: tuple[int, ...]) -> np.ndarray:
-    """1 in the left half of an image (H, W, C) and -1 in the right one, float32, which jitter cannot make."""
-    left = np.arange(shape[1]) < shape[1] / 2
-    return np.where(left[:, None], np.float32(1), np.float32(-1)) * np.ones(shape, np.float32)
 
 
 def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:

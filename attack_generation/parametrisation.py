@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from keras import ops
 
-from attack_generation.controls import STARTS, halves_signs, starting_poison
+from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
-from runtime.files import InputError
 
 FOLLOWING = 1e-3  # of epsilon: how far inside the clip ``ClassPattern.project`` moves a, for a gradient that is not 0
 
@@ -73,20 +72,11 @@ class ClassPattern:
     epsilon: float
 
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
-        shape = x.shape[1:]
-        zero = np.zeros(shape, np.float32)
-        if kind == "zero":
-            return {"a": zero, "b": zero}
-        if kind == "random":
-            signs = starting_poison("random", np.full((1, *shape), 0.5, np.float32), 0.5, seed)[0]
-            return {"a": 2 * signs - 1, "b": zero}
-        if kind == "constant":
-            return {"a": zero + 1, "b": zero}
+        zero = np.zeros(x.shape[1:], np.float32)
         if kind == "contrast":
             return {"a": zero, "b": zero + 2}
-        if kind == "halves":
-            return {"a": halves_signs(shape), "b": zero}
-        raise InputError(f"start must be one of {', '.join(STARTS)}, got {kind!r}")
+        grey = np.full((1, *zero.shape), 0.5, np.float32)  # the other starts do the same to every pixel
+        return {"a": 2 * starting_poison(kind, grey, 0.5, seed)[0] - 1, "b": zero}
 
     def select(self, u: Tree, index: Any) -> Tree:
         return u

@@ -27,6 +27,10 @@ from runtime.files import InputError, read_text, write_text
 from runtime.provenance import project_path, shown_path
 
 NAME = "which_poison_survives"
+DEFAULTS = {  # what victims do to their images where a plan says nothing
+    "DIGITS": "nothing is done to the images", "MNIST": "nothing is done to the images",
+    "CIFAR10": "random crop and flip, as every kind has here",
+}  # fmt: skip
 BEYOND = "beyond_jitter_over_sigma"
 JITTERED = "jittered"  # the kind of victims that the part of a change beyond jitter is for
 VALIDATION = "_validation"  # at the end of the name of a table that chooses an attack
@@ -42,9 +46,9 @@ Every poison keeps the same l-infinity bound epsilon. *Controls* train no networ
 `attack_generation/control_poison.py` says what each is; `halves` makes the left half of every image brighter and the
 right one darker, which jitter cannot make); the others are bilevel attacks or error-minimising noise, with and without
 the victims' jitter in their lower level (`jittered` in their names). Victims are trained from scratch; *plain* with
-nothing done to their images but noise, as published, *jittered* with brightness and contrast of every training image
-of every class varied anew at each step, other kinds as their settings below say. A reduction is of the target class's
-ACR, against victims of the same kind and the same seeds on clean data.
+nothing done to their images but noise, as published (CIFAR10: random crop and flip), *jittered* with brightness and
+contrast of every training image of every class varied anew at each step, other kinds as their settings below say. A
+reduction is of the target class's ACR, against victims of the same kind and the same seeds on clean data.
 """
 
 
@@ -183,7 +187,7 @@ def _section(study: Study, results: Path) -> str:
         f"Class {_first(study).target_class}, victims {_first(study).victim.method}, sigma {study.sigma:g}, epsilon "
         f"{plan.epsilon:g}, epsilon sqrt(d) / sigma = {study.budget:.2f}; {plan.runs} victims per entry; commit "
         f"{', '.join(dict.fromkeys(made_at))}. [Plan]({where}/plan.yaml), [all numbers]({where}/tables.md).\n",
-        *(f"- {kind}: {plan.victims.get(kind) or 'nothing is done to the images'}" for kind in study.kinds),
+        *(f"- {kind}: {plan.victims.get(kind) or DEFAULTS[plan.dataset]}" for kind in study.kinds),
         "",
         _table_of_kinds(study) if study.is_of_kinds else _table(study),
         "",
@@ -260,11 +264,14 @@ def _chosen(study: Study, results: Path) -> list[str]:
     if study.validation is None or (name := study.validation.strongest()) is None:
         return []
     where = study.validation.folder.relative_to(results)
-    (row,) = (row for row in study.rows if row.name == name)
-    reached = ", ".join(f"{study.reduction(row, kind) or 0:.1f} % for {kind} victims" for kind in study.kinds)
+    clean = study.rows[0].entries
     return [
         f"- Chosen on validation images, by the least of its reductions ([numbers]({where}/tables.md)): **{name}**; on "
-        f"test images {reached}."
+        "test images "
+        + ", ".join(f"{reduction_text(clean[kind], row.entries[kind])} for {kind} victims" for kind in study.kinds)
+        + "."
+        for row in study.rows
+        if row.name == name
     ]
 
 
@@ -325,10 +332,10 @@ def save_beyond_jitter(path: Path, studies: Sequence[Study]) -> None:
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    for number, study in enumerate(studies):
+    for number, study in enumerate(one for one in studies if JITTERED in one.kinds):
         plan = study.plan
         axes.plot([], [], "s", color=f"C{number}", label=f"{plan.dataset}, σ {study.sigma:g}, ε {plan.epsilon:g}")
-        for row in study.rows[1:] if JITTERED in study.kinds else ():
+        for row in study.rows[1:]:
             entry, less = row.entries[JITTERED], study.reduction(row, JITTERED)
             seen = entry.runs[0].visibility if entry.runs else {}
             if less is not None and BEYOND in seen:

@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from evaluation.survival.write_page import Config, main, read_studies
-from evaluation.tables.plan import plan_of
+import data
+from evaluation.survival.write_page import VALIDATION, Config, main, read_studies
+from evaluation.tables.plan import plan_of, read_plan
 from evaluation.tables.records import cell_folder
 from runtime.files import InputError, file_sha256, write_text
 
+CONFIGS = Path(data.__file__).parents[1] / "config"
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 ACR = {  # of plain and of jittered victims
     "clean": (1.0, 0.9), "constant": (0.4, 0.81), "darker": (0.9, 0.9), "optimised": (0.5, 0.54), "soba": (0.6, 0.45),
@@ -108,6 +110,16 @@ def test_an_attack_is_chosen_on_validation_images_and_reported_on_test_images(
     assert text.count("## Toy study") == 1 and "40.0 % for plain victims, 50.0 % for jittered victims." in text
     assert "- Chosen on validation images, by the least of its reductions" in text and "**soba**" in text
     assert "(tables/digits_survival_validation/tables.md)" in text
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob(f"*{VALIDATION}.yaml")), ids=lambda path: path.stem)
+def test_a_plan_that_chooses_has_the_attacks_and_victims_of_the_plan_that_it_chooses_for(path: Path) -> None:
+    chooses, reports = read_plan(path), read_plan(path.with_stem(path.stem.removesuffix(VALIDATION)))
+    for name in ("dataset", "architecture", "methods", "target_classes", "epsilon", "runs", "seed", "attack", "attacks",
+                 "ready", "victim", "victims"):  # fmt: skip
+        assert getattr(chooses, name) == getattr(reports, name), name
+    assert (chooses.certification.split, reports.certification.split) == ("val", "test")
+    assert set(chooses.rows) == {row for row in reports.rows if row in ("clean", "optimised")}
 
 
 def test_missing_runs_are_named(results: Path) -> None:
