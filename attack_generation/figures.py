@@ -11,7 +11,7 @@ from runtime.files import atomic_path
 def save_png(path: Path, figure: Any, dpi: int = 120) -> None:
     """Write a Matplotlib figure as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
+        figure.savefig(temporary, dpi=dpi, format="png", bbox_inches="tight")
 
 
 def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from evaluation.tables import figures
-from evaluation.tables.figures import _at, save_acr_against_gradients, save_curves
+from evaluation.tables.figures import _at, save_acr_against_gradients, save_acr_bars, save_curves
 from evaluation.tables.statistics import mean_and_std, mean_and_std_text, reduction_percent
 
 
@@ -43,3 +44,12 @@ def test_the_curve_of_an_attack_goes_through_the_means_in_order_of_gradients(mon
     (band,) = axes.patches
     assert [band.get_y(), band.get_height()] == pytest.approx([1.1 - np.std([1, 1.2], ddof=1), 0.2828427])
     assert axes.get_xscale() == "log"
+
+
+def test_a_legend_of_long_names_is_not_cut(tmp_path: Path) -> None:
+    names = [f"a_rather_long_name_of_an_attack_epochs_{epochs}" for epochs in range(4)]
+    save_acr_bars(tmp_path / "acr.png", {"macer": {name: [0.5, 0.6] for name in names}}, "title")
+    pixels = imread(tmp_path / "acr.png")
+    assert pixels.shape[1] > 1_000  # wider than the axes need
+    for edge in (pixels[:, 0], pixels[:, -1], pixels[0], pixels[-1]):
+        assert np.all(edge == 1)
