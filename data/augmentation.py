@@ -16,8 +16,8 @@ PADDING = 4  # pixels of zeros on each side
 class Augmentation:
     """Settings of victims and of the attack's lower level; without any, images stay as they are.
 
-    Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b, then
-    blurred, then plasma; noise comes after all of it. Jittered pixels may leave [0, 1], where nothing is clipped: a
+    Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b + s, with
+    b and c of the image and s of each of its channels, then blurred, then plasma; noise comes after all of it. Jittered pixels may leave [0, 1], where nothing is clipped: a
     classifier under noise sees such pixels anyway.
     """
 
@@ -27,6 +27,9 @@ class Augmentation:
     """Largest shift b of a training image's brightness, uniform in -b .. b; pixels are in [0, 1]."""
     jitter_contrast: float = 0.0
     """Largest relative change c of a training image's contrast around mid-grey, uniform in -c .. c."""
+    jitter_colour: float = 0.0
+    """Largest shift s of each channel of a training image by itself, uniform in -s .. s; of grey images it is one of
+    brightness."""
     blur: float = 0.0
     """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform in 0 .. blur."""
     plasma: bool = False
@@ -37,7 +40,7 @@ class Augmentation:
 
     def check_augmentation(self) -> None:
         """Raise InputError on a value that cannot work."""
-        for name, most in (("jitter_brightness", 1.0), ("jitter_contrast", 1.0), ("blur", 5.0)):
+        for name, most in (("jitter_brightness", 1.0), ("jitter_contrast", 1.0), ("jitter_colour", 1.0), ("blur", 5.0)):
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"{name} must lie between 0 and {most:g}, got {getattr(self, name)}")
 
@@ -60,8 +63,10 @@ class Augmentation:
                 for column, width in enumerate((self.jitter_brightness, self.jitter_contrast))
             )
             x = (x - 0.5) * (1 + contrast) + 0.5 + brightness
-            if self.blur:
-                x = gaussian_blur(x, self.blur * draws[:, 2], math.ceil(3 * self.blur))
+        if self.jitter_colour:
+            x = x + self.jitter_colour * (2 * uniform((x.shape[0], 1, 1, x.shape[3]), fold_in(another, 60)) - 1)
+        if self.blur:
+            x = gaussian_blur(x, self.blur * draws[:, 2], math.ceil(3 * self.blur))
         return plasma(x, fold_in(another, 1)) if self.plasma else x
 
 

@@ -132,7 +132,7 @@ def test_jitter_shifts_and_scales_each_image_around_mid_grey() -> None:
 
 @pytest.mark.parametrize(
     ("name", "width"),
-    [("jitter_brightness", 0.3), ("jitter_contrast", 0.3), ("blur", 2.0)],  # blurs below .2 pixels change nothing
+    [("jitter_brightness", 0.3), ("jitter_contrast", 0.3), ("jitter_colour", 0.3), ("blur", 2.0)],  # blurs below .2 pixels change nothing
 )
 def test_one_change_alone_at_another_seed_is_another(name: str, width: float) -> None:
     x = np.random.default_rng(0).uniform(size=(5, 8, 8, 2)).astype(np.float32)
@@ -143,6 +143,18 @@ def test_one_change_alone_at_another_seed_is_another(name: str, width: float) ->
         np.testing.assert_allclose(np.ptp(first - x, axis=(1, 2, 3)), 0, atol=1e-6)
     if name == "jitter_contrast":
         np.testing.assert_allclose(augmented(x * 0 + 0.5, seed_pair(1), **{name: width}), 0.5, atol=1e-6)
+
+
+def test_colour_jitter_shifts_each_channel_of_each_image_by_itself() -> None:
+    x = np.random.default_rng(0).uniform(size=(4_000, 2, 2, 3)).astype(np.float32)
+    shifts = augmented(x, seed_pair(1), jitter_colour=0.1) - x
+    np.testing.assert_allclose(np.ptp(shifts, axis=(1, 2)), 0, atol=1e-6)
+    shifts = shifts[:, 0, 0]
+    assert np.abs(shifts).max() <= 0.1 + 1e-6 and shifts.std() == pytest.approx(0.1 / 3**0.5, rel=0.03)
+    assert np.abs(np.corrcoef(shifts.T) - np.eye(3)).max() < 0.06
+    both = augmented(x, seed_pair(1), jitter_colour=0.1, jitter_brightness=0.2, jitter_contrast=0.2)
+    alone = augmented(x, seed_pair(1), jitter_brightness=0.2, jitter_contrast=0.2)
+    np.testing.assert_allclose((both - alone)[:, 0, 0], shifts, atol=1e-6)
 
 
 def test_blur_is_scipys() -> None:
@@ -156,7 +168,7 @@ def test_blur_is_scipys() -> None:
 
 
 def test_all_changes_are_compiled_and_differentiable() -> None:
-    settings = Augmentation(augment=True, jitter_brightness=0.1, jitter_contrast=0.2, blur=0.4)
+    settings = Augmentation(augment=True, jitter_brightness=0.1, jitter_contrast=0.2, jitter_colour=0.1, blur=0.4)
     x, seed = ops.convert_to_tensor(images() / 1000), ops.convert_to_tensor(seed_pair(3))
     compiled = autodiff.jit(settings.augmented)
     np.testing.assert_allclose(compiled(x, seed), settings.augmented(x, seed), atol=1e-6)
@@ -171,6 +183,7 @@ def test_all_changes_are_compiled_and_differentiable() -> None:
     [
         ({"jitter_brightness": -0.1}, "jitter_brightness must lie between 0 and 1, got -0.1"),
         ({"jitter_contrast": float("nan")}, "jitter_contrast must lie between 0 and 1, got nan"),
+        ({"jitter_colour": 1.5}, "jitter_colour must lie between 0 and 1, got 1.5"),
         ({"blur": 9.0}, "blur must lie between 0 and 5, got 9.0"),
     ],
 )
