@@ -16,9 +16,9 @@ PADDING = 4  # pixels of zeros on each side
 class Augmentation:
     """Settings of victims and of the attack's lower level; without any, images stay as they are.
 
-    Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b + s, with
-    b and c of the image and s of each of its channels, then blurred, then plasma; noise comes after all of it. Jittered pixels may leave [0, 1], where nothing is clipped: a
-    classifier under noise sees such pixels anyway.
+    Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b + s, with b
+    and c of the image and s of each of its channels, then blurred, then plasma; noise comes after all of it. Jittered
+    pixels may leave [0, 1], where nothing is clipped: a classifier under noise sees such pixels anyway.
     """
 
     augment: bool = False
