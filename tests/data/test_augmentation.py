@@ -131,8 +131,7 @@ def test_jitter_shifts_and_scales_each_image_around_mid_grey() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width"),
-    [("jitter_brightness", 0.3), ("jitter_contrast", 0.3), ("jitter_colour", 0.3), ("blur", 2.0)],
+    ("name", "width"), [("jitter_brightness", 0.3), ("jitter_contrast", 0.3), ("jitter_colour", 0.3), ("blur", 2.0)]
 )
 def test_one_change_alone_at_another_seed_is_another(name: str, width: float) -> None:
     x = np.random.default_rng(0).uniform(size=(5, 8, 8, 2)).astype(np.float32)
