@@ -127,6 +127,29 @@ def gaussian_blur(x: Any, std: Any, radius: int) -> Any:
     return x
 
 
+def random_affine(x: Any, seed: Any, *, rotation: float, scale: float, shift: float, flip: bool) -> Any:
+    """Turn, scale and move each image by itself, around its middle, and mirror half of them where ``flip``.
+
+    x: float (N, height, width, channels), N known. rotation: largest angle, in degrees. scale: largest relative change
+    of the size, shift: of the place, in pixels, along each axis; all are uniform. Pixels from outside are 0.
+    seed: int32 (2,), may be traced. Works eagerly and inside compiled code.
+    """
+    count, height, width, _ = x.shape
+    draws = uniform((count, 6), seed)
+    angle, tall, wide, down, right = (2 * draws[:, column] - 1 for column in range(5))
+    angle = angle * (rotation * math.pi / 180)
+    cosine, sine = ops.cos(angle), ops.sin(angle)
+    tall, wide = 1 + scale * tall, 1 + scale * wide
+    mirror = ops.where(draws[:, 5] < 0.5, -1.0, 1.0) if flip else 1.0
+    # Where each pixel of the result comes from: column a c + b r + e, row d c + f r + g.
+    a, b, d, f = mirror * cosine / wide, -sine / tall, mirror * sine / wide, cosine / tall
+    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
+    e = middle_column - a * middle_column - b * middle_row + shift * right
+    g = middle_row - d * middle_column - f * middle_row + shift * down
+    matrix = ops.stack([a, b, e, d, f, g, 0 * a, 0 * a], axis=1)
+    return ops.image.affine_transform(x, matrix, interpolation="bilinear", data_format="channels_last")
+
+
 def random_crop_and_flip(x: Any, seed: Any, one_offset_per_batch: bool = True) -> Any:
     """Zero-pad images by 4 pixels, crop them to their size at a random place, and mirror half of them.
 

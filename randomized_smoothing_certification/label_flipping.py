@@ -1,4 +1,4 @@
-"""Pointwise certificates against label-flipping attacks, exact and without retraining for least squares.
+"""Pointwise certificates against label-flipping attacks, without retraining for least squares and other fixed weights.
 
 Source: Rosenfeld, Winston, Ravikumar, Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized
 Smoothing" (ICML 2020, arXiv 2002.03018), sections 3 and 4. Labels are flipped at random, each independently with
@@ -215,27 +215,53 @@ def smooth_least_squares(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) ->
     return answers(prediction, log_eps)
 
 
-def _log_chernoff(signed: np.ndarray, rest: np.ndarray, noise: LabelFlips) -> np.ndarray:
+def smooth_votes(counts: np.ndarray, noise: LabelFlips) -> Smoothed:
+    """The smoothed vote of k neighbours at m test points: ``smooth_least_squares`` for equal weights.
+
+    counts: neighbours of every class, int (m, K).
+    """
+    prediction = np.argmax(counts, axis=1)
+    points = np.arange(len(counts))
+    log_eps = np.full(len(counts), -np.inf)
+    for rival in range(noise.num_classes):
+        chosen = points[prediction != rival]
+        own, others = counts[chosen, prediction[chosen]], counts[chosen, rival]
+        sides = np.stack([own, others], axis=1)
+        rest = (counts[chosen].sum(axis=1) - own - others)[:, None]
+        signed = np.tile([1.0, -1.0], (len(chosen), 1))
+        bound = _log_chernoff(signed, np.ones(rest.shape), noise, sides.astype(np.float64), rest.astype(np.float64))
+        log_eps[chosen] = np.maximum(log_eps[chosen], bound)
+    return answers(prediction, log_eps)
+
+
+def _log_chernoff(
+    signed: np.ndarray,
+    rest: np.ndarray,
+    noise: LabelFlips,
+    times_signed: np.ndarray | None = None,
+    times_rest: np.ndarray | None = None,
+) -> np.ndarray:
     """log of min over t >= 0 of E[exp(-t S)], an upper bound on log P[S <= 0], for each of m sums S; (m,).
 
     S adds up, independently, each entry a of ``signed`` (m, n1) as a, -a or 0 with probabilities 1 - q, b and the
-    rest, b = q / (K - 1), and each entry of ``rest`` (m, n2) as a, -a or 0 with probabilities b, b and the rest. The
-    logarithm is convex in t: Newton's method on its derivative, with bisection where that leaves the bracket. Every
-    t gives a valid bound, so that an early end costs tightness alone.
+    rest, b = q / (K - 1), and each entry of ``rest`` (m, n2) as a, -a or 0 with probabilities b, b and the rest.
+    times_signed, times_rest: how often each entry is there, of the same shapes; once where not given. The logarithm is
+    convex in t: Newton's method on its derivative, with bisection where that leaves the bracket. Every t gives a valid
+    bound, so that an early end costs tightness alone.
     """
     stay, move = 1 - noise.q, noise.to_each
-    parts = [(signed, stay, move)] + ([(rest, move, move)] if rest.shape[1] else [])
+    parts = [(signed, times_signed, stay, move)] + ([(rest, times_rest, move, move)] if rest.shape[1] else [])
     largest = np.maximum(np.abs(signed).max(axis=1, initial=0.0), np.abs(rest).max(axis=1, initial=0.0))
     ceiling = _LARGEST_EXPONENT / np.maximum(largest, 1e-300)
 
     def derivatives(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slope, curvature = np.zeros_like(t), np.zeros_like(t)
-        for a, keep, turn in parts:
+        for a, times, keep, turn in parts:
             down, up, total = _terms(a, t, keep, turn)
             mean = (up - down) / total
-            slope += np.einsum("ij,ij->i", a, mean)
+            slope += _dot(a, mean, times=times)
             spread = (up + down) / total - mean * mean
-            curvature += np.einsum("ij,ij,ij->i", a, a, spread)
+            curvature += _dot(a, a, spread, times=times)
         return slope, curvature
 
     low, high = np.zeros(len(signed)), ceiling.copy()
@@ -251,15 +277,28 @@ def _log_chernoff(signed: np.ndarray, rest: np.ndarray, noise: LabelFlips) -> np
             break
         t = np.where(unfinished, following, t)
         slope, curvature = derivatives(t)
-    value = sum(np.log(_terms(a, t, keep, turn)[2]).sum(axis=1) for a, keep, turn in parts)
+    value = sum(_total(np.log(_terms(a, t, keep, turn)[2]), times) for a, times, keep, turn in parts)
     return np.minimum(value, 0.0)
 
 
-def _derivatives_at_zero(parts: list[tuple[np.ndarray, float, float]]) -> tuple[np.ndarray, np.ndarray]:
+def _total(terms: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    """The sum of each row's terms (m, n), each as often as ``times`` says, once where it is None."""
+    return terms.sum(axis=1) if times is None else _dot(terms, times)
+
+
+def _dot(*factors: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
+    """The sum over each row of the product of arrays (m, n), without an array of the products."""
+    factors = factors if times is None else (*factors, times)
+    return np.einsum(",".join(["ij"] * len(factors)) + "->i", *factors)
+
+
+def _derivatives_at_zero(
+    parts: list[tuple[np.ndarray, np.ndarray | None, float, float]],
+) -> tuple[np.ndarray, np.ndarray]:
     """What ``derivatives`` of _log_chernoff gives at t = 0, without exponentials."""
-    slope = sum((turn - keep) * a.sum(axis=1) for a, keep, turn in parts)
-    curvature = sum((turn + keep - (turn - keep) ** 2) * np.einsum("ij,ij->i", a, a) for a, keep, turn in parts)
-    return slope, curvature
+    slope = [(turn - keep) * _total(a, times) for a, times, keep, turn in parts]
+    curvature = [(turn + keep - (turn - keep) ** 2) * _dot(a, a, times=times) for a, times, keep, turn in parts]
+    return np.sum(slope, axis=0), np.sum(curvature, axis=0)
 
 
 def _terms(a: np.ndarray, t: np.ndarray, keep: float, turn: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -297,6 +336,17 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
                 needed = (np.cumsum(drops, axis=1) < margin[:, None]).sum(axis=1) + 1
                 survived[part] = np.minimum(survived[part], np.where(margin > 0, needed - 1, -1))
     return np.where(survived < 0, ABSTAIN, prediction), np.maximum(survived, 0)
+
+
+def vote_flips(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The vote of k neighbours and its exact robustness, as greedy_flips: (classes, label changes survived), (m,) each.
+
+    A changed label takes a vote from the first class and gives it to the second: 2 of the margin, and a tie is lost.
+    counts: neighbours of every class, int (m, K).
+    """
+    second, first = np.sort(counts, axis=1)[:, -2:].T
+    margin = first - second
+    return np.where(margin > 0, np.argmax(counts, axis=1), ABSTAIN), np.maximum(margin - 1, 0) // 2
 
 
 def certified_accuracy(flips: np.ndarray, correct: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -40,23 +40,40 @@ class LabelFlippingConfig(RunControls):
     classes: tuple[int, ...] | None = None
     """Classes to tell apart; all of the dataset's when not given."""
     features: EmbeddingName = "raw"
-    """Embedding under least squares, fitted on training images without labels: raw pixels, whitened principal
+    """Embedding under the learner, fitted on training images without labels: raw pixels, whitened principal
     components, random Fourier features, or k-means patches."""
+    features_file: Path | None = None
+    """Features from an .npz file in their place: float arrays train, val and test, a row for each image of the split,
+    made without the labels (contrastive_features.py makes some)."""
+    diffusion: int = 0
+    """Above 0, that many coordinates of a diffusion map of the features take their place: near are then images that a
+    random walk over nearest neighbours joins."""
+    diffusion_neighbours: int = 10
+    """Nearest neighbours that are joined in the diffusion map."""
+    learner: Literal["least_squares", "neighbours", "kernel"] = "least_squares"
+    """What is certified: ridge regression, the vote of the nearest neighbours, or kernel regression. Each gives a class
+    the sum of fixed weights over its training labels."""
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
     ridge: float | None = None
     """Multiple of the identity in least squares (lambda); chosen on held-out training images when not given."""
     ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     """Candidates for ridge."""
+    neighbours: tuple[int, ...] = (300, 1000, 3000)
+    """How many neighbours vote; the best on held-out training images where there are several."""
+    bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
+    """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
+    two training images; as neighbours."""
     bound: Bound = "tight"
     """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It draws the curves,
     fills the per-point files and chooses ridge and q; tables and curve files hold both."""
     at: float = 0.04
-    """Share of changed training labels at which ridge and q are chosen and the table is made."""
+    """Share of changed training labels at which ridge (or neighbours, or bandwidth) and q are chosen and the table is
+    made."""
     points: int | None = None
     """Test points to certify, drawn at random; all when not given."""
     held_out: int = 1000
-    """Held-out training images that choose ridge and q; at most those of the validation set."""
+    """Held-out training images that choose; at most those of the validation set."""
     network_shares: tuple[float, ...] = (0.0, 0.01, 0.04, 0.16)
     """Shares of changed labels at which an undefended network is trained, on random changes, under a greedy attack on
     all test points at once, and under one on each of a few; none leaves it out."""
@@ -70,6 +87,20 @@ class LabelFlippingConfig(RunControls):
     """Folder of what a stopped run keeps; runs/<name> when not given."""
     results_dir: Path = project_path("results")
     """Per-point files, curve, table, figure and settings go to a folder <name> in here."""
+
+    @property
+    def candidates(self) -> tuple[float, ...]:
+        """Values of the learner's own setting, ``setting_name``, that are tried."""
+        if self.learner == "neighbours":
+            return self.neighbours
+        if self.learner == "kernel":
+            return self.bandwidths
+        return self.ridges if self.ridge is None else (self.ridge,)
+
+    @property
+    def setting_name(self) -> str:
+        """What the learner's own setting is called."""
+        return {"least_squares": "ridge", "neighbours": "neighbours", "kernel": "bandwidth"}[self.learner]
 
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""
@@ -88,12 +119,16 @@ class LabelFlippingConfig(RunControls):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        require_not_negative(self, "seed", "network_points")
+        require_not_negative(self, "seed", "network_points", "diffusion")
+        require_positive(self, "diffusion_neighbours")
         require_positive(self.network, "epochs", "batch_size", "learning_rate")
         require_architecture(self.network.architecture)
         for ridge in self.ridges if self.ridge is None else (self.ridge,):
             if not 0 <= ridge < math.inf:
                 raise InputError(f"ridge must be finite and not negative, got {ridge}")
+        for name in ("neighbours", "bandwidths"):
+            if not getattr(self, name) or not all(0 < value < math.inf for value in getattr(self, name)):
+                raise InputError(f"{name} must hold positive numbers, got {getattr(self, name)}")
         chosen = self.classes or ()
         if self.classes is not None and (len(set(chosen)) != len(chosen) or len(chosen) < 2):
             raise InputError(f"classes must be at least two different ones, got {chosen}")

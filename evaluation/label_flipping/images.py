@@ -15,11 +15,22 @@ class Images(NamedTuple):
     x: np.ndarray  # (n, H, W, C)
     y: np.ndarray  # int64 (n,), numbers of the chosen classes: 0, 1, ...
     numbers: np.ndarray  # int64 (n,), of the images in their set
+    split: str  # that set: train, val, test, or the first two together
 
     @property
     def classes(self) -> int:
         """How many classes there are."""
         return int(self.y.max()) + 1
+
+    def at(self, rows: np.ndarray) -> "Images":
+        """Those at some places, int (m,)."""
+        return Images(self.x[rows], self.y[rows], self.numbers[rows], self.split)
+
+
+def together(train: Images, held_out: Images) -> Images:
+    """The images of both."""
+    x, y, numbers = (np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True))
+    return Images(x, y, numbers, "train and val")
 
 
 def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Images, Images, Images]:
@@ -36,5 +47,5 @@ def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Im
                 f"{config.data_dir}: the {split} images have none of class {classes[min(missing)]}; "
                 "choose other classes or prepare the data again"
             )
-        sets.append(Images(x[index], chosen, index))
+        sets.append(Images(x[index], chosen, index, split))
     return sets[0], sets[1], sets[2]

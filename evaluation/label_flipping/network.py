@@ -11,7 +11,8 @@ from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.label_flipping.images import Images
 from evaluation.label_flipping.report import LabelCurve
 from evaluation.training import Training, TrainingConfig
-from randomized_smoothing_certification.label_flipping import KernelVectors, class_scores
+from randomized_smoothing_certification.fixed_weights import FixedWeights
+from randomized_smoothing_certification.label_flipping import class_scores
 from robust_training.standard import StandardLoss
 from runtime.long_run import KeptStages
 from runtime.noise import Stream
@@ -22,7 +23,7 @@ _SURROGATE_POINTS = 1000  # test points that the attack on the network looks at
 
 
 def undefended_networks(
-    config: LabelFlippingConfig, dataset: Dataset, kernel: KernelVectors, train: Images, test: Images,
+    config: LabelFlippingConfig, dataset: Dataset, weights: FixedWeights, train: Images, test: Images,
     test_features: np.ndarray, kept: KeptStages, stop: Stop,
 ) -> list[LabelCurve]:  # fmt: skip
     """Test accuracy of an undefended network trained on labels that were changed at random or by an attack.
@@ -34,7 +35,7 @@ def undefended_networks(
         return []
     drawn = np.random.default_rng([config.seed, Stream.LABEL_NETWORK]).permutation(len(test.y))
     surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points]
-    alpha = kernel(test_features[surrogate])
+    alpha = weights(test_features[surrogate])
     rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
     flips = np.array([round(share * len(train.y)) for share in config.network_shares])
 
@@ -55,7 +56,7 @@ def undefended_networks(
 
         def of_one_point(place: int, number: int) -> float:
             y = flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count)
-            return trained(f"pointwise_{count}_{number}", y, Images(*(array[number : number + 1] for array in test)))
+            return trained(f"pointwise_{count}_{number}", y, test.at(np.array([number])))
 
         return float(np.mean([of_one_point(*one) for one in enumerate(single.tolist())]))
 

@@ -10,28 +10,30 @@ import pandas as pd
 
 from attack_generation.figures import save_png
 from evaluation.label_flipping.config import LabelFlippingConfig
+from evaluation.label_flipping.features import features_name
 from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.label_flipping import LabelFlips
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from runtime.files import write_text
 
 TSV_COLUMNS = ("idx", "label", "predict", "flips", "correct")
+EXACT = {"least_squares": "ridge", "neighbours": "neighbours", "kernel": "kernel"}  # curve of each learner itself
 _CSV_POINTS = 300  # of a certificate's curve, at most twice as many
 
 
 class Points(NamedTuple):
-    """What the study keeps of the test points: smoothed classifiers, one row per q, and plain ridge regression."""
+    """What the study keeps of the test points: smoothed classifiers, one row per q, and the learner itself."""
 
     prediction: np.ndarray  # int64 (Q, m)
     log_eps: np.ndarray  # float64 (Q, m)
-    ridge_prediction: np.ndarray  # int64 (m,)
-    ridge_flips: np.ndarray  # int64 (m,)
+    exact_prediction: np.ndarray  # int64 (m,)
+    exact_flips: np.ndarray  # int64 (m,)
 
 
 class LabelCurve(NamedTuple):
     """Accuracy against changed training labels."""
 
-    name: str  # tight, closed_form, ridge, network_random, network_greedy, network_pointwise
+    name: str  # tight, closed_form, one of EXACT, network_random, network_greedy, network_pointwise
     q: float | None
     flips: np.ndarray  # ascending
     accuracy: np.ndarray
@@ -45,10 +47,17 @@ def value_at(curve: LabelCurve, flips: int) -> float:
     return float(curve.accuracy[place]) if place < len(curve.flips) else 0.0
 
 
+def median_flips(curve: LabelCurve) -> int | None:
+    """The largest number of changed labels at which a certificate's accuracy is at least a half; None where none is."""
+    whole = curve.flips[curve.accuracy >= 0.5]
+    return int(whole.max()) if len(whole) else None
+
+
 def curve_label(curve: LabelCurve) -> str:
     """A curve's name for people."""
     name = {
         "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "plain ridge, exact",
+        "neighbours": "plain neighbours, exact", "kernel": "plain kernel regression, exact",
         "network_random": "network, random flips", "network_greedy": "network, greedy flips",
         "network_pointwise": "network, attacked per point",
     }[curve.name]  # fmt: skip
@@ -59,18 +68,21 @@ def write_points(
     folder: Path, config: LabelFlippingConfig, points: Points, truth: np.ndarray, numbers: np.ndarray,
     classes: int, size: int,
 ) -> None:  # fmt: skip
-    """One TSV per q, in the field's columns; idx counts the dataset's test images, classes by their own numbers.
+    """One TSV per q and exact.tsv of the learner itself, in the field's columns.
+
+    idx counts the dataset's test images; classes go by their own numbers.
 
     truth, numbers: class among the chosen ones and index of each test point, int (m,). size: training points.
     """
     names = np.array([*(config.classes or range(classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
+    certificates = {"exact": (points.exact_prediction, points.exact_flips)}
     for number, q in enumerate(config.q):
         smoothed = Smoothed(points.prediction[number], points.log_eps[number])
-        flips = smoothed.certified(LabelFlips(q, classes, config.bound), size)
-        correct = (smoothed.prediction == truth) * 1
-        columns = (numbers, names[truth], names[smoothed.prediction], flips, correct)
+        certificates[f"q_{q:g}"] = smoothed.prediction, smoothed.certified(LabelFlips(q, classes, config.bound), size)
+    for name, (prediction, flips) in certificates.items():
+        columns = (numbers, names[truth], names[prediction], flips, (prediction == truth) * 1)
         table = pd.DataFrame(dict(zip(TSV_COLUMNS, columns, strict=True)))
-        write_text(folder / f"q_{q:g}.tsv", table.to_csv(sep="\t", index=False, lineterminator="\n"))
+        write_text(folder / f"{name}.tsv", table.to_csv(sep="\t", index=False, lineterminator="\n"))
 
 
 def write_curves(path: Path, curves: Sequence[LabelCurve], size: int) -> None:
@@ -91,29 +103,37 @@ def text_table(
     config: LabelFlippingConfig, title: str, choice: dict[str, Any], curves: Sequence[LabelCurve],
     shape: tuple[int, ...], test_points: int, held_out: int,
 ) -> str:  # fmt: skip
-    """Accuracy without attack and at config.at, for the screen. shape: of the training features."""
+    """Accuracy without attack and at config.at, and the flips that half of all points survive, for the screen.
+
+    shape: of the training features.
+    """
     size, flips = shape[0], round(config.at * shape[0])
-    given = config.ridge is not None
+    given, setting = len(config.candidates) == 1, config.setting_name
     how = "given" if given else f"chosen on {choice['held_out']} held-out training images"
-    holds = "ridge and q fixed beforehand" + ("" if given else ": the labels that chose them count as trusted")
+    holds = f"{setting} and q fixed beforehand" + ("" if given else ": the labels that chose them count as trusted")
+    at = f"{flips} flips ({config.at:.1%})"
     lines = [
         f"{title}: {size:,} training points ({held_out:,} of them held out for choices), {test_points:,} test points",
-        f"features {config.features} ({shape[1]}), ridge {choice['ridge']:g} ({how}), q {choice['q']:g} best there",
+        f"features {features_name(config)} ({shape[1]}), {setting} {choice[setting]:g} ({how}), "
+        f"q {choice['q']:g} best there",
         f"certificates hold for {holds}",
         "",
-        f"{'classifier':28s}  {'without attack':>14s}  {f'{flips} flips ({config.at:.1%})':>18s}",
-        f"{'-' * 28}  {'-' * 14}  {'-' * 18}",
+        f"{'classifier':30s}  {'without attack':>14s}  {at:>18s}  {'median flips':>12s}",
+        f"{'-' * 30}  {'-' * 14}  {'-' * 18}  {'-' * 12}",
     ]
     for curve in curves:
-        label = curve_label(curve)
-        lines.append(f"{label:28s}  {value_at(curve, 0):14.3f}  {value_at(curve, flips):18.3f}")
+        median = None if curve.name.startswith("network") else median_flips(curve)
+        lines.append(
+            f"{curve_label(curve):30s}  {value_at(curve, 0):14.3f}  {value_at(curve, flips):18.3f}  "
+            f"{'' if median is None else median:>12}".rstrip()
+        )
     return "\n".join(lines)
 
 
 def save_label_curves(path: Path, curves: Sequence[LabelCurve], size: int, title: str) -> None:
     """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent of ``size``.
 
-    curves: certificates (falling in steps; plain ridge regression's is black) and networks' measured accuracies
+    curves: certificates (falling in steps; that of the learner itself is black) and networks' measured accuracies
     (points joined by lines).
     """
     from matplotlib.figure import Figure
@@ -126,7 +146,7 @@ def save_label_curves(path: Path, curves: Sequence[LabelCurve], size: int, title
         if curve.name.startswith("network"):
             axes.plot(curve.flips, curve.accuracy, "--", marker=next(markers), color="0.45", ms=4, label=label)
         else:
-            style: dict[str, Any] = {"color": "black", "lw": 1.2} if curve.name == "ridge" else {}
+            style: dict[str, Any] = {"color": "black", "lw": 1.2} if curve.name in EXACT.values() else {}
             # The accuracy at a number of flips holds from the number before it on, excluded.
             axes.step(curve.flips, curve.accuracy, where="pre", label=label, **style)
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy", title=title)

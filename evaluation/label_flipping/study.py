@@ -1,7 +1,8 @@
 """Certified accuracy against the number of changed training labels: certificates, references, curve, table.
 
-Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. Ridge and q are chosen on
-held-out training images. Every stage is kept in the work folder, so that a run that was stopped goes on.
+Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. Ridge (or the number of
+neighbours, or the bandwidth) and q are chosen on held-out training images. Every stage is kept in the work folder, so
+that a run that was stopped goes on.
 """
 
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ import numpy as np
 
 from data.datasets import SPLITS, load_dataset
 from evaluation.label_flipping.config import LabelFlippingConfig
-from evaluation.label_flipping.images import Images, images_of_classes
+from evaluation.label_flipping.features import Features, features_name
+from evaluation.label_flipping.images import Images, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
 from evaluation.label_flipping.report import (
+    EXACT,
     LabelCurve,
     Points,
     save_label_curves,
@@ -22,17 +25,16 @@ from evaluation.label_flipping.report import (
     write_curves,
     write_points,
 )
-from models.embeddings import fit_embedding
-from randomized_smoothing_certification.label_flipping import (
-    KernelVectors,
-    LabelFlips,
-    certified_accuracy,
-    greedy_flips,
-    smooth_least_squares,
+from randomized_smoothing_certification.fixed_weights import (
+    FixedWeights,
+    KernelRegression,
+    NearestNeighbours,
+    certify_block,
 )
+from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, certified_accuracy
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from runtime.checks import require_place
-from runtime.files import array_sha256, remove, remove_leftovers, require_no_folder, write_json, write_text
+from runtime.files import array_sha256, file_sha256, remove, remove_leftovers, require_no_folder, write_json, write_text
 from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
 from runtime.noise import Stream
@@ -40,7 +42,7 @@ from runtime.progress import progress
 from runtime.provenance import project_path, provenance, shown_path
 from runtime.stop import Stop
 
-_BLOCK = 250  # test points whose kernel vectors are held together
+_BLOCK = 250  # test points whose weights are held together
 
 
 def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
@@ -53,22 +55,26 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
     dataset = load_dataset(config.data_dir)
     config.check(dataset.num_classes)
     train, held_out, test = images_of_classes(dataset, config)
-    everything = Images(*(np.concatenate(pair) for pair in zip(train, held_out, strict=True)))
+    features = Features(config, dataset)
+    everything = together(train, held_out)
     if config.points is not None and config.points < len(test.x):
         drawn = np.sort(
             np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))[: config.points]
         )
-        test = Images(*(array[drawn] for array in test))
+        test = test.at(drawn)
     numbers = list(map(str, config.classes or ()))
-    name = "_".join(["label_flipping", dataset.name, *numbers, config.features, config.bound])
+    learner = () if config.learner == "least_squares" else (config.learner,)
+    name = "_".join(["label_flipping", dataset.name, *numbers, features_name(config), *learner, config.bound])
     title = f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}"
     work_dir = config.work_dir or project_path("runs") / name
     hashes = {name: array_sha256(getattr(dataset, name)) for split in SPLITS for name in (f"x_{split}", f"y_{split}")}
+    if config.features_file:
+        hashes["features_file"] = file_sha256(config.features_file)
     folder = config.results_dir / name
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
     record = folder / "settings.json"
-    names = ("curve.csv", "certified_accuracy.png", "table.txt", *(f"q_{q:g}.tsv" for q in config.q))
+    names = ("curve.csv", "certified_accuracy.png", "table.txt", "exact.tsv", *(f"q_{q:g}.tsv" for q in config.q))
     files = [record, *(folder / name for name in names)]
     require_no_folder(*files)
 
@@ -78,12 +84,11 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
         Lock(record),
     ):
         remove_leftovers(*files)
-        choice = _choose(config, train, held_out, kept)
-        embed = fit_embedding(config.features, everything.x, config.seed)
-        features, test_features = embed(everything.x), embed(test.x)
-        kernel = KernelVectors(features, choice["ridge"])
-        points = _certify_points(config, kernel, everything, test_features, kept)
-        networks = undefended_networks(config, dataset, kernel, everything, test, test_features, kept, stop)
+        choice = _choose(config, features, train, held_out, kept)
+        x, x_test = features((train, held_out), test)
+        weights = _weights(config, x, choice[config.setting_name])
+        points = _certify_points(config, weights, everything, x_test, kept)
+        networks = undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop)
         curves = _curves(config, points, test.y, everything) + networks
         remove(record)  # of earlier files: it is there when all of them are
         size = len(everything.y)
@@ -92,43 +97,58 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
         other_bound = {"tight": "closed_form", "closed_form": "tight"}[config.bound]
         drawn_curves = [curve for curve in curves if curve.name != other_bound]
         save_label_curves(folder / "certified_accuracy.png", drawn_curves, size, title)
-        table = text_table(config, title, choice, curves, features.shape, len(test.y), len(held_out.y))
+        table = text_table(config, title, choice, curves, x.shape, len(test.y), len(held_out.y))
         write_text(folder / "table.txt", table + "\n")
         write_json(record, {**provenance(config), "choice": choice})
     print(f"{table}\n\n{shown_path(folder)}: curve, figure, settings and, per point, q_*.tsv")
     return curves
 
 
-def _choose(config: LabelFlippingConfig, train: Images, held_out: Images, kept: KeptStages) -> dict[str, Any]:
-    """Ridge and q of the largest certified accuracy on held-out training images, with all that was tried.
+def _choose(
+    config: LabelFlippingConfig, features: Features, train: Images, held_out: Images, kept: KeptStages
+) -> dict[str, Any]:
+    """Ridge, neighbours or bandwidth, and q, of the largest certified accuracy on held-out images, with all tried.
 
-    Where they tie, as at 0, the one with more certified flips in the mean.
+    Where they tie, as at 0, those with more certified flips in the mean.
     """
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
-    embed = fit_embedding(config.features, train.x, config.seed)
-    features, held_out_features = embed(train.x), embed(held_out.x[drawn])
+    x, x_held_out = features((train,), held_out.at(drawn))
 
-    def with_ridge(ridge: float) -> list[dict[str, float]]:
-        kernel = KernelVectors(features, ridge)
-        blocks = [_smoothed(config, kernel(part), train.y, train.classes) for part in _blocks(held_out_features)]
-        prediction, log_eps = (np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
-        return [
-            {"ridge": ridge, "q": q, **_held_out_scores(config, q, Smoothed(*of_q), train, held_out.y[drawn])}
-            for q, *of_q in zip(config.q, prediction, log_eps, strict=True)
-        ]
+    def with_value(value: float) -> list[dict[str, float]]:
+        weights = _weights(config, x, value)
+        blocks = [certify_block(weights, part, train.y, _noises(config, train.classes)) for part in _blocks(x_held_out)]
+        scores = []
+        for number, noise in enumerate(_noises(config, train.classes)):
+            smoothed = Smoothed(*map(np.concatenate, zip(*(block.smoothed[number] for block in blocks), strict=True)))
+            of_q = _held_out_scores(config, noise, smoothed, train, held_out.y[drawn])
+            scores.append({config.setting_name: value, "q": noise.q, **of_q})
+        return scores
 
     tried = []
-    ridges = config.ridges if config.ridge is None else (config.ridge,)
-    for ridge in progress(ridges, desc="choosing ridge and q", unit="ridge"):
-        tried += kept.get(f"ridge_{ridge:g}.json", partial(with_ridge, ridge))
+    for value in progress(config.candidates, desc=f"choosing {config.setting_name} and q", unit="value"):
+        tried += kept.get(f"{config.setting_name}_{value:g}.json", partial(with_value, value))
     best = max(tried, key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
-    return {"ridge": best["ridge"], "q": best["q"], "held_out": len(drawn), "tried": tried}
+    chosen = {name: best[name] for name in (config.setting_name, "q")}
+    return {**chosen, "held_out": len(drawn), "tried": tried}
+
+
+def _weights(config: LabelFlippingConfig, x: np.ndarray, value: float) -> FixedWeights:
+    """The learner fitted to features x (n, d) with a value of its own setting."""
+    if config.learner == "neighbours":
+        return NearestNeighbours(x, int(value))
+    if config.learner == "kernel":
+        return KernelRegression(x, value)
+    return KernelVectors(x, value)
+
+
+def _noises(config: LabelFlippingConfig, classes: int) -> list[LabelFlips]:
+    return [LabelFlips(q, classes, config.bound) for q in config.q]
 
 
 def _held_out_scores(
-    config: LabelFlippingConfig, q: float, smoothed: Smoothed, train: Images, y: np.ndarray
+    config: LabelFlippingConfig, noise: LabelFlips, smoothed: Smoothed, train: Images, y: np.ndarray
 ) -> dict[str, float]:
-    flips = smoothed.certified(LabelFlips(q, train.classes, config.bound), len(train.y))
+    flips = smoothed.certified(noise, len(train.y))
     correct = smoothed.prediction == y
     at = np.array([round(config.at * len(train.y))])
     return {
@@ -142,25 +162,19 @@ def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
     return (features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK))
 
 
-def _smoothed(config: LabelFlippingConfig, alpha: np.ndarray, y: np.ndarray, classes: int) -> Smoothed:
-    """The smoothed classifiers of every q, arrays of shape (Q, points)."""
-    of_q = [smooth_least_squares(alpha, y, LabelFlips(q, classes)) for q in config.q]
-    return Smoothed(np.stack([one.prediction for one in of_q]), np.stack([one.log_eps for one in of_q]))
-
-
 def _certify_points(
-    config: LabelFlippingConfig, kernel: KernelVectors, train: Images, features: np.ndarray, kept: KeptStages
+    config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages
 ) -> Points:
-    """Smoothed and plain ridge classifiers at every test point, block by block."""
+    """Smoothed and plain classifiers at every test point, block by block."""
 
     def certified(block: np.ndarray) -> list[Any]:
-        alpha = kernel(block)
-        smoothed = _smoothed(config, alpha, train.y, train.classes)
-        return [array.tolist() for array in (*smoothed, *greedy_flips(alpha, train.y, train.classes))]
+        smoothed, prediction, flips = certify_block(weights, block, train.y, _noises(config, train.classes))
+        of_all_q = zip(*smoothed, strict=True)
+        return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
 
     blocks = []
-    with progress(total=len(features), desc="certifying", unit="point") as bar:
-        for number, block in enumerate(_blocks(features)):
+    with progress(total=len(x_test), desc="certifying", unit="point") as bar:
+        for number, block in enumerate(_blocks(x_test)):
             blocks.append(kept.get(f"points_{number}.json", partial(certified, block)))
             bar.update(len(block))
     return Points(*(np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)))
@@ -175,7 +189,7 @@ def _curves(config: LabelFlippingConfig, points: Points, y: np.ndarray, train: I
             smoothed = Smoothed(points.prediction[number], points.log_eps[number])
             flips = smoothed.certified(LabelFlips(q, classes, bound), size)
             curves.append(_falling(bound, q, flips, smoothed.prediction == y))
-    curves.append(_falling("ridge", None, points.ridge_flips, points.ridge_prediction == y))
+    curves.append(_falling(EXACT[config.learner], None, points.exact_flips, points.exact_prediction == y))
     return curves
 
 

@@ -6,7 +6,15 @@ from keras import ops
 from scipy import ndimage
 
 from bilevel_optimizer import autodiff
-from data.augmentation import PADDING, Augmentation, fractal_field, gaussian_blur, plasma, random_crop_and_flip
+from data.augmentation import (
+    PADDING,
+    Augmentation,
+    fractal_field,
+    gaussian_blur,
+    plasma,
+    random_affine,
+    random_crop_and_flip,
+)
 from runtime.files import InputError
 from runtime.noise import seed_pair
 
@@ -234,3 +242,35 @@ def test_plasma_of_grey_images_is_compiled_and_a_function_of_the_seed() -> None:
         np.abs(ops.convert_to_numpy(compiled(x, seed_pair(1))) - ops.convert_to_numpy(compiled(x, seed_pair(2)))).max()
         > 0.05
     )
+
+
+def turned(x: np.ndarray, monkeypatch: pytest.MonkeyPatch, *draws: float, **settings: float) -> np.ndarray:
+    """Images after random_affine whose draws (angle, height, width, down, right, mirror) are all the given ones."""
+    drawn = np.tile(np.float32(draws), (len(x), 1))
+    with monkeypatch.context() as patch:
+        patch.setattr("data.augmentation.uniform", lambda *_: ops.convert_to_tensor(drawn))
+        none = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "flip": False}
+        return ops.convert_to_numpy(random_affine(ops.convert_to_tensor(x), seed_pair(0), **{**none, **settings}))  # type: ignore[arg-type]
+
+
+def test_affine_views_turn_move_scale_and_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(2, 8)
+    np.testing.assert_allclose(turned(x, monkeypatch, 1, 1, 1, 1, 1, 0), x, rtol=1e-5)
+    quarter = turned(x, monkeypatch, 1, 0.5, 0.5, 0.5, 0.5, 1, rotation=90)
+    np.testing.assert_allclose(quarter, np.rot90(x, axes=(1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(turned(x, monkeypatch, 0.5, 0.5, 0.5, 0.5, 0.5, 0, flip=True), x[:, :, ::-1], rtol=1e-5)
+    moved = turned(x, monkeypatch, 0.5, 0.5, 0.5, 1, 0.5, 1, shift=2)
+    np.testing.assert_allclose(moved[:, :-2], x[:, 2:], rtol=1e-5)
+    np.testing.assert_allclose(moved[:, -2:], 0, atol=1e-5)
+    tall = turned(x, monkeypatch, 0.5, 1, 0.5, 0.5, 0.5, 1, scale=1)  # twice as high: a row is between two old ones
+    np.testing.assert_allclose(tall[:, 4], 0.75 * x[:, 4] + 0.25 * x[:, 3], rtol=1e-4)
+
+
+def test_affine_views_are_each_images_own_compiled_and_of_the_seed() -> None:
+    x = ops.convert_to_tensor(np.repeat(images(1, 8) / 200, 50, axis=0))
+    settings = {"rotation": 30.0, "scale": 0.2, "shift": 2.0, "flip": True}
+    view = ops.convert_to_numpy(random_affine(x, seed_pair(1), **settings))  # type: ignore[arg-type]
+    assert len(np.unique(view.reshape(50, -1).round(4), axis=0)) == 50
+    compiled = autodiff.jit(lambda x, seed: random_affine(x, seed, **settings))  # type: ignore[arg-type]
+    np.testing.assert_allclose(compiled(x, seed_pair(1)), view, atol=1e-5)
+    assert np.abs(ops.convert_to_numpy(compiled(x, seed_pair(2))) - view).max() > 0.05

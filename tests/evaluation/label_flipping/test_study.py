@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import data
-from data.datasets import labels, load_dataset
+from data.datasets import SPLITS, labels, load_dataset
 from data.preparation import SourceConfig, write_dataset
+from evaluation.label_flipping.features import save_features
 from evaluation.label_flipping.report import LabelCurve, value_at
 from evaluation.label_flipping.study import certify_labels
 from runtime.files import InputError
@@ -84,6 +85,94 @@ def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path)
     assert settings["choice"]["ridge"] == best["ridge"] and len(settings["choice"]["tried"]) == 4
     table = (results / "table.txt").read_text()
     assert "smoothed, tight, q 0.3" in table and "plain ridge, exact" in table
+    of_half = max(int(row["flips"]) for row in curves if row["curve"] == "ridge" and float(row["accuracy"]) >= 0.5)
+    assert next(line for line in table.splitlines() if line.startswith("plain ridge")).split()[-1] == str(of_half)
+
+
+def test_the_learners_own_certificate_has_its_points(folder: Path) -> None:
+    results = folder / "results" / "label_flipping_DIGITS_raw_tight"
+    points = read(results / "exact.tsv", "\t")
+    assert len(points) == 40
+    for row in read(results / "curve.csv"):
+        if row["curve"] == "ridge":
+            certified = [int(point["flips"]) >= int(row["flips"]) and point["correct"] == "1" for point in points]
+            assert float(row["accuracy"]) == pytest.approx(np.mean(certified), abs=1e-4)
+
+
+def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_data_dir: Path, tmp_path: Path) -> None:
+    for learner, changes in (
+        ("neighbours", {"neighbours": (20, 60), "diffusion": 6, "network_shares": (0.0, 0.2), "network_points": 0}),
+        ("kernel", {"bandwidths": (0.1, 0.3), "network_shares": ()}),
+    ):
+        folder = tmp_path / learner
+        main, config = toy("digits", tiny_data_dir, folder, learner=learner, **changes)
+        main(config)
+        (results,) = (folder / "results").iterdir()
+        assert results.name == f"label_flipping_DIGITS_raw_{'diffusion_' * (learner == 'neighbours')}{learner}_tight"
+        choice = json.loads((results / "settings.json").read_text())["choice"]
+        name = {"neighbours": "neighbours", "kernel": "bandwidth"}[learner]
+        assert len({one[name] for one in choice["tried"]}) == 2 and choice[name] in changes.get(learner, (0.1, 0.3))
+        points = read(results / "exact.tsv", "\t")
+        assert np.mean([int(row["flips"]) * int(row["correct"]) for row in points]) > 5
+        assert np.mean([row["correct"] == "1" for row in points]) > 0.75
+        smoothed = {row["idx"]: row for row in read(results / "q_0.1.tsv", "\t")}
+        same = [row for row in points if smoothed[row["idx"]]["predict"] == row["predict"]]
+        # The exact number of flips is of the classifier itself: the smoothed one is another, but not far from it here.
+        assert (
+            len(same) > 30 and np.mean([int(smoothed[row["idx"]]["flips"]) <= int(row["flips"]) for row in same]) > 0.9
+        )
+        assert f"{name} {choice[name]:g} (chosen on" in (results / "table.txt").read_text()
+
+
+def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_data_dir: Path, tmp_path: Path) -> None:
+    """Raw pixels from a file, centred with a constant, give the raw features' files to the letter."""
+    dataset = load_dataset(tiny_data_dir)
+    x, y = (np.concatenate([getattr(dataset, f"{k}_{split}") for split in ("train", "val")]) for k in "xy")
+    mean = x[np.isin(labels(y), (3, 8))].reshape(-1, 64).astype(float).mean(axis=0)
+    for name in ("own", "of_file"):
+        settings: dict[str, Any] = {"network_shares": (), "classes": (3, 8), "ridge": 10.0}
+        if name == "of_file":
+            settings["features_file"] = tmp_path / "pixels.npz"
+            pixels = {split: getattr(dataset, f"x_{split}").reshape(-1, 64) - mean for split in SPLITS}
+            arrays = {split: np.concatenate([x, np.ones((len(x), 1))], axis=1) for split, x in pixels.items()}
+            save_features(settings["features_file"], arrays)
+        main, config = toy("digits", tiny_data_dir, tmp_path / name, **settings)
+        main(config)
+    own = tmp_path / "own/results/label_flipping_DIGITS_3_8_raw_tight"
+    of_file = tmp_path / "of_file/results/label_flipping_DIGITS_3_8_pixels_tight"
+    points = [read(folder / "exact.tsv", "\t") for folder in (own, of_file)]
+    assert len(points[0]) == 40
+    assert points[0] == points[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": np.zeros((3, 2))}, r"test is float64 of shape \(3, 2\), floats of shape \(\d+, 2\) expected"),
+        ({"val": np.zeros((0, 2), int)}, r"val is int64 of shape"),
+        ({"train": np.zeros(7)}, r"train is float64 of shape \(7,\)"),
+        ({"test": None}, "has no array 'test'"),
+        ({"test": "nan"}, "test holds NaN or infinite values"),
+    ],
+)
+def test_a_file_of_other_features_is_refused(
+    change: dict[str, Any], message: str, tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    arrays = {split: np.zeros((len(getattr(dataset, f"x_{split}")), 2)) for split in ("train", "val", "test")}
+    for name, array in change.items():
+        if array is None:
+            del arrays[name]
+        elif isinstance(array, str):
+            arrays[name][1, 1] = np.nan
+        else:
+            arrays[name] = array
+    save_features(tmp_path / "a.npz", arrays)
+    main, config = toy("digits", tiny_data_dir, tmp_path, features_file=tmp_path / "a.npz")
+    with pytest.raises(InputError, match=f"{tmp_path}/a.npz: {message}"):
+        main(config)
+    with pytest.raises(InputError, match="no such file"):
+        main(dataclasses.replace(config, features_file=tmp_path / "b.npz"))
 
 
 def test_a_draw_of_test_points_without_some_class_changes_no_certificate(
@@ -197,6 +286,10 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
         ({"points": 0}, "points must be at least 1, got 0"),
         ({"ridges": ()}, "ridges must hold at least one candidate"),
         ({"ridge": -1.0}, "ridge must be finite and not negative, got -1.0"),
+        ({"neighbours": ()}, r"neighbours must hold positive numbers, got \(\)"),
+        ({"bandwidths": (0.1, 0.0)}, r"bandwidths must hold positive numbers, got \(0.1, 0.0\)"),
+        ({"diffusion": -2}, "diffusion must not be negative, got -2"),
+        ({"learner": "neighbours", "neighbours": (10**6,)}, "neighbours must lie between 1 and the"),
         ({"network_shares": (1.5,)}, "network_shares must lie between 0 and 1, got 1.5"),
     ],
 )

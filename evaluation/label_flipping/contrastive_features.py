@@ -1,0 +1,186 @@
+"""Features of images by contrastive learning, which sees no label, for certificates against changed labels.
+
+Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR, ICML 2020, arXiv 2002.05709),
+section 2, without a projection head: the features are the network's output itself, on the unit sphere.
+
+    python evaluation/label_flipping/contrastive_features.py --data-dir data/MNIST
+    python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --score neighbours
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from keras import ops, tree
+
+from bilevel_optimizer.adam import AdamState, adam_init, adam_step
+from bilevel_optimizer.autodiff import jit, value_and_grad
+from data.augmentation import Augmentation, random_affine
+from data.datasets import SPLITS, load_dataset
+from evaluation.label_flipping.features import save_features
+from evaluation.schedules import learning_rate
+from models.registry import build_model, require_architecture
+from models.stateless import StatelessModel
+from runtime.command_line import run_script
+from runtime.files import InputError, array_sha256
+from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
+from runtime.noise import Stream, fold_in, seed_pair
+from runtime.provenance import project_path, shown_path
+from runtime.stop import Stop
+
+_BATCH = 1000  # images encoded together
+
+
+class View(NamedTuple):
+    """What makes two views of one image differ: the settings of random_affine, a blur, and jitter."""
+
+    rotation: float  # degrees
+    scale: float
+    shift: float  # share of the image's height
+    flip: bool
+    blur: float = 0.0  # largest standard deviation, as a share of the image's height
+    jitter: Augmentation = Augmentation()
+
+
+VIEWS = {
+    "digits": View(rotation=20.0, scale=0.2, shift=0.11, flip=False, blur=0.035),
+    "objects": View(
+        rotation=10.0, scale=0.35, shift=0.15, flip=True,
+        jitter=Augmentation(jitter_brightness=0.2, jitter_contrast=0.4, jitter_colour=0.15),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CheckpointControls):
+    """Settings of contrastive learning."""
+
+    data_dir: Path = project_path("data/MNIST")
+    views: Literal["digits", "objects"] = "digits"
+    """How the two views of an image differ: turned, scaled, moved and blurred; or also mirrored and in brightness,
+    contrast and colour."""
+    architecture: str = "cnn_3x3"
+    """Network, see models/registry.py."""
+    dimension: int = 128
+    """Features."""
+    temperature: float = 0.2
+    """Of the softmax over similarities (tau)."""
+    epochs: int = 20
+    """Passes over the training and validation images."""
+    batch_size: int = 256
+    """Images in a batch, two views of each."""
+    learning_rate: float = 2e-3
+    """Peak of Adam's one-cycle learning rate."""
+    seed: int = 0
+    """Seed of weights, batches and views."""
+
+
+class State(NamedTuple):
+    """Everything that changes during training."""
+
+    weights: list[Any]
+    adam: AdamState
+
+
+def main(config: Config) -> Path:
+    """Train the network and write the features of all images, float32 of unit length; returns the file's path.
+
+    Writes contrastive.npz and its record to out_dir (runs/features/<dataset> when not given). Raises InputError,
+    StoppedEarly and FloatingPointError as evaluation.training.train_victims does.
+    """
+    require_positive(config, "dimension", "temperature", "epochs", "batch_size", "learning_rate")
+    require_not_negative(config, "seed")
+    require_architecture(config.architecture)
+    dataset = load_dataset(config.data_dir)
+    path = (config.out_dir or project_path("runs/features") / dataset.name) / "contrastive.npz"
+    hashes = {f"x_{split}": array_sha256(getattr(dataset, f"x_{split}")) for split in SPLITS}
+    run_dir = config.run_dir or path.with_suffix("")
+    with Stop(config.max_minutes) as stop, LongRun(path, identity(config, **hashes), config, run_dir, stop) as run:
+        if run.is_finished():
+            return path
+        training = Training(config, np.concatenate([dataset.x_train, dataset.x_val]))
+        state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.per_epoch)
+        features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
+        run.finish(lambda path: save_features(path, features), config)
+    print(f"{shown_path(path)}: {config.dimension} features, trained on {len(training.x)} images without labels")
+    return path
+
+
+class Training:
+    """Images and the compiled step over them."""
+
+    def __init__(self, config: Config, x: np.ndarray) -> None:
+        if config.batch_size > len(x):
+            raise InputError(f"batch_size is {config.batch_size}, but there are {len(x)} images; lower it")
+        self.config, self.x = config, x
+        self.per_epoch = len(x) // config.batch_size
+        self.total_steps = config.epochs * self.per_epoch
+        shape, seed = x.shape[1:], int(seed_pair(config.seed, Stream.CONTRASTIVE_WEIGHTS)[0])
+        self._model = StatelessModel(build_model(config.architecture, shape, config.dimension, seed))
+        self._weights, self._rest = self._model.initial()
+        self._images = ops.convert_to_tensor(x)
+        self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def initial_state(self) -> State:
+        """Fresh weights and moments."""
+        weights = tree.map_structure(ops.convert_to_tensor, self._weights)
+        return State(weights, adam_init(weights))
+
+    def step(self, state: State, number: int) -> tuple[State, dict[str, Any]]:
+        """Step ``number`` of the run: a pure function of the state, the number and the seed."""
+        config = self.config
+        epoch, step = divmod(number, self.per_epoch)
+        if self._order[0] != epoch:
+            shuffle = np.random.default_rng([config.seed, Stream.CONTRASTIVE_BATCHES, epoch])
+            self._order = epoch, shuffle.permutation(len(self.x)).astype(np.int32)
+        batch = self._order[1][step * config.batch_size : (step + 1) * config.batch_size]
+        rate = learning_rate("one_cycle", config.learning_rate, number, self.total_steps)
+        seed = seed_pair(config.seed, Stream.CONTRASTIVE_VIEWS, number)
+        state, loss = self._compiled_step(state, self._images, batch, seed, np.float32(rate))
+        return state, {"contrastive_loss": loss}
+
+    def features(self, state: State, x: np.ndarray) -> np.ndarray:
+        """Of images x (N, H, W, C), float32 (N, dimension), each of length 1."""
+        blocks = [x[i : i + _BATCH] for i in range(0, len(x), _BATCH)]
+        return np.concatenate([ops.convert_to_numpy(self._compiled_encode(state.weights, block)) for block in blocks])
+
+    def _step(self, state: State, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[State, Any]:
+        x = ops.take(images, batch, axis=0)
+        x = ops.concatenate([view_of(x, fold_in(seed, 100 * number), VIEWS[self.config.views]) for number in range(2)])
+        objective = partial(self._loss, x)
+        value, gradient = value_and_grad(objective)(state.weights)
+        return State(*adam_step(state.weights, gradient, state.adam, rate)), value
+
+    def _loss(self, x: Any, weights: list[Any]) -> Any:
+        return contrastive_loss(self._encode(weights, x), self.config.temperature)
+
+    def _encode(self, weights: list[Any], x: Any) -> Any:
+        return ops.normalize(self._model(weights, self._rest, x)[0], axis=1)
+
+
+def view_of(x: Any, seed: Any, view: View) -> Any:
+    """One view of each image (B, H, W, C), a pure function of the seed, of which counts below 100 are used."""
+    height = x.shape[1]
+    x = random_affine(
+        x, seed, rotation=view.rotation, scale=view.scale, shift=view.shift * height, flip=view.flip
+    )  # fmt: skip
+    return replace(view.jitter, blur=view.blur * height).augmented(x, fold_in(seed, 1))
+
+
+def contrastive_loss(z: Any, temperature: float) -> Any:
+    """Mean cross entropy of finding an image's other view among all others (arXiv 2002.05709, equation 1).
+
+    z: float (2 B, d) of unit length, the first views of B images, then the second ones in the same order.
+    """
+    count = z.shape[0]
+    similarity = ops.matmul(z, ops.transpose(z)) / temperature - 1e9 * ops.eye(count)
+    other = np.roll(np.arange(count), count // 2)
+    of_other = ops.sum(z * ops.take(z, other, axis=0), axis=1) / temperature
+    return ops.mean(ops.logsumexp(similarity, axis=1) - of_other)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

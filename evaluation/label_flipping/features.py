@@ -1,0 +1,70 @@
+"""Features under a study of certificates against changed labels, none of which sees a label.
+
+They are fitted to the training images, or come from a file: arrays train, val and test of an .npz file, a row for each
+image of the split, from wherever they are. A file's must not have been made from this dataset's labels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.datasets import SPLITS, Dataset
+from evaluation.label_flipping.config import LabelFlippingConfig
+from evaluation.label_flipping.images import Images
+from models.diffusion import fit_diffusion_map
+from models.embeddings import fit_embedding
+from runtime.files import InputError, load_archive, save_archive
+
+
+class Features:
+    """The features that a config names, of one dataset."""
+
+    def __init__(self, config: LabelFlippingConfig, dataset: Dataset) -> None:
+        self._config = config
+        self._of_file = load_features(config.features_file, dataset) if config.features_file else None
+
+    def __call__(self, fitted: Sequence[Images], others: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d)."""
+        config = self._config
+        if self._of_file is not None:
+            x, x_others = np.concatenate([self._rows(images) for images in fitted]), self._rows(others)
+        else:
+            images = np.concatenate([images.x for images in fitted])
+            embed = fit_embedding(config.features, images, config.seed)
+            x, x_others = embed(images), embed(others.x)
+        if config.diffusion:
+            x, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
+            x_others = to_map(x_others)
+        return x, x_others
+
+    def _rows(self, images: Images) -> np.ndarray:
+        assert self._of_file is not None
+        return self._of_file[images.split][images.numbers]
+
+
+def features_name(config: LabelFlippingConfig) -> str:
+    """What the features are called in names of files and in tables."""
+    name = config.features_file.stem if config.features_file else config.features
+    return f"{name}_diffusion" if config.diffusion else name
+
+
+def save_features(path: Path, features: dict[str, np.ndarray]) -> None:
+    """Write float arrays (N, d) of the images of each split."""
+    save_archive(path, features)
+
+
+def load_features(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Read them, float64. Raises InputError unless each has a row of finite numbers for each image of its split."""
+    features = load_archive(path, SPLITS)
+    width = features[SPLITS[0]].shape[1] if features[SPLITS[0]].ndim == 2 else 0
+    for split, array in features.items():
+        shape = len(getattr(dataset, f"x_{split}")), width
+        if array.dtype.kind != "f" or array.shape != shape or not width:
+            raise InputError(
+                f"{path}: {split} is {array.dtype} of shape {array.shape}, floats of shape {shape} expected: a row of "
+                f"features for each {split} image of {dataset.name}"
+            )
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: {split} holds NaN or infinite values; make it again")
+    return {split: array.astype(np.float64) for split, array in features.items()}

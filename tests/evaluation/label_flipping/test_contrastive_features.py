@@ -1,0 +1,84 @@
+"""Contrastive features: the loss, what is learned, and that a stopped run ends with the same file."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras import ops
+
+from data.datasets import SPLITS, labels, load_dataset
+from evaluation.label_flipping.contrastive_features import VIEWS, Config, contrastive_loss, main, view_of
+from evaluation.label_flipping.features import load_features
+from models.neighbours import nearest
+from runtime.files import InputError
+from runtime.noise import seed_pair
+from runtime.stop import StoppedEarly
+
+
+def config(tiny_data_dir: Path, folder: Path, **changes: object) -> Config:
+    settings = {
+        "data_dir": tiny_data_dir, "out_dir": folder, "epochs": 12, "batch_size": 50, "dimension": 16,
+        "architecture": "digits_cnn", "learning_rate": 5e-3,
+    }  # fmt: skip
+    return Config(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_the_loss_is_its_formula() -> None:
+    z = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    similarity = np.exp(z @ z.T / 0.5)
+    expected = [
+        -np.log(similarity[i, (i + 3) % 6] / (similarity[i].sum() - similarity[i, i])) for i in range(6)
+    ]  # fmt: skip
+    assert float(contrastive_loss(ops.convert_to_tensor(z), 0.5)) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(VIEWS))
+def test_views_are_other_images_of_the_same_thing(name: str) -> None:
+    x = np.zeros((4, 16, 16, 3), np.float32)
+    x[:, 5:11, 5:11] = 0.8
+    views = [ops.convert_to_numpy(view_of(ops.convert_to_tensor(x), seed_pair(k), VIEWS[name])) for k in (0, 1)]
+    assert np.abs(views[0] - views[1]).max(axis=(1, 2, 3)).min() > 0.05
+    assert views[0].shape == x.shape and np.isfinite(views[0]).all()
+
+
+def test_neighbours_share_more_classes_than_before_training(tiny_data_dir: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    y, y_test = labels(dataset.y_train), labels(dataset.y_test)
+    purity = []
+    for name, rate in (("trained", 5e-3), ("untrained", 1e-9)):
+        path = main(config(tiny_data_dir, tmp_path / name, learning_rate=rate))
+        features = load_features(path, dataset)
+        for split in SPLITS:
+            np.testing.assert_allclose(np.linalg.norm(features[split], axis=1), 1, atol=1e-5)
+        purity.append((y[nearest(features["test"], features["train"], 10)] == y_test[:, None]).mean())
+    assert purity[0] > purity[1] + 0.05 and purity[0] > 0.75
+
+
+def test_a_stopped_run_ends_with_the_same_features(tiny_data_dir: Path, tmp_path: Path) -> None:
+    whole = main(config(tiny_data_dir, tmp_path / "whole", epochs=1))
+    stopped = config(tiny_data_dir, tmp_path / "stopped", epochs=1)
+    with pytest.raises(StoppedEarly):
+        main(dataclasses.replace(stopped, max_minutes=1e-9))
+    path = main(stopped)
+    assert path.read_bytes() == whole.read_bytes() or all(
+        np.array_equal(a, b)
+        for a, b in zip(*(load_features(p, load_dataset(tiny_data_dir)).values() for p in (path, whole)), strict=True)
+    )
+    assert main(stopped) == path  # kept
+    with pytest.raises(InputError, match="made with epochs = 1, this run has 2"):
+        main(dataclasses.replace(stopped, epochs=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"architecture": "none"}, "no architecture 'none'"),
+        ({"batch_size": 10**6}, "batch_size is 1000000, but there are"),
+    ],
+)
+def test_bad_settings(changes: dict[str, object], message: str, tiny_data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        main(config(tiny_data_dir, tmp_path, **changes))

@@ -1,0 +1,119 @@
+"""Neighbours and kernel regression: their weights, and certificates against the general ones and exhaustive attacks."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from models.neighbours import nearest, squared_distances
+from randomized_smoothing_certification.core import ABSTAIN
+from randomized_smoothing_certification.fixed_weights import KernelRegression, NearestNeighbours, certify_block
+from randomized_smoothing_certification.label_flipping import (
+    LabelFlips,
+    _log_chernoff,
+    greedy_flips,
+    smooth_least_squares,
+    vote_flips,
+)
+from runtime.files import InputError
+
+
+def clusters(classes: int, size: int = 90, points: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(classes)
+    centres = random.normal(scale=2, size=(classes, 3))
+    y = np.arange(size) % classes
+    return centres[y] + random.normal(size=(size, 3)), y, random.normal(scale=2, size=(points, 3))
+
+
+def test_nearest_and_distances_are_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.neighbours._BLOCK_ENTRIES", 300)  # several blocks
+    among, _, x = clusters(3)
+    wanted = cdist(x, among)
+    np.testing.assert_allclose(squared_distances(x, among), wanted**2, rtol=1e-4, atol=1e-4)
+    for k in (1, 7, 90):
+        found = nearest(x, among, k)
+        np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(np.argsort(wanted, axis=1)[:, :k], axis=1))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_votes_are_certified_as_the_weights_that_they_are(classes: int) -> None:
+    x, y, x_test = clusters(classes)
+    weights = NearestNeighbours(x, 21)
+    alpha = weights(x_test)
+    np.testing.assert_allclose(alpha.sum(axis=1), 1)
+    assert set(np.round(np.unique(alpha) * 21, 9)) == {0, 1}
+    noises = [LabelFlips(q, classes) for q in (0.05, 0.3)]
+    found = certify_block(weights, x_test, y, noises)
+    for noise, smoothed in zip(noises, found.smoothed, strict=True):
+        wanted = smooth_least_squares(alpha, y, noise)
+        np.testing.assert_array_equal(smoothed.prediction, wanted.prediction)
+        np.testing.assert_allclose(smoothed.log_eps, wanted.log_eps, rtol=1e-4, atol=1e-5)
+    prediction, flips = greedy_flips(alpha, y, classes)
+    np.testing.assert_array_equal(found.prediction, prediction)
+    np.testing.assert_array_equal(found.flips, flips)
+    assert found.flips.max() > 5 and found.smoothed[0].log_eps.min() < -1
+
+
+def test_counted_terms_are_repeated_terms() -> None:
+    noise = LabelFlips(0.2, 4)
+    own, rival, rest = np.array([12, 5]), np.array([3, 5]), np.array([4, 0])
+    times = np.stack([own, rival], axis=1).astype(float)
+    found = _log_chernoff(np.tile([1.0, -1.0], (2, 1)), np.ones((2, 1)), noise, times, rest[:, None].astype(float))
+    for point in range(2):
+        signed = np.repeat([1.0, -1.0], [own[point], rival[point]])[None]
+        assert found[point] == pytest.approx(_log_chernoff(signed, np.ones((1, rest[point])), noise)[0], abs=1e-6)
+
+
+def test_a_vote_survives_exactly_so_many_changes() -> None:
+    """Every way to change labels: none of the certified number turns the vote or ties it, one more does."""
+    for own, others in itertools.product(range(8), itertools.product(range(4), repeat=2)):
+        counts = np.array([[own, *others]])
+        if not own + sum(others):
+            continue
+        prediction, flips = (int(array[0]) for array in vote_flips(counts))
+        y = np.repeat(np.arange(3), counts[0])
+        best = counts[0].max()
+        if (counts[0] == best).sum() > 1:
+            assert (prediction, flips) == (ABSTAIN, 0)
+            continue
+        assert prediction == counts[0].argmax()
+
+        def loses(changes: int, y: np.ndarray = y, prediction: int = prediction) -> bool:
+            for places in itertools.combinations(range(len(y)), min(changes, len(y))):
+                for labels in itertools.product(range(3), repeat=len(places)):
+                    attacked = y.copy()
+                    attacked[list(places)] = labels
+                    after = np.bincount(attacked, minlength=3)
+                    if np.delete(after, prediction).max() >= after[prediction]:
+                        return True
+            return False
+
+        if flips <= 2:  # the exhaustive search is slow beyond
+            assert not loses(flips) and loses(flips + 1)
+
+
+def test_kernel_regression_is_its_formula() -> None:
+    x, y, x_test = clusters(3)
+    weights = KernelRegression(x, 0.3)
+    scale = np.sqrt((cdist(x, x) ** 2).mean())
+    wanted = np.exp(-(cdist(x_test, x) ** 2) / (2 * (0.3 * scale) ** 2))
+    np.testing.assert_allclose(weights(x_test), wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-9)
+    found = certify_block(weights, x_test, y, [LabelFlips(0.1, 3)])
+    assert found.flips.max() > 2
+    # A narrow kernel is the nearest neighbour, however far all points are.
+    narrow = KernelRegression(x, 1e-3)(x_test)
+    np.testing.assert_allclose(narrow.max(axis=1), 1, atol=1e-3)
+    np.testing.assert_array_equal(narrow.argmax(axis=1), nearest(x_test, x, 1)[:, 0])
+
+
+def test_settings_and_points_that_cannot_be() -> None:
+    x = np.zeros((5, 2))
+    for k in (0, 6):
+        with pytest.raises(InputError, match=f"neighbours must lie between 1 and the 5 training points, got {k}"):
+            NearestNeighbours(x, k)
+    for bandwidth in (0.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="bandwidth must be positive and finite"):
+            KernelRegression(x, bandwidth)
+    with pytest.raises(InputError, match=r"test features have shape \(3, 4\), \(points, 2\) expected"):
+        NearestNeighbours(x, 2)(np.zeros((3, 4)))
