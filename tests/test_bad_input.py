@@ -30,6 +30,7 @@ READY = "attack_generation/ready_poison.py"
 PACK = "attack_generation/pack_poison.py"
 VISIBILITY = "attack_generation/visibility.py"
 LABELS = "evaluation/label_flipping/digits.py"
+CONTRASTIVE = "evaluation/label_flipping/contrastive_features.py"
 BOUNDARY = "evaluation/boundary/two_dimensional.py"
 RUN_PLAN = "evaluation/tables/run_plan.py"
 MAKE_TABLES = "evaluation/tables/make_tables.py"
@@ -59,7 +60,7 @@ class Place:
             map(
                 str,
                 {
-                    ATTACK: runs, CONTROL: runs, VICTIM: runs,
+                    ATTACK: runs, CONTROL: runs, VICTIM: runs, CONTRASTIVE: runs,
                     CERTIFY: ["--data-dir", self.data, "--model", self.model, "--out", out / "a.tsv"],
                     MERGE: ["--shards", self.model.with_name("a.tsv"), "--out", out / "a.tsv"],
                     FEWER_VOTES: ["--certificates", self.folder / "a.tsv", "--sigma", "1", "--out", out / "a.tsv"],
@@ -116,8 +117,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 SCRIPTS = (
-    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, BOUNDARY, RUN_PLAN,
-    MAKE_TABLES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
+    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, CONTRASTIVE, BOUNDARY,
+    RUN_PLAN, MAKE_TABLES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 import data
 from evaluation.boundary.experiment import text_table
 from evaluation.boundary.study import BoundaryConfig, Row
+from evaluation.label_flipping.report import EXACT
 from evaluation.survival.write_page import page, read_studies
 from evaluation.tables.formats import as_text
 from evaluation.tables.layout import tables_by_training_data
@@ -51,9 +52,12 @@ def test_the_page_on_surviving_poison_follows_from_its_records() -> None:
 def test_curves_of_changed_labels_follow_from_the_points(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())["config"]
     curves = pd.read_csv(folder / "curve.csv")
-    for q in settings["q"]:
-        points = pd.read_csv(folder / f"q_{q:g}.tsv", sep="\t")
-        curve = curves[(curves["curve"] == settings["bound"]) & (curves["q"] == q)]
+    of_files = {f"q_{q:g}.tsv": (settings["bound"], q) for q in settings["q"]}
+    if (folder / "exact.tsv").is_file():
+        of_files["exact.tsv"] = EXACT[settings["learner"]], None
+    for name, (kind, q) in of_files.items():
+        points = pd.read_csv(folder / name, sep="\t")
+        curve = curves[(curves["curve"] == kind) & (curves["q"].isna() if q is None else curves["q"] == q)]
         assert len(curve) > 10
         for flips, accuracy in zip(curve["flips"], curve["accuracy"], strict=True):
             assert np.mean((points["correct"] == 1) & (points["flips"] >= flips)) == pytest.approx(accuracy, abs=6e-5)
