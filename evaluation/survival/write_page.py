@@ -182,10 +182,11 @@ def _section(study: Study, results: Path) -> str:
         for run in entry.runs
         for one in commits(run.records)
     ]
+    runs = "1 victim" if plan.runs == 1 else f"{plan.runs} victims"
     lines = [
         f"## {plan.title}\n",
         f"Class {_first(study).target_class}, victims {_first(study).victim.method}, sigma {study.sigma:g}, epsilon "
-        f"{plan.epsilon:g}, epsilon sqrt(d) / sigma = {study.budget:.2f}; {plan.runs} victims per entry; commit "
+        f"{plan.epsilon:g}, epsilon sqrt(d) / sigma = {study.budget:.2f}; {runs} per entry; commit "
         f"{', '.join(dict.fromkeys(made_at))}. [Plan]({where}/plan.yaml), [all numbers]({where}/tables.md).\n",
         *(f"- {kind}: {plan.victims.get(kind) or DEFAULTS[plan.dataset]}" for kind in study.kinds),
         "",
