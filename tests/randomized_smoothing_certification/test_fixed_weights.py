@@ -14,6 +14,7 @@ from randomized_smoothing_certification.label_flipping import (
     _log_chernoff,
     greedy_flips,
     smooth_least_squares,
+    smooth_votes,
     vote_flips,
 )
 from runtime.files import InputError
@@ -117,3 +118,21 @@ def test_settings_and_points_that_cannot_be() -> None:
             KernelRegression(x, bandwidth)
     with pytest.raises(InputError, match=r"test features have shape \(3, 4\), \(points, 2\) expected"):
         NearestNeighbours(x, 2)(np.zeros((3, 4)))
+
+
+def test_less_noise_certifies_more_flips_of_every_vote() -> None:
+    """Whatever the margin, and up to q = 0.49: what is said of q in results/README.md."""
+    counts = np.array([[k - rival - rest, rival, rest] for k in (30, 300, 3000) for rival, rest in _losers(k)])
+    for bound in ("tight", "closed_form"):
+        flips = []
+        for q in (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.45, 0.475, 0.49):
+            noise = LabelFlips(q, 3, bound)  # type: ignore[arg-type]
+            flips.append(smooth_votes(counts, noise).certified(noise, 3000))
+        assert np.all(np.diff(flips, axis=0) <= 0) and flips[0].min() >= 0 and flips[0].max() > 100
+        assert np.all(flips[0] <= vote_flips(counts)[1])  # smoothing costs some of the exact certificate
+
+
+def _losers(k: int) -> list[tuple[int, int]]:
+    """Neighbours of the second class and of the third, among k."""
+    shares = (0.0, 0.05, 0.2, 0.35, 0.45)
+    return [(int(a * k), int(b * k)) for a in shares for b in shares if b <= a and 2 * a + b < 0.95]
