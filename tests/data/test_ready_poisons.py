@@ -13,7 +13,7 @@ from attack_generation.pack_poison import Config as PackConfig
 from attack_generation.pack_poison import main as pack
 from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
-from data.datasets import load_dataset, load_poison
+from data.datasets import load_dataset, load_poison, split_target_class
 from data.ready_poisons import FOLDER, is_ready_name, pack_poison, read_ready_poison, ready_names
 from evaluation.DIGITS.gaussian_augmented_training import Config as TrainingConfig
 from evaluation.training import train_victims
@@ -84,6 +84,14 @@ def test_the_published_poison_is_whole_and_keeps_epsilon() -> None:
     # MNIST's corners are black: the perturbation is seen there, and is at most epsilon.
     assert images[:, :2].max() <= np.float32(0.1) + 1e-6 and images.min() >= 0 and images.max() <= 1
     assert all((FOLDER / f"{name}.json").is_file() for name in ready_names())
+
+
+def test_the_poison_of_the_digits_is_of_the_embedded_ones(tiny_data_dir: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    ready = read_ready_poison("digits_per_image", dataset.x_train, 8)
+    change = ready.images - split_target_class(dataset.x_train, dataset.y_train, 8).x_target
+    assert np.abs(change).max() <= np.float32(0.1) + 1e-6 and np.abs(change).mean() > 0.05
+    assert np.abs(change - change.mean(axis=0)).mean() > 0.01  # not one pattern for the class
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"attacks": {"a": {"epochs": ["x"]}}}, "give different positive numbers"),
         ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two are named 'a_epochs_5'"),
         ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
-        ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from mnist_published"),
+        ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from digits_per_image"),
         ({"ready": {"clean": "mnist_published"}}, "ready: 'clean' is the name of a row"),
         ({"ready": {"a": "mnist_published"}, "attacks": {"a": {}}}, "ready: 'a' is the name of an attack"),
         ({"victims": {"a": {"schedule": {"x": 1}}}}, "victims: schedule is "),
