@@ -4,7 +4,7 @@ Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (
 section 2, without a projection head: the features are the network's output itself, on the unit sphere.
 
     python evaluation/label_flipping/contrastive_features.py --data-dir data/MNIST
-    python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --score neighbours
+    python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
 """
 
 from dataclasses import dataclass, replace

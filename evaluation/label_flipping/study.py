@@ -6,7 +6,7 @@ that a run that was stopped goes on.
 """
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
         table = text_table(config, title, choice, curves, x.shape, len(test.y), len(held_out.y))
         write_text(folder / "table.txt", table + "\n")
         write_json(record, {**provenance(config), "choice": choice})
-    print(f"{table}\n\n{shown_path(folder)}: curve, figure, settings and, per point, q_*.tsv")
+    print(f"{table}\n\n{shown_path(folder)}: curve, figure, settings and, per point, exact.tsv and q_*.tsv")
     return curves
 
 
@@ -112,9 +112,10 @@ def _choose(
     Where they tie, as at 0, those with more certified flips in the mean.
     """
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
-    x, x_held_out = features((train,), held_out.at(drawn))
+    fitted = cache(lambda: features((train,), held_out.at(drawn)))  # not where every value's scores are kept
 
     def with_value(value: float) -> list[dict[str, float]]:
+        x, x_held_out = fitted()
         weights = _weights(config, x, value)
         blocks = [certify_block(weights, part, train.y, _noises(config, train.classes)) for part in _blocks(x_held_out)]
         scores = []
