@@ -62,7 +62,7 @@ def main(config: Config) -> None:
 
 def overview(results: Path) -> dict[str, str]:
     """Content of README.md and summary.csv."""
-    sections, frames = [HEAD], []
+    sections, frames = [HEAD + _notes(results)], []
     for plan_file in sorted(results.glob("tables/*/plan.yaml")):
         plan, folder = read_plan(plan_file), plan_file.parent
         entries = read_entries(plan, folder)
