@@ -7,6 +7,9 @@ section 2, without a projection head: the features are the network's output itse
     python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
 """
 
+import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
+
+# isort: split
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
