@@ -13,7 +13,7 @@ PLAN := evaluation/tables/run_plan.py --plan
 demo: $(INSTALLED)
 	$(RUN) $(PLAN) config/demo.yaml $(if $(filter all,$(METHOD)),,--methods $(METHOD))
 
-# make plan TABLE=mnist_reduced FLAGS="--max-minutes 60": a plan of config/, one job after the other.
+# make plan TABLE=mnist_methods FLAGS="--max-minutes 60": a plan of config/, one job after the other.
 TABLE ?= digits
 
 plan: $(INSTALLED)
