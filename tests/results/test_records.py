@@ -63,12 +63,14 @@ def test_curves_of_changed_labels_follow_from_the_points(folder: Path) -> None:
             assert np.mean((points["correct"] == 1) & (points["flips"] >= flips)) == pytest.approx(accuracy, abs=6e-5)
 
 
-def test_numbers_beside_the_papers_claims_stand_in_the_records_that_they_link_to() -> None:
-    linked = re.findall(r"\[([^]]*)]\((.*?)\)", (RESULTS / "NOTES.md").read_text())
+@pytest.mark.parametrize(("overview_page", "least"), [(RESULTS / "NOTES.md", 20), (ROOT / "README.md", 10)])
+def test_numbers_beside_the_papers_claims_stand_in_the_records_that_they_link_to(overview_page: Path, least: int) -> None:
+    linked = re.findall(r"\[([^]]*)]\(([^)]*\.(?:md|txt|csv))\)", overview_page.read_text())
     numbers = [(number, path) for text, path in linked for number in re.findall(r"\d[\d.]*", text)]
-    assert len(numbers) > 20
+    assert len(numbers) > least
     for number, path in numbers:
-        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", (RESULTS / path).read_text()), (number, path)
+        record = (overview_page.parent / path).read_text()
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", record), (number, path)
 
 
 def test_radii_of_the_decision_boundary_give_its_numbers() -> None:
