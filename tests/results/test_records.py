@@ -64,7 +64,9 @@ def test_curves_of_changed_labels_follow_from_the_points(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("overview_page", "least"), [(RESULTS / "NOTES.md", 20), (ROOT / "README.md", 10)])
-def test_numbers_beside_the_papers_claims_stand_in_the_records_that_they_link_to(overview_page: Path, least: int) -> None:
+def test_numbers_beside_the_papers_claims_stand_in_the_records_that_they_link_to(
+    overview_page: Path, least: int
+) -> None:
     linked = re.findall(r"\[([^]]*)]\(([^)]*\.(?:md|txt|csv))\)", overview_page.read_text())
     numbers = [(number, path) for text, path in linked for number in re.findall(r"\d[\d.]*", text)]
     assert len(numbers) > least
