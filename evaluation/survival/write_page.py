@@ -335,7 +335,8 @@ def save_beyond_jitter(path: Path, studies: Sequence[Study]) -> None:
     axes = figure.subplots()
     for number, study in enumerate(one for one in studies if JITTERED in one.kinds):
         plan = study.plan
-        axes.plot([], [], "s", color=f"C{number}", label=f"{plan.dataset}, σ {study.sigma:g}, ε {plan.epsilon:g}")
+        label = f"{plan.dataset}, class {_first(study).target_class}, σ {study.sigma:g}, ε {plan.epsilon:g}"
+        axes.plot([], [], "s", color=f"C{number}", label=label)
         for row in study.rows[1:]:
             entry, less = row.entries[JITTERED], study.reduction(row, JITTERED)
             seen = entry.runs[0].visibility if entry.runs else {}
