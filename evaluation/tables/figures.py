@@ -10,6 +10,8 @@ import numpy as np
 from attack_generation.figures import save_png
 from evaluation.tables.statistics import mean_and_std
 
+WIDEST = 14.0  # inches of bars in one row
+
 
 def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
     """Draw certified accuracy against radius: one line per row of a table, its mean over runs, as PNG.
@@ -57,30 +59,35 @@ def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], 
     """Draw the average certified radius per method and noise level, a bar per kind of training data, as PNG.
 
     acr: for each group ('macer\nσ = 0.5'), for each kind of training data, the ACR of every run. A bar is their mean;
-    the runs are points on it.
+    the runs are points on it. Groups that one row of WIDEST inches cannot hold go to rows below it.
     """
     from matplotlib.figure import Figure
 
     kinds = list(dict.fromkeys(kind for group in acr.values() for kind in group))
     width = 0.8 / max(len(kinds), 1)
     wide = max(1.9, 0.25 * len(kinds))
-    figure = Figure(figsize=(max(6.0, 2.2 + wide * len(acr)), 4.5), layout="constrained")
-    axes = figure.subplots()
-    for number, (kind, colour) in enumerate(zip(kinds, _colours(len(kinds)), strict=True)):
-        at = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(acr))]
-        runs = [group.get(kind, ()) for group in acr.values()]
-        bars = axes.bar(
-            at, np.array([np.mean(values) if len(values) else 0.0 for values in runs]), 0.9 * width, label=kind,
-            color=colour,
-        )  # fmt: skip
-        for x, values, bar in zip(at, runs, bars, strict=True):
-            axes.plot([x] * len(values), values, ".", color="black", ms=4, zorder=3)
-            if not len(values):
-                bar.set_visible(False)
-    axes.set_xticks(range(len(acr)), list(acr))
-    axes.set(ylabel="average certified radius (l2, pixels in [0, 1])", title=textwrap.fill(title, 45))
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
+    rows = -(-len(acr) // max(1, int(WIDEST / wide))) or 1
+    in_row = max(1, -(-len(acr) // rows))
+    figure = Figure(figsize=(max(6.0, 2.2 + wide * in_row), 1.2 + 3.3 * rows), layout="constrained")
+    for row, axes in enumerate(figure.subplots(rows, sharey=True, squeeze=False)[:, 0]):
+        groups = dict(list(acr.items())[row * in_row : (row + 1) * in_row])
+        for number, (kind, colour) in enumerate(zip(kinds, _colours(len(kinds)), strict=True)):
+            at = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(groups))]
+            runs = [group.get(kind, ()) for group in groups.values()]
+            bars = axes.bar(
+                at, np.array([np.mean(values) if len(values) else 0.0 for values in runs]), 0.9 * width, color=colour,
+                label=None if row else kind,
+            )  # fmt: skip
+            for x, values, bar in zip(at, runs, bars, strict=True):
+                axes.plot([x] * len(values), values, ".", color="black", ms=4, zorder=3)
+                if not len(values):
+                    bar.set_visible(False)
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_xlim(-0.6, in_row - 0.4)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.supylabel("average certified radius (l2, pixels in [0, 1])", fontsize="medium")
+    figure.suptitle(textwrap.fill(title, 45 if rows == 1 else 90), fontsize="large")
     if len(kinds) > 6:
         figure.legend(loc="outside right upper", fontsize="small")
     elif kinds:
