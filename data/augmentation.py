@@ -127,25 +127,48 @@ def gaussian_blur(x: Any, std: Any, radius: int) -> Any:
     return x
 
 
-def random_affine(x: Any, seed: Any, *, rotation: float, scale: float, shift: float, flip: bool) -> Any:
-    """Turn, scale and move each image by itself, around its middle, and mirror half of them where ``flip``.
+def random_affine(x: Any, seed: Any, *, rotation: float, scale: float, shift: float) -> Any:
+    """Turn, scale and move each image by itself, around its middle.
 
     x: float (N, height, width, channels), N known. rotation: largest angle, in degrees. scale: largest relative change
     of the size, shift: of the place, in pixels, along each axis; all are uniform. Pixels from outside are 0.
     seed: int32 (2,), may be traced. Works eagerly and inside compiled code.
     """
-    count, height, width, _ = x.shape
-    draws = uniform((count, 6), seed)
-    angle, tall, wide, down, right = (2 * draws[:, column] - 1 for column in range(5))
-    angle = angle * (rotation * math.pi / 180)
+    draws = 2 * uniform((x.shape[0], 5), seed) - 1
+    angle = draws[:, 0] * (rotation * math.pi / 180)
+    tall, wide = (1 + scale * draws[:, column] for column in (1, 2))
     cosine, sine = ops.cos(angle), ops.sin(angle)
-    tall, wide = 1 + scale * tall, 1 + scale * wide
-    mirror = ops.where(draws[:, 5] < 0.5, -1.0, 1.0) if flip else 1.0
-    # Where each pixel of the result comes from: column a c + b r + e, row d c + f r + g.
-    a, b, d, f = mirror * cosine / wide, -sine / tall, mirror * sine / wide, cosine / tall
-    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
-    e = middle_column - a * middle_column - b * middle_row + shift * right
-    g = middle_row - d * middle_column - f * middle_row + shift * down
+    return _warped(
+        x, (cosine / wide, -sine / tall), (sine / wide, cosine / tall), shift * draws[:, 3], shift * draws[:, 4]
+    )
+
+
+def random_resized_crop(x: Any, seed: Any, *, smallest: float) -> Any:
+    """A random part of each image, at its full size, and mirrored in half of them.
+
+    x: float (N, height, width, channels), N known. The part's share of the area is uniform from ``smallest`` to 1, its
+    width over its height, in units of the image's, log-uniform from 3/4 to 4/3 (at most the image), its place uniform.
+    seed: int32 (2,), may be traced. Source: arXiv 2002.05709, appendix A.
+    """
+    _, height, width, _ = x.shape
+    draws = uniform((x.shape[0], 5), seed)
+    area = smallest + (1 - smallest) * draws[:, 0]
+    aspect = ops.exp((2 * draws[:, 1] - 1) * math.log(4 / 3))
+    tall, wide = ops.minimum(ops.sqrt(area / aspect), 1.0), ops.minimum(ops.sqrt(area * aspect), 1.0)
+    mirror = ops.where(draws[:, 2] < 0.5, -1.0, 1.0)
+    down, right = (draws[:, 3] - 0.5) * (1 - tall) * (height - 1), (draws[:, 4] - 0.5) * (1 - wide) * (width - 1)
+    return _warped(x, (mirror * wide, 0 * wide), (0 * tall, tall), down, right)
+
+
+def _warped(x: Any, of_column: tuple[Any, Any], of_row: tuple[Any, Any], down: Any, right: Any) -> Any:
+    """Images whose pixel at (column c, row r) from the middle is x's at (a c + b r + right, d c + f r + down).
+
+    of_column: a and b, of_row: d and f, each (N,) as down and right are, in pixels. Bilinear, 0 outside.
+    """
+    (a, b), (d, f) = of_column, of_row
+    middle_row, middle_column = (x.shape[1] - 1) / 2, (x.shape[2] - 1) / 2
+    e = middle_column - a * middle_column - b * middle_row + right
+    g = middle_row - d * middle_column - f * middle_row + down
     matrix = ops.stack([a, b, e, d, f, g, 0 * a, 0 * a], axis=1)
     return ops.image.affine_transform(x, matrix, interpolation="bilinear", data_format="channels_last")
 

@@ -18,18 +18,22 @@ from runtime.files import InputError
 
 
 def resnet_v1(
-    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, standardise: bool = False
+    depth: int = 20,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    num_classes: int = 10,
+    standardise: bool = False,
+    width: int = 1,
 ) -> keras.Model:
     """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images (N, *image_shape) to logits (N, num_classes).
 
-    Three stages of n blocks with 16, 32 and 64 filters, each later stage at half the resolution; He-normal
-    initialisation.  Raises InputError for another depth.
+    Three stages of n blocks with 16, 32 and 64 filters, times ``width``, each later stage at half the resolution;
+    He-normal initialisation.  Raises InputError for another depth.
     """
     _check_depth("resnet_v1", depth, period=6)
     blocks = (depth - 2) // 6
     inputs, x = image_input(image_shape, standardise)
-    x = _activate(_convolution(x, 16))
-    for stage, filters in enumerate((16, 32, 64)):
+    x = _activate(_convolution(x, 16 * width))
+    for stage, filters in enumerate((16 * width, 32 * width, 64 * width)):
         for block in range(blocks):
             halves = stage > 0 and block == 0
             strides = 2 if halves else 1
@@ -37,24 +41,28 @@ def resnet_v1(
             y = layers.BatchNormalization()(_convolution(y, filters))
             shortcut = _convolution(x, filters, kernel_size=1, strides=2) if halves else x
             x = layers.ReLU()(layers.Add()([shortcut, y]))
-    return keras.Model(inputs, _classify(x, num_classes), name=f"resnet{depth}v1")
+    return keras.Model(inputs, _classify(x, num_classes), name=_name(depth, "v1", width))
 
 
 def resnet_v2(
-    depth: int = 20, image_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, standardise: bool = False
+    depth: int = 20,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    num_classes: int = 10,
+    standardise: bool = False,
+    width: int = 1,
 ) -> keras.Model:
     """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images (N, *image_shape) to logits (N, num_classes).
 
     Three stages of n bottleneck blocks (1x1, 3x3, 1x1) with normalisation and ReLU before each convolution,
-    64, 128 and 256 filters out, each later stage at half the resolution; He-normal initialisation.
+    64, 128 and 256 filters out, times ``width``, each later stage at half the resolution; He-normal initialisation.
     Raises InputError for another depth.
     """
     _check_depth("resnet_v2", depth, period=9)
     blocks = (depth - 2) // 9
     inputs, x = image_input(image_shape, standardise)
-    x = _activate(_convolution(x, 16))
-    filters_in = 16
-    for stage, filters_out in enumerate((64, 128, 256)):
+    x = _activate(_convolution(x, 16 * width))
+    filters_in = 16 * width
+    for stage, filters_out in enumerate((64 * width, 128 * width, 256 * width)):
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
             # The first block of the network follows an activation already.
@@ -65,7 +73,11 @@ def resnet_v2(
             shortcut = _convolution(x, filters_out, kernel_size=1, strides=strides) if block == 0 else x
             x = layers.Add()([shortcut, y])
         filters_in = filters_out
-    return keras.Model(inputs, _classify(_activate(x), num_classes), name=f"resnet{depth}v2")
+    return keras.Model(inputs, _classify(_activate(x), num_classes), name=_name(depth, "v2", width))
+
+
+def _name(depth: int, version: str, width: int) -> str:
+    return f"resnet{depth}{version}" + (f"x{width}" if width > 1 else "")
 
 
 def _check_depth(family: str, depth: int, period: int) -> None:

@@ -20,9 +20,12 @@ _BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "mlp": mlp,
     "cnn_3x3": cnn_3x3,
 }
-_RESNET = re.compile(r"resnet(\d{1,3})(v1|v2)")
+_RESNET = re.compile(r"resnet(\d{1,3})(v1|v2)(?:x([2-9]|1\d))?")
 _RESNETS: dict[str, Callable[..., keras.Model]] = {"v1": resnet_v1, "v2": resnet_v2}
-KNOWN = (*_BUILDERS, "resnet<depth>v1 (resnet20v1, ...)", "resnet<depth>v2 (resnet20v2, resnet29v2, ...)")
+KNOWN = (
+    *_BUILDERS, "resnet<depth>v1 (resnet20v1, ...)", "resnet<depth>v2 (resnet20v2, resnet29v2, ...)",
+    "the same of more filters (resnet20v1x4)",
+)  # fmt: skip
 
 
 def require_architecture(architecture: str) -> None:
@@ -36,7 +39,8 @@ def build_model(
 ) -> keras.Model:
     """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
 
-    architecture: mnist_cnn, digits_cnn, mlp, cnn_3x3, or resnet<depth>v1, resnet<depth>v2 with a valid depth.
+    architecture: mnist_cnn, digits_cnn, mlp, cnn_3x3, or resnet<depth>v1, resnet<depth>v2 with a valid depth, and with
+    x<times> behind it so many times the filters.
     standardise: begin with each image's own standardisation, see models.standardisation.
     The same seed gives the same weights on the same backend.
     Raises InputError for an unknown name, a depth that does not exist, and images too small for the model.
@@ -45,7 +49,7 @@ def build_model(
     resnet = _RESNET.fullmatch(architecture)
     try:
         if resnet:
-            model = _RESNETS[resnet[2]](int(resnet[1]), image_shape, num_classes, standardise)
+            model = _RESNETS[resnet[2]](int(resnet[1]), image_shape, num_classes, standardise, int(resnet[3] or 1))
         else:
             model = _BUILDERS[architecture](image_shape, num_classes, standardise)
     except InputError:

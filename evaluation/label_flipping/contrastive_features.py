@@ -1,7 +1,8 @@
 """Features of images by contrastive learning, which sees no label, for certificates against changed labels.
 
 Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR, ICML 2020, arXiv 2002.05709),
-section 2, without a projection head: the features are the network's output itself, on the unit sphere.
+section 2. Without a projection head the features are the network's output itself, on the unit sphere; with one they are
+what its last layer sees. BatchNorm has batch statistics.
 
     python evaluation/label_flipping/contrastive_features.py --data-dir data/MNIST
     python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
@@ -15,21 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import keras
 import numpy as np
-from keras import ops, tree
+from keras import layers, ops, tree
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
-from data.augmentation import Augmentation, random_affine
+from data.augmentation import Augmentation, random_affine, random_resized_crop
 from data.datasets import SPLITS, load_dataset
 from evaluation.label_flipping.features import save_features
 from evaluation.schedules import learning_rate
-from models.registry import build_model, require_architecture
+from models.registry import build_model, initial_weights, require_architecture
 from models.stateless import StatelessModel
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256
 from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
-from runtime.noise import Stream, fold_in, seed_pair
+from runtime.noise import Stream, fold_in, seed_pair, uniform
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
 
@@ -37,23 +39,23 @@ _BATCH = 1000  # images encoded together
 
 
 class View(NamedTuple):
-    """What makes two views of one image differ: the settings of random_affine, a blur, and jitter."""
+    """What makes two views of one image differ: a crop or the settings of random_affine, then blur, jitter and grey."""
 
-    rotation: float  # degrees
-    scale: float
-    shift: float  # share of the image's height
-    flip: bool
+    crop: float = 0.0  # above 0, smallest share of the area, see random_resized_crop, in place of the next three
+    rotation: float = 0.0  # degrees
+    scale: float = 0.0
+    shift: float = 0.0  # share of the image's height
     blur: float = 0.0  # largest standard deviation, as a share of the image's height
     jitter: Augmentation = Augmentation()
+    grey: float = 0.0  # share of the images that lose their colours
 
 
 VIEWS = {
-    "digits": View(rotation=20.0, scale=0.2, shift=0.11, flip=False, blur=0.035),
+    "digits": View(rotation=20.0, scale=0.2, shift=0.11, blur=0.035),
     "objects": View(
-        rotation=10.0, scale=0.35, shift=0.15, flip=True,
-        jitter=Augmentation(jitter_brightness=0.2, jitter_contrast=0.4, jitter_colour=0.15),
+        crop=0.2, jitter=Augmentation(jitter_brightness=0.2, jitter_contrast=0.4, jitter_colour=0.15), grey=0.2
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,14 @@ class Config(CheckpointControls):
 
     data_dir: Path = project_path("data/MNIST")
     views: Literal["digits", "objects"] = "digits"
-    """How the two views of an image differ: turned, scaled, moved and blurred; or also mirrored and in brightness,
-    contrast and colour."""
+    """How the two views of an image differ: turned, scaled, moved and blurred; or cropped, mirrored, in brightness,
+    contrast and colour, and some without colours."""
     architecture: str = "cnn_3x3"
     """Network, see models/registry.py."""
     dimension: int = 128
-    """Features."""
+    """Outputs that the loss compares."""
+    projection_head: bool = False
+    """Let the loss see two dense layers on top of the network, and take what is below them as features."""
     temperature: float = 0.2
     """Of the softmax over similarities (tau)."""
     epochs: int = 20
@@ -84,6 +88,7 @@ class State(NamedTuple):
     """Everything that changes during training."""
 
     weights: list[Any]
+    statistics: list[Any]  # of BatchNorm
     adam: AdamState
 
 
@@ -107,7 +112,8 @@ def main(config: Config) -> Path:
         state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.per_epoch)
         features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
         run.finish(lambda path: save_features(path, features), config)
-    print(f"{shown_path(path)}: {config.dimension} features, trained on {len(training.x)} images without labels")
+    width = features["train"].shape[1]
+    print(f"{shown_path(path)}: {width} features, trained on {len(training.x)} images without labels")
     return path
 
 
@@ -121,16 +127,19 @@ class Training:
         self.per_epoch = len(x) // config.batch_size
         self.total_steps = config.epochs * self.per_epoch
         shape, seed = x.shape[1:], int(seed_pair(config.seed, Stream.CONTRASTIVE_WEIGHTS)[0])
-        self._model = StatelessModel(build_model(config.architecture, shape, config.dimension, seed))
-        self._weights, self._rest = self._model.initial()
+        network = build_model(config.architecture, shape, config.dimension, seed)
+        if config.projection_head:
+            network = with_projection_head(network, config.dimension, seed)
+        self._model = StatelessModel(network, "proper")
+        self._weights, self._statistics = self._model.initial()
         self._images = ops.convert_to_tensor(x)
         self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def initial_state(self) -> State:
         """Fresh weights and moments."""
-        weights = tree.map_structure(ops.convert_to_tensor, self._weights)
-        return State(weights, adam_init(weights))
+        weights, statistics = tree.map_structure(ops.convert_to_tensor, (self._weights, self._statistics))
+        return State(weights, statistics, adam_init(weights))
 
     def step(self, state: State, number: int) -> tuple[State, dict[str, Any]]:
         """Step ``number`` of the run: a pure function of the state, the number and the seed."""
@@ -146,31 +155,51 @@ class Training:
         return state, {"contrastive_loss": loss}
 
     def features(self, state: State, x: np.ndarray) -> np.ndarray:
-        """Of images x (N, H, W, C), float32 (N, dimension), each of length 1."""
-        blocks = [x[i : i + _BATCH] for i in range(0, len(x), _BATCH)]
-        return np.concatenate([ops.convert_to_numpy(self._compiled_encode(state.weights, block)) for block in blocks])
+        """Of images x (N, H, W, C), float32 (N, features), each of length 1."""
+        encode = partial(self._compiled_encode, state.weights, state.statistics)
+        return np.concatenate([ops.convert_to_numpy(encode(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
 
     def _step(self, state: State, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[State, Any]:
         x = ops.take(images, batch, axis=0)
         x = ops.concatenate([view_of(x, fold_in(seed, 100 * number), VIEWS[self.config.views]) for number in range(2)])
-        objective = partial(self._loss, x)
-        value, gradient = value_and_grad(objective)(state.weights)
-        return State(*adam_step(state.weights, gradient, state.adam, rate)), value
 
-    def _loss(self, x: Any, weights: list[Any]) -> Any:
-        return contrastive_loss(self._encode(weights, x), self.config.temperature)
+        def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
+            outputs, statistics = self._model(weights, state.statistics, x, training=True)
+            compared = ops.normalize(outputs[-1] if self.config.projection_head else outputs, axis=1)
+            return contrastive_loss(compared, self.config.temperature), statistics
 
-    def _encode(self, weights: list[Any], x: Any) -> Any:
-        return ops.normalize(self._model(weights, self._rest, x)[0], axis=1)
+        (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
+        weights, adam = adam_step(state.weights, gradient, state.adam, rate)
+        return State(weights, statistics, adam), value
+
+    def _encode(self, weights: list[Any], statistics: list[Any], x: Any) -> Any:
+        outputs = self._model(weights, statistics, x)[0]
+        return ops.normalize(outputs[0] if self.config.projection_head else outputs, axis=1)
+
+
+def with_projection_head(network: keras.Model, outputs: int, seed: int) -> keras.Model:
+    """A model of two outputs: what the network's last layer sees, and that layer, a ReLU and one more, (N, outputs).
+
+    Fresh weights, a pure function of the seed. Source: arXiv 2002.05709, section 2.1.
+    """
+    projected = layers.Dense(outputs)(layers.ReLU()(network.output))
+    model = keras.Model(network.inputs, [network.layers[-1].input, projected])
+    model.set_weights(initial_weights(model, seed))
+    return model
 
 
 def view_of(x: Any, seed: Any, view: View) -> Any:
     """One view of each image (B, H, W, C), a pure function of the seed, of which counts below 100 are used."""
     height = x.shape[1]
-    x = random_affine(
-        x, seed, rotation=view.rotation, scale=view.scale, shift=view.shift * height, flip=view.flip
-    )  # fmt: skip
-    return replace(view.jitter, blur=view.blur * height).augmented(x, fold_in(seed, 1))
+    if view.crop:
+        x = random_resized_crop(x, seed, smallest=view.crop)
+    else:
+        x = random_affine(x, seed, rotation=view.rotation, scale=view.scale, shift=view.shift * height)
+    x = replace(view.jitter, blur=view.blur * height).augmented(x, fold_in(seed, 1))
+    if not view.grey:
+        return x
+    chosen = uniform((x.shape[0], 1, 1, 1), fold_in(seed, 90)) < view.grey
+    return ops.where(chosen, ops.mean(x, axis=3, keepdims=True), x)
 
 
 def contrastive_loss(z: Any, temperature: float) -> Any:

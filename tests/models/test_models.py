@@ -26,6 +26,8 @@ def count(weights: list) -> int:
         # The counts that Keras prints for the networks of its CIFAR10 ResNet example.
         ("resnet20v1", (32, 32, 3), 274_442, 273_066),
         ("resnet20v2", (32, 32, 3), 574_090, 570_602),
+        # 269,824 of ResNet-20's weights join two of its layers of filters and grow with the square of the width.
+        ("resnet20v1x2", (32, 32, 3), 4 * 269_824 + 2 * (3_232 + 1_376) + 10, 4 * 269_824 + 2 * 3_232 + 10),
     ],
 )
 def test_published_sizes(architecture: str, image_shape: tuple, total: int, trainable: int) -> None:
@@ -37,7 +39,13 @@ def test_published_sizes(architecture: str, image_shape: tuple, total: int, trai
 
 @pytest.mark.parametrize(
     ("architecture", "image_shape"),
-    [("mnist_cnn", (28, 28, 1)), ("digits_cnn", (8, 8, 1)), ("resnet8v1", (8, 8, 3)), ("resnet11v2", (8, 8, 3))],
+    [
+        ("mnist_cnn", (28, 28, 1)),
+        ("digits_cnn", (8, 8, 1)),
+        ("resnet8v1", (8, 8, 3)),
+        ("resnet11v2", (8, 8, 3)),
+        ("resnet11v2x3", (8, 8, 3)),
+    ],
 )
 def test_models_give_logits(architecture: str, image_shape: tuple) -> None:
     model = build_model(architecture, image_shape, 7, seed=1)

@@ -8,7 +8,15 @@ import pytest
 from keras import ops
 
 from data.datasets import SPLITS, labels, load_dataset
-from evaluation.label_flipping.contrastive_features import VIEWS, Config, contrastive_loss, main, view_of
+from evaluation.label_flipping.contrastive_features import (
+    VIEWS,
+    Config,
+    Training,
+    View,
+    contrastive_loss,
+    main,
+    view_of,
+)
 from evaluation.label_flipping.features import load_features
 from models.neighbours import nearest
 from runtime.files import InputError
@@ -43,6 +51,29 @@ def test_views_are_other_images_of_the_same_thing(name: str) -> None:
     assert views[0].shape == x.shape and np.isfinite(views[0]).all()
 
 
+def test_some_views_lose_their_colours() -> None:
+    x = ops.convert_to_tensor(np.random.default_rng(0).uniform(size=(400, 8, 8, 3)).astype(np.float32))
+    seen = ops.convert_to_numpy(view_of(x, seed_pair(0), View(grey=0.25)))
+    grey = np.ptp(seen, axis=3).max(axis=(1, 2)) < 1e-6
+    assert 0.18 < grey.mean() < 0.32
+    np.testing.assert_allclose(seen[~grey], ops.convert_to_numpy(x)[~grey], atol=1e-5)
+
+
+def test_the_features_lie_below_the_projection_head(tiny_data_dir: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    training = Training(
+        config(tiny_data_dir, tmp_path, architecture="resnet8v1", projection_head=True), dataset.x_train
+    )
+    state = training.initial_state()
+    before = training.features(state, dataset.x_test[:5])
+    assert before.shape == (5, 64)
+    np.testing.assert_allclose(np.linalg.norm(before, axis=1), 1, atol=1e-5)
+    after, _ = training.step(state, 0)
+    assert all(np.abs(new - old).max() > 0 for new, old in zip(after.weights[-4:], state.weights[-4:], strict=True))
+    changed = [np.abs(new - old).max() > 0 for new, old in zip(after.statistics, state.statistics, strict=True)]
+    assert all(changed) and len(changed) > 10  # BatchNorm's averages follow the batches
+
+
 def test_neighbours_share_more_classes_than_before_training(tiny_data_dir: Path, tmp_path: Path) -> None:
     dataset = load_dataset(tiny_data_dir)
     y, y_test = labels(dataset.y_train), labels(dataset.y_test)
@@ -56,9 +87,10 @@ def test_neighbours_share_more_classes_than_before_training(tiny_data_dir: Path,
     assert purity[0] > purity[1] + 0.05 and purity[0] > 0.75
 
 
-def test_a_stopped_run_ends_with_the_same_features(tiny_data_dir: Path, tmp_path: Path) -> None:
-    whole = main(config(tiny_data_dir, tmp_path / "whole", epochs=1))
-    stopped = config(tiny_data_dir, tmp_path / "stopped", epochs=1)
+@pytest.mark.parametrize("head", [False, True])
+def test_a_stopped_run_ends_with_the_same_features(head: bool, tiny_data_dir: Path, tmp_path: Path) -> None:
+    whole = main(config(tiny_data_dir, tmp_path / "whole", epochs=1, projection_head=head))
+    stopped = config(tiny_data_dir, tmp_path / "stopped", epochs=1, projection_head=head)
     with pytest.raises(StoppedEarly):
         main(dataclasses.replace(stopped, max_minutes=1e-9))
     path = main(stopped)
