@@ -13,13 +13,13 @@ PLAN := evaluation/tables/run_plan.py --plan
 demo: $(INSTALLED)
 	$(RUN) $(PLAN) config/demo.yaml $(if $(filter all,$(METHOD)),,--methods $(METHOD))
 
-# make plan TABLE=mnist_methods FLAGS="--max-minutes 60": a plan of config/, one job after the other.
+# make plan TABLE=mnist_methods FLAGS="--processes 2 --max-minutes 60": a plan of config/.
 TABLE ?= digits
 
 plan: $(INSTALLED)
 	$(RUN) $(PLAN) config/$(TABLE).yaml $(FLAGS)
 
-# make table TABLE=mnist_paper FLAGS="--config runs=1": the same in parallel, by Snakemake, and anything that it takes.
+# make table TABLE=mnist_paper FLAGS="--config runs=1": the same by Snakemake, and anything that it takes.
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
 
 table: $(INSTALLED)

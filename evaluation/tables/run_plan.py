@@ -1,36 +1,37 @@
-"""Run a plan in this process, one job after the other: data, poison, victims, certificates, then tables and figures.
+"""Run a plan, one job after the other or several at once: data, poison, victims, certificates, tables and figures.
 
     python evaluation/tables/run_plan.py --plan config/digits.yaml
     python evaluation/tables/run_plan.py --plan config/mnist_paper.yaml --methods macer --set "target_classes=[3]"
     python evaluation/tables/run_plan.py --plan config/mnist_published.yaml --max-minutes 9.5
+    KERAS_BACKEND=jax python evaluation/tables/run_plan.py --plan config/mnist_methods.yaml --processes 14
 
 Finished jobs are kept and a stopped one goes on from its checkpoint when the same command is run again. A job that
 fails stops no other that does not need it. Each job is a call of a script that a user may make by hand; its output is
 in <work_dir>/logs. For many jobs at a time, and for clusters, see the Snakefile: it makes the same files.
 """
 
-import gc
 import importlib
 import os
-import runpy
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from evaluation.tables.plan import LIMITED, Job, Plan, plan_of, read_plan, yaml_values
+from evaluation.tables.job_runs import run_at_once, run_job
+from evaluation.tables.plan import Job, Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
 from runtime.checks import require_place
 from runtime.command_line import parsed, run_script
-from runtime.files import InputError, unwritable, write_json
+from runtime.files import InputError, write_json
+from runtime.long_run import require_positive
 from runtime.progress import listening, progress
 from runtime.provenance import project_path, shown_path
-from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
+from runtime.stop import Stop, StoppedEarly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +46,15 @@ class Config:
     """Entries of the plan to replace, as runs=1 "target_classes=[3]"."""
     directory: Path = project_path("")
     """Folder that the plan's own paths start from."""
+    processes: int = 1
+    """Jobs at a time, each in a process that stays and keeps what it has compiled: several fill one GPU."""
     max_minutes: float | None = None
     """Stop cleanly after this long; the same command continues."""
 
 
 def main(config: Config) -> None:
     """Run the plan's jobs. Raises InputError where one failed, after the others are done, and StoppedEarly."""
+    require_positive(config, "processes")
     plan = _with_changes(read_plan(config.plan), config)
     for name, folder in plan.folders.items():
         require_place(f"the folder {name!r}", config.directory / folder, folder=True)
@@ -64,20 +68,19 @@ def main(config: Config) -> None:
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
     write_json(plan.folders["work"] / "plan.json", msgspec.to_builtins(plan))
-    failed: dict[Job, str] = {}
     with stopped as stop:
-        with _PlanBar(jobs) as bar:
-            for job in jobs:
-                with bar.during(job):
-                    lacks = {path for one in failed for path in one.outputs} & set(job.needs)
-                    if lacks:
-                        failed[job] = f"needs {shown_path(lacks.pop())}"
-                    elif not (job.rule == "data" and job.outputs[0].is_file()) and (line := _run(job, stop)):
-                        failed[job] = line
-                if stop.reason:
-                    raise StoppedEarly(f"{stop.reason} after {job.name}")
+        to_do = [job for job in jobs if not (job.rule == "data" and job.outputs[0].is_file())]
+        with _PlanBar(to_do, config.processes) as bar:
+            if config.processes == 1:
+                runs = _in_turn(to_do, stop, bar)
+            else:
+                runs = run_at_once(to_do, config.processes, stop, bar.begin, bar.end)
+            failed = {job: line for job, line in runs if line}
+        for job in jobs:  # those that need what was not made
+            if lacks := {path for one in failed for path in one.outputs} & set(job.needs):
+                failed[job] = f"needs {shown_path(lacks.pop())}"
         incomplete = plan.folders["work"] / "incomplete"
-        if line := _run(tables, stop, f"--results-dir {shlex.quote(str(incomplete))}" if failed else ""):
+        if line := run_job(tables, stop, f"--results-dir {shlex.quote(str(incomplete))}" if failed else ""):
             failed[tables] = line
     if failed:
         for job, line in failed.items():
@@ -119,39 +122,20 @@ def _with_changes(plan: Plan, config: Config) -> Plan:
     return plan_of(values, f"{config.plan} with --set")
 
 
-def _run(job: Job, stop: Stop, more_flags: str = "") -> str | None:
-    """Run a job's script as a shell does, its output in a log; what is wrong in a line where it fails.
-
-    Raises StoppedEarly where the job stopped when it was asked to.
-    """
-    limit = "--on-other-settings start_afresh" if job.rule in LIMITED else ""
-    if job.rule in LIMITED and stop.minutes_left is not None:
-        limit += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
-    script = project_path(job.script)
-    words = shlex.split(f"{job.flags} {limit} {more_flags}")
-    log = job.work / "logs" / f"{job.name}.log"
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("a", encoding="utf-8")
-    except OSError as error:
-        raise unwritable(log, error) from error
-    arguments, sys.argv = sys.argv, [str(script), *words]
-    import keras  # once runtime has set what the backend reads
-
-    try:
-        # A model's layers are named by a count that starts afresh in each process.
-        keras.utils.clear_session()
-        gc.collect()
-        with output, redirect_stderr(output), nullcontext() if job.rule == "tables" else redirect_stdout(output):
-            runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as left:
-        if left.code == STOPPED_EARLY:
-            raise StoppedEarly(f"{stop.reason or 'asked to'} during {job.name}") from None
-        if left.code:
-            return log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
-    finally:
-        sys.argv = arguments
-    return None
+def _in_turn(jobs: Sequence[Job], stop: Stop, bar: "_PlanBar") -> Iterator[tuple[Job, str | None]]:
+    """Run jobs one after the other in this process; as run_at_once."""
+    lost: set[Path] = set()
+    for job in jobs:
+        if lost.isdisjoint(job.needs):
+            with bar.during(job):
+                line = run_job(job, stop)
+            if line:
+                lost.update(job.outputs)
+            yield job, line
+        else:
+            lost.update(job.outputs)
+        if stop.reason:
+            raise StoppedEarly(f"{stop.reason} after {job.name}")
 
 
 class _PlanBar:
@@ -160,8 +144,9 @@ class _PlanBar:
     Use as a context manager.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._left = list(jobs)
+    def __init__(self, jobs: Sequence[Job], processes: int = 1) -> None:
+        self._left, self._processes = list(jobs), processes
+        self._begun: dict[Job, tuple[float, bool]] = {}  # jobs under way: since when, and whether they were done before
         self._seconds: dict[str, list[float]] = {}
         self._shown = 0.0
         form = "{desc}{bar}| {n_fmt} of {total_fmt} jobs, {elapsed} spent{postfix}"
@@ -175,17 +160,26 @@ class _PlanBar:
 
     @contextmanager
     def during(self, job: Job) -> Iterator[None]:
-        """Show the time left while a job runs, and learn from it how long such jobs take."""
-        kept, started = job.outputs[0].exists(), time.monotonic()
-        self._left.remove(job)
+        """Show the time left while a job runs in this process."""
+        self.begin(job)
 
         def told(share_done: float) -> None:
-            spent = time.monotonic() - started
+            spent = time.monotonic() - self._begun[job][0]
             self._show(job, spent / max(share_done, 1e-6) - spent)
 
-        self._show(job, self._expected(job))
         with listening(told):
             yield
+        self.end(job)
+
+    def begin(self, job: Job) -> None:
+        """A job begins, wherever it runs."""
+        self._left.remove(job)
+        self._begun[job] = time.monotonic(), job.outputs[0].exists()
+        self._show(job, self._expected(job))
+
+    def end(self, job: Job) -> None:
+        """It is over: learn from it how long such jobs take."""
+        started, kept = self._begun.pop(job)
         if not kept:
             for name in (job.script, job.rule):
                 self._seconds.setdefault(name, []).append(time.monotonic() - started)
@@ -196,9 +190,12 @@ class _PlanBar:
         return sum(known) / len(known)
 
     def _show(self, job: Job, seconds: float) -> None:
-        if time.monotonic() - self._shown > 0.5:
-            self._shown = time.monotonic()
-            left = self._bar.format_interval(seconds + sum(map(self._expected, self._left)))
+        now = time.monotonic()
+        if now - self._shown > 0.5:
+            self._shown = now
+            under_way = [self._expected(one) - now + since for one, (since, _) in self._begun.items() if one != job]
+            seconds += sum(max(0.0, one) for one in under_way) + sum(map(self._expected, self._left))
+            left = self._bar.format_interval(seconds / self._processes)
             self._bar.set_postfix_str(f"about {left} left: {job.name}")
 
 

@@ -1,10 +1,10 @@
 """A plan in one process: it stops, goes on, names what failed, and makes the files that single scripts make."""
 
-import dataclasses
+import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from evaluation.tables.plan import read_plan
 from evaluation.tables.records import collect
 from models.saving import load_model
 from runtime.files import InputError, read_json, write_json
-from runtime.stop import StoppedEarly
+from runtime.stop import STOPPED_EARLY
 
 ROOT = Path(data.__file__).parents[1]
 PLAN: dict[str, Any] = {
@@ -51,20 +51,62 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def partly_failed(folder: Path) -> Done:
-    config = run_plan.Config(plan=write_plan(folder), directory=folder)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        redirect_stdout(StringIO()) as printed,
-        redirect_stderr(StringIO()) as failed,
-    ):
-        patch.chdir(folder)
-        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            patch.setenv(name, "1")  # else the process would start again
-        with pytest.raises(StoppedEarly, match="the limit of 1e-09 minutes"):
-            run_plan.main(dataclasses.replace(config, max_minutes=1e-9))
-        with pytest.raises(InputError) as caught:
-            run_plan.main(config)
-    return Done(str(caught.value), printed.getvalue(), failed.getvalue())
+    return run_partly(folder, processes=1)
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The same in three processes, in another folder."""
+    folder = tmp_path_factory.mktemp("at_once")
+    return folder, run_partly(folder, processes=3)
+
+
+def run_partly(folder: Path, processes: int) -> Done:
+    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(write_plan(folder))]
+    command += ["--directory", str(folder), "--processes", str(processes)]
+    run = partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=600)
+    if processes == 1:
+        stopped = run([*command, "--max-minutes", "1e-9"])
+        assert stopped.returncode == STOPPED_EARLY and "the limit of 1e-09 minutes" in stopped.stderr
+    done = run(command)
+    assert done.returncode == 2
+    failed, _, error = done.stderr.rstrip().rpartition("\n")
+    return Done(error, done.stdout, failed)
+
+
+def test_several_processes_make_the_same_files_and_name_the_same_failures(
+    folder: Path, partly_failed: Done, at_once: tuple[Path, Done]
+) -> None:
+    there, done = at_once
+    assert done.error == partly_failed.error and done.printed == partly_failed.printed
+    assert sorted(done.failed.splitlines()) == sorted(partly_failed.failed.splitlines())
+    for job in read_plan(folder / "plan.yaml").jobs()[1:-1]:
+        assert [(there / path).is_file() for path in job.outputs] == [(folder / path).is_file() for path in job.outputs]
+        if job.rule in ("poison", "control", "victim") and "macer" not in job.name:
+            assert contents(there / job.outputs[0]) == contents(folder / job.outputs[0])
+    tables = "runs/tables/toy/incomplete/tables.csv"
+    assert (there / tables).read_text() == (folder / tables).read_text()
+
+
+def test_several_processes_stop_when_asked_and_leave_none_behind(tmp_path: Path) -> None:
+    plan = read_plan(write_plan(tmp_path))
+    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(tmp_path / "plan.yaml")]
+    command += ["--directory", str(tmp_path), "--methods", "gaussianaug", "--processes", "2"]
+    command += ["--set", "victim={all: {epochs: 10000}}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    victims = tmp_path / plan.folders["work"] / "runs" / "gaussianaug_digits_cnn_sigma_0.25"
+    deadline = time.monotonic() + 300
+    while len(list(victims.rglob("events.out*"))) < 2:  # two are being trained
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == STOPPED_EARLY and said.startswith("stopped: SIGTERM"), said
+    assert len(list(victims.rglob("checkpoint.npz"))) == 2
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):  # multiprocessing's own helper ends once its parent has
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
@@ -112,7 +154,10 @@ def test_what_a_script_makes_by_itself_is_the_same(
         job = [job for job in plan.jobs() if job.rule == rule and "macer" not in job.flags][-1]
         flags = job.flags.replace(str(job.outputs[0].parent), str(tmp_path)).split()
         flags[flags.index("--run-dir") + 1] = str(tmp_path / "run")
-        subprocess.run([sys.executable, ROOT / job.script, *flags], check=True, capture_output=True)
+        threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+        subprocess.run(
+            [sys.executable, ROOT / job.script, *flags], check=True, capture_output=True, env={**os.environ, **threads}
+        )
         one, other = (contents(folder / job.outputs[0].name) for folder in (tmp_path, job.outputs[0].parent))
         assert one == other
         command = read_json(job.outputs[1])["command"]
@@ -132,6 +177,7 @@ def contents(path: Path) -> list[Any]:
     [
         ({"set": ("epsylon=0.1",)}, r"--set epsylon=0\.1: give an entry of the plan as name=value"),
         ({"set": ("runs=0",)}, "runs must be positive, got 0"),
+        ({"processes": 0}, "processes must be positive, got 0"),
         ({"methods": ("smoothadv",)}, "the plan has gaussianaug, macer"),
     ],
     ids=str,
