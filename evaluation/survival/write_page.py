@@ -138,11 +138,14 @@ def _studies_of(path: Path) -> dict[tuple[str, float, int], Study]:
     plan = read_plan(path)
     entries = read_entries(plan, path.parent)
     of_kinds: dict[tuple[str, float, int], dict[str, dict[str, Entry]]] = {}
-    for cell in plan.main_cells():
+    main_cells, kinds = plan.main_cells(), plan.victim_variants()
+    for cell in dict.fromkeys([*main_cells, *plan.method_transfer_cells()]):
         key = cell.victim.method, cell.victim.sigma, cell.target_class
-        of_kinds.setdefault(key, {}).setdefault(cell.row, {})[cell.victim.variant] = entries[cell]
+        name = cell.row if cell in main_cells or cell.poison is None else f"against {cell.poison.against}"
+        of_kinds.setdefault(key, {}).setdefault(name, {})[cell.victim.variant] = entries[cell]
     return {
-        key: Study(plan, path.parent, key[1], plan.victim_variants(), [Row(*one) for one in rows.items()])
+        # A transfer has one kind of victims.
+        key: Study(plan, path.parent, key[1], kinds, [Row(*one) for one in rows.items() if len(one[1]) == len(kinds)])
         for key, rows in of_kinds.items()
     }
 
