@@ -336,15 +336,18 @@ def save_beyond_jitter(path: Path, studies: Sequence[Study]) -> None:
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    for number, study in enumerate(one for one in studies if JITTERED in one.kinds):
+    colours: dict[str, str] = {}
+    for study in (one for one in studies if JITTERED in one.kinds):
         plan = study.plan
         label = f"{plan.dataset}, class {_first(study).target_class}, σ {study.sigma:g}, ε {plan.epsilon:g}"
-        axes.plot([], [], "s", color=f"C{number}", label=label)
+        if label not in colours:
+            colours[label] = f"C{len(colours)}"
+            axes.plot([], [], "s", color=colours[label], label=label)
         for row in study.rows[1:]:
             entry, less = row.entries[JITTERED], study.reduction(row, JITTERED)
             seen = entry.runs[0].visibility if entry.runs else {}
             if less is not None and BEYOND in seen:
-                axes.plot(seen[BEYOND], less, "x" if row.is_control else "o", color=f"C{number}", ms=5, alpha=0.8)
+                axes.plot(seen[BEYOND], less, "x" if row.is_control else "o", color=colours[label], ms=5, alpha=0.8)
     axes.plot([], [], "x", color="grey", label="controls")
     axes.plot([], [], "o", color="grey", label="optimised")
     axes.axhline(0, color="black", lw=0.8)
