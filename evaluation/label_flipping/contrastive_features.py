@@ -130,7 +130,9 @@ class Training:
         network = build_model(config.architecture, shape, config.dimension, seed)
         if config.projection_head:
             network = with_projection_head(network, config.dimension, seed)
-        self._model = StatelessModel(network, "proper")
+        else:
+            network = keras.Model(network.inputs, [network.output, network.output])
+        self._model = StatelessModel(network, "proper")  # gives the features, and what the loss compares
         self._weights, self._statistics = self._model.initial()
         self._images = ops.convert_to_tensor(x)
         self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
@@ -164,17 +166,16 @@ class Training:
         x = ops.concatenate([view_of(x, fold_in(seed, 100 * number), VIEWS[self.config.views]) for number in range(2)])
 
         def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
-            outputs, statistics = self._model(weights, state.statistics, x, training=True)
-            compared = ops.normalize(outputs[-1] if self.config.projection_head else outputs, axis=1)
-            return contrastive_loss(compared, self.config.temperature), statistics
+            (_, compared), statistics = self._model(weights, state.statistics, x, training=True)
+            return contrastive_loss(ops.normalize(compared, axis=1), self.config.temperature), statistics
 
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
         weights, adam = adam_step(state.weights, gradient, state.adam, rate)
         return State(weights, statistics, adam), value
 
     def _encode(self, weights: list[Any], statistics: list[Any], x: Any) -> Any:
-        outputs = self._model(weights, statistics, x)[0]
-        return ops.normalize(outputs[0] if self.config.projection_head else outputs, axis=1)
+        (features, _), _ = self._model(weights, statistics, x)
+        return ops.normalize(features, axis=1)
 
 
 def with_projection_head(network: keras.Model, outputs: int, seed: int) -> keras.Model:

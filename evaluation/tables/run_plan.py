@@ -124,16 +124,14 @@ def _with_changes(plan: Plan, config: Config) -> Plan:
 
 def _in_turn(jobs: Sequence[Job], stop: Stop, bar: "_PlanBar") -> Iterator[tuple[Job, str | None]]:
     """Run jobs one after the other in this process; as run_at_once."""
-    lost: set[Path] = set()
+    lost = {path for job in jobs for path in job.outputs}  # what is not made
     for job in jobs:
         if lost.isdisjoint(job.needs):
             with bar.during(job):
                 line = run_job(job, stop)
-            if line:
-                lost.update(job.outputs)
+            if not line:
+                lost.difference_update(job.outputs)
             yield job, line
-        else:
-            lost.update(job.outputs)
         if stop.reason:
             raise StoppedEarly(f"{stop.reason} after {job.name}")
 
