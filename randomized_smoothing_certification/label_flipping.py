@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
@@ -215,19 +215,28 @@ def smooth_least_squares(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) ->
     return answers(prediction, log_eps)
 
 
-def smooth_votes(counts: np.ndarray, noise: LabelFlips) -> Smoothed:
-    """The smoothed vote of k neighbours at m test points: ``smooth_least_squares`` for equal weights.
+class Votes(NamedTuple):
+    """Training points that vote at m test points, each with the weight 1, by their class: int (m, K) each."""
 
-    counts: neighbours of every class, int (m, K).
-    """
-    prediction = np.argmax(counts, axis=1)
-    points = np.arange(len(counts))
-    log_eps = np.full(len(counts), -np.inf)
+    support: np.ndarray
+    """They raise the score of their class by 1."""
+    against: np.ndarray | int = 0
+    """They lower it by 1; 0 for nobody."""
+
+
+def smooth_votes(votes: Votes, noise: LabelFlips) -> Smoothed:
+    """The smoothed vote at m test points: ``smooth_least_squares`` for weights of one size."""
+    support, against = np.broadcast_arrays(*votes)
+    prediction = np.argmax(support - against, axis=1)
+    points = np.arange(len(support))
+    log_eps = np.full(len(support), -np.inf)
     for rival in range(noise.num_classes):
         chosen = points[prediction != rival]
-        own, others = counts[chosen, prediction[chosen]], counts[chosen, rival]
-        sides = np.stack([own, others], axis=1)
-        rest = (counts[chosen].sum(axis=1) - own - others)[:, None]
+        own = prediction[chosen]
+        with_margin = support[chosen, own] + against[chosen, rival]
+        against_margin = support[chosen, rival] + against[chosen, own]
+        sides = np.stack([with_margin, against_margin], axis=1)
+        rest = ((support + against)[chosen].sum(axis=1) - with_margin - against_margin)[:, None]
         signed = np.tile([1.0, -1.0], (len(chosen), 1))
         bound = _log_chernoff(signed, np.ones(rest.shape), noise, sides.astype(np.float64), rest.astype(np.float64))
         log_eps[chosen] = np.maximum(log_eps[chosen], bound)
@@ -338,15 +347,16 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
     return np.where(survived < 0, ABSTAIN, prediction), np.maximum(survived, 0)
 
 
-def vote_flips(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The vote of k neighbours and its exact robustness, as greedy_flips: (classes, label changes survived), (m,) each.
+def vote_flips(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
+    """The vote and its exact robustness, as greedy_flips: (classes, label changes survived), int64 (m,) each.
 
-    A changed label takes a vote from the first class and gives it to the second: 2 of the margin, and a tie is lost.
-    counts: neighbours of every class, int (m, K).
+    A changed label takes a vote from the first class and gives it to the second, or turns one against the second into
+    one against the first: 2 of the margin, and a tie is lost.
     """
-    second, first = np.sort(counts, axis=1)[:, -2:].T
+    scores = np.subtract(*votes)
+    second, first = np.sort(scores, axis=1)[:, -2:].T
     margin = first - second
-    return np.where(margin > 0, np.argmax(counts, axis=1), ABSTAIN), np.maximum(margin - 1, 0) // 2
+    return np.where(margin > 0, np.argmax(scores, axis=1), ABSTAIN), np.maximum(margin - 1, 0) // 2
 
 
 def certified_accuracy(flips: np.ndarray, correct: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,6 +12,15 @@ from randomized_smoothing_certification.label_flipping import Bound, LabelFlips
 from runtime.files import InputError
 from runtime.long_run import RunControls, require_not_negative, require_positive
 from runtime.provenance import project_path
+
+Learner = Literal["least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares"]
+SETTINGS: dict[Learner, tuple[str, ...]] = {
+    "least_squares": ("ridge",),
+    "neighbours": ("neighbours",),
+    "kernel": ("bandwidth",),
+    "signed_neighbours": ("neighbours",),
+    "signed_least_squares": ("ridge", "neighbours"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +60,11 @@ class LabelFlippingConfig(RunControls):
     random walk over nearest neighbours joins."""
     diffusion_neighbours: int = 10
     """Nearest neighbours that are joined in the diffusion map."""
-    learner: Literal["least_squares", "neighbours", "kernel"] = "least_squares"
+    learner: Learner = "least_squares"
     """What is certified: ridge regression, the vote of the nearest neighbours, or kernel regression. Each gives a class
-    the sum of fixed weights over its training labels."""
+    the sum of fixed weights over its training labels. signed_neighbours and signed_least_squares: the nearest, or those
+    of the largest weight in ridge regression, vote for their labels and all others against theirs, which certifies the
+    most changes."""
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
     ridge: float | None = None
@@ -60,7 +72,8 @@ class LabelFlippingConfig(RunControls):
     ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     """Candidates for ridge."""
     neighbours: tuple[int, ...] = (300, 1000, 3000)
-    """How many neighbours vote; the best on held-out training images where there are several."""
+    """How many neighbours vote (signed: for their labels); the best on held-out training images where there are
+    several."""
     bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images; as neighbours."""
@@ -89,18 +102,15 @@ class LabelFlippingConfig(RunControls):
     """Per-point files, curve, table, figure and settings go to a folder <name> in here."""
 
     @property
-    def candidates(self) -> tuple[float, ...]:
-        """Values of the learner's own setting, ``setting_name``, that are tried."""
-        if self.learner == "neighbours":
-            return self.neighbours
-        if self.learner == "kernel":
-            return self.bandwidths
-        return self.ridges if self.ridge is None else (self.ridge,)
-
-    @property
-    def setting_name(self) -> str:
-        """What the learner's own setting is called."""
-        return {"least_squares": "ridge", "neighbours": "neighbours", "kernel": "bandwidth"}[self.learner]
+    def candidates(self) -> list[dict[str, float]]:
+        """The learner's own settings that are tried, every combination."""
+        values = {
+            "ridge": self.ridges if self.ridge is None else (self.ridge,),
+            "neighbours": self.neighbours,
+            "bandwidth": self.bandwidths,
+        }
+        names = SETTINGS[self.learner]
+        return [dict(zip(names, chosen, strict=True)) for chosen in product(*(values[name] for name in names))]
 
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from attack_generation.figures import save_png
-from evaluation.label_flipping.config import LabelFlippingConfig
+from evaluation.label_flipping.config import SETTINGS, LabelFlippingConfig, Learner
 from evaluation.label_flipping.features import features_name
 from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.label_flipping import LabelFlips
@@ -17,7 +17,14 @@ from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from runtime.files import write_text
 
 TSV_COLUMNS = ("idx", "label", "predict", "flips", "correct")
-EXACT = {"least_squares": "ridge", "neighbours": "neighbours", "kernel": "kernel"}  # curve of each learner itself
+# The curve of each learner itself.
+EXACT: dict[Learner, str] = {
+    "least_squares": "ridge",
+    "neighbours": "neighbours",
+    "kernel": "kernel",
+    "signed_neighbours": "signed",
+    "signed_least_squares": "signed",
+}
 _CSV_POINTS = 300  # of a certificate's curve, at most twice as many
 
 
@@ -58,6 +65,7 @@ def curve_label(curve: LabelCurve) -> str:
     name = {
         "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "plain ridge, exact",
         "neighbours": "plain neighbours, exact", "kernel": "plain kernel regression, exact",
+        "signed": "plain signed votes, exact",
         "network_random": "network, random flips", "network_greedy": "network, greedy flips",
         "network_pointwise": "network, attacked per point",
     }[curve.name]  # fmt: skip
@@ -108,14 +116,16 @@ def text_table(
     shape: of the training features.
     """
     size, flips = shape[0], round(config.at * shape[0])
-    given, setting = len(config.candidates) == 1, config.setting_name
+    given, settings = len(config.candidates) == 1, SETTINGS[config.learner]
     how = "given" if given else f"chosen on {choice['held_out']} held-out training images"
-    holds = f"{setting} and q fixed beforehand" + ("" if given else ": the labels that chose them count as trusted")
+    chosen = ", ".join(f"{name} {choice[name]:g}" for name in settings)
+    holds = f"{', '.join(settings)} and q fixed beforehand" + (
+        "" if given else ": the labels that chose them count as trusted"
+    )
     at = f"{flips} flips ({config.at:.1%})"
     lines = [
         f"{title}: {size:,} training points ({held_out:,} of them held out for choices), {test_points:,} test points",
-        f"features {features_name(config)} ({shape[1]}), {setting} {choice[setting]:g} ({how}), "
-        f"q {choice['q']:g} best there",
+        f"features {features_name(config)} ({shape[1]}), {chosen} ({how}), q {choice['q']:g} best there",
         f"certificates hold for {holds}",
         "",
         f"{'classifier':30s}  {'without attack':>14s}  {at:>18s}  {'median flips':>12s}",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.datasets import SPLITS, load_dataset
-from evaluation.label_flipping.config import LabelFlippingConfig
+from evaluation.label_flipping.config import SETTINGS, LabelFlippingConfig
 from evaluation.label_flipping.features import Features, features_name
 from evaluation.label_flipping.images import Images, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
@@ -29,6 +29,7 @@ from randomized_smoothing_certification.fixed_weights import (
     FixedWeights,
     KernelRegression,
     NearestNeighbours,
+    SignedVotes,
     certify_block,
 )
 from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, certified_accuracy
@@ -86,7 +87,7 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
         remove_leftovers(*files)
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
-        weights = _weights(config, x, choice[config.setting_name])
+        weights = _weights(config, x, choice)
         points = _certify_points(config, weights, everything, x_test, kept)
         networks = undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop)
         curves = _curves(config, points, test.y, everything) + networks
@@ -114,32 +115,40 @@ def _choose(
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
     fitted = cache(lambda: features((train,), held_out.at(drawn)))  # not where every value's scores are kept
 
-    def with_value(value: float) -> list[dict[str, float]]:
+    def with_settings(settings: dict[str, float]) -> list[dict[str, float]]:
         x, x_held_out = fitted()
-        weights = _weights(config, x, value)
+        weights = _weights(config, x, settings)
         blocks = [certify_block(weights, part, train.y, _noises(config, train.classes)) for part in _blocks(x_held_out)]
         scores = []
         for number, noise in enumerate(_noises(config, train.classes)):
             smoothed = Smoothed(*map(np.concatenate, zip(*(block.smoothed[number] for block in blocks), strict=True)))
             of_q = _held_out_scores(config, noise, smoothed, train, held_out.y[drawn])
-            scores.append({config.setting_name: value, "q": noise.q, **of_q})
+            scores.append({**settings, "q": noise.q, **of_q})
         return scores
 
     tried = []
-    for value in progress(config.candidates, desc=f"choosing {config.setting_name} and q", unit="value"):
-        tried += kept.get(f"{config.setting_name}_{value:g}.json", partial(with_value, value))
+    names = SETTINGS[config.learner]
+    for settings in progress(config.candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
+        file = "_".join(f"{name}_{value:g}" for name, value in settings.items())
+        tried += kept.get(f"{file}.json", partial(with_settings, settings))
     best = max(tried, key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
-    chosen = {name: best[name] for name in (config.setting_name, "q")}
+    chosen = {name: best[name] for name in (*names, "q")}
     return {**chosen, "held_out": len(drawn), "tried": tried}
 
 
-def _weights(config: LabelFlippingConfig, x: np.ndarray, value: float) -> FixedWeights:
-    """The learner fitted to features x (n, d) with a value of its own setting."""
-    if config.learner == "neighbours":
-        return NearestNeighbours(x, int(value))
-    if config.learner == "kernel":
-        return KernelRegression(x, value)
-    return KernelVectors(x, value)
+def _weights(config: LabelFlippingConfig, x: np.ndarray, settings: dict[str, float]) -> FixedWeights:
+    """The learner fitted to features x (n, d) with values of its own settings."""
+    match config.learner:
+        case "neighbours":
+            return NearestNeighbours(x, int(settings["neighbours"]))
+        case "kernel":
+            return KernelRegression(x, settings["bandwidth"])
+        case "least_squares":
+            return KernelVectors(x, settings["ridge"])
+        case "signed_neighbours":
+            return SignedVotes.of_distance(x, int(settings["neighbours"]))
+        case "signed_least_squares":
+            return SignedVotes(KernelVectors(x, settings["ridge"]), len(x), int(settings["neighbours"]))
 
 
 def _noises(config: LabelFlippingConfig, classes: int) -> list[LabelFlips]:

@@ -8,9 +8,17 @@ from scipy.spatial.distance import cdist
 
 from models.neighbours import nearest, squared_distances
 from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.fixed_weights import KernelRegression, NearestNeighbours, certify_block
+from randomized_smoothing_certification.fixed_weights import (
+    FixedWeights,
+    KernelRegression,
+    NearestNeighbours,
+    SignedVotes,
+    certify_block,
+)
 from randomized_smoothing_certification.label_flipping import (
+    KernelVectors,
     LabelFlips,
+    Votes,
     _log_chernoff,
     greedy_flips,
     smooth_least_squares,
@@ -40,10 +48,19 @@ def test_nearest_and_distances_are_scipys(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_votes_are_certified_as_the_weights_that_they_are(classes: int) -> None:
     x, y, x_test = clusters(classes)
-    weights = NearestNeighbours(x, 21)
-    alpha = weights(x_test)
-    np.testing.assert_allclose(alpha.sum(axis=1), 1)
-    assert set(np.round(np.unique(alpha) * 21, 9)) == {0, 1}
+    for weights, size, values in (
+        (NearestNeighbours(x, 21), 21, {0, 1}),
+        (SignedVotes.of_distance(x, 21), 90, {-1, 1}),
+        (SignedVotes(KernelVectors(x, 1.0), 90, 30), 90, {-1, 1}),
+    ):
+        alpha = weights(x_test)
+        assert set(np.round(np.unique(alpha) * size, 9)) == values
+        _agree_with_the_general_ones(weights, alpha, y, x_test, classes)
+
+
+def _agree_with_the_general_ones(
+    weights: FixedWeights, alpha: np.ndarray, y: np.ndarray, x_test: np.ndarray, classes: int
+) -> None:
     noises = [LabelFlips(q, classes) for q in (0.05, 0.3)]
     found = certify_block(weights, x_test, y, noises)
     for noise, smoothed in zip(noises, found.smoothed, strict=True):
@@ -54,6 +71,51 @@ def test_votes_are_certified_as_the_weights_that_they_are(classes: int) -> None:
     np.testing.assert_array_equal(found.prediction, prediction)
     np.testing.assert_array_equal(found.flips, flips)
     assert found.flips.max() > 5 and found.smoothed[0].log_eps.min() < -1
+
+
+def test_signed_votes_predict_as_the_neighbours_and_survive_twice_as_many_changes() -> None:
+    """Where the classes are equally large; ties, which neither certifies, apart."""
+    x, y, x_test = clusters(3)
+    assert set(np.bincount(y)) == {30}
+    plain = certify_block(NearestNeighbours(x, 20), x_test, y, [LabelFlips(0.1, 3)])
+    signed = certify_block(SignedVotes.of_distance(x, 20), x_test, y, [LabelFlips(0.1, 3)])
+    np.testing.assert_array_equal(signed.prediction, plain.prediction)
+    won = plain.prediction != ABSTAIN
+    assert np.isin(signed.flips[won] - 2 * plain.flips[won], (0, 1)).all() and plain.flips.max() > 8
+
+
+def test_signed_votes_survive_exactly_so_many_changes() -> None:
+    """Every way to change a few labels of few points, scores as sums of the weights."""
+    random = np.random.default_rng(0)
+    reached = 0
+    for _ in range(40):
+        x, y = random.normal(size=(8, 1)), random.integers(0, 3, size=8)
+        weights = SignedVotes.of_distance(x, int(random.integers(1, 8)))
+        x_test = random.normal(size=(1, 1))
+        alpha, classes = np.sign(weights(x_test))[0], np.eye(3)
+        votes = weights.votes(x_test, y, 3)
+        prediction, flips = (int(array[0]) for array in vote_flips(votes))
+        scores = alpha @ classes[y]
+        np.testing.assert_array_equal(votes.support[0] - votes.against[0], scores)
+        if (scores == scores.max()).sum() > 1:
+            assert (prediction, flips) == (ABSTAIN, 0)
+            continue
+        assert prediction == scores.argmax()
+        lost = {}
+        for changes in (flips, flips + 1):
+            attacked = np.array(
+                [
+                    np.where(np.isin(np.arange(8), places), np.array(labels), y)
+                    for places in itertools.combinations(range(8), changes)
+                    for labels in itertools.product(range(3), repeat=8)
+                    if all(labels[i] == 0 for i in range(8) if i not in places)
+                ]
+            )
+            after = classes[attacked].transpose(0, 2, 1) @ alpha
+            lost[changes] = bool((np.delete(after, prediction, axis=1).max(axis=1) >= after[:, prediction]).any())
+        assert lost == {flips: False, flips + 1: True}
+        reached = max(reached, flips)
+    assert reached >= 2
 
 
 def test_counted_terms_are_repeated_terms() -> None:
@@ -72,7 +134,7 @@ def test_a_vote_survives_exactly_so_many_changes() -> None:
         counts = np.array([[own, *others]])
         if not own + sum(others):
             continue
-        prediction, flips = (int(array[0]) for array in vote_flips(counts))
+        prediction, flips = (int(array[0]) for array in vote_flips(Votes(counts)))
         y = np.repeat(np.arange(3), counts[0])
         best = counts[0].max()
         if (counts[0] == best).sum() > 1:
@@ -113,6 +175,9 @@ def test_settings_and_points_that_cannot_be() -> None:
     for k in (0, 6):
         with pytest.raises(InputError, match=f"neighbours must lie between 1 and the 5 training points, got {k}"):
             NearestNeighbours(x, k)
+    for k in (0, 5):
+        with pytest.raises(InputError, match=f"signed votes need from 1 to 4 neighbours of the 5 points, got {k}"):
+            SignedVotes.of_distance(x, k)
     for bandwidth in (0.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="bandwidth must be positive and finite"):
             KernelRegression(x, bandwidth)
@@ -127,9 +192,9 @@ def test_less_noise_certifies_more_flips_of_every_vote() -> None:
         flips = []
         for q in (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.45, 0.475, 0.49):
             noise = LabelFlips(q, 3, bound)  # type: ignore[arg-type]
-            flips.append(smooth_votes(counts, noise).certified(noise, 3000))
+            flips.append(smooth_votes(Votes(counts), noise).certified(noise, 3000))
         assert np.all(np.diff(flips, axis=0) <= 0) and flips[0].min() >= 0 and flips[0].max() > 100
-        assert np.all(flips[0] <= vote_flips(counts)[1])  # smoothing costs some of the exact certificate
+        assert np.all(flips[0] <= vote_flips(Votes(counts))[1])  # smoothing costs some of the exact certificate
 
 
 def _losers(k: int) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ import pytest
 import data
 from data.datasets import SPLITS, labels, load_dataset
 from data.preparation import SourceConfig, write_dataset
+from evaluation.label_flipping.config import SETTINGS
 from evaluation.label_flipping.features import save_features
 from evaluation.label_flipping.report import LabelCurve, value_at
 from evaluation.label_flipping.study import certify_labels
@@ -103,6 +104,8 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
     for learner, changes in (
         ("neighbours", {"neighbours": (20, 60), "diffusion": 6, "network_shares": (0.0, 0.2), "network_points": 0}),
         ("kernel", {"bandwidths": (0.1, 0.3), "network_shares": ()}),
+        ("signed_neighbours", {"neighbours": (20, 60), "network_shares": (0.0, 0.2), "network_points": 0}),
+        ("signed_least_squares", {"neighbours": (20, 60), "ridges": (1.0, 100.0), "network_shares": ()}),
     ):
         folder = tmp_path / learner
         main, config = toy("digits", tiny_data_dir, folder, learner=learner, **changes)
@@ -110,8 +113,10 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         (results,) = (folder / "results").iterdir()
         assert results.name == f"label_flipping_DIGITS_raw_{'diffusion_' * (learner == 'neighbours')}{learner}_tight"
         choice = json.loads((results / "settings.json").read_text())["choice"]
-        name = {"neighbours": "neighbours", "kernel": "bandwidth"}[learner]
-        assert len({one[name] for one in choice["tried"]}) == 2 and choice[name] in changes.get(learner, (0.1, 0.3))
+        names = SETTINGS[learner]
+        for name in names:
+            assert {one[name] for one in choice["tried"]} == set(changes[f"{name.removesuffix('s')}s"])
+        assert len(choice["tried"]) == 2 ** len(names) * len(config.q)
         points = read(results / "exact.tsv", "\t")
         assert np.mean([int(row["flips"]) * int(row["correct"]) for row in points]) > 5
         assert np.mean([row["correct"] == "1" for row in points]) > 0.75
@@ -121,7 +126,8 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         assert (
             len(same) > 30 and np.mean([int(smoothed[row["idx"]]["flips"]) <= int(row["flips"]) for row in same]) > 0.9
         )
-        assert f"{name} {choice[name]:g} (chosen on" in (results / "table.txt").read_text()
+        chosen = ", ".join(f"{name} {choice[name]:g}" for name in names)
+        assert f"{chosen} (chosen on" in (results / "table.txt").read_text()
 
 
 def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_data_dir: Path, tmp_path: Path) -> None:
