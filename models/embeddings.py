@@ -5,6 +5,7 @@ training images alone.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,13 +18,13 @@ Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] 
 _BATCH = 200  # images encoded together: keeps the activations of all their patches near 100 MiB
 
 
-def fit_embedding(name: EmbeddingName, x_train: np.ndarray, seed: int = 0) -> Embedding:
+def fit_embedding(name: EmbeddingName, x_train: np.ndarray, seed: int = 0, centroids: int = 200) -> Embedding:
     """Fit an embedding to training images; its features are centred on them and end with a constant 1.
 
     name: 'raw' pixels; 'pca', whitened principal components; 'random', random Fourier features of a Gaussian kernel
     (Rahimi and Recht, NIPS 2007); 'patches', k-means on whitened patches with triangle activation, pooled over the
     four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3), which is learned from the images. x_train: float32
-    (N, H, W, C) in [0, 1]. The same seed gives the same features.
+    (N, H, W, C) in [0, 1]. The same seed gives the same features. centroids: of k-means on patches, four features each.
 
     Raises InputError for an unknown name or images that are too few.
     """
@@ -31,7 +32,10 @@ def fit_embedding(name: EmbeddingName, x_train: np.ndarray, seed: int = 0) -> Em
         raise InputError(f"features must be one of {', '.join(get_args(EmbeddingName))}, got {name!r}")
     if len(x_train) < 2:
         raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}")
-    transform = {"raw": _raw, "pca": _pca, "random": _random, "patches": _patches}[name](x_train, seed)
+    fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
+        "raw": _raw, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
+    }  # fmt: skip
+    transform = fits[name](x_train, seed)
     mean = transform(x_train).mean(axis=0)
 
     def embed(x: np.ndarray) -> np.ndarray:
@@ -69,7 +73,7 @@ def _random(x_train: np.ndarray, seed: int, components: int = 1000) -> Embedding
     )
 
 
-def _patches(x_train: np.ndarray, seed: int, centroids: int = 200, patches: int = 50_000) -> Embedding:
+def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_000) -> Embedding:
     from sklearn.cluster import MiniBatchKMeans
 
     size = 6 if min(x_train.shape[1:3]) >= 24 else 3

@@ -55,6 +55,10 @@ class LabelFlippingConfig(RunControls):
     features_file: Path | None = None
     """Features from an .npz file in their place: float arrays train, val and test, a row for each image of the split,
     made without the labels (contrastive_features.py makes some)."""
+    joined: bool = False
+    """Keep the embedding beside the features of features_file, both centred and of mean squared norm 1."""
+    centroids: int = 200
+    """Centroids of k-means where the embedding is patches, for each of which there are four features."""
     diffusion: int = 0
     """Above 0, that many coordinates of a diffusion map of the features take their place: near are then images that a
     random walk over nearest neighbours joins."""
@@ -130,7 +134,9 @@ class LabelFlippingConfig(RunControls):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
         require_not_negative(self, "seed", "network_points", "diffusion")
-        require_positive(self, "diffusion_neighbours")
+        require_positive(self, "diffusion_neighbours", "centroids")
+        if self.joined and not self.features_file:
+            raise InputError("joined needs features_file, whose features stand beside those of the embedding")
         require_positive(self.network, "epochs", "batch_size", "learning_rate")
         require_architecture(self.network.architecture)
         for ridge in self.ridges if self.ridge is None else (self.ridge,):

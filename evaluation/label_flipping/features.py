@@ -16,6 +16,8 @@ from models.diffusion import fit_diffusion_map
 from models.embeddings import fit_embedding
 from runtime.files import InputError, load_archive, save_archive
 
+Pair = tuple[np.ndarray, np.ndarray]  # features of the images that they are fitted to, and of others
+
 
 class Features:
     """The features that a config names, of one dataset."""
@@ -24,15 +26,16 @@ class Features:
         self._config = config
         self._of_file = load_features(config.features_file, dataset) if config.features_file else None
 
-    def __call__(self, fitted: Sequence[Images], others: Images) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
         """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d)."""
         config = self._config
         if self._of_file is not None:
             x, x_others = np.concatenate([self._rows(images) for images in fitted]), self._rows(others)
-        else:
+        if self._of_file is None or config.joined:
             images = np.concatenate([images.x for images in fitted])
-            embed = fit_embedding(config.features, images, config.seed)
-            x, x_others = embed(images), embed(others.x)
+            embed = fit_embedding(config.features, images, config.seed, config.centroids)
+            embedded = embed(images), embed(others.x)
+            x, x_others = _beside(embedded, (x, x_others)) if config.joined else embedded
         if config.diffusion:
             x, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
             x_others = to_map(x_others)
@@ -43,9 +46,24 @@ class Features:
         return self._of_file[images.split][images.numbers]
 
 
+def _beside(embedded: Pair, of_file: Pair) -> Pair:
+    """Both centred and scaled to a mean squared norm of 1 on the fitted images; the embedding ends with a constant."""
+
+    def scaled(x: np.ndarray, x_others: np.ndarray) -> Pair:
+        mean = x.mean(axis=0)
+        scale = np.sqrt(x.var(axis=0).sum()) or 1.0
+        return (x - mean) / scale, (x_others - mean) / scale
+
+    constant = [x[:, -1:] for x in embedded]
+    parts = scaled(*(x[:, :-1] for x in embedded)), scaled(*of_file), constant
+    x, x_others = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
+    return x, x_others
+
+
 def features_name(config: LabelFlippingConfig) -> str:
     """What the features are called in names of files and in tables."""
     name = config.features_file.stem if config.features_file else config.features
+    name = f"{config.features}_{name}" if config.joined else name
     return f"{name}_diffusion" if config.diffusion else name
 
 

@@ -15,7 +15,8 @@ import data
 from data.datasets import SPLITS, labels, load_dataset
 from data.preparation import SourceConfig, write_dataset
 from evaluation.label_flipping.config import SETTINGS
-from evaluation.label_flipping.features import save_features
+from evaluation.label_flipping.features import Features, features_name, save_features
+from evaluation.label_flipping.images import images_of_classes
 from evaluation.label_flipping.report import LabelCurve, value_at
 from evaluation.label_flipping.study import certify_labels
 from runtime.files import InputError
@@ -149,6 +150,26 @@ def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_dat
     points = [read(folder / "exact.tsv", "\t") for folder in (own, of_file)]
     assert len(points[0]) == 40
     assert points[0] == points[1]
+
+
+def test_joined_features_are_both_of_one_scale(tiny_data_dir: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    random = np.random.default_rng(0)
+    arrays = {split: 1e3 * random.normal(3, 1, (len(getattr(dataset, f"x_{split}")), 5)) for split in SPLITS}
+    save_features(tmp_path / "wide.npz", arrays)
+    _, config = toy("digits", tiny_data_dir, tmp_path, features="patches", features_file=tmp_path / "wide.npz")
+    config = dataclasses.replace(config, joined=True, centroids=7)
+    assert features_name(config) == "patches_wide"
+    train, held_out, test = images_of_classes(dataset, config)
+    x, x_test = Features(config, dataset)((train, held_out), test)
+    assert x.shape[1] == 4 * 7 + 5 + 1 and len(x_test) == len(test.x)
+    for part in (x[:, :28], x[:, 28:33]):
+        np.testing.assert_allclose(part.mean(axis=0), 0, atol=1e-9)
+        assert np.square(part).sum(axis=1).mean() == pytest.approx(1)
+    assert (x[:, 33] == 1).all() and (x_test[:, 33] == 1).all()
+    of_file = np.concatenate([arrays["train"], arrays["val"]])
+    scale = np.sqrt(of_file.var(axis=0).sum())
+    np.testing.assert_allclose(x_test[:, 28:33], (arrays["test"] - of_file.mean(axis=0)) / scale, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +317,9 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
         ({"bandwidths": (0.1, 0.0)}, r"bandwidths must hold positive numbers, got \(0.1, 0.0\)"),
         ({"diffusion": -2}, "diffusion must not be negative, got -2"),
         ({"learner": "neighbours", "neighbours": (10**6,)}, "neighbours must lie between 1 and the"),
+        ({"learner": "signed_neighbours", "neighbours": (10**6,)}, "signed votes need from 1 to"),
+        ({"joined": True}, "joined needs features_file"),
+        ({"centroids": 0}, "centroids must be positive, got 0"),
         ({"network_shares": (1.5,)}, "network_shares must lie between 0 and 1, got 1.5"),
     ],
 )
