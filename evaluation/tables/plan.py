@@ -140,7 +140,10 @@ class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Certificates that another program wrote: one file per run in the columns of Cohen et al.'s code."""
+    """Certificates that another program wrote: one file per run in the columns of Cohen et al.'s code.
+
+    {method: consistency, sigma: 0.5, target_class: 8, poison: macer, files: [run_0.tsv, run_1.tsv], accuracy: 0.99}
+    """
 
     method: str
     sigma: float
