@@ -18,8 +18,12 @@ Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] 
 _BATCH = 200  # images encoded together: keeps the activations of all their patches near 100 MiB
 
 
-def fit_embedding(name: EmbeddingName, x_train: np.ndarray, seed: int = 0, centroids: int = 200) -> Embedding:
-    """Fit an embedding to training images; its features are centred on them and end with a constant 1.
+def fit_embedding(
+    name: EmbeddingName, x_train: np.ndarray, seed: int = 0, centroids: int = 200
+) -> tuple[np.ndarray, Embedding]:
+    """Fit an embedding to training images: their features, float64 (N, d), and the embedding, for any others.
+
+    Features are centred on the training images and end with a constant 1.
 
     name: 'raw' pixels; 'pca', whitened principal components; 'random', random Fourier features of a Gaussian kernel
     (Rahimi and Recht, NIPS 2007); 'patches', k-means on whitened patches with triangle activation, pooled over the
@@ -36,13 +40,13 @@ def fit_embedding(name: EmbeddingName, x_train: np.ndarray, seed: int = 0, centr
         "raw": _raw, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
     }  # fmt: skip
     transform = fits[name](x_train, seed)
-    mean = transform(x_train).mean(axis=0)
+    of_train = transform(x_train)
+    mean = of_train.mean(axis=0)
 
-    def embed(x: np.ndarray) -> np.ndarray:
-        features = transform(x) - mean
-        return np.concatenate([features, np.ones((len(x), 1))], axis=1)
+    def centred(features: np.ndarray) -> np.ndarray:
+        return np.concatenate([features - mean, np.ones((len(features), 1))], axis=1)
 
-    return embed
+    return centred(of_train), lambda x: centred(transform(x))
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ class Features:
             x, x_others = np.concatenate([self._rows(images) for images in fitted]), self._rows(others)
         if self._of_file is None or config.joined:
             images = np.concatenate([images.x for images in fitted])
-            embed = fit_embedding(config.features, images, config.seed, config.centroids)
-            embedded = embed(images), embed(others.x)
+            of_fitted, embed = fit_embedding(config.features, images, config.seed, config.centroids)
+            embedded = of_fitted, embed(others.x)
             x, x_others = _beside(embedded, (x, x_others)) if config.joined else embedded
         if config.diffusion:
             x, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)

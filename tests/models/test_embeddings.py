@@ -23,28 +23,30 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("name", ["raw", "pca", "random", "patches"])
 def test_features_are_centred_end_with_one_and_repeat(name: str, images: tuple[np.ndarray, np.ndarray]) -> None:
     x, _ = images
-    features = fit_embedding(name, x, seed=1)(x)  # type: ignore[arg-type]
+    features, _ = fit_embedding(name, x, seed=1)  # type: ignore[arg-type]
     assert features.ndim == 2 and features.dtype == np.float64 and np.all(np.isfinite(features))
     np.testing.assert_array_equal(features[:, -1], 1)
     np.testing.assert_allclose(features[:, :-1].mean(axis=0), 0, atol=1e-6)
     assert features[:, :-1].std() > 0.05
-    embed = fit_embedding(name, x, seed=1)  # type: ignore[arg-type]
+    again, embed = fit_embedding(name, x, seed=1)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again, features)
+    np.testing.assert_allclose(embed(x), features, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(embed(x[:7]), features[:7], rtol=1e-6, atol=1e-6)  # alone as among others
 
 
 def test_raw_pixels_and_whitening() -> None:
     x = np.random.default_rng(0).uniform(size=(50, 4, 4, 1)).astype(np.float32)
     x[:, 0, 0] = 0.25  # constant: no principal direction
-    raw = fit_embedding("raw", x)(x)
+    raw, _ = fit_embedding("raw", x)
     np.testing.assert_allclose(raw[:, :-1], x.reshape(50, -1) - x.reshape(50, -1).mean(axis=0), atol=1e-6)
-    whitened = fit_embedding("pca", x)(x)[:, :-1]
+    whitened = fit_embedding("pca", x)[0][:, :-1]
     assert whitened.shape[1] == 15
     np.testing.assert_allclose(np.cov(whitened, rowvar=False), np.eye(15), atol=1e-6)
 
 
 def test_random_features_approximate_the_gaussian_kernel() -> None:
     x = np.random.default_rng(0).uniform(size=(40, 5, 5, 1)).astype(np.float32)
-    features = fit_embedding("random", x)(x)[:, :-1]
+    features = fit_embedding("random", x)[0][:, :-1]
     flat = x.reshape(40, -1).astype(np.float64)
     squares = np.square(flat[:, None] - flat).sum(axis=-1)
     kernel = np.exp(-squares / (25 * flat.var()))
@@ -56,7 +58,7 @@ def test_patches_tell_directions_apart_that_pixels_do_not(images: tuple[np.ndarr
     x, kind = images
 
     def held_out_accuracy(name: str) -> float:
-        features = fit_embedding(name, x[:80])(x)  # type: ignore[arg-type]
+        features = fit_embedding(name, x[:80])[1](x)  # type: ignore[arg-type]
         target = 2.0 * kind - 1
         weights = np.linalg.solve(
             features[:80].T @ features[:80] + np.eye(features.shape[1]), features[:80].T @ target[:80]
