@@ -29,12 +29,16 @@ table: $(INSTALLED)
 report: $(INSTALLED)
 	$(SNAKEMAKE) $(FLAGS) --report runs/tables/$(TABLE)/report.html
 
+# WORKERS=8: so many test files at a time, 2 GiB each.
+WORKERS ?= 2
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-jax: $(INSTALLED)
 	$(RUN) -m pip install --quiet -e '.[jax]'
-	KERAS_BACKEND=jax $(RUN) -m pytest
+	KERAS_BACKEND=jax $(PYTEST)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

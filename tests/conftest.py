@@ -15,6 +15,11 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_error
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin first: where several run at a time none is left for the end."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
+
+
 @pytest.fixture(scope="session")
 def tiny_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared folder of the 8 x 8 digits: ten classes, 1,097 / 340 / 360 images. Read only."""

@@ -1,22 +1,15 @@
-"""The Snakemake workflow end to end on digits at toy size: failures, what a change makes again, a killed job."""
+"""The Snakemake workflow end to end on digits at toy size: failures, and what a change makes again."""
 
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-import data
-from models.saving import load_model
+from tests.workflow.snakemake_runs import run
 
 pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
-ROOT = Path(data.__file__).parents[1]
 PLAN: dict[str, Any] = {
     "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
     "methods": {"gaussianaug": [0.25], "macer": [0.25]}, "rows": ["clean"],
@@ -26,21 +19,6 @@ PLAN: dict[str, Any] = {
     "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 2, "batch_size": 5000}},
     "certification": {"points": 6, "n": 200}, "shards": 2,
 }  # fmt: skip
-
-
-def snakemake(folder: Path, *arguments: str, plan: dict[str, Any] | None = None) -> list[str]:
-    """Command line of a run in ``folder``."""
-    if plan is not None:
-        (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
-    return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder),
-        "--profile", str(ROOT / "profiles/local"), "--configfile", str(folder / "plan.yaml"), *arguments,
-    ]  # fmt: skip
-
-
-def run(folder: Path, *arguments: str, plan: dict[str, Any] | None = None) -> subprocess.CompletedProcess:
-    command = snakemake(folder, *arguments, plan=plan)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def jobs(folder: Path, plan: dict[str, Any]) -> dict[str, int]:
@@ -139,56 +117,3 @@ def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
     for name in ("tables.html", "configuration.html", "acr.png", "certified_accuracy_gaussianaug"):
         assert name in page
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', page)
-
-
-def test_a_killed_job_continues_to_the_same_result(folder: Path, mended: dict[str, Any]) -> None:
-    settings = {"epochs": 150, "checkpoint_minutes": 0.01}
-    plan = {
-        **mended, "table": "killed", "methods": {"gaussianaug": [0.25]}, "rows": ["clean"], "shards": 1,
-        "method_transfer": None, "victim": {"all": settings},
-    }  # fmt: skip
-    work = folder / "runs/tables/killed"
-    process = subprocess.Popen(
-        snakemake(folder, plan=plan), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(work.glob("runs/**/checkpoint.npz")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    kill_victim(work)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "0 of 1 runs" in output
-    assert not list(work.rglob("*.keras"))
-
-    output = run(folder, plan=plan)
-    assert output.returncode == 0, output.stderr
-    (log,) = work.glob("logs/victims/**/*.log")
-    assert re.search(r"continuing .* after \d+ of \d+ steps", log.read_text())
-    (certificates,) = work.glob("certificates/**/*.tsv")
-
-    # The same plan in one process, without a crash.
-    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(folder / "plan.yaml")]
-    subprocess.run([*command, "--directory", str(folder / "here")], check=True, capture_output=True, timeout=600)
-    here = folder / "here/runs/tables/killed"
-    assert without_time(next(here.glob("certificates/**/*.tsv"))) == without_time(certificates)
-    weights = (load_model(next(place.rglob("*.keras"))).get_weights() for place in (work, here))
-    for one, other in zip(*weights, strict=True):
-        assert (one == other).all()
-    for name in ("tables.md", "tables.tex", "tables.csv"):
-        assert (here / "results" / name).read_text() == (work / "results" / name).read_text()
-
-
-def kill_victim(work: Path) -> None:
-    """SIGKILL to the training script that writes into ``work``."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if words[0] == sys.executable and "--training-data" in words and str(work.name) in " ".join(words):
-            os.kill(int(folder.name), signal.SIGKILL)
-
-
-def without_time(path: Path) -> list[str]:
-    return [line.rpartition("\t")[0] for line in path.read_text().splitlines()]
