@@ -29,17 +29,22 @@ class Features:
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
         """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d)."""
         config = self._config
-        if self._of_file is not None:
+        if self._of_file is None:
+            x, x_others = self._embedded(fitted, others)
+        else:
             x, x_others = np.concatenate([self._rows(images) for images in fitted]), self._rows(others)
-        if self._of_file is None or config.joined:
-            images = np.concatenate([images.x for images in fitted])
-            of_fitted, embed = fit_embedding(config.features, images, config.seed, config.centroids)
-            embedded = of_fitted, embed(others.x)
-            x, x_others = _beside(embedded, (x, x_others)) if config.joined else embedded
+        if config.joined:
+            x, x_others = _beside(self._embedded(fitted, others), (x, x_others))
         if config.diffusion:
             x, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
             x_others = to_map(x_others)
         return x, x_others
+
+    def _embedded(self, fitted: Sequence[Images], others: Images) -> Pair:
+        config = self._config
+        images = np.concatenate([images.x for images in fitted])
+        x, embed = fit_embedding(config.features, images, config.seed, config.centroids)
+        return x, embed(others.x)
 
     def _rows(self, images: Images) -> np.ndarray:
         assert self._of_file is not None

@@ -5,8 +5,8 @@ neighbours, or the bandwidth) and q are chosen on held-out training images. Ever
 that a run that was stopped goes on.
 """
 
-from collections.abc import Iterator
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
         remove_leftovers(*files)
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
-        weights = _weights(config, x, choice)
+        weights = _learner(config, x)(choice)
         points = _certify_points(config, weights, everything, x_test, kept)
         networks = undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop)
         curves = _curves(config, points, test.y, everything) + networks
@@ -113,11 +113,15 @@ def _choose(
     Where they tie, as at 0, those with more certified flips in the mean.
     """
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
-    fitted = cache(lambda: features((train,), held_out.at(drawn)))  # not where every value's scores are kept
+
+    @cache  # not called where the scores of all settings are kept
+    def fitted() -> tuple[Callable[[dict[str, float]], FixedWeights], np.ndarray]:
+        x, x_held_out = features((train,), held_out.at(drawn))
+        return _learner(config, x), x_held_out
 
     def with_settings(settings: dict[str, float]) -> list[dict[str, float]]:
-        x, x_held_out = fitted()
-        weights = _weights(config, x, settings)
+        learner, x_held_out = fitted()
+        weights = learner(settings)
         blocks = [certify_block(weights, part, train.y, _noises(config, train.classes)) for part in _blocks(x_held_out)]
         scores = []
         for number, noise in enumerate(_noises(config, train.classes)):
@@ -136,19 +140,25 @@ def _choose(
     return {**chosen, "held_out": len(drawn), "tried": tried}
 
 
-def _weights(config: LabelFlippingConfig, x: np.ndarray, settings: dict[str, float]) -> FixedWeights:
-    """The learner fitted to features x (n, d) with values of its own settings."""
-    match config.learner:
-        case "neighbours":
-            return NearestNeighbours(x, int(settings["neighbours"]))
-        case "kernel":
-            return KernelRegression(x, settings["bandwidth"])
-        case "least_squares":
-            return KernelVectors(x, settings["ridge"])
-        case "signed_neighbours":
-            return SignedVotes.of_distance(x, int(settings["neighbours"]))
-        case "signed_least_squares":
-            return SignedVotes(KernelVectors(x, settings["ridge"]), len(x), int(settings["neighbours"]))
+def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[dict[str, float]], FixedWeights]:
+    """The learner on features x (n, d), as a function of its own settings."""
+    ridge_regression = lru_cache(maxsize=1)(partial(KernelVectors, x))  # settings of one ridge follow each other
+
+    def with_settings(settings: dict[str, float]) -> FixedWeights:
+        match config.learner:
+            case "neighbours":
+                return NearestNeighbours(x, int(settings["neighbours"]))
+            case "kernel":
+                return KernelRegression(x, settings["bandwidth"])
+            case "least_squares":
+                return ridge_regression(settings["ridge"])
+            case "signed_neighbours":
+                return SignedVotes.of_distance(x, int(settings["neighbours"]))
+            case "signed_least_squares":
+                ridge = ridge_regression(settings["ridge"])
+                return SignedVotes.of_weights(ridge, len(x), int(settings["neighbours"]))
+
+    return with_settings
 
 
 def _noises(config: LabelFlippingConfig, classes: int) -> list[LabelFlips]:

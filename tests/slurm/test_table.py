@@ -14,6 +14,7 @@ from evaluation.tables.plan import plan_of, read_plan
 from models.saving import load_model
 from runtime.files import read_json
 from tests.slurm.local_cluster import LocalCluster
+from tests.workflow.snakemake_runs import without_time
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(data.__file__).parents[1]
@@ -84,7 +85,3 @@ def test_the_table_survives_a_crashed_worker(
         assert without_time(there / certificates) == without_time(here / certificates)
         weights = [load_model(folder / plan.model_file(cell, 0)).get_weights() for folder in (here, there)]
         assert all((one == other).all() for one, other in zip(*weights, strict=True))
-
-
-def without_time(path: Path) -> list[str]:
-    return [line.rpartition("\t")[0] for line in path.read_text().splitlines()]

@@ -25,3 +25,8 @@ def snakemake(folder: Path, *arguments: str, plan: dict[str, Any] | None = None)
 def run(folder: Path, *arguments: str, plan: dict[str, Any] | None = None) -> subprocess.CompletedProcess:
     command = snakemake(folder, *arguments, plan=plan)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def without_time(path: Path) -> list[str]:
+    """A file of certificates but for the last column, the time of each."""
+    return [line.rpartition("\t")[0] for line in path.read_text().splitlines()]

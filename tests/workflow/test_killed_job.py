@@ -11,21 +11,20 @@ from pathlib import Path
 import pytest
 
 from models.saving import load_model
-from tests.workflow.snakemake_runs import ROOT, run, snakemake
+from tests.workflow.snakemake_runs import ROOT, run, snakemake, without_time
 
 pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
 
 
 def test_a_killed_job_continues_to_the_same_result(tmp_path: Path) -> None:
-    folder = tmp_path
     plan = {
         "table": "killed", "title": "Killed", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
         "methods": {"gaussianaug": [0.25]}, "rows": ["clean"],
         "victim": {"all": {"epochs": 150, "checkpoint_minutes": 0.01}}, "certification": {"points": 6, "n": 200},
     }  # fmt: skip
-    work = folder / "runs/tables/killed"
+    work = tmp_path / "runs/tables/killed"
     process = subprocess.Popen(
-        snakemake(folder, plan=plan), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        snakemake(tmp_path, plan=plan), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     deadline = time.monotonic() + 120
     while not list(work.glob("runs/**/checkpoint.npz")):
@@ -37,16 +36,16 @@ def test_a_killed_job_continues_to_the_same_result(tmp_path: Path) -> None:
     assert "0 of 1 runs" in output
     assert not list(work.rglob("*.keras"))
 
-    output = run(folder, plan=plan)
+    output = run(tmp_path, plan=plan)
     assert output.returncode == 0, output.stderr
     (log,) = work.glob("logs/victims/**/*.log")
     assert re.search(r"continuing .* after \d+ of \d+ steps", log.read_text())
     (certificates,) = work.glob("certificates/**/*.tsv")
 
     # The same plan in one process, without a crash.
-    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(folder / "plan.yaml")]
-    subprocess.run([*command, "--directory", str(folder / "here")], check=True, capture_output=True, timeout=600)
-    here = folder / "here/runs/tables/killed"
+    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(tmp_path / "plan.yaml")]
+    subprocess.run([*command, "--directory", str(tmp_path / "here")], check=True, capture_output=True, timeout=600)
+    here = tmp_path / "here/runs/tables/killed"
     assert without_time(next(here.glob("certificates/**/*.tsv"))) == without_time(certificates)
     weights = (load_model(next(place.rglob("*.keras"))).get_weights() for place in (work, here))
     for one, other in zip(*weights, strict=True):
@@ -64,7 +63,3 @@ def kill_victim(work: Path) -> None:
             continue
         if words[0] == sys.executable and "--training-data" in words and str(work.name) in " ".join(words):
             os.kill(int(folder.name), signal.SIGKILL)
-
-
-def without_time(path: Path) -> list[str]:
-    return [line.rpartition("\t")[0] for line in path.read_text().splitlines()]

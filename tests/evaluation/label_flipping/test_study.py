@@ -116,7 +116,8 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         choice = json.loads((results / "settings.json").read_text())["choice"]
         names = SETTINGS[learner]
         for name in names:
-            assert {one[name] for one in choice["tried"]} == set(changes[f"{name.removesuffix('s')}s"])
+            candidates = set(changes[f"{name.removesuffix('s')}s"])
+            assert {one[name] for one in choice["tried"]} == candidates and choice[name] in candidates
         assert len(choice["tried"]) == 2 ** len(names) * len(config.q)
         points = read(results / "exact.tsv", "\t")
         assert np.mean([int(row["flips"]) * int(row["correct"]) for row in points]) > 5
