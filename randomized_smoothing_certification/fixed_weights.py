@@ -10,7 +10,7 @@ the most changes whose margin is expected to be largest: 1 for a training point 
 class than a point at random, -1 for any other. These are SignedVotes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -82,24 +82,20 @@ class SignedVotes:
     takes 2 from the margin either way, which is n_a - n_b for the k alone and (2 n_a - N_a) - (2 n_b - N_b) here (n of
     a class among the k, N in all). An adversary who gives a rival some of the k makes the rival larger, too.
 
-    most_like: indices, int (m, k), of the training points that are most like each of m test points, from their features
-    (m, d). points: n. Raises InputError unless 1 <= k < n.
+    weights: those of another learner, or any array (m, n) that grows with likeness; the k largest are the most like.
+    points: n. Raises InputError unless 1 <= k < n.
     """
 
-    def __init__(self, most_like: Callable[[np.ndarray], np.ndarray], points: int, k: int) -> None:
+    def __init__(self, weights: FixedWeights, points: int, k: int) -> None:
         if not 1 <= k < points:
             raise InputError(f"signed votes need from 1 to {points - 1} neighbours of the {points} points, got {k}")
-        self._most_like, self._points = most_like, points
+        self._weights, self._points, self._k = weights, points, k
 
     @classmethod
     def of_distance(cls, x_train: np.ndarray, k: int) -> "SignedVotes":
         """Most like are the nearest, by l2 distance. x_train: features (n, d)."""
-        return cls(lambda x_test: nearest(x_test, x_train, k), len(x_train), k)
-
-    @classmethod
-    def of_weights(cls, weights: FixedWeights, points: int, k: int) -> "SignedVotes":
-        """Most like are those of the largest weight."""
-        return cls(lambda x_test: np.argpartition(weights(x_test), points - k, axis=1)[:, points - k :], points, k)
+        x_train = np.asarray(x_train, np.float32)
+        return cls(lambda x_test: -squared_distances(x_test, x_train), len(x_train), k)
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
         """alpha, float64 (m, n), see FixedWeights."""
@@ -111,6 +107,10 @@ class SignedVotes:
         """Points of every class among the most like, for it, and among the others, against it. y: classes, int (n,)."""
         of_class = _of_each_class(np.asarray(y)[self._most_like(x_test)], num_classes)
         return Votes(of_class, np.bincount(y, minlength=num_classes) - of_class)
+
+    def _most_like(self, x_test: np.ndarray) -> np.ndarray:
+        """Indices of the k most like, int64 (m, k), in no order."""
+        return np.argpartition(self._weights(x_test), self._points - self._k, axis=1)[:, -self._k :]
 
 
 def _of_each_class(y: np.ndarray, num_classes: int) -> np.ndarray:

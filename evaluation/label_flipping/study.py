@@ -156,7 +156,7 @@ def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[dict[str, 
                 return SignedVotes.of_distance(x, int(settings["neighbours"]))
             case "signed_least_squares":
                 ridge = ridge_regression(settings["ridge"])
-                return SignedVotes.of_weights(ridge, len(x), int(settings["neighbours"]))
+                return SignedVotes(ridge, len(x), int(settings["neighbours"]))
 
     return with_settings
 

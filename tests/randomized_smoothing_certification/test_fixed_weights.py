@@ -51,7 +51,7 @@ def test_votes_are_certified_as_the_weights_that_they_are(classes: int) -> None:
     for weights, size, values in (
         (NearestNeighbours(x, 21), 21, {0, 1}),
         (SignedVotes.of_distance(x, 21), 90, {-1, 1}),
-        (SignedVotes.of_weights(KernelVectors(x, 1.0), 90, 30), 90, {-1, 1}),
+        (SignedVotes(KernelVectors(x, 1.0), 90, 30), 90, {-1, 1}),
     ):
         alpha = weights(x_test)
         np.testing.assert_allclose(np.abs(alpha).sum(axis=1), 1)
@@ -83,6 +83,15 @@ def test_signed_votes_predict_as_the_neighbours_and_survive_twice_as_many_change
     np.testing.assert_array_equal(signed.prediction, plain.prediction)
     won = plain.prediction != ABSTAIN
     assert np.isin(signed.flips[won] - 2 * plain.flips[won], (0, 1)).all() and plain.flips.max() > 8
+
+
+def test_the_points_of_the_largest_weight_vote_for_their_labels() -> None:
+    x, _, x_test = clusters(3)
+    ridge = KernelVectors(x, 1.0)
+    weight, support = ridge(x_test), SignedVotes(ridge, 90, 30)(x_test) > 0
+    assert (support.sum(axis=1) == 30).all()
+    largest_against = np.where(support, -np.inf, weight).max(axis=1)
+    assert (np.where(support, weight, np.inf).min(axis=1) >= largest_against).all()
 
 
 def loses(alpha: np.ndarray, y: np.ndarray, prediction: int, changes: int) -> bool:
