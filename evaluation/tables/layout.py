@@ -131,13 +131,15 @@ def _control_table(plan: Plan, entries: Entries) -> Table:
 
 
 def attack_series(plan: Plan, victim: Victim, target_class: int) -> dict[str, list[tuple[str, Cell]]]:
-    """Of each attack, its budgets (epochs, '' of one that has no series) and their entries; the plain attack first,
-    ready poisons last."""
+    """Of each attack, its budgets (epochs and seed, '' of an attack that names neither) and their entries.
+
+    The plain attack comes first, ready poisons last.
+    """
     series: dict[str, list[tuple[str, Cell]]] = {}
     if OPTIMISED in plan.rows:
         series[OPTIMISED] = [("", plan.main_cell(victim, target_class, OPTIMISED))]
     for name, (of, flags) in plan.attack_variants().items():
-        budget = str(flags.get("epochs", ""))
+        budget = str(flags.get("epochs", "")) + (f", seed {flags['seed']}" if "seed" in flags else "")
         series.setdefault(of, []).append((budget, plan.main_cell(victim, target_class, name)))
     return series | {name: [("", plan.main_cell(victim, target_class, name))] for name in plan.ready}
 

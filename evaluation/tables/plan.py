@@ -8,6 +8,7 @@ Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transf
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +36,7 @@ DECIDED = (
     "target_class", "epsilon", "sigma", "seed", "runs", "architecture", "training_data", "poison", "data_dir",
     "out_dir", "run_dir", "overwrite", "on_other_settings", "max_minutes",
 )  # fmt: skip
+LISTED = {"epochs": 1, "seed": 0}  # settings of a named attack that may be lists, and the smallest number of each
 PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html", "configuration.html")
 MOST = 1000  # victims per entry, shards, threads
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
@@ -245,7 +247,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Flags of the victim scripts, likewise."""
     attacks: dict[str, dict[str, Any]] = {}
     """Named variants of the attack, each a row beside 'rows': flags that are added to those of 'attack' and win over
-    them. 'epochs' may be a list: a poison and a row for each, which are the budgets of one series of that name."""
+    them. 'epochs' may be a list: a poison and a row for each, which are the budgets of one series of that name. So may
+    'seed': the same attack several times, each run with its own random numbers."""
     ready: dict[str, str] = {}
     """Poison that ships with the project (data/poisons/), each a row beside 'rows': the row's name, the poison's name.
     Victims of every method and noise level are trained on it."""
@@ -353,18 +356,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     # Combinations ----------------------------------------------------------------------------------------
 
     def attack_variants(self) -> dict[str, AttackVariant]:
-        """Every variant of the attack by its name: one for each named attack, or for each number of its epochs.
+        """Every variant of the attack by its name: one for each named attack, or for each of its epochs and seeds.
 
         Raises InputError where two have one name.
         """
         variants: dict[str, AttackVariant] = {}
         for series, settings in self.attacks.items():
-            epochs = settings.get("epochs")
-            budgets = {f"{series}_epochs_{one}": {**settings, "epochs": one} for one in _several(epochs)}
-            for name, of_variant in (budgets or {series: settings}).items():
+            lists = {name: values for name in LISTED if (values := _several(settings.get(name)))}
+            for values in product(*lists.values()):
+                chosen = dict(zip(lists, values, strict=True))
+                name = "_".join([series, *(f"{listed}_{one}" for listed, one in chosen.items())])
                 if name in variants:
                     raise InputError(f"attacks: two are named {name!r}; name them otherwise")
-                variants[name] = AttackVariant(series, of_variant)
+                variants[name] = AttackVariant(series, {**settings, **chosen})
         return variants
 
     def victim_variants(self) -> tuple[str, ...]:
@@ -640,13 +644,17 @@ def _check_variant(where: str, name: str, settings: Mapping[str, Any]) -> None:
     require_name(where, name)
     if name in ROWS:
         raise InputError(f"{where}: {name!r} is the name of a row; choose another")
-    epochs = settings.get("epochs") if where == "attacks" else None
-    if isinstance(epochs, list | tuple):
-        if not epochs:
-            raise InputError(f"attacks: {name} has no epochs; give at least one number, or leave 'epochs' out")
-        if not all(type(one) is int and one > 0 for one in epochs) or len(set(epochs)) < len(epochs):
-            raise InputError(f"attacks: {name} has epochs {shortened(epochs)}; give different positive numbers")
-    _check_flags(where, settings, DECIDED)
+    for listed, least in LISTED.items() if where == "attacks" else ():
+        values = settings.get(listed)
+        if isinstance(values, list | tuple):
+            if not values:
+                raise InputError(f"attacks: {name} has no {listed}; give at least one number, or leave {listed!r} out")
+            if not all(type(one) is int and one >= least for one in values) or len(set(values)) < len(values):
+                raise InputError(
+                    f"attacks: {name} has {listed} {shortened(values)}; give different numbers from {least} on"
+                )
+    decided = [one for one in DECIDED if not (where == "attacks" and one in LISTED)]
+    _check_flags(where, settings, decided)
 
 
 def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:

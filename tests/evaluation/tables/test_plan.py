@@ -106,6 +106,15 @@ def test_entries_of_variants_have_files_and_names_of_their_own() -> None:
         made.update(job.outputs)
 
 
+def test_an_attack_may_be_run_with_several_seeds() -> None:
+    attacks = {"soba": {"optimiser": "soba", "epochs": [1, 2], "seed": [0, 3]}}
+    plan = plan_of({**SMALL, "target_classes": [8], "attacks": attacks})
+    assert list(plan.attack_variants()) == [f"soba_epochs_{epochs}_seed_{seed}" for epochs in (1, 2) for seed in (0, 3)]
+    job = next(job for job in plan.jobs() if "soba_epochs_2_seed_3" in job.name)
+    assert "--epochs 2" in job.flags and job.flags.count("--seed") == 1 and "--seed 3" in job.flags
+    assert "--seed 3" not in next(job for job in plan.jobs() if "soba_epochs_2_seed_0" in job.name).flags
+
+
 def test_a_plan_without_variants_has_the_folders_that_it_always_had() -> None:
     cell = plan_of(SMALL).cells()[2]
     assert cell.key == "gaussianaug_digits_cnn_sigma_0.25/gaussianaug_digits_cnn_sigma_0.25_class_8/class_8"
@@ -216,9 +225,10 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"victims": {"../x": {}}}, "victims: a name is made of letters, digits and _"),
         ({"attacks": {"random": {}}}, "attacks: 'random' is the name of a row"),
         ({"attacks": {"a": {"epochs": []}}}, "attacks: a has no epochs; give at least one number"),
-        ({"attacks": {"a": {"epochs": [1, 1]}}}, r"attacks: a has epochs \[1, 1\]; give different positive numbers"),
-        ({"attacks": {"a": {"epochs": [0]}}}, "give different positive numbers"),
-        ({"attacks": {"a": {"epochs": ["x"]}}}, "give different positive numbers"),
+        ({"attacks": {"a": {"epochs": [1, 1]}}}, r"attacks: a has epochs \[1, 1\]; give different numbers from 1 on"),
+        ({"attacks": {"a": {"epochs": [0]}}}, "give different numbers from 1 on"),
+        ({"attacks": {"a": {"epochs": ["x"]}}}, "give different numbers from 1 on"),
+        ({"attacks": {"a": {"seed": [1, 1]}}}, r"attacks: a has seed \[1, 1\]; give different numbers from 0 on"),
         ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two are named 'a_epochs_5'"),
         ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
         ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from digits_per_image"),
