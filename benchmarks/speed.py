@@ -39,7 +39,7 @@ from evaluation.training import Training, TrainingConfig
 from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
-from randomized_smoothing_certification.core import NOISE_BLOCK, VoteCounter
+from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
 from runtime.command_line import run_script

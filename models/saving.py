@@ -4,6 +4,7 @@ Models are .keras files of standard layers only: they load on every backend, wit
 and with Keras's safe mode on.
 """
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -50,22 +51,32 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
         raise InputError(f"{path}: not a whole .keras file; give a model saved by this project")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        found, scores = model.input_shape, "anything"
+        found: Any = getattr(model, "input_shape", None)  # a subclassed model has none
+        scores: Any = "anything"
         if _is_one_tensor(found, 4):
             # What a call returns: output_shape shows a mapping of one tensor as that tensor.
             called = model.compute_output_spec(keras.KerasTensor(found))
             scores = called.shape if isinstance(called, keras.KerasTensor) else type(called).__name__
         weights = [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in model.variables]
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own kinds on a damaged file
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
+        if missing := re.search(r"Could not locate (?:class|function) '([^']{1,80})'", reason):
+            mend = f"{missing[1]} is code of the program that saved it, which is not run here; save a model of Keras's "
+            raise InputError(f"{path}: {mend}own layers, or certify it from Python (README, your own model)") from error
         raise InputError(
-            f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({reason}); train it again"
+            f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({reason[:200]}); train it again"
         ) from error
+    if _is_one_tensor(found, 3):
+        raise InputError(
+            f"{path}: the model takes images {found[1:]} without an axis of channels; put keras.Input"
+            f"({(*found[1:], 1)}) and keras.layers.Reshape({found[1:]}) in front of it and save it again"
+        )
     if not _is_one_tensor(scores, 2):
         raise InputError(
             f"{path}: the model goes from {found} to {scores}, not from images (None, height, width, channels) to "
             "scores (None, classes); choose a classifier"
         )
+    require_float_inputs(model, f"{path}: the model")
     for name, value in weights:
         if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
             raise InputError(f"{path}: {name} holds infinite or NaN weights; train it again with a lower learning rate")
@@ -75,6 +86,19 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
             "choose the model and the data of the same dataset"
         )
     return model
+
+
+def require_float_inputs(model: keras.Model, what: str) -> None:
+    """Raise InputError where a model takes whole numbers: cast to these, an image in [0, 1] with its noise is lost.
+
+    what: how the error calls the model.
+    """
+    for tensor in getattr(model, "inputs", None) or ():  # a subclassed model has none
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            raise InputError(
+                f"{what} takes {tensor.dtype} pixels, this project gives it floats in [0, 1]; build it with a float32 "
+                "Input, with keras.layers.Rescaling(255) behind it where it was made for pixels 0 to 255"
+            )
 
 
 def _is_one_tensor(shape: Any, rank: int) -> bool:

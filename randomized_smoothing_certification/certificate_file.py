@@ -19,8 +19,12 @@ from runtime.long_run import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 RADIUS_DIGITS = 6
-OLDER_SETTINGS: dict[str, Any] = {"shared_noise": False, "acr_only": False, "radius_loss": 0.0, "radii": []}
-"""What records that were written before these settings were there mean."""
+NOISE_OF_SEED, NOISE_OF_SEED_AND_IMAGES = "seed", "seed and images"
+"""What a run's noise depends on: see core.noise_seed."""
+OLDER_SETTINGS: dict[str, Any] = {
+    "shared_noise": False, "acr_only": False, "radius_loss": 0.0, "radii": [], "noise_of": NOISE_OF_SEED,
+}  # fmt: skip
+"""What a record means that was written before these settings existed."""
 
 
 class Point(NamedTuple):
@@ -62,6 +66,13 @@ def seconds_of(time: str) -> float:
     return of_days + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
+def _is_time(text: str) -> bool:
+    try:
+        return 0 <= seconds_of(text) < np.inf
+    except ValueError:
+        return False
+
+
 def header_of(settings: Mapping[str, Any]) -> str:
     """The first line of a run's file. settings: of the run."""
     return "\t".join((*COLUMNS, "votes") if _votes_differ(settings) else COLUMNS)
@@ -75,37 +86,66 @@ def read_points(path: Path) -> list[Point]:
     """The points in a certification file, of this project or of another program.
 
     The columns label, predict and radius are found by name in the first line; predict is -1 where the certificate
-    abstains. Raises InputError where the file is missing, damaged, holds a point twice, or has a radius that is
-    negative or not finite.
+    abstains. The columns idx (the line's number where it is missing) and votes are read where they are there, the
+    others decide nothing. A byte-order mark is passed over.
+    Raises InputError where the file is missing, damaged or without a point, holds a point twice, or has a radius that
+    is negative or not finite.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            columns, rows = reader.fieldnames or [], list(reader)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; certify the model first or mend the path") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a certification file ({error})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text in UTF-8; save the certification file as UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise InputError(
+            f"{path}: not a certification file ({error}); certify the model first or mend the path"
+        ) from error
+    if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
+        mend = "the first line must name label, predict and radius, with tabs between them"
+        if "certified_at" in columns:
+            mend = "it holds certified accuracies at fixed radii; certify without --radii"
+        raise InputError(f"{path}: has no column {lacking[0]!r}; {mend}")
+    if not rows:
+        raise InputError(f"{path}: holds no point, only the line of column names; its certification was not run")
     points: list[Point] = []
-    seen: set[int] = set()
+    lines_of: dict[int, int] = {}
     for number, row in enumerate(rows, start=2):
+        if all(row.get(name) == name for name in ("label", "predict", "radius")):
+            raise InputError(
+                f"{path}: line {number} repeats the column names, so that two files seem to be joined; keep one of them"
+            )
         try:
-            label, predict, radius = int(row["label"]), int(row["predict"]), float(row["radius"])
-            index, spent = int(row.get("idx", number - 2)), row.get("time", "0:00:00")
-            votes = int(row["votes"]) if str(row.get("votes")).isdecimal() else None
-            point = Point(index, label, predict, row["radius"], int(predict == label), spent, votes)
-            if not 0 <= point.seconds < np.inf:
-                raise ValueError(spent)
-        except KeyError as error:
-            raise InputError(f"{path}: has no column {error}; label, predict and radius are needed") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: line {number} is damaged; certify again") from error
+            label, predict, radius = _whole(row["label"]), _whole(row["predict"]), float(row["radius"])
+            index = _whole(row["idx"]) if "idx" in columns else number - 2
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: line {number} is damaged: label, predict, radius (and idx) must be numbers; certify again"
+            ) from error
         if not (np.isfinite(radius) and radius >= 0):
             raise InputError(f"{path}: line {number} has the radius {radius}, which certifies nothing; mend it")
-        if index in seen:
-            raise InputError(f"{path}: line {number} has the point {index} once more; certify again")
-        seen.add(index)
-        points.append(point)
+        if index in lines_of:
+            raise InputError(
+                f"{path}: line {number} has the point {index} once more, after line {lines_of[index]}; certify again"
+            )
+        lines_of[index] = number
+        votes = int(row["votes"]) if str(row.get("votes")).isdecimal() else None
+        time = row.get("time") or ""
+        points.append(Point(index, label, predict, row["radius"].strip(), int(predict == label), time, votes))
     return points
+
+
+def _whole(text: str) -> int:
+    """A whole number, also one that is written as 3.0. Raises ValueError, or TypeError for None, where it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():  # infinity and NaN are not
+            raise
+        return int(number)
 
 
 def read_own_points(
@@ -139,6 +179,7 @@ def read_own_points(
             "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
             "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
             "correct": line.split("\t")[4:5] != [str(point.correct)],
+            "time": not _is_time(point.time),
         }
 
     require_own_lines(path, header_of(settings), points, wrong, settings, indices, truth, num_classes)
@@ -223,6 +264,7 @@ class _Settings(msgspec.Struct):
     acr_only: bool
     radius_loss: Annotated[float, msgspec.Meta(ge=0, lt=1e6)]
     radii: list[Annotated[float, msgspec.Meta(ge=0, lt=1e6)]]
+    noise_of: Literal["seed", "seed and images"]
 
 
 class _Record(msgspec.Struct):

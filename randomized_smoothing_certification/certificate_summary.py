@@ -5,7 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import RADIUS_DIGITS, Point, ceiling_of, certified_curve, radii
+from randomized_smoothing_certification.certificate_file import (
+    NOISE_OF_SEED,
+    RADIUS_DIGITS,
+    Point,
+    ceiling_of,
+    certified_curve,
+    radii,
+)
 from randomized_smoothing_certification.core import ABSTAIN, round_down
 from runtime.noise import Stream, seed_pair
 
@@ -57,7 +64,7 @@ def of_each_class(points: Sequence[Any], measure: Callable[[list[Any]], dict[str
 
 def point_set(what: dict[str, Any], count: int) -> dict[str, Any]:
     """Which points were certified, and how. what: the settings of the run."""
-    how = ("n0", "n", "alpha", "sigma", "precision", "noise", "shared_noise", "shard")
+    how = ("n0", "n", "alpha", "sigma", "precision", "noise", "noise_of", "shared_noise", "shard")
     return {
         **{name: what[name] for name in ("dataset", "split", "target_class", "seed")},
         "count": count,
@@ -69,6 +76,7 @@ def points_in_words(points: dict[str, Any]) -> str:
     """The same as a line of text."""
     shard = f", shard {points['shard']}" if points["shard"] else ""
     shared = "shared by the points" if points["shared_noise"] else "of each point"
+    shared += ", named by the seed alone" if points["noise_of"] == NOISE_OF_SEED else ""
     return (
         f"{points['dataset']} {points['split']}, class {points['target_class']}, {points['count']} points, "
         f"seed {points['seed']}, sigma {points['sigma']}, n0 {points['n0']}, n {points['n']}, "

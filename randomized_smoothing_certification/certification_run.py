@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import keras
 import numpy as np
+from keras import ops
 
 from data.datasets import labels, load_dataset, require_sigma
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.certificate_file import (
+    NOISE_OF_SEED,
+    NOISE_OF_SEED_AND_IMAGES,
     OLDER_SETTINGS,
     RADIUS_DIGITS,
     OwnRow,
@@ -34,8 +38,9 @@ from randomized_smoothing_certification.core import (
     ALPHA,
     N0,
     N,
-    VoteCounter,
     certify,
+    noise_seed,
+    require_radii_above_0,
     require_vote_settings,
     round_down,
     vote_seed,
@@ -50,12 +55,14 @@ from randomized_smoothing_certification.fixed_radii_file import (
     summarise_decisions,
 )
 from randomized_smoothing_certification.grid_noise import grid_of
+from randomized_smoothing_certification.votes import VoteCounter
 from runtime.checkpoints import require_same_settings
 from runtime.checks import require_place, shortened
 from runtime.files import (
     InputError,
     array_sha256,
     file_sha256,
+    read_json,
     read_record,
     remove,
     remove_leftovers,
@@ -98,7 +105,8 @@ class CertificationConfig(RunControls):
     alpha: float = ALPHA
     """Probability that a certificate is wrong, per point."""
     seed: int = 0
-    """Seed of the draw of the points and of the noise."""
+    """Seed of the draw of the points and, together with the images, of the noise: validation and test images never
+    see the same."""
     shared_noise: bool = True
     """The same noise for every point, so that points and victims are compared on equal terms; each certificate is as
     valid as with noise of its own (--no-shared-noise, which continues files of older runs)."""
@@ -134,8 +142,8 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     cannot have written, or that another run is writing; StoppedEarly when SIGTERM, Ctrl-C or max_minutes ended the
     run, its rows kept.
     """
-    require_certificate_settings(config)
     require_sigma(config.sigma)
+    require_certificate_settings(config, config.sigma)
     require_not_negative(config, "seed")
     if config.radii and (config.acr_only or config.radius_loss):
         raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
@@ -149,6 +157,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         levels = grid_of(images, config.data_dir / f"X_{config.split}.npy") if config.noise == "grid" else None
         counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size, levels)
         truth = labels(one_hot)
+        require_radii_above_0(config.n, config.alpha, config.sigma, config.radius_loss, counter.failure_mass)
         if config.radii:
             require_radii(config.radii, config.sigma, config.n, config.alpha, counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config.target_class, config.points, config.seed)
@@ -158,17 +167,24 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         # The hash stands in place of the model's path.
         what = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=file_sha256(config.model),
-            test_sha256=array_sha256(images) + array_sha256(one_hot),
+            test_sha256=array_sha256(images) + array_sha256(one_hot), noise_of=NOISE_OF_SEED_AND_IMAGES,
         )  # fmt: skip
-        record: dict[str, Any] = {"settings": what, "points": points.tolist(), "provenance": provenance(config)}
+        seed = noise_seed(config.seed, what["test_sha256"])
+        if _is_of_older_noise(config, what):
+            what["noise_of"], seed = NOISE_OF_SEED, config.seed
+            print(f"note: {config.out} goes on with the noise that it began with, which depends on the seed alone")
         _check_training_record(config, what["model_sha256"])
+        accuracy = _clean_accuracy(model, images[points], truth[points], dataset.num_classes)
+        record: dict[str, Any] = {
+            "settings": what, "points": points.tolist(), "clean_accuracy": accuracy, "provenance": provenance(config),
+        }  # fmt: skip
         form = _form_of(what)
         if config.shared_noise:
-            counter.keep_noise(vote_seed(config.seed, None, Stream.VOTES_THAT_SELECT), config.n0)
-            counter.keep_noise(vote_seed(config.seed, None, Stream.VOTES_THAT_BOUND), config.n)
+            counter.keep_noise(vote_seed(seed, None, Stream.VOTES_THAT_SELECT), config.n0)
+            counter.keep_noise(vote_seed(seed, None, Stream.VOTES_THAT_BOUND), config.n)
 
         def certified(index: int) -> str:
-            return form.certify(config, counter, images[index], index, int(truth[index])).line
+            return form.certify(config, counter, images[index], index, int(truth[index]), seed).line
 
         def rows() -> Sequence[OwnRow]:
             return form.read(config.out, what, points.tolist(), truth, dataset.num_classes)
@@ -191,7 +207,7 @@ class _Form(NamedTuple):
     """What a run makes of a point: its line, how the lines are read, and what they amount to."""
 
     header: str
-    certify: Callable[[CertificationConfig, VoteCounter, np.ndarray, int, int], OwnRow]
+    certify: Callable[[CertificationConfig, VoteCounter, np.ndarray, int, int, int], OwnRow]
     read: Callable[..., Sequence[Any]]
     summarise: Callable[[Sequence[Any], dict[str, Any]], dict[str, Any]]
     describe: Callable[[dict[str, Any]], str]
@@ -204,12 +220,12 @@ def _form_of(settings: dict[str, Any]) -> _Form:
 
 
 def _certified_point(
-    config: CertificationConfig, counter: VoteCounter, image: np.ndarray, index: int, label: int
+    config: CertificationConfig, counter: VoteCounter, image: np.ndarray, index: int, label: int, seed: int
 ) -> Point:
     start = time.perf_counter()
     prediction, radius, votes = certify(
         counter, image, None if config.shared_noise else index,
-        n0=config.n0, n=config.n, alpha=config.alpha, seed=config.seed,
+        n0=config.n0, n=config.n, alpha=config.alpha, seed=seed,
         radius_loss=config.radius_loss, only_class=label if config.acr_only else None,
     )  # fmt: skip
     size, spent = round_down(radius, RADIUS_DIGITS), _since(start)
@@ -218,12 +234,12 @@ def _certified_point(
 
 
 def _decided_point(
-    config: CertificationConfig, counter: VoteCounter, image: np.ndarray, index: int, label: int
+    config: CertificationConfig, counter: VoteCounter, image: np.ndarray, index: int, label: int, seed: int
 ) -> DecidedPoint:
     start = time.perf_counter()
     decision = decide(
         counter, image, None if config.shared_noise else index, config.radii,
-        n0=config.n0, n=config.n, alpha=config.alpha, seed=config.seed, only_class=label,
+        n0=config.n0, n=config.n, alpha=config.alpha, seed=seed, only_class=label,
     )  # fmt: skip
     return row_of(index, label, decision, config.radii, _since(start))
 
@@ -232,10 +248,11 @@ def _since(start: float) -> str:
     return str(datetime.timedelta(seconds=time.perf_counter() - start))
 
 
-def require_certificate_settings(config: Any) -> None:
+def require_certificate_settings(config: Any, *sigmas: float) -> None:
     """Raise InputError naming the first of points, n0, n, alpha, batch_size and radius_loss that cannot work.
 
-    config: anything that has these, as plans do, which refuse them before a victim is trained.
+    config: anything that has these, as plans do, which refuse them before a victim is trained. sigmas: the noise levels
+    that are certified with them.
     """
     require_vote_settings(config.n0, config.n, config.alpha)
     if config.points < 1:
@@ -244,6 +261,8 @@ def require_certificate_settings(config: Any) -> None:
         raise InputError(f"batch_size must lie between 1 and {LARGEST_BATCH}, got {config.batch_size}")
     if not 0 <= config.radius_loss < np.inf:
         raise InputError(f"radius_loss must not be negative, got {config.radius_loss}")
+    for sigma in sigmas:
+        require_radii_above_0(config.n, config.alpha, sigma, config.radius_loss)
 
 
 def draw_points(
@@ -348,6 +367,46 @@ def _joined(shards: Sequence[Path]) -> tuple[list[OwnRow], dict[str, Any]]:
         "provenance": {**records[0]["provenance"], "merged_from": [str(path) for path in shards]},
     }
     return points, record
+
+
+def _is_of_older_noise(config: CertificationConfig, what: dict[str, Any]) -> bool:
+    """Whether ``config.out`` was begun, before noise depended on the images, by the run that ``what`` identifies.
+
+    Where it is another run's and may be replaced, the new file gets the noise of new files.
+    """
+    path = settings_path(config.out)
+    record = read_json(path) if path.is_file() else None
+    found = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(found, dict) or found.get("noise_of", NOISE_OF_SEED) != NOISE_OF_SEED:
+        return False
+    is_this_run = {**OLDER_SETTINGS, **found} == {**what, "noise_of": NOISE_OF_SEED}
+    return is_this_run or config.on_other_settings == "refuse"
+
+
+def _clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
+    """Share of images, without noise, that the base classifier gives their class; printed, with a note where it is odd.
+
+    images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,).
+    """
+
+    def accuracy(scale: float) -> float:
+        scores = [model(images[i : i + 500] * np.float32(scale), training=False) for i in range(0, len(images), 500)]
+        classes = np.concatenate([np.argmax(ops.convert_to_numpy(ops.cast(s, "float32")), axis=1) for s in scores])
+        return float(np.mean(classes == truth))
+
+    on_unit, on_bytes = accuracy(1.0), accuracy(255.0)
+    print(f"base classifier: accuracy {on_unit:.3f} on these {len(images)} points without noise")
+    if on_bytes > on_unit + 0.2:
+        print(
+            f"note: on pixels 0 to 255 it would be {on_bytes:.3f}. The model seems to be made for those; put "
+            "keras.layers.Rescaling(255) in front of it"
+        )
+    elif on_unit <= 1 / num_classes:
+        print(
+            f"note: that is no better than guessing ({1 / num_classes:.3f}). Check the model's training, its pixel "
+            "scale and its order of classes"
+        )
+    return on_unit
 
 
 def _check_training_record(config: CertificationConfig, model_sha256: str) -> None:

@@ -1,39 +1,28 @@
-"""CERTIFY and PREDICT of randomized smoothing: Monte Carlo votes on the device, statistics in float64.
+"""CERTIFY and PREDICT of randomized smoothing: what Monte Carlo votes (votes.py) say, statistics in float64.
 
 Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing" (ICML 2019),
 section 3.2 and the pseudocode in figure "Prediction and certification".
 """
 
-from collections.abc import Callable
+import hashlib
 from decimal import ROUND_FLOOR, Decimal
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
-import keras
 import numpy as np
-from keras import ops
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from bilevel_optimizer.autodiff import jit
-from data.datasets import require_sigma
-from randomized_smoothing_certification.grid_noise import GridNoise, as_steps
+from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from runtime.files import InputError
-from runtime.noise import Stream, fold_in, normal, seed_pair
+from runtime.noise import Stream, seed_pair
 
 ABSTAIN = -1
 # Published: votes that select the class, fresh votes that bound its probability, probability of a wrong certificate.
 N0, N, ALPHA = 100, 100_000, 0.001
 
-# Noise is drawn in blocks of this many votes, each from its own seed, and a batch is a whole number of
-# blocks. Vote number v is therefore row v % 100 of block v // 100 whatever the batch size. 100 is the usual
-# n0, so that selection evaluates nothing that it does not count.
-NOISE_BLOCK = 100
 # Sizes among which a point's own number of votes is chosen, and quantiles that its expectation is taken over.
 _SIZES, _QUANTILES = 32, 64
-KEPT_BYTES = 2**29  # of noise that serves several images
-# The backends' float32 normals are functions of 23 or 24 random bits: none is larger, in standard deviations.
-FLOAT32_CUT_OFF = 5.7
 
 
 class Certificate(NamedTuple):
@@ -42,149 +31,6 @@ class Certificate(NamedTuple):
     prediction: int  # the class, ABSTAIN where none
     radius: float  # l2, in pixel units
     votes: int  # that bounded its probability
-
-
-class VoteCounter:
-    """Counts the classes that a base classifier gives to noisy copies of one image.
-
-    classifier: a Keras model (run in inference mode) or any function of keras.ops operations that maps
-        images, float32 of shape (B, *image_shape), to scores (B, num_classes). It must be deterministic.
-    image_shape: (height, width, channels). num_classes: at least 2.
-    sigma: standard deviation of the noise, in pixel units of an image in [0, 1]; added to the image before
-        any normalisation that the classifier contains, and not clipped.
-    batch_size: votes evaluated together, rounded up to a multiple of NOISE_BLOCK. It changes speed and
-        memory, not the noise; memory does not depend on the number of votes.
-    levels: steps per unit of the grid that the images' pixels lie on, for noise that is exact in floating point
-        (see grid_noise); None for float32 noise, whose certificates hold for classifiers that do not read the
-        last bits of their inputs.
-
-    The vote loop is compiled once per counter (and once more for what is left of a batch, and for kept noise).
-    Raises InputError for a sigma that cannot be used, batch_size < 1, or a model of other input or output shape.
-    """
-
-    def __init__(
-        self,
-        classifier: Callable[[Any], Any],
-        num_classes: int,
-        image_shape: tuple[int, ...],
-        sigma: float,
-        batch_size: int = 1_000,
-        levels: int | None = None,
-    ) -> None:
-        require_sigma(sigma)
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        if num_classes < 2:
-            raise InputError(f"num_classes must be at least 2, got {num_classes}")
-        self.num_classes = num_classes
-        self.image_shape = tuple(image_shape)
-        self.sigma = float(sigma)
-        self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
-        self._grid = None if levels is None else GridNoise(self.sigma, levels)
-        self._model = classifier if isinstance(classifier, keras.Model) else None
-        if self._model is not None:
-            _require_shapes(self._model, self.image_shape, num_classes)
-        scores = _inference(self._model) if self._model is not None else lambda _, images: classifier(images)
-        shape = (NOISE_BLOCK, *self.image_shape)
-        self._draw = partial(normal, shape) if self._grid is None else partial(self._grid.draw, shape)
-        add = _add_float32 if self._grid is None else partial(_add_grid, self._grid)
-        self._blocks_to_keep: dict[tuple[int, ...], int] = {}
-        self._kept: dict[tuple[int, ...], Any] = {}
-
-        def loops(noisy: Callable) -> dict[int, Callable]:
-            return {size: jit(_vote_loop(scores, num_classes, noisy, size)) for size in {self.batch_size, NOISE_BLOCK}}
-
-        self._count_drawn, self._count_kept = loops(partial(_drawn, self._draw, add)), loops(partial(_sliced, add))
-
-    @property
-    def failure_mass(self) -> float:
-        """By how much a vote's probability may be above the one that the theorem is about; 0 for float32 noise."""
-        return self._grid.failure_mass(int(np.prod(self.image_shape))) if self._grid else 0.0
-
-    @property
-    def noise_record(self) -> dict[str, Any]:
-        """How the noise is drawn: mode, largest draw in standard deviations, and what a grid leaves to be taken off."""
-        if self._grid is None:
-            return {"mode": "float32", "cut_off": FLOAT32_CUT_OFF}
-        cut_off = self._grid.reach / self._grid.levels / self.sigma
-        return {
-            "mode": "grid", "cut_off": cut_off, "levels": self._grid.levels, "failure_mass": self.failure_mass,
-        }  # fmt: skip
-
-    def keep_noise(self, seed: np.ndarray, votes: int) -> None:
-        """Draw the noise of a stream's first votes once, when it is first used: for one that serves several images.
-
-        What is kept is as much of it as KEPT_BYTES hold; the votes are the same. seed: as in ``count_votes``.
-        """
-        of_block = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
-        self._blocks_to_keep[tuple(seed.tolist())] = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // of_block)
-
-    def _kept_noise(self, seed: np.ndarray) -> Any | None:
-        """Noise of a stream's first blocks, (blocks, NOISE_BLOCK, *image_shape), None where it is not kept."""
-        stream = tuple(seed.tolist())
-        if blocks := self._blocks_to_keep.pop(stream, 0):
-            draw = jit(lambda seed, block: self._draw(fold_in(seed, block)))
-            noise = np.empty((blocks, NOISE_BLOCK, *self.image_shape), np.float32 if self._grid is None else np.int32)
-            for block in range(blocks):
-                numbers = ops.convert_to_tensor(seed), ops.convert_to_tensor(np.int32(block))
-                noise[block] = ops.convert_to_numpy(draw(*numbers))
-            self._kept[stream] = ops.convert_to_tensor(noise)
-        return self._kept.get(stream)
-
-    def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray, first: int = 0) -> np.ndarray:
-        """Votes number ``first`` to n - 1 per class, int64 of shape (num_classes,), summing to n - first exactly.
-
-        image: shape image_shape, values in [0, 1]. seed: int32 of shape (2,), names the noise stream. first: a
-        multiple of NOISE_BLOCK, for votes that are counted part by part.
-        A tie between scores goes to the lowest class index.
-        Raises InputError for a bad image, n or first, FloatingPointError where the scores are not numbers.
-        """
-        image = self._checked(image)
-        if not 1 <= n < 2**31:
-            raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")
-        if not 0 <= first < n or first % NOISE_BLOCK:
-            raise InputError(f"the first vote must be a multiple of {NOISE_BLOCK} below n = {n}, got {first}")
-        # The weights are arguments, not constants of the compiled loop: JAX would store a copy of them in it.
-        weights: tuple[list, list] = ([], [])
-        if self._model is not None:
-            weights = (
-                [variable.value for variable in self._model.trainable_variables],
-                [variable.value for variable in self._model.non_trainable_variables],
-            )
-        counts = np.zeros(self.num_classes, np.int64)
-        invalid = 0
-        kept = self._kept_noise(seed)
-        border = min(n, len(kept) * NOISE_BLOCK) if kept is not None else 0
-        for loops, source, start, until in (
-            (self._count_kept, kept, first, border),
-            (self._count_drawn, ops.convert_to_tensor(seed), max(first, border), n),
-        ):
-            full = max(0, until - start) // self.batch_size
-            rest = start + full * self.batch_size
-            for size, vote, batches in (
-                (self.batch_size, start, full),
-                (NOISE_BLOCK, rest, -(-max(0, until - rest) // NOISE_BLOCK)),
-            ):
-                if batches:
-                    numbers = ops.convert_to_tensor(np.array([vote // NOISE_BLOCK, batches, n], np.int32))
-                    sigma = ops.convert_to_tensor(np.float32(self.sigma))
-                    votes, bad = loops[size](weights, image, sigma, source, numbers)
-                    counts += ops.convert_to_numpy(votes)
-                    invalid += int(bad)
-        if invalid:
-            raise FloatingPointError(
-                f"the classifier gave no finite largest score for {invalid} of {n - first} noisy images; "
-                "its weights are damaged or its training diverged"
-            )
-        return counts
-
-    def _checked(self, image: np.ndarray) -> Any:
-        image = np.asarray(image, np.float32)
-        if image.shape != self.image_shape:
-            raise InputError(f"the image has shape {image.shape}, the classifier takes {self.image_shape}")
-        if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-            raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
-        return ops.convert_to_tensor(image if self._grid is None else as_steps(image, self._grid.levels))
 
 
 def certify(
@@ -201,8 +47,10 @@ def certify(
 ) -> Certificate:
     """CERTIFY: the smoothed classifier's class at one image and an l2 radius within which it is constant.
 
-    index: the image's number in its test set; with ``seed`` (the run's) it names the noise, so that other
-        points, shards and restarts do not change it. None: the noise that all images of a run share.
+    index: the image's number in its set of images; with ``seed`` it names the noise, so that other points, shards and
+        restarts do not change it. None: the noise that all images of a run share.
+    seed: names the run's noise. A set of images on which something is chosen needs another one than the set that is
+        reported, see ``noise_seed``.
     n0: votes that select the class. n: fresh votes that bound its probability.
     alpha: probability, over the noise, that a returned class or radius is wrong.
     radius_loss: above 0 the n0 votes also choose how many of the n are drawn, see ``votes_needed``.
@@ -245,6 +93,16 @@ def select_class(counter: VoteCounter, image: np.ndarray, index: int | None, n0:
     return int(np.argmax(votes)), int(votes.max())
 
 
+def noise_seed(seed: int, images_sha256: str) -> int:
+    """A run's seed of the noise for one set of images, named by its hash: other images, other noise.
+
+    What is chosen by certificates of validation images depends on their noise. Were the test images certified with
+    the same noise, their certificates would hold with less than the stated probability. With 50 classifiers to choose
+    from and alpha = .01, 35 % of the test certificates could be wrong.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{seed} {images_sha256}".encode(), digest_size=8).digest(), "little")
+
+
 def vote_seed(seed: int, index: int | None, stage: Stream) -> np.ndarray:
     """Names the noise of one stage of a run's votes: of one image, or (index None) of all images."""
     return seed_pair(seed, stage) if index is None else seed_pair(seed, index, stage)
@@ -258,7 +116,7 @@ def votes_needed(successes: int, n0: int, n: int, *, alpha: float, sigma: float,
     0 where the radius that n votes are expected to show is itself no larger than ``radius_loss``.
 
     The class's probability is taken to be Beta(successes + 1/2, n0 - successes + 1/2) (Jeffreys), by its quantiles.
-    Nothing has to be right about that for a certificate to hold: see ``certify``.
+    A certificate holds whether or not this assumption is right: see ``certify``.
     """
     quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     probabilities = stats.beta.ppf(quantiles, successes + 0.5, n0 - successes + 0.5)
@@ -311,6 +169,25 @@ def round_down(radius: float, digits: int = 6) -> str:
     return str(Decimal(radius).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
 
 
+def require_radii_above_0(n: int, alpha: float, sigma: float, radius_loss: float = 0.0, mass: float = 0.0) -> None:
+    """Raise InputError where not even n unanimous votes certify a radius above ``radius_loss``.
+
+    sigma, radius_loss: in pixel units. mass: failure mass of the noise, see VoteCounter.failure_mass.
+    """
+    ceiling = radius_ceiling(sigma, n, alpha, mass)
+    if not ceiling:
+        taken_off = f" and failure mass {mass:.2g}" if mass else ""
+        raise InputError(
+            f"n is {n}: with alpha {alpha:g}{taken_off} not even {n} unanimous votes certify a radius; raise n"
+            + (f" to at least {int(np.ceil(np.log(alpha) / np.log(0.5 + mass)))}" if mass < 0.5 else "")
+        )
+    if radius_loss >= ceiling:
+        raise InputError(
+            f"radius_loss is {radius_loss:g}: {n} votes certify radii up to {round_down(ceiling, 3)}, so that every "
+            "point would abstain; lower it"
+        )
+
+
 def require_vote_settings(n0: int, n: int, alpha: float) -> None:
     """Raise InputError unless n0 and n lie between 1 and 2^31 - 1 and 0 < alpha < 1."""
     for name, value in (("n0", n0), ("n", n)):
@@ -320,79 +197,3 @@ def require_vote_settings(n0: int, n: int, alpha: float) -> None:
             raise InputError(f"{name} must be below 2^31, got {value}")
     if not 0 < alpha < 1:
         raise InputError(f"alpha must lie strictly between 0 and 1, got {alpha}")
-
-
-def _inference(model: keras.Model) -> Callable:
-    """The model as a function of (weights, images): no dropout, stored batch statistics, no state kept."""
-
-    def scores(weights: tuple[list, list], images: Any) -> Any:
-        return model.stateless_call(*weights, images, training=False)[0]
-
-    return scores
-
-
-def _require_shapes(model: keras.Model, image_shape: tuple[int, ...], num_classes: int) -> None:
-    found_input, found_output = tuple(model.input_shape[1:]), model.output_shape[-1]
-    if found_input != image_shape:
-        raise InputError(f"the model takes images of shape {found_input}, the data has {image_shape}")
-    if found_output != num_classes:
-        raise InputError(f"the model has {found_output} classes, the data has {num_classes}")
-
-
-def _add_float32(image: Any, sigma: Any, noise: Any) -> Any:
-    return image + sigma * noise
-
-
-def _add_grid(grid: GridNoise, steps: Any, _sigma: Any, noise: Any) -> Any:
-    return ops.cast(steps + noise, "float32") / np.float32(grid.levels)
-
-
-def _drawn(draw: Callable, add: Callable, image: Any, sigma: Any, seed: Any, block: Any, blocks: int) -> Any:
-    """Noisy copies with the noise of ``blocks`` blocks from number ``block`` of a stream."""
-    return ops.concatenate([add(image, sigma, draw(fold_in(seed, block + i))) for i in range(blocks)])
-
-
-def _sliced(add: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
-    """The same, of noise that is kept: (all blocks, NOISE_BLOCK, *image.shape)."""
-    shape = (NOISE_BLOCK, *image.shape)
-    noise = ops.slice(kept, (block, *(0 for _ in shape)), (blocks, *shape))
-    return add(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
-
-
-def _vote_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: int) -> Callable:
-    """A function that counts the votes of several batches of noise without leaving the device.
-
-    noisy(image, sigma, source, block, blocks): noisy copies with the noise of so many blocks from number ``block``.
-    The function takes (weights, image, sigma, source, numbers), numbers = int32 (first block, batches, n), and returns
-    the counts, int32 (num_classes,), of those votes whose number is below n, and how many of these had no finite
-    largest score.
-    """
-    blocks = batch_size // NOISE_BLOCK
-
-    def count(weights: Any, image: Any, sigma: Any, source: Any, numbers: Any) -> tuple[Any, Any]:
-        first_block, batches, n = numbers[0], numbers[1], numbers[2]
-
-        def add_batch(batch: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            counts, invalid = carry
-            block = first_block + batch * blocks
-            images = noisy(image, sigma, source, block, blocks)
-            output = ops.cast(scores(weights, images), "float32")
-            # A vote's number may not fit into int32, what is left of n does.
-            wanted = ops.arange(batch_size, dtype="int32") < n - block * NOISE_BLOCK
-            # NaN compares false. -inf is a legitimate log-probability of 0, unless every score is -inf.
-            valid = ops.all(output < np.inf, axis=-1) & ops.any(output > -np.inf, axis=-1)
-            # Not ops.argmax: which of two equal scores it takes (or of 0 and -0) is left to the backend.
-            largest = output >= ops.max(output, axis=-1, keepdims=True)
-            classes = ops.arange(num_classes, dtype="int32")
-            winner = ops.min(ops.where(largest, classes, num_classes), axis=-1)
-            votes = ops.one_hot(winner, num_classes, dtype="int32")
-            counted = ops.cast(wanted, "int32")
-            return (
-                counts + ops.sum(votes * counted[:, None], axis=0),
-                invalid + ops.sum(ops.cast(wanted & ~valid, "int32")),
-            )
-
-        start = (ops.zeros((num_classes,), "int32"), ops.zeros((), "int32"))
-        return ops.fori_loop(0, batches, add_batch, start)
-
-    return count

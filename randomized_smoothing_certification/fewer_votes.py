@@ -1,35 +1,50 @@
 """Certificates as they come out of fewer votes, so that files of different numbers of votes can be compared.
 
+    python randomized_smoothing_certification/fewer_votes.py --certificates my_certificates.tsv --n 10000 --out new.tsv
     python randomized_smoothing_certification/fewer_votes.py --certificates public_log.tsv --sigma 0.5 --n 10000 \\
         --out public_log_10000.tsv
 
 A radius is one-to-one with the votes that it was computed from: how many of n fell on the class. Votes are independent
 and alike, so n' of them drawn at random are what a run of n' votes counts, and the new radii are certificates of the
-same confidence, from this project's files and, as far as the three digits of their radii go, from those that Cohen et
-al.'s code wrote.
+same confidence. This holds for this project's files and, as far as the three digits of their radii go, for those that
+Cohen et al.'s code wrote. Points that have no more than n votes already keep their certificates.
+
+A file of this project has its settings beside it (.settings.json), so that they need not be given.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from data.datasets import require_sigma
-from randomized_smoothing_certification.certificate_file import RADIUS_DIGITS, Point, as_text, radii, read_points
+from randomized_smoothing_certification.certificate_file import (
+    COLUMNS,
+    RADIUS_DIGITS,
+    Point,
+    as_text,
+    radii,
+    read_certificate_record,
+    read_points,
+)
 from randomized_smoothing_certification.core import (
     ABSTAIN,
     ALPHA,
     N,
     certificate_of_count,
     lower_confidence_bound,
+    noise_seed,
     radius_of_probability,
+    require_radii_above_0,
     require_vote_settings,
     round_down,
 )
 from runtime.command_line import run_script
 from runtime.files import InputError, write_text
+from runtime.long_run import settings_path
 from runtime.noise import Stream
 from runtime.provenance import shown_path
 
@@ -40,12 +55,14 @@ class Config:
 
     certificates: Path
     """File of certificates, of this project or of Cohen et al.'s code."""
-    sigma: float
-    """Noise level that it was made with."""
-    votes: int = N
-    """Votes that each of its radii was bounded with."""
-    alpha: float = ALPHA
-    """Failure probability that it was made with, and that of the new radii."""
+    sigma: float | None = None
+    """Noise level that it was made with; the record's where the file has one beside it."""
+    votes: int | None = None
+    """Votes that each of its radii was bounded with; the record's, or the published 100,000."""
+    alpha: float | None = None
+    """Failure probability that it was made with, and that of the new radii; the record's, or the published 0.001."""
+    failure_mass: float | None = None
+    """What exact noise took off each bound (--noise grid); the record's, or none."""
     n: int = 10_000
     """Votes of the new radii."""
     seed: int = 0
@@ -54,62 +71,100 @@ class Config:
     """File of the new certificates, .tsv."""
 
 
+class _MadeWith(NamedTuple):
+    """What a file's certificates were made with."""
+
+    sigma: float
+    votes: int
+    alpha: float
+    failure_mass: float
+
+    def radius(self, count: int, votes: int) -> float:
+        """What ``count`` of so many votes certify, 0 where they certify nothing."""
+        return radius_of_probability(lower_confidence_bound(count, votes, self.alpha) - self.failure_mass, self.sigma)
+
+
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError where the settings cannot be the file's."""
-    require_sigma(config.sigma)
-    require_vote_settings(1, config.n, config.alpha)
-    require_vote_settings(1, config.votes, config.alpha)
-    if config.n > config.votes:
-        raise InputError(f"n is {config.n}, more than the file's {config.votes} votes; give fewer")
     points = read_points(config.certificates)
-    counts = [_count(point, config) for point in points]
-    new = [_with_fewer(point, count, config) for point, count in zip(points, counts, strict=True)]
-    write_text(config.out, as_text(new))
-    print(f"{shown_path(config.out)}: {len(new)} points, ACR {_acr(points):.4f} with {config.votes} votes, "
+    made = _made_with(config)
+    require_sigma(made.sigma)
+    require_vote_settings(1, config.n, made.alpha)
+    require_vote_settings(1, made.votes, made.alpha)
+    require_radii_above_0(config.n, made.alpha, made.sigma, mass=made.failure_mass)
+    if config.n > made.votes:
+        raise InputError(f"n is {config.n}, more than the file's {made.votes} votes; give fewer")
+    # Another set of points has other draws: what is chosen on validation points must not see those of the test points.
+    of_set = noise_seed(config.seed, " ".join(f"{point.idx} {point.label}" for point in points))
+    new = [_with_fewer(point, _count(point, made, config.certificates), made, config.n, of_set) for point in points]
+    header = COLUMNS if all(point.votes is None for point in new) else (*COLUMNS, "votes")
+    write_text(config.out, as_text(new, "\t".join(header)))
+    print(f"{shown_path(config.out)}: {len(new)} points, ACR {_acr(points):.4f} with {made.votes} votes, "
           f"{_acr(new):.4f} with {config.n}")  # fmt: skip
 
 
-def count_of_radius(radius: float, votes: int, alpha: float, sigma: float) -> int:
+def _made_with(config: Config) -> _MadeWith:
+    """The file's settings: those given, or else of the record beside it. Raises InputError where the two differ."""
+    found: dict[str, Any] = {}
+    if settings_path(config.certificates).is_file():
+        settings = read_certificate_record(config.certificates)["settings"]
+        mass = settings["noise"].get("failure_mass", 0.0)
+        found = {name: settings[name] for name in ("sigma", "alpha")} | {"votes": settings["n"], "failure_mass": mass}
+        for name, value in found.items():
+            if getattr(config, name) not in (None, value):
+                raise InputError(
+                    f"{name} is {getattr(config, name)}, but {settings_path(config.certificates)} says {value}; "
+                    "leave it out"
+                )
+    elif config.sigma is None:
+        raise InputError(f"{config.certificates}: has no record beside it; give --sigma, and --votes where not {N:,}")
+    defaults = {"votes": N, "alpha": ALPHA, "failure_mass": 0.0, **found}
+    given = {name: value for name in _MadeWith._fields if (value := getattr(config, name)) is not None}
+    return _MadeWith(**{**defaults, **given})
+
+
+def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failure_mass: float = 0.0) -> int:
     """How many of so many votes fell on the class: the count whose certified radius is nearest to ``radius``."""
-    probability = float(stats.norm.cdf(radius / sigma))
+    made = _MadeWith(sigma, votes, alpha, failure_mass)
+    probability = min(1.0, float(stats.norm.cdf(radius / sigma)) + failure_mass)
     # The count c with P(Binomial(votes, probability) >= c) = alpha, up to rounding.
     guess = int(np.clip(stats.binom.isf(alpha, votes, probability) + 1, 1, votes))
     near = range(max(1, guess - 3), min(votes, guess + 3) + 1)
-    return min(near, key=lambda count: abs(_radius(count, votes, alpha, sigma) - radius))
+    return min(near, key=lambda count: abs(made.radius(count, votes) - radius))
 
 
-def _count(point: Point, config: Config) -> int | None:
+def _count(point: Point, made: _MadeWith, path: Path) -> int | None:
     """The votes on the point's class, None where it has no certificate."""
     if point.predict == ABSTAIN:
         return None
-    if point.votes is not None:
-        raise InputError(f"{config.certificates}: its points have different numbers of votes; certify with one n")
-    radius = float(point.radius)
-    count = count_of_radius(radius, config.votes, config.alpha, config.sigma)
-    found = _radius(count, config.votes, config.alpha, config.sigma)
+    votes = made.votes if point.votes is None else point.votes
+    if not 0 < votes <= made.votes:
+        raise InputError(f"{path}: point {point.idx} has {votes} votes, the file's are at most {made.votes}; mend it")
+    count = count_of_radius(float(point.radius), votes, made.alpha, made.sigma, made.failure_mass)
     digits = len(point.radius.partition(".")[2])
-    if abs(found - radius) > 1.01 * 10.0**-digits:  # which may be rounded up as well as down
+    # Others may round up as well as down.
+    if abs(made.radius(count, votes) - float(point.radius)) > 1.01 * 10.0**-digits:
         raise InputError(
-            f"{config.certificates}: no count of {config.votes} votes has the radius {point.radius} of point "
-            f"{point.idx} at sigma {config.sigma:g}, alpha {config.alpha:g}; give those that the file was made with"
+            f"{path}: no count of {votes} votes has the radius {point.radius} of point {point.idx} at sigma "
+            f"{made.sigma:g}, alpha {made.alpha:g}, failure mass {made.failure_mass:.2g}; give those that the file was "
+            "made with"
         )
     return count
 
 
-def _with_fewer(point: Point, count: int | None, config: Config) -> Point:
-    """The point's certificate from ``config.n`` of its votes. One that abstained, whose votes are not known, does."""
-    if count is None:
+def _with_fewer(point: Point, count: int | None, made: _MadeWith, n: int, seed: int) -> Point:
+    """The point's certificate from n of its votes. A point that abstained keeps that: its votes are not known."""
+    votes = made.votes if point.votes is None else point.votes
+    if point.votes is not None:
+        point = point._replace(votes=min(votes, n))
+    if count is None or votes <= n:
         return point
-    draw = np.random.default_rng([config.seed, Stream.VOTES_TAKEN, point.idx])
-    taken = int(draw.hypergeometric(count, config.votes - count, config.n))
-    predict, radius, _ = certificate_of_count(point.predict, taken, config.n, config.alpha, config.sigma)
+    draw = np.random.default_rng([seed, Stream.VOTES_TAKEN, point.idx])
+    taken = int(draw.hypergeometric(count, votes - count, n))
+    predict, radius, _ = certificate_of_count(point.predict, taken, n, made.alpha, made.sigma, made.failure_mass)
     return point._replace(
         radius=round_down(radius, RADIUS_DIGITS), predict=predict, correct=int(predict == point.label)
     )
-
-
-def _radius(count: int, votes: int, alpha: float, sigma: float) -> float:
-    return radius_of_probability(lower_confidence_bound(count, votes, alpha), sigma)
 
 
 def _acr(points: Sequence[Point]) -> float:

@@ -12,14 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from randomized_smoothing_certification.core import (
-    ABSTAIN,
-    NOISE_BLOCK,
-    VoteCounter,
-    require_vote_settings,
-    select_class,
-    vote_seed,
-)
+from randomized_smoothing_certification.core import ABSTAIN, require_vote_settings, select_class, vote_seed
+from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from runtime.files import InputError
 from runtime.noise import Stream
 

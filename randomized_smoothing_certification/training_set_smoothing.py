@@ -17,8 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.core import ABSTAIN, ALPHA, N0, lower_confidence_bound, require_vote_settings
-from runtime.files import InputError
+from randomized_smoothing_certification.core import (
+    ABSTAIN,
+    ALPHA,
+    N0,
+    lower_confidence_bound,
+    noise_seed,
+    require_radii_above_0,
+    require_vote_settings,
+)
+from runtime.files import InputError, array_sha256
 from runtime.noise import Stream
 from runtime.progress import progress
 
@@ -79,11 +87,15 @@ def smooth_by_sampling(
     """The smoothed classifier for any base learner: train it on n0 + n noisy training sets and count its answers.
 
     x_test: (m, ...). n0: trainings that select each point's class. n: fresh ones that bound its probability from
-    below (Clopper-Pearson). alpha: probability, per test point, that this bound is wrong.
+    below (Clopper-Pearson). alpha: probability, per test point, that this bound is wrong. seed: with x_test it names
+    the noisy training sets, so that what is chosen on validation points never sees those of the test points.
 
-    Raises InputError for votes or alpha out of range, or a learner that returns something else than m classes.
+    Raises InputError for votes or alpha out of range, votes too few to certify anything, or a learner that returns
+    anything but m classes from 0 to num_classes - 1.
     """
     require_vote_settings(n0, n, alpha)
+    require_radii_above_0(n, alpha, sigma=1.0)
+    seed = noise_seed(seed, array_sha256(x_test))
     points = np.arange(len(x_test))
     votes: dict[Stream, np.ndarray] = {}
     with progress(total=n0 + n, desc="noisy training sets", unit="training") as bar:
@@ -97,6 +109,8 @@ def smooth_by_sampling(
                         f"the learner returned {classes.dtype} of shape {classes.shape}, int of shape {points.shape} "
                         "expected: a class for each test point"
                     )
+                if wrong := classes[(classes < 0) | (classes >= num_classes)].tolist():
+                    raise InputError(f"the learner returned class {wrong[0]}; classes are 0 to {num_classes - 1}")
                 counts[points, classes] += 1
                 bar.update()
             votes[stream] = counts

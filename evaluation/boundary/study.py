@@ -25,8 +25,9 @@ from bilevel_optimizer.linear_solvers import ConjugateGradient
 from data.datasets import check_poison, split_target_class
 from models.registry import initial_weights
 from models.stateless import StatelessModel
-from randomized_smoothing_certification.core import ALPHA, N0, VoteCounter, certify, require_vote_settings
+from randomized_smoothing_certification.core import ALPHA, N0, certify, require_vote_settings
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
+from randomized_smoothing_certification.votes import VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy
 from runtime.checkpoints import require_finite

@@ -317,7 +317,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if CLEAN not in self.rows:
             raise InputError("rows must hold 'clean': reductions are measured against it")
         require_epsilon(self.epsilon)
-        require_certificate_settings(self.certification)
         for name in ("runs", "shards", "threads"):  # the scripts check the settings that they use
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
@@ -331,6 +330,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         sigmas = [sigma for of_method in self.methods.values() for sigma in of_method]
         for sigma in (*sigmas, *(transfer.sigmas if transfer else ())):
             require_sigma(sigma)
+        require_certificate_settings(self.certification, *sigmas)
         for foreign in self.foreign:
             foreign.check()
         if self.method_transfer:
@@ -363,8 +363,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         variants: dict[str, AttackVariant] = {}
         for series, settings in self.attacks.items():
             lists = {name: values for name in LISTED if (values := _several(settings.get(name)))}
-            for values in product(*lists.values()):
-                chosen = dict(zip(lists, values, strict=True))
+            for chosen_values in product(*lists.values()):
+                chosen = dict(zip(lists, chosen_values, strict=True))
                 name = "_".join([series, *(f"{listed}_{one}" for listed, one in chosen.items())])
                 if name in variants:
                     raise InputError(f"attacks: two are named {name!r}; name them otherwise")

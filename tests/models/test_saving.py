@@ -148,3 +148,28 @@ def test_a_copy_shares_no_weights(model: keras.Model, images: np.ndarray) -> Non
 def test_an_unknown_precision_is_refused(model: keras.Model) -> None:
     with pytest.raises(InputError, match="no precision 'float8'; choose one of float32, bfloat16"):
         with_precision(model, "float8")
+
+
+def test_a_model_without_an_axis_of_channels_is_told_how_to_get_one(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((28, 28)), layers.Flatten(), layers.Dense(10)]).save(tmp_path / "model.keras")
+    with pytest.raises(InputError, match=r"\(28, 28\) without an axis of channels; put keras\.Input\(\(28, 28, 1\)\)"):
+        load_model(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_a_model_of_whole_numbers_is_refused(tmp_path: Path, dtype: str) -> None:
+    inputs = keras.Input((8, 8, 1), dtype=dtype)
+    keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs)))).save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=f"takes {dtype} pixels, .*layers.Rescaling"):
+        load_model(tmp_path / "m.keras")
+
+
+def test_a_model_of_a_class_that_is_not_here_says_so(tmp_path: Path) -> None:
+    class Doubled(layers.Layer):
+        def call(self, x: object) -> object:
+            return 2 * x
+
+    inputs = keras.Input((8, 8, 1))
+    keras.Model(inputs, layers.Dense(3)(layers.Flatten()(Doubled()(inputs)))).save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match="Doubled is code of the program that saved it, which is not run here"):
+        load_model(tmp_path / "m.keras")

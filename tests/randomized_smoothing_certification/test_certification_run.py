@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from scipy import stats
 
+from evaluation.tables.plan import plan_of
 from models.registry import build_model
 from models.saving import load_model, save_model
 from randomized_smoothing_certification import certification_run, core
@@ -32,10 +35,13 @@ from randomized_smoothing_certification.certification_run import (
     draw_points,
     merge,
 )
-from randomized_smoothing_certification.core import VoteCounter, certify, round_down
+from randomized_smoothing_certification.core import certify, round_down
+from randomized_smoothing_certification.fewer_votes import Config as FewerVotes
+from randomized_smoothing_certification.fewer_votes import main
 from randomized_smoothing_certification.fixed_radii_file import read_own_decisions
 from randomized_smoothing_certification.grid_noise import GridNoise
-from runtime.files import InputError, append
+from randomized_smoothing_certification.votes import VoteCounter
+from runtime.files import InputError, append, array_sha256
 from runtime.noise import Stream
 from runtime.stop import StoppedEarly
 
@@ -68,6 +74,12 @@ def config(toy: Path, out: Path, **changes: Any) -> CertificationConfig:
     return CertificationConfig(**{**values, **changes})
 
 
+def noise_of(toy: Path, seed: int = 0, split: str = "test") -> int:
+    """Seed of the noise of a run on these images."""
+    arrays = (np.load(toy / f"{letter}_{split}.npy") for letter in "XY")
+    return core.noise_seed(seed, "".join(array_sha256(array) for array in arrays))
+
+
 def without_time(path: Path) -> list[list[str]]:
     return [line.split("\t")[:-1] for line in path.read_text().splitlines()]
 
@@ -93,7 +105,8 @@ def test_a_run_writes_rows_settings_and_summary(toy: Path, tmp_path: Path, capsy
     assert summary["point_set"] == {
         "dataset": toy.name, "split": "test", "target_class": 1, "seed": 0, "count": 6, "n0": 100, "n": 300,
         "alpha": 0.001, "sigma": 0.5, "precision": "float32",
-        "noise": {"mode": "float32", "cut_off": 5.7}, "shared_noise": True, "shard": None, "acr_only": False,
+        "noise": {"mode": "float32", "cut_off": 5.7}, "noise_of": "seed and images",
+        "shared_noise": True, "shard": None, "acr_only": False,
         "radius_loss": 0.0,
     }  # fmt: skip
     assert json.loads(out.with_suffix(".summary.json").read_text()) == summary
@@ -112,7 +125,7 @@ def test_each_row_is_certify_at_that_test_point(toy: Path, tmp_path: Path) -> No
     counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5)
     images = np.load(toy / "X_test.npy")
     for row in read_points(out):
-        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=5)
+        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=noise_of(toy, 5))
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
 
 
@@ -135,7 +148,7 @@ def test_exact_noise_says_so_and_what_it_takes_off(
     assert f"noise grid up to 8 sigma, failure mass {mass:.2g}" in capsys.readouterr().out
     counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5, levels=255)
     for row in read_points(out):
-        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=0)
+        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=noise_of(eight_bit))
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
     with pytest.raises(InputError, match="made with noise"):
         certify_test_points(config(eight_bit, out))
@@ -241,9 +254,14 @@ def test_shards_of_other_settings_do_not_merge(toy: Path, tmp_path: Path) -> Non
         merge([tmp_path / "300.tsv", tmp_path / "200.tsv"], tmp_path / "merged.tsv")
 
 
-def test_a_file_of_before_noise_was_shared_is_continued_with_noise_of_each_point(toy: Path, tmp_path: Path) -> None:
+def test_a_file_of_an_older_version_is_continued_with_the_noise_that_it_began_with(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of before noise was shared between points, and depended on the images."""
     out, whole, shared = tmp_path / "a.tsv", tmp_path / "whole.tsv", tmp_path / "shared.tsv"
-    certify_test_points(config(toy, whole, shared_noise=False))
+    with monkeypatch.context() as older:
+        older.setattr(certification_run, "noise_seed", lambda seed, _: seed)
+        certify_test_points(config(toy, whole, shared_noise=False))
     certify_test_points(config(toy, shared))
     assert without_time(shared) != without_time(whole)
     record = json.loads(whole.with_suffix(".settings.json").read_text())
@@ -253,8 +271,14 @@ def test_a_file_of_before_noise_was_shared_is_continued_with_noise_of_each_point
     out.write_text("\n".join(whole.read_text().split("\n")[:3]) + "\n")
     with pytest.raises(InputError, match="made with shared_noise = False, this run has True"):
         certify_test_points(config(toy, out))
+    capsys.readouterr()
     certify_test_points(config(toy, out, shared_noise=False))
+    assert f"note: {out} goes on with the noise that it began with" in capsys.readouterr().out
     assert without_time(out) == without_time(whole)
+    out.with_suffix(".settings.json").write_text(json.dumps(record))
+    certify_test_points(config(toy, out, on_other_settings="start_afresh"))  # what is begun anew has noise of today
+    assert without_time(out) == without_time(shared)
+    shutil.copy(whole, out)
     assert len(read_own_points(out, record["settings"], record["points"])) == 6
     counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
     for row in read_points(out):
@@ -267,7 +291,7 @@ def doubtful(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that takes some points of every class for another one."""
     model = keras.saving.load_model(toy / "model.keras")
     kernel, bias = model.get_weights()
-    model.set_weights([kernel, bias + np.array([0.0, -4.0, 0.0], np.float32)])
+    model.set_weights([kernel, bias + np.array([0.0, -6.0, 0.0], np.float32)])
     save_model(model, path := tmp_path_factory.mktemp("doubtful") / "model.keras")
     return path
 
@@ -279,7 +303,7 @@ def test_for_the_acr_alone_points_of_a_wrong_class_get_no_votes(
     expected = certify_test_points(config(toy, full, model=doubtful, target_class="all"))
     summary = certify_test_points(config(toy, short, model=doubtful, target_class="all", acr_only=True))
     counter, images = VoteCounter(load_model(doubtful), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
-    seed, wrong = core.vote_seed(0, None, Stream.VOTES_THAT_SELECT), 0
+    seed, wrong = core.vote_seed(noise_of(toy), None, Stream.VOTES_THAT_SELECT), 0
     for row, before in zip(read_points(short), read_points(full), strict=True):
         selected = int(np.argmax(counter.count_votes(images[row.idx], 100, seed)))
         if selected == row.label:
@@ -318,12 +342,12 @@ def read_short(path: Path, lines: list[str]) -> None:
 
 def test_points_have_votes_of_their_own_number(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full, few = tmp_path / "full.tsv", tmp_path / "few.tsv"
-    expected = certify_test_points(config(toy, full, n=5_000, n0=1_000))
-    summary = certify_test_points(config(toy, few, n=5_000, n0=1_000, radius_loss=0.05))
+    expected = certify_test_points(config(toy, full, n=5_000, n0=1_000, seed=1))
+    summary = certify_test_points(config(toy, few, n=5_000, n0=1_000, seed=1, radius_loss=0.05))
     drawn = [row.votes for row in read_points(few)]
     assert all(votes and votes < 5_000 for votes in drawn) and len(set(drawn)) > 1
     counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
-    votes: dict[str, Any] = {"n0": 1_000, "n": 5_000, "alpha": 0.001, "seed": 0}
+    votes: dict[str, Any] = {"n0": 1_000, "n": 5_000, "alpha": 0.001, "seed": noise_of(toy, 1)}
     for row in read_points(few):
         found = certify(counter, images[row.idx], None, **votes, radius_loss=0.05)
         assert (row.predict, row.radius, row.votes) == (found.prediction, round_down(found.radius), found.votes)
@@ -338,7 +362,7 @@ def test_points_have_votes_of_their_own_number(toy: Path, tmp_path: Path, capsys
         read_short(few, [lines[0], "\t".join(cells), *lines[2:]])
     few.write_text("\n".join([*lines[:3], lines[3][:20]]))
     summary_path(few).unlink()
-    certify_test_points(config(toy, few, n=5_000, n0=1_000, radius_loss=0.05, batch_size=300))
+    certify_test_points(config(toy, few, n=5_000, n0=1_000, seed=1, radius_loss=0.05, batch_size=300))
     assert [line.split("\t")[:5] for line in few.read_text().split("\n")] == [line.split("\t")[:5] for line in lines]
 
 
@@ -514,8 +538,8 @@ WRONG_ROWS = [
     ("label", "2", "line 2 has a"),
     ("idx", "2", "line 2 has a point"),
     ("idx", "999", "line 2 has a point"),
-    ("time", "0:00:nan", "line 2 is damaged"),
-    ("time", "0:00:-1", "line 2 is damaged"),
+    ("time", "0:00:nan", "line 2 has a time"),
+    ("time", "0:00:-1", "line 2 has a time"),
 ]
 
 
@@ -562,7 +586,7 @@ def test_lines_out_of_place_are_refused(toy: Path, tmp_path: Path, two_rows: dic
         ([header, first, first, ""], "once more"),
         ([header, first, second, changed(first, "idx", "23"), ""], "line 4 has a point"),
         ([header, "", first, ""], "not the lines"),
-        ([header, first[:-20], second, ""], "line 2 is damaged"),
+        ([header, first[:-20], second, ""], "line 2 has a radius"),
         (["idx", first, second, ""], "columns"),
     ):
         for name in ("a.tsv", "a.settings.json"):
@@ -588,6 +612,52 @@ def test_a_changed_digit_in_whole_certificates_is_noticed_by_their_hash(
         certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
     with pytest.raises(InputError, match=r"changed since a\.summary\.json was made"):
         merge([tmp_path / "a.tsv"], tmp_path / "merged.tsv")
+
+
+@pytest.mark.parametrize("time", ["15.4", "2026-11-26 10:00", "", "nan", "-1"])
+def test_the_time_of_another_program_decides_nothing(tmp_path: Path, time: str) -> None:
+    """The ResNet-110 logs of Cohen et al. have seconds there."""
+    foreign = tmp_path / "a.tsv"
+    foreign.write_text(f"idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t0.378\t1\t{time}\n")
+    (point,) = read_points(foreign)
+    assert (point.label, point.certified_radius) == (3, 0.378)
+    main(FewerVotes(certificates=foreign, sigma=0.25, n=1_000, out=tmp_path / "b.tsv"))
+    assert len(read_points(tmp_path / "b.tsv")) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbflabel\tpredict\tradius\n3\t3\t0.5\n",
+        b"label\tpredict\tradius\r\n3\t3\t0.5\r\n",
+        b"label\tpredict\tradius\n3.0\t3.0\t5e-1\n",
+        b"label\tcorrect\tpredict\tradius\tnote\n3\tyes\t3\t0.5\tx\n",
+    ],
+    ids=["byte-order mark", "Windows line ends", "floats", "unknown columns"],
+)
+def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.tsv").write_bytes(content)
+    (point,) = read_points(tmp_path / "a.tsv")
+    assert (point.label, point.predict, point.certified_radius) == (3, 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"idx\tlabel\tpredict\tradius\tcorrect\ttime\n", "holds no point, only the line of column names"),
+        (b"", "has no column 'label'"),
+        (b"label,predict,radius\n3,3,0.5\n", "has no column 'label'; the first line must name .* with tabs"),
+        (b"label\tpredict\tradius\n3\t3\t0.5\nlabel\tpredict\tradius\n4\t4\t0.5\n", "line 3 repeats the column names"),
+        ("label\tpredict\tradius\n3\t3\t0.5\n".encode("utf-16"), "save the certification file as UTF-8"),
+        (b"label\tpredict\tradius\n3\t3\n", "line 2 is damaged"),
+        (b"label\tpredict\tradius\n3.5\t3\t1\n", "line 2 is damaged"),
+    ],
+)
+def test_files_without_certificates_end_in_one_line_that_fits(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.tsv").write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        main(FewerVotes(certificates=tmp_path / "a.tsv", sigma=0.5, out=tmp_path / "b.tsv"))
+    assert "\n" not in str(error.value) and not (tmp_path / "b.tsv").exists()
 
 
 def test_another_program_may_lack_columns_but_not_repeat_a_point(tmp_path: Path) -> None:
@@ -749,8 +819,92 @@ def test_validation_images_may_be_certified(toy: Path, tmp_path: Path, capsys: p
     truth = np.load(toy / "Y_val.npy").argmax(axis=1)
     settings = summary_settings(out)
     for row in read_points(out):
-        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=0)
+        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=noise_of(toy, split="val"))
         assert (row.label, row.predict, row.radius) == (truth[row.idx], found.prediction, round_down(found.radius))
     assert settings["split"] == "val"
     with pytest.raises(InputError, match="made with split = 'val', this run has 'test'"):
         certify_test_points(config(toy, out))
+
+
+def test_validation_and_test_images_never_see_the_same_noise(toy: Path, tmp_path: Path) -> None:
+    """The same images in both splits: what is chosen on validation certificates must not see the noise of the test."""
+    same = tmp_path / "same"
+    shutil.copytree(toy, same)
+    generator = np.random.default_rng(1)
+    seeds = {noise_of(toy, split="val"), noise_of(toy), noise_of(toy, 1)}
+    np.save(same / "X_test.npy", np.load(toy / "X_test.npy")[generator.permutation(COUNT // CLASSES * CLASSES)])
+    assert len(seeds | {noise_of(same)}) == 4
+    asked = set()
+    for split in ("val", "test"):
+        for shared in (True, False):
+            out = tmp_path / f"{split}_{shared}.tsv"
+            certify_test_points(config(toy, out, split=split, shared_noise=shared, points=2))
+            asked |= {tuple(row.radius for row in read_points(out))}
+    assert len(asked) == 4
+
+
+def test_a_choice_on_validation_certificates_leaves_test_certificates_their_confidence() -> None:
+    """Coins whose vote is the sign of w.noise: the one with the most votes on validation noise, certified on the test.
+
+    Every coin has probability one half, so that each certificate is wrong. With the noise of the validation set again
+    the choice would be certified again.
+    """
+    runs, coins, n, alpha = 300, 50, 400, 0.01
+    wrong = {"the same": 0, "another": 0}
+    for run in range(runs):
+        directions = np.random.default_rng(run).normal(size=(coins, 4))
+        votes = {}
+        for images in ("val", "test"):
+            noise = np.random.default_rng(core.noise_seed(run, images)).normal(size=(n, 4))
+            votes[images] = np.sum(noise @ directions.T > 0, axis=0)
+        chosen = int(np.argmax(votes["val"]))
+        for kind, images in (("the same", "val"), ("another", "test")):
+            wrong[kind] += core.lower_confidence_bound(int(votes[images][chosen]), n, alpha) > 0.5
+    assert wrong["the same"] > 5 * alpha * runs and wrong["another"] <= stats.binom.isf(1e-4, runs, alpha)
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_the_clean_accuracy_is_said_and_a_wrong_pixel_scale_noticed(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: float
+) -> None:
+    inputs = keras.Input((8, 8, 1))
+    scaled = keras.layers.Rescaling(1 / scale)(inputs)
+    model = keras.Model(inputs, keras.saving.load_model(toy / "model.keras")(scaled))
+    save_model(model, tmp_path / "m.keras")
+    certify_test_points(config(toy, tmp_path / "a.tsv", model=tmp_path / "m.keras", target_class="all"))
+    printed = capsys.readouterr().out
+    found = re.search(r"base classifier: accuracy (\d\.\d{3}) on these 18 points without noise", printed)
+    assert found
+    record = json.loads((tmp_path / "a.settings.json").read_text())
+    assert record["clean_accuracy"] == pytest.approx(float(found[1]), abs=5e-4)
+    assert (float(found[1]) > 0.9) == (scale == 1)
+    assert ("on pixels 0 to 255 it would be" in printed and "Rescaling(255)" in printed) == (scale == 255)
+
+
+def test_a_model_that_only_guesses_is_noticed(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = keras.saving.load_model(toy / "model.keras")
+    model.set_weights([0 * weights for weights in model.get_weights()])
+    save_model(model, tmp_path / "m.keras")
+    certify_test_points(config(toy, tmp_path / "a.tsv", model=tmp_path / "m.keras", target_class="all"))
+    assert "no better than guessing (0.333)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 9}, "n is 9: with alpha 0.001 not even 9 unanimous votes certify a radius; raise n to at least 10"),
+        ({"n": 100, "alpha": 1e-60}, "not even 100 unanimous votes certify a radius; raise n to at least 200"),
+        ({"radius_loss": 5.0}, "radius_loss is 5: 300 votes certify radii up to 0.999, so that every point would"),
+    ],
+)
+def test_settings_that_can_certify_nothing_end_before_any_work(
+    toy: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        certify_test_points(config(toy, tmp_path / "a.tsv", model=Path("not looked for.keras"), **changes))
+    plan = {
+        "table": "a", "title": "a", "dataset": "DIGITS", "architecture": "digits_cnn",
+        "methods": {"gaussianaug": [0.5]}, "certification": {"n": 300, **changes},
+    }  # fmt: skip
+    with pytest.raises(InputError, match=message):
+        plan_of(plan)

@@ -9,9 +9,9 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from bilevel_optimizer.autodiff import jit
-from randomized_smoothing_certification import core
-from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK, VoteCounter, certify, predict, votes_needed
+from randomized_smoothing_certification import core, votes
+from randomized_smoothing_certification.core import ABSTAIN, certify, predict, votes_needed
+from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, normal, seed_pair
 
@@ -140,7 +140,7 @@ def test_noise_that_is_kept_is_the_same_noise(
 ) -> None:
     images = np.random.default_rng(1).integers(0, 257, (3, *SHAPE)).astype(np.float32) / np.float32(256)
     drawing, keeping = (VoteCounter(five_classes, 5, SHAPE, 0.5, batch_size, levels) for _ in range(2))
-    monkeypatch.setattr(core, "KEPT_BYTES", 4 * 4 * 1_700)  # more are drawn
+    monkeypatch.setattr(votes, "KEPT_BYTES", 4 * 4 * 1_700)  # more are drawn
     keeping.keep_noise(STREAM, 2_000)
     for image in images:
         for first, n in ((0, 50), (0, 1_234), (100, 1_700), (1_200, 2_345), (1_800, 2_000)):
@@ -203,11 +203,11 @@ def test_a_number_of_votes_that_others_chose_leaves_the_coverage_by_enumeration(
     assert len(set(chosen)) > 2
     for p in (0.5, 0.51, 0.6, 0.77, 0.9, 0.97, 0.99, 0.999):
         wrong = 0.0
-        for votes in set(chosen) - {0}:
-            counts = np.arange(1, votes + 1)
-            bounds = np.concatenate([[0], stats.beta.ppf(alpha, counts, votes - counts + 1)])
-            of_votes = stats.binom.pmf(np.arange(votes + 1), votes, p)[bounds > p].sum()
-            wrong += stats.binom.pmf(np.flatnonzero(chosen == votes), n0, p).sum() * of_votes
+        for drawn in set(chosen) - {0}:
+            counts = np.arange(1, drawn + 1)
+            bounds = np.concatenate([[0], stats.beta.ppf(alpha, counts, drawn - counts + 1)])
+            of_votes = stats.binom.pmf(np.arange(drawn + 1), drawn, p)[bounds > p].sum()
+            wrong += stats.binom.pmf(np.flatnonzero(chosen == drawn), n0, p).sum() * of_votes
         assert wrong <= alpha + 1e-12
 
 
@@ -307,10 +307,10 @@ def test_the_largest_number_of_votes_is_counted_exactly(batch_size: int) -> None
     n, last = 2**31 - 1, 7
     blocks = batch_size // NOISE_BLOCK
     first = (-(-n // batch_size) - last) * blocks
-    noisy = partial(core._drawn, partial(normal, (NOISE_BLOCK, *SHAPE)), core._add_float32)
-    loop = core._vote_loop(lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, noisy, batch_size)
+    noisy = partial(votes._drawn, partial(normal, (NOISE_BLOCK, *SHAPE)), votes._add_float32)
+    loop = votes._vote_loop(lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, noisy, batch_size)
     numbers = ops.convert_to_tensor(np.array([first, last, n], np.int32))
-    counts, invalid = jit(loop)(([], []), ops.convert_to_tensor(IMAGE), np.float32(0.5), STREAM, numbers)
+    counts, invalid = loop(([], []), ops.convert_to_tensor(IMAGE), np.float32(0.5), STREAM, numbers)
     assert int(ops.sum(counts)) == n - first * NOISE_BLOCK and int(invalid) == 0
 
 

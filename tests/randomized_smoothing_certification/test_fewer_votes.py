@@ -1,14 +1,17 @@
 """Certificates from some of a file's votes: the votes are found, and what is drawn of them is what a run counts."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from randomized_smoothing_certification import core
 from randomized_smoothing_certification.certificate_file import read_points
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, radius_of_probability, round_down
 from randomized_smoothing_certification.fewer_votes import Config, count_of_radius, main
-from runtime.files import InputError, write_text
+from randomized_smoothing_certification.grid_noise import GridNoise
+from runtime.files import InputError, write_json, write_text
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
@@ -80,7 +83,72 @@ def test_settings_that_cannot_be_the_files(change: dict[str, float], message: st
     assert not (tmp_path / "b.tsv").exists()
 
 
-def test_points_with_votes_of_their_own_are_refused(tmp_path: Path) -> None:
+def with_record(file: Path, failure_mass: float = 0.0, **settings: Any) -> None:
+    """Put the record beside a file that a run of this project has."""
+    noise = {"mode": "grid" if failure_mass else "float32", "failure_mass": failure_mass}
+    what = {
+        "dataset": "MNIST", "split": "test", "target_class": 8, "seed": 0, "n0": 100, "n": 1_000, "alpha": 0.001,
+        "sigma": 0.5, "precision": "float32", "noise": noise, "shard": None, "model_sha256": "", **settings,
+    }  # fmt: skip
+    write_json(file.with_suffix(".settings.json"), {"settings": what, "points": [], "provenance": {}})
+
+
+@pytest.mark.parametrize(("sigma", "size"), [(0.75, 784), (1.0, 784), (0.16, 3072), (0.33, 3072), (1.0, 3072)])
+def test_exact_noise_is_known(sigma: float, size: int, tmp_path: Path) -> None:
+    """Its failure mass is taken off every bound: at these noise levels it is so large that it shows in the radius."""
+    mass = GridNoise(sigma, 255).failure_mass(size)
+    counts = (1_000, 999, 870, 560)
+    bounds = [lower_confidence_bound(count, 1_000, 0.001) - mass for count in counts]
+    radii = [round_down(radius_of_probability(bound, sigma)) for bound in bounds]
+    file = write(tmp_path / "a.tsv", *((8, of) for of in radii))
+    with_record(file, mass, sigma=sigma)
+    main(Config(certificates=file, n=1_000, out=tmp_path / "b.tsv"))
+    assert (tmp_path / "b.tsv").read_text() == file.read_text()
+    main(Config(certificates=file, n=100, out=tmp_path / "b.tsv"))
+    assert read_points(tmp_path / "b.tsv")[0].radius == round_down(core.radius_ceiling(sigma, 100, 0.001, mass))
+    file.with_suffix(".settings.json").unlink()
+    main(Config(certificates=file, sigma=sigma, votes=1_000, failure_mass=mass, n=100, out=tmp_path / "c.tsv"))
+    assert (tmp_path / "c.tsv").read_text() == (tmp_path / "b.tsv").read_text()
+
+
+def test_the_record_beside_a_file_says_how_it_was_made(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tsv", (8, radius(990, 1_000)))
+    with pytest.raises(InputError, match="has no record beside it; give --sigma"):
+        main(Config(certificates=file, n=1_000, out=tmp_path / "b.tsv"))
+    with_record(file)
+    main(Config(certificates=file, n=1_000, out=tmp_path / "b.tsv"))
+    assert (tmp_path / "b.tsv").read_text() == file.read_text()
+    with pytest.raises(InputError, match=r"sigma is 0\.25, but .*a\.settings\.json says 0\.5; leave it out"):
+        main(Config(certificates=file, sigma=0.25, n=1_000, out=tmp_path / "b.tsv"))
+
+
+def test_points_with_votes_of_their_own(tmp_path: Path) -> None:
+    """As with --acr-only and --radius-loss: points that have no more votes already keep their certificates."""
+    rows = [(8, radius(990, 1_000), 1_000), (8, radius(70, 70), 70), (-1, "0.000000", 0), (8, radius(195, 200), 200)]
+    lines = [
+        f"{i}\t8\t{predict}\t{of}\t{int(predict == 8)}\t0:00:00.1\t{votes}\n"
+        for i, (predict, of, votes) in enumerate(rows)
+    ]
+    write_text(tmp_path / "a.tsv", HEADER.replace("time", "time\tvotes") + "".join(lines))
+    with_record(tmp_path / "a.tsv", acr_only=True, radius_loss=0.05)
+    main(Config(certificates=tmp_path / "a.tsv", n=100, out=tmp_path / "b.tsv"))
+    first, second, third, fourth = read_points(tmp_path / "b.tsv")
+    assert [point.votes for point in (first, second, third, fourth)] == [100, 70, 0, 100]
+    assert (second.radius, third.predict) == (rows[1][1], -1)
+    for point in (first, fourth):
+        assert 0 < float(point.radius) <= radius_of_probability(lower_confidence_bound(100, 100, 0.001), 0.5)
     write_text(tmp_path / "a.tsv", HEADER.replace("time", "time\tvotes") + "0\t8\t8\t1.000000\t1\t0:00:00.1\t70\n")
-    with pytest.raises(InputError, match="different numbers of votes"):
-        main(Config(certificates=tmp_path / "a.tsv", sigma=0.5, out=tmp_path / "b.tsv"))
+    with pytest.raises(InputError, match=r"no count of 70 votes has the radius 1\.000000 of point 0"):
+        main(Config(certificates=tmp_path / "a.tsv", n=50, out=tmp_path / "c.tsv"))
+
+
+def test_another_set_of_points_has_other_draws(tmp_path: Path) -> None:
+    """What is chosen on validation points must not see the draws of the test points."""
+    radii = [(8, radius(900, 1_000))] * 50
+    file = write(tmp_path / "test.tsv", *radii)
+    (tmp_path / "val.tsv").write_text(file.read_text().replace("\n", "\n1", 50))  # other numbers of the same images
+    drawn = []
+    for name in ("test", "val"):
+        main(Config(certificates=tmp_path / f"{name}.tsv", sigma=0.5, votes=1_000, n=300, out=tmp_path / "b.tsv"))
+        drawn.append([point.radius for point in read_points(tmp_path / "b.tsv")])
+    assert np.mean(np.array(drawn[0]) == drawn[1]) < 0.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from randomized_smoothing_certification.core import ABSTAIN, NOISE_BLOCK
+from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.fixed_radii import (
     Decision,
     decide,
@@ -14,6 +14,7 @@ from randomized_smoothing_certification.fixed_radii import (
     probabilities_of,
     require_radii,
 )
+from randomized_smoothing_certification.votes import NOISE_BLOCK
 from runtime.files import InputError
 
 IMAGE = np.zeros((2, 2, 1), np.float32)

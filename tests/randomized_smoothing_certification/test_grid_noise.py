@@ -13,8 +13,9 @@ from scipy import stats
 
 from bilevel_optimizer.autodiff import jit
 from randomized_smoothing_certification import core
-from randomized_smoothing_certification.core import VoteCounter, certify
+from randomized_smoothing_certification.core import certify
 from randomized_smoothing_certification.grid_noise import GridNoise, as_steps, grid_of
+from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.noise import integers, seed_pair
 

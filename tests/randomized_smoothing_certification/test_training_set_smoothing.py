@@ -98,6 +98,24 @@ def test_wrong_learners_and_settings_get_one_clear_line() -> None:
     training_set, x_test, _ = two_blobs()
     noise = LabelFlips(0.1, 2)
     with pytest.raises(InputError, match="the learner returned float64"):
-        smooth_by_sampling(lambda t, x: np.zeros(len(x)), noise, training_set, x_test, 2, n0=1, n=1)
+        smooth_by_sampling(lambda t, x: np.zeros(len(x)), noise, training_set, x_test, 2, n0=1, n=10)
+    for label in (-1, 2):
+        with pytest.raises(InputError, match=f"the learner returned class {label}; classes are 0 to 1"):
+            smooth_by_sampling(lambda t, x, k=label: np.full(len(x), k), noise, training_set, x_test, 2, n0=1, n=10)
+    with pytest.raises(InputError, match="not even 9 unanimous votes certify"):
+        smooth_by_sampling(ridge, noise, training_set, x_test, 2, n0=1, n=9)
     with pytest.raises(InputError, match="n must be at least 1, got 0"):
         smooth_by_sampling(ridge, noise, training_set, x_test, 2, n0=1, n=0)
+
+
+def test_other_test_points_see_other_noisy_training_sets() -> None:
+    training_set, x_test, _ = two_blobs()
+    seen: list[tuple[int, ...]] = []
+
+    def learner(training_set: TrainingSet, x_test: np.ndarray) -> np.ndarray:
+        seen.append(tuple(training_set.y.tolist()))
+        return np.zeros(len(x_test), int)
+
+    for x in (x_test, x_test + 1):
+        smooth_by_sampling(learner, LabelFlips(0.1, 2), training_set, x, 2, n0=1, n=10)
+    assert len(set(seen)) == 22
