@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array, require_label
+from data.idx import is_idx_source, read_idx_source
 from runtime.checks import require_name
 from runtime.files import (
     InputError,
@@ -38,7 +39,8 @@ class SourceConfig:
     """Name of the data in tables, that of the folder when not given; say here where the images are not the standard
     ones."""
     source: Path | None = None
-    """NPZ file with x_train, y_train, x_test, y_test (uint8 images); the standard download when not given."""
+    """NPZ file with x_train, y_train, x_test, y_test (uint8 images). For images of MNIST's form also the folder of
+    the four IDX files (train-images-idx3-ubyte.gz, ...), or one of them. The standard download when not given."""
     seed: int = 0
     """Seed of the random split into training and validation images."""
     validation: int = 5000
@@ -46,17 +48,18 @@ class SourceConfig:
 
 
 def prepare_from_source(config: SourceConfig, download: str, image_shape: tuple[int, int, int]) -> None:
-    """Prepare a dataset of 8-bit images from an NPZ file or from the Keras download.
+    """Prepare a dataset of 8-bit images from an NPZ file, from IDX files or from the Keras download.
 
     download: 'mnist' or 'cifar10' of keras.datasets; image_shape: (height, width, channels).
     Raises InputError for a source that cannot be had, read or used.
     """
+    source: dict[str, Any]
     if config.source is None:
         arrays, source = _download(download), {"file": "keras download"}
         origin = "keras download"
     else:
-        arrays = load_archive(config.source, SOURCE_NAMES)
-        source = {"file": Path(config.source).name, "sha256": file_sha256(config.source)}
+        arrays, sha256 = _read_source(Path(config.source), is_grey=image_shape[2] == 1)
+        source = {"file": Path(config.source).absolute().name, "sha256": sha256}
         origin = str(config.source)
     splits: Splits = {}
     for split in ("train", "test"):
@@ -65,6 +68,15 @@ def prepare_from_source(config: SourceConfig, download: str, image_shape: tuple[
     x, y = splits["train"]
     splits["train"], splits["val"] = (x[train], y[train]), (x[validation], y[validation])
     write_dataset(config.out_dir, config.label, splits, source, config.seed, config)
+
+
+def _read_source(path: Path, is_grey: bool) -> tuple[dict[str, np.ndarray], str | dict[str, str]]:
+    """The arrays and the SHA-256 of an NPZ file; of IDX files, which are of grey images, that of each by its name."""
+    if is_grey and is_idx_source(path):
+        return read_idx_source(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give an .npz file")
+    return load_archive(path, SOURCE_NAMES), file_sha256(path)
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
@@ -116,7 +128,7 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
 
 
 def write_dataset(
-    out_dir: Path, label: str | None, splits: Splits, source: dict[str, str], seed: int, config: Any
+    out_dir: Path, label: str | None, splits: Splits, source: dict[str, Any], seed: int, config: Any
 ) -> None:
     """Write the six arrays and then the manifest, and print one line for each array.
 
