@@ -23,6 +23,7 @@ from runtime.lock import Lock
 from runtime.provenance import provenance, shown_path
 
 NUM_CLASSES = 10
+DARK = 64  # 8-bit images whose brightest pixel is below may be of another scale
 SOURCE_NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -93,7 +94,7 @@ def _download(name: str) -> dict[str, np.ndarray]:
 def _check_source(
     x: np.ndarray, y: np.ndarray, image_shape: tuple[int, int, int], split: str, origin: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checked images uint8 (N, height, width, channels) and class indices int64 (N,)."""
+    """Checked images uint8 (N, height, width, channels) and class indices int64 (N,); says where images are dark."""
     if x.dtype != np.uint8:
         raise InputError(f"{origin}: x_{split} has dtype {x.dtype}; give 8-bit images (uint8, 0 to 255)")
     shapes = (image_shape, image_shape[:2]) if image_shape[2] == 1 else (image_shape,)
@@ -107,6 +108,11 @@ def _check_source(
     out_of_range = y[(y < 0) | (y >= NUM_CLASSES)]
     if out_of_range.size:
         raise InputError(f"{origin}: y_{split} holds label {out_of_range[0]}; labels are 0 to {NUM_CLASSES - 1}")
+    if x.size and (brightest := int(x.max())) < DARK:
+        said = f"{origin}: x_{split} is dark, its brightest pixel is {brightest} of 255"
+        if brightest <= 1:
+            raise InputError(f"{said}; multiply images in [0, 1] by 255 before they are saved as uint8")
+        print(f"note: {said}; if 255 should be white, scale the images")
     return x.reshape(-1, *image_shape), y.astype(np.int64)
 
 
