@@ -75,7 +75,8 @@ def load_dataset(data_dir: Path) -> Dataset:
     published code come without.
 
     Raises InputError, naming the file and the mend, for missing or damaged files, pixels that are not
-    floats in [0, 1] or none of which is above 1/255, labels that are not one-hot, and splits that do not fit each other or lack a class.
+    floats in [0, 1] or none of which is above 1/255, labels that are not one-hot, and splits that do not
+    fit each other or lack a class.
     """
     data_dir = Path(data_dir)
     manifest = _read_manifest(data_dir)
@@ -169,8 +170,7 @@ def _check_pixels(x: np.ndarray, path: Path) -> None:
 def _require_bright(x: np.ndarray, path: Path) -> None:
     if (high := float(x.max())) <= DARKEST:
         raise InputError(
-            f"{path}: the largest pixel is {high:.3g}; multiply images that were divided by 255 twice by 255, for pixels "
-            "in [0, 1]"
+            f"{path}: the largest pixel is {high:.3g}; multiply the images by 255 where they were divided by 255 twice"
         )
 
 
