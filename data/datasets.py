@@ -19,6 +19,7 @@ from runtime.files import InputError, array_sha256, load_array, read_record
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 LARGEST_SIGMA = 10.0  # beyond it nothing is left of an image in [0, 1]; published noise levels end at 1
+DARKEST = 1.001 / 255  # images whose largest pixel is no larger were divided by 255 twice; float32 rounds 1 / 255
 EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
 
@@ -74,7 +75,8 @@ def load_dataset(data_dir: Path) -> Dataset:
     published code come without.
 
     Raises InputError, naming the file and the mend, for missing or damaged files, pixels that are not
-    floats in [0, 1], labels that are not one-hot, and splits that do not fit each other or lack a class.
+    floats in [0, 1] or none of which is above 1/255, labels that are not one-hot, and splits that do not
+    fit each other or lack a class.
     """
     data_dir = Path(data_dir)
     manifest = _read_manifest(data_dir)
@@ -86,6 +88,7 @@ def load_dataset(data_dir: Path) -> Dataset:
             _check_against_manifest(x_path, x, manifest)
             _check_against_manifest(y_path, y, manifest)
         x, y = _images(x, x_path), _one_hot(y, y_path)
+        _require_bright(x, x_path)
         if len(x) != len(y):
             raise InputError(f"{x_path}: {len(x)} images but {len(y)} labels in {y_path.name}; prepare the data again")
         counts = y.sum(axis=0)
@@ -161,6 +164,13 @@ def _check_pixels(x: np.ndarray, path: Path) -> None:
     if low < 0 or high > 1:
         raise InputError(
             f"{path}: pixel value {low if low < 0 else high:g} outside [0, 1]; scale 8-bit images by 1/255"
+        )
+
+
+def _require_bright(x: np.ndarray, path: Path) -> None:
+    if (high := float(x.max())) <= DARKEST:
+        raise InputError(
+            f"{path}: the largest pixel is {high:.3g}; multiply the images by 255 where they were divided by 255 twice"
         )
 
 
@@ -245,7 +255,8 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     in X_train.  Where the label file (Y_ for X_, same folder) exists it must name the target class. A name without an
     ending is that of a poison in data/poisons.
 
-    Raises InputError when the file is missing, damaged, of another shape, out of range, or of another class.
+    Raises InputError when the file is missing, damaged, of another shape, out of range, divided by 255 twice, or of
+    another class.
     """
     x_path = Path(x_path)
     clean_shape = dataset.x_train[_target_mask(dataset.y_train, target_class)].shape
@@ -259,6 +270,8 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
             f"{x_path}: shape {poison_x.shape}, the {clean_shape[0]} training images of class {target_class} "
             f"have {clean_shape}; check dataset and target class"
         )
+    if poison_x.any():
+        _require_bright(poison_x, x_path)
     y_path = x_path.with_name("Y_" + x_path.name.removeprefix("X_"))
     if x_path.name.startswith("X_") and y_path.is_file():
         poison_y = _one_hot(load_array(y_path), y_path)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array, require_label
+from data.idx import is_idx_source, read_idx_source
 from runtime.checks import require_name
 from runtime.files import (
     InputError,
@@ -22,6 +23,7 @@ from runtime.lock import Lock
 from runtime.provenance import provenance, shown_path
 
 NUM_CLASSES = 10
+DARK = 64  # 8-bit images whose brightest pixel is below may be of another scale
 SOURCE_NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -38,7 +40,8 @@ class SourceConfig:
     """Name of the data in tables, that of the folder when not given; say here where the images are not the standard
     ones."""
     source: Path | None = None
-    """NPZ file with x_train, y_train, x_test, y_test (uint8 images); the standard download when not given."""
+    """NPZ file with x_train, y_train, x_test, y_test (uint8 images). For images of MNIST's form also the folder of
+    the four IDX files (train-images-idx3-ubyte.gz, ...), or one of them. The standard download when not given."""
     seed: int = 0
     """Seed of the random split into training and validation images."""
     validation: int = 5000
@@ -46,17 +49,18 @@ class SourceConfig:
 
 
 def prepare_from_source(config: SourceConfig, download: str, image_shape: tuple[int, int, int]) -> None:
-    """Prepare a dataset of 8-bit images from an NPZ file or from the Keras download.
+    """Prepare a dataset of 8-bit images from an NPZ file, from IDX files or from the Keras download.
 
     download: 'mnist' or 'cifar10' of keras.datasets; image_shape: (height, width, channels).
     Raises InputError for a source that cannot be had, read or used.
     """
+    source: dict[str, Any]
     if config.source is None:
         arrays, source = _download(download), {"file": "keras download"}
         origin = "keras download"
     else:
-        arrays = load_archive(config.source, SOURCE_NAMES)
-        source = {"file": Path(config.source).name, "sha256": file_sha256(config.source)}
+        arrays, sha256 = _read_source(Path(config.source), is_grey=image_shape[2] == 1)
+        source = {"file": Path(config.source).absolute().name, "sha256": sha256}
         origin = str(config.source)
     splits: Splits = {}
     for split in ("train", "test"):
@@ -65,6 +69,15 @@ def prepare_from_source(config: SourceConfig, download: str, image_shape: tuple[
     x, y = splits["train"]
     splits["train"], splits["val"] = (x[train], y[train]), (x[validation], y[validation])
     write_dataset(config.out_dir, config.label, splits, source, config.seed, config)
+
+
+def _read_source(path: Path, is_grey: bool) -> tuple[dict[str, np.ndarray], str | dict[str, str]]:
+    """The arrays and the SHA-256 of an NPZ file; of IDX files, which are of grey images, that of each by its name."""
+    if is_grey and is_idx_source(path):
+        return read_idx_source(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give an .npz file")
+    return load_archive(path, SOURCE_NAMES), file_sha256(path)
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
@@ -81,7 +94,7 @@ def _download(name: str) -> dict[str, np.ndarray]:
 def _check_source(
     x: np.ndarray, y: np.ndarray, image_shape: tuple[int, int, int], split: str, origin: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checked images uint8 (N, height, width, channels) and class indices int64 (N,)."""
+    """Checked images uint8 (N, height, width, channels) and class indices int64 (N,); says where images are dark."""
     if x.dtype != np.uint8:
         raise InputError(f"{origin}: x_{split} has dtype {x.dtype}; give 8-bit images (uint8, 0 to 255)")
     shapes = (image_shape, image_shape[:2]) if image_shape[2] == 1 else (image_shape,)
@@ -95,6 +108,11 @@ def _check_source(
     out_of_range = y[(y < 0) | (y >= NUM_CLASSES)]
     if out_of_range.size:
         raise InputError(f"{origin}: y_{split} holds label {out_of_range[0]}; labels are 0 to {NUM_CLASSES - 1}")
+    if x.size and (brightest := int(x.max())) < DARK:
+        said = f"{origin}: x_{split} is dark, its brightest pixel is {brightest} of 255"
+        if brightest <= 1:
+            raise InputError(f"{said}; multiply images in [0, 1] by 255 before they are saved as uint8")
+        print(f"note: {said}; if 255 should be white, scale the images")
     return x.reshape(-1, *image_shape), y.astype(np.int64)
 
 
@@ -116,7 +134,7 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
 
 
 def write_dataset(
-    out_dir: Path, label: str | None, splits: Splits, source: dict[str, str], seed: int, config: Any
+    out_dir: Path, label: str | None, splits: Splits, source: dict[str, Any], seed: int, config: Any
 ) -> None:
     """Write the six arrays and then the manifest, and print one line for each array.
 

@@ -4,7 +4,10 @@ Without --source this fetches the standard download:
 
     python data/prepare_mnist.py
     python data/prepare_mnist.py --source mnist.npz
-    python data/prepare_mnist.py --source other_images_of_this_shape.npz --out-dir data/OTHER
+    python data/prepare_mnist.py --source folder_of_FashionMNIST --out-dir data/FASHION
+
+A source is an NPZ file, or a folder of four IDX files, in which MNIST and FashionMNIST are published
+(train-images-idx3-ubyte.gz, ..., packed or not), or one of these files.
 
 Writes X_train.npy, Y_train.npy, ... Y_test.npy (images float32 NHWC in [0, 1], labels one-hot) and
 manifest.json with their hashes.

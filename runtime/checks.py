@@ -22,7 +22,7 @@ def require_usable(settings: Any, name: str = "") -> None:
 
     settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32;
     whole numbers lie between 0 and LARGEST_COUNT. Paths: see require_place; those of a name that ends in 'dir',
-    'directory' or 'folder' are folders, the others files.
+    'directory' or 'folder' are folders, those of the name 'source' may be either, the others are files.
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         settings = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
@@ -33,7 +33,8 @@ def require_usable(settings: Any, name: str = "") -> None:
         for value in settings:
             require_usable(value, name)
     elif isinstance(settings, Path):
-        require_place(name, settings, folder=name.endswith(_FOLDERS))
+        either = name.rpartition(".")[2] == "source"
+        require_place(name, settings, folder=None if either else name.endswith(_FOLDERS))
     elif isinstance(settings, bool):
         return
     elif isinstance(settings, float) and not abs(settings) <= _LARGEST_FLOAT:
@@ -66,10 +67,11 @@ def require_name_lengths(what: str, path: Path) -> None:
         )
 
 
-def require_place(what: str, path: Path, folder: bool) -> None:
+def require_place(what: str, path: Path, folder: bool | None) -> None:
     """Raise InputError where there can be no such folder, or no such file: something else lies there or above.
 
-    what: the setting's name, for the error. A folder or file that is not there yet is fine.
+    what: the setting's name, for the error. folder: None where it may be a folder or a file. A folder or file that is
+    not there yet is fine.
     """
     require_name_lengths(what, path)
     try:
@@ -77,8 +79,11 @@ def require_place(what: str, path: Path, folder: bool) -> None:
         above = next(place for place in places[0 if folder else 1 :] if _is_there(place))
         if not above.is_dir():
             raise InputError(f"{what} is {path}, but {above} is no folder; choose another place")
+        if folder is None and path.is_dir():
+            return
         if not folder and _is_there(path) and not path.is_file():
-            raise InputError(f"{what} is {path}, which is a folder or a device; give a file")
+            kind, wanted = ("a device", "a file or a folder") if folder is None else ("a folder or a device", "a file")
+            raise InputError(f"{what} is {path}, which is {kind}; give {wanted}")
     except OSError as error:
         raise InputError(f"{what} is {shortened(str(path))}: {error.strerror}; choose another place") from error
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +89,38 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
+GZIP, NPY, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06"  # first bytes of such files
+_KINDS = {
+    GZIP: "packed with gzip (unpack it first)",
+    NPY: "a single array (.npy)",
+    ZIP: "a zip archive, as .npz files are",
+    EMPTY_ZIP: "an empty zip archive",
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    **{b"\x80" + bytes([protocol]): "a pickle, which is not read because it can run code" for protocol in range(2, 6)},
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\0\0\x08\x01": "an IDX file (name it as published: train-labels-idx1-ubyte)",
+    b"\0\0\x08\x03": "an IDX file (name it as published: train-images-idx3-ubyte)",
+    b"MATLAB 5.0": "a MATLAB file",
+    b"BZh": "packed with bzip2 (unpack it first)",
+    b"\xfd7zXZ\0": "packed with xz (unpack it first)",
+    b"7z\xbc\xaf": "a 7z archive (unpack it first)",
+    b"version https://git-lfs": "a pointer of Git LFS (fetch the file itself with git lfs pull)",
+    b"%PDF": "a PDF",
+}
+
+
+def seeming(head: bytes) -> str:
+    """The kind of file that the first bytes tell, for an error: ', it seems to be HDF5'; '' where they tell none."""
+    if head[257:262] == b"ustar":
+        return ", it seems to be a tar archive (unpack it first)"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+        return ", it seems to be a web page (HTML or XML), as failed downloads leave"
+    kind = next((kind for start, kind in _KINDS.items() if head.startswith(start)), None)
+    return f", it seems to be {kind}" if kind else ""
+
+
 def load_array(path: Path) -> np.ndarray:
     """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
     path = Path(path)
@@ -100,9 +133,9 @@ def load_array(path: Path) -> np.ndarray:
             f"{path}: no such file; prepare the data first (data/prepare_*.py) or mend the path"
         ) from error
     except Exception as error:  # zipfile, tokenize and NumPy each raise their own kinds on a damaged header
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not a whole .npy file ({reason}); make it again") from error
+        raise _unreadable(path, ".npy", (NPY,), error) from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise InputError(f"{path}: holds several arrays, one .npy array expected")
     return array
 
@@ -114,14 +147,39 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
         with np.load(path, allow_pickle=False) as archive:
             missing = sorted(set(names or ()) - set(archive.files))
             if missing:
-                raise InputError(f"{path}: has no array {missing[0]!r} (it holds {', '.join(archive.files)})")
-            return {name: archive[name] for name in names or archive.files}
+                held = shorten(", ".join(archive.files), 200, placeholder=" ...") or "nothing"
+                raise InputError(f"{path}: has no array {missing[0]!r} (it holds {held})")
+            arrays = {name: archive[name] for name in names or archive.files}
     except InputError:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; mend the path") from error
     except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds on a damaged archive
-        raise InputError(f"{path}: not a whole .npz file ({error}); fetch or make it again") from error
+        raise _unreadable(path, ".npz", (ZIP, EMPTY_ZIP), error) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no .npy file
+            raise InputError(f"{path}: {name!r} in it is no array; make it again with numpy.savez")
+    return arrays
+
+
+def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], error: Exception) -> InputError:
+    """The one-line error for a file that NumPy cannot read. starts: first bytes that files of this ending have."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as unread:
+        return InputError(f"{path}: cannot be read ({unread.strerror}); give a {ending} file that can")
+    if not head:
+        return InputError(f"{path}: not a whole {ending} file (it is empty); fetch or make it again")
+    if not head.startswith(starts):
+        writer = "numpy.savez" if ending == ".npz" else "numpy.save"
+        return InputError(f"{path}: no {ending} file{seeming(head)}; give a file that {writer} wrote")
+    if "allow_pickle" in str(error):
+        return InputError(
+            f"{path}: holds Python objects, which are not read because they can run code; save arrays of numbers"
+        )
+    reason = " ".join(str(error).split())[:200]
+    return InputError(f"{path}: not a whole {ending} file ({reason}); fetch or make it again")
 
 
 def save_archive(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False) -> None:

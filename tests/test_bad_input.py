@@ -228,7 +228,7 @@ def test_values_that_cannot_work(script: str, place: Place, refused: Callable[..
 
 def test_a_source_that_cannot_be_prepared(place: Place, refused: Callable[..., str]) -> None:
     source = place.folder / "source.npz"
-    rows = np.zeros((20, 28, 28), np.uint8), np.arange(20) % 10
+    rows = np.full((20, 28, 28), 255, np.uint8), np.arange(20) % 10
     np.savez(source, x_train=rows[0], y_train=rows[1], x_test=rows[0], y_test=rows[1])
     for flags in (["--seed", "-1"], ["--seed", 2**31], ["--validation", "0"], ["--validation", "20"]):
         refused(place, PREPARE[1], "--source", source, *flags)

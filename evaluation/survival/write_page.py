@@ -17,8 +17,9 @@ import numpy as np
 
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_png
+from evaluation.tables.figures import plain_text
 from evaluation.tables.formats import markdown_table
-from evaluation.tables.layout import measured_text, reduction_text
+from evaluation.tables.layout import dataset_name, measured_text, reduction_text
 from evaluation.tables.plan import CLEAN, Cell, Plan, read_plan
 from evaluation.tables.records import Entry, commits, missing, read_entries, reduction
 from evaluation.tables.statistics import PLUS_MINUS
@@ -339,7 +340,8 @@ def save_beyond_jitter(path: Path, studies: Sequence[Study]) -> None:
     colours: dict[str, str] = {}
     for study in (one for one in studies if JITTERED in one.kinds):
         plan = study.plan
-        label = f"{plan.dataset}, class {_first(study).target_class}, σ {study.sigma:g}, ε {plan.epsilon:g}"
+        dataset = dataset_name(plan, (entry for row in study.rows for entry in row.entries.values()))
+        label = f"{plain_text(dataset)}, class {_first(study).target_class}, σ {study.sigma:g}, ε {plan.epsilon:g}"
         if label not in colours:
             colours[label] = f"C{len(colours)}"
             axes.plot([], [], "s", color=colours[label], label=label)

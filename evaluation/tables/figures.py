@@ -13,6 +13,11 @@ from evaluation.tables.statistics import mean_and_std
 WIDEST = 14.0  # inches of bars in one row
 
 
+def plain_text(text: str) -> str:
+    """Text as Matplotlib draws it to the letter: no part of it is read as a formula."""
+    return text.replace("$", r"\$")
+
+
 def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
     """Draw certified accuracy against radius: one line per row of a table, its mean over runs, as PNG.
 

@@ -4,7 +4,7 @@ Layout: arXiv 2012.01274, tables 1 to 4: per method and noise level, clean again
 over architectures. The controls of the same epsilon stand in a table of their own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ def tables_of(plan: Plan, entries: Entries) -> list[Table]:
 def tables_by_training_data(plan: Plan, entries: Entries) -> list[Table]:
     """For the screen: a narrow table per victim and class, a row per kind of training data; then transfer."""
     header = ("training data", "ACR", "reduction", "certified accuracy", "test accuracy", "of the class")
-    tables = []
+    tables, dataset = [], dataset_name(plan, entries.values())
     for (victim, target_class), cells in _by_victim(plan.shown_cells()).items():
         clean = entries.get(Cell(victim, target_class, None))
         rows = []
@@ -55,11 +55,17 @@ def tables_by_training_data(plan: Plan, entries: Entries) -> list[Table]:
             values = [Item(measured_text(entry, of)) for of in ("certified_accuracy", "accuracy", "target_accuracy")]
             less = Item(reduction_text(clean, entry) if cell.poison else "")
             rows.append((Item(name), _measured(entry, "acr"), less, *values))
-        title = f"{plan.dataset}, class {target_class}, victims {victim.name}, σ = {victim.sigma:g}"
+        title = f"{dataset}, class {target_class}, victims {victim.name}, σ = {victim.sigma:g}"
         tables.append(Table(f"{victim.key}_{target_class}", title, header, rows))
     of_plan = _attack_table(plan, entries), _victim_table(plan, entries), _poison_table(plan, entries)
     tables += [table for table in of_plan if table.rows]
     return tables + _method_transfer_tables(plan, entries) + _architecture_transfer_tables(plan, entries)
+
+
+def dataset_name(plan: Plan, entries: Iterable[Entry]) -> str:
+    """Name of the data that the runs were certified on, as their records have it; the plan's where none has one."""
+    names = dict.fromkeys(run.dataset for entry in entries for run in entry.runs if run.dataset)
+    return ", ".join(names) or plan.dataset
 
 
 def _method_table(plan: Plan, entries: Entries) -> Table:

@@ -19,9 +19,9 @@ import numpy as np
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_image_grid
 from data.datasets import load_dataset, load_poison, split_target_class
-from evaluation.tables.figures import save_acr_against_gradients, save_acr_bars, save_curves, save_radii
+from evaluation.tables.figures import plain_text, save_acr_against_gradients, save_acr_bars, save_curves, save_radii
 from evaluation.tables.formats import as_csv, as_html, as_latex, as_markdown, as_text, configuration_page
-from evaluation.tables.layout import Entries, attack_series, tables_by_training_data, tables_of
+from evaluation.tables.layout import Entries, attack_series, dataset_name, tables_by_training_data, tables_of
 from evaluation.tables.plan import CLEAN, PAGES, Plan, read_plan
 from evaluation.tables.records import Entry, collect, commits, job_times, missing, read_entries
 from evaluation.tables.statistics import PLUS_MINUS
@@ -98,6 +98,7 @@ def _versions(entries: Entries) -> dict[str, str]:
 def draw_figures(plan: Plan, entries: Entries, folder: Path) -> None:
     """Figures of the plan for which something was measured."""
     shown = {cell: entries[cell] for cell in plan.shown_cells() if entries[cell].runs}
+    dataset = plain_text(dataset_name(plan, entries.values()))
     groups: dict[str, dict[str, list[float]]] = {}
     for victim, target_class in dict.fromkeys((cell.victim, cell.target_class) for cell in shown):
         group = {
@@ -106,7 +107,7 @@ def draw_figures(plan: Plan, entries: Entries, folder: Path) -> None:
             if (cell.victim, cell.target_class) == (victim, target_class)
         }
         name = f"{victim.key}_class_{target_class}.png"
-        title = f"{plan.dataset}, class {target_class}, {victim.name}, σ = {victim.sigma:g}"
+        title = f"{dataset}, class {target_class}, {victim.name}, σ = {victim.sigma:g}"
         curves = {kind: [certified_curve(run.radii) for run in entry.runs] for kind, entry in group.items()}
         save_curves(folder / f"certified_accuracy_{name}", curves, f"{title}, mean and range of runs")
         radii = {kind: np.concatenate([run.radii for run in entry.runs]) for kind, entry in group.items()}
@@ -123,7 +124,7 @@ def draw_figures(plan: Plan, entries: Entries, folder: Path) -> None:
         several = f", class {target_class}" if len(plan.target_classes) > 1 else ""
         label = f"{victim.name}\nσ = {victim.sigma:g}{several}"
         groups[label] = {kind: entry.values("acr") for kind, entry in group.items()}
-    title = f"{plan.dataset}: average certified radius of the poisoned class"
+    title = f"{dataset}: average certified radius of the poisoned class"
     save_acr_bars(folder / "acr.png", groups, title)
 
 

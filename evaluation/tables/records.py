@@ -79,6 +79,12 @@ class Run(NamedTuple):
         return self.records["victim"].get(f"accuracy_class_{self.target_class}")
 
     @property
+    def dataset(self) -> str | None:
+        """Name of the data in its certificate's record, None where it has none."""
+        name = self.records.get("certificate", {}).get("settings", {}).get("dataset")
+        return name if isinstance(name, str) else None
+
+    @property
     def visibility(self) -> dict[str, float]:
         """What attack_generation.visibility measured of its poison, by name; empty where nothing was."""
         measured = self.records.get("visibility", {}).get("measured", {})

@@ -73,6 +73,10 @@ def change(path: Path, **edit: object) -> None:
         ("X_val", {"dtype": np.float16}, "dtype float16"),
         ("X_val", {"put": 255}, r"pixel value 255 outside \[0, 1\]; scale"),
         ("X_val", {"put": -0.5}, r"pixel value -0.5 outside"),
+        ("X_train", {"scale": 1 / 255}, r"largest pixel is 0\.0039.*; multiply .* by 255"),
+        ("X_val", {"scale": 1 / 255, "dtype": np.float64}, r"largest pixel is 0\.0039"),
+        ("X_test", {"scale": 1 / 255, "shape": (30, 6, 6)}, r"largest pixel is 0\.0039"),
+        ("X_test", {"scale": 0}, "largest pixel is 0;"),
         ("X_test", {"put": np.nan}, "holds NaN or infinite pixels"),
         ("X_test", {"put": np.inf}, "holds NaN or infinite pixels"),
         ("X_test", {"shape": (30, 36)}, r"shape \(30, 36\)"),
@@ -201,7 +205,10 @@ def test_poison_that_does_not_fit_is_refused(dataset: Dataset, tmp_path: Path) -
     np.save(x_path, np.full((6, 6, 6, 1), 2, np.float32))
     with pytest.raises(InputError, match="pixel value 2 outside"):
         load_poison(x_path, dataset, 8)
-    np.save(x_path, np.zeros((6, 6, 6, 1), np.float32))
+    np.save(x_path, np.full((6, 6, 6, 1), 0.9 / 255, np.float32))
+    with pytest.raises(InputError, match=r"macer.*largest pixel is 0\.0035.*; multiply .* by 255"):
+        load_poison(x_path, dataset, 8)
+    np.save(x_path, np.zeros((6, 6, 6, 1), np.float32))  # black, which the largest epsilon allows
     assert load_poison(x_path, dataset, 8).shape == (6, 6, 6, 1)  # the label file is optional
     np.save(y_path, np.tile(np.eye(10, dtype=np.float32)[3], (6, 1)))
     with pytest.raises(InputError, match="labels class 3, the target class is 8"):

@@ -170,6 +170,27 @@ def test_a_source_too_small_for_the_validation_set_is_refused(config: prepare_mn
         prepare_mnist.main(replace(config, validation=validation))
 
 
+@pytest.mark.parametrize("brightest", [0, 1])
+@pytest.mark.parametrize("name", ["x_train", "x_test"])
+def test_8_bit_images_of_zeros_and_ones_are_refused(config: prepare_mnist.Config, name: str, brightest: int) -> None:
+    images = source_arrays()[name] // 128 * np.uint8(brightest)
+    with pytest.raises(InputError, match=rf"{name} .* brightest pixel is {brightest} of 255; multiply .* by 255"):
+        prepare_changed(config, **{name: images})
+    assert not config.out_dir.exists()
+    prepare_changed(config, **{name: source_arrays()[name] // 128 * np.uint8(255)})  # as the mend says
+
+
+def test_dark_8_bit_images_are_prepared_with_a_note(
+    config: prepare_mnist.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_changed(config, x_test=source_arrays()["x_test"] // 16)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: ") and "x_test" in first and "brightest pixel is 15 of 255" in first
+    assert not any("note" in line for line in rest)
+    prepare_changed(config, x_train=source_arrays()["x_train"] // 4 + np.uint8(1))
+    assert "note" not in capsys.readouterr().out
+
+
 def test_missing_and_damaged_sources_are_refused(config: prepare_mnist.Config) -> None:
     assert config.source is not None
     whole = config.source.read_bytes()

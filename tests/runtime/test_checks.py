@@ -32,6 +32,8 @@ class Config:
 def test_settings_that_can_be_used_pass(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("")
     require_usable(Config(seed=LARGEST_COUNT, out_dir=tmp_path / "a/b", model=tmp_path / "model"))
+    for source in (tmp_path, tmp_path / "model", tmp_path / "nowhere/x"):
+        require_usable({"source": source})
     require_usable({"attack": {"all": {"lr_u": -0.1, "augment": False, "objective": None}}})
 
 
@@ -47,6 +49,9 @@ def test_settings_that_can_be_used_pass(tmp_path: Path) -> None:
         (Config(out_dir=Path(__file__)), "out_dir is .*test_checks.py, but .*test_checks.py is no folder"),
         (Config(model=Path(__file__).parent), "model is .*, which is a folder or a device; give a file"),
         (Config(model=Path("/dev/null")), "model is /dev/null, which is a folder or a device"),
+        ({"source": Path("/dev/null")}, "source is /dev/null, which is a device; give a file or a folder"),
+        ({"source": Path(__file__) / "below"}, "source is .*below, but .*test_checks.py is no folder"),
+        ({"source": Path("x" * 201)}, "source is 'xxx.*, which cannot be a path"),
         (Config(model=Path("x" * 201)), "model is 'xxx.*, which cannot be a path; give names of at most 200 bytes"),
     ],
     ids=str,

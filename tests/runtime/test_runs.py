@@ -2,12 +2,15 @@
 
 import dataclasses
 import errno
+import gzip
 import os
+import pickle
 import re
 import resource
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -345,3 +348,66 @@ def test_an_array_that_lacks_its_last_bytes_is_refused(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [one.name for one in tmp_path.iterdir()] == ["a.npy"]
     np.testing.assert_array_equal(load_array(path), np.arange(3375.0))
+
+
+class RunsCode:
+    """An object whose pickle makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+KINDS = {
+    gzip.compress(b"x"): "packed with gzip", b"\x89HDF\r\n\x1a\n" + bytes(9): "HDF5", pickle.dumps([1]): "a pickle",
+    pickle.dumps([1], 2): "a pickle", b"\x89PNG\r\n\x1a\n": "a PNG image", b"\xff\xd8\xff\xe0": "a JPEG image",
+    b" <!DOCTYPE html>": r"a web page", b"\xef\xbb\xbf<HTML>": r"a web page",
+    b"\0\0\x08\x03" + bytes(12): "an IDX file", bytes(257) + b"ustar": "a tar archive", b"words": "", bytes(9): "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", KINDS, ids=KINDS.get)
+@pytest.mark.parametrize("ending", [".npy", ".npz"])
+def test_a_file_of_another_kind_is_named_and_nothing_is_said_of_its_innards(
+    content: bytes, ending: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(content)
+    seems = f", it seems to be {KINDS[content]}" if KINDS[content] else ";"
+    with pytest.raises(InputError, match=rf"a\{ending}: no \{ending} file{seems}") as error:
+        (load_array if ending == ".npy" else load_archive)(path)
+    assert "object" not in str(error.value) and "allow_pickle" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_arrays_under_the_ending_of_an_archive_and_the_other_way_round(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(2))
+    (tmp_path / "a.npy").rename(tmp_path / "b.npz")
+    with pytest.raises(InputError, match=r"b\.npz: no \.npz file, it seems to be a single array \(\.npy\)"):
+        load_archive(tmp_path / "b.npz")
+    np.savez(tmp_path / "a.npz", a=np.zeros(2))
+    (tmp_path / "a.npz").rename(tmp_path / "b.npy")
+    with pytest.raises(InputError, match="holds several arrays"):
+        load_array(tmp_path / "b.npy")
+    with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
+        archive.writestr("a", "text")
+    with pytest.raises(InputError, match=r"c\.npz: 'a' in it is no array"):
+        load_archive(tmp_path / "c.npz", ("a",))
+    for read, name in ((load_array, "d.npy"), (load_archive, "d.npz")):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match=rf"{name}: not a whole .* \(it is empty\)"):
+            read(tmp_path / name)
+        with pytest.raises(InputError, match="cannot be read"):
+            read(tmp_path)
+
+
+def test_arrays_of_objects_are_refused_and_run_nothing(tmp_path: Path) -> None:
+    array = np.array([RunsCode(tmp_path / "ran")], dtype=object)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "a.npz", a=array)
+    (tmp_path / "b.npy").write_bytes(pickle.dumps(array))
+    for name in ("a.npy", "a.npz", "b.npy"):
+        with pytest.raises(InputError, match=r"holds Python objects, which are not read|it seems to be a pickle"):
+            (load_array if name.endswith("npy") else load_archive)(tmp_path / name)
+    assert not (tmp_path / "ran").exists()

@@ -12,7 +12,7 @@ import yaml
 
 from evaluation.tables.figures import _at
 from evaluation.tables.formats import as_csv
-from evaluation.tables.layout import Entries, tables_of
+from evaluation.tables.layout import Entries, tables_by_training_data, tables_of
 from evaluation.tables.make_tables import Config, draw_figures, main
 from evaluation.tables.plan import Cell, Plan, Victim, plan_of
 from evaluation.tables.records import Entry, Run, collect, read_entries, read_radii
@@ -353,3 +353,41 @@ def test_the_curve_is_the_share_of_points_certified_at_each_radius() -> None:
     at = np.array([0.0, 0.25, 0.5, 0.500001, 1.0, 1.1])
     expected = [np.mean(radii >= radius) for radius in at]
     np.testing.assert_allclose(_at(at, certified_curve(radii)), expected)
+
+
+def test_the_data_is_named_as_the_certificates_record_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other data of MNIST's shape is not MNIST; the plan's name stands where no run says another."""
+    titles = []
+    for draw in ("save_curves", "save_radii", "save_acr_bars"):
+        monkeypatch.setattr(f"evaluation.tables.make_tables.{draw}", lambda path, values, title: titles.append(title))
+
+    def shown(plan: Plan, entries: Entries) -> list[str]:
+        titles.clear()
+        draw_figures(plan, entries, folder)
+        return [table.title for table in tables_by_training_data(plan, entries)][:1] + titles
+
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
+            "methods": {"macer": [0.5]}, "rows": ["clean", "constant"], "data_dir": "data/FASHION",
+        }
+    )  # fmt: skip
+    entries = {cell: entry(cell, 1, [0.5]) for cell in plan.cells()}
+    assert all(title.startswith("MNIST") for title in shown(plan, entries))
+
+    def recorded(cell: Cell, dataset: Any) -> Entry:
+        records = {**entries[cell].runs[0].records, "certificate": {"settings": {"dataset": dataset}}}
+        return entries[cell]._replace(runs=(entries[cell].runs[0]._replace(records=records),))
+
+    of_fashion = {cell: recorded(cell, "FASHION") for cell in entries}
+    assert all(title.startswith("FASHION") and "MNIST" not in title for title in shown(plan, of_fashion))
+    first, second = entries
+    some = {first: of_fashion[first], second: entries[second]}
+    assert all(title.startswith("FASHION") for title in shown(plan, some))
+    lacking = {first: of_fashion[first], second: entries[second]._replace(runs=())}
+    assert all(title.startswith("FASHION") for title in shown(plan, lacking))
+    both = {first: of_fashion[first], second: recorded(second, "KMNIST")}
+    assert all(title.startswith("FASHION, KMNIST") for title in shown(plan, both))
+    assert all(title.startswith("MNIST") for title in shown(plan, {cell: recorded(cell, 3) for cell in entries}))
+    monkeypatch.undo()
+    draw_figures(plan, {cell: recorded(cell, r"costs $\no$ more") for cell in entries}, folder)  # no formula

@@ -1,0 +1,121 @@
+"""MNIST's own files, IDX, in which FashionMNIST, KMNIST and other data sets of its form are published too.
+
+Format: "The IDX file format" of yann.lecun.com/exdb/mnist. Two zero bytes, a code of the type, the number of
+dimensions, each dimension as a big-endian uint32, then the values in C order. The files may be packed with gzip.
+"""
+
+import gzip
+import math
+import re
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from runtime.files import GZIP, InputError, file_sha256, seeming
+
+_FILES = {
+    "x_train": ("train-images", 3), "y_train": ("train-labels", 1),
+    "x_test": ("t10k-images", 3), "y_test": ("t10k-labels", 1),
+}  # fmt: skip
+_NAME = re.compile(r"(?:train|t10k)-(?:images|labels)([.-])idx[13]-ubyte(\.gz)?")
+_SPELLINGS = [(mark, ending) for mark in "-." for ending in ("", ".gz")]
+_UNSIGNED_BYTE = 0x08
+_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+_MOST_PACKED = 1032  # bytes that gzip can make of one
+
+
+def is_idx_source(source: Path) -> bool:
+    """Whether ``source`` is a folder, or has the published name of one of the four files."""
+    return source.is_dir() or _NAME.fullmatch(source.name) is not None
+
+
+def read_idx_source(source: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of four IDX files, and the SHA-256 of each file by its name.
+
+    source: a folder that holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+    t10k-labels-idx1-ubyte, or one of the four; '.idx' may stand for '-idx', and each may end in '.gz'.
+    Returns x_train and x_test, uint8 (N, height, width), and y_train and y_test, uint8 (N,).
+    Raises InputError, naming the file, where one is missing or damaged, or labels and images differ in number.
+    """
+    folder, spellings = source, _SPELLINGS
+    if not source.is_dir():
+        if not source.exists():
+            raise InputError(f"{source}: no such file; mend the path")
+        name = _NAME.fullmatch(source.name)
+        given = (name[1], name[2] or "") if name else None
+        folder, spellings = source.parent, sorted(_SPELLINGS, key=lambda spelling: spelling != given)
+    paths = {array: _find(folder, stem, dimensions, spellings) for array, (stem, dimensions) in _FILES.items()}
+    arrays = {array: _read(path, _FILES[array][1]) for array, path in paths.items()}
+    for split in ("train", "test"):
+        images, labels = f"x_{split}", f"y_{split}"
+        if len(arrays[images]) != len(arrays[labels]):
+            raise InputError(
+                f"{paths[labels]}: {len(arrays[labels])} labels, but {len(arrays[images])} images in "
+                f"{paths[images].name}; fetch both again"
+            )
+    return arrays, {path.name: file_sha256(path) for path in paths.values()}
+
+
+def _find(folder: Path, stem: str, dimensions: int, spellings: list[tuple[str, str]]) -> Path:
+    for mark, ending in spellings:
+        path = folder / f"{stem}{mark}idx{dimensions}-ubyte{ending}"
+        if path.is_file():
+            return path
+    raise InputError(
+        f"{folder}: is a folder without {stem}-idx{dimensions}-ubyte(.gz); put the four IDX files of the data set into "
+        "it, or give an .npz file"
+    )
+
+
+def _read(path: Path, dimensions: int) -> np.ndarray:
+    """One array, uint8. Raises InputError as read_idx_source does."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(len(GZIP)) == GZIP
+            file.seek(0)
+            most = path.stat().st_size * (_MOST_PACKED if packed else 1)
+            if packed:
+                with gzip.open(file) as unpacked:
+                    return _parsed(path, unpacked, dimensions, most)
+            return _parsed(path, file, dimensions, most)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: cut off or damaged ({error}); fetch it again") from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); mend its permissions or fetch it again"
+        ) from error
+
+
+def _parsed(path: Path, stream: BinaryIO | gzip.GzipFile, dimensions: int, most: int) -> np.ndarray:
+    """The array of a stream of bytes, of which at most one byte beyond the array is read.
+
+    most: bytes that the stream can have.
+    """
+    length = 4 + 4 * dimensions
+    header = stream.read(length)
+    if len(header) < 4:
+        raise InputError(f"{path}: {'cut off' if header else 'is empty'}; fetch it again")
+    if header[:2] != b"\0\0":
+        raise InputError(f"{path}: no IDX file{seeming(header + stream.read(500))}; fetch it again")
+    if (code := header[2]) != _UNSIGNED_BYTE:
+        name = f" ({_TYPES[code]})" if code in _TYPES else ""
+        raise InputError(
+            f"{path}: holds values of type code 0x{code:02x}{name}, 0x08 (uint8) expected; save them as 8-bit values"
+        )
+    if header[3] != dimensions:
+        raise InputError(
+            f"{path}: its number of dimensions is {header[3]}, {dimensions} expected; fetch it again, or mend its name "
+            "(are images and labels swapped?)"
+        )
+    if len(header) < length:
+        raise InputError(f"{path}: cut off; fetch it again")
+    shape = tuple(np.frombuffer(header[4:], ">u4").tolist())
+    size = math.prod(shape)
+    # The file's size comes first: no memory is asked for that only a wrong header says is needed.
+    if size > most or len(content := stream.read(size + 1)) < size:
+        raise InputError(f"{path}: cut off: less than the {size:,} bytes of its header's {shape}; fetch it again")
+    if len(content) > size:
+        raise InputError(f"{path}: more than the {size:,} bytes of its header's {shape}; fetch it again")
+    return np.frombuffer(content, np.uint8).reshape(shape)
