@@ -62,6 +62,8 @@ def main(config: Config) -> None:
     if config.n > config.votes:
         raise InputError(f"n is {config.n}, more than the file's {config.votes} votes; give fewer")
     points = read_points(config.certificates)
+    if not points:
+        raise InputError(f"{config.certificates}: has no point; choose another file")
     counts = [_count(point, config) for point in points]
     new = [_with_fewer(point, count, config) for point, count in zip(points, counts, strict=True)]
     write_text(config.out, as_text(new))

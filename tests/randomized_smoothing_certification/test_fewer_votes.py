@@ -84,3 +84,11 @@ def test_points_with_votes_of_their_own_are_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "a.tsv", HEADER.replace("time", "time\tvotes") + "0\t8\t8\t1.000000\t1\t0:00:00.1\t70\n")
     with pytest.raises(InputError, match="different numbers of votes"):
         main(Config(certificates=tmp_path / "a.tsv", sigma=0.5, out=tmp_path / "b.tsv"))
+
+
+@pytest.mark.parametrize("text", ["", HEADER], ids=["empty", "header"])
+def test_a_file_without_a_point_is_refused(text: str, tmp_path: Path) -> None:
+    write_text(tmp_path / "a.tsv", text)
+    with pytest.raises(InputError, match=r"a\.tsv: has no point; choose another file"):
+        main(Config(certificates=tmp_path / "a.tsv", sigma=0.5, out=tmp_path / "b.tsv"))
+    assert not (tmp_path / "b.tsv").exists()

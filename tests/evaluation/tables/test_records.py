@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import collect, read_entries
 from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
-from runtime.files import InputError, file_sha256
+from runtime.files import InputError, file_sha256, write_text
 
 POINTS = [Point(3, 8, 8, "0.250000", 1, "0:00:01"), Point(5, 8, -1, "0.000000", 0, "0:00:01")]
 
@@ -100,3 +102,13 @@ def test_records_of_another_form_are_one_line(plan: Plan, text: str) -> None:
         with pytest.raises(InputError, match=rf"{path.name}: not a record"):
             runs(plan)
         path.write_text(before)
+
+
+def test_runs_of_an_earlier_time_do_not_pass_for_ones_that_are_there(plan: Plan, tmp_path: Path) -> None:
+    write_text(tmp_path / "plan.yaml", msgspec.yaml.encode(plan).decode())
+    assert runs(plan) == 1
+    plan.folders["work"].rename(tmp_path / "elsewhere")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InputError, match=r"/work: has no certificate of the plan \(.*: 0 of 1 runs, .* --directory"):
+        main(Config(plan=tmp_path / "plan.yaml"))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

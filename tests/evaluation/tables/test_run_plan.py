@@ -207,9 +207,10 @@ def test_a_run_of_no_commit_does_not_go_into_the_results(
 ) -> None:
     monkeypatch.chdir(folder)
     plan = read_plan(folder / "plan.yaml")
-    for cell in plan.cells()[:1]:
-        record = plan.model_file(cell, 0).with_suffix(".json")
-        write_json(record, {**read_json(record), "commit": "0123456789ab-dirty"})
+    records = [plan.model_file(cell, 0).with_suffix(".json") for cell in plan.cells()]
+    *clean, dirty = [record for record in records if record.is_file()]
+    for record, commit in (*((one, "0123456789ab") for one in clean), (dirty, "0123456789ab-dirty")):
+        write_json(record, {**read_json(record), "commit": commit})
     collect(plan, tmp_path / "elsewhere")
     monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
     with pytest.raises(InputError, match="measured at 0123456789ab-dirty, which is no commit"):
