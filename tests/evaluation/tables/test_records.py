@@ -112,3 +112,19 @@ def test_runs_of_an_earlier_time_do_not_pass_for_ones_that_are_there(plan: Plan,
     with pytest.raises(InputError, match=r"/work: has no certificate of the plan \(.*: 0 of 1 runs, .* --directory"):
         main(Config(plan=tmp_path / "plan.yaml"))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,), plan = plan.cells(), msgspec.structs.replace(plan, runs=2)
+    for of_seed in (plan.certificate_file, plan.model_file):
+        first, second = of_seed(cell, 0), of_seed(cell, 1)
+        for path in first.parent.glob(f"{first.stem}.*"):
+            write_text(second.parent / path.name.replace(first.stem, second.stem), path.read_text())
+    record = plan.model_file(cell, 1).with_suffix(".json")
+    write_text(record, json.dumps({**json.loads(record.read_text()), "commit": "0123456-dirty"}))
+    monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
+    with pytest.raises(InputError, match=r"seed_1\.tsv: measured at 0123456-dirty, which is no commit"):
+        collect(plan, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
