@@ -186,7 +186,7 @@ onerror:
     # What is there, with a list of what is missing; elsewhere, since a table in its place would count as made.
     if (WORK / "plan.json").is_file():
         make = [PYTHON, str(ROOT / "evaluation/tables/make_tables.py"), "--plan", str(WORK / "plan.json")]
-        subprocess.run([*make, "--results-dir", str(WORK / "incomplete")])
+        subprocess.run([*make, "--directory", ".", "--results-dir", str(WORK / "incomplete")])
 
 
 onsuccess:

@@ -70,7 +70,7 @@ class Place:
                     LABELS: ["--data-dir", self.data, "--work-dir", out, "--results-dir", out],
                     BOUNDARY: ["--out-dir", out],
                     RUN_PLAN: ["--plan", self.plan, "--directory", out],
-                    MAKE_TABLES: ["--plan", self.plan, "--results-dir", out],
+                    MAKE_TABLES: ["--plan", self.plan, "--directory", self.folder, "--results-dir", out],
                     WRITE_RESULTS: ["--results-dir", out, "--benchmarks-dir", out],
                     **{prepare: ["--out-dir", out] for prepare in PREPARE},
                     **{benchmark: ["--quick", "--out", out / "a.json"] for benchmark in BENCHMARKS},
@@ -243,7 +243,7 @@ OUTPUTS = {
     ATTACK: ("out-dir", "run-dir", "data-dir"), CONTROL: ("out-dir", "run-dir", "data-dir"),
     VICTIM: ("out-dir", "run-dir", "data-dir"), CERTIFY: ("out", "data-dir", "model"), MERGE: ("out", "shards"),
     LABELS: ("work-dir", "results-dir", "data-dir"), BOUNDARY: ("out-dir",), RUN_PLAN: ("directory", "plan"),
-    MAKE_TABLES: ("results-dir", "plan"), WRITE_RESULTS: ("results-dir", "benchmarks-dir"),
+    MAKE_TABLES: ("results-dir", "directory", "plan"), WRITE_RESULTS: ("results-dir", "benchmarks-dir"),
     **dict.fromkeys(PREPARE, ("out-dir",)), **dict.fromkeys(BENCHMARKS, ("out",)),
 }  # fmt: skip
 
@@ -403,6 +403,15 @@ def test_certificates_of_other_programs_that_cannot_be_used(place: Place, refuse
     place.plan.write_text(yaml.safe_dump({**PLAN, "foreign": [FOREIGN, FOREIGN]}))
     (place.folder / "a.tsv").write_text("\n".join(lines[:2]))
     assert "names it twice" in refused(place, MAKE_TABLES)
+
+
+def test_where_nothing_is_there_no_table_and_no_page_is_made(place: Place, refused: Callable[..., str]) -> None:
+    for flags in ([], ["--directory", place.folder / "nowhere"], ["--results-dir", place.folder / "runs"]):
+        line = refused(place, MAKE_TABLES, *flags)
+        assert "runs/tables/toy: has no certificate of the plan" in line and ": 0 of 1 runs, the first of 5" in line
+    assert "has no table" in refused(place, WRITE_RESULTS)
+    (place.folder / "a.tsv").touch()
+    assert "a.tsv: has no point" in refused(place, FEWER_VOTES)
 
 
 def test_stores_of_another_form(place: Place, refused: Callable[..., str]) -> None:

@@ -21,7 +21,7 @@ from evaluation.tables.figures import plain_text
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.layout import dataset_name, measured_text, reduction_text
 from evaluation.tables.plan import CLEAN, Cell, Plan, read_plan
-from evaluation.tables.records import Entry, commits, missing, read_entries, reduction
+from evaluation.tables.records import Entry, commits, missing, read_entries, reduction, require_runs
 from evaluation.tables.statistics import PLUS_MINUS
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
@@ -138,6 +138,7 @@ def _studies_of(path: Path) -> dict[tuple[str, float, int], Study]:
         return {}
     plan = read_plan(path)
     entries = read_entries(plan, path.parent)
+    require_runs(entries.values(), path.parent, "run the plan, and make its tables here")
     of_kinds: dict[tuple[str, float, int], dict[str, dict[str, Entry]]] = {}
     main_cells, kinds = plan.main_cells(), plan.victim_variants()
     for cell in dict.fromkeys([*main_cells, *plan.method_transfer_cells()]):

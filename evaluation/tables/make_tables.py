@@ -23,12 +23,21 @@ from evaluation.tables.figures import plain_text, save_acr_against_gradients, sa
 from evaluation.tables.formats import as_csv, as_html, as_latex, as_markdown, as_text, configuration_page
 from evaluation.tables.layout import Entries, attack_series, dataset_name, tables_by_training_data, tables_of
 from evaluation.tables.plan import CLEAN, PAGES, Plan, read_plan
-from evaluation.tables.records import Entry, collect, commits, job_times, missing, read_entries
+from evaluation.tables.records import (
+    Entry,
+    collect,
+    commits,
+    job_times,
+    missing,
+    read_entries,
+    require_measured,
+    require_runs,
+)
 from evaluation.tables.statistics import PLUS_MINUS
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.command_line import run_script
-from runtime.files import InputError, write_text
-from runtime.provenance import shown_path
+from runtime.files import write_text
+from runtime.provenance import project_path, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,8 @@ class Config:
     """Plan of the table, one of config/*.yaml."""
     results_dir: Path | None = None
     """Folder of tables and figures; that of the plan when not given."""
+    directory: Path = project_path("")
+    """Folder that the plan's own paths start from."""
     from_results: bool = False
     """Make tables and figures again from the certificates in the plan file's folder, and copy nothing there."""
 
@@ -46,21 +57,22 @@ class Config:
 def main(config: Config) -> None:
     """Write tables.md, .tex, .csv, .html, configuration.html, cells/ and figures/, and print the tables.
 
-    Raises InputError where tables are to be made again and nothing is there to make them from.
+    Raises InputError where not one entry of the plan has a run, before anything is written.
     """
     plan = read_plan(config.plan)
     if config.from_results:
         folder = config.results_dir or config.plan.parent
         entries = read_entries(plan, config.plan.parent)
-        if not any(entry.runs for entry in entries.values()):
-            raise InputError(f"{config.plan.parent}: has no certificate of the plan; give the plan.yaml beside cells/")
+        require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside cells/")
     else:
-        folder = config.results_dir or plan.folders["results"]
-        collect(plan, folder)
+        here = plan.placed_in(config.directory)
+        folder = config.results_dir or here.folders["results"]
+        require_measured(plan, config.directory)
+        collect(plan, folder, config.directory)
         entries = read_entries(plan, folder)
-        _images(plan, folder / "figures")
+        _images(here, folder / "figures")
         plan_text = msgspec.yaml.encode(plan).decode()
-        page = configuration_page(plan.title, plan_text, _versions(entries), job_times(plan))
+        page = configuration_page(plan.title, plan_text, _versions(entries), job_times(here))
         write_text(folder / "configuration.html", page)
     for name, text in tables_as_text(plan, entries).items():
         write_text(folder / name, text)

@@ -211,7 +211,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table. Everything that is not given here has the default of the script that uses it."""
+    """A table. Everything that is not given here has the default of the script that uses it.
+
+    Paths start from the project, or from another folder where the script that reads the plan is given --directory.
+    """
 
     table: str
     """Name of the table, as in file names."""
@@ -348,6 +351,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "results": Path(self.results_dir) if self.results_dir else work / "results",
         }
 
+    def placed_in(self, directory: Path) -> "Plan":
+        """The same plan, its folders given by where they lie when they start from ``directory``."""
+        folders = {f"{name}_dir": str(directory / folder) for name, folder in self.folders.items()}
+        return msgspec.structs.replace(self, **folders)
+
     @property
     def seeds(self) -> range:
         """Seeds of the victims."""
@@ -363,8 +371,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         variants: dict[str, AttackVariant] = {}
         for series, settings in self.attacks.items():
             lists = {name: values for name in LISTED if (values := _several(settings.get(name)))}
-            for chosen_values in product(*lists.values()):
-                chosen = dict(zip(lists, chosen_values, strict=True))
+            for combination in product(*lists.values()):
+                chosen = dict(zip(lists, combination, strict=True))
                 name = "_".join([series, *(f"{listed}_{one}" for listed, one in chosen.items())])
                 if name in variants:
                     raise InputError(f"attacks: two are named {name!r}; name them otherwise")
@@ -594,7 +602,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         seen = [self.visibility_file(poison) for poison in self.poisons().values() if self.visibility]
         outputs = [results / name for name in (*PAGES, *(f"figures/{name}" for name in self.figures()))]
         script = "evaluation/tables/make_tables.py"
-        return self._job("tables", script, {"plan": plan}, outputs, [plan, *certificates, *seen, *foreign])
+        return self._job(
+            "tables", script, {"plan": plan, "directory": "."}, outputs, [plan, *certificates, *seen, *foreign]
+        )
 
     def limits_of(self, rule: str) -> Limits:
         """What one job of a rule may use."""

@@ -9,7 +9,7 @@ al.'s code writes them (columns idx, label, predict, radius, correct, time), so 
 same tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,17 +138,40 @@ def cell_folder(cell: Cell) -> str:
     return f"cells/{cell.key}"
 
 
-def collect(plan: Plan, store: Path) -> None:
+def require_measured(plan: Plan, directory: Path) -> None:
+    """Raise InputError where no run of the plan is there: a table of it would show nothing.
+
+    directory: where the plan's own paths start.
+    """
+    here = plan.placed_in(directory)
+    if not (plan.foreign or any(_measured_run(here, cell, seed) for cell in plan.cells() for seed in plan.seeds)):
+        mend = "run the plan first, or give the folder that its paths start from as --directory"
+        require_runs([Entry(cell, plan.runs, ()) for cell in plan.cells()], here.folders["work"], mend)
+
+
+def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
+    """Raise InputError where not one of a table's entries has a run. where, mend: for the error."""
+    entries = list(entries)
+    if not any(entry.runs for entry in entries):
+        lacking = missing(entries)
+        first = f"{lacking[0]}, the first of {len(lacking)} entries" if lacking else "the plan names no entry"
+        raise InputError(f"{where}: has no certificate of the plan ({first}); {mend}")
+
+
+def collect(plan: Plan, store: Path, directory: Path = Path()) -> None:
     """Copy what the plan's jobs have measured so far, and what other programs have, into the store.
 
-    Raises InputError where the store is one of the project's results and a run is of no commit.
+    directory: where the plan's own paths start. Raises InputError where the store is one of the project's results and
+    a run is of no commit.
     """
-    others = foreign_runs(plan)  # looked at before anything is written
+    here, runs = plan.placed_in(directory), foreign_runs(plan, directory)
     for cell in plan.cells():
-        of_runs = {seed: _measured_run(plan, cell, seed) for seed in plan.seeds}
-        _store(store, cell, {seed: run for seed, run in of_runs.items() if run})
-    for cell, runs in others.items():
-        _store(store, cell, runs)
+        of_seeds = {seed: _measured_run(here, cell, seed) for seed in plan.seeds}
+        runs[cell] = {seed: run for seed, run in of_seeds.items() if run}
+    if store.resolve().is_relative_to(project_path("results").resolve()):
+        _require_commits(runs)
+    for cell, of_cell in runs.items():  # once all were looked at
+        _store(store, cell, of_cell)
     write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
 
 
@@ -200,15 +223,19 @@ def _check_rows(tsv: Path, records: dict[str, Any]) -> None:
         raise InputError(f"{tsv}: changed since it was measured; copy it here again")
 
 
-def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]) -> None:
-    folder = store / cell_folder(cell)
-    recorded = store.resolve().is_relative_to(project_path("results").resolve())
-    for seed, (tsv, records) in runs.items():
-        if recorded and (dirty := [one for one in commits(records) if not _is_commit(one)]):
+def _require_commits(runs: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]]) -> None:
+    """Raise InputError for the first run that was measured at no commit."""
+    for tsv, records in (run for of_cell in runs.values() for run in of_cell.values()):
+        if dirty := [one for one in commits(records) if not _is_commit(one)]:
             raise InputError(
                 f"{tsv}: measured at {dirty[0]}, which is no commit that others can check out; commit, and "
                 "measure it again before it goes into results/"
             )
+
+
+def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]) -> None:
+    folder = store / cell_folder(cell)
+    for seed, (tsv, _) in runs.items():
         write_text(folder / f"seed_{seed}.tsv", read_text(tsv))
     if runs:
         of_runs = {

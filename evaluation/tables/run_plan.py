@@ -56,8 +56,8 @@ def main(config: Config) -> None:
     """Run the plan's jobs. Raises InputError where one failed, after the others are done, and StoppedEarly."""
     require_positive(config, "processes")
     plan = _with_changes(read_plan(config.plan), config)
-    for name, folder in plan.folders.items():
-        require_place(f"the folder {name!r}", config.directory / folder, folder=True)
+    for name, folder in plan.placed_in(config.directory).folders.items():
+        require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, config.directory)
     stopped = Stop(config.max_minutes)
     threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(plan.threads))
@@ -85,7 +85,8 @@ def main(config: Config) -> None:
     if failed:
         for job, line in failed.items():
             print(f"{job.name}: {line}", file=sys.stderr)
-        raise InputError(f"{len(failed)} jobs failed, see above; what is there is in {incomplete}")
+        made = "no table was made" if tables in failed else f"what is there is in {incomplete}"
+        raise InputError(f"{len(failed)} jobs failed, see above; {made}")
 
 
 def require_known_flags(jobs: Sequence[Job]) -> None:

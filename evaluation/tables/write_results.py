@@ -19,7 +19,7 @@ from attack_generation.controls import CONTROLS
 from evaluation.tables.formats import as_csv, as_markdown
 from evaluation.tables.layout import Entries, tables_of
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import commits, missing, read_entries
+from evaluation.tables.records import commits, missing, read_entries, require_runs
 from evaluation.tables.statistics import PLUS_MINUS
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
@@ -52,7 +52,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write the files. Raises InputError where a record is missing or damaged."""
+    """Write the files. Raises InputError where a record is missing or damaged, or there is none at all."""
     pages = {config.results_dir / name: text for name, text in overview(config.results_dir).items()}
     pages[config.benchmarks_dir / "README.md"] = speed_page(config.benchmarks_dir / "records")
     for path, text in pages.items():
@@ -66,6 +66,7 @@ def overview(results: Path) -> dict[str, str]:
     for plan_file in sorted(results.glob("tables/*/plan.yaml")):
         plan, folder = read_plan(plan_file), plan_file.parent
         entries = read_entries(plan, folder)
+        require_runs(entries.values(), folder, "run the plan, and make its tables here")
         prefix = f"{folder.relative_to(results)}/"
         sections.append(f"## {plan.title}\n\n{_measured(entries)} [Plan]({prefix}plan.yaml); ")
         sections[-1] += f"[the same tables with links to every measurement]({prefix}tables.md).\n\n"
@@ -77,6 +78,8 @@ def overview(results: Path) -> dict[str, str]:
         frames[-1].insert(0, "table", plan.table)
     for table in sorted(results.glob("*/table.txt")):
         sections.append(_study(results, table))
+    if len(sections) == 1:
+        raise InputError(f"{results}: has no table (tables/*/plan.yaml) and no study (*/table.txt); make one first")
     summary = pd.concat(frames).to_csv(index=False, lineterminator="\n") if frames else ""
     return {"README.md": "\n".join(sections), "summary.csv": summary}
 
@@ -144,8 +147,10 @@ def _indented(text: str) -> str:
 
 def speed_page(records: Path) -> str:
     """Content of benchmarks/README.md: a section per record, with its command, commit, machine and rows."""
-    sections = [SPEED]
-    for path in sorted(records.glob("*.json")):
+    sections, files = [SPEED], sorted(records.glob("*.json"))
+    if not files:
+        raise InputError(f"{records}: has no record; make one by python benchmarks/speed.py --out {records}/speed.json")
+    for path in files:
         record = read_record(path, about=dict, rows=list, command=str, commit=str)
         if not all(isinstance(row, dict) for row in record["rows"]):
             raise InputError(f"{path}: 'rows' must be a list of objects; make it again")

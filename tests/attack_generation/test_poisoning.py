@@ -27,6 +27,7 @@ from runtime.files import InputError, load_archive
 from runtime.lock import Lock
 from runtime.noise import seed_pair
 from runtime.stop import StoppedEarly
+from tests.waiting import HANG
 
 SCRIPT = (
     Path(attack_generation.__file__).parent / "gaussian_data_augmentation" / "DIGITS" / "poison_radius_gaussianaug.py"
@@ -135,7 +136,7 @@ def test_a_terminated_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path
     )
     program = f"import sys; sys.argv = {[str(SCRIPT), *flags, *folders]!r}\n{code}"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=HANG,
         env={**os.environ, "PYTHONPATH": str(Path(attack_generation.__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 75, done.stderr

@@ -19,6 +19,7 @@ from data.preparation import split_at_random
 from runtime.files import InputError, array_sha256
 from runtime.lock import Lock
 from runtime.provenance import project_path
+from tests.waiting import HANG
 
 ARRAYS = ("X_train", "Y_train", "X_val", "Y_val", "X_test", "Y_test")
 
@@ -281,7 +282,7 @@ def test_the_command_ends_in_one_line_and_status_2(config: prepare_mnist.Config,
     script = Path(prepare_mnist.__file__)
     flags = ["--source", str(config.source), "--out-dir", str(tmp_path / "out")]
     done = subprocess.run(
-        [sys.executable, str(script), *flags], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, str(script), *flags], cwd=tmp_path, capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if not is_native_log(line)]

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from runtime.files import array_sha256, file_sha256, load_archive
 from runtime.provenance import project_path
+from tests.waiting import HANG
 
 _WARM = ("runtime", "keras", "statsmodels.stats.proportion", "sklearn.datasets", "matplotlib.figure", "pandas", "tyro")
 _FORKS = multiprocessing.get_context("forkserver")
@@ -73,7 +74,7 @@ class Running:
     pipe: Connection
     errors: Connection
 
-    def wait(self, seconds: float = 300) -> Outcome:
+    def wait(self, seconds: float = HANG) -> Outcome:
         """The outcome, after ``seconds`` without a status and the run killed."""
         status = self._status(seconds)
         if status is None:
@@ -108,7 +109,7 @@ def start(
     return Running(process, here, errors)
 
 
-def run(words: list[str], folder: Path, seconds: float = 300, **options: Any) -> Outcome:
+def run(words: list[str], folder: Path, seconds: float = HANG, **options: Any) -> Outcome:
     """Run a script to its end: see start."""
     return start(words, folder, **options).wait(seconds)
 

@@ -139,7 +139,7 @@ STAGES = {
         ),
         Stage("plan", "evaluation/tables/run_plan.py", {"plan": "plan.yaml", "directory": "."}, ("work",), False),
         Stage(
-            "tables", "evaluation/tables/make_tables.py", {"plan": "plan.yaml", "results-dir": "out"},
+            "tables", "evaluation/tables/make_tables.py", {"plan": "plan.yaml", "directory": ".", "results-dir": "out"},
             is_exclusive=False,
         ),
         Stage(

@@ -30,7 +30,7 @@ from tests.faults.processes import Outcome, contents, differences, kill_at, run
 from tests.faults.stages import SEVERAL, STAGES, Stage, World
 from tests.fuzz.mutations import OPTIONAL, Damage, Right, damages_of, right_of, values_of
 
-SECONDS = 40  # limit of a case; twice what the longest valid one takes on a slow machine
+SECONDS = 20 * 60  # a case that takes longer hangs: many times what the longest valid one takes on a slow machine
 MEMORY = 12 * 2**30  # address space of a case, so that a size without a check ends it and not the machine
 GOOD = ("one line", "accepted")
 BAD = ("silent acceptance", "traceback", "several lines", "written", "left over", "led out", "hang")

@@ -15,6 +15,7 @@ from keras import layers, ops
 from models.registry import build_model
 from models.saving import load_model, save_model, with_precision
 from runtime.files import InputError
+from tests.waiting import HANG
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_the_other_backend_loads_the_file_without_this_project(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         env={**os.environ, "KERAS_BACKEND": other},
     )
     assert done.stdout.strip() == other, done.stderr

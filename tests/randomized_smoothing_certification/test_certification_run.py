@@ -44,6 +44,7 @@ from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError, append, array_sha256
 from runtime.noise import Stream
 from runtime.stop import StoppedEarly
+from tests.waiting import HANG
 
 CLASSES, COUNT = 3, 24
 SCRIPTS = Path(certification_run.__file__).parent
@@ -790,10 +791,10 @@ def test_two_processes_on_one_output(tiny_data_dir: Path, tmp_path: Path) -> Non
     try:
         while not (tmp_path / "started").exists() and first.poll() is None:
             time.sleep(0.05)
-        second = subprocess.run([sys.executable, str(SCRIPTS / arguments[0]), *arguments[1:]], **shared, timeout=300)
+        second = subprocess.run([sys.executable, str(SCRIPTS / arguments[0]), *arguments[1:]], **shared, timeout=HANG)
     finally:
         (tmp_path / "go").touch()
-        _, errors = first.communicate(timeout=300)
+        _, errors = first.communicate(timeout=HANG)
     assert (first.returncode, second.returncode) == (0, 2), errors + second.stderr
     assert second.stderr == (
         f"error: {tmp_path / 'a.tsv'}: another run is writing it; wait for it or choose another output\n"

@@ -16,9 +16,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 SBIN = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 # Variables of a SLURM job, or of another cluster, that this process may run in.
@@ -157,24 +158,24 @@ class LocalCluster:
         """Starts a worker that is not running, as when the machine is back."""
         self._start_in_machine(name, f"slurmd -D -N {name}")
 
-    def wait_until_idle(self, timeout_s: float = 60) -> None:
-        """Waits until every worker is idle; raises TimeoutError after timeout_s."""
-        self.wait_until(lambda: set(self.states().values()) == {"idle"}, "every worker is idle", timeout_s)
+    def wait_until_idle(self) -> None:
+        """Waits until every worker is idle; raises as wait_until does."""
+        self.wait_until(lambda: set(self.states().values()) == {"idle"}, "every worker is idle")
 
-    def wait_until_down(self, name: str, timeout_s: float = 60) -> None:
-        """Waits until the controller has noticed that a worker is dead; raises TimeoutError after timeout_s."""
-        self.wait_until(lambda: self.states()[name].startswith("down"), f"{name} is down", timeout_s)
+    def wait_until_down(self, name: str) -> None:
+        """Waits until the controller has noticed that a worker is dead; raises as wait_until does."""
+        self.wait_until(lambda: self.states()[name].startswith("down"), f"{name} is down")
 
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-        """Waits for a condition; raises TimeoutError after timeout_s, RuntimeError as soon as a daemon has ended."""
-        deadline = time.monotonic() + timeout_s
-        while not self._holds(condition):
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Waits for a condition; raises TimeoutError after HANG seconds, RuntimeError as soon as a daemon has ended."""
+
+        def holds() -> bool:
             for name, daemon in self._daemons.items():
                 if daemon.poll() is not None:
                     raise RuntimeError(f"{name} ended with status {daemon.returncode}: see {self.logs}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {timeout_s:g} s: {what}: see {self.logs}")
-            time.sleep(0.2)
+            return self._holds(condition)
+
+        wait_until(holds, f"{what}: see {self.logs}")
 
     @staticmethod
     def _holds(condition: Callable[[], bool]) -> bool:
@@ -207,7 +208,7 @@ class LocalCluster:
         # By force: munged wants a socket that every user can reach, and here only root needs to.
         munged = ["munged", "--foreground", "--force"]
         self._start("munged", [*munged, *files, f"--log-file={log}", f"--socket={listens}"])
-        self.wait_until(listens.exists, "munged listens", 10)
+        self.wait_until(listens.exists, "munged listens")
 
     def _start_in_machine(self, name: str, command: str) -> None:
         self._start(name, [*MACHINE, "sh", "-c", IN_MACHINE.format(command=command)])

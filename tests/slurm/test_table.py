@@ -1,5 +1,6 @@
 """The table of the digits on SLURM: a worker crashes in the middle, and the table is that of one machine."""
 
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from evaluation.tables.plan import plan_of, read_plan
 from models.saving import load_model
 from runtime.files import read_json
 from tests.slurm.local_cluster import LocalCluster
+from tests.waiting import HANG
 from tests.workflow.snakemake_runs import without_time
 
 pytestmark = pytest.mark.slurm
@@ -46,7 +48,7 @@ def test_the_table_survives_a_crashed_worker(
     here, there = tmp_path / "one_machine", tmp_path / "slurm"
     write_plan(here)
     write_plan(there)
-    subprocess.run(snakemake(here, "local"), cwd=ROOT, check=True, capture_output=True, timeout=900)
+    subprocess.run(snakemake(here, "local"), cwd=ROOT, check=True, capture_output=True, timeout=HANG)
 
     # A test's cluster has no slow file system to wait for.
     quick = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5")
@@ -64,16 +66,16 @@ def test_the_table_survives_a_crashed_worker(
         jobs_of.update(line.split(maxsplit=1) for line in lines if "victim" in line)
         return bool(jobs_of)
 
-    cluster.wait_until(victim_runs, "a victim is trained", 300)
+    cluster.wait_until(victim_runs, "a victim is trained")
     worker, job = next(iter(jobs_of.items()))
     cluster.kill_worker(worker)
     cluster.wait_until_down(worker)
     cluster.restart_worker(worker)
-    assert process.wait(timeout=900) == 0, (there / "snakemake.out").read_text()
+    assert process.wait(timeout=HANG) == 0, (there / "snakemake.out").read_text()
     with capsys.disabled():
         print(f"\n{worker} crashed with job {job}; on SLURM {time.monotonic() - started:.0f} s in all")
     requeued = cluster.client("scontrol", "show", "job", job.split()[0])
-    assert "Restarts=1" in requeued
+    assert re.search(r"Restarts=[1-9]", requeued)  # more than one where a worker was too slow to answer
 
     results = Path("runs/tables/digits/results")
     for name in ("tables.md", "tables.csv", "tables.tex"):

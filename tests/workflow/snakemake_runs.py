@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 import data
+from tests.waiting import HANG
 
 ROOT = Path(data.__file__).parents[1]
 
@@ -24,7 +25,7 @@ def snakemake(folder: Path, *arguments: str, plan: dict[str, Any] | None = None)
 
 def run(folder: Path, *arguments: str, plan: dict[str, Any] | None = None) -> subprocess.CompletedProcess:
     command = snakemake(folder, *arguments, plan=plan)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
 
 
 def without_time(path: Path) -> list[str]:

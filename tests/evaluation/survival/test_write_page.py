@@ -1,6 +1,7 @@
 """The page of the study, from a store of a small plan with known numbers."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,16 @@ def test_missing_runs_are_named(results: Path) -> None:
     text = (results / "which_poison_survives.md").read_text()
     assert "Missing: gaussianaug (digits_cnn, plain), sigma 0.25, class 8, constant poison: 1 of 2 runs" in text
     assert "66.7 %" in text  # of the seed that both have: .3 against .9
+
+
+@pytest.mark.parametrize("name", ["digits_survival", f"digits_survival{VALIDATION}"])
+def test_a_table_of_the_study_without_a_run(name: str, results: Path) -> None:
+    _study(results, {**PLAN, "table": f"digits_survival{VALIDATION}"})
+    shutil.rmtree(results / "tables" / name / "cells")
+    before = sorted(results.rglob("*"))
+    with pytest.raises(InputError, match=rf"tables/{name}: has no certificate of the plan .*0 of 2 runs, the first of"):
+        main(Config(results_dir=results))
+    assert sorted(results.rglob("*")) == before
 
 
 def test_no_table_of_the_study(tmp_path: Path) -> None:

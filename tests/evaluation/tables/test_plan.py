@@ -271,6 +271,7 @@ def test_every_class_may_be_certified_and_every_poison_measured() -> None:
     poison = jobs["poison/constant_sigma_0.25_class_8/X_poisoned_radius_constant_0.25_8"].outputs[0]
     assert f"--poison {poison}" in seen.flags and poison in seen.needs
     assert seen.outputs[0] in jobs["tables"].needs
+    assert jobs["tables"].flags.endswith("/plan.json --directory .")
     certify = next(job for job in plan.jobs() if job.rule == "certify")
     assert "--target-class all" in certify.flags and "all-classes" not in certify.flags
     assert not any(job.rule == "visibility" for job in plan_of(SMALL).jobs())

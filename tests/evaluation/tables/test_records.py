@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import collect, read_entries
 from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
-from runtime.files import InputError, file_sha256
+from runtime.files import InputError, file_sha256, write_text
 
 POINTS = [Point(3, 8, 8, "0.250000", 1, "0:00:01"), Point(5, 8, -1, "0.000000", 0, "0:00:01")]
 
@@ -100,3 +102,29 @@ def test_records_of_another_form_are_one_line(plan: Plan, text: str) -> None:
         with pytest.raises(InputError, match=rf"{path.name}: not a record"):
             runs(plan)
         path.write_text(before)
+
+
+def test_runs_of_an_earlier_time_do_not_pass_for_ones_that_are_there(plan: Plan, tmp_path: Path) -> None:
+    write_text(tmp_path / "plan.yaml", msgspec.yaml.encode(plan).decode())
+    assert runs(plan) == 1
+    plan.folders["work"].rename(tmp_path / "elsewhere")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InputError, match=r"/work: has no certificate of the plan \(.*: 0 of 1 runs, .* --directory"):
+        main(Config(plan=tmp_path / "plan.yaml"))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,), plan = plan.cells(), msgspec.structs.replace(plan, runs=2)
+    for of_seed in (plan.certificate_file, plan.model_file):
+        first, second = of_seed(cell, 0), of_seed(cell, 1)
+        for path in first.parent.glob(f"{first.stem}.*"):
+            write_text(second.parent / path.name.replace(first.stem, second.stem), path.read_text())
+    record = plan.model_file(cell, 1).with_suffix(".json")
+    write_text(record, json.dumps({**json.loads(record.read_text()), "commit": "0123456-dirty"}))
+    monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
+    with pytest.raises(InputError, match=r"seed_1\.tsv: measured at 0123456-dirty, which is no commit"):
+        collect(plan, tmp_path / "results")
+    assert not (tmp_path / "results").exists()

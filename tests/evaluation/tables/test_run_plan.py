@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from evaluation.tables.records import collect
 from models.saving import load_model
 from runtime.files import InputError, read_json, write_json
 from runtime.stop import STOPPED_EARLY
+from tests.waiting import HANG, wait_until
 
 ROOT = Path(data.__file__).parents[1]
 PLAN: dict[str, Any] = {
@@ -64,7 +64,7 @@ def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 def run_partly(folder: Path, processes: int) -> Done:
     command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(write_plan(folder))]
     command += ["--directory", str(folder), "--processes", str(processes)]
-    run = partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=600)
+    run = partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=HANG)
     if processes == 1:
         stopped = run([*command, "--max-minutes", "1e-9"])
         assert stopped.returncode == STOPPED_EARLY and "the limit of 1e-09 minutes" in stopped.stderr
@@ -95,18 +95,22 @@ def test_several_processes_stop_when_asked_and_leave_none_behind(tmp_path: Path)
     command += ["--set", "victim={all: {epochs: 10000}}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     victims = tmp_path / plan.folders["work"] / "runs" / "gaussianaug_digits_cnn_sigma_0.25"
-    deadline = time.monotonic() + 300
-    while len(list(victims.rglob("events.out*"))) < 2:  # two are being trained
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: len(list(victims.rglob("events.out*"))) == 2, "two victims are trained", process)
     process.terminate()
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=HANG)
     assert process.returncode == STOPPED_EARLY and said.startswith("stopped: SIGTERM"), said
     assert len(list(victims.rglob("checkpoint.npz"))) == 2
-    with pytest.raises(ProcessLookupError):
-        for _ in range(100):  # multiprocessing's own helper ends once its parent has
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+    # multiprocessing's own helper ends once its parent has.
+    wait_until(lambda: not is_there(process.pid), "no process is left")
+
+
+def is_there(group: int) -> bool:
+    """Whether a group of processes has any."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
@@ -135,10 +139,35 @@ def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: 
     assert not (folder / "runs/tables/toy/results").exists()
 
 
+def test_where_every_job_fails_the_last_line_names_no_table(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(write_plan(tmp_path))]
+    command += ["--directory", str(tmp_path / "there"), "--methods", "macer", "--set", "rows=[clean]"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 2 and done.stdout == ""
+    victim, certificate, tables, last = done.stderr.splitlines()[-4:]
+    assert victim.startswith("victims/") and "batch_size is 5000" in victim
+    assert certificate.startswith("certificates/") and "needs runs/tables/toy/victims" in certificate
+    assert tables.startswith("tables: error: runs/tables/toy: has no certificate") and ": 0 of 1 runs" in tables
+    assert last == "error: 3 jobs failed, see above; no table was made"
+    assert {path.name for path in (tmp_path / "there/runs/tables/toy").iterdir()} == {"logs", "plan.json"}
+
+
+def test_the_tables_of_a_plan_that_was_run_are_made_from_anywhere(
+    folder: Path, partly_failed: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(Config(plan=folder / "plan.yaml", directory=folder, results_dir=Path("out")))
+    made = {str(path.relative_to(tmp_path / "out")) for path in Path(tmp_path / "out").rglob("*")}
+    incomplete = folder / "runs/tables/toy/incomplete"
+    assert made == {str(path.relative_to(incomplete)) for path in incomplete.rglob("*")}
+    assert Path("out/tables.csv").read_text() == (incomplete / "tables.csv").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_little_is_printed_and_nothing_by_the_backend(folder: Path, partly_failed: Done) -> None:
     command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(folder / "plan.yaml")]
     command += ["--directory", str(folder), "--methods", "gaussianaug"]
-    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
     assert again.returncode == 0 and again.stderr == ""
     assert len(again.stdout.splitlines()) < 40
     assert "gaussianaug" in again.stdout and "macer" not in again.stdout

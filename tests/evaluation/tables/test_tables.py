@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from evaluation.tables import run_plan
 from evaluation.tables.figures import _at
 from evaluation.tables.formats import as_csv
 from evaluation.tables.layout import Entries, tables_by_training_data, tables_of
@@ -18,6 +19,7 @@ from evaluation.tables.plan import Cell, Plan, Victim, plan_of
 from evaluation.tables.records import Entry, Run, collect, read_entries, read_radii
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.files import InputError
+from runtime.provenance import project_path
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
 FOREIGN = """idx\tlabel\tpredict\tradius\tcorrect\ttime
@@ -61,7 +63,7 @@ def foreign_plan(folder: Path) -> Path:
 
 
 def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     clean = [(1.0 + 0.5) / 4, (1.0 + 0.9) / 4]
     poisoned = (0.25 + 0.5) / 4
     reduction = 100 * (1 - poisoned / clean[0])  # the one poisoned run against the clean one of its seed
@@ -79,7 +81,7 @@ def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
 
 
 def test_every_page_says_once_what_plus_minus_is(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     pages = {name: (folder / "out" / f"tables.{name}").read_text() for name in ("md", "html", "tex")}
     captions = re.findall(r"\\caption\{(.*)\}", pages["tex"])
     assert captions and all(r"$\pm$ is the sample standard deviation over victims." in one for one in captions)
@@ -88,7 +90,7 @@ def test_every_page_says_once_what_plus_minus_is(folder: Path, capsys: pytest.Ca
 
 
 def test_every_link_of_the_tables_leads_to_a_file(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     links = re.findall(r"\]\((.*?)\)", (folder / "out/tables.md").read_text())
     assert len(links) >= 5
     for link in links:
@@ -100,7 +102,7 @@ def test_every_link_of_the_tables_leads_to_a_file(folder: Path) -> None:
 
 
 def test_the_page_holds_what_it_links_to(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     page = (folder / "out/tables.html").read_text()
     links = re.findall(r'href="(.*?)"', page)
     held = [link for link in links if link.startswith("data:")]
@@ -118,7 +120,7 @@ def test_tables_are_not_made_again_of_nothing(folder: Path) -> None:
 
 
 def test_latex_escapes_and_aligns(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     latex = (folder / "out/tables.tex").read_text()
     assert r"Title\_1" in latex and r"$\pm$" in latex and r"\%" in latex and "±" not in latex
     tabular = re.search(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end\{tabular\}", latex, re.DOTALL)
@@ -129,19 +131,56 @@ def test_latex_escapes_and_aligns(folder: Path) -> None:
 
 
 def test_figures_are_drawn(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), results_dir=folder / "out"))
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     names = {path.name for path in (folder / "out/figures").iterdir()}
     assert names == {"acr.png", "certified_accuracy_macer_sigma_0.25_class_8.png", "radii_macer_sigma_0.25_class_8.png"}
 
 
-def test_an_empty_table_says_so(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    plan = write_plan(folder, methods={"gaussianaug": [0.5]}, rows=["clean", "optimised"], runs=3)
-    main(Config(plan=plan))
+def test_an_entry_without_runs_is_a_dash_and_is_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    values = yaml.safe_load(foreign_plan(folder).read_text())
+    plan = write_plan(
+        folder, methods={"gaussianaug": [0.5]}, rows=["clean", "optimised"], runs=3, foreign=values["foreign"]
+    )
+    main(Config(plan=plan, directory=folder))
     text = (folder / "runs/tables/t/results/tables.md").read_text()
     assert "| gaussianaug | 0.5 | 8 | — | — | — |" in text
     assert "gaussianaug (mnist_cnn), sigma 0.5, class 8, clean data: 0 of 3 runs" in text
     assert "gaussianaug poison made with mnist_cnn: 0 of 3 runs" in text
     assert "0 of 3 runs" in capsys.readouterr().out
+
+
+def test_a_table_of_nothing_but_dashes_is_refused_and_nothing_is_made(folder: Path) -> None:
+    own = {"methods": {"gaussianaug": [0.5]}, "rows": ["clean", "optimised"], "runs": 3}
+    first = r"gaussianaug \(mnist_cnn\), sigma 0.5, class 8, clean data: 0 of 3 runs, the first of 2 entries"
+    for entries, given, message in (
+        (own, {}, rf"{folder}/runs/tables/t: has no certificate of the plan \({first}\); run the plan first"),
+        (own, {"results_dir": folder / "out"}, r"--directory"),
+        ({**own, "work_dir": "w", "results_dir": "r"}, {}, rf"{folder}/w: has no certificate"),
+        ({**own, "work_dir": str(folder / "w")}, {"directory": Path("nowhere")}, rf"{folder}/w: has no certificate"),
+        ({}, {}, "the plan names no entry"),
+        ({"methods": {"gaussianaug": []}}, {}, "the plan names no entry"),
+    ):
+        plan = write_plan(folder, **entries)
+        with pytest.raises(InputError, match=message):
+            main(Config(plan=plan, **{"directory": folder, **given}))
+        assert list(folder.iterdir()) == [plan]
+
+
+def test_a_plans_paths_start_from_the_directory_and_those_of_the_command_line_from_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Config(plan=Path("a.yaml")).directory == run_plan.Config(plan=Path("a.yaml")).directory == project_path("")
+    foreign_plan(folder)
+    (folder / "user").mkdir()
+    monkeypatch.chdir(folder / "user")
+    for directory in (folder, Path("..")):
+        main(Config(plan=Path("../plan.yaml"), directory=directory, results_dir=Path("out")))
+        assert "0.500 ± 0.000" in (folder / "user/out/tables.md").read_text()
+        main(Config(plan=Path("../plan.yaml"), directory=directory))
+        assert (folder / "runs/tables/t/results/tables.md").is_file()
+        assert [path.name for path in Path().iterdir()] == ["out"]
+    with pytest.raises(InputError, match=r"clean_0\.tsv: no such file"):
+        main(Config(plan=Path("../plan.yaml"), directory=Path()))
 
 
 def entry(cell: Cell, wanted: int, *radii: list[float]) -> Entry:
@@ -339,7 +378,7 @@ def test_a_missing_file_of_another_program(folder: Path) -> None:
     plan = foreign_plan(folder)
     (folder / "poisoned.tsv").unlink()
     with pytest.raises(InputError, match=r"poisoned.tsv: no such file"):
-        main(Config(plan=plan))
+        main(Config(plan=plan, directory=folder))
 
 
 def test_columns_are_found_by_name(tmp_path: Path) -> None:

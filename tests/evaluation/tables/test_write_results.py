@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import cell_folder, read_entries
-from evaluation.tables.write_results import overview
-from runtime.files import file_sha256, write_json, write_text
+from evaluation.tables.write_results import Config, main, overview
+from runtime.files import InputError, file_sha256, write_json, write_text
 
 ROWS = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t8\t8\t{radius}\t1\t0:00:01.1\n"
 PLAIN: dict[str, Any] = {
@@ -58,3 +59,22 @@ def test_the_page_shows_what_the_attacks_spent(tmp_path: Path) -> None:
     page = overview(tmp_path)["README.md"]
     assert "| macer, fast | 0.5 | 8 | soba | 5 | 107 |" in page
     assert "![acr_against_gradients_x](tables/crossed/figures/acr_against_gradients_x.png)" in page
+
+
+def test_pages_are_not_written_of_nothing(tmp_path: Path) -> None:
+    results, benchmarks = tmp_path / "results", tmp_path / "benchmarks"
+    config = Config(results_dir=results, benchmarks_dir=benchmarks)
+
+    def refused(message: str) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=message):
+            main(config)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    refused(rf"{results}: has no table .* and no study")
+    write_text(results / "tables/cells/a.txt", "not where a table's plan is")
+    refused(rf"{results}: has no table .* and no study")
+    write_text(results / "tables/plain/plan.yaml", msgspec.yaml.encode(plan_of(PLAIN)).decode())
+    refused(rf"{results}/tables/plain: has no certificate of the plan \(macer .*: 0 of 1 runs, the first of 2 entries")
+    write_store(results, PLAIN)
+    refused(rf"{benchmarks}/records: has no record")
