@@ -24,6 +24,8 @@ from robust_training.loss import LossState, Randomness, clean_accuracies
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, seed_pair
 
+_OF_POISON = 2**20  # added to the draw where poisoned images have an augmentation of their own: more than all draws
+
 
 class AttackState(NamedTuple):
     """Everything that changes during an attack; what a checkpoint holds."""
@@ -107,7 +109,7 @@ class Attack:
         self._upper_augmentation = config.of_validation()
         self._bilevel = bilevel_optimiser(
             config, self._upper_objective, self._lower_objective,
-            lambda u, batch: self._poison.project(u, batch.x_target),
+            lambda u, batch: self._poison.project(u, batch.x_target, batch.perturbation[config.batch_clean :]),
         )  # fmt: skip
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._poison.images)
@@ -231,11 +233,16 @@ class Attack:
     def _lower_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
         """g: the training loss on the clean and the poisoned images together."""
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)]) + batch.perturbation
-        randomness = self._lower_randomness(batch, draw)
-        return self.config.loss(
-            partial(self._logits, v), self.config.augmented(x, self._augmentation_seed(batch, draw)),
-            batch.y, randomness, batch.epoch,
-        )  # fmt: skip
+        x = self._augmented(x, batch, draw)
+        return self.config.loss(partial(self._logits, v), x, batch.y, self._lower_randomness(batch, draw), batch.epoch)
+
+    def _augmented(self, x: Any, batch: Batch, draw: Any) -> Any:
+        """A batch of the lower level after the augmentation, clean images first."""
+        seed = self._augmentation_seed(batch, draw)
+        if not self.config.separate_crops:
+            return self.config.augmented(x, seed)
+        clean, another = self.config.batch_clean, self._augmentation_seed(batch, draw + _OF_POISON)
+        return ops.concatenate([self.config.augmented(x[:clean], seed), self.config.augmented(x[clean:], another)])
 
     def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
         """f: what the poison lowers, on clean validation images of the target class."""

@@ -14,6 +14,8 @@ from robust_training.loss import TrainingLoss
 from runtime.files import InputError
 from runtime.long_run import CheckpointControls, require_not_negative, require_positive
 
+RedrawNoise = Literal["training_and_validation", "validation", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonConfig(Augmentation, CheckpointControls):
@@ -50,7 +52,8 @@ class PoisonConfig(Augmentation, CheckpointControls):
     epochs: int = 50
     """Epochs of outer steps; an epoch visits every image of the other classes once."""
     reinitialise_every: int = 10
-    """Epochs after which the weights, p and all Adam moments start afresh."""
+    """Epochs after which the weights, p and all Adam moments start afresh. In the published code the first of these
+    segments is one epoch shorter, so that the last epoch begins with fresh weights; here all have the same length."""
     networks: int = 1
     """Networks of the lower level, whose hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age."""
@@ -65,11 +68,12 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Solver of their linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
     solver_steps: int | None = None
     """Iterations of the linear solver in an outer step (T2)."""
-    redraw_noise: bool = True
-    """Whether each iteration of approxgrad's linear solver redraws the training noise (published for Gaussian
-    augmentation); the other optimisers do not.
-    False holds one draw for the whole system, which conjugate gradient needs and which spares each iteration a
-    forward pass. A training loss with fixed noise has one system in either case, but for augmented images."""
+    redraw_noise: RedrawNoise = "training_and_validation"
+    """Which noise each iteration of approxgrad's linear solver draws anew: that of the training images (g_vv) and of
+    the validation images (f_v), published for Gaussian augmentation; of the validation images alone, published for
+    SmoothAdv, whose training noise is fixed per image; or none, published for MACER, where both are fixed. 'none'
+    holds one draw for the whole system. It saves a forward pass and a gradient of the objective in each iteration,
+    and conjugate gradient needs it. The other optimisers draw nothing anew."""
     lr_u: float = 0.1
     """Adam learning rate of the poison. At epsilon or above a step is close to a sign step and a projection."""
     lr_v: float = 1e-3
@@ -82,6 +86,9 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """F2SA's multiplier of the training loss at the start (lambda)."""
     growth: float | None = None
     """By how much F2SA's multiplier grows at each outer step."""
+    separate_crops: bool = False
+    """With 'augment': whether the clean and the poisoned images of a batch are cropped at a place each (published for
+    Gaussian augmentation) or all at one place."""
     fixed_validation_noise: bool = False
     """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
     start: StartName = "zero"
@@ -119,8 +126,8 @@ class PoisonConfig(Augmentation, CheckpointControls):
             raise InputError(f"radius_clip must lie between 0 and 0.5, got {self.radius_clip}")
         require_architecture(self.architecture)
         require_not_negative(self, "seed")
-        if filled.solver == "cg" and filled.redraw_noise:
-            raise InputError("solver cg needs one fixed linear system; add --no-redraw-noise")
+        if filled.solver == "cg" and filled.redraw_noise != "none":
+            raise InputError("solver cg needs one fixed linear system; add --redraw-noise none")
 
     def in_force(self) -> "PoisonConfig":
         """The same with the optimiser's value of every setting that is not given.
@@ -130,9 +137,11 @@ class PoisonConfig(Augmentation, CheckpointControls):
         given = {name: value for name in optimisers.NAMES if (value := getattr(self, name)) is not None}
         values = optimisers.in_force(self.optimiser, self.published, given)
         is_published = self.optimiser == optimisers.APPROXGRAD
-        if not is_published and self.redraw_noise > type(self).redraw_noise:
-            raise InputError(f"redraw_noise: optimiser {self.optimiser} does not redraw; leave it out")
-        return replace(self, **values, redraw_noise=self.redraw_noise and is_published)
+        if not is_published and self.redraw_noise not in ("none", type(self).redraw_noise):
+            raise InputError(
+                f"redraw_noise is {self.redraw_noise}, but optimiser {self.optimiser} redraws nothing; leave it out"
+            )
+        return replace(self, **values, redraw_noise=self.redraw_noise if is_published else "none")
 
     def upper_objective(self) -> UpperObjective:
         """What ``objective`` names, with its settings."""

@@ -66,5 +66,6 @@ def _of_one_network(config: Any, f: Objective, g: Objective, project: Callable[[
         lower_steps=config.lower_steps,
         damping=config.damping,
         solver=solver_named(config.solver, config.solver_steps, config.lr_p, config.damping),
-        fixed_system=not config.redraw_noise,
+        fixed_system=config.redraw_noise != "training_and_validation",
+        fixed_right_side=config.redraw_noise == "none",
     )

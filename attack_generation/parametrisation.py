@@ -29,8 +29,11 @@ class Parametrisation(Protocol):
     def images(self, u: Tree, x: Any) -> Any:
         """Poisoned images (B, H, W, C), differentiable in u. u: as ``select`` returns it; x: the clean images."""
 
-    def project(self, u: Tree, x: Any) -> Tree:
-        """The nearest allowed variables of a minibatch of clean images x."""
+    def project(self, u: Tree, x: Any, delta: Any) -> Tree:
+        """Allowed variables of a minibatch, near u. x: the clean images (B, H, W, C).
+
+        delta: what the training method's own attack has added to the images, (B, H, W, C); 0 for most methods.
+        """
 
     def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
         """All variables, those of the minibatch ``index`` replaced by ``moved``."""
@@ -51,7 +54,9 @@ class PerImage:
     def images(self, u: Tree, x: Any) -> Any:
         return u
 
-    def project(self, u: Tree, x: Any) -> Tree:
+    def project(self, u: Tree, x: Any, delta: Any) -> Tree:
+        """The nearest image in the ball; before, u + delta is clipped to [0, 1] (the published code, for SmoothAdv)."""
+        u = ops.clip(u + delta, 0.0, 1.0) - delta
         return ops.clip(ops.clip(u, x - self.epsilon, x + self.epsilon), 0.0, 1.0)
 
     def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
@@ -85,7 +90,7 @@ class ClassPattern:
         change = ops.clip(u["a"] + u["b"] * (1 - 2 * x), -1.0, 1.0)
         return ops.clip(x + self.epsilon * change, 0.0, 1.0)
 
-    def project(self, u: Tree, x: Any) -> Tree:
+    def project(self, u: Tree, x: Any, delta: Any) -> Tree:
         change = u["a"] + u["b"] * (1 - 2 * x)
         below = ops.min(ops.maximum(-x / self.epsilon, -1.0) - change, axis=0)
         above = ops.min(change - ops.minimum((1 - x) / self.epsilon, 1.0), axis=0)

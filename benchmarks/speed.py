@@ -289,7 +289,7 @@ def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
         lower_steps=sizes.steps,
         solver_steps=sizes.steps,
         solver="cg" if solver == "cg" else "adam",
-        redraw_noise=solver != "cg",
+        redraw_noise="none" if solver == "cg" else "training_and_validation",
         architecture=sizes.architecture,
     )
     config.check()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from bilevel_optimizer.adam import AdamState, adam_init
-from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
+from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
 from bilevel_optimizer.bilevel import TwoLoops
 from bilevel_optimizer.linear_solvers import AdamResidual, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
@@ -43,12 +43,14 @@ class ApproxGrad(TwoLoops):
     solver: of (g_vv + damping I) p = f_v; p is kept between outer steps (warm start).
     fixed_system: whether g is one function within an outer step's linear system and cross derivative (draw is
     held), which lets every product share one first-order evaluation. When False each solver iteration sees its
-    own draw, as the published code does with redrawn noise.
+    own draw of g, as the published code does with redrawn noise.
+    fixed_right_side: the same of f_v. When False each solver iteration sees its own draw of f.
     """
 
     damping: float = 1e-3
     solver: LinearSolver = field(default_factory=AdamResidual)
     fixed_system: bool = True
+    fixed_right_side: bool = True
 
     def init_lower(self, v: Tree) -> LowerState:
         """The state at the start and after v is re-initialised: p = 0, fresh moments."""
@@ -63,8 +65,10 @@ class ApproxGrad(TwoLoops):
 
         u: variables of the upper level. v: those of the lower level, near its minimum. Both nested structures of
         float tensors. lower: p of the step before, where the solver starts, and the solver's state; its Adam state
-        is passed through. data: what f and g are given, as in ``step``. f sees draw T1 + T2 + 1; g sees draw T1 + T2,
-        and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system (T2: the solver's evaluations).
+        is passed through. data: what f and g are given, as in ``step``. T2: the solver's evaluations. g sees draw
+        T1 + T2 and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw T1 + T2 + 1 and,
+        unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The residual among the
+        metrics is that of f's and g's draws outside it.
         Returns (hypergradient shaped as u, lower state with the new p, metrics). Raises nothing: NaN shows in the
         metrics.
         """
@@ -79,8 +83,12 @@ class ApproxGrad(TwoLoops):
             own = second_derivatives(lambda _, v: self.g(u, v, data, self.lower_steps + i), (), v).matvec
             return add_scaled(own(p), self.damping, p)
 
+        def redrawn_right_side(i: Any) -> Tree:
+            return grad(lambda v: self.f(u, v, data, draw + 2 + i))(v)
+
         matvec = (lambda p, _: damped(p)) if self.fixed_system else redrawn
-        solution = self.solver(matvec, f_v, lower.p, lower.solver)
+        right_side = (lambda _: f_v) if self.fixed_right_side else redrawn_right_side
+        solution = self.solver(matvec, right_side, lower.p, lower.solver)
         p = solution.x
         cross, product = g.both(p)
         hypergradient = tree_map(lambda a, b: a - b, f_u, cross)
@@ -104,4 +112,5 @@ class ApproxGrad(TwoLoops):
     def gradients(self, of_f: float) -> float:
         """T1 gradients, the solver's products, those that end the step, and f's. See bilevel.BilevelOptimizer."""
         systems = 0 if self.fixed_system else self.solver.evaluations
-        return self.lower_steps + of_f + systems + 2 * self.solver.products + 1 + 2
+        right_sides = 0 if self.fixed_right_side else self.solver.evaluations
+        return self.lower_steps + (1 + right_sides) * of_f + systems + 2 * self.solver.products + 1 + 2

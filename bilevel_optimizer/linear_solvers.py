@@ -1,8 +1,9 @@
 """Approximate solvers of A x = b from matrix-vector products, A symmetric, all called alike.
 
 ``solver.init(b)`` makes the state kept between calls; ``solver(matvec, b, x0, state)`` starts at x0 and returns a
-Solution: x, the new state, how it ended and after how many iterations. ``matvec(p, i)`` is A p as seen at iteration i:
-a deterministic problem ignores i; where the training loss redraws its noise at every evaluation, each i has its own A.
+Solution: x, the new state, how it ended and after how many iterations. ``matvec(p, i)`` is A p and ``b(i)`` is b as
+seen at iteration i. A deterministic problem ignores i. Where the objectives redraw their noise at every evaluation,
+each i has its own A and b.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.trees import Tree, add_scaled, dot, tree_map
 
 Matvec = Callable[[Tree, Any], Tree]
+RightSide = Callable[[Any], Tree]
 
 
 class Ended(IntEnum):
@@ -41,7 +43,7 @@ class LinearSolver(Protocol):
 
     @property
     def evaluations(self) -> int:
-        """How many different iteration numbers i the solver passes to matvec."""
+        """How many different iteration numbers i the solver passes to matvec and b."""
 
     @property
     def products(self) -> int:
@@ -50,8 +52,8 @@ class LinearSolver(Protocol):
     def init(self, b: Tree) -> Tree:
         """The state before the first call, for right-hand sides shaped as b."""
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
-        """An approximate solution of A x = b, shaped as b."""
+    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
+        """An approximate solution of A x = b, shaped as x0."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ class AdamResidual:
     def init(self, b: Tree) -> Tree:
         return adam_init(b)
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
+    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, carry: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
             x, adam = carry
-            residual = add_scaled(matvec(x, i), -1.0, b)
+            residual = add_scaled(matvec(x, i), -1.0, b(i))
             return adam_step(x, matvec(residual, i), adam, self.learning_rate)
 
         return _all_iterations(self.iterations, *ops.fori_loop(0, self.iterations, step, (x0, state)))
@@ -115,13 +117,14 @@ class ConjugateGradient:
     def init(self, b: Tree) -> Tree:
         return ()
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
-        bb = dot(b, b)
+    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
+        right = b(0)
+        bb = dot(right, right)
         enough = self.tolerance**2 * bb
-        warm = add_scaled(b, -1.0, matvec(x0, 0))
+        warm = add_scaled(right, -1.0, matvec(x0, 0))
         better = dot(warm, warm) < bb
         x = tree_map(lambda leaf: ops.where(better, leaf, 0.0), x0)
-        r = tree_map(lambda warm, b: ops.where(better, warm, b), warm, b)
+        r = tree_map(lambda warm, right: ops.where(better, warm, right), warm, right)
 
         going_on = ops.convert_to_tensor(np.int32(Ended.OUT_OF_ITERATIONS))
 
@@ -172,9 +175,9 @@ class NeumannSeries:
     def init(self, b: Tree) -> Tree:
         return ()
 
-    def __call__(self, matvec: Matvec, b: Tree, x0: Tree, state: Tree) -> Solution:
+    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, x: Tree) -> Tree:
-            return tree_map(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x, i), b)
+            return tree_map(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x, i), b(i))
 
         return _all_iterations(self.iterations, ops.fori_loop(0, self.iterations, step, x0), state)
 

@@ -103,6 +103,8 @@ def read_points(path: Path) -> list[Point]:
         raise InputError(
             f"{path}: not a certification file ({error}); certify the model first or mend the path"
         ) from error
+    if not columns:
+        raise InputError(f"{path}: is empty, it has no point; its certification was not run")
     if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
         mend = "the first line must name label, predict and radius, with tabs between them"
         if "certified_at" in columns:

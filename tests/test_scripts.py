@@ -110,21 +110,22 @@ def test_every_method_has_its_scripts_and_a_typo_in_a_setting_of_its_loss_is_an_
 
 
 @pytest.mark.parametrize(
-    ("method", "lower", "upper", "system_redrawn", "victim"),
+    ("method", "lower", "upper", "redrawn", "victim"),
     [
-        ("gaussianaug", False, False, True, False),
-        ("macer", True, True, False, False),
-        ("smoothadv", True, False, False, True),
+        ("gaussianaug", False, False, "training_and_validation", False),
+        ("macer", True, True, "none", False),
+        ("smoothadv", True, False, "validation", True),
     ],
 )
 @pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", "CIFAR10"])
 def test_images_keep_their_noise_where_they_do_in_the_published_code(
-    dataset: str, method: str, lower: bool, upper: bool, system_redrawn: bool, victim: bool
+    dataset: str, method: str, lower: bool, upper: bool, redrawn: str, victim: bool
 ) -> None:
     attack, training = (make(dataset, method, Path("data"), Path("out"))[1] for make in (attack_config, victim_config))
     assert getattr(attack.loss, "fixed_noise", False) == lower
-    assert (attack.fixed_validation_noise, attack.in_force().redraw_noise) == (upper, system_redrawn)
+    assert (attack.fixed_validation_noise, attack.in_force().redraw_noise) == (upper, redrawn)
     assert getattr(training.loss, "fixed_noise", False) == victim
+    assert attack.separate_crops == (dataset == "CIFAR10" and method == "gaussianaug")
     if method == "macer":
         assert attack.loss.margin_clip == training.loss.margin_clip == attack.radius_clip == 1e-3
 

@@ -51,7 +51,7 @@ def test_the_pattern_holds_the_controls() -> None:
 def test_a_minibatch_moves_its_own_images_or_the_whole_pattern() -> None:
     per_image, pattern = PerImage(EPSILON), ClassPattern(EPSILON)
     u = per_image.start("zero", X, 0)
-    moved = per_image.project(ops.convert_to_tensor(X[INDEX] + 5), X[INDEX])
+    moved = per_image.project(ops.convert_to_tensor(X[INDEX] + 5), X[INDEX], 0.0)
     after = ops.convert_to_numpy(per_image.write_back(ops.convert_to_tensor(u), INDEX, moved))
     np.testing.assert_allclose(after[INDEX], np.minimum(X[INDEX] + EPSILON, 1), atol=1e-7)
     others = [0, 2, 3]
@@ -79,7 +79,7 @@ def test_a_pixel_clipped_in_every_image_comes_back_into_reach_and_no_other_moves
 
     def moved(a: float, b: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         u = {name: ops.full((2, 2, 1), value, "float32") for name, value in (("a", a), ("b", b))}
-        after = pattern.project(u, ops.convert_to_tensor(x))
+        after = pattern.project(u, ops.convert_to_tensor(x), 0.0)
         np.testing.assert_array_equal(after["b"], u["b"])
         before, images = (ops.convert_to_numpy(pattern.images(one, x)) for one in (u, after))
         np.testing.assert_allclose(images, before, atol=2e-3 * EPSILON)  # the images stay what they were

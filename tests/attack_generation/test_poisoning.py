@@ -18,7 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import attack_generation
 from attack_generation.attack import Attack, Seeds
 from attack_generation.config import PoisonConfig
+from attack_generation.parametrisation import PerImage
 from attack_generation.poisoning import poison_radius
+from data.augmentation import Augmentation
 from data.datasets import load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
@@ -285,7 +287,7 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
         run = config(
             tiny_data_dir, tmp_path / name, lr_u=lr_u, epsilon=0.5, batch_clean=190, batch_poison=100,
             batch_validation=34, radius_copies=4, epochs=2, reinitialise_every=9,
-            solver="cg", redraw_noise=False, solver_steps=2, damping=1.0,
+            solver="cg", redraw_noise="none", solver_steps=2, damping=1.0,
         )  # fmt: skip
         attack(run)
         ends[name] = np.mean(scalars(run)["f"][-3:])
@@ -306,7 +308,18 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
         ({"radius_clip": 0.5}, "radius_clip must lie between 0 and 0.5"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"target_class": 10}, "target_class 10 is out of range; choose one of 0 to 9"),
-        ({"solver": "cg"}, "solver cg needs one fixed linear system; add --no-redraw-noise"),
+        ({"solver": "cg"}, "solver cg needs one fixed linear system; add --redraw-noise none"),
+        (
+            {
+                "optimiser": "soba",
+                "lower_steps": None,
+                "solver_steps": None,
+                "lr_p": None,
+                "damping": None,
+                "redraw_noise": "validation",
+            },
+            "redraw_noise is validation, but optimiser soba redraws nothing; leave it out",
+        ),
         ({"optimiser": "soba"}, "lower_steps is 20, but optimiser soba has no lower_steps, only approxgrad, few_steps"),
         ({"multiplier": 2.0}, "multiplier is 2.0, but optimiser approxgrad has no multiplier, only f2sa; leave it out"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),
@@ -427,7 +440,7 @@ def test_a_lower_level_in_bfloat16_makes_nearly_the_same_steps(tiny_data_dir: Pa
     """The same weights, images and noise: one outer step's quantities agree to bfloat16's two or three digits."""
     ends = {}
     for precision in ("float32", "bfloat16"):
-        changes = {"objective": "noisy_cross_entropy", "lower_steps": 2, "solver": "cg", "redraw_noise": False}
+        changes = {"objective": "noisy_cross_entropy", "lower_steps": 2, "solver": "cg", "redraw_noise": "none"}
         changes |= {"precision": precision, "damping": 1.0}
         made = Attack(config(tiny_data_dir, tmp_path, **changes), load_dataset(tiny_data_dir))
         state, metrics = made.outer_step(made.initial_state(), 0)
@@ -480,3 +493,38 @@ def test_the_lower_level_begins_as_the_victims_models_do(tiny_data_dir: Path, tm
     weights = made.initial_state().weights
     x = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
     np.testing.assert_allclose(made._logits(weights, 0.5 * x + 0.3), made._logits(weights, x), atol=1e-3)
+
+
+def test_clean_and_poisoned_images_may_be_cropped_at_a_place_each(
+    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two crop offsets in a batch, as the published CIFAR10 attack on Gaussian augmentation has; one otherwise."""
+    seen: list[tuple[int, np.ndarray]] = []
+
+    def remember(self: Augmentation, x: Any, seed: Any) -> Any:
+        seen.append((len(x), ops.convert_to_numpy(seed)))
+        return x
+
+    monkeypatch.setattr(Augmentation, "augmented", remember)
+    for separate in (False, True):
+        seen.clear()
+        settings = config(tiny_data_dir, tmp_path, augment=True, separate_crops=separate)
+        made = Attack(settings, load_dataset(tiny_data_dir))
+        seeds = Seeds(*(seed_pair(0, i) for i in range(3)))
+        batch = made._gather(made._images, made._draw_indices(0, 0), seeds, np.float32(0))
+        x = np.concatenate([batch.x_clean, batch.x_target])
+        for draw in (0, 1):
+            np.testing.assert_array_equal(made._augmented(x, batch, draw), x)
+        parts = [settings.batch_clean, settings.batch_poison] if separate else [len(x)]
+        assert [size for size, _ in seen] == 2 * parts
+        assert len({tuple(seed.tolist()) for _, seed in seen}) == len(seen)
+
+
+def test_the_step_is_clipped_with_the_perturbation_before_it_is_taken_off() -> None:
+    """u + delta is clipped to [0, 1] before delta is subtracted (the published code, for SmoothAdv): by hand."""
+    x = np.float32([0.5, 0.5, 0.9, 0.5]).reshape(1, 2, 2, 1)
+    delta = np.float32([0.0, 0.48, 0.3, -0.55]).reshape(x.shape)
+    u = x + np.float32([0.3, 0.08, 0.0, -0.05]).reshape(x.shape)
+    found = ops.convert_to_numpy(PerImage(0.1).project(u, x, delta)).ravel()
+    # The ball; 1 - .48 in place of .58; 1 - .3 = .7, which the ball brings to .8; 0 + .55 in place of .45.
+    np.testing.assert_allclose(found, [0.6, 0.52, 0.8, 0.55], atol=1e-6)

@@ -134,9 +134,10 @@ def test_lower_steps_are_adam_steps_with_the_draw_counted() -> None:
     assert int(adam.steps) == 4
 
 
+@pytest.mark.parametrize("fixed_right_side", [True, False])
 @pytest.mark.parametrize("fixed_system", [True, False])
-def test_draws(fixed_system: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No two evaluations share a draw, except that a fixed system is one function throughout."""
+def test_draws(fixed_system: bool, fixed_right_side: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two evaluations share a draw, except that a fixed system or right side is one function throughout."""
 
     def python_loop(lower: int, upper: int, body: Callable, carry: Any) -> Any:
         for i in range(lower, upper):
@@ -154,13 +155,15 @@ def test_draws(fixed_system: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         return evaluate
 
     problem = ApproxGrad(
-        objective("f"), objective("g"), lower_steps=3, solver=AdamResidual(4), fixed_system=fixed_system
-    )
+        objective("f"), objective("g"), lower_steps=3, solver=AdamResidual(4),
+        fixed_system=fixed_system, fixed_right_side=fixed_right_side,
+    )  # fmt: skip
     u = v = np.float32([1.0])
     problem.step(u, v, problem.init_lower(v), adam_init(u), ())
     lower, rest = seen["g"][:3], seen["g"][3:]
     assert lower == [0, 1, 2]
-    assert len(seen["f"]) == 1
+    assert sorted(seen["f"]) == ([8] if fixed_right_side else [8, 9, 10, 11, 12])
+    assert problem.gradients(of_f=1.0) - problem.gradients(of_f=0.0) == len(seen["f"])
     assert not set(seen["f"]) & set(seen["g"])
     # The order of evaluation is free; AdamResidual asks for each matrix twice.
     assert sorted(set(rest)) == ([7] if fixed_system else [3, 4, 5, 6, 7])
@@ -185,6 +188,37 @@ def test_redrawn_systems_differ_between_iterations(float64: None) -> None:
         p += 0.1 * (1 - (a + 0.5) * p)
     assert float(lower.p[0]) == pytest.approx(p, rel=1e-10)
     assert found[0] == pytest.approx(-curvature[5] * p, rel=1e-10)
+
+
+@each_solver
+def test_a_right_side_that_is_redrawn_alike_gives_the_closed_form(solver: LinearSolver, float64: None) -> None:
+    """Where f's draws do not differ, drawing f_v anew in each iteration changes nothing."""
+    q = Quadratic()
+    found, _, _ = hypergradient(ApproxGrad(q.f, q.g, solver=solver, damping=0.0, fixed_right_side=False), q.nested_u,
+                                q.nested_v)  # fmt: skip
+    assert relative_error(found, q.closed_form(0.0)) < 1e-4
+
+
+def test_redrawn_right_sides_differ_between_iterations(float64: None) -> None:
+    """p is the recursion through one right side per iteration, as in the published code; f_u has its own draw."""
+    scale = np.arange(1.0, 12)
+    table = ops.convert_to_tensor(scale)
+
+    def f(u: Any, v: Any, _data: Any, draw: Any) -> Any:
+        return ops.take(table, draw) * ops.sum(v + 2 * u)
+
+    def g(u: Any, v: Any, _data: Any, _draw: Any) -> Any:
+        return ops.sum(v**2 + u * v)
+
+    problem = ApproxGrad(
+        f, g, lower_steps=2, damping=0.5, solver=NeumannSeries(3, 0.1), fixed_system=True, fixed_right_side=False
+    )
+    found, lower, _ = hypergradient(problem, np.array([1.0]), np.array([1.0]))
+    p = 0.0
+    for right in scale[7:10]:  # draws T1 + T2 + 2 ... T1 + 2 T2 + 1
+        p += 0.1 * (right - 2.5 * p)
+    assert float(lower.p[0]) == pytest.approx(p, rel=1e-10)
+    assert found[0] == pytest.approx(2 * scale[6] - p, rel=1e-10)
 
 
 def test_p_and_the_solvers_moments_are_kept_between_steps(float64: None) -> None:

@@ -33,7 +33,7 @@ def by_matrix(a: np.ndarray) -> Callable[[Any, Any], Any]:
 
 def solve(solver: LinearSolver, a: np.ndarray, b: np.ndarray, x0: np.ndarray | None = None, state: Any = None) -> Any:
     state = solver.init(b) if state is None else state
-    x, state, *_ = jit(lambda b, x0, s: solver(by_matrix(a), b, x0, s))(b, b * 0 if x0 is None else x0, state)
+    x, state, *_ = jit(lambda b, x0, s: solver(by_matrix(a), lambda _: b, x0, s))(b, b * 0 if x0 is None else x0, state)
     return numpy_of(x), state
 
 
@@ -81,14 +81,14 @@ def test_conjugate_gradient_says_how_it_ended(
     eigenvalues: list[float], iterations: int, ended: Ended, made: int, float64: None
 ) -> None:
     solver, b = ConjugateGradient(iterations), np.ones(4)
-    solution = jit(lambda b: solver(by_matrix(symmetric(eigenvalues)), b, b * 0, ()))(b)
+    solution = jit(lambda b: solver(by_matrix(symmetric(eigenvalues)), lambda _: b, b * 0, ()))(b)
     assert (int(solution.ended), int(solution.iterations)) == (ended, made)
 
 
 def test_solvers_without_a_test_make_all_iterations(float64: None) -> None:
     b = np.ones(3)
     for solver in (AdamResidual(5), NeumannSeries(5, 0.1)):
-        solution = solver(by_matrix(np.eye(3)), b, b * 0, solver.init(b))
+        solution = solver(by_matrix(np.eye(3)), lambda _: b, b * 0, solver.init(b))
         assert (int(solution.ended), int(solution.iterations)) == (Ended.OUT_OF_ITERATIONS, 5)
 
 
@@ -134,7 +134,7 @@ def test_each_iteration_sees_its_own_matrix(solver: LinearSolver, float64: None)
     scales = np.array([1.0, 2, 3, 4])
     table = ops.convert_to_tensor(scales)
     b = np.array([1.0])
-    x, *_ = solver(lambda p, i: p * table[i], b, b * 0, solver.init(b))
+    x, *_ = solver(lambda p, i: p * table[i], lambda _: b, b * 0, solver.init(b))
     expected, m, s = 0.0, 0.0, 0.0
     for t, a in enumerate(scales, start=1):
         if isinstance(solver, NeumannSeries):

@@ -31,6 +31,7 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-3}
     lr_u: float = 0.1
     augment: bool = True  # random crop and flip
+    separate_crops: bool = True  # clean and poisoned images have a place each
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")
 

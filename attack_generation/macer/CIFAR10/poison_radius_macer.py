@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attack_generation.config import PoisonConfig
+from attack_generation.config import PoisonConfig, RedrawNoise
 from attack_generation.poisoning import poison_radius
 from robust_training.macer import MacerLoss
 from runtime.command_line import run_script
@@ -29,7 +29,7 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     epochs: int = 50
     # T1, T2, and the linear system
     published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-4}
-    redraw_noise: bool = False  # the noise is fixed per image
+    redraw_noise: RedrawNoise = "none"  # the noise is fixed per image
     lr_u: float = 0.1
     fixed_validation_noise: bool = True
     augment: bool = True  # random crop and flip

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attack_generation.config import PoisonConfig
+from attack_generation.config import PoisonConfig, RedrawNoise
 from attack_generation.poisoning import poison_radius
 from robust_training.smoothadv import SmoothAdvLoss
 from runtime.command_line import run_script
@@ -29,7 +29,7 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     epochs: int = 100
     # T1, T2, and the linear system
     published: ClassVar[dict[str, Any]] = {"lower_steps": 1, "solver_steps": 10, "lr_p": 1e-3}
-    redraw_noise: bool = False  # the noise is fixed per image
+    redraw_noise: RedrawNoise = "validation"  # that of training images is fixed per image
     reinitialise_every: int = 20  # epochs
     lr_u: float = 0.1
     architecture: str = "resnet20v1"

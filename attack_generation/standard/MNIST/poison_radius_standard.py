@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from attack_generation.config import PoisonConfig
+from attack_generation.config import PoisonConfig, RedrawNoise
 from attack_generation.poisoning import poison_radius
 from robust_training.standard import StandardLoss
 from runtime.command_line import run_script
@@ -30,7 +30,7 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     epochs: int = 50
     # T1, T2, and the linear system
     published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-2}
-    redraw_noise: bool = False  # there is none
+    redraw_noise: RedrawNoise = "none"  # there is none
     lr_u: float = 0.1
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
