@@ -25,7 +25,7 @@ from bilevel_optimizer.linear_solvers import ConjugateGradient
 from data.datasets import check_poison, split_target_class
 from models.registry import initial_weights
 from models.stateless import StatelessModel
-from randomized_smoothing_certification.core import ALPHA, N0, certify, require_vote_settings
+from randomized_smoothing_certification.core import ALPHA, N0, certify, require_radii_above_0, require_vote_settings
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
 from randomized_smoothing_certification.votes import VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
@@ -105,6 +105,7 @@ class BoundaryConfig:
             if not 0 <= getattr(self, name) <= most:
                 raise InputError(f"{name} must be at most {most}, got {getattr(self, name)}")
         require_vote_settings(self.n0, self.n, self.alpha)
+        require_radii_above_0(self.n, self.alpha, self.sigma)
 
 
 class Kind(NamedTuple):
