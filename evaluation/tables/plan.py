@@ -362,7 +362,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """
         variants: dict[str, AttackVariant] = {}
         for series, settings in self.attacks.items():
-            lists = {name: values for name in LISTED if (values := _several(settings.get(name)))}
+            lists = {name: many for name in LISTED if (many := _several(settings.get(name)))}
             for values in product(*lists.values()):
                 chosen = dict(zip(lists, values, strict=True))
                 name = "_".join([series, *(f"{listed}_{one}" for listed, one in chosen.items())])
