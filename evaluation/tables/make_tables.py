@@ -23,7 +23,16 @@ from evaluation.tables.figures import save_acr_against_gradients, save_acr_bars,
 from evaluation.tables.formats import as_csv, as_html, as_latex, as_markdown, as_text, configuration_page
 from evaluation.tables.layout import Entries, attack_series, tables_by_training_data, tables_of
 from evaluation.tables.plan import CLEAN, PAGES, Plan, read_plan
-from evaluation.tables.records import Entry, collect, commits, job_times, missing, read_entries
+from evaluation.tables.records import (
+    Entry,
+    collect,
+    commits,
+    is_of_record,
+    job_times,
+    missing,
+    read_entries,
+    require_clean_commits,
+)
 from evaluation.tables.statistics import PLUS_MINUS
 from randomized_smoothing_certification.certificate_file import certified_curve
 from runtime.command_line import run_script
@@ -52,6 +61,8 @@ def main(config: Config) -> None:
     if config.from_results:
         folder = config.results_dir or config.plan.parent
         entries = read_entries(plan, config.plan.parent)
+        for run in (run for entry in entries.values() for run in entry.runs if is_of_record(folder)):
+            require_clean_commits(run.tsv, run.records)
         if not any(entry.runs for entry in entries.values()):
             raise InputError(f"{config.plan.parent}: has no certificate of the plan; give the plan.yaml beside cells/")
     else:

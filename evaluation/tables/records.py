@@ -27,7 +27,7 @@ from randomized_smoothing_certification.certificate_file import (
     read_points,
 )
 from runtime.files import InputError, file_sha256, read_record, read_text, write_json, write_text
-from runtime.provenance import project_path
+from runtime.provenance import is_clean_commit, project_path
 
 
 def _acr(radii: np.ndarray) -> float:
@@ -196,13 +196,9 @@ def _check_rows(tsv: Path, records: dict[str, Any]) -> None:
 
 def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]) -> None:
     folder = store / cell_folder(cell)
-    recorded = store.resolve().is_relative_to(project_path("results").resolve())
     for seed, (tsv, records) in runs.items():
-        if recorded and (dirty := [one for one in commits(records) if not _is_commit(one)]):
-            raise InputError(
-                f"{tsv}: measured at {dirty[0]}, which is no commit that others can check out; commit, and "
-                "measure it again before it goes into results/"
-            )
+        if is_of_record(store):
+            require_clean_commits(tsv, records)
         write_text(folder / f"seed_{seed}.tsv", read_text(tsv))
     if runs:
         of_runs = {
@@ -216,12 +212,26 @@ def commits(records: Any) -> list[str]:
     """The commits named anywhere in a run's records, each once."""
     if not isinstance(records, dict):
         return []
-    own = [records["commit"]] if isinstance(records.get("commit"), str) else []
+    own = [str(records["commit"])] if "commit" in records else []
     return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
 
 
-def _is_commit(name: str) -> bool:
-    return name != "unknown" and not name.endswith("-dirty")
+def is_of_record(folder: Path) -> bool:
+    """Whether a folder is one of the project's results."""
+    return folder.resolve().is_relative_to(project_path("results").resolve())
+
+
+def require_clean_commits(path: Path, records: dict[str, Any]) -> None:
+    """Raise InputError where what was measured is not of a commit; certificates of other programs name none."""
+    named = commits(records)
+    if "certificate" in records and not named:
+        raise InputError(f"{path}: its records name no commit; measure it again before it goes into results/")
+    for one in named:
+        if not is_clean_commit(one):
+            raise InputError(
+                f"{path}: measured at {one}, which is no commit that others can check out; commit, and "
+                "measure it again before it goes into results/"
+            )
 
 
 def read_entries(plan: Plan, store: Path) -> dict[Cell, Entry]:
