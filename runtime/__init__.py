@@ -47,6 +47,7 @@ _JAX = {
 }  # fmt: skip
 if "jax" not in sys.modules:
     os.environ.update(_JAX)
+    os.environ.pop("JAX_EXPLICIT_X64_DTYPES", None)  # its default differs between versions
 
 # What a user may want to set, though it changes the arithmetic: records say so, see ``changed_environment``.
 _LEFT_TO_THE_USER = (
@@ -114,7 +115,7 @@ def backend_lines_hidden() -> Iterator[None]:
 
     The lines are shown where an import fails, and where the user has set TF_CPP_MIN_LOG_LEVEL to see them.
     """
-    if not _IS_QUIET:
+    if not _IS_QUIET or sys.stderr is None:  # closed when Python started
         yield
         return
     with tempfile.TemporaryFile() as lines:
@@ -181,7 +182,7 @@ def _pin_keras_settings() -> None:
         getattr(config, f"set_{name}")(value)
     if changed and _KERAS_BEFORE:
         found = ", ".join(f"{name} {value}, which is {wanted} now" for name, (value, wanted) in changed.items())
-        warnings.warn(f"Keras was imported before this project with {found}: its results depend on it", RuntimeWarning,
+        warnings.warn(f"Keras was imported before this project with {found}: numbers depend on it", RuntimeWarning,
                       stacklevel=3)  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def _leave(message: str, status: int) -> NoReturn:
 @contextmanager
 def _silent_where_nobody_reads() -> Iterator[None]:
     status: Any = READER_GONE
+    sys.stdout = sys.stdout or StringIO()  # it was closed when Python started
     try:
         try:
             yield
@@ -96,7 +97,7 @@ def _silent_where_nobody_reads() -> Iterator[None]:
             status = left.code
             raise
         finally:
-            if sys.stdout is not None and not sys.stdout.closed:
+            if not sys.stdout.closed:
                 sys.stdout.flush()  # here, and not when Python ends, where an error is printed
     except BrokenPipeError:
         unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]

@@ -126,10 +126,13 @@ def test_what_jax_reads_is_its_default_and_other_arithmetic_is_recorded() -> Non
     say = f"{IDENTITY}\nimport os; print(json.dumps([identity(controls), provenance(Config()), dict(os.environ)]))"
     mine = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0"}
     mine |= {"JAX_DEFAULT_DTYPE_BITS": "32", "JAX_RANDOM_SEED_OFFSET": "7", "NVIDIA_TF32_OVERRIDE": ""}
+    mine |= {"JAX_EXPLICIT_X64_DTYPES": ""}
     default, pinned = (json.loads(python(say, **variables).stdout) for variables in ({}, mine))
     assert pinned[0] == default[0] and "environment" not in default[0]
     assert default[1]["environment"]["TF_DETERMINISTIC_OPS"] == "1"
     assert all(pinned[2][name] == default[2][name] != value for name, value in mine.items() if value)
+
+    assert "JAX_EXPLICIT_X64_DTYPES" not in pinned[2]
 
     other = {"TF_ENABLE_ONEDNN_OPTS": "0", "NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
     other |= {"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16", "TF_DETERMINISTIC_OPS": "0", "XLA_FLAGS": ""}

@@ -403,6 +403,16 @@ def test_a_reader_that_goes_away_gets_no_traceback(flags: str, status: int, line
     assert (running.returncode, told) == (status, line)
 
 
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_an_output_that_is_closed_hinders_no_run(closed: str) -> None:
+    for flags in ("--help", "--lines 3"):
+        command = f'exec "$0" -c "$1" {flags} {closed}>&- < /dev/null'
+        done = subprocess.run(
+            ["sh", "-c", command, sys.executable, PRINTING], cwd=project_path(""), capture_output=True
+        )
+        assert done.returncode == 0 and done.stderr == b"" and (closed == "1" or done.stdout), (flags, done)
+
+
 def test_another_pipe_that_breaks_is_no_reader_gone() -> None:
     def main(config: Config) -> None:
         raise BrokenPipeError("another")
