@@ -1,5 +1,7 @@
 """Pictures of poison."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,23 @@ import numpy as np
 from runtime.files import atomic_path
 
 
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Matplotlib's own settings, whatever a matplotlibrc or a notebook says; the decorator of all that draws here."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # all but the backend
+        yield
+
+
 def save_png(path: Path, figure: Any, dpi: int = 120) -> None:
     """Write a Matplotlib figure as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png", bbox_inches="tight")
 
 
+@default_style()
 def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:
     """Draw the first images clean, poisoned and their amplified difference, one row each, as PNG.
 

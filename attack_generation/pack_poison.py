@@ -9,7 +9,7 @@ from pathlib import Path
 from data.ready_poisons import FOLDER, pack_poison
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, load_array, read_record
-from runtime.provenance import shown_path
+from runtime.provenance import is_clean_commit, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ def main(config: Config) -> None:
     images = load_array(config.poison)
     if record.pop("sha256") != file_sha256(config.poison):
         raise InputError(f"{config.poison}: is not the file that {record_path.name} describes; make it again")
-    if record["commit"] == "unknown" or record["commit"].endswith("-dirty"):
+    if not is_clean_commit(record["commit"]):
         raise InputError(
             f"{record_path}: made at {record['commit']}, which is no commit that others can check out; commit, and "
             "make it again"

@@ -1,8 +1,9 @@
 """What every long run needs, whatever it computes: files, noise, stop, checkpoints, provenance, command line.
 
 Importing this package fixes the process environment that the tensor backend reads when it is first
-imported; every other package that uses Keras imports this one first for that reason. Where a user's code has imported
-the backend before, with other settings, a warning says so.
+imported, and the settings that Keras takes from ~/.keras/keras.json; every other package that uses Keras imports this
+one first for that reason. Where a user's code has imported the backend before, with other settings, a warning says so.
+Where Keras or the backend cannot be imported, a script of the project ends in one line; other code gets an ImportError.
 """
 
 import os
@@ -11,20 +12,98 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
 
-_LOADED_BEFORE = "keras" in sys.modules or "tensorflow" in sys.modules
+_KERAS_BEFORE = sys.modules.get("keras") is not None
+_LOADED_BEFORE = _KERAS_BEFORE or "tensorflow" in sys.modules
+
+_INSTALL = {"tensorflow": "pip install -r requirements.txt", "jax": "pip install -e '.[jax]'"}
 
 # TensorFlow is the default backend (Keras's own default may be overridden by ~/.keras/keras.json).
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# TensorFlow switches oneDNN's convolutions on by itself only for some Intel processors; on the others
-# they are about twice as fast as the fallback.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
+# Keras's second way to keep JAX's variables is not this project's.
+os.environ["KERAS_NNX_ENABLED"] = "0"
 # GPU memory is taken as needed, not all at once.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-# The same seeds give the same bits on the same machine.
-os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+
+_DEFAULTS = {
+    # TensorFlow switches oneDNN's convolutions on by itself only for some Intel processors; on the others
+    # they are about twice as fast as the fallback.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    # The same seeds give the same bits on the same machine.
+    "TF_DETERMINISTIC_OPS": "1",
+    "XLA_FLAGS": "--xla_gpu_deterministic_ops=true",
+}
+for _name, _value in _DEFAULTS.items():
+    os.environ.setdefault(_name, _value)
+
+# Other dtypes and other random numbers: JAX's own defaults hold, unless it has read them already.
+_JAX = {
+    "JAX_ENABLE_X64": "0", "JAX_DEFAULT_DTYPE_BITS": "64", "JAX_DEFAULT_PRNG_IMPL": "threefry2x32",
+    "JAX_THREEFRY_PARTITIONABLE": "1", "JAX_RANDOM_SEED_OFFSET": "0",
+}  # fmt: skip
+if "jax" not in sys.modules:
+    os.environ.update(_JAX)
+    os.environ.pop("JAX_EXPLICIT_X64_DTYPES", None)  # its default differs between versions
+
+# What a user may want to set, though it changes the arithmetic: records say so, see ``changed_environment``.
+_LEFT_TO_THE_USER = (
+    "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_AUTO_MIXED_PRECISION", "TF_SET_ONEDNN_FPMATH_MODE",
+    "TF_XLA_FLAGS",
+)  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The variables that change a backend's arithmetic or random numbers, those that are set."""
+    found = {name: os.environ.get(name, "") for name in (*_DEFAULTS, *_LEFT_TO_THE_USER)}
+    return {name: value for name, value in found.items() if value} | changed_environment()
+
+
+def changed_environment() -> dict[str, str]:
+    """Those of them that a user has set otherwise than this project does."""
+    defaults = {**_DEFAULTS, **dict.fromkeys(_LEFT_TO_THE_USER, ""), **_JAX}
+    found = {name: os.environ.get(name, default) for name, default in defaults.items()}
+    return {name: value for name, value in found.items() if value != defaults[name]}
+
+
+def _cannot_run(line: str, error: Exception | None = None) -> NoReturn:
+    """End a script of the project with a line and status 2; in other code raise ImportError with that line."""
+    script = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "-").resolve()
+    root = Path(__file__).resolve().parents[1]
+    if script.is_relative_to(root) and (root / script.relative_to(root).parts[0] / "__init__.py").is_file():
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(line) from error
+
+
+def _require_backend(name: str, source: str) -> None:
+    if name not in _INSTALL:
+        _cannot_run(f"{source}{name!r}: this project runs on {' and '.join(_INSTALL)}; choose one of them")
+
+
+def _is_installed(name: str) -> bool:
+    return sys.modules.get(name) is not None or find_spec(name) is not None
+
+
+def _drop_unusable_mplbackend() -> None:
+    """Keras imports Matplotlib, which refuses to be imported where MPLBACKEND (a notebook's) names what is not there.
+
+    One that Matplotlib takes stays, so that a notebook's plots stay inline.
+    """
+    name = os.environ.get("MPLBACKEND")
+    if name and "matplotlib" not in sys.modules:
+        del os.environ["MPLBACKEND"]  # an import that failed half-way could not be done again
+        try:
+            import matplotlib
+
+            matplotlib.rcParams["backend"] = name
+        except (ImportError, ValueError):
+            return
+        os.environ["MPLBACKEND"] = name
 
 
 _IS_QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"
@@ -36,7 +115,7 @@ def backend_lines_hidden() -> Iterator[None]:
 
     The lines are shown where an import fails, and where the user has set TF_CPP_MIN_LOG_LEVEL to see them.
     """
-    if not _IS_QUIET:
+    if not _IS_QUIET or sys.stderr is None:  # closed when Python started
         yield
         return
     with tempfile.TemporaryFile() as lines:
@@ -53,9 +132,61 @@ def backend_lines_hidden() -> Iterator[None]:
             os.close(stderr)
 
 
-if "keras" not in sys.modules:
-    with backend_lines_hidden():
-        import keras  # noqa: F401
+def _import_keras() -> None:
+    backend = os.environ["KERAS_BACKEND"]
+    _require_backend(backend, "KERAS_BACKEND=")
+    if _KERAS_BEFORE:
+        return
+    for name, install in (("keras", _INSTALL["tensorflow"]), (backend, _INSTALL[backend])):
+        if not _is_installed(name):
+            _cannot_run(f"{name} is not installed: {install}")
+    _drop_unusable_mplbackend()
+    try:
+        with backend_lines_hidden():
+            import keras  # noqa: F401
+    except ImportError as error:
+        _cannot_run(f"keras or {backend} cannot be imported ({_first_line(error)}): {_INSTALL[backend]}", error)
+    except Exception as error:  # of ~/.keras/keras.json, or a variable that Keras reads
+        home = os.environ.get("KERAS_HOME") or "~/.keras"
+        _cannot_run(
+            f"keras cannot be imported ({type(error).__name__}: {_first_line(error)}); mend {home}/keras.json or "
+            "the environment's variable",
+            error,
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+_import_keras()
+
+_KERAS = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7, "dtype_policy": "float32"}
+
+
+def changed_keras_settings() -> dict[str, tuple[Any, Any]]:
+    """Keras's settings that are not as every run of this project has them: as they are, and as they should be."""
+    from keras import config
+
+    found = {name: getattr(config, name)() for name in _KERAS}
+    found["dtype_policy"] = found["dtype_policy"].name
+    return {name: (value, _KERAS[name]) for name, value in found.items() if value != _KERAS[name]}
+
+
+def _pin_keras_settings() -> None:
+    """~/.keras/keras.json may say otherwise, and a notebook that has imported Keras before."""
+    from keras import config
+
+    changed = changed_keras_settings()
+    for name, value in _KERAS.items():
+        getattr(config, f"set_{name}")(value)
+    if changed and _KERAS_BEFORE:
+        found = ", ".join(f"{name} {value}, which is {wanted} now" for name, (value, wanted) in changed.items())
+        warnings.warn(f"Keras was imported before this project with {found}: numbers depend on it", RuntimeWarning,
+                      stacklevel=3)  # fmt: skip
+
+
+_pin_keras_settings()
 
 
 def onednn_in_force() -> bool | None:
@@ -69,7 +200,8 @@ def _warn_where_loaded_otherwise() -> None:
     import keras
 
     again = "set it before Python starts, or import this project before keras and tensorflow"
-    if (backend := keras.backend.backend()) != (wanted := os.environ["KERAS_BACKEND"]):
+    _require_backend(backend := keras.backend.backend(), "Keras was imported before this project with the backend ")
+    if backend != (wanted := os.environ["KERAS_BACKEND"]):
         warnings.warn(f"Keras was imported before this project with the backend {backend}, not {wanted}: for "
                       f"KERAS_BACKEND={wanted} {again}", RuntimeWarning, stacklevel=3)  # fmt: skip
     wish = os.environ["TF_ENABLE_ONEDNN_OPTS"]

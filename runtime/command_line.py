@@ -1,11 +1,13 @@
 """Scripts: from the command line to a config, and from an error to one line and an exit status."""
 
+import os
 import re
+import select
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import tyro
 
@@ -14,6 +16,7 @@ from runtime.files import InputError
 from runtime.stop import STOPPED_EARLY, StoppedEarly
 
 Config = TypeVar("Config")
+READER_GONE = 141  # exit status of a run whose output nobody reads to the end, as shells give it (128 + SIGPIPE)
 _LONGEST_LINE = 500  # of what the parser says, which repeats the values given
 
 
@@ -21,8 +24,14 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
     """Parse the command line into ``config_type``, whose defaults are the script's constants, and run.
 
     Bad input ends in one line on stderr and status 2; a stop on request in status 75. Numbers and paths that no
-    script can use are refused here, before ``main`` begins.
+    script can use are refused here, before ``main`` begins. Where the reader of the output goes away (script | head -1)
+    the run ends silently in status 141, and --help in 0.
     """
+    with _silent_where_nobody_reads():
+        _run(main, config_type, description)
+
+
+def _run(main: Callable[[Config], Any], config_type: type[Config], description: str | None) -> None:
     try:
         config = parsed(config_type, description)
         require_usable(config)
@@ -43,6 +52,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     try:
         with redirect_stderr(said):
             return tyro.cli(config_type, description=description, args=words)
+    except BrokenPipeError:  # nothing is printed but the text of --help
+        raise SystemExit(0) from None
     except SystemExit as left:
         if not left.code:  # --help
             raise
@@ -73,3 +84,41 @@ def parser_error(box: str) -> str:
 def _leave(message: str, status: int) -> NoReturn:
     print(" ".join(message.split()), file=sys.stderr)
     raise SystemExit(status)
+
+
+@contextmanager
+def _silent_where_nobody_reads() -> Iterator[None]:
+    status: Any = READER_GONE
+    sys.stdout = sys.stdout or StringIO()  # it was closed when Python started
+    try:
+        try:
+            yield
+        except SystemExit as left:
+            status = left.code
+            raise
+        finally:
+            if not sys.stdout.closed:
+                sys.stdout.flush()  # here, and not when Python ends, where an error is printed
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not unread:  # it was another pipe
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in unread:
+            os.dup2(nowhere, stream.fileno())
+        raise SystemExit(status) from None
+
+
+def _is_unread(stream: TextIO | None) -> bool:
+    """Whether this is a pipe whose reader has gone."""
+    try:
+        number = stream.fileno() if stream else -1
+    except (OSError, ValueError):  # no file, as in tests, or closed
+        return False
+    if number < 0:
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

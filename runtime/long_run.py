@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from runtime import changed_environment, changed_keras_settings
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
@@ -100,10 +101,19 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
 
     contents: what stands in place of a setting of the same name (the hash of what a path names), or beside the
     settings. Two runs of one identity end with the same artifact; a setting added to a config belongs to it at once.
+    So do the variables of the environment that change the arithmetic, where they are not this project's own.
+
+    Raises InputError where Keras's own settings were changed since this project was imported.
     """
+    for name, (value, wanted) in changed_keras_settings().items():
+        raise InputError(
+            f"Keras's {name} is {value!r}, and this project's runs need {wanted!r}; call "
+            f"keras.config.set_{name}({wanted!r}) before the run"
+        )
     controls = {field.name for field in fields(CheckpointControls)} | config.more_controls
     own = {name: value for name, value in settings(config).items() if name not in controls}
-    return {**own, "backend": keras.backend.backend(), **contents}
+    changed = {"environment": variables} if (variables := changed_environment()) else {}
+    return {**own, "backend": keras.backend.backend(), **changed, **contents}
 
 
 class LongRun:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from runtime import environment
 
 
 def project_path(relative: str) -> Path:
@@ -39,17 +43,39 @@ def _plain(value: Any) -> str:
 
 
 def git_commit() -> str:
-    """The project's commit, with '-dirty' where tracked files but results/ differ; 'unknown' outside a checkout."""
+    """The project's commit, or 'unknown (why)' where git has none of the project's own folder.
+
+    '-dirty' is added where tracked files but results/ differ, and where a package of the project has a .py file that is
+    not tracked, which may have run.
+    """
+    root = project_path("").resolve()
+    # Git's own variables, which a hook sets for instance, may name another repository.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", *arguments]  # a run that is killed leaves no lock of git's
-        return subprocess.run(command, cwd=project_path(""), capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(
+            command, cwd=root, env=variables, capture_output=True, text=True, errors="backslashreplace", check=True
+        )
+        return done.stdout.strip()
 
     try:
+        top = git("rev-parse", "--show-toplevel")
+        if Path(top).resolve() != root:
+            return f"unknown (the repository is that of {top}, not the project's own)"
+        commit = git("rev-parse", "--short=12", "HEAD")
+        packages = [f"{path.parent.name}/*.py" for path in root.glob("*/__init__.py")]
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return commit + ("-dirty" if changed or git("ls-files", "--others", "--", *packages) else "")
+    except OSError as error:
+        return f"unknown (git: {error.strerror})"
+    except subprocess.CalledProcessError as error:
+        return f"unknown ({next(iter(error.stderr.strip().splitlines()), 'git failed')})"
+
+
+def is_clean_commit(name: str) -> bool:
+    """Whether this is a commit that others can check out, as git_commit names it."""
+    return re.fullmatch("[0-9a-f]{7,}", name) is not None
 
 
 def has_bfloat16_units() -> bool | None:
@@ -81,6 +107,7 @@ def provenance(config: Any) -> dict[str, Any]:
         "backend": backend,
         "versions": versions,
         "machine": f"{platform.machine()} {platform.system()}",
+        "environment": environment(),
         "bfloat16_units": has_bfloat16_units(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from attack_generation.figures import save_png
+from attack_generation.figures import default_style, save_png
 from evaluation.boundary.study import BoundaryConfig, Plane
 
 
@@ -22,6 +22,7 @@ class Panel(NamedTuple):
     clean_plane: Plane  # of the classifier trained on clean points
 
 
+@default_style()
 def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: BoundaryConfig) -> None:
     """Draw a row of panels per classifier as PNG: training points, boundaries, and the smoothed radius as shading."""
     from matplotlib import colormaps

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from attack_generation.figures import save_png
+from attack_generation.figures import default_style, save_png
 from evaluation.label_flipping.config import SETTINGS, LabelFlippingConfig, Learner
 from evaluation.label_flipping.features import features_name
 from randomized_smoothing_certification.core import ABSTAIN
@@ -140,6 +140,7 @@ def text_table(
     return "\n".join(lines)
 
 
+@default_style()
 def save_label_curves(path: Path, curves: Sequence[LabelCurve], size: int, title: str) -> None:
     """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent of ``size``.
 

@@ -16,12 +16,20 @@ from typing import NamedTuple
 import numpy as np
 
 from attack_generation.controls import CONTROLS
-from attack_generation.figures import save_png
+from attack_generation.figures import default_style, save_png
 from evaluation.tables.figures import plain_text
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.layout import dataset_name, measured_text, reduction_text
 from evaluation.tables.plan import CLEAN, Cell, Plan, read_plan
-from evaluation.tables.records import Entry, commits, missing, read_entries, reduction, require_runs
+from evaluation.tables.records import (
+    Entry,
+    commits,
+    missing,
+    read_entries,
+    reduction,
+    require_clean_commits,
+    require_runs,
+)
 from evaluation.tables.statistics import PLUS_MINUS
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
@@ -180,13 +188,10 @@ def page(studies: Sequence[Study], results: Path) -> str:
 
 def _section(study: Study, results: Path) -> str:
     plan, where = study.plan, study.folder.relative_to(results)
-    made_at = [
-        one
-        for row in study.rows
-        for entry in row.entries.values()
-        for run in entry.runs
-        for one in commits(run.records)
-    ]
+    measured = [run for row in study.rows for entry in row.entries.values() for run in entry.runs]
+    for run in measured:
+        require_clean_commits(run.tsv, run.records)
+    made_at = [one for run in measured for one in commits(run.records)]
     runs = "1 victim" if plan.runs == 1 else f"{plan.runs} victims"
     lines = [
         f"## {plan.title}\n",
@@ -281,6 +286,7 @@ def _chosen(study: Study, results: Path) -> list[str]:
     ]
 
 
+@default_style()
 def save_reductions(path: Path, study: Study) -> None:
     """Draw the reduction of the ACR of every kind of training data, a bar per kind of victims, as PNG."""
     from matplotlib.figure import Figure
@@ -305,6 +311,7 @@ def save_reductions(path: Path, study: Study) -> None:
     save_png(path, figure)
 
 
+@default_style()
 def save_against_budget(path: Path, studies: Sequence[Study]) -> None:
     """Draw every reduction against epsilon sqrt(d) / sigma, a panel per kind of victims, as PNG."""
     from matplotlib.figure import Figure
@@ -332,6 +339,7 @@ def save_against_budget(path: Path, studies: Sequence[Study]) -> None:
     save_png(path, figure)
 
 
+@default_style()
 def save_beyond_jitter(path: Path, studies: Sequence[Study]) -> None:
     """Draw the reductions for jittered victims against what of a change is beyond jitter, over sigma, as PNG."""
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attack_generation.figures import save_png
+from attack_generation.figures import default_style, save_png
 from evaluation.tables.statistics import mean_and_std
 
 WIDEST = 14.0  # inches of bars in one row
@@ -18,6 +18,7 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+@default_style()
 def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
     """Draw certified accuracy against radius: one line per row of a table, its mean over runs, as PNG.
 
@@ -60,6 +61,7 @@ def _at(radii: np.ndarray, curve: Mapping[str, Any]) -> np.ndarray:
     return accuracy[np.searchsorted(known, radii, side="left")]
 
 
+@default_style()
 def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
     """Draw the average certified radius per method and noise level, a bar per kind of training data, as PNG.
 
@@ -100,6 +102,7 @@ def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], 
     save_png(path, figure)
 
 
+@default_style()
 def save_acr_against_gradients(
     path: Path,
     series: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
@@ -139,6 +142,7 @@ def save_acr_against_gradients(
     save_png(path, figure)
 
 
+@default_style()
 def save_radii(path: Path, radii: Mapping[str, np.ndarray], title: str) -> None:
     """Draw how the certified radii of the points are distributed, a column per kind of training data, as PNG.
 

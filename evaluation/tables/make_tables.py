@@ -27,9 +27,11 @@ from evaluation.tables.records import (
     Entry,
     collect,
     commits,
+    is_of_record,
     job_times,
     missing,
     read_entries,
+    require_clean_commits,
     require_measured,
     require_runs,
 )
@@ -64,6 +66,8 @@ def main(config: Config) -> None:
         folder = config.results_dir or config.plan.parent
         entries = read_entries(plan, config.plan.parent)
         require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside cells/")
+        for run in (run for entry in entries.values() for run in entry.runs if is_of_record(folder)):
+            require_clean_commits(run.tsv, run.records)
     else:
         here = plan.placed_in(config.directory)
         folder = config.results_dir or here.folders["results"]

@@ -27,7 +27,7 @@ from randomized_smoothing_certification.certificate_file import (
     read_points,
 )
 from runtime.files import InputError, file_sha256, read_record, read_text, write_json, write_text
-from runtime.provenance import project_path
+from runtime.provenance import is_clean_commit, project_path
 
 
 def _acr(radii: np.ndarray) -> float:
@@ -168,8 +168,8 @@ def collect(plan: Plan, store: Path, directory: Path = Path()) -> None:
     for cell in plan.cells():
         of_seeds = {seed: _measured_run(here, cell, seed) for seed in plan.seeds}
         runs[cell] = {seed: run for seed, run in of_seeds.items() if run}
-    if store.resolve().is_relative_to(project_path("results").resolve()):
-        _require_commits(runs)
+    for tsv, records in (run for of_cell in runs.values() for run in of_cell.values() if is_of_record(store)):
+        require_clean_commits(tsv, records)
     for cell, of_cell in runs.items():  # once all were looked at
         _store(store, cell, of_cell)
     write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
@@ -223,16 +223,6 @@ def _check_rows(tsv: Path, records: dict[str, Any]) -> None:
         raise InputError(f"{tsv}: changed since it was measured; copy it here again")
 
 
-def _require_commits(runs: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]]) -> None:
-    """Raise InputError for the first run that was measured at no commit."""
-    for tsv, records in (run for of_cell in runs.values() for run in of_cell.values()):
-        if dirty := [one for one in commits(records) if not _is_commit(one)]:
-            raise InputError(
-                f"{tsv}: measured at {dirty[0]}, which is no commit that others can check out; commit, and "
-                "measure it again before it goes into results/"
-            )
-
-
 def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]) -> None:
     folder = store / cell_folder(cell)
     for seed, (tsv, _) in runs.items():
@@ -249,12 +239,26 @@ def commits(records: Any) -> list[str]:
     """The commits named anywhere in a run's records, each once."""
     if not isinstance(records, dict):
         return []
-    own = [records["commit"]] if isinstance(records.get("commit"), str) else []
+    own = [str(records["commit"])] if "commit" in records else []
     return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
 
 
-def _is_commit(name: str) -> bool:
-    return name != "unknown" and not name.endswith("-dirty")
+def is_of_record(folder: Path) -> bool:
+    """Whether a folder is one of the project's results."""
+    return folder.resolve().is_relative_to(project_path("results").resolve())
+
+
+def require_clean_commits(path: Path, records: dict[str, Any]) -> None:
+    """Raise InputError where what was measured is not of a commit; certificates of other programs name none."""
+    named = commits(records)
+    if "certificate" in records and not named:
+        raise InputError(f"{path}: its records name no commit; measure it again before it goes into results/")
+    for one in named:
+        if not is_clean_commit(one):
+            raise InputError(
+                f"{path}: measured at {one}, which is no commit that others can check out; commit, and "
+                "measure it again before it goes into results/"
+            )
 
 
 def read_entries(plan: Plan, store: Path) -> dict[Cell, Entry]:

@@ -19,7 +19,7 @@ from attack_generation.controls import CONTROLS
 from evaluation.tables.formats import as_csv, as_markdown
 from evaluation.tables.layout import Entries, tables_of
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import commits, missing, read_entries, require_runs
+from evaluation.tables.records import commits, missing, read_entries, require_clean_commits, require_runs
 from evaluation.tables.statistics import PLUS_MINUS
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
@@ -52,7 +52,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write the files. Raises InputError where a record is missing or damaged, or there is none at all."""
+    """Write the files. Raises InputError where a record is missing, damaged or of no commit, or there is none."""
     pages = {config.results_dir / name: text for name, text in overview(config.results_dir).items()}
     pages[config.benchmarks_dir / "README.md"] = speed_page(config.benchmarks_dir / "records")
     for path, text in pages.items():
@@ -87,6 +87,8 @@ def overview(results: Path) -> dict[str, str]:
 def _measured(entries: Entries) -> str:
     """One line of how the runs of a table were measured; several values where they differ."""
     runs = [run for entry in entries.values() for run in entry.runs]
+    for run in runs:
+        require_clean_commits(run.tsv, run.records)
     victims = [run.records["victim"] for run in runs]
     certificates = [run.records["certificate"].get("settings", {}) for run in runs if "certificate" in run.records]
     attacks = [run.records["poison"].get("settings", {}) for run in runs if "poison" in run.records]
@@ -133,6 +135,8 @@ def _study(results: Path, table: Path) -> str:
     records = sorted(table.parent.glob("*.json"))
     if not records:
         raise InputError(f"{table.parent}: has no JSON record of the command that made {table.name}; make it again")
+    for path in records:
+        require_clean_commits(path, read_record(path, commit=str))
     text, record = read_text(table), read_record(records[0], command=str, commit=str, backend=str, machine=str)
     made = f"`{record['command']}`, commit {record['commit']}, {record['backend']}, {record['machine']}."
     pictures = "".join(
@@ -152,6 +156,7 @@ def speed_page(records: Path) -> str:
         raise InputError(f"{records}: has no record; make one by python benchmarks/speed.py --out {records}/speed.json")
     for path in files:
         record = read_record(path, about=dict, rows=list, command=str, commit=str)
+        require_clean_commits(path, record)
         if not all(isinstance(row, dict) for row in record["rows"]):
             raise InputError(f"{path}: 'rows' must be a list of objects; make it again")
         about = "; ".join(f"{name}: {value}" for name, value in record["about"].items())

@@ -134,9 +134,10 @@ def test_what_cannot_be_packed(control: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name is made of small letters"):
         pack(PackConfig(poison=control, name="../bright", out_dir=tmp_path / "poisons"))
     record = read_json(control.with_suffix(".json"))
-    control.with_suffix(".json").write_text(json.dumps({**record, "commit": "0123-dirty"}))
-    with pytest.raises(InputError, match="no commit that others can check out"):
-        pack(config)
+    for commit in ("0123456789ab-dirty", "unknown (fatal: not a git repository)", "unknown"):
+        control.with_suffix(".json").write_text(json.dumps({**record, "commit": commit}))
+        with pytest.raises(InputError, match="no commit that others can check out"):
+            pack(config)
     control.with_suffix(".json").write_text(json.dumps({**record, "sha256": "0"}))
     with pytest.raises(InputError, match=r"is not the file that .* describes"):
         pack(config)

@@ -1,5 +1,6 @@
 """The stages of the project, each as a command of a second or two on the handwritten digits, and what they need."""
 
+import re
 import shutil
 import tempfile
 import time
@@ -193,7 +194,14 @@ class World:
             STAGES["tables"].words({"results-dir": "results/tables/tiny"}),
             STAGES["label study"].words({"results-dir": "results", "work-dir": "runs/labels"}),
         )
-        record = {"command": "python benchmarks/speed.py", "commit": "unknown", "about": {}, "rows": [{"seconds": 1.0}]}
+        for record in (folder / "results").rglob("*.json"):  # those of a changed working tree do not go into a page
+            write_text(record, re.sub('"commit": "[^"]*"', '"commit": "0123456789ab"', record.read_text()))
+        record = {
+            "command": "python benchmarks/speed.py",
+            "commit": "0123456789ab",
+            "about": {},
+            "rows": [{"seconds": 1.0}],
+        }
         write_json(folder / "benchmarks/records/speed.json", record)
         return folder
 

@@ -1,7 +1,9 @@
 """What the backend reads when it is imported, in whatever order a user imports it: each case a fresh process."""
 
 import ast
+import json
 import os
+import site
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,166 @@ def test_another_backend_that_was_loaded_before_is_named() -> None:
     code = "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; import keras; os.environ['KERAS_BACKEND'] = 'jax'"
     said, warned = fresh_process(code, TF_CPP_MIN_LOG_LEVEL="3")
     assert said.startswith("tensorflow") and "with the backend tensorflow, not jax" in warned
+
+
+CHANGING = {"image_data_format": "channels_first", "floatx": "float64", "epsilon": 1e-3}
+IDENTITY = """
+import json, runtime, sys
+from data.prepare_digits import Config
+from runtime.long_run import RunControls, identity
+from runtime.provenance import project_path, provenance
+controls = RunControls(data_dir=project_path("data"))
+"""
+NUMBERS = """
+import keras
+from models.registry import build_model
+noise = keras.random.normal((3,), seed=0)
+model = build_model("digits_cnn", (8, 8, 1), 10, seed=0)
+print([str(noise.dtype), keras.ops.convert_to_numpy(noise).tolist(), model.count_params(), identity(controls)])
+"""
+
+
+def home_with(folder: Path, keras_json: str) -> dict[str, str]:
+    """A HOME with the settings of Keras that a user has left there."""
+    (folder / ".keras").mkdir(parents=True)
+    (folder / ".keras/keras.json").write_text(keras_json)
+    return {"HOME": str(folder)}
+
+
+def python(code: str, *left_out: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Python on some code, in a fresh process, with these variables and without those left out."""
+    inherited = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment = inherited | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=project_path(""), env=environment, capture_output=True, text=True)
+
+
+def test_a_users_keras_json_changes_no_number(tmp_path: Path) -> None:
+    told = [
+        python(IDENTITY + NUMBERS, **home_with(tmp_path / name, text))
+        for name, text in (("none", "{}"), ("other", json.dumps(CHANGING | {"nnx_enabled": True})))
+    ]
+    assert told[0].returncode == 0 and told[0].stdout and told[1].stderr == "", told
+    assert told[0].stdout == told[1].stdout
+
+
+@pytest.mark.parametrize("text", ['{"floatx": "float31"}', "[]", '{"epsilon": 1}'])
+def test_a_keras_json_that_keras_refuses_is_one_line(text: str, tmp_path: Path) -> None:
+    done = script("data/prepare_digits.py", "--help", **home_with(tmp_path, text))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "/keras.json" in done.stderr, done.stderr
+
+
+def test_settings_of_a_notebook_that_imported_keras_first_are_set_again_and_named() -> None:
+    before = "import keras; keras.config.set_floatx('float16'); keras.config.set_image_data_format('channels_first')"
+    done = python(f"{before}\n{IDENTITY}\nprint(keras.config.floatx(), keras.config.dtype_policy().name)")
+    assert done.stdout == "float32 float32\n"
+    warned = [line for line in done.stderr.splitlines() if "RuntimeWarning" in line]
+    assert len(warned) == 1 and "floatx float16, which is float32 now" in warned[0] and "channels_first" in warned[0]
+    policy = "import keras; keras.config.set_dtype_policy('mixed_float16'); import runtime"
+    done = python(f"{policy}; print(keras.config.dtype_policy().name)")
+    assert done.stdout == "float32\n" and "dtype_policy mixed_float16" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*CHANGING.items(), ("dtype_policy", "bfloat16"), ("dtype_policy", "mixed_bfloat16")]
+)
+def test_a_run_is_refused_where_its_process_has_changed_keras(name: str, value: object) -> None:
+    code = f"{IDENTITY}\nimport keras\nkeras.config.set_{name}({value!r})\nidentity(controls)"
+    done = python(code)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode and repr(value) in last and f"keras.config.set_{name}(" in last, done.stderr
+
+
+def test_what_jax_reads_is_its_default_and_other_arithmetic_is_recorded() -> None:
+    say = f"{IDENTITY}\nimport os; print(json.dumps([identity(controls), provenance(Config()), dict(os.environ)]))"
+    mine = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0"}
+    mine |= {"JAX_DEFAULT_DTYPE_BITS": "32", "JAX_RANDOM_SEED_OFFSET": "7", "NVIDIA_TF32_OVERRIDE": ""}
+    mine |= {"JAX_EXPLICIT_X64_DTYPES": ""}
+    default, pinned = (json.loads(python(say, **variables).stdout) for variables in ({}, mine))
+    assert pinned[0] == default[0] and "environment" not in default[0]
+    assert default[1]["environment"]["TF_DETERMINISTIC_OPS"] == "1"
+    assert all(pinned[2][name] == default[2][name] != value for name, value in mine.items() if value)
+
+    assert "JAX_EXPLICIT_X64_DTYPES" not in pinned[2]
+
+    other = {"TF_ENABLE_ONEDNN_OPTS": "0", "NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
+    other |= {"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16", "TF_DETERMINISTIC_OPS": "0", "XLA_FLAGS": ""}
+    changed = json.loads(python(say, **other).stdout)
+    assert changed[0] == {**default[0], "environment": other}
+    assert changed[1]["environment"] == other
+
+
+def script(name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A script of the project, run by its name from another folder."""
+    environment = {**os.environ, "PYTHONPATH": str(project_path(""))} | variables
+    command = [sys.executable, str(project_path(name)), *flags]
+    return subprocess.run(command, cwd=project_path("").anchor, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino", "numpy", "nonsense", "TensorFlow", " "])
+def test_a_backend_that_the_project_does_not_run_on_is_one_line(backend: str) -> None:
+    done = script("data/prepare_digits.py", "--help", KERAS_BACKEND=backend)
+    assert done.returncode == 2 and done.stdout == ""
+    line = f"error: KERAS_BACKEND={backend!r}: this project runs on tensorflow and jax; choose one of them\n"
+    assert done.stderr == line
+    done = python("import models", KERAS_BACKEND=backend)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"ImportError: {line[7:-1]}"
+
+
+def test_an_empty_backend_counts_as_not_set() -> None:
+    assert fresh_process("import runtime", KERAS_BACKEND="")[0].startswith("tensorflow")
+
+
+MISSING = {
+    "keras": ("", "keras is not installed: pip install -r requirements.txt"),
+    "tensorflow": ("", "tensorflow is not installed: pip install -r requirements.txt"),
+    "jax": ("jax", "jax is not installed: pip install -e '.[jax]'"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_not_installed_is_one_line(name: str, tmp_path: Path) -> None:
+    """All other packages are linked into a folder."""
+    for packages in map(Path, site.getsitepackages()):
+        for one in packages.iterdir() if packages.is_dir() else ():
+            if one.name != name and one.suffix != ".pth" and not (tmp_path / one.name).exists():
+                (tmp_path / one.name).symlink_to(one)
+    backend, line = MISSING[name]
+    path = os.pathsep.join([str(project_path("")), str(tmp_path)])
+    environment = os.environ | {"PYTHONPATH": path, "KERAS_BACKEND": backend}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-S", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    for one in ("data/prepare_digits.py", "benchmarks/speed.py", "evaluation/tables/run_plan.py"):
+        done = run(str(project_path(one)), "--help")
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {line}\n"), one
+    done = run("-c", "import runtime")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"ImportError: {line}", done.stderr
+
+
+@pytest.mark.parametrize(
+    "mplbackend", ["module://matplotlib_inline.backend_inline", "nonsense", "module://no.such", "tkagg"]
+)
+def test_an_mplbackend_that_is_not_there_does_not_matter(mplbackend: str, tmp_path: Path) -> None:
+    done = script("data/prepare_digits.py", "--help", MPLBACKEND=mplbackend)
+    assert done.returncode == 0 and done.stderr == "" and "--out-dir" in done.stdout
+    draw = "from attack_generation.figures import save_image_grid as save; import numpy as np; from pathlib import Path"
+    draw += f"; save(Path({str(tmp_path / 'a.png')!r}), np.zeros((2, 8, 8, 1)), np.ones((2, 8, 8, 1)), 0.1)"
+    done = python(draw, MPLBACKEND=mplbackend)
+    assert done.returncode == 0 and done.stderr == "" and (tmp_path / "a.png").is_file()
+
+
+def test_a_backend_of_matplotlib_that_a_notebook_has_set_stays(tmp_path: Path) -> None:
+    (tmp_path / "my_inline.py").write_text("from matplotlib.backends.backend_agg import *\n")
+    path = os.pathsep.join([str(project_path("")), str(tmp_path)])
+    say = "import matplotlib, os, matplotlib.pyplot; print(matplotlib.get_backend(), os.environ['MPLBACKEND'])"
+    draw = "from attack_generation.figures import save_image_grid as save; import numpy as np; from pathlib import Path"
+    draw += f"; save(Path({str(tmp_path / 'a.png')!r}), np.zeros((2, 8, 8, 1)), np.ones((2, 8, 8, 1)), 0.1)"
+    for name in ("module://my_inline", "svg"):
+        for code in (f"import runtime; {say}", f"{draw}; {say}", f"import matplotlib.pyplot; {draw}; {say}"):
+            assert python(code, PYTHONPATH=path, MPLBACKEND=name).stdout == f"{name} {name}\n"
 
 
 def scripts() -> list[Path]:

@@ -19,8 +19,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from attack_generation.figures import save_png
+from models.saving import save_model
 from runtime.checkpoints import load_checkpoint, require_finite, require_same_settings, save_checkpoint
 from runtime.command_line import run_script
 from runtime.files import (
@@ -36,6 +39,7 @@ from runtime.files import (
     save_archive,
     save_array,
     unwritable,
+    write_json,
     write_text,
 )
 from runtime.progress import Scalars
@@ -51,7 +55,36 @@ def test_atomic_path_replaces_the_file_when_all_went_well(tmp_path: Path) -> Non
             assert temporary.suffix == ".txt" and temporary.parent == path.parent
         assert path.read_text() == text
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o007, 0o660), (0o000, 0o666)])
+def test_files_have_the_mode_that_the_users_umask_leaves(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        for again in range(2):
+            save_array(tmp_path / "a.npy", np.zeros(again + 1))
+            save_archive(tmp_path / "a.npz", {"a": np.zeros(2)})
+            write_json(tmp_path / "a.json", {})
+            append(tmp_path / "a.tsv", "line")
+            save_png(tmp_path / "a.png", Figure())
+            save_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), tmp_path / "a.keras")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("a.*")} == {
+        f"a.{kind}": mode for kind in ("npy", "npz", "json", "tsv", "png", "keras")
+    }
+
+
+def test_what_a_killed_run_left_beside_a_file_goes_when_it_is_written(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from runtime.files import atomic_path\n"
+    code += "with atomic_path(Path(sys.argv[1])) as temporary: temporary.write_text('half'); os._exit(9)"
+    for name in ("a.npy", "odd [name]*.json", "no_suffix"):
+        path = tmp_path / name
+        subprocess.run([sys.executable, "-c", code, str(path)], cwd=project_path(""))
+        assert len(list(tmp_path.iterdir())) == 1
+        write_text(path, "whole")
+        assert list(tmp_path.iterdir()) == [path]
+        path.unlink()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()], ids=repr)
@@ -325,6 +358,71 @@ def test_scripts_take_flags_and_explain_them(
             run_script(toy_main, Config, "A toy.")
         printed = capsys.readouterr()
         assert end.value.code == status and text in printed.out + printed.err
+
+
+PRINTING = """
+import sys, time
+from dataclasses import dataclass
+from runtime.command_line import run_script
+from runtime.files import InputError
+
+@dataclass
+class Config:
+    lines: int = 1
+    bad: bool = False
+
+def main(config):
+    print("first", flush=True)
+    sys.stdin.read()  # until the reader has gone
+    print(config.lines * "line\\n", end="")
+    if config.bad:
+        raise InputError("x: bad; mend it")
+
+run_script(main, Config, 3000 * "A long text. ")
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("flags", "status", "line"),
+    [
+        ("--help", 0, ""),
+        ("--lines 1", 141, ""),
+        ("--lines 100000", 141, ""),
+        ("--lines 0", 0, ""),
+        ("--lines 1 --bad", 2, "error: x: bad; mend it\n"),
+    ],
+)
+def test_a_reader_that_goes_away_gets_no_traceback(flags: str, status: int, line: str, unbuffered: str) -> None:
+    command = [sys.executable, "-c", PRINTING, *flags.split()]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=project_path(""), env=environment, text=True, bufsize=1, **pipes) as running:
+        running.stdout.readline()  # type: ignore[union-attr]
+        running.stdout.close()  # type: ignore[union-attr]
+        told = running.communicate("")[1]
+    if flags == "--lines 1 --bad" and unbuffered:  # the line before the error is where it ends
+        status, line = 141, ""
+    assert (running.returncode, told) == (status, line)
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_an_output_that_is_closed_hinders_no_run(closed: str) -> None:
+    for flags in ("--help", "--lines 3"):
+        command = f'exec "$0" -c "$1" {flags} {closed}>&- < /dev/null'
+        done = subprocess.run(
+            ["sh", "-c", command, sys.executable, PRINTING], cwd=project_path(""), capture_output=True
+        )
+        assert done.returncode == 0 and done.stderr == b"" and (closed == "1" or done.stdout), (flags, done)
+
+
+def test_another_pipe_that_breaks_is_no_reader_gone() -> None:
+    def main(config: Config) -> None:
+        raise BrokenPipeError("another")
+
+    with pytest.raises(BrokenPipeError, match="another"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script.py"])
+        run_script(main, Config, "A toy.")
 
 
 def test_hashes_see_values_not_layout() -> None:

@@ -149,3 +149,11 @@ def test_no_table_of_the_study(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no table of the study"):
         main(Config(results_dir=tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_no_clean_commit_do_not_go_into_the_page(results: Path) -> None:
+    path = next(results.glob("tables/*/cells/**/settings.json"))
+    path.write_text(path.read_text().replace("0123456789ab", "unknown (fatal: not a git repository)"))
+    with pytest.raises(InputError, match="which is no commit that others can check out"):
+        main(Config(results_dir=results))
+    assert not list(results.glob("*.md"))

@@ -1,6 +1,7 @@
 """A plan in one process: it stops, goes on, names what failed, and makes the files that single scripts make."""
 
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -236,14 +237,18 @@ def test_a_run_of_no_commit_does_not_go_into_the_results(
 ) -> None:
     monkeypatch.chdir(folder)
     plan = read_plan(folder / "plan.yaml")
-    for cell in plan.cells()[:1]:
-        record = plan.model_file(cell, 0).with_suffix(".json")
-        write_json(record, {**read_json(record), "commit": "0123456789ab-dirty"})
-    collect(plan, tmp_path / "elsewhere")
     monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
-    with pytest.raises(InputError, match="measured at 0123456789ab-dirty, which is no commit"):
-        collect(plan, tmp_path / "results/tables/toy")
-    assert not list(tmp_path.glob("results/**/*.tsv"))
+    for number, commit in enumerate(("0123456789ab-dirty", "unknown (fatal: not a git repository)", "unknown", "")):
+        for cell in plan.cells()[:1]:
+            record = plan.model_file(cell, 0).with_suffix(".json")
+            write_json(record, {**read_json(record), "commit": commit})
+        elsewhere, results = tmp_path / f"elsewhere_{number}", tmp_path / "results/tables/toy"
+        collect(plan, elsewhere)
+        with pytest.raises(InputError, match=f"measured at {re.escape(commit)}, which is no commit"):
+            collect(plan, results)
+        with pytest.raises(InputError, match="which is no commit"):
+            main(Config(plan=elsewhere / "plan.yaml", results_dir=results, from_results=True))
+    assert not list(tmp_path.glob("results/**/*.*"))
 
 
 def test_reading_the_store_needs_its_certificates(

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import cell_folder, read_entries
+from evaluation.tables.records import cell_folder, read_entries, require_clean_commits
 from evaluation.tables.write_results import Config, main, overview
-from runtime.files import InputError, file_sha256, write_json, write_text
+from runtime.files import InputError, file_sha256, read_json, write_json, write_text
 
 ROWS = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t8\t8\t{radius}\t1\t0:00:01.1\n"
 PLAIN: dict[str, Any] = {
@@ -78,3 +78,48 @@ def test_pages_are_not_written_of_nothing(tmp_path: Path) -> None:
     refused(rf"{results}/tables/plain: has no certificate of the plan \(macer .*: 0 of 1 runs, the first of 2 entries")
     write_store(results, PLAIN)
     refused(rf"{benchmarks}/records: has no record")
+
+
+NO_COMMITS = ["unknown", "unknown (fatal: not a git repository)", "0123456789ab-dirty", "", "0123ab", "HEAD"]
+ABOUT = {"command": "python x.py", "commit": "0123456789ab", "backend": "jax", "machine": "x86_64"}
+
+
+def write_records(folder: Path) -> dict[str, Path]:
+    """A table, a study of two records and a benchmark, as write_results.py takes them; a file of each."""
+    plan = write_store(folder / "results", PLAIN)
+    cell = folder / "results/tables/plain" / cell_folder(plan.cells()[0]) / "settings.json"
+    write_json(cell, {"0": {**read_json(cell)["0"], "victim": ABOUT}})
+    write_text(folder / "results/study/table.txt", "1 2\n")
+    study, of_features = folder / "results/study/settings.json", folder / "results/study/features.json"
+    benchmark = folder / "benchmarks/records/speed.json"
+    for path in (study, of_features, benchmark):
+        write_json(path, {**ABOUT, "about": {}, "rows": [{"seconds": 1.0}]})
+    return {"table": cell, "study": study, "features": of_features, "benchmark": benchmark}
+
+
+@pytest.mark.parametrize("kind", ["table", "study", "features", "benchmark"])
+def test_what_is_of_no_clean_commit_is_refused_before_anything_is_written(kind: str, tmp_path: Path) -> None:
+    config = Config(results_dir=tmp_path / "results", benchmarks_dir=tmp_path / "benchmarks")
+    path = write_records(tmp_path)[kind]
+    whole = path.read_text()
+    for commit in NO_COMMITS:
+        path.write_text(whole.replace(ABOUT["commit"], commit))
+        with pytest.raises(InputError, match="which is no commit that others can check out") as caught:
+            main(config)
+        assert f"measured at {commit}," in str(caught.value) and str(path.parent) in str(caught.value)
+    if kind != "table":  # where certificates of other programs name none
+        path.write_text(whole.replace('"commit"', '"other"'))
+        with pytest.raises(InputError, match="'commit' is missing"):
+            main(config)
+    assert not list(tmp_path.rglob("README.md"))
+    path.write_text(whole)
+    main(config)
+    assert "0123456789ab" in (tmp_path / "benchmarks/README.md").read_text()
+
+
+def test_a_run_of_this_project_names_a_commit_and_another_programs_need_not(tmp_path: Path) -> None:
+    require_clean_commits(tmp_path, {"victim": {"accuracy": 0.9}, "file": "a.tsv"})
+    with pytest.raises(InputError, match="its records name no commit"):
+        require_clean_commits(tmp_path, {"victim": {}, "certificate": {"settings": {}, "points": []}})
+    with pytest.raises(InputError, match="measured at None, which is no commit"):
+        require_clean_commits(tmp_path, {"victim": {"commit": None}})
