@@ -104,14 +104,14 @@ def read_points(path: Path) -> list[Point]:
             f"{path}: not a certification file ({error}); certify the model first or mend the path"
         ) from error
     if not columns:
-        raise InputError(f"{path}: is empty, it has no point; its certification was not run")
+        raise InputError(f"{path}: has no point, it is empty; certify the model first")
     if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
         mend = "the first line must name label, predict and radius, with tabs between them"
         if "certified_at" in columns:
             mend = "it holds certified accuracies at fixed radii; certify without --radii"
         raise InputError(f"{path}: has no column {lacking[0]!r}; {mend}")
     if not rows:
-        raise InputError(f"{path}: holds no point, only the line of column names; its certification was not run")
+        raise InputError(f"{path}: has no point, only the line of column names; certify the model first")
     points: list[Point] = []
     lines_of: dict[int, int] = {}
     for number, row in enumerate(rows, start=2):

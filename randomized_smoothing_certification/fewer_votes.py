@@ -86,10 +86,10 @@ class _MadeWith(NamedTuple):
 
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError where the settings cannot be the file's."""
+    require_vote_settings(1, config.n, ALPHA)
     points = read_points(config.certificates)
     made = _made_with(config)
     require_sigma(made.sigma)
-    require_vote_settings(1, config.n, made.alpha)
     require_vote_settings(1, made.votes, made.alpha)
     require_radii_above_0(config.n, made.alpha, made.sigma, mass=made.failure_mass)
     if config.n > made.votes:

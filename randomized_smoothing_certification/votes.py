@@ -207,6 +207,8 @@ def _is_of_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...
         output = (classifier if is_model else jit(classifier))(ops.convert_to_tensor(black))
         said = f"but returns {type(output).__name__}"
         if ops.is_tensor(output):
+            if is_model and output.shape[1:-1] == () and output.shape[-1] != num_classes:
+                raise InputError(f"the model has {output.shape[-1]} classes, the data has {num_classes}")
             _require_scores(output, NOISE_BLOCK, num_classes)
             return True
     except InputError:

@@ -74,7 +74,7 @@ def test_only_autodiff_names_a_backend(path: Path) -> None:
 @each_file
 def test_no_script_imports_keras_before_the_environment_is_set(path: Path) -> None:
     """A package imports runtime first; a script is in no package."""
-    if "__main__" in path.read_text(encoding="utf-8"):
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
         first = [name for name in imported(path) if name in ("keras", "runtime")]
         assert first[:1] != ["keras"]
 

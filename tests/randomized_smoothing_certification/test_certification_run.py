@@ -645,8 +645,8 @@ def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, con
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"idx\tlabel\tpredict\tradius\tcorrect\ttime\n", "holds no point, only the line of column names"),
-        (b"", "is empty, it has no point"),
+        (b"idx\tlabel\tpredict\tradius\tcorrect\ttime\n", "has no point, only the line of column names"),
+        (b"", "has no point, it is empty"),
         (b"label,predict,radius\n3,3,0.5\n", "has no column 'label'; the first line must name .* with tabs"),
         (b"label\tpredict\tradius\n3\t3\t0.5\nlabel\tpredict\tradius\n4\t4\t0.5\n", "line 3 repeats the column names"),
         ("label\tpredict\tradius\n3\t3\t0.5\n".encode("utf-16"), "save the certification file as UTF-8"),

@@ -364,7 +364,7 @@ def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:
         (FOREIGN.replace("0.500", "half"), "line 5 is damaged"),
         (FOREIGN[: FOREIGN.index("60\t8") + 4], "line 5 is damaged"),
         (FOREIGN.replace("\t8\t", "\t7\t"), "has no point of class 8"),
-        ("", "is empty, it has no point"),
+        ("", "has no point, it is empty"),
     ],
 )
 def test_damaged_certificates_are_refused(text: str, message: str, tmp_path: Path) -> None:
