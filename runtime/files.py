@@ -100,19 +100,12 @@ _KINDS = {
     b"\xff\xd8\xff": "a JPEG image",
     b"\0\0\x08\x01": "an IDX file (name it as published: train-labels-idx1-ubyte)",
     b"\0\0\x08\x03": "an IDX file (name it as published: train-images-idx3-ubyte)",
-    b"MATLAB 5.0": "a MATLAB file",
-    b"BZh": "packed with bzip2 (unpack it first)",
-    b"\xfd7zXZ\0": "packed with xz (unpack it first)",
-    b"7z\xbc\xaf": "a 7z archive (unpack it first)",
     b"version https://git-lfs": "a pointer of Git LFS (fetch the file itself with git lfs pull)",
-    b"%PDF": "a PDF",
 }
 
 
 def seeming(head: bytes) -> str:
     """The kind of file that the first bytes tell, for an error: ', it seems to be HDF5'; '' where they tell none."""
-    if head[257:262] == b"ustar":
-        return ", it seems to be a tar archive (unpack it first)"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         return ", it seems to be a web page (HTML or XML), as failed downloads leave"
