@@ -122,6 +122,8 @@ class PoisonConfig(Augmentation, CheckpointControls):
         own = [name for name in optimisers.NAMES if type(getattr(filled, name)) in (int, float)]
         require_positive(filled, *(name for name in own if name not in ("damping", "growth")))
         require_not_negative(filled, *(name for name in own if name in ("damping", "growth")))
+        if self.separate_crops > max(self.augment, type(self).separate_crops):
+            raise InputError("separate_crops: without augment nothing is cropped; add --augment or leave it out")
         if not 0 < self.radius_clip < 0.5:
             raise InputError(f"radius_clip must lie between 0 and 0.5, got {self.radius_clip}")
         require_architecture(self.architecture)

@@ -53,6 +53,11 @@ def poison_radius(config: PoisonConfig) -> Path:
         f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}, "
         f"{gradients:,.0f} gradients"
     )
+    if not distortion.any():
+        print(
+            "note: no image was moved, for the objective had no gradient. Give more epochs, or another --objective, "
+            "such as noisy_cross_entropy"
+        )
     return x_path
 
 

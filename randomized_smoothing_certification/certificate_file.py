@@ -50,7 +50,7 @@ class Point(NamedTuple):
     @property
     def certified_radius(self) -> float:
         """The radius; -1 where the certificate abstains or is of another class."""
-        return float(self.radius) if self.predict == self.label else -1.0
+        return float(self.radius) if self.predict == self.label != ABSTAIN else -1.0
 
     @property
     def seconds(self) -> float:
@@ -94,16 +94,16 @@ def read_points(path: Path) -> list[Point]:
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t")
-            columns, rows = reader.fieldnames or [], list(reader)
+            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
+            rows = [(reader.line_num, row) for row in reader]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; certify the model first or mend the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8; save the certification file as UTF-8") from error
+        raise InputError(f"{path}: not text in UTF-8; unpack it, or save it as UTF-8") from error
     except (OSError, csv.Error) as error:
-        raise InputError(
-            f"{path}: not a certification file ({error}); certify the model first or mend the path"
-        ) from error
-    if not columns:
+        raise InputError(f"{path}: not a certification file ({error}); mend the path") from error
+    rows = [(number, row) for number, row in rows if any(str(cell or "").strip() for cell in row.values())]
+    if not columns and not rows:
         raise InputError(f"{path}: has no point, it is empty; certify the model first")
     if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
         mend = "the first line must name label, predict and radius, with tabs between them"
@@ -114,18 +114,22 @@ def read_points(path: Path) -> list[Point]:
         raise InputError(f"{path}: has no point, only the line of column names; certify the model first")
     points: list[Point] = []
     lines_of: dict[int, int] = {}
-    for number, row in enumerate(rows, start=2):
-        if all(row.get(name) == name for name in ("label", "predict", "radius")):
+    for number, row in rows:
+        if all(row[name] == name for name in ("label", "predict", "radius")):
             raise InputError(
                 f"{path}: line {number} repeats the column names, so that two files seem to be joined; keep one of them"
             )
+        if None in row.values():
+            raise InputError(f"{path}: line {number} is damaged: it is cut off; delete it or certify again")
         try:
             label, predict, radius = _whole(row["label"]), _whole(row["predict"]), float(row["radius"])
             index = _whole(row["idx"]) if "idx" in columns else number - 2
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise InputError(
                 f"{path}: line {number} is damaged: label, predict, radius (and idx) must be numbers; certify again"
             ) from error
+        if index < 0:
+            raise InputError(f"{path}: line {number} has the point {index}; points are numbered from 0")
         if not (np.isfinite(radius) and radius >= 0):
             raise InputError(f"{path}: line {number} has the radius {radius}, which certifies nothing; mend it")
         if index in lines_of:
@@ -133,14 +137,22 @@ def read_points(path: Path) -> list[Point]:
                 f"{path}: line {number} has the point {index} once more, after line {lines_of[index]}; certify again"
             )
         lines_of[index] = number
-        votes = int(row["votes"]) if str(row.get("votes")).isdecimal() else None
-        time = row.get("time") or ""
-        points.append(Point(index, label, predict, row["radius"].strip(), int(predict == label), time, votes))
+        votes = _votes(row["votes"]) if "votes" in columns else None
+        correct = int(predict == label != ABSTAIN)
+        points.append(Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", votes))
     return points
 
 
+def _votes(text: str) -> int:
+    """Votes of a point; -1 where the text is no number: only who needs them refuses it."""
+    try:
+        return _whole(text)
+    except ValueError:
+        return -1
+
+
 def _whole(text: str) -> int:
-    """A whole number, also one that is written as 3.0. Raises ValueError, or TypeError for None, where it is none."""
+    """A whole number, also one that is written as 3.0. Raises ValueError where the text is none."""
     try:
         return int(text)
     except ValueError:

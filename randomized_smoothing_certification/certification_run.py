@@ -389,22 +389,26 @@ def _clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, n
     images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,).
     """
 
-    def accuracy(scale: float) -> float:
-        scores = [model(images[i : i + 500] * np.float32(scale), training=False) for i in range(0, len(images), 500)]
+    def accuracy(scale: float, offset: float) -> float:
+        pixels = np.float32(scale) * images + np.float32(offset)
+        scores = [model(pixels[i : i + 500], training=False) for i in range(0, len(images), 500)]
         classes = np.concatenate([np.argmax(ops.convert_to_numpy(ops.cast(s, "float32")), axis=1) for s in scores])
         return float(np.mean(classes == truth))
 
-    on_unit, on_bytes = accuracy(1.0), accuracy(255.0)
+    on_unit = accuracy(1, 0)
     print(f"base classifier: accuracy {on_unit:.3f} on these {len(images)} points without noise")
-    if on_bytes > on_unit + 0.2:
+    pixels = {(255, 0): "0 to 255", (2, -1): "-1 to 1"}
+    on_others = {scale: accuracy(*scale) for scale in pixels}
+    best = max(on_others, key=lambda scale: on_others[scale])
+    if on_others[best] > on_unit + 0.2:
         print(
-            f"note: on pixels 0 to 255 it would be {on_bytes:.3f}. The model seems to be made for those; put "
-            "keras.layers.Rescaling(255) in front of it"
+            f"note: on pixels {pixels[best]} it would be {on_others[best]:.3f}. The model seems to be made for those; "
+            f"put keras.layers.Rescaling{best} in front of it"
         )
     elif on_unit <= 1 / num_classes:
         print(
-            f"note: that is no better than guessing ({1 / num_classes:.3f}). Check the model's training, its pixel "
-            "scale and its order of classes"
+            f"note: that is no better than guessing ({1 / num_classes:.3f}). The class may be poisoned; if not, check "
+            "the model's training, its pixel scale and its order of classes"
         )
     return on_unit
 

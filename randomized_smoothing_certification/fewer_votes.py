@@ -14,6 +14,7 @@ A file of this project has its settings beside it (.settings.json), so that they
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,10 +44,10 @@ from randomized_smoothing_certification.core import (
     round_down,
 )
 from runtime.command_line import run_script
-from runtime.files import InputError, write_text
+from runtime.files import InputError, file_sha256, remove, write_json, write_text
 from runtime.long_run import settings_path
 from runtime.noise import Stream
-from runtime.provenance import shown_path
+from runtime.provenance import provenance, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Config:
     seed: int = 0
     """Seed of which votes are taken."""
     out: Path
-    """File of the new certificates, .tsv."""
+    """File of the new certificates, .tsv; a .json beside it says how it was made."""
 
 
 class _MadeWith(NamedTuple):
@@ -87,6 +88,7 @@ class _MadeWith(NamedTuple):
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError where the settings cannot be the file's."""
     require_vote_settings(1, config.n, ALPHA)
+    _check_out(config)
     points = read_points(config.certificates)
     made = _made_with(config)
     require_sigma(made.sigma)
@@ -94,13 +96,31 @@ def main(config: Config) -> None:
     require_radii_above_0(config.n, made.alpha, made.sigma, mass=made.failure_mass)
     if config.n > made.votes:
         raise InputError(f"n is {config.n}, more than the file's {made.votes} votes; give fewer")
-    # Another set of points has other draws: what is chosen on validation points must not see those of the test points.
-    of_set = noise_seed(config.seed, " ".join(f"{point.idx} {point.label}" for point in points))
-    new = [_with_fewer(point, _count(point, made, config.certificates), made, config.n, of_set) for point in points]
+    # Other files, and other numbers of votes, have other draws. What is chosen on validation points must not see those
+    # of the test points, and a file of this script may be its input.
+    digest = file_sha256(config.certificates)
+    of_file = noise_seed(config.seed, f"{digest} {config.n}")
+    new = [_with_fewer(point, _count(point, made, config.certificates), made, config.n, of_file) for point in points]
     header = COLUMNS if all(point.votes is None for point in new) else (*COLUMNS, "votes")
+    record = config.out.with_suffix(".json")
+    remove(record)
     write_text(config.out, as_text(new, "\t".join(header)))
+    write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
     print(f"{shown_path(config.out)}: {len(new)} points, ACR {_acr(points):.4f} with {made.votes} votes, "
           f"{_acr(new):.4f} with {config.n}")  # fmt: skip
+
+
+def _check_out(config: Config) -> None:
+    """Raise InputError where the output is no .tsv, the input itself, or the file of a certification run."""
+    if config.out.suffix != ".tsv":
+        raise InputError(f"{config.out}: the name of the result file ends in .tsv; rename it")
+    if config.out.resolve() == config.certificates.resolve():
+        raise InputError(f"{config.out}: is the file of certificates itself; choose another output")
+    if settings_path(config.out).exists():
+        raise InputError(
+            f"{config.out}: {settings_path(config.out).name} beside it says that it is a certification run's; choose "
+            "another output"
+        )
 
 
 def _made_with(config: Config) -> _MadeWith:
@@ -139,11 +159,12 @@ def _count(point: Point, made: _MadeWith, path: Path) -> int | None:
         return None
     votes = made.votes if point.votes is None else point.votes
     if not 0 < votes <= made.votes:
-        raise InputError(f"{path}: point {point.idx} has {votes} votes, the file's are at most {made.votes}; mend it")
+        said = f"{votes} votes" if votes >= 0 else "votes that are no number"
+        raise InputError(f"{path}: point {point.idx} has {said}; the file's are at most {made.votes}, mend it")
     count = count_of_radius(float(point.radius), votes, made.alpha, made.sigma, made.failure_mass)
-    digits = len(point.radius.partition(".")[2])
-    # Others may round up as well as down.
-    if abs(made.radius(count, votes) - float(point.radius)) > 1.01 * 10.0**-digits:
+    # Others may round up as well as down, and write float32 radii with more digits than these have.
+    radius, last_digit = float(point.radius), 10.0 ** int(Decimal(point.radius).as_tuple().exponent)
+    if abs(made.radius(count, votes) - radius) > 1.01 * last_digit + 2.0**-23 * radius:
         raise InputError(
             f"{path}: no count of {votes} votes has the radius {point.radius} of point {point.idx} at sigma "
             f"{made.sigma:g}, alpha {made.alpha:g}, failure mass {made.failure_mass:.2g}; give those that the file was "
@@ -156,7 +177,7 @@ def _with_fewer(point: Point, count: int | None, made: _MadeWith, n: int, seed: 
     """The point's certificate from n of its votes. A point that abstained keeps that: its votes are not known."""
     votes = made.votes if point.votes is None else point.votes
     if point.votes is not None:
-        point = point._replace(votes=min(votes, n))
+        point = point._replace(votes=min(max(votes, 0), n))
     if count is None or votes <= n:
         return point
     draw = np.random.default_rng([seed, Stream.VOTES_TAKEN, point.idx])

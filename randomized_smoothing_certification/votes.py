@@ -17,6 +17,7 @@ from bilevel_optimizer.autodiff import jit
 from data.datasets import require_sigma
 from models.saving import require_float_inputs
 from randomized_smoothing_certification.grid_noise import GridNoise, as_steps
+from runtime.checks import require_keras_settings
 from runtime.files import InputError
 from runtime.noise import fold_in, normal
 
@@ -34,8 +35,9 @@ class VoteCounter:
 
     classifier: a Keras model of any kind (run in inference mode), a function of keras.ops operations, or any Python
         callable on NumPy arrays (scikit-learn, PyTorch). It maps images, float32 of shape (B, *image_shape), to scores
-        (B, num_classes); a callable on NumPy arrays may return classes, int (B,), instead. It must be deterministic.
-        It is called once on black images to see which of these it is.
+        (B, num_classes); a callable on NumPy arrays may return classes, int (B,), instead. It must be deterministic,
+        and an image's scores must not depend on the other images of a batch. It is called on a few noisy images to
+        see that it does so, and which kind it is.
     image_shape: (height, width, channels). num_classes: at least 2.
     sigma: standard deviation of the noise, in pixel units of an image in [0, 1]; added to the image before
         any normalisation that the classifier contains, and not clipped.
@@ -47,8 +49,8 @@ class VoteCounter:
 
     The vote loop is compiled once per counter (and once more for what is left of a batch, and for kept noise). A
     callable on NumPy arrays is called batch by batch instead, which is slower.
-    Raises InputError for a sigma that cannot be used, batch_size < 1, and a classifier that takes other images or gives
-    anything but such scores or classes.
+    Raises InputError for a sigma that cannot be used, batch_size < 1, Keras settings that the user has changed, and a
+    classifier that takes other images, gives anything but such scores or classes, or is not deterministic.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class VoteCounter:
         batch_size: int = 1_000,
         levels: int | None = None,
     ) -> None:
+        require_keras_settings()
         require_sigma(sigma)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -192,10 +195,13 @@ def _inference(model: keras.Model) -> Callable:
 def _is_of_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int) -> bool:
     """Whether a classifier works on tensors of the backend, so that it can be compiled, and not on NumPy arrays.
 
-    Tried on NOISE_BLOCK black images, which also builds a Keras model that is not built yet.
-    Raises InputError where it takes no such images or its output is none that votes can be counted from.
+    Tried on two batches of NOISE_BLOCK noisy images, which also builds a Keras model that is not built yet.
+    Raises InputError where it takes no such images, votes cannot be counted from its output, or images that are in both
+    batches get different outputs.
     """
-    black = np.zeros((NOISE_BLOCK, *image_shape), np.float32)
+    shared = NOISE_BLOCK // 2
+    noise = np.random.default_rng(0).uniform(size=(NOISE_BLOCK + shared, *image_shape)).astype(np.float32)
+    batches = noise[:NOISE_BLOCK], np.concatenate([noise[:shared], noise[NOISE_BLOCK:]])
     is_model = isinstance(classifier, keras.Model)
     if is_model:
         # A subclassed model has neither input_shape nor inputs.
@@ -204,28 +210,40 @@ def _is_of_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...
             raise InputError(f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}")
         require_float_inputs(classifier, "the model")
     try:
-        output = (classifier if is_model else jit(classifier))(ops.convert_to_tensor(black))
-        said = f"but returns {type(output).__name__}"
-        if ops.is_tensor(output):
-            if is_model and output.shape[1:-1] == () and output.shape[-1] != num_classes:
-                raise InputError(f"the model has {output.shape[-1]} classes, the data has {num_classes}")
-            _require_scores(output, NOISE_BLOCK, num_classes)
-            return True
+        # Compiled twice: random numbers of NumPy would be constants of the compiled function.
+        outputs = [(classifier if is_model else jit(classifier))(ops.convert_to_tensor(batch)) for batch in batches]
+        said = f"but returns {type(outputs[0]).__name__}"
+        is_of_tensors = all(map(ops.is_tensor, outputs))
     except InputError:
         raise
     except Exception as error:  # a function of NumPy arrays raises whatever it likes on a tensor
-        said = f"({' '.join(str(error).split())[:200]})"
-    if is_model:
+        said, is_of_tensors = f"({' '.join(str(error).split())[:200]})", False
+    if is_of_tensors:
+        if is_model and outputs[0].shape[1:-1] == () and outputs[0].shape[-1] != num_classes:
+            raise InputError(f"the model has {outputs[0].shape[-1]} classes, the data has {num_classes}")
+        _require_scores(outputs[0], NOISE_BLOCK, num_classes)
+        scores = [ops.convert_to_numpy(ops.cast(output[:shared], "float32")) for output in outputs]
+    elif is_model:
         raise InputError(f"the model does not map images of shape {image_shape} to one tensor of scores {said}")
-    try:
-        output = classifier(black)
-    except Exception as error:
+    else:
+        try:
+            outputs = [classifier(batch) for batch in batches]
+        except Exception as error:
+            raise InputError(
+                f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
+                f"{image_shape} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            ) from error
+        for output in outputs:
+            _winners(output, NOISE_BLOCK, num_classes)
+        scores = [np.asarray(output, np.float64)[:shared] for output in outputs]
+    one, other = scores
+    tolerance = 1e-3 * float(np.abs(np.nan_to_num(one)).max())
+    if not np.allclose(one, other, rtol=1e-3, atol=tolerance, equal_nan=True):
         raise InputError(
-            f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape {image_shape} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        ) from error
-    _winners(output, NOISE_BLOCK, num_classes)
-    return False
+            "the classifier gives the same images other scores when it is called again with other images beside them; "
+            "switch off dropout, noise and batch statistics"
+        )
+    return is_of_tensors
 
 
 def _require_scores(output: Any, count: int, num_classes: int) -> None:
@@ -233,8 +251,9 @@ def _require_scores(output: Any, count: int, num_classes: int) -> None:
     shape = tuple(output.shape)
     if len(shape) != 2 or shape[0] not in (None, count) or shape[1] != num_classes:
         raise InputError(
-            f"the classifier's output for {count} images has the shape {shape}; scores of shape "
-            f"({count}, {num_classes}), one column for each class, are needed"
+            f"the classifier's output for {count} images has the shape {shape} and type "
+            f"{getattr(output.dtype, 'name', output.dtype)}; scores of shape ({count}, {num_classes}), one column for "
+            "each class, are needed"
         )
 
 
@@ -243,7 +262,10 @@ def _winners(output: Any, count: int, num_classes: int) -> tuple[np.ndarray, np.
 
     Raises InputError where the output of a Python callable is neither.
     """
-    found = np.asarray(output)
+    try:
+        found = np.asarray(output)
+    except ValueError as error:  # lists of different lengths
+        raise InputError(f"the classifier's output is no array ({error})") from error
     if found.shape == (count,) and found.dtype.kind in "iu":
         if found.min() < 0 or found.max() >= num_classes:
             raise InputError(

@@ -89,17 +89,20 @@ def _is_installed(name: str) -> bool:
     return sys.modules.get(name) is not None or find_spec(name) is not None
 
 
-def _drop_unusable_mplbackend() -> None:
+def _import_matplotlib() -> None:
     """Keras imports Matplotlib, which refuses to be imported where MPLBACKEND (a notebook's) names what is not there.
 
     One that Matplotlib takes stays, so that a notebook's plots stay inline.
     """
-    name = os.environ.get("MPLBACKEND")
-    if name and "matplotlib" not in sys.modules:
-        del os.environ["MPLBACKEND"]  # an import that failed half-way could not be done again
+    if "matplotlib" in sys.modules or not _is_installed("matplotlib"):
+        return
+    name = os.environ.pop("MPLBACKEND", "")  # an import that failed half-way could not be done again
+    try:
+        import matplotlib
+    except Exception as error:  # of the user's matplotlibrc
+        _cannot_run(f"matplotlib cannot be imported ({_first_line(error)}): mend your matplotlibrc", error)
+    if name:
         try:
-            import matplotlib
-
             matplotlib.rcParams["backend"] = name
         except (ImportError, ValueError):
             return
@@ -140,7 +143,7 @@ def _import_keras() -> None:
     for name, install in (("keras", _INSTALL["tensorflow"]), (backend, _INSTALL[backend])):
         if not _is_installed(name):
             _cannot_run(f"{name} is not installed: {install}")
-    _drop_unusable_mplbackend()
+    _import_matplotlib()
     try:
         with backend_lines_hidden():
             import keras  # noqa: F401

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime import changed_keras_settings
 from runtime.files import InputError
 
 LARGEST_COUNT = 2**31 - 1
@@ -42,6 +43,15 @@ def require_usable(settings: Any, name: str = "") -> None:
         raise InputError(f"{name} must be {kind}, got {settings}")
     elif isinstance(settings, int) and not 0 <= settings <= LARGEST_COUNT:
         raise InputError(f"{name} must lie between 0 and {LARGEST_COUNT}, got {shortened(settings)}")
+
+
+def require_keras_settings() -> None:
+    """Raise InputError where Keras's own settings were changed since this project was imported."""
+    for name, (value, wanted) in changed_keras_settings().items():
+        raise InputError(
+            f"Keras's {name} is {value!r}, and this project's runs need {wanted!r}; call "
+            f"keras.config.set_{name}({wanted!r}) before the run"
+        )
 
 
 def require_name(what: str, name: Any) -> None:

@@ -107,6 +107,11 @@ def _silent_where_nobody_reads() -> Iterator[None]:
         for stream in unread:
             os.dup2(nowhere, stream.fileno())
         raise SystemExit(status) from None
+    except OSError as error:
+        if error.filename is not None:  # a file, not what the run prints
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(f"error: the output cannot be written ({error.strerror}); free some space or print elsewhere", 1)
 
 
 def _is_unread(stream: TextIO | None) -> bool:

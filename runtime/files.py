@@ -1,5 +1,6 @@
 """Reading files without running code, writing them whole or not at all, and one-line errors."""
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -7,6 +8,7 @@ import json
 import os
 import secrets
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,8 +100,8 @@ _KINDS = {
     **{b"\x80" + bytes([protocol]): "a pickle, which is not read because it can run code" for protocol in range(2, 6)},
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
-    b"\0\0\x08\x01": "an IDX file (name it as published: train-labels-idx1-ubyte)",
-    b"\0\0\x08\x03": "an IDX file (name it as published: train-images-idx3-ubyte)",
+    b"\0\0\x08\x01": "an IDX file (put all four into a folder, named as MNIST's: train-labels-idx1-ubyte, ...)",
+    b"\0\0\x08\x03": "an IDX file (put all four into a folder, named as MNIST's: train-images-idx3-ubyte, ...)",
     b"version https://git-lfs": "a pointer of Git LFS (fetch the file itself with git lfs pull)",
 }
 
@@ -161,6 +163,10 @@ def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], error: Excep
             head = file.read(512)
     except OSError as unread:
         return InputError(f"{path}: cannot be read ({unread.strerror}); give a {ending} file that can")
+    if head.startswith(GZIP):
+        with contextlib.suppress(zlib.error):
+            unpacked = zlib.decompressobj(wbits=31).decompress(head, 4)
+            head = unpacked if unpacked.startswith(b"\0\0\x08") else head
     if not head:
         return InputError(f"{path}: not a whole {ending} file (it is empty); fetch or make it again")
     if not head.startswith(starts):

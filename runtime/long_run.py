@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from runtime import changed_environment, changed_keras_settings
+from runtime import changed_environment
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
@@ -29,6 +29,7 @@ from runtime.checkpoints import (
     resume,
     save_checkpoint,
 )
+from runtime.checks import require_keras_settings
 from runtime.files import (
     InputError,
     append,
@@ -105,11 +106,7 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
 
     Raises InputError where Keras's own settings were changed since this project was imported.
     """
-    for name, (value, wanted) in changed_keras_settings().items():
-        raise InputError(
-            f"Keras's {name} is {value!r}, and this project's runs need {wanted!r}; call "
-            f"keras.config.set_{name}({wanted!r}) before the run"
-        )
+    require_keras_settings()
     controls = {field.name for field in fields(CheckpointControls)} | config.more_controls
     own = {name: value for name, value in settings(config).items() if name not in controls}
     changed = {"environment": variables} if (variables := changed_environment()) else {}

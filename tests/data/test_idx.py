@@ -184,7 +184,7 @@ def test_a_source_that_is_no_idx_is_refused_in_one_line(config: prepare_mnist.Co
         prepare_mnist.main(replace(config, source=empty))
     renamed = config.source / "mnist.gz"
     (config.source / f"{NAMES['x_train']}.gz").rename(renamed)
-    with pytest.raises(InputError, match=r"mnist\.gz: no \.npz file, it seems to be packed with gzip"):
+    with pytest.raises(InputError, match=r"mnist\.gz: no \.npz file, it seems to be an IDX file"):
         prepare_mnist.main(replace(config, source=renamed))
     with pytest.raises(InputError, match=r"nowhere: no such file"):
         prepare_mnist.main(replace(config, source=tmp_path / "nowhere"))

@@ -325,7 +325,7 @@ def test_for_the_acr_alone_points_of_a_wrong_class_get_no_votes(
     assert full.read_text().split("\n")[0].split("\t") == list(COLUMNS)
     row = next(i for i, line in enumerate(lines) if line.endswith("\t0"))
     for wrong_line in (lines[row][:-1] + "200", lines[row][:-2], lines[row][:-1] + "301", lines[row] + "\t3"):
-        with pytest.raises(InputError, match=f"line {row + 1} has a (number of votes|form)"):
+        with pytest.raises(InputError, match=f"line {row + 1} (has a number of votes|has a form|is damaged)"):
             read_short(short, [*lines[:row], wrong_line, *lines[row + 1 :]])
     other = lines[row].split("\t")
     other[2] = str((int(other[1]) + 1) % 3)
@@ -587,7 +587,7 @@ def test_lines_out_of_place_are_refused(toy: Path, tmp_path: Path, two_rows: dic
         ([header, first, first, ""], "once more"),
         ([header, first, second, changed(first, "idx", "23"), ""], "line 4 has a point"),
         ([header, "", first, ""], "not the lines"),
-        ([header, first[:-20], second, ""], "line 2 has a radius"),
+        ([header, first[:-20], second, ""], "line 2 is damaged"),
         (["idx", first, second, ""], "columns"),
     ):
         for name in ("a.tsv", "a.settings.json"):
@@ -633,8 +633,9 @@ def test_the_time_of_another_program_decides_nothing(tmp_path: Path, time: str) 
         b"label\tpredict\tradius\r\n3\t3\t0.5\r\n",
         b"label\tpredict\tradius\n3.0\t3.0\t5e-1\n",
         b"label\tcorrect\tpredict\tradius\tnote\n3\tyes\t3\t0.5\tx\n",
+        b"label \t predict\tradius\n 3\t3 \t 0.5\n\t\t\n\n",
     ],
-    ids=["byte-order mark", "Windows line ends", "floats", "unknown columns"],
+    ids=["byte-order mark", "Windows line ends", "floats", "unknown columns", "spaces and blank lines"],
 )
 def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tsv").write_bytes(content)
@@ -649,9 +650,12 @@ def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, con
         (b"", "has no point, it is empty"),
         (b"label,predict,radius\n3,3,0.5\n", "has no column 'label'; the first line must name .* with tabs"),
         (b"label\tpredict\tradius\n3\t3\t0.5\nlabel\tpredict\tradius\n4\t4\t0.5\n", "line 3 repeats the column names"),
-        ("label\tpredict\tradius\n3\t3\t0.5\n".encode("utf-16"), "save the certification file as UTF-8"),
+        ("label\tpredict\tradius\n3\t3\t0.5\n".encode("utf-16"), "not text in UTF-8; unpack it, or save it as UTF-8"),
         (b"label\tpredict\tradius\n3\t3\n", "line 2 is damaged"),
         (b"label\tpredict\tradius\n3.5\t3\t1\n", "line 2 is damaged"),
+        (b"label\tpredict\tradius\tcorrect\n3\t3\t1\t1\n3\t3\t0.3", "line 3 is damaged: it is cut off"),
+        (b"idx\tlabel\tpredict\tradius\n-5\t3\t3\t1\n", "line 2 has the point -5"),
+        (b"label\tpredict\tradius\tvotes\n3\t3\t1\t\n", "point 0 has votes that are no number"),
     ],
 )
 def test_files_without_certificates_end_in_one_line_that_fits(tmp_path: Path, content: bytes, message: str) -> None:
@@ -659,6 +663,12 @@ def test_files_without_certificates_end_in_one_line_that_fits(tmp_path: Path, co
     with pytest.raises(InputError, match=message) as error:
         main(FewerVotes(certificates=tmp_path / "a.tsv", sigma=0.5, out=tmp_path / "b.tsv"))
     assert "\n" not in str(error.value) and not (tmp_path / "b.tsv").exists()
+
+
+def test_an_abstention_is_never_a_certificate(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("label\tpredict\tradius\n-1\t-1\t0.3\n")
+    (point,) = read_points(tmp_path / "a.tsv")
+    assert (point.correct, point.certified_radius) == (0, -1.0)
 
 
 def test_another_program_may_lack_columns_but_not_repeat_a_point(tmp_path: Path) -> None:
@@ -864,12 +874,12 @@ def test_a_choice_on_validation_certificates_leaves_test_certificates_their_conf
     assert wrong["the same"] > 5 * alpha * runs and wrong["another"] <= stats.binom.isf(1e-4, runs, alpha)
 
 
-@pytest.mark.parametrize("scale", [1.0, 255.0])
+@pytest.mark.parametrize(("scale", "offset", "pixels"), [(1, 0, ""), (255, 0, "0 to 255"), (2, -1, "-1 to 1")])
 def test_the_clean_accuracy_is_said_and_a_wrong_pixel_scale_noticed(
-    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: float
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: float, offset: float, pixels: str
 ) -> None:
     inputs = keras.Input((8, 8, 1))
-    scaled = keras.layers.Rescaling(1 / scale)(inputs)
+    scaled = keras.layers.Rescaling(1 / scale, -offset / scale)(inputs)
     model = keras.Model(inputs, keras.saving.load_model(toy / "model.keras")(scaled))
     save_model(model, tmp_path / "m.keras")
     certify_test_points(config(toy, tmp_path / "a.tsv", model=tmp_path / "m.keras", target_class="all"))
@@ -879,7 +889,10 @@ def test_the_clean_accuracy_is_said_and_a_wrong_pixel_scale_noticed(
     record = json.loads((tmp_path / "a.settings.json").read_text())
     assert record["clean_accuracy"] == pytest.approx(float(found[1]), abs=5e-4)
     assert (float(found[1]) > 0.9) == (scale == 1)
-    assert ("on pixels 0 to 255 it would be" in printed and "Rescaling(255)" in printed) == (scale == 255)
+    assert ("note: on pixels" in printed) == bool(pixels)
+    assert not pixels or (
+        f"on pixels {pixels} it would be 1.000" in printed and f"Rescaling({scale}, {offset})" in printed
+    )
 
 
 def test_a_model_that_only_guesses_is_noticed(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

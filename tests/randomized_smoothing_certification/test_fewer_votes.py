@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from randomized_smoothing_certification import core
 from randomized_smoothing_certification.certificate_file import read_points
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, radius_of_probability, round_down
 from randomized_smoothing_certification.fewer_votes import Config, count_of_radius, main
 from randomized_smoothing_certification.grid_noise import GridNoise
-from runtime.files import InputError, write_json, write_text
+from runtime.files import InputError, file_sha256, read_json, write_json, write_text
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
@@ -152,3 +153,52 @@ def test_another_set_of_points_has_other_draws(tmp_path: Path) -> None:
         main(Config(certificates=tmp_path / f"{name}.tsv", sigma=0.5, votes=1_000, n=300, out=tmp_path / "b.tsv"))
         drawn.append([point.radius for point in read_points(tmp_path / "b.tsv")])
     assert np.mean(np.array(drawn[0]) == drawn[1]) < 0.5
+
+
+def test_fewer_votes_of_fewer_votes_keep_their_confidence(tmp_path: Path) -> None:
+    """Draws of the second step that depended on those of the first gave three times as many wrong certificates."""
+    probability, points, alpha = 0.8, 3_000, 0.01
+    counts = np.random.default_rng(1).binomial(10_000, probability, points)
+    radii = [radius_of_probability(lower_confidence_bound(int(count), 10_000, alpha), 0.5) for count in counts]
+    file = write(tmp_path / "a.tsv", *((8, round_down(of)) for of in radii))
+    settings: dict[str, Any] = {"sigma": 0.5, "alpha": alpha}
+    main(Config(certificates=file, votes=10_000, n=5_000, out=tmp_path / "b.tsv", **settings))
+    main(Config(certificates=tmp_path / "b.tsv", votes=5_000, n=2_500, out=tmp_path / "c.tsv", **settings))
+    true_radius = radius_of_probability(probability, 0.5)
+    wrong = sum(point.certified_radius > true_radius for point in read_points(tmp_path / "c.tsv"))
+    assert wrong <= stats.binom.isf(1e-4, points, alpha)
+
+
+def test_nothing_of_another_run_is_overwritten(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tsv", (8, radius(990, 1_000)))
+    before = file.read_text()
+    settings: dict[str, Any] = {"certificates": file, "sigma": 0.5, "votes": 1_000, "n": 100}
+    with pytest.raises(InputError, match="is the file of certificates itself"):
+        main(Config(out=file, **settings))
+    with pytest.raises(InputError, match=r"ends in \.tsv"):
+        main(Config(out=tmp_path / "b.json", **settings))
+    with_record(run := write(tmp_path / "run.tsv", (8, radius(990, 1_000))))
+    with pytest.raises(InputError, match=r"run\.settings\.json beside it says that it is a certification run's"):
+        main(Config(out=run, **settings))
+    assert file.read_text() == run.read_text() == before
+    main(Config(out=tmp_path / "c.tsv", **settings))
+    record = read_json(tmp_path / "c.json")
+    assert record["source_sha256"] == file_sha256(file) and record["config"]["n"] == 100
+
+
+@pytest.mark.parametrize("form", ["%.3e", "%.6g", "%.2f", "%r", "float32"])
+def test_radii_of_any_form_are_found(form: str, tmp_path: Path) -> None:
+    counts = (560, 750, 990, 1_000)
+    exact = [radius_of_probability(lower_confidence_bound(count, 1_000, 0.001), 0.5) for count in counts]
+    texts = [str(np.float32(of)) if form == "float32" else form % of for of in exact]
+    file = write(tmp_path / "a.tsv", *((8, text) for text in texts))
+    main(Config(certificates=file, sigma=0.5, votes=1_000, n=1_000, out=tmp_path / "b.tsv"))
+    assert len(read_points(tmp_path / "b.tsv")) == 4
+
+
+def test_numbers_of_votes_that_are_floats_are_numbers(tmp_path: Path) -> None:
+    """As pandas writes them where one is missing."""
+    write_text(tmp_path / "a.tsv", f"label\tpredict\tradius\tvotes\n8\t8\t{radius(990, 1_000)}\t1000.0\n")
+    main(Config(certificates=tmp_path / "a.tsv", sigma=0.5, votes=2_000, n=1_000, out=tmp_path / "b.tsv"))
+    (point,) = read_points(tmp_path / "b.tsv")
+    assert (point.votes, point.radius) == (1_000, radius(990, 1_000))

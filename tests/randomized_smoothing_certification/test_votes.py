@@ -89,6 +89,42 @@ def test_a_scikit_learn_classifier_is_certified() -> None:
     assert found.prediction == learned.predict(image.reshape(1, 4))[0] and found.radius > 0.1
 
 
+class AlwaysDropped(Subclassed):
+    def call(self, images: Any) -> Any:
+        return self.dense(self.dropout(self.flatten(images), training=True))
+
+
+class BatchStatistics(Subclassed):
+    def call(self, images: Any) -> Any:
+        return self.dense(self.flatten(images)) - ops.mean(self.dense(self.flatten(images)), axis=0)
+
+
+GENERATOR = np.random.default_rng(0)
+
+
+def coin(images: Any) -> np.ndarray:
+    return GENERATOR.normal(size=(len(images), CLASSES))
+
+
+def one_coin_a_batch(images: Any) -> Any:
+    return of_tensors(images) * 0 + GENERATOR.normal(size=(1, CLASSES)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classifier", [AlwaysDropped(), BatchStatistics(), coin, one_coin_a_batch])
+def test_a_classifier_must_be_deterministic_and_see_images_one_by_one(classifier: Callable[[Any], Any]) -> None:
+    with pytest.raises(InputError, match="gives the same images other scores when it is called again"):
+        votes(classifier, 100)
+
+
+def test_keras_settings_that_were_changed_are_named() -> None:
+    keras.config.set_floatx("float64")
+    try:
+        with pytest.raises(InputError, match="Keras's floatx is 'float64'"):
+            votes(of_tensors, 100)
+    finally:
+        keras.config.set_floatx("float32")
+
+
 def not_numbers(images: np.ndarray) -> np.ndarray:
     return np.where(np.arange(CLASSES) < 5, np.nan, np.asarray(images).reshape(-1, 4)[:, :CLASSES])
 
@@ -110,7 +146,7 @@ def two_outputs() -> keras.Model:
 @pytest.mark.parametrize(
     ("classifier", "message"),
     [
-        (lambda x: x[:, :1, 0, 0] - 0.5, r"has the shape \(100, 1\); scores of shape \(100, 3\), one column for each"),
+        (lambda x: x[:, :1, 0, 0] - 0.5, r"shape \(100, 1\) and type float32; scores of shape \(100, 3\), one column"),
         (lambda x: x[:, 0, 0, 0], r"has the shape \(100,\)"),
         (lambda x: x, r"has the shape \(100, 2, 2, 1\)"),
         (lambda x: ops.sum(of_tensors(x), axis=0, keepdims=True), r"has the shape \(1, 3\)"),
@@ -120,6 +156,8 @@ def two_outputs() -> keras.Model:
         (lambda x: np.full(len(np.asarray(x)), -1), "returns class -1; classes are 0 to 2"),
         (lambda x: [None] * len(x), r"has the shape \(100,\)"),
         (lambda x: None, r"has the shape \(\)"),
+        (lambda x: [[1.0], [1.0, 2.0]], "output is no array"),
+        (lambda x: np.full(len(np.asarray(x)), "cat"), r"has the shape \(100,\) and type str96"),
         (lambda x: 1 / 0, "takes neither a tensor nor a NumPy array .*ZeroDivisionError"),
         (whole_numbers(), "takes uint8 pixels, this project gives it floats"),
         (two_outputs(), r"does not map images of shape \(2, 2, 1\) to one tensor of scores"),
