@@ -1,12 +1,17 @@
 """The majority vote of several networks as one model."""
 
+from functools import partial
 from pathlib import Path
 
+import keras
 import numpy as np
+import pytest
 from keras import ops
 
+from bilevel_optimizer.autodiff import jit
 from models.registry import build_model
 from models.saving import load_model, save_model, with_precision
+from models.stateless import StatelessModel
 from models.voting import majority_vote
 
 X = np.random.default_rng(0).uniform(size=(60, 8, 8, 1)).astype(np.float32)
@@ -31,3 +36,25 @@ def test_one_network_votes_alone() -> None:
     votes = ops.convert_to_numpy(majority_vote([model])(X))
     np.testing.assert_array_equal(votes.argmax(axis=1), ops.convert_to_numpy(model(X)).argmax(axis=1))
     np.testing.assert_allclose(votes.max(axis=1), 1, atol=1e-3)
+
+
+def always(label: int) -> keras.Model:
+    """A network that gives every image the same class, with logits as large as those of trained ones."""
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    kernel = np.random.default_rng(label).normal(size=(64, 10)).astype(np.float32) / 10
+    model.set_weights([kernel, 37.1 * np.eye(10, dtype=np.float32)[label]])
+    return model
+
+
+@pytest.mark.parametrize(("labels", "winner"), [((7, 3, 5), 3), ((9, 0), 0), ((2, 8, 8, 2, 1), 2), ((4, 4, 1), 4)])
+def test_of_classes_with_equally_many_votes_the_smallest_wins_compiled_or_not(
+    labels: tuple[int, ...], winner: int
+) -> None:
+    vote = majority_vote([always(label) for label in labels])
+    stateless = StatelessModel(vote)
+    compiled = jit(partial(stateless, *stateless.initial()))
+    wanted = [labels.count(label) / len(labels) for label in range(10)]
+    for scores in (vote(X), compiled(X)[0]):
+        found = ops.convert_to_numpy(scores)
+        np.testing.assert_array_equal(found.argmax(axis=1), winner)
+        np.testing.assert_allclose(found, np.tile(wanted, (len(X), 1)), atol=1e-3)
