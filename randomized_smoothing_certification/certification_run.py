@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import keras
 import numpy as np
-from keras import ops
 
 from data.datasets import labels, load_dataset, require_sigma
 from models.saving import load_model, with_precision
@@ -34,6 +32,7 @@ from randomized_smoothing_certification.certificate_file import (
     summary_path,
 )
 from randomized_smoothing_certification.certificate_summary import describe, summarise
+from randomized_smoothing_certification.clean_accuracy import clean_accuracy
 from randomized_smoothing_certification.core import (
     ALPHA,
     N0,
@@ -174,7 +173,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             what["noise_of"], seed = NOISE_OF_SEED, config.seed
             print(f"note: {config.out} goes on with the noise that it began with, which depends on the seed alone")
         _check_training_record(config, what["model_sha256"])
-        accuracy = _clean_accuracy(model, images[points], truth[points], dataset.num_classes)
+        accuracy = clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         record: dict[str, Any] = {
             "settings": what, "points": points.tolist(), "clean_accuracy": accuracy, "provenance": provenance(config),
         }  # fmt: skip
@@ -381,36 +380,6 @@ def _is_of_older_noise(config: CertificationConfig, what: dict[str, Any]) -> boo
         return False
     is_this_run = {**OLDER_SETTINGS, **found} == {**what, "noise_of": NOISE_OF_SEED}
     return is_this_run or config.on_other_settings == "refuse"
-
-
-def _clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
-    """Share of images, without noise, that the base classifier gives their class; printed, with a note where it is odd.
-
-    images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,).
-    """
-
-    def accuracy(scale: float, offset: float) -> float:
-        pixels = np.float32(scale) * images + np.float32(offset)
-        scores = [model(pixels[i : i + 500], training=False) for i in range(0, len(images), 500)]
-        classes = np.concatenate([np.argmax(ops.convert_to_numpy(ops.cast(s, "float32")), axis=1) for s in scores])
-        return float(np.mean(classes == truth))
-
-    on_unit = accuracy(1, 0)
-    print(f"base classifier: accuracy {on_unit:.3f} on these {len(images)} points without noise")
-    pixels = {(255, 0): "0 to 255", (2, -1): "-1 to 1"}
-    on_others = {scale: accuracy(*scale) for scale in pixels}
-    best = max(on_others, key=lambda scale: on_others[scale])
-    if on_others[best] > on_unit + 0.2:
-        print(
-            f"note: on pixels {pixels[best]} it would be {on_others[best]:.3f}. The model seems to be made for those; "
-            f"put keras.layers.Rescaling{best} in front of it"
-        )
-    elif on_unit <= 1 / num_classes:
-        print(
-            f"note: that is no better than guessing ({1 / num_classes:.3f}). The class may be poisoned; if not, check "
-            "the model's training, its pixel scale and its order of classes"
-        )
-    return on_unit
 
 
 def _check_training_record(config: CertificationConfig, model_sha256: str) -> None:

@@ -9,7 +9,8 @@ and alike, so n' of them drawn at random are what a run of n' votes counts, and 
 same confidence. This holds for this project's files and, as far as the three digits of their radii go, for those that
 Cohen et al.'s code wrote. Points that have no more than n votes already keep their certificates.
 
-A file of this project has its settings beside it (.settings.json), so that they need not be given.
+A file of this project has its settings beside it, so that they need not be given. For other files, wrong settings are
+noticed only where no count of votes has such a radius.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ from randomized_smoothing_certification.core import (
     round_down,
 )
 from runtime.command_line import run_script
-from runtime.files import InputError, file_sha256, remove, write_json, write_text
+from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
 from runtime.long_run import settings_path
 from runtime.noise import Stream
 from runtime.provenance import provenance, shown_path
@@ -130,14 +131,17 @@ def _made_with(config: Config) -> _MadeWith:
         settings = read_certificate_record(config.certificates)["settings"]
         mass = settings["noise"].get("failure_mass", 0.0)
         found = {name: settings[name] for name in ("sigma", "alpha")} | {"votes": settings["n"], "failure_mass": mass}
-        for name, value in found.items():
-            if getattr(config, name) not in (None, value):
-                raise InputError(
-                    f"{name} is {getattr(config, name)}, but {settings_path(config.certificates)} says {value}; "
-                    "leave it out"
-                )
+    elif (own := config.certificates.with_suffix(".json")).is_file():  # of this script
+        made = read_record(own, made_with=dict, config=dict)
+        found = {**made["made_with"], "votes": made["config"]["n"]}
     elif config.sigma is None:
         raise InputError(f"{config.certificates}: has no record beside it; give --sigma, and --votes where not {N:,}")
+    for name, value in found.items():
+        if getattr(config, name) not in (None, value):
+            raise InputError(
+                f"{name} is {getattr(config, name)}, but the record beside {config.certificates} says {value}; leave "
+                "it out"
+            )
     defaults = {"votes": N, "alpha": ALPHA, "failure_mass": 0.0, **found}
     given = {name: value for name in _MadeWith._fields if (value := getattr(config, name)) is not None}
     return _MadeWith(**{**defaults, **given})

@@ -253,7 +253,7 @@ def _require_scores(output: Any, count: int, num_classes: int) -> None:
         raise InputError(
             f"the classifier's output for {count} images has the shape {shape} and type "
             f"{getattr(output.dtype, 'name', output.dtype)}; scores of shape ({count}, {num_classes}), one column for "
-            "each class, are needed"
+            f"each class, are needed (or, of a function of NumPy arrays, classes: int of shape ({count},))"
         )
 
 

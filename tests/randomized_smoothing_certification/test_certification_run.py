@@ -891,7 +891,7 @@ def test_the_clean_accuracy_is_said_and_a_wrong_pixel_scale_noticed(
     assert (float(found[1]) > 0.9) == (scale == 1)
     assert ("note: on pixels" in printed) == bool(pixels)
     assert not pixels or (
-        f"on pixels {pixels} it would be 1.000" in printed and f"Rescaling({scale}, {offset})" in printed
+        f"on pixels {pixels} it would be 1.000 in place of" in printed and f"Rescaling({scale}, {offset})" in printed
     )
 
 

@@ -119,7 +119,7 @@ def test_the_record_beside_a_file_says_how_it_was_made(tmp_path: Path) -> None:
     with_record(file)
     main(Config(certificates=file, n=1_000, out=tmp_path / "b.tsv"))
     assert (tmp_path / "b.tsv").read_text() == file.read_text()
-    with pytest.raises(InputError, match=r"sigma is 0\.25, but .*a\.settings\.json says 0\.5; leave it out"):
+    with pytest.raises(InputError, match=r"sigma is 0\.25, but the record beside .*a\.tsv says 0\.5; leave it out"):
         main(Config(certificates=file, sigma=0.25, n=1_000, out=tmp_path / "b.tsv"))
 
 
@@ -184,6 +184,8 @@ def test_nothing_of_another_run_is_overwritten(tmp_path: Path) -> None:
     main(Config(out=tmp_path / "c.tsv", **settings))
     record = read_json(tmp_path / "c.json")
     assert record["source_sha256"] == file_sha256(file) and record["config"]["n"] == 100
+    main(Config(certificates=tmp_path / "c.tsv", n=50, out=tmp_path / "d.tsv"))  # the record says the rest
+    assert float(read_points(tmp_path / "d.tsv")[0].radius) > 0
 
 
 @pytest.mark.parametrize("form", ["%.3e", "%.6g", "%.2f", "%r", "float32"])
