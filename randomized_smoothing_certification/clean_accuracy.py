@@ -29,8 +29,8 @@ def clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, nu
         kind = int(better[best].argmax())
         what, there = ("it", "the accuracy with noise")[kind], (on_unit + better[best])[kind]
         print(
-            f"note: on pixels {pixels[best]} {what} would be {there:.3f} in place of {on_unit[kind]:.3f}. The model seems "
-            f"to be made for those; put keras.layers.Rescaling{best} in front of it"
+            f"note: on pixels {pixels[best]} {what} would be {there:.3f} in place of {on_unit[kind]:.3f}. The model "
+            f"seems to be made for those; put keras.layers.Rescaling{best} in front of it"
         )
     elif on_unit[0] <= 1 / num_classes:
         print(
