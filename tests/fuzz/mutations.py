@@ -376,7 +376,8 @@ def right_of(damage: Damage, name: str, writes: tuple[str, ...]) -> Right:
     part, path = name.split("/")[0], Path(name)
     if part == "out":  # the run's own: made again, or refused, or whole as they are
         passive = path.suffix == ".png" or path.stem.startswith("poison_after")
-        unsure = damage.kind == "edited" and path.suffix != ".npy"
+        # Labels that are right are left as they are, in whatever type and order.
+        unsure = damage.kind == "edited" and (path.suffix != ".npy" or path.name.startswith("Y_"))
         unsure |= damage.kind == "flipped" and path.suffix in (".json", ".tsv")
         return Right.ANY if passive or unsure else Right.SAME
     aside = (part in ("models", "poison") and path.suffix == ".json") or name.endswith(".summary.json")
