@@ -374,8 +374,8 @@ def settings_path(artifact: Path) -> Path:
 class KeptStages:
     """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on.
 
-    Use as a context manager: the folder is no other study's meanwhile. Entering raises InputError where it is or
-    a file there is damaged, and OtherSettings where a stage of another study is kept there, before any of this one is.
+    Use as a context manager: the folder is no other study's meanwhile. Entering raises InputError where it is, and
+    OtherSettings where a stage of another study is kept there, before any of this one is.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
@@ -388,7 +388,7 @@ class KeptStages:
             for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
                 try:
                     kept = _read_record(path, "result")["settings"]
-                except OtherSettings:  # no stage; a damaged one is refused here, before any other is made
+                except InputError:  # no stage; where one of this study is damaged, ``get`` says so
                     continue
                 require_same_settings(path, kept, self.identity)
             stack.pop_all()

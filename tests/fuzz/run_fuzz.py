@@ -154,6 +154,8 @@ class Cases:
         if status in (1, 2):
             if not outcome.is_one_line:
                 return "several lines", []
+            # A label study keeps its stages as it goes: whole ones may be there before a damaged one is found.
+            written = [name for name in written if not (stage.name == "label study" and name.startswith("out/work/"))]
             return ("written", written) if written and status == 2 else ("one line", [])
         if case.right == Right.REFUSE:
             return "silent acceptance", []
