@@ -175,7 +175,8 @@ def write_control_poison(config: ControlConfig) -> Path:
 def save_labels(path: Path, y: np.ndarray) -> None:
     """Write a poison's labels, one-hot (N, K), where they are not there whole: a kill may have come before them."""
     try:
-        if np.array_equal(load_array(path), y):
+        found = load_array(path)
+        if found.dtype == y.dtype and np.array_equal(found, y):
             return
     except InputError:
         pass  # missing or damaged

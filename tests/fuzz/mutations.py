@@ -74,7 +74,17 @@ VALUES = (
     "", " ", "9" * 400, "1" * 5000,
 )  # fmt: skip
 # None: as if not given, with some scripts.
-OPEN = ("max-minutes", "epochs", "batch-size", "learning-rate", "lower-steps", "solver-steps", "lr-p", "damping")
+OPEN = (
+    "max-minutes",
+    "epochs",
+    "batch-size",
+    "learning-rate",
+    "lower-steps",
+    "solver",
+    "solver-steps",
+    "lr-p",
+    "damping",
+)
 CHOICES = dict.fromkeys(
     ("schedule", "kind", "training-data", "architecture", "precision", "start", "solver", "objective", "features")
 )
@@ -100,7 +110,7 @@ def values_of(flag: str) -> list[tuple[str, Right]]:
         names = [f"{place}.tsv" for place in IN_THE_WAY[2:]] + ["out/whole.txt", "out"] if flag == "out" else IN_THE_WAY
         return [(name, Right.REFUSE) for name in names]
     words = WORDS if flag in CHOICES else SHARDS if flag == "shard" else PLACES if flag in INPUTS else ()
-    return [(word, Right.REFUSE) for word in words]
+    return [(word, Right.REFUSE) for word in words if word != "None" or flag not in OPEN]
 
 
 # Files -------------------------------------------------------------------------------------------------------------
