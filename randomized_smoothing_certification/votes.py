@@ -210,8 +210,10 @@ def _is_of_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...
             raise InputError(f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}")
         require_float_inputs(classifier, "the model")
     try:
-        # Compiled twice: random numbers of NumPy would be constants of the compiled function.
-        outputs = [(classifier if is_model else jit(classifier))(ops.convert_to_tensor(batch)) for batch in batches]
+        # Compiled twice, as two functions: random numbers of NumPy would be constants of one compiled function.
+        outputs = [
+            (classifier if is_model else jit(lambda x: classifier(x)))(ops.convert_to_tensor(batch)) for batch in batches
+        ]
         said = f"but returns {type(outputs[0]).__name__}"
         is_of_tensors = all(map(ops.is_tensor, outputs))
     except InputError:

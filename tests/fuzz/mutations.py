@@ -73,18 +73,9 @@ VALUES = (
     "9223372036854775808", "abc", "0x10", "1,5", "--", "None", "½", "٣", "True",
     "", " ", "9" * 400, "1" * 5000,
 )  # fmt: skip
-# None: as if not given, with some scripts.
-OPEN = (
-    "max-minutes",
-    "epochs",
-    "batch-size",
-    "learning-rate",
-    "lower-steps",
-    "solver",
-    "solver-steps",
-    "lr-p",
-    "damping",
-)
+OPEN = (  # None: as if not given, with some scripts
+    "max-minutes", "epochs", "batch-size", "learning-rate", "lower-steps", "solver", "solver-steps", "lr-p", "damping",
+)  # fmt: skip
 CHOICES = dict.fromkeys(
     ("schedule", "kind", "training-data", "architecture", "precision", "start", "solver", "objective", "features")
 )
