@@ -212,7 +212,8 @@ def _is_of_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...
     try:
         # Compiled twice, as two functions: random numbers of NumPy would be constants of one compiled function.
         outputs = [
-            (classifier if is_model else jit(lambda x: classifier(x)))(ops.convert_to_tensor(batch)) for batch in batches
+            (classifier if is_model else jit(lambda x: classifier(x)))(ops.convert_to_tensor(batch))
+            for batch in batches
         ]
         said = f"but returns {type(outputs[0]).__name__}"
         is_of_tensors = all(map(ops.is_tensor, outputs))
