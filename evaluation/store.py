@@ -1,0 +1,77 @@
+"""The store of what was measured: every certified point of every entry and run, and the records of how it was made.
+
+    points.csv.xz       one line per certified point: entry, seed, idx, label, predict, and what was certified
+    settings.json.xz    records[entry][seed]: settings, commands, commits and accuracies of the run
+
+pandas.read_csv and Python's lzma and json read the two files. Everything that a table shows is computed from them.
+"""
+
+import hashlib
+import io
+import json
+import lzma
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from runtime.files import InputError, atomic_path
+
+POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
+MADE_FIRST = "make the tables of a plan there first (evaluation/tables/make_tables.py)"
+
+
+class Store(NamedTuple):
+    """What was measured."""
+
+    points: pd.DataFrame  # columns entry (str), seed (int), idx (int), label, predict, ...; a line per point
+    records: dict[str, dict[str, Any]]  # by entry and seed (as text)
+
+
+def has_store(folder: Path) -> bool:
+    """Whether a store is there, or a part of one."""
+    return (folder / POINTS).is_file() or (folder / SETTINGS).is_file()
+
+
+def write_store(folder: Path, store: Store) -> None:
+    """Write both files, each whole or not at all; the records, which name the points' SHA-256, come last."""
+    text = store.points.to_csv(index=False, lineterminator="\n")
+    records = {"points_sha256": hashlib.sha256(text.encode()).hexdigest(), "records": store.records}
+    _write(folder / POINTS, text)
+    _write(folder / SETTINGS, json.dumps(records, indent=1, default=str) + "\n")
+
+
+def read_store(folder: Path) -> Store:
+    """Read both files. Raises InputError where one is missing or damaged, or they are not of each other."""
+    text, of_settings = _read(folder / POINTS), folder / SETTINGS
+    try:
+        settings = json.loads(_read(of_settings))
+        digest, records = settings["points_sha256"], settings["records"]
+        whole = all(isinstance(one, dict) for one in (records, *records.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise InputError(f"{of_settings}: not the records of a store; {MADE_FIRST}")
+    if digest != hashlib.sha256(text.encode()).hexdigest():
+        raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
+    try:
+        points = pd.read_csv(io.StringIO(text), dtype={"entry": str}, keep_default_na=False, na_values=[""])
+    except ValueError as error:  # pandas's own kinds are ValueErrors
+        raise InputError(f"{folder / POINTS}: not a table ({error}); make it again") from error
+    return Store(points, records)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+
+
+def _read(path: Path) -> str:
+    try:
+        return lzma.decompress(path.read_bytes()).decode()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {MADE_FIRST}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); mend the path") from error
+    except (lzma.LZMAError, ValueError) as error:
+        raise InputError(f"{path}: not a whole .xz file of text ({error}); fetch or make it again") from error
