@@ -1,12 +1,7 @@
-"""The store of what was measured: a folder per entry of a table, with the certificates and records of its runs.
+"""What a plan's runs measured: collected from its work folder into a store (evaluation/store.py), and read from there.
 
-    <results>/plan.yaml                    the plan that was run
-    <results>/cells/<entry>/seed_0.tsv     certificates of one victim, in the columns of Cohen et al.'s code
-    <results>/cells/<entry>/settings.json  for each run, the records of its victim, certificate and poison
-
-Everything in a table is computed from these files, so that it can be computed again. Certificates are read as Cohen et
-al.'s code writes them (columns idx, label, predict, radius, correct, time), so that those of other code bases fill the
-same tables.
+Certificates are read as Cohen et al.'s code writes them (columns idx, label, predict, radius, correct, time), so that
+those of other code bases fill the same tables. The store keeps all columns but the time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,16 +12,17 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables.plan import Cell, Plan
 from evaluation.tables.statistics import mean_and_std, reduction_percent
 from randomized_smoothing_certification.certificate_file import (
+    Point,
     is_summarised,
-    radii,
     read_certificate_record,
     read_own_points,
     read_points,
 )
-from runtime.files import InputError, file_sha256, read_record, read_text, write_json, write_text
+from runtime.files import InputError, read_record, write_text
 from runtime.provenance import is_clean_commit, project_path
 
 
@@ -42,10 +38,10 @@ class Run(NamedTuple):
     """One victim of an entry."""
 
     seed: int
-    radii: np.ndarray  # float (points,), as of read_radii
+    radii: np.ndarray  # float (points,) of the class's points; -1 where not certified correctly
     records: dict[str, Any]  # how it was made: settings of certificate, victim and poison
     target_class: int
-    tsv: Path
+    idx: np.ndarray  # int (points,): which test images they are
     other_radii: np.ndarray = np.empty(0)  # of the points of all other classes, where they were certified too
 
     @property
@@ -117,25 +113,12 @@ class Entry(NamedTuple):
         return mean_and_std(values) if values else None
 
 
-def read_radii(path: Path, target_class: int) -> tuple[np.ndarray, np.ndarray]:
-    """Radii of one class's points and of all others from a certification file, float (points,), each.
-
-    -1 where not certified correctly. Raises InputError where the file is missing or damaged, has a point twice, or
-    none of the class.
-    """
+def points_of_class(path: Path, target_class: int) -> list[Point]:
+    """The points in a certification file. Raises InputError where it is damaged or has no point of the class."""
     points = read_points(path)
-    numbers = [point.idx for point in points]
-    if len(set(numbers)) < len(numbers):
-        raise InputError(f"{path}: has two lines for point {max(numbers, key=numbers.count)}; keep one")
-    of_class = [point for point in points if point.label == target_class]
-    if not of_class:
+    if not any(point.label == target_class for point in points):
         raise InputError(f"{path}: has no point of class {target_class}; choose another file")
-    return radii(of_class), radii([point for point in points if point.label != target_class])
-
-
-def cell_folder(cell: Cell) -> str:
-    """Folder of an entry in the store."""
-    return f"cells/{cell.key}"
+    return points
 
 
 def require_measured(plan: Plan, directory: Path) -> None:
@@ -158,21 +141,36 @@ def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
         raise InputError(f"{where}: has no certificate of the plan ({first}); {mend}")
 
 
-def collect(plan: Plan, store: Path, directory: Path = Path()) -> None:
-    """Copy what the plan's jobs have measured so far, and what other programs have, into the store.
+def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
+    """Write what the plan's jobs have measured so far, and what other programs have, as a store.
 
-    directory: where the plan's own paths start. Raises InputError where the store is one of the project's results and
+    directory: where the plan's own paths start. Raises InputError where the folder is one of the project's results and
     a run is of no commit.
     """
     here, runs = plan.placed_in(directory), foreign_runs(plan, directory)
     for cell in plan.cells():
         of_seeds = {seed: _measured_run(here, cell, seed) for seed in plan.seeds}
         runs[cell] = {seed: run for seed, run in of_seeds.items() if run}
-    for tsv, records in (run for of_cell in runs.values() for run in of_cell.values() if is_of_record(store)):
-        require_clean_commits(tsv, records)
-    for cell, of_cell in runs.items():  # once all were looked at
-        _store(store, cell, of_cell)
-    write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
+    tables, records = [], {}
+    for cell, of_cell in runs.items():
+        for seed, (tsv, of_run) in of_cell.items():
+            if is_of_record(folder):
+                require_clean_commits(str(tsv), of_run)
+            tables.append(points_table(cell.key, seed, points_of_class(tsv, cell.target_class)))
+            records.setdefault(cell.key, {})[str(seed)] = of_run
+    write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
+    write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
+
+
+def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame:
+    """Certified points as lines of a store."""
+    table = pd.DataFrame(points, columns=Point._fields).drop(columns="time")
+    table["radius"] = table["radius"].astype(float)
+    if table["votes"].isna().all():
+        table = table.drop(columns="votes")
+    table.insert(0, "entry", entry)
+    table.insert(1, "seed", seed)
+    return table
 
 
 def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, tuple[Path, dict[str, Any]]]]:
@@ -189,7 +187,7 @@ def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, tupl
             seed: (folder / file, {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)
         }
         for tsv, _ in runs[cell].values():
-            read_radii(tsv, foreign.target_class)
+            points_of_class(tsv, foreign.target_class)
     return runs
 
 
@@ -204,35 +202,15 @@ def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, An
     records = {"victim": read_record(record, settings=dict), "certificate": read_certificate_record(tsv)}
     if records["victim"].get("sha256") != records["certificate"]["settings"]["model_sha256"]:
         return None  # the victim was trained again since
-    _check_rows(tsv, records)
+    points = records["certificate"].pop("points")  # which the store keeps with their certificates
+    found = read_own_points(tsv, records["certificate"]["settings"], points)
+    if len(found) != len(points):
+        raise InputError(f"{tsv}: has {len(found)} of {len(points)} points; certify again")
     if cell.poison:
         records["poison"] = read_record(plan.poison_file(cell.poison).with_suffix(".json"), settings=dict)
         if plan.visibility and (seen := plan.visibility_file(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
     return tsv, records
-
-
-def _check_rows(tsv: Path, records: dict[str, Any]) -> None:
-    """Raise InputError unless the certificates are all those of the run's record; another program's have none."""
-    if "certificate" in records:
-        points = records["certificate"]["points"]
-        found = read_own_points(tsv, records["certificate"]["settings"], points)
-        if len(found) != len(points):
-            raise InputError(f"{tsv}: has {len(found)} of {len(points)} points; certify again")
-    if records.get("tsv_sha256", digest := file_sha256(tsv)) != digest:
-        raise InputError(f"{tsv}: changed since it was measured; copy it here again")
-
-
-def _store(store: Path, cell: Cell, runs: dict[int, tuple[Path, dict[str, Any]]]) -> None:
-    folder = store / cell_folder(cell)
-    for seed, (tsv, _) in runs.items():
-        write_text(folder / f"seed_{seed}.tsv", read_text(tsv))
-    if runs:
-        of_runs = {
-            str(seed): {**records, "tsv_sha256": file_sha256(folder / f"seed_{seed}.tsv")}
-            for seed, (_, records) in runs.items()
-        }
-        write_json(folder / "settings.json", of_runs)
 
 
 def commits(records: Any) -> list[str]:
@@ -248,45 +226,50 @@ def is_of_record(folder: Path) -> bool:
     return folder.resolve().is_relative_to(project_path("results").resolve())
 
 
-def require_clean_commits(path: Path, records: dict[str, Any]) -> None:
+def require_clean_commits(where: str, records: dict[str, Any]) -> None:
     """Raise InputError where what was measured is not of a commit; certificates of other programs name none."""
     named = commits(records)
     if "certificate" in records and not named:
-        raise InputError(f"{path}: its records name no commit; measure it again before it goes into results/")
+        raise InputError(f"{where}: its records name no commit; measure it again before it goes into results/")
     for one in named:
         if not is_clean_commit(one):
             raise InputError(
-                f"{path}: measured at {one}, which is no commit that others can check out; commit, and "
+                f"{where}: measured at {one}, which is no commit that others can check out; commit, and "
                 "measure it again before it goes into results/"
             )
 
 
-def read_entries(plan: Plan, store: Path) -> dict[Cell, Entry]:
-    """The entries of every table of the plan, each with the runs that are in the store."""
+def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
+    """The entries of every table of the plan, each with the runs that are in the store of the folder.
+
+    Raises InputError where the store is missing or damaged, or has points without records or records without points.
+    """
+    store = read_store(folder)
+    try:
+        of_runs = {key: group for key, group in store.points.groupby(["entry", "seed"], sort=False)}
+        named = {(entry, int(seed)) for entry, of_entry in store.records.items() for seed in of_entry}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
+    if named != of_runs.keys():
+        (entry, seed), *_ = named ^ of_runs.keys()
+        raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
     wanted = dict.fromkeys(plan.cells(), plan.runs)
     wanted |= {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     entries = {}
     for cell, runs in wanted.items():
-        folder = store / cell_folder(cell)
-        settings = folder / "settings.json"
-        records = read_record(settings) if settings.exists() else {}
-        for seed, of_run in records.items():
-            if not seed.isdecimal() or not isinstance(of_run, dict) or not _are_records(of_run):
-                raise InputError(f"{settings}: {seed!r} is no run of this project; collect the results again")
-        entries[cell] = Entry(
-            cell,
-            runs,
-            tuple(
-                _stored_run(cell, int(seed), folder / f"seed_{seed}.tsv", of_run) for seed, of_run in records.items()
-            ),
-        )
+        of_cell = store.records.get(cell.key, {})
+        for seed, records in of_cell.items():
+            if not isinstance(records, dict) or not _are_records(records):
+                raise InputError(f"{folder / SETTINGS}: {cell.key}, seed {seed}, is no run of this project; make it again")
+        found = [_stored_run(cell, int(seed), of_runs[cell.key, int(seed)], one) for seed, one in of_cell.items()]
+        entries[cell] = Entry(cell, runs, tuple(found))
     return entries
 
 
-def _stored_run(cell: Cell, seed: int, tsv: Path, records: dict[str, Any]) -> Run:
-    radii_of_run, others = read_radii(tsv, cell.target_class)
-    _check_rows(tsv, records)
-    return Run(seed, radii_of_run, records, cell.target_class, tsv, others)
+def _stored_run(cell: Cell, seed: int, points: pd.DataFrame, records: dict[str, Any]) -> Run:
+    radii = np.where(points["correct"] == 1, points["radius"], -1.0)
+    of_class = (points["label"] == cell.target_class).to_numpy()
+    return Run(seed, radii[of_class], records, cell.target_class, points["idx"].to_numpy()[of_class], radii[~of_class])
 
 
 def _are_records(of_run: dict[str, Any]) -> bool:
