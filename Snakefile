@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from runtime.files import InputError
-from evaluation.tables.plan import CONTROLS, READY, plan_of
+from evaluation.tables.plan import CONTROLS, FIGURES, READY, plan_of
 
 try:
     PLAN = plan_of(config, "the plan (--configfile)")
@@ -165,17 +165,10 @@ rule tables:
         RESULTS / "tables.tex",
         RESULTS / "tables.csv",
         report(
-            RESULTS / "tables.html", category="1 Tables", labels={"page": "all tables"},
+            RESULTS / "tables.html", category="1 Tables", labels={"page": "tables, plan, versions, run times"},
             caption="config/report/tables.rst",
         ),
-        report(
-            RESULTS / "configuration.html", category="3 Configuration", labels={"page": "plan, versions, run times"},
-            caption="config/report/configuration.rst",
-        ),
-        [
-            report(RESULTS / "figures" / name, category="2 Figures", subcategory=kind, labels={"figure": about})
-            for name, (kind, about) in PLAN.figures().items()
-        ],
+        [report(RESULTS / name, category="2 Figures", labels={"figure": about}) for name, about in FIGURES.items()],
     params: command=JOBS["tables"].command
     threads: THREADS
     log: WORK / "logs/tables.log"

@@ -1,6 +1,6 @@
 """Pictures of poison."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,36 +20,49 @@ def default_style() -> Iterator[None]:
         yield
 
 
-def save_png(path: Path, figure: Any, dpi: int = 120) -> None:
-    """Write a Matplotlib figure as PNG, whole or not at all."""
+def save_png(path: Path, figure: Any, dpi: int = 120, colours: int | None = None) -> None:
+    """Write a Matplotlib figure as PNG, whole or not at all. colours: at most so many, for a small file of lines."""
+    from PIL import Image
+
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png", bbox_inches="tight")
+        if colours:
+            with Image.open(temporary) as image:
+                few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+            few.save(temporary, format="PNG", optimize=True)
 
 
-@default_style()
 def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:
     """Draw the first images clean, poisoned and their amplified difference, one row each, as PNG.
 
     clean, poison: (N, H, W, C) float32 in [0, 1], C 1 or 3. The difference is scaled from [-epsilon, epsilon] to
     [0, 1], grey where nothing changed; below it stand its l-infinity and l2 distances.
     """
+    save_image_grids(path, {"": (clean, poison)}, epsilon, "", columns)
+
+
+@default_style()
+def save_image_grids(
+    path: Path, grids: Mapping[str, tuple[np.ndarray, np.ndarray]], epsilon: float, title: str, columns: int = 10
+) -> None:
+    """Draw several grids as of ``save_image_grid`` below each other, as PNG. grids: clean images and poison by name."""
     from matplotlib.figure import Figure
 
-    columns = min(columns, len(clean))
-    rows = {
-        "clean": clean[:columns],
-        "poison": poison[:columns],
-        f"difference\n(±{epsilon:g})": 0.5 + (poison[:columns] - clean[:columns]) / (2 * epsilon),
-    }
-    change = (poison[:columns] - clean[:columns]).reshape(columns, -1)
-    figure = Figure(figsize=(columns * 0.9 + 1, 3.3), layout="constrained")
-    axes = figure.subplots(3, columns, squeeze=False)
-    for line, (title, images) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(title)
-        for axis, image in zip(line, images, strict=True):
-            axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
-    for axis, one in zip(axes[-1], change, strict=True):
-        axis.set_xlabel(f"l∞ {np.abs(one).max():.3f}\nl2 {np.linalg.norm(one):.2f}", fontsize=7)
-    save_png(path, figure)
+    columns = min(columns, *(len(clean) for clean, _ in grids.values()))
+    figure = Figure(figsize=(columns * 0.9 + 1, 3.3 * len(grids) + bool(title) * 0.4), layout="constrained")
+    parts = figure.subfigures(len(grids), 1, squeeze=False)[:, 0]
+    for part, (name, (clean, poison)) in zip(parts, grids.items(), strict=True):
+        change = poison[:columns] - clean[:columns]
+        rows = {"clean": clean, "poison": poison, f"difference\n(±{epsilon:g})": 0.5 + change / (2 * epsilon)}
+        axes = part.subplots(3, columns, squeeze=False)
+        part.suptitle(name, fontsize="medium")
+        for line, (label, images) in zip(axes, rows.items(), strict=True):
+            line[0].set_ylabel(label)
+            for axis, image in zip(line, images, strict=False):
+                axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+                axis.set_xticks([])
+                axis.set_yticks([])
+        for axis, one in zip(axes[-1], change, strict=True):
+            axis.set_xlabel(f"l∞ {np.abs(one).max():.3f}\nl2 {np.linalg.norm(one):.2f}", fontsize=7)
+    figure.suptitle(title, fontsize="large")
+    save_png(path, figure, colours=256)

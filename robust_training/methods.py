@@ -13,6 +13,7 @@ from robust_training.standard import StandardLoss
 class Method(NamedTuple):
     """A training method and where its thin scripts lie."""
 
+    label: str  # in figures
     loss: type[TrainingLoss]
     attack_folder: str  # in attack_generation/, with poison_radius_<name>.py for every kind of data
     victim_script: str  # in evaluation/<data>/, without .py
@@ -21,10 +22,15 @@ class Method(NamedTuple):
 METHODS = {
     method.loss.name: method
     for method in (
-        Method(GaussianAugmentationLoss, "gaussian_data_augmentation", "gaussian_augmented_training"),
-        Method(MacerLoss, "macer", "macer_training"),
-        Method(SmoothAdvLoss, "smoothadv", "smoothadv_training"),
-        Method(ConsistencyLoss, "consistency", "consistency_training"),
-        Method(StandardLoss, "standard", "standard_training"),
+        Method(
+            "Gaussian augmentation",
+            GaussianAugmentationLoss,
+            "gaussian_data_augmentation",
+            "gaussian_augmented_training",
+        ),
+        Method("MACER", MacerLoss, "macer", "macer_training"),
+        Method("SmoothAdv", SmoothAdvLoss, "smoothadv", "smoothadv_training"),
+        Method("Consistency", ConsistencyLoss, "consistency", "consistency_training"),
+        Method("standard training", StandardLoss, "standard", "standard_training"),
     )
 }

@@ -1,16 +1,32 @@
-"""Figures of the comparisons."""
+"""Figures of a plan, drawn from its frame (frame.py): a panel for each kind of victims, at most 12 entries in each."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.stats import norm
 
+from attack_generation.controls import CONTROLS
 from attack_generation.figures import default_style, save_png
-from evaluation.tables.statistics import mean_and_std
+from evaluation.tables.frame import MEAN
+from evaluation.tables.layout import dataset_name
+from evaluation.tables.plan import CLEAN, Plan
+from robust_training.methods import METHODS
 
-WIDEST = 14.0  # inches of bars in one row
+MOST = 12  # entries of a panel
+COLUMNS = 4  # panels side by side, of PANEL inches each: below 2,000 pixels
+PANEL = 3.4
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLACK, BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = (
+    "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00",
+)  # fmt: skip
+CLEAN_KIND, CONTROL_KIND, OPTIMISED_KIND = ("clean", "control", "optimised")
+COLOURS = {CLEAN_KIND: BLACK, CONTROL_KIND: BLUE, OPTIMISED_KIND: ORANGE}
+PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
+TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
 
 
 def plain_text(text: str) -> str:
@@ -18,156 +34,179 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-@default_style()
-def save_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
-    """Draw certified accuracy against radius: one line per row of a table, its mean over runs, as PNG.
-
-    curves: for each label, one curve per run, as in a certification summary: 'radius' (ascending, pixel units)
-    and 'accuracy', the share of points certified at that radius or more. The band spans the runs.
-    """
-    from matplotlib.figure import Figure
-
-    many = len(curves) > 6  # which would cover the curves if they were named among them
-    figure = Figure(figsize=(9.5 if many else 7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    largest = max(max(run["radius"], default=0.0) for runs in curves.values() for run in runs) or 1.0
-    radii = np.linspace(0, 1.05 * largest, 400)
-    for (label, runs), colour in zip(curves.items(), _colours(len(curves)), strict=True):
-        values = np.stack([_at(radii, run) for run in runs])
-        axes.plot(radii, values.mean(axis=0), color=colour, label=label)
-        axes.fill_between(radii, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
-    axes.set(xlabel="radius (l2, pixels in [0, 1])", ylabel="approximate certified accuracy")
-    axes.set_title(textwrap.fill(title, 70))
-    axes.set_xlim(0, radii[-1])
-    axes.set_ylim(0, 1.02)
-    axes.grid(alpha=0.3)
-    if many:
-        figure.legend(loc="outside right upper", fontsize="small")
-    else:
-        axes.legend()
-    save_png(path, figure)
+def shown_entries(frame: pd.DataFrame) -> pd.DataFrame:
+    """Entries with runs; several attack runs of one attack are shown together."""
+    together = [entry.cell for entries in frame["entries"] if len(entries) > 1 for entry in entries]
+    return frame[(frame["runs"] > 0) & (frame["target_class"] != MEAN) & ~frame["cell"].isin(together)]
 
 
-def _colours(count: int) -> list[Any]:
-    """As many different colours: Matplotlib's own ten, or where there are more, neighbours close to each other."""
-    from matplotlib import colormaps
-
-    return [f"C{i}" for i in range(count)] if count <= 10 else list(colormaps["turbo"](np.linspace(0, 1, count)))
-
-
-def _at(radii: np.ndarray, curve: Mapping[str, Any]) -> np.ndarray:
-    """The accuracy at each radius: a step function that falls just after each of the curve's radii."""
-    known, accuracy = np.asarray(curve["radius"]), np.append(np.asarray(curve["accuracy"]), 0.0)
-    return accuracy[np.searchsorted(known, radii, side="left")]
+def has_budgets(frame: pd.DataFrame) -> bool:
+    """Whether an attack was run with several budgets."""
+    return bool((frame[frame["attack"] != ""].groupby("attack")["attack_epochs"].nunique() > 1).any())
 
 
 @default_style()
-def save_acr_bars(path: Path, acr: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
-    """Draw the average certified radius per method and noise level, a bar per kind of training data, as PNG.
+def save_acr(path: Path, plan: Plan, frame: pd.DataFrame) -> None:
+    """Draw the average certified radius of each kind of training data, a panel for each kind of victims, as PNG.
 
-    acr: for each group ('macer\nσ = 0.5'), for each kind of training data, the ACR of every run. A bar is their mean;
-    the runs are points on it. Groups that one row of WIDEST inches cannot hold go to rows below it.
+    Small dots are victims, large ones their mean, bars the mean ± sample standard deviation.
     """
-    from matplotlib.figure import Figure
-
-    kinds = list(dict.fromkeys(kind for group in acr.values() for kind in group))
-    width = 0.8 / max(len(kinds), 1)
-    wide = max(1.9, 0.25 * len(kinds))
-    rows = -(-len(acr) // max(1, int(WIDEST / wide))) or 1
-    in_row = max(1, -(-len(acr) // rows))
-    figure = Figure(figsize=(max(6.0, 2.2 + wide * in_row), 1.2 + 3.3 * rows), layout="constrained")
-    for row, axes in enumerate(figure.subplots(rows, sharey=True, squeeze=False)[:, 0]):
-        groups = dict(list(acr.items())[row * in_row : (row + 1) * in_row])
-        for number, (kind, colour) in enumerate(zip(kinds, _colours(len(kinds)), strict=True)):
-            at = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(groups))]
-            runs = [group.get(kind, ()) for group in groups.values()]
-            bars = axes.bar(
-                at, np.array([np.mean(values) if len(values) else 0.0 for values in runs]), 0.9 * width, color=colour,
-                label=None if row else kind,
-            )  # fmt: skip
-            for x, values, bar in zip(at, runs, bars, strict=True):
-                axes.plot([x] * len(values), values, ".", color="black", ms=4, zorder=3)
-                if not len(values):
-                    bar.set_visible(False)
-        axes.set_xticks(range(len(groups)), list(groups))
-        axes.set_xlim(-0.6, in_row - 0.4)
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-    figure.supylabel("average certified radius (l2, pixels in [0, 1])", fontsize="medium")
-    figure.suptitle(textwrap.fill(title, 45 if rows == 1 else 90), fontsize="large")
-    if len(kinds) > 6:
-        figure.legend(loc="outside right upper", fontsize="small")
-    elif kinds:
-        figure.legend(loc="outside lower center", ncols=len(kinds), fontsize="small")
-    save_png(path, figure)
-
-
-@default_style()
-def save_acr_against_gradients(
-    path: Path,
-    series: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
-    clean: Sequence[float],
-    controls: Mapping[str, Sequence[float]],
-    title: str,
-) -> None:
-    """Draw the average certified radius after retraining against what the attack cost, a curve per attack, as PNG.
-
-    series: for each attack, per budget the gradients of a batch of training images that it spent, and the ACR of every
-    run; a curve goes through their means, the runs are points. clean, controls: ACR of every run of training data that
-    costs no gradients: a horizontal line at the mean, for clean with a band of mean ± sample standard deviation.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    if clean:
-        mean, std = mean_and_std(clean)
-        axes.axhline(mean, color="black", lw=1.5, label="clean")
-        axes.axhspan(mean - (std or 0), mean + (std or 0), color="black", alpha=0.1, lw=0)
-    styles = ["--", ":", "-.", *((0, (length, 2)) for length in (8, 12, 18, 26))]
-    for (label, of_control), style in zip(controls.items(), styles, strict=False):
-        axes.axhline(mean_and_std(of_control)[0], color="grey", lw=0.9, ls=style, label=label)
-    for number, (label, budgets) in enumerate(series.items()):
-        colour, marker = f"C{number}", "osD^vPX*"[number % 8]
-        spent, means = [gradients for gradients, _ in sorted(budgets)], [np.mean(runs) for _, runs in sorted(budgets)]
-        axes.plot(spent, means, f"{marker}-", color=colour, ms=6, label=label)
-        for gradients, runs in budgets:
-            axes.plot([gradients] * len(runs), runs, ".", color=colour, ms=5, alpha=0.5)
-    axes.set_xscale("log")
-    axes.set(xlabel="gradients of a batch of training images spent on the poison", ylabel="average certified radius")
-    axes.set_title(textwrap.fill(title, 70))
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    save_png(path, figure)
-
-
-@default_style()
-def save_radii(path: Path, radii: Mapping[str, np.ndarray], title: str) -> None:
-    """Draw how the certified radii of the points are distributed, a column per kind of training data, as PNG.
-
-    radii: for each kind, of every point of every run; -1 where a point is not certified correctly. Those are counted
-    below the axis, where no radius can be.
-    """
-    from matplotlib.figure import Figure
-
-    wide = max([1.3, *(0.09 * len(kind) for kind in radii)])
-    figure = Figure(figsize=(max(5.0, 1.6 + wide * len(radii)), 4.5), layout="constrained")
-    axes = figure.subplots()
-    largest = max((float(values.max(initial=0.0)) for values in radii.values()), default=0.0) or 1.0
-    spread = np.random.default_rng(0)
-    names = []
-    for column, ((kind, values), colour) in enumerate(zip(radii.items(), _colours(len(radii)), strict=True)):
-        certified = values[values >= 0]
-        offset = spread.uniform(-0.3, 0.3, len(certified))
-        axes.plot(column + offset, certified, ".", ms=3, alpha=0.5, color=colour)
-        if len(certified):
-            axes.hlines(np.median(certified), column - 0.35, column + 0.35, color="black", lw=2, zorder=3)
-        names.append(f"{kind}\n{np.mean(values < 0):.0%} not certified")
-    axes.set_xticks(range(len(names)), names, fontsize="small")
-    axes.set(ylabel="certified radius of a test point (l2)", title=title, ylim=(-0.03 * largest, 1.05 * largest))
-    axes.text(
-        0.995, 0.985, "line: median of the certified", transform=axes.transAxes, ha="right", va="top", size="small"
+    shown = shown_entries(frame)
+    order = shown.groupby("data", sort=False)["acr_mean"].mean()
+    lowest = set(order.drop(CLEAN, errors="ignore").nsmallest(MOST - 1).index) | {CLEAN}
+    names = [name for name in order.index if name in lowest]
+    about = (
+        f"; the {MOST - 1} of {len(order) - 1} kinds of training data that lower it most" if len(order) > MOST else ""
     )
-    axes.grid(axis="y", alpha=0.3)
-    save_png(path, figure)
+    figure, panels = _panels(shown, 0.8 + 0.21 * len(names), sharey=True)
+    for axes, group in panels:
+        for row in group[group["data"].isin(names)].to_dict("records"):
+            at, colour = names.index(row["data"]), COLOURS[_kind(row["data"])]
+            victims = [run.acr for entry in row["entries"] for run in entry.runs]
+            std = 0.0 if pd.isna(row["acr_std"]) else row["acr_std"]
+            axes.errorbar(row["acr_mean"], at, xerr=std, fmt="o", color=colour, ms=6, lw=1.5)
+            axes.plot(victims, [at] * len(victims), ".", color=colour, ms=4, alpha=0.5)
+        axes.set_yticks(range(len(names)), [plain_text(name.replace("_", " ")) for name in names], fontsize="small")
+        for label, name in zip(axes.get_yticklabels(), names, strict=False):  # the first panel has them
+            label.set_color(COLOURS[_kind(name)])
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None), xlabel="ACR (l2, pixels in [0, 1])")
+        axes.grid(alpha=0.3)
+    colours = "blue: controls, without optimisation; orange: optimised poison"
+    _finish(figure, plan, shown, f"mean ± sample standard deviation over victims (small dots); {colours}{about}")
+    save_png(path, figure, colours=64)
+
+
+@default_style()
+def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> None:
+    """Draw the average certified radius against what the attack cost, a line for each attack, as PNG.
+
+    Clean data: a black line with a band of mean ± sample standard deviation. Controls: blue lines.
+    """
+    shown = shown_entries(frame)
+    figure, panels = _panels(shown, 4.2, wide=5.5)
+    for axes, group in panels:
+        clean = group[group["data"] == CLEAN]
+        for mean, std in zip(clean["acr_mean"], clean["acr_std"].fillna(0.0), strict=True):
+            axes.axhline(mean, color=BLACK, lw=1.5)
+            axes.axhspan(mean - std, mean + std, color=BLACK, alpha=0.1, lw=0)
+            axes.annotate(CLEAN, (0.01, mean), xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small")
+        controls = group[group["data"].isin(CONTROLS)].nsmallest(2, "acr_mean")
+        for name, mean in zip(controls["data"], controls["acr_mean"], strict=True):
+            axes.axhline(mean, color=BLUE, lw=1, ls="--")
+            at = (0.01, mean)
+            axes.annotate(name, at, xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small", color=BLUE)
+        attacks = group[group["gradients"].notna()].copy()
+        attacks["attack"] = attacks["attack"].where(attacks["attack"] != "", attacks["data"])
+        best = attacks.groupby("attack")["acr_mean"].min().nsmallest(MOST - 1 - len(controls)).index
+        for number, name in enumerate(dict.fromkeys(one for one in attacks["attack"] if one in best)):
+            points = attacks[attacks["attack"] == name].sort_values("gradients")
+            colour = (ORANGE, GREEN, PURPLE, SKY, YELLOW, BLUE)[number % 6]
+            std = points["acr_std"].fillna(0.0)
+            mark = "os^Dv<>PX*hd"[number % 12]
+            label = plain_text(name.replace("_", " "))
+            style = "-" if number < 6 else ":"
+            at = points["gradients"], points["acr_mean"]
+            axes.errorbar(*at, yerr=std, fmt=mark, ls=style, color=colour, ms=5, label=label)
+        axes.set(xscale="log", xlabel="gradients of a training batch that the attack spent", ylabel="ACR")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _finish(figure, plan, shown, "bars and band: mean ± sample standard deviation over victims")
+    save_png(path, figure, colours=64)
+
+
+@default_style()
+def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius: bool = False) -> None:
+    """Draw how the lower bound of p_A is distributed over the test points, clean beside poisoned, as PNG.
+
+    p_A is the probability of the right class under the noise; a point of radius r has the lower bound Phi(r / sigma). A
+    line is the share of points whose bound is at least x, the mean over victims; points that are not certified are the
+    rest. of_radius: against the radius itself, which is the field's curve of certified accuracy.
+    """
+    shown = shown_entries(frame)
+    names = _contrasted(shown)
+    colours = dict(zip(names, (BLACK, BLUE, ORANGE, GREEN), strict=False))
+    figure, panels = _panels(shown, 2.9, sharey=True)
+    for axes, group in panels:
+        sigma = group["sigma"].iloc[0]
+        runs_of = {row["data"]: [run for one in row["entries"] for run in one.runs] for row in group.to_dict("records")}
+        largest = max(float(run.radii.max()) for runs in runs_of.values() for run in runs)
+        at = np.linspace(0, max(largest, 1e-9) * 1.02, 400)
+        for name in (name for name in names if name in runs_of):
+            shares = np.mean([(run.radii[:, None] >= at).mean(axis=0) for run in runs_of[name]], axis=0)
+            label = plain_text(name.replace("_", " "))
+            axes.plot(at if of_radius else at / sigma, shares, color=colours[name], lw=1.8, label=label)
+        if not of_radius:
+            ticks = [tick for tick in TICKS if norm.ppf(tick) <= at[-1] / sigma]
+            axes.set_xticks(norm.ppf(ticks), [f"{tick:g}" for tick in ticks], fontsize="small")
+        what = "radius (l2, pixels in [0, 1])" if of_radius else "lower bound of p_A"
+        axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=what, ylabel="share of points")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    what = "certified accuracy" if of_radius else "share of test points whose lower bound of p_A is at least x"
+    _finish(figure, plan, shown, f"{what}, mean over victims")
+    save_png(path, figure, colours=64)
+
+
+def _contrasted(shown: pd.DataFrame) -> list[str]:
+    """Clean data, and the control and the optimised poison that lower ACR most, of those that most victims met."""
+    names = [CLEAN]
+    others = shown[shown["data"] != CLEAN]
+    for kind in (CONTROL_KIND, OPTIMISED_KIND):
+        found = others[[_kind(name) == kind for name in others["data"]]].groupby("data", sort=False)["acr_mean"]
+        if len(ranked := found.agg(["count", "mean"])):
+            names.append(str(ranked[ranked["count"] == ranked["count"].max()]["mean"].idxmin()))
+    if "optimised" in set(shown["data"]) - set(names):
+        names.append("optimised")
+    return names
+
+
+def _kind(data: str) -> str:
+    return CLEAN_KIND if data == CLEAN else CONTROL_KIND if data in CONTROLS else OPTIMISED_KIND
+
+
+def _panels(
+    shown: pd.DataFrame, high: float, wide: float = PANEL, *, sharey: bool = False
+) -> tuple[Any, Iterator[tuple[Any, pd.DataFrame]]]:
+    """A figure, and its panels with their entries."""
+    from matplotlib.figure import Figure
+
+    groups = list(shown.groupby(PANELS, sort=False))
+    columns = min(max(1, int(COLUMNS * PANEL / wide)), len(groups)) or 1
+    rows = -(-len(groups) // columns) or 1
+    figure = Figure(figsize=(max(5.5, 1.2 + wide * columns), 1.4 + high * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
+    for axes in grid[max(1, len(groups)) :]:
+        axes.set_visible(False)
+
+    def panels() -> Iterator[tuple[Any, pd.DataFrame]]:
+        for axes, (key, group) in zip(grid, groups, strict=False):
+            named = dict(zip(PANELS, key, strict=True))
+            parts = [METHODS[named["method"]].label if named["method"] in METHODS else named["method"]]
+            parts += [named["victim_variant"].replace("_", " ")] if named["victim_variant"] else []
+            parts.append(f"σ = {named['sigma']:g}")
+            parts += [named["architecture"]] if shown["architecture"].nunique() > 1 else []
+            parts += [f"class {named['target_class']}"] if shown["target_class"].nunique() > 1 else []
+            axes.set_title(plain_text(textwrap.fill(", ".join(parts), 44)), fontsize="small")
+            yield axes, group
+
+    return figure, panels()
+
+
+def _finish(figure: Any, plan: Plan, shown: pd.DataFrame, about: str) -> None:
+    """The heading, and below all panels what is drawn and what was measured."""
+    measured = {
+        "class": shown["target_class"], "test points": shown["points"], "victims of an entry": shown["runs"],
+        "votes n": shown["n"],
+    }  # fmt: skip
+    counts = "; ".join(f"{name}: {', '.join(_different(values))}" for name, values in measured.items())
+    wide = int(13 * figure.get_figwidth())
+    name = dataset_name(shown)
+    title = plan.title if name.lower() in plan.title.lower() else f"{name}: {plan.title}"
+    figure.suptitle(plain_text(textwrap.fill(title, wide)), fontsize="large")
+    figure.supxlabel(plain_text(textwrap.fill(f"{about}. {counts}", int(1.35 * wide))), fontsize="small")
+
+
+def _different(values: pd.Series) -> list[str]:
+    known = sorted({value for value in values if value != ""}, key=str)
+    return [f"{value:,}" if isinstance(value, int) else str(value) for value in known] or ["not known"]

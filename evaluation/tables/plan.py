@@ -37,7 +37,11 @@ DECIDED = (
     "out_dir", "run_dir", "overwrite", "on_other_settings", "max_minutes",
 )  # fmt: skip
 LISTED = {"epochs": 1, "seed": 0}  # settings of a named attack that may be lists, and the smallest number of each
-PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html", "configuration.html")
+PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html")
+FIGURES = {
+    "acr.png": "average certified radius", "p_a.png": "lower bound of p_A",
+    "certified_accuracy.png": "certified accuracy against radius",
+}  # fmt: skip
 MOST = 1000  # victims per entry, shards, threads
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 
@@ -56,6 +60,13 @@ class Poison(NamedTuple):
         """Name of its folder."""
         parts = (self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}", self.variant)
         return "_".join(filter(None, parts))
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        name = self.variant or (OPTIMISED if self.architecture else self.against)
+        made = f" against {self.against} with {self.architecture}" if self.architecture else ""
+        return f"{name}{made}, σ = {self.sigma:g}"
 
     @property
     def file_name(self) -> str:
@@ -157,6 +168,8 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     poison_architecture: str = ""
     poison_variant: str = ""  # name of its row where it is one of Plan.attacks or Plan.ready
     accuracy: float | None = None  # of the clean test images, where known
+    n: int | None = None  # votes, where known: entries of another n get no reduction against these
+    alpha: float = ALPHA  # of the votes
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work: names become folders of the results."""
@@ -168,6 +181,14 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise InputError("foreign: files must name at least one file of certificates")
         if self.accuracy is not None and not 0 <= self.accuracy <= 1:
             raise InputError(f"foreign: accuracy must lie between 0 and 1, got {self.accuracy}")
+        if (self.n is not None and self.n < 1) or not 0 < self.alpha < 1:
+            raise InputError(f"foreign: n must be positive and alpha between 0 and 1, got {self.n} and {self.alpha}")
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """What is known of its runs."""
+        certificate = {"n": self.n, "alpha": self.alpha, "sigma": self.sigma} if self.n else {}
+        return {"victim": {"accuracy": self.accuracy}, "foreign": certificate}
 
     @property
     def cell(self) -> Cell:
@@ -481,22 +502,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         name = f"seed_{seed}{shard}.tsv"
         return self.folders["work"] / "certificates" / cell.key / name
 
-    def figures(self) -> dict[str, tuple[str, str]]:
-        """File names of the figures; for each its kind and what it shows."""
-        named = {"acr.png": ("average certified radius", "all methods and noise levels")}
-        for victim, target_class in dict.fromkeys((cell.victim, cell.target_class) for cell in self.shown_cells()):
-            about = f"{victim.name}, sigma {victim.sigma:g}, class {target_class}"
-            end = f"{victim.key}_class_{target_class}.png"
-            named[f"certified_accuracy_{end}"] = "certified accuracy against radius", about
-            named[f"radii_{end}"] = "distribution of the radii", about
-            if self.attacks and victim in self.main_victims():
-                named[f"acr_against_gradients_{end}"] = "average certified radius against gradients spent", about
-        for key, poison in self.poisons().items():
-            of = ", ".join(filter(None, (poison.against, poison.variant)))
-            about = f"{of}, sigma {poison.sigma:g}, class {poison.target_class}"
-            named[f"images_{key}.png"] = "images", about
-        return named
-
     # Jobs ------------------------------------------------------------------------------------------------
 
     def jobs(self) -> list["Job"]:
@@ -600,7 +605,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         certificates = [summary_path(self.certificate_file(cell, seed)) for cell in self.cells() for seed in self.seeds]
         foreign = [Path(file) for foreign in self.foreign for file in foreign.files]
         seen = [self.visibility_file(poison) for poison in self.poisons().values() if self.visibility]
-        outputs = [results / name for name in (*PAGES, *(f"figures/{name}" for name in self.figures()))]
+        outputs = [results / name for name in (*PAGES, *FIGURES)]
         script = "evaluation/tables/make_tables.py"
         return self._job(
             "tables", script, {"plan": plan, "directory": "."}, outputs, [plan, *certificates, *seen, *foreign]

@@ -14,9 +14,9 @@ import pandas as pd
 
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables.plan import Cell, Plan
-from evaluation.tables.statistics import mean_and_std, reduction_percent
 from randomized_smoothing_certification.certificate_file import (
     Point,
+    ceiling_of,
     is_summarised,
     read_certificate_record,
     read_own_points,
@@ -26,43 +26,41 @@ from runtime.files import InputError, read_record, write_text
 from runtime.provenance import is_clean_commit, project_path
 
 
-def _acr(radii: np.ndarray) -> float:
-    return float(np.maximum(radii, 0).mean())
-
-
-def _certified(radii: np.ndarray) -> float:
-    return float(np.mean(radii >= 0))
-
-
 class Run(NamedTuple):
     """One victim of an entry."""
 
     seed: int
     radii: np.ndarray  # float (points,) of the class's points; -1 where not certified correctly
     records: dict[str, Any]  # how it was made: settings of certificate, victim and poison
+    sigma: float
     target_class: int
     idx: np.ndarray  # int (points,): which test images they are
     other_radii: np.ndarray = np.empty(0)  # of the points of all other classes, where they were certified too
 
     @property
+    def acr(self) -> float:
+        """Average certified radius: abstentions and wrong classes count 0."""
+        return float(np.maximum(self.radii, 0).mean())
+
+    def certified_at(self, radius: float) -> float:
+        """Approximate certified accuracy: the share of points with at least this radius."""
+        return float(np.mean(self.radii >= radius))
+
+    @property
+    def at_ceiling(self) -> float | None:
+        """The share of points with the largest radius that n votes can certify; None where n is not known."""
+        settings = self.certificate
+        return self.certified_at(ceiling_of(settings, settings["n"]) * (1 - 1e-5)) if settings else None
+
+    @property
     def others_acr(self) -> float | None:
         """Average certified radius of the other classes, None where they were not certified."""
-        return _acr(self.other_radii) if len(self.other_radii) else None
+        return float(np.maximum(self.other_radii, 0).mean()) if len(self.other_radii) else None
 
     @property
     def others_certified_accuracy(self) -> float | None:
         """Approximate certified accuracy at radius 0 of the other classes."""
-        return _certified(self.other_radii) if len(self.other_radii) else None
-
-    @property
-    def acr(self) -> float:
-        """Average certified radius: abstentions and wrong classes count 0."""
-        return _acr(self.radii)
-
-    @property
-    def certified_accuracy(self) -> float:
-        """Approximate certified accuracy at radius 0."""
-        return _certified(self.radii)
+        return float(np.mean(self.other_radii >= 0)) if len(self.other_radii) else None
 
     @property
     def accuracy(self) -> float | None:
@@ -75,9 +73,19 @@ class Run(NamedTuple):
         return self.records["victim"].get(f"accuracy_class_{self.target_class}")
 
     @property
+    def certificate(self) -> dict[str, Any]:
+        """Settings of the certificate; of another program n, alpha and sigma, where they are known."""
+        return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
+
+    @property
+    def votes(self) -> int | None:
+        """The votes n of each point, None where they are not known."""
+        return self.certificate.get("n")
+
+    @property
     def dataset(self) -> str | None:
         """Name of the data in its certificate's record, None where it has none."""
-        name = self.records.get("certificate", {}).get("settings", {}).get("dataset")
+        name = self.certificate.get("dataset")
         return name if isinstance(name, str) else None
 
     @property
@@ -101,16 +109,6 @@ class Entry(NamedTuple):
     cell: Cell
     wanted: int  # runs that it should have
     runs: tuple[Run, ...]
-
-    def values(self, name: str) -> list[float]:
-        """One property of all runs, those without it left out."""
-        values = [getattr(run, name) for run in self.runs]
-        return [value for value in values if value is not None]
-
-    def mean_and_std(self, name: str) -> tuple[float, float | None] | None:
-        """Mean and sample standard deviation over runs of one property, None without a run that has it."""
-        values = self.values(name)
-        return mean_and_std(values) if values else None
 
 
 def points_of_class(path: Path, target_class: int) -> list[Point]:
@@ -151,7 +149,8 @@ def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
     for cell in plan.cells():
         of_seeds = {seed: _measured_run(here, cell, seed) for seed in plan.seeds}
         runs[cell] = {seed: run for seed, run in of_seeds.items() if run}
-    tables, records = [], {}
+    tables: list[pd.DataFrame] = []
+    records: dict[str, dict[str, Any]] = {}
     for cell, of_cell in runs.items():
         for seed, (tsv, of_run) in of_cell.items():
             if is_of_record(folder):
@@ -180,11 +179,11 @@ def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, tupl
     """
     runs: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]] = {}
     for foreign in plan.foreign:
-        cell, victim = foreign.cell, {"accuracy": foreign.accuracy}
+        cell = foreign.cell
         if cell in plan.cells() or cell in runs:
             raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}")
         runs[cell] = {
-            seed: (folder / file, {"file": file, "victim": victim}) for seed, file in enumerate(foreign.files)
+            seed: (folder / file, {"file": file, **foreign.records}) for seed, file in enumerate(foreign.files)
         }
         for tsv, _ in runs[cell].values():
             points_of_class(tsv, foreign.target_class)
@@ -246,21 +245,23 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     """
     store = read_store(folder)
     try:
-        of_runs = {key: group for key, group in store.points.groupby(["entry", "seed"], sort=False)}
+        of_runs = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
         named = {(entry, int(seed)) for entry, of_entry in store.records.items() for seed in of_entry}
     except (KeyError, ValueError) as error:
         raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
     if named != of_runs.keys():
         (entry, seed), *_ = named ^ of_runs.keys()
         raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
-    wanted = dict.fromkeys(plan.cells(), plan.runs)
-    wanted |= {foreign.cell: len(foreign.files) for foreign in plan.foreign}
+    wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
+    wanted |= dict.fromkeys(plan.cells(), plan.runs)
     entries = {}
     for cell, runs in wanted.items():
         of_cell = store.records.get(cell.key, {})
         for seed, records in of_cell.items():
             if not isinstance(records, dict) or not _are_records(records):
-                raise InputError(f"{folder / SETTINGS}: {cell.key}, seed {seed}, is no run of this project; make it again")
+                raise InputError(
+                    f"{folder / SETTINGS}: {cell.key}, seed {seed}, is no run of this project; make it again"
+                )
         found = [_stored_run(cell, int(seed), of_runs[cell.key, int(seed)], one) for seed, one in of_cell.items()]
         entries[cell] = Entry(cell, runs, tuple(found))
     return entries
@@ -269,7 +270,8 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
 def _stored_run(cell: Cell, seed: int, points: pd.DataFrame, records: dict[str, Any]) -> Run:
     radii = np.where(points["correct"] == 1, points["radius"], -1.0)
     of_class = (points["label"] == cell.target_class).to_numpy()
-    return Run(seed, radii[of_class], records, cell.target_class, points["idx"].to_numpy()[of_class], radii[~of_class])
+    idx = points["idx"].to_numpy()
+    return Run(seed, radii[of_class], records, cell.victim.sigma, cell.target_class, idx[of_class], radii[~of_class])
 
 
 def _are_records(of_run: dict[str, Any]) -> bool:
@@ -288,17 +290,6 @@ def _are_records(of_run: dict[str, Any]) -> bool:
     return all(isinstance(one, dict) for one in settings) and all(
         value is None or isinstance(value, int | float) for value in numbers
     )
-
-
-def reduction(clean: Entry | None, entry: Entry | None) -> float | None:
-    """By how much the mean ACR is lower than that of victims of clean data of the same seeds, in percent."""
-    if clean is None or entry is None:
-        return None
-    before, after = ({run.seed: run.acr for run in one.runs} for one in (clean, entry))
-    seeds = before.keys() & after.keys()
-    if not seeds:
-        return None
-    return reduction_percent(*(float(np.mean([one[seed] for seed in seeds])) for one in (after, before)))
 
 
 def missing(entries: Sequence[Entry]) -> list[str]:

@@ -1,0 +1,201 @@
+"""One DataFrame of everything that a plan measured: a row per entry, a column per number. Tables and figures are its
+pivots, results/summary.csv its rows."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attack_generation.controls import CONTROLS
+from evaluation.store import POINTS, SETTINGS
+from evaluation.tables.plan import CLEAN, OPTIMISED, AttackVariant, Cell, Plan
+from evaluation.tables.records import Entry, Run, commits
+from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
+
+Entries = dict[Cell, Entry]
+MEAN = "mean"  # in place of a class: the mean over all classes of the plan
+SHARES = {
+    "certified_accuracy": 0.0,
+    "certified_at_half_sigma": 0.5,
+    "certified_at_sigma": 1.0,
+    "certified_at_2_sigma": 2.0,
+}
+"""Columns of approximate certified accuracy, and the radius of each over sigma."""
+OF_VICTIMS = ("acr", *SHARES, "accuracy", "target_accuracy", "others_acr", "others_certified_accuracy")
+"""Numbers of every victim; each is a column <name>_mean and a column <name>_std."""
+
+
+def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
+    """A row for each entry, in the plan's order; then the means over attack runs, and over classes.
+
+    Columns: what the entry is (table, dataset, method, sigma, architecture, target_class, data, ...), how it was
+    measured (n, points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius
+    that n votes can certify (at_ceiling), the reduction with its interval, and how visible the poison is. Files leave
+    out the columns reduction (a Reduction), cell and entries (those that the row is of).
+    """
+    rows = [_row(plan, cell, [entry], entries.get(cell._replace(poison=None))) for cell, entry in entries.items()]
+    rows += [_row(plan, *group) for group in _attack_runs(plan, entries)]
+    rows += [_row(plan, *group) | {"target_class": MEAN} for group in _classes(plan, entries)]
+    return pd.DataFrame(rows)
+
+
+def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
+    """Entries that differ in the seed of the attack alone: a cell named for all, the entries, and clean data."""
+    groups: dict[Cell, list[Entry]] = {}
+    for cell, entry in entries.items():
+        if cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
+            of_all = cell.poison.variant.removesuffix(f"_seed_{flags['seed']}")
+            groups.setdefault(cell._replace(poison=cell.poison._replace(variant=of_all)), []).append(entry)
+    for cell, group in groups.items():
+        if len(measured := [entry for entry in group if entry.runs]) > 1:
+            yield cell, measured, entries.get(cell._replace(poison=None))
+
+
+def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
+    """Entries that differ in the class alone, with each victim's points of all classes together; whole ones only."""
+    if len(plan.target_classes) < 2:
+        return
+    first = plan.target_classes[0]
+    together: dict[Cell, Entry] = {}
+    for cell in entries:
+        if cell.target_class == first:
+            of_classes = [
+                entries.get(Cell(cell.victim, label, cell.poison and cell.poison._replace(target_class=label)))
+                for label in plan.target_classes
+            ]
+            if len(whole := [entry for entry in of_classes if entry and entry.runs]) == len(plan.target_classes):
+                together[cell] = _mean_over_classes(cell, whole)
+    for cell, entry in together.items():
+        yield cell, [entry], together.get(cell._replace(poison=None))
+
+
+def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
+    """Runs whose radii are those of all classes' points together."""
+    seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
+    runs = []
+    for seed in sorted(seeds):
+        of_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
+        radii, idx = (np.concatenate([getattr(run, name) for run in of_seed]) for name in ("radii", "idx"))
+        accuracies = [run.accuracy for run in of_seed if run.accuracy is not None]
+        victim = {"accuracy": float(np.mean(accuracies))} if accuracies else {}
+        certificate = {name: value for name, value in of_seed[0].records.items() if name == "certificate"}
+        runs.append(of_seed[0]._replace(radii=radii, idx=idx, records={"victim": victim, **certificate}))
+    return Entry(cell, entries[0].wanted, tuple(runs))
+
+
+def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | None) -> dict[str, Any]:
+    """One line of the frame. attack_runs: an entry for each, of the same seeds of victims."""
+    victim, poison = cell.victim, cell.poison
+    runs = [run for entry in attack_runs for run in entry.runs]
+    attack = _attack_variant(plan, cell)
+    row: dict[str, Any] = {
+        "table": plan.table, "dataset": _all(run.dataset for run in runs) or plan.dataset,
+        "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
+        "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
+        "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
+        "poison_variant": poison.variant if poison else "", "attack": attack.series,
+        "attack_epochs": attack.flags.get("epochs", ""),
+        "epsilon": plan.epsilon if poison else "",
+        "n": _all(run.votes for run in runs), "points": _all(len(run.radii) for run in runs),
+        "runs": len(runs), "runs_wanted": sum(entry.wanted for entry in attack_runs),
+        "attack_runs": "" if poison is None or poison.against in CONTROLS else len(attack_runs),
+        "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
+    }  # fmt: skip
+    for name in OF_VICTIMS:
+        values = [value for run in runs if (value := _number(run, name)) is not None]
+        row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(values) if values else (None, None)
+    row["at_ceiling"] = _mean(run.at_ceiling for run in runs)
+    found = _reduction(attack_runs, clean) if poison else None
+    row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), found or 3 * (None,), strict=False))
+    row |= {"interval_over": ", ".join(found.over) if found else "", "reduction": found}
+    row["gradients"] = _mean(run.gradients for run in runs)
+    row |= runs[0].visibility if runs and poison else {}
+    for name in ("backend", "machine"):
+        row[name] = _all(run.records["victim"].get(name) for run in runs)
+    row["commit"] = _all(commit[:12] for run in runs for commit in commits(run.records))
+    return row | {"cell": cell, "entries": tuple(attack_runs)}
+
+
+def data_name(plan: Plan, cell: Cell) -> str:
+    """The name of the training data, as the plan has it; that of a transfer says what the poison was made against."""
+    poison, victim = cell.poison, cell.victim
+    if poison is None or cell.row != OPTIMISED:
+        return cell.row
+    if poison.against != victim.method:
+        return f"{OPTIMISED} against {poison.against}"
+    attacked = plan.architecture if plan.architecture_transfer else victim.architecture
+    own = poison.architecture == victim.architecture == attacked
+    return OPTIMISED if own else f"{OPTIMISED} with {poison.architecture}"
+
+
+def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
+    """The named attack of an entry, also of all its seeds; one without name and flags for any other training data."""
+    name = cell.poison.variant if cell.poison else ""
+    variants = plan.attack_variants()
+    of_seeds = {key.removesuffix(f"_seed_{one.flags.get('seed')}"): one for key, one in variants.items()}
+    return (of_seeds | variants).get(name, AttackVariant("", {}))
+
+
+def _number(run: Run, name: str) -> float | None:
+    return run.certified_at(SHARES[name] * run.sigma) if name in SHARES else getattr(run, name)
+
+
+def _reduction(attack_runs: Sequence[Entry], clean: Entry | None) -> Reduction | None:
+    """Against the runs of clean data of the same seeds; None without one, or where the votes n of the two differ."""
+    of_seeds = [{run.seed: run for run in entry.runs} for entry in (*([clean] if clean else ()), *attack_runs)]
+    seeds = sorted(set.intersection(*map(set, of_seeds))) if clean else []
+    cleans, *poisoned = ([runs[seed] for seed in seeds] for runs in of_seeds)
+    everyone = [run for runs in (cleans, *poisoned) for run in runs]
+    if not seeds or len({run.votes for run in everyone} - {None}) > 1:
+        return None
+    if any(len({len(run.radii) for run in of_kind}) > 1 for of_kind in (cleans, everyone[len(cleans) :])):
+        return None
+    same = all(np.array_equal(run.idx, cleans[0].idx) for run in everyone)
+    after = np.array([[np.maximum(run.radii, 0) for run in runs] for runs in poisoned])
+    return reduction_of(after, np.array([np.maximum(run.radii, 0) for run in cleans]), same_points=same)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _all(values: Iterable[Any]) -> Any:
+    """The value that all have; several as text, in order; '' where none is known."""
+    different = sorted({value for value in values if value is not None})
+    return "" if not different else different[0] if len(different) == 1 else ", ".join(map(str, different))
+
+
+def measured_line(frame: pd.DataFrame) -> str:
+    """One line of how the runs of a frame were measured; several values where they differ."""
+    names = {
+        "commit": "commit", "backend": "", "machine": "", "victim_epochs": "epochs of victims", "points": "test points",
+        "n": "n", "runs": "victims of an entry",
+    }  # fmt: skip
+    single = frame[(frame["runs"] > 0) & (frame["entries"].map(len) == 1) & (frame["target_class"] != MEAN)]
+    parts = []
+    for name, text in names.items():
+        values = {part for value in single[name] for part in str(value).split(", ") if part}
+        shown = ", ".join(sorted(values, key=lambda value: (len(value), value)))
+        parts += [f"{text} {shown}".strip()] if shown else []
+    return "; ".join(parts)
+
+
+DIGITS = {"reduction": 1, "gradients": 1}  # after the point in files, by the start of the column's name; else 4
+AS_THEY_ARE = ("sigma", "epsilon", "target_class", "attack_epochs", "attack_runs", "victim_epochs", "n", "points")
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """The frame's numbers as text, and where they were computed from."""
+    table = frame.drop(columns=["reduction", "cell", "entries"]).copy()
+    for name in table.columns:
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if pd.api.types.is_float_dtype(numbers) and numbers.notna().any() and name not in AS_THEY_ARE:
+            form = f"{{:.{DIGITS.get(name.partition('_')[0], 4)}f}}"
+            table[name] = ["" if pd.isna(value) else form.format(value) for value in numbers]
+    stored = frame["runs"] > 0
+    table["settings"] = np.where(stored, frame["table"] + f"/{SETTINGS}", "")
+    table["tsv"] = np.where(stored, frame["table"] + f"/{POINTS}", "")
+    table["entry"] = [cell.key for cell in frame["cell"]]
+    return table.to_csv(index=False, lineterminator="\n")
