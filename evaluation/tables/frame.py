@@ -183,17 +183,16 @@ def measured_line(frame: pd.DataFrame) -> str:
 
 
 DIGITS = {"reduction": 1, "gradients": 1}  # after the point in files, by the start of the column's name; else 4
-AS_THEY_ARE = ("sigma", "epsilon", "target_class", "attack_epochs", "attack_runs", "victim_epochs", "n", "points")
+AS_THEY_ARE = ("sigma", "epsilon")
 
 
 def as_csv(frame: pd.DataFrame) -> str:
     """The frame's numbers as text, and where they were computed from."""
     table = frame.drop(columns=["reduction", "cell", "entries"]).copy()
     for name in table.columns:
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        if pd.api.types.is_float_dtype(numbers) and numbers.notna().any() and name not in AS_THEY_ARE:
+        if name not in AS_THEY_ARE and any(isinstance(value, float) for value in table[name]):
             form = f"{{:.{DIGITS.get(name.partition('_')[0], 4)}f}}"
-            table[name] = ["" if pd.isna(value) else form.format(value) for value in numbers]
+            table[name] = ["" if pd.isna(value) else form.format(value) for value in table[name]]
     stored = frame["runs"] > 0
     table["settings"] = np.where(stored, frame["table"] + f"/{SETTINGS}", "")
     table["tsv"] = np.where(stored, frame["table"] + f"/{POINTS}", "")
