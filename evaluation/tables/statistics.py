@@ -43,8 +43,8 @@ class Reduction(NamedTuple):
     @property
     def text(self) -> str:
         """'51.7 % (33.2 to 70.1)'."""
-        low = "below -999" if self.low < -999 else f"{self.low:.1f}"
-        return f"{self.percent:.1f} % ({low} to {self.high:.1f})"
+        percent, low, high = (f"{value:.1f}".replace("-0.0", "0.0") for value in (self.percent, self.low, self.high))
+        return f"{percent} % ({'below -999' if self.low < -999 else low} to {high})"
 
 
 def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool = True) -> Reduction | None:
