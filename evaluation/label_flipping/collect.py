@@ -38,6 +38,8 @@ def main(config: Config) -> None:
     Raises InputError where a folder holds no study, or one of no commit is to go into the project's results.
     """
     folder, records = config.results_dir, config.results_dir / SETTINGS
+    if not config.studies:
+        raise InputError("studies must name at least one folder")
     store = joined([read_studies(path) for path in config.studies])
     if is_of_record(folder):
         for entry, of_seeds in store.records.items():
@@ -61,7 +63,7 @@ def read_studies(folder: Path) -> Store:
     whole = {*COLUMNS} <= {*store.points} and of_points == {
         (entry, int(seed)) for (entry, seed), run in runs.items() if seed.isdecimal() and _is_record(run)
     }
-    if not (whole and len(of_points) == len(runs)):
+    if not (whole and runs and len(of_points) == len(runs)):
         raise InputError(f"{folder}: not a store of studies of changed labels; give one that collect.py can have made")
     return store
 

@@ -75,12 +75,15 @@ def test_of_one_study_twice_the_last_is_taken_and_another_seed_stands_beside_it(
 def test_other_stores_and_runs_of_no_commit_are_refused(folders: tuple[Path, ...], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no settings\.json\.xz; give a folder that a script of"):
         main(Config(studies=(tmp_path,), results_dir=tmp_path / "all"))
+    with pytest.raises(InputError, match="studies must name at least one folder"):
+        main(Config(studies=(), results_dir=tmp_path / "all"))
     store = read_store(folders[0])
     changes: list[Store] = [
         store._replace(points=store.points.drop(columns="flips")),
         store._replace(records={"B": {"0": {**store.records["B"]["0"], "curves": None}}}),
         store._replace(records={**store.records, "C": store.records["B"]}),
         store._replace(records={"B": {"x": store.records["B"]["0"]}}),
+        Store(store.points[:0], {}),
     ]
     for number, changed in enumerate(changes):
         write_store(tmp_path / str(number), changed)
