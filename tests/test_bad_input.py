@@ -30,6 +30,7 @@ READY = "attack_generation/ready_poison.py"
 PACK = "attack_generation/pack_poison.py"
 VISIBILITY = "attack_generation/visibility.py"
 LABELS = "evaluation/label_flipping/digits.py"
+COLLECT = "evaluation/label_flipping/collect.py"
 CONTRASTIVE = "evaluation/label_flipping/contrastive_features.py"
 BOUNDARY = "evaluation/boundary/two_dimensional.py"
 RUN_PLAN = "evaluation/tables/run_plan.py"
@@ -68,6 +69,7 @@ class Place:
                     VISIBILITY: ["--poison", "none.npy", "--data-dir", self.data, "--out", out / "a.json"],
                     PACK: ["--poison", self.folder / "a.npy", "--name", "a", "--out-dir", out],
                     LABELS: ["--data-dir", self.data, "--work-dir", out, "--results-dir", out],
+                    COLLECT: ["--studies", self.folder / "study", "--results-dir", out],
                     BOUNDARY: ["--out-dir", out],
                     RUN_PLAN: ["--plan", self.plan, "--directory", out],
                     MAKE_TABLES: ["--plan", self.plan, "--directory", self.folder, "--results-dir", out],
@@ -117,8 +119,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 SCRIPTS = (
-    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, CONTRASTIVE, BOUNDARY,
-    RUN_PLAN, MAKE_TABLES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
+    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, COLLECT, CONTRASTIVE,
+    BOUNDARY, RUN_PLAN, MAKE_TABLES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
 )  # fmt: skip
 
 
@@ -155,6 +157,7 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (CERTIFY, ["--target-class", "eight"], "'eight'"),
         (CERTIFY, ["--max-minutes", "soon"], "'soon'"),
         (LABELS, ["--q", "0.1", "many"], "'many'"),
+        (COLLECT, [], "study: has no settings.json.xz; give a folder that a script of evaluation/label_flipping wrote"),
     ],
     ids=str,
 )
@@ -165,7 +168,10 @@ def test_the_parser_names_flag_and_value(
 
 
 def test_required_flags_are_named(refused: Callable[..., str], place: Place) -> None:
-    for script, flag in ((CERTIFY, "--model"), (MERGE, "--shards"), (RUN_PLAN, "--plan"), (MAKE_TABLES, "--plan")):
+    required = {
+        CERTIFY: "--model", MERGE: "--shards", RUN_PLAN: "--plan", MAKE_TABLES: "--plan", COLLECT: "--studies",
+    }  # fmt: skip
+    for script, flag in required.items():
         bare = dataclasses.replace(place)
         object.__setattr__(bare, "flags", lambda _: [])
         assert flag in refused(bare, script)
@@ -243,6 +249,7 @@ OUTPUTS = {
     ATTACK: ("out-dir", "run-dir", "data-dir"), CONTROL: ("out-dir", "run-dir", "data-dir"),
     VICTIM: ("out-dir", "run-dir", "data-dir"), CERTIFY: ("out", "data-dir", "model"), MERGE: ("out", "shards"),
     LABELS: ("work-dir", "results-dir", "data-dir"), BOUNDARY: ("out-dir",), RUN_PLAN: ("directory", "plan"),
+    COLLECT: ("results-dir", "studies"),
     MAKE_TABLES: ("results-dir", "directory", "plan"), WRITE_RESULTS: ("results-dir", "benchmarks-dir"),
     **dict.fromkeys(PREPARE, ("out-dir",)), **dict.fromkeys(BENCHMARKS, ("out",)),
 }  # fmt: skip
@@ -252,7 +259,7 @@ OUTPUTS = {
 def test_places_where_nothing_can_be(script: str, place: Place, refused: Callable[..., str]) -> None:
     (place.folder / "a_file.tsv").write_text("in the way")
     (place.folder / "a_folder.tsv").mkdir()
-    is_folder = ("dir", "directory")
+    is_folder = ("dir", "directory", "studies")
     for flag in OUTPUTS[script]:
         in_the_way = "a_file.tsv" if flag.endswith(is_folder) else "a_folder.tsv"
         for value in (in_the_way, "a_file.tsv/below/x.tsv", "x" * 300 + ".tsv", "y/" * 3000 + "x.tsv"):

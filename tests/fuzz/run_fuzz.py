@@ -37,6 +37,7 @@ BAD = ("silent acceptance", "traceback", "several lines", "written", "left over"
 READS = {
     "merge": ("shards",), "mnist": ("MNIST.npz",), "cifar10": ("CIFAR10.npz",), "certificate": ("DIGITS", "models"),
     "plan": ("plan.yaml", "work", "DIGITS"), "tables": ("plan.yaml", "work"), "results": ("results", "benchmarks"),
+    "collect": ("results/label_flipping",),
     "victim": ("DIGITS", "poison"), "boundary": (), "digits": (),
 }  # fmt: skip
 OFTEN = ("merge", "certificate", "control", "label study", "attack", "victim")
