@@ -1,7 +1,7 @@
 """The papers' claims beside what was measured: results/claims.yaml, its numbers filled in from the results.
 
-A claim names entries of the results and, where it says how large an effect is, a bound. Its verdict follows from the 95 %
-intervals of the entries:
+A claim names entries of the results and, where it says how large an effect is, a bound. Its verdict follows from the
+95 % intervals of the entries:
 
 - confirmed: the whole interval of every entry is on the claimed side of the bound;
 - partly confirmed: that of some entries;
@@ -54,8 +54,8 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     of: Literal["reduction", "acr", "accuracy_loss", "class_accuracy_loss", "unattacked", "certified", "median"] = (
         "reduction"
     )
-    """What is told of them. The last three are of studies of changed labels: accuracy without attack, certified accuracy
-    at the study's number of changes, and the changes that half of the test points are certified to stand."""
+    """What is told of them. The last three are of studies of changed labels: accuracy without attack, certified
+    accuracy at the study's number of changes, and the changes that half of the test points are certified to stand."""
     name: str = ""
     """What the entries are called in the row."""
 

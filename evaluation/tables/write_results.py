@@ -3,8 +3,8 @@
     python evaluation/tables/write_results.py
 
 Every folder of results/ is a store (evaluation/store.py): of a plan, where a plan.yaml lies beside it, of studies of
-changed labels, or of the experiment in the plane. results/claims.yaml has the papers' claims; the numbers beside them
-come from the stores. What a person has to say is in a folder's NOTES.md and in results/NOTES.md. README.md's own table of
+changed labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them
+come from the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. README.md's own table of
 claims, between its two marks, is written too. benchmarks/records/ has what benchmarks wrote with --out.
 """
 
@@ -29,9 +29,9 @@ HEAD = f"""# Results
 Made by `python evaluation/tables/write_results.py`; edit `claims.yaml` or a `NOTES.md` and run it again. ACR: average
 certified radius, l2, pixels in [0, 1]. {ABOUT}
 
-Each folder holds `tables.md`, at most three figures (`acr.png`, `p_a.png`, `images.png`), `NOTES.md`, and the store that
-they are made from: `points.csv.xz`, a line per certified point, and `settings.json.xz`, settings, commands and commits of
-every run. `summary.csv` has every entry of every plan.
+Each folder holds `tables.md`, at most three figures (`acr.png`, `p_a.png`, `images.png`), `NOTES.md`, and the store
+that they are made from: `points.csv.xz`, a line per certified point, and `settings.json.xz`, settings, commands and
+commits of every run. `summary.csv` has every entry of every plan.
 """
 
 SPEED = """# Speed and memory
