@@ -37,7 +37,7 @@ def tables_of(plan: Plan, frame: pd.DataFrame) -> list[Table]:
     return [table for table in tables if len(table.text)]
 
 
-def tables_by_victims(plan: Plan, frame: pd.DataFrame) -> list[Table]:
+def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     """For the screen: a narrow table for each kind of victims and class, a line per kind of training data."""
     tables = []
     for key, group in frame.groupby(list(VICTIMS), sort=False):
