@@ -68,17 +68,14 @@ def test_every_row_of_the_summary_before_the_stores_is_reproduced() -> None:
         }
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", RESULTS / "README.md", RESULTS / "which_poison_survives.md"])
-def test_linked_numbers_stand_in_the_tables_that_they_link_to(page: Path) -> None:
-    linked = re.findall(r"\[([^]]*)]\(([^)]*/tables\.md)\)", page.read_text())
-    numbers = [(number, path) for text, path in linked for number in re.findall(r"\d[\d.,]*\d", text)]
+def test_linked_numbers_stand_in_the_tables_that_they_link_to() -> None:
+    """The claims of both README are computed, see below; this page is written by hand."""
+    linked = re.findall(r"\[([^]]*)]\(([^)]*/tables\.md)\)", (RESULTS / "which_poison_survives.md").read_text())
+    numbers = [(number, path) for text, path in linked for number in re.findall(r"\d[\d.,]*\d|\d", text)]
     assert len(numbers) > 20
-    # Losses of accuracy and reductions against other data than clean ones are in no table: claims.py computes them.
-    computed = {number for line in page.read_text().splitlines() if "against" in line or "points (" in line
-                for number in re.findall(r"\d[\d.,]*\d", line)}  # fmt: skip
-    texts = {path: (page.parent / path).read_text() for _, path in numbers}
+    texts = {path: (RESULTS / path).read_text() for _, path in numbers}
     for number, path in numbers:
-        assert number in computed or re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", texts[path]), (number, path)
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", texts[path]), (number, path)
 
 
 def test_every_record_names_a_commit() -> None:
