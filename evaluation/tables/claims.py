@@ -24,7 +24,7 @@ from statsmodels.stats.proportion import proportion_confint
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.frame import reduction_against
 from evaluation.tables.plan import CLEAN, yaml_values
-from evaluation.tables.statistics import CONFIDENCE
+from evaluation.tables.statistics import CONFIDENCE, Reduction
 from runtime.files import InputError, read_text
 
 HEADER = (
@@ -58,6 +58,8 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     accuracy at the study's number of changes, and the changes that half of the test points are certified to stand."""
     name: str = ""
     """What the entries are called in the row."""
+    judged: bool = True
+    """Whether the verdict is about them, too."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,7 +116,7 @@ def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix
             name = f"{entries.name} " if entries.name else ""
             texts.append(f"{name}[{'; '.join(one.text for one in ones)}]({prefix}{entries.folder}/tables.md)")
         source = f" ({claim.source})" if claim.source else ""
-        said = verdict(claim, [one for _, ones in found for one in ones])
+        said = verdict(claim, [one for entries, ones in found if entries.judged for one in ones])
         rows.append((claim.claim + source, claim.paper, claim.here, "<br>".join(texts), said))
     return markdown_table(HEADER, rows)
 
@@ -135,6 +137,9 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
 def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:
     if entries.of in ("unattacked", "certified", "median"):
         return _of_labels(entries.of, row)
+    if entries.of == "reduction" and entries.against == CLEAN:
+        found = row["reduction"]
+        return Measured(found.text, found.low, found.high) if isinstance(found, Reduction) else None
     if entries.of == "acr":
         return _mean([run.acr for entry in row["entries"] for run in entry.runs])
     of_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
