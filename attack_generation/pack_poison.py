@@ -10,13 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import MANIFEST, Dataset, check_poison, labels, load_dataset, load_poison, split_target_class
+from data.datasets import (
+    MANIFEST,
+    Dataset,
+    check_poison,
+    labels,
+    load_dataset,
+    load_poison,
+    require_epsilon,
+    split_target_class,
+)
 from data.preparation import split_at_random
 from data.prepare_digits import SOURCE, split_digits
 from data.ready_poisons import FOLDER, pack_poison
+from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record
 from runtime.provenance import is_clean_commit, project_path, shown_path
+
+SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # what a record has to say of the attack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,7 @@ def main(config: Config) -> None:
         raise InputError(
             f"{config.poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
         )
+    require_epsilon(epsilon)
     images = load_poison(config.poison, dataset, target_class)
     clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target
     check_poison(images, clean, epsilon, config.poison)
@@ -55,8 +68,9 @@ def _read_record(poison: Path) -> dict[str, Any]:
     """The record of a poison's file, less the file's hash."""
     path = poison.with_suffix(".json")
     record = read_record(path, settings=dict, sha256=str, commit=str)
-    if missing := {"target_class", "epsilon", "x_train"} - set(record["settings"]):
-        raise InputError(f"{path}: its settings have no {min(missing)!r}; make the poison again")
+    for name, kind in SETTINGS.items():
+        if not isinstance(value := record["settings"].get(name), kind):
+            raise InputError(f"{path}: its settings have {name} {shortened(value)}; make the poison again")
     if not poison.is_file() or record.pop("sha256") != file_sha256(poison):
         raise InputError(f"{poison}: is not the file that {path.name} describes; make it again")
     if not is_clean_commit(record["commit"]):

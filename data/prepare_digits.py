@@ -36,8 +36,6 @@ class Config:
 
 def main(config: Config) -> None:
     """Prepare the digits as the config says."""
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"seed {config.seed} is out of range; choose 0 to {2**32 - 1}")
     digits = load_digits()
     x = (digits.images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
     splits = {name: (x[index], digits.target[index]) for name, index in split_digits(config.seed).items()}
@@ -45,7 +43,12 @@ def main(config: Config) -> None:
 
 
 def split_digits(seed: int) -> dict[str, np.ndarray]:
-    """Indices into ``load_digits()`` of the training, validation and test images, a pure function of the seed."""
+    """Indices into ``load_digits()`` of the training, validation and test images, a pure function of the seed.
+
+    Raises InputError where the seed is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed} is out of range; choose 0 to {2**32 - 1}")
     y = load_digits().target
     rest, test = train_test_split(np.arange(len(y)), test_size=TEST, stratify=y, random_state=seed)
     train, val = train_test_split(rest, test_size=VALIDATION, stratify=y[rest], random_state=seed)

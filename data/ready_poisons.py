@@ -54,7 +54,7 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
     if name not in (known := ready_names(folder)):
         raise InputError(f"no ready poison {name!r}; choose from {', '.join(known) or 'none, there are none'}")
     record_path = folder / f"{name}.json"
-    record = read_record(record_path, settings=dict)
+    record = read_record(record_path, settings=dict, arrays_sha256=dict)
     settings = record["settings"]
     if settings.get("target_class") != target_class:
         raise InputError(
@@ -66,23 +66,11 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
             f"{name}: was made from other training images; prepare the dataset that its record names "
             f"({record.get('command', record_path)})"
         )
-    if "parts" in record:
-        return ReadyPoison(_read_float(name, record, folder), record)
-    wanted = read_record(record_path, arrays_sha256=dict)["arrays_sha256"]
     arrays = load_archive(folder / f"{name}.npz", tuple(DTYPES))
     for key, array in arrays.items():
-        if array.dtype != DTYPES[key] or array_sha256(array) != wanted.get(key):
+        if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):
             raise InputError(f"{folder / name}.npz: {key} is not the array that was packed; fetch the file again")
     return ReadyPoison(arrays[KEY].astype(np.float32) / np.float32(LEVELS), record)
-
-
-def _read_float(name: str, record: dict[str, Any], folder: Path) -> np.ndarray:
-    """The float32 images of a poison that was not rounded, in parts that a repository takes."""
-    paths = [folder / f"{name}_{part}_of_{record['parts']}.npz" for part in range(1, record["parts"] + 1)]
-    images = np.concatenate([load_archive(path, (KEY,))[KEY] for path in paths])
-    if images.dtype != np.float32 or array_sha256(images) != record["images_sha256"]:
-        raise InputError(f"{folder / name}.json: the images in its parts are not those that were packed; fetch them")
-    return images
 
 
 def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarray:
@@ -113,7 +101,7 @@ def pack_poison(
     arrays = {KEY: to_8_bit(images, clean, record["settings"]["epsilon"]), "index": index.astype(np.int32)}
     rounded = arrays[KEY] / LEVELS
     packed = {
-        **{key: value for key, value in record.items() if key not in ("parts", "images_sha256")},
+        **record,
         "rounding": {
             "float_sha256": array_sha256(images),
             "largest_change": float(np.abs(rounded - images).max()),
