@@ -42,7 +42,9 @@ class Reduction(NamedTuple):
 
     @property
     def text(self) -> str:
-        """'51.7 % (33.2 to 70.1)'."""
+        """'51.7 % (33.2 to 70.1)'; without an interval where nothing varies."""
+        if not self.over:
+            return f"{self.percent:.1f} %"
         low = "below -999" if self.low < -999 else f"{self.low:.1f}"
         return f"{self.percent:.1f} % ({low} to {self.high:.1f})"
 
@@ -88,6 +90,8 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
         widest = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(total)
         return float(abs(difference.mean()) - widest)
 
+    if refused(ratio) > 0:  # by rounding: all ratios are the same
+        return ratio, ratio
     low = 0.0 if refused(0.0) <= 0 else float(optimize.brentq(refused, 0.0, ratio))
     beyond = ratio + 0.1
     while refused(beyond) <= 0:
