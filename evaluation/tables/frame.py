@@ -165,7 +165,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _all(values: Iterable[Any]) -> Any:
     """The value that all have; several as text, in order; '' where none is known."""
     named = {str(value): value for value in values if value is not None}
-    different = sorted(named.values(), key=lambda one: (0, one, "") if isinstance(one, int | float) else (1, 0, str(one)))
+    numbers = [value for value in named.values() if isinstance(value, int | float)]
+    different = [*sorted(numbers), *sorted(text for text, value in named.items() if not isinstance(value, int | float))]
     return "" if not different else different[0] if len(different) == 1 else ", ".join(map(str, different))
 
 
