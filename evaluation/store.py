@@ -44,9 +44,10 @@ def write_store(folder: Path, store: Store) -> None:
 
 def read_store(folder: Path) -> Store:
     """Read both files. Raises InputError where one is missing or damaged, or they are not of each other."""
-    text, of_settings = _read(folder / POINTS), folder / SETTINGS
+    of_settings = folder / SETTINGS
+    text, text_of_settings = _read(folder / POINTS), _read(of_settings)
     try:
-        settings = json.loads(_read(of_settings))
+        settings = json.loads(text_of_settings)
         digest, records = settings["points_sha256"], settings["records"]
         whole = all(isinstance(one, dict) for one in (records, *records.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
