@@ -162,7 +162,8 @@ def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
                 require_clean_commits(str(tsv), of_run)
             tables.append(points_table(cell.key, seed, points_of_class(tsv, cell.target_class)))
             records.setdefault(cell.key, {})[str(seed)] = of_run
-    write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
+    none = pd.DataFrame(columns=["entry", *NUMBERS])
+    write_store(folder, Store(pd.concat(tables, ignore_index=True) if tables else none, records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
 
 
