@@ -53,8 +53,8 @@ def test_a_store_is_read_as_it_was_written(folder: Path) -> None:
 
 def test_pandas_and_pythons_own_modules_read_both_files(folder: Path) -> None:
     assert len(pd.read_csv(folder / POINTS)) == len(points())
-    records = json.loads(lzma.open(folder / SETTINGS).read())
-    text = lzma.open(folder / POINTS).read()
+    records = json.loads(lzma.decompress((folder / SETTINGS).read_bytes()))
+    text = lzma.decompress((folder / POINTS).read_bytes())
     assert records["points_sha256"] == hashlib.sha256(text).hexdigest() and records["records"] == RECORDS
 
 
