@@ -10,6 +10,11 @@ import numpy as np
 from runtime.files import atomic_path
 
 
+def plain_text(text: str) -> str:
+    """Text as Matplotlib draws it to the letter: no part of it is read as a formula."""
+    return text.replace("$", r"\$")
+
+
 @contextmanager
 def default_style() -> Iterator[None]:
     """Matplotlib's own settings, whatever a matplotlibrc or a notebook says; the decorator of all that draws here."""
@@ -55,7 +60,7 @@ def save_image_grids(
         change = poison[:columns] - clean[:columns]
         rows = {"clean": clean, "poison": poison, f"difference\n(±{epsilon:g})": 0.5 + change / (2 * epsilon)}
         axes = part.subplots(3, columns, squeeze=False)
-        part.suptitle(name, fontsize="medium")
+        part.suptitle(plain_text(name), fontsize="medium")
         for line, (label, images) in zip(axes, rows.items(), strict=True):
             line[0].set_ylabel(label)
             for axis, image in zip(line, images, strict=False):
@@ -64,5 +69,5 @@ def save_image_grids(
                 axis.set_yticks([])
         for axis, one in zip(axes[-1], change, strict=True):
             axis.set_xlabel(f"l∞ {np.abs(one).max():.3f}\nl2 {np.linalg.norm(one):.2f}", fontsize=7)
-    figure.suptitle(title, fontsize="large")
+    figure.suptitle(plain_text(title), fontsize="large")
     save_png(path, figure, colours=256)

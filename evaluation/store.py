@@ -34,18 +34,20 @@ def has_store(folder: Path) -> bool:
 
 
 def write_store(folder: Path, store: Store) -> None:
-    """Write both files, each whole or not at all; the records, which name the points' SHA-256, come last."""
+    """Write both files or, where there is no room, none; the records, which name the points' SHA-256, come last."""
     text = store.points.to_csv(index=False, lineterminator="\n")
     records = {"points_sha256": hashlib.sha256(text.encode()).hexdigest(), "records": store.records}
-    _write(folder / POINTS, text)
-    _write(folder / SETTINGS, json.dumps(records, indent=1, default=str) + "\n")
+    with atomic_path(folder / SETTINGS) as of_settings, atomic_path(folder / POINTS) as of_points:
+        of_settings.write_bytes(_packed(json.dumps(records, indent=1, default=str) + "\n"))
+        of_points.write_bytes(_packed(text))
 
 
 def read_store(folder: Path) -> Store:
     """Read both files. Raises InputError where one is missing or damaged, or they are not of each other."""
-    text, of_settings = _read(folder / POINTS), folder / SETTINGS
+    of_settings = folder / SETTINGS
+    text, text_of_settings = _read(folder / POINTS), _read(of_settings)
     try:
-        settings = json.loads(_read(of_settings))
+        settings = json.loads(text_of_settings)
         digest, records = settings["points_sha256"], settings["records"]
         whole = all(isinstance(one, dict) for one in (records, *records.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -55,20 +57,22 @@ def read_store(folder: Path) -> Store:
     if digest != hashlib.sha256(text.encode()).hexdigest():
         raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
     try:
-        points = pd.read_csv(io.StringIO(text), dtype={"entry": str}, keep_default_na=False, na_values=[""])
+        points = pd.read_csv(
+            io.StringIO(text), dtype={"entry": str}, keep_default_na=False, na_values=[""],
+            float_precision="round_trip",
+        )  # fmt: skip
     except ValueError as error:  # pandas's own kinds are ValueErrors
         raise InputError(f"{folder / POINTS}: not a table ({error}); make it again") from error
     return Store(points, records)
 
 
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+def _packed(text: str) -> bytes:
+    return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
 
 
 def _read(path: Path) -> str:
     try:
-        return lzma.decompress(path.read_bytes()).decode()
+        return lzma.decompress(path.read_bytes(), format=lzma.FORMAT_XZ).decode()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {MADE_FIRST}") from error
     except OSError as error:

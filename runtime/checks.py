@@ -13,7 +13,7 @@ from runtime.files import InputError
 
 LARGEST_COUNT = 2**31 - 1
 """Of every whole number: votes, batches and indices are int32 on the device; seeds keep to it as well."""
-_FOLDERS = ("dir", "directory", "folder", "studies")
+_FOLDERS = ("dir", "directory", "folder", "store", "studies")
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, temporary files and records beside an artifact add to its name
 
@@ -23,7 +23,7 @@ def require_usable(settings: Any, name: str = "") -> None:
 
     settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32;
     whole numbers lie between 0 and LARGEST_COUNT. Paths: see require_place; those of a name that ends in 'dir',
-    'directory' or 'folder' are folders, those of the name 'source' may be either, the others are files.
+    'directory', 'folder' or 'store' are folders, those of the name 'source' may be either, the others are files.
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         settings = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}

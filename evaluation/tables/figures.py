@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from attack_generation.controls import CONTROLS
-from attack_generation.figures import default_style, save_png
+from attack_generation.figures import default_style, plain_text, save_png
 from evaluation.tables.frame import MEAN
 from evaluation.tables.layout import dataset_name
 from evaluation.tables.plan import CLEAN, OPTIMISED, Plan
@@ -27,11 +27,6 @@ CLEAN_KIND, CONTROL_KIND, OPTIMISED_KIND = ("clean", "control", "optimised")
 COLOURS = {CLEAN_KIND: BLACK, CONTROL_KIND: BLUE, OPTIMISED_KIND: ORANGE}
 PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
 TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
-
-
-def plain_text(text: str) -> str:
-    """Text as Matplotlib draws it to the letter: no part of it is read as a formula."""
-    return text.replace("$", r"\$")
 
 
 def shown_entries(frame: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,8 @@ def as_markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Header, a rule and rows."""
     first = list(header)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (first, ["---"] * len(first), *rows))
+    lines = (first, ["---"] * len(first), *rows)
+    return "\n".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines)
 
 
 def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
@@ -48,14 +49,16 @@ def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
     return "\n".join([*parts, *("% " + line for note in notes for line in note.splitlines())]) + "\n"
 
 
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
+        "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$", "σ": r"$\sigma$", MISSING: "---",
+    }
+)  # fmt: skip
+
+
 def _latex(text: str) -> str:
-    # The backslash first, since the others bring some in.
-    for plain, escaped in (
-        ("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"),
-        ("±", r"$\pm$"), ("σ", r"$\sigma$"), (MISSING, "---"),
-    ):  # fmt: skip
-        text = text.replace(plain, escaped)
-    return text
+    return text.translate(LATEX)
 
 
 PAGE = """<!DOCTYPE html>

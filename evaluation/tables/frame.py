@@ -79,7 +79,8 @@ def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
         radii, idx = (np.concatenate([getattr(run, name) for run in of_seed]) for name in ("radii", "idx"))
         accuracies = [run.accuracy for run in of_seed if run.accuracy is not None]
         victim = {"accuracy": float(np.mean(accuracies))} if accuracies else {}
-        certificate = {name: value for name, value in of_seed[0].records.items() if name == "certificate"}
+        known = ("certificate", "foreign")  # how it was measured
+        certificate = {name: value for name, value in of_seed[0].records.items() if name in known}
         runs.append(of_seed[0]._replace(radii=radii, idx=idx, records={"victim": victim, **certificate}))
     return Entry(cell, entries[0].wanted, tuple(runs))
 
@@ -163,7 +164,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _all(values: Iterable[Any]) -> Any:
     """The value that all have; several as text, in order; '' where none is known."""
-    different = sorted({value for value in values if value is not None})
+    named = {str(value): value for value in values if value is not None}
+    numbers = [value for value in named.values() if isinstance(value, int | float)]
+    different = [*sorted(numbers), *sorted(text for text, value in named.items() if not isinstance(value, int | float))]
     return "" if not different else different[0] if len(different) == 1 else ", ".join(map(str, different))
 
 

@@ -113,7 +113,7 @@ def _versions(frame: pd.DataFrame) -> dict[str, str]:
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
         of_run = [("commit", one) for one in commits(run.records)]
-        of_run += [(name, victim[name]) for name in ("backend", "machine") if name in victim]
+        of_run += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
         for name, value in [*of_run, *victim.get("versions", {}).items()]:
             found.setdefault(name, {})[value] = None
     return {name: ", ".join(values) for name, values in found.items()}

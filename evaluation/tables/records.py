@@ -6,14 +6,14 @@ those of other code bases fill the same tables. The store keeps all columns but 
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import pandas as pd
 
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
-from evaluation.tables.plan import Cell, Plan
+from evaluation.tables.plan import Cell, Foreign, Plan
 from randomized_smoothing_certification.certificate_file import (
     Point,
     ceiling_of,
@@ -24,6 +24,9 @@ from randomized_smoothing_certification.certificate_file import (
 )
 from runtime.files import InputError, read_record, write_text
 from runtime.provenance import is_clean_commit, project_path
+
+NUMBERS = ("seed", "idx", "label", "predict", "radius", "correct")
+"""Columns of a store's points beside 'entry', each a number."""
 
 
 class Run(NamedTuple):
@@ -50,7 +53,9 @@ class Run(NamedTuple):
     def at_ceiling(self) -> float | None:
         """The share of points with the largest radius that n votes can certify; None where n is not known."""
         settings = self.certificate
-        return self.certified_at(ceiling_of(settings, settings["n"]) * (1 - 1e-5)) if settings else None
+        if not all(settings.get(name) for name in ("n", "alpha", "sigma")):
+            return None
+        return self.certified_at(ceiling_of(settings, settings["n"]) * (1 - 1e-5))
 
     @property
     def others_acr(self) -> float | None:
@@ -91,7 +96,7 @@ class Run(NamedTuple):
     @property
     def visibility(self) -> dict[str, float]:
         """What attack_generation.visibility measured of its poison, by name; empty where nothing was."""
-        measured = self.records.get("visibility", {}).get("measured", {})
+        measured = self.records.get("visibility", {}).get("measured") or {}
         return {
             **{k: v for k, v in measured.items() if k != "auc"},
             **{f"auc_{k}": v for k, v in measured.get("auc", {}).items()},
@@ -157,7 +162,8 @@ def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
                 require_clean_commits(str(tsv), of_run)
             tables.append(points_table(cell.key, seed, points_of_class(tsv, cell.target_class)))
             records.setdefault(cell.key, {})[str(seed)] = of_run
-    write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
+    none = pd.DataFrame(columns=["entry", *NUMBERS])
+    write_store(folder, Store(pd.concat(tables, ignore_index=True) if tables else none, records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
 
 
@@ -178,16 +184,20 @@ def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, tupl
     folder: where the plan's own paths start. Raises InputError where a file cannot be used or an entry is not theirs.
     """
     runs: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]] = {}
+    keys = {cell.key for cell in plan.cells()}
     for foreign in plan.foreign:
-        cell = foreign.cell
-        if cell in plan.cells() or cell in runs:
-            raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}")
-        runs[cell] = {
-            seed: (folder / file, {"file": file, **foreign.records}) for seed, file in enumerate(foreign.files)
-        }
-        for tsv, _ in runs[cell].values():
+        if foreign.cell.key in keys:
+            raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {foreign.cell}")
+        keys.add(foreign.cell.key)
+        runs[foreign.cell] = runs_of(foreign, folder)
+        for tsv, _ in runs[foreign.cell].values():
             points_of_class(tsv, foreign.target_class)
     return runs
+
+
+def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, tuple[Path, dict[str, Any]]]:
+    """File and records of each run of another program, by its number. folder: where the files' paths start."""
+    return {seed: (folder / file, {"file": file, **foreign.records}) for seed, file in enumerate(foreign.files)}
 
 
 def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, Any]] | None:
@@ -244,14 +254,7 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     Raises InputError where the store is missing or damaged, or has points without records or records without points.
     """
     store = read_store(folder)
-    try:
-        of_runs = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
-        named = {(entry, int(seed)) for entry, of_entry in store.records.items() for seed in of_entry}
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
-    if named != of_runs.keys():
-        (entry, seed), *_ = named ^ of_runs.keys()
-        raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
+    of_runs = points_of_runs(store, folder)
     wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
     entries = {}
@@ -267,6 +270,25 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     return entries
 
 
+def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataFrame]:
+    """The points of each run in a store, by entry and seed. folder: of the store, for errors.
+
+    Raises InputError where a column is missing or holds no numbers, and where a run has points without records or
+    records without points.
+    """
+    try:
+        if store.points[["entry", *NUMBERS]].astype(dict.fromkeys(NUMBERS, float)).isna().any(axis=None):
+            raise ValueError("a value is missing")
+        of_runs: dict[tuple[str, int], pd.DataFrame] = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
+        named = {(entry, int(seed)) for entry, of_entry in store.records.items() for seed in of_entry}
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
+    if named != of_runs.keys():
+        (entry, seed), *_ = named ^ of_runs.keys()
+        raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
+    return of_runs
+
+
 def _stored_run(cell: Cell, seed: int, points: pd.DataFrame, records: dict[str, Any]) -> Run:
     radii = np.where(points["correct"] == 1, points["radius"], -1.0)
     of_class = (points["label"] == cell.target_class).to_numpy()
@@ -274,22 +296,54 @@ def _stored_run(cell: Cell, seed: int, points: pd.DataFrame, records: dict[str, 
     return Run(seed, radii[of_class], records, cell.victim.sigma, cell.target_class, idx[of_class], radii[~of_class])
 
 
+class _Votes(msgspec.Struct, frozen=True):
+    n: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None = None
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    sigma: Annotated[float, msgspec.Meta(gt=0, lt=1e6)] | None = None
+
+
+class _Certificate(msgspec.Struct, frozen=True):
+    settings: _Votes = _Votes()
+
+
+class _Victim(msgspec.Struct, frozen=True):
+    settings: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    backend: str | None = None
+    machine: str | None = None
+
+
+class _Poison(msgspec.Struct, frozen=True):
+    settings: dict[str, Any] = {}
+    gradients: float | None = None
+
+
+class _Measured(msgspec.Struct, frozen=True):
+    auc: dict[str, float]
+
+
+class _Visibility(msgspec.Struct, frozen=True):
+    measured: _Measured | None = None
+
+
+class _Records(msgspec.Struct, frozen=True):
+    victim: _Victim
+    certificate: _Certificate = _Certificate()
+    foreign: _Votes = _Votes()
+    poison: _Poison = _Poison()
+    visibility: _Visibility = _Visibility()
+
+
 def _are_records(of_run: dict[str, Any]) -> bool:
     """Whether a run's records have the form that tables are made from."""
-    victim, certificate, poison, seen = (
-        of_run.get(name, {}) for name in ("victim", "certificate", "poison", "visibility")
-    )
-    if not ("victim" in of_run and all(isinstance(one, dict) for one in (victim, certificate, poison, seen))):
+    try:
+        msgspec.convert(of_run, _Records)
+    except (msgspec.ValidationError, OverflowError):
         return False
-    measured = seen.get("measured", {"auc": {}})
-    if not (isinstance(measured, dict) and isinstance(measured.get("auc"), dict)):
-        return False
-    numbers = [value for name, value in victim.items() if name.startswith("accuracy")] + [poison.get("gradients")]
-    numbers += [value for part in (measured, measured["auc"]) for name, value in part.items() if name != "auc"]
-    settings = [one.get("settings", {}) for one in (victim, certificate, poison)]
-    return all(isinstance(one, dict) for one in settings) and all(
-        value is None or isinstance(value, int | float) for value in numbers
-    )
+    measured = of_run.get("visibility", {}).get("measured") or {}
+    numbers = [value for name, value in of_run["victim"].items() if name.startswith("accuracy")]
+    numbers += [value for name, value in measured.items() if name != "auc"]
+    return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
 def missing(entries: Sequence[Entry]) -> list[str]:

@@ -42,9 +42,10 @@ class Reduction(NamedTuple):
 
     @property
     def text(self) -> str:
-        """'51.7 % (33.2 to 70.1)'."""
+        """'51.7 % (33.2 to 70.1)'; without an interval where nothing varies."""
         percent, low, high = (f"{value:.1f}".replace("-0.0", "0.0") for value in (self.percent, self.low, self.high))
-        return f"{percent} % ({'below -999' if self.low < -999 else low} to {high})"
+        interval = f" ({'below -999' if self.low < -999 else low} to {high})" if self.over else ""
+        return f"{percent} %{interval}"
 
 
 def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool = True) -> Reduction | None:
@@ -88,6 +89,8 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
         widest = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(total)
         return float(abs(difference.mean()) - widest)
 
+    if refused(ratio) > 0:  # by rounding: all ratios are the same
+        return ratio, ratio
     low = 0.0 if refused(0.0) <= 0 else float(optimize.brentq(refused, 0.0, ratio))
     beyond = ratio + 0.1
     while refused(beyond) <= 0:

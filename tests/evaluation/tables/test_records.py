@@ -1,16 +1,27 @@
-"""The store of what was measured takes a run only where its files belong together."""
+"""A store takes a run only where its files belong together, and gives it back as it was measured."""
 
+import hashlib
 import json
+import lzma
+import random
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
-from evaluation.tables.make_tables import Config, main
+from evaluation.store import POINTS as POINTS_FILE
+from evaluation.store import SETTINGS, read_store
+from evaluation.tables.frame import as_csv, frame_of
+from evaluation.tables.layout import tables_of
+from evaluation.tables.make_tables import Config, main, tables_as_text
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import collect, read_entries
-from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
+from evaluation.tables.records import Run, collect, foreign_runs, job_times, points_of_class, read_entries
+from randomized_smoothing_certification.certificate_file import Point, as_text, ceiling_of, summary_path
+from randomized_smoothing_certification.core import round_down
 from runtime.files import InputError, file_sha256, write_text
+from tests.fuzz.mutations import node_edited
 
 POINTS = [Point(3, 8, 8, "0.250000", 1, "0:00:01"), Point(5, 8, -1, "0.000000", 0, "0:00:01")]
 
@@ -42,11 +53,27 @@ def plan(tmp_path: Path) -> Plan:
     return plan
 
 
-def runs(plan: Plan) -> int:
-    """How many runs a table of this plan has."""
+def measured(plan: Plan) -> tuple[Run, ...]:
+    """The runs that a table of this plan has."""
     collect(plan, plan.folders["results"])
     (entry,) = read_entries(plan, plan.folders["results"]).values()
-    return len(entry.runs)
+    return entry.runs
+
+
+def runs(plan: Plan) -> int:
+    """How many runs a table of this plan has."""
+    return len(measured(plan))
+
+
+def write_points(plan: Plan, points: list[Point], header: str | None = None, **settings: Any) -> None:
+    """Whole certificates of the only victim, and settings of their record."""
+    tsv = tsv_of(plan)
+    tsv.write_text(as_text(points, header) if header else as_text(points))
+    summary_path(tsv).write_text(json.dumps({"tsv_sha256": file_sha256(tsv)}))
+    of_settings = tsv.with_suffix(".settings.json")
+    record = json.loads(of_settings.read_text())
+    record |= {"points": [point.idx for point in points], "settings": {**record["settings"], **settings}}
+    of_settings.write_text(json.dumps(record))
 
 
 def tsv_of(plan: Plan) -> Path:
@@ -54,8 +81,38 @@ def tsv_of(plan: Plan) -> Path:
     return plan.certificate_file(cell, 0)
 
 
-def test_a_run_whose_files_belong_together_is_taken(plan: Plan) -> None:
+def test_a_run_whose_files_belong_together_is_taken_as_it_was_measured(plan: Plan) -> None:
+    (run,) = measured(plan)
+    assert run.seed == 0 and run.radii.tolist() == [0.25, -1.0] and run.idx.tolist() == [3, 5]
+    assert run.acr == 0.125 and run.certified_at(0.0) == run.certified_at(0.25) == 0.5 and run.certified_at(0.26) == 0
+    assert (run.accuracy, run.target_accuracy, run.votes, run.dataset, run.sigma) == (0.9, None, 1000, "MNIST", 0.5)
+    assert run.gradients is None and run.visibility == {} and run.others_acr is run.others_certified_accuracy is None
+    assert run.records["certificate"].keys() == {"settings", "provenance"}  # the points are in the other file
+    assert {path.name for path in plan.folders["results"].iterdir()} == {POINTS_FILE, SETTINGS, "plan.yaml"}
+
+
+def test_the_share_at_the_ceiling_is_of_the_largest_radius_that_n_votes_can_show(plan: Plan) -> None:
+    largest = round_down(ceiling_of({"sigma": 0.5, "alpha": 0.001}, 1000))
+    write_points(plan, [*POINTS, Point(7, 8, 8, largest, 1, "0:00:01"), Point(9, 8, 8, "1.000000", 1, "0:00:01")])
+    (run,) = measured(plan)
+    assert run.at_ceiling == 0.25
+
+
+def test_points_of_other_classes_stand_apart(plan: Plan) -> None:
+    others = [Point(7, 1, 1, "0.500000", 1, "0:00:01"), Point(8, 2, 1, "0.500000", 0, "0:00:01")]
+    write_points(plan, [*POINTS, *others], target_class="all")
+    (run,) = measured(plan)
+    assert run.radii.tolist() == [0.25, -1.0] and run.idx.tolist() == [3, 5]
+    assert run.other_radii.tolist() == [0.5, -1.0]
+    assert (run.others_acr, run.others_certified_accuracy) == (0.25, 0.5)
+
+
+def test_the_votes_of_each_point_are_kept(plan: Plan) -> None:
+    points = [POINTS[0]._replace(votes=1000), POINTS[1]._replace(votes=0)]
+    header = "idx\tlabel\tpredict\tradius\tcorrect\ttime\tvotes"
+    write_points(plan, points, header, acr_only=True)
     assert runs(plan) == 1
+    assert read_store(plan.folders["results"]).points["votes"].tolist() == [1000, 0]
 
 
 @pytest.mark.parametrize("rows", [POINTS[:1], [POINTS[0]._replace(radius="0.250001"), POINTS[1]]], ids=["one", "other"])
@@ -87,10 +144,62 @@ def test_rows_that_no_run_writes_are_refused(plan: Plan) -> None:
 
 def test_a_changed_digit_in_the_store_is_noticed(plan: Plan) -> None:
     assert runs(plan) == 1
-    (stored,) = plan.folders["results"].rglob("seed_0.tsv")
-    stored.write_text(stored.read_text().replace("0.250000", "0.260000"))
-    with pytest.raises(InputError, match=r"seed_0\.tsv: changed since it was measured"):
+    stored = plan.folders["results"] / POINTS_FILE
+    stored.write_bytes(lzma.compress(lzma.decompress(stored.read_bytes()).replace(b",0.25,", b",0.26,")))
+    with pytest.raises(InputError, match=r"points\.csv\.xz: not the points that settings\.json\.xz was written with"):
         read_entries(plan, plan.folders["results"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("radius", "size", r"points\.csv\.xz: not the points of a plan .*radius.*; make the tables again"),
+        (",0.25,", ",far,", r"points\.csv\.xz: not the points of a plan .*far"),
+        (",0.25,", ",,", r"points\.csv\.xz: not the points of a plan \(a value is missing\)"),
+        ("/class_8,0,3", "/class_8,1,3", r"settings\.json\.xz: macer_.*/class_8, seed 1, is not in both files"),
+        ("macer", "taken", r"settings\.json\.xz: .*/class_8, seed 0, is not in both files"),
+        ("entry", "named", r"points\.csv\.xz: not the points of a plan .*entry"),
+    ],
+    ids=str,
+)
+def test_points_of_another_form_are_one_line(plan: Plan, old: str, new: str, message: str) -> None:
+    """Also where both files belong together."""
+    assert runs(plan) == 1
+    store = plan.folders["results"]
+    text = lzma.decompress((store / POINTS_FILE).read_bytes()).decode()
+    assert old in text
+    text = text.replace(old, new, 1)
+    of_settings = json.loads(lzma.decompress((store / SETTINGS).read_bytes()))
+    of_settings["points_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (store / POINTS_FILE).write_bytes(lzma.compress(text.encode()))
+    (store / SETTINGS).write_bytes(lzma.compress(json.dumps(of_settings).encode()))
+    with pytest.raises(InputError, match=message):
+        read_entries(plan, store)
+
+
+def test_records_with_any_other_value_make_tables_or_one_line(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every place of a run's records is replaced, renamed or removed."""
+    (run,) = measured(plan)
+    seen = {"measured": {"l2": 1.0, "auc": {"linear": 0.5}}, "settings": {}}
+    versions = {"python": "3.12.3"}
+    victim = {**run.records["victim"], "versions": versions, "backend": "jax", "machine": "x86_64", "commit": "0123456"}
+    records = {**run.records, "victim": victim, "visibility": seen, "poison": {"settings": {}, "gradients": 3.0}}
+    folder, draw, refused = plan.folders["results"], random.Random(0), 0
+    store = read_store(folder)
+    (key,) = store.records
+    for _ in range(200):
+        edited = store._replace(records={key: {"0": node_edited(records, draw)}})
+        monkeypatch.setattr("evaluation.tables.records.read_store", lambda _, edited=edited: edited)
+        try:
+            entries = read_entries(plan, folder)
+        except InputError as error:
+            assert "settings.json.xz" in str(error) and "\n" not in str(error)
+            refused += 1
+            continue
+        frame = frame_of(plan, entries)
+        assert len(tables_of(plan, frame)) >= 1 and as_csv(frame).count("\n") == 2
+        assert tables_as_text(plan, frame, [], job_times(plan))["tables.html"]
+    assert 30 < refused < 170
 
 
 @pytest.mark.parametrize("text", ["null", "[]"])
@@ -128,3 +237,89 @@ def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
     with pytest.raises(InputError, match=r"seed_1\.tsv: measured at 0123456-dirty, which is no commit"):
         collect(plan, tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+# As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
+OF_ANOTHER_PROGRAM = """idx\tlabel\tpredict\tradius\tcorrect\ttime
+0\t8\t8\t1.000\t1\t0:00:01.1
+20\t8\t-1\t0.000\t0\t0:00:01.1
+40\t8\t3\t0.700\t0\t0:00:01.1
+60\t8\t8\t0.500\t1\t0:00:01.1
+80\t1\t1\t2.000\t1\t0:00:01.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OF_ANOTHER_PROGRAM.replace("radius", "size"), "has no column 'radius'"),
+        (OF_ANOTHER_PROGRAM.replace("0.500", "nan"), "line 5 has the radius nan"),
+        (OF_ANOTHER_PROGRAM.replace("0.500", "-0.1"), r"line 5 has the radius -0.1"),
+        (OF_ANOTHER_PROGRAM.replace("0.500", "half"), "line 5 is damaged"),
+        (OF_ANOTHER_PROGRAM[: OF_ANOTHER_PROGRAM.index("60\t8") + 4], "line 5 is damaged"),
+        (OF_ANOTHER_PROGRAM.replace("\t8\t", "\t7\t"), "has no point of class 8"),
+        ("", "has no point, it is empty"),
+    ],
+)
+def test_damaged_certificates_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        points_of_class(path, 8)
+
+
+def foreign_plan(tmp_path: Path, *foreign: dict[str, Any]) -> Plan:
+    own = {"table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "methods": {"macer": [0.5]}}
+    (tmp_path / "a.tsv").write_text(OF_ANOTHER_PROGRAM)
+    cell = {"method": "consistency", "sigma": 0.5, "target_class": 8, "files": ["a.tsv"]}
+    return plan_of({**own, "foreign": [{**cell, **one} for one in foreign]})
+
+
+def test_certificates_of_another_program_are_runs(tmp_path: Path) -> None:
+    plan = foreign_plan(tmp_path, {"files": ["a.tsv", "b.tsv"], "accuracy": 0.98, "n": 100, "alpha": 0.01})
+    (tmp_path / "b.tsv").write_text("radius\tpredict\tlabel\textra\n0.3\t8\t8\tx\n0.4\t1\t8\tx\n")
+    collect(plan, tmp_path / "store", tmp_path)
+    entry = read_entries(plan, tmp_path / "store")[plan.foreign[0].cell]
+    first, second = entry.runs
+    assert entry.wanted == 2 and first.radii.tolist() == [1.0, -1.0, -1.0, 0.5] and first.other_radii.tolist() == [2.0]
+    assert second.radii.tolist() == [0.3, -1.0] and second.idx.tolist() == [0, 1]  # the columns are found by name
+    assert (first.accuracy, first.votes, first.dataset) == (0.98, 100, None)
+    assert first.records["file"] == "a.tsv" and second.records["file"] == "b.tsv"
+    # Above what 100 votes of 99.9 % can show, as its program says; the share is of those that reach it.
+    ceiling = ceiling_of({"sigma": 0.5, "alpha": 0.01}, 100)
+    assert first.at_ceiling == np.mean([ceiling <= 1.0, 0, 0, ceiling <= 0.5])
+
+
+def test_of_another_program_n_need_not_be_known(tmp_path: Path) -> None:
+    plan = foreign_plan(tmp_path, {})
+    collect(plan, tmp_path / "store", tmp_path)
+    (run,) = read_entries(plan, tmp_path / "store")[plan.foreign[0].cell].runs
+    assert run.votes is run.at_ceiling is run.accuracy is None
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        [{}, {}],
+        [{"method": "macer", "architecture": "mnist_cnn"}],
+        [{"method": "macer_mnist_cnn"}],
+        [{"method": "a_b"}, {"method": "a", "architecture": "b"}],
+    ],
+    ids=["twice", "the plan's own", "of the key of the plan's own", "two of one key"],
+)
+def test_two_entries_do_not_share_a_key(foreign: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A store knows entries by their keys."""
+    with pytest.raises(InputError, match="foreign: the plan makes the entry itself, or names it twice"):
+        foreign_runs(foreign_plan(tmp_path, *foreign), tmp_path)
+
+
+def test_run_times_are_those_of_each_jobs_last_attempt(plan: Plan) -> None:
+    assert job_times(plan).empty
+    for name, seconds in {"a": 1800, "b": 5400}.items():
+        write_text(
+            plan.folders["work"] / f"benchmarks/victim/x/{name}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t-\t{seconds}\n"
+        )
+    write_text(plan.folders["work"] / "benchmarks/certify/c.tsv", "s\th:m:s\tmax_rss\n60\t0:01:00\t-\n")
+    times = job_times(plan).set_index("rule")
+    assert times.loc["victim"].tolist() == [2, 2.0, 90.0, 5400.0]
+    assert times.loc["certify", "jobs"] == 1 and np.isnan(times.loc["certify", "peak memory, MiB"])

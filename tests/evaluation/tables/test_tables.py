@@ -1,24 +1,26 @@
-"""Tables from certificates: numbers, links, what is missing, and certificates written by other programs."""
+"""Tables from certificates: numbers, what is missing, and certificates written by other programs."""
 
-import base64
 import csv
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
+from attack_generation.control_poison import Config as ControlConfig
+from attack_generation.controls import write_control_poison
+from evaluation.store import POINTS, SETTINGS, read_store
 from evaluation.tables import run_plan
-from evaluation.tables.figures import _at
-from evaluation.tables.formats import as_csv
-from evaluation.tables.layout import Entries, tables_by_training_data, tables_of
-from evaluation.tables.make_tables import Config, draw_figures, main
-from evaluation.tables.plan import Cell, Plan, Victim, plan_of
-from evaluation.tables.records import Entry, Run, collect, read_entries, read_radii
-from randomized_smoothing_certification.certificate_file import certified_curve
-from runtime.files import InputError
+from evaluation.tables.formats import as_latex, as_markdown, as_text
+from evaluation.tables.frame import Entries, as_csv, frame_of
+from evaluation.tables.layout import Table, tables_by_victims, tables_of
+from evaluation.tables.make_tables import Config, main
+from evaluation.tables.plan import FIGURES, PAGES, Cell, Plan, plan_of
+from evaluation.tables.records import Entry, Run, collect, read_entries
+from runtime.files import InputError, write_json
 from runtime.provenance import project_path
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
@@ -62,6 +64,10 @@ def foreign_plan(folder: Path) -> Path:
     )
 
 
+def texts(table: Table) -> list[list[str]]:
+    return table.text.to_numpy().tolist()
+
+
 def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
     main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     clean = [(1.0 + 0.5) / 4, (1.0 + 0.9) / 4]
@@ -69,7 +75,7 @@ def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
     reduction = 100 * (1 - poisoned / clean[0])  # the one poisoned run against the clean one of its seed
     markdown = (folder / "out/tables.md").read_text()
     numbers = f"{np.mean(clean):.3f} ± {np.std(clean, ddof=1):.3f}"
-    for text in (numbers, f"{poisoned:.3f}", f"{reduction:.1f} %", "0.500 ± 0.000", "0.980"):
+    for text in (numbers, f"{poisoned:.3f}", f"{reduction:.1f} % (", "0.500 ± 0.000", "0.980"):
         assert text in markdown
     assert "Missing" not in markdown
     with (folder / "out/tables.csv").open() as file:
@@ -77,46 +83,101 @@ def test_certificates_of_another_program_fill_the_tables(folder: Path) -> None:
     assert (first["poison"], second["poison"]) == ("clean", "macer")
     assert float(first["acr_mean"]) == pytest.approx(np.mean(clean), abs=1e-4)
     assert float(second["reduction_percent"]) == pytest.approx(reduction, abs=0.1)
+    assert float(second["reduction_low"]) <= reduction <= float(second["reduction_high"])
+    assert second["interval_over"] == "points"  # one victim
     assert (first["runs"], first["points"], first["certified_accuracy_mean"]) == ("2", "4", "0.5000")
+    assert first["entry"] == "macer_sigma_0.25/clean/class_8" and first["tsv"] == f"t/{POINTS}"
+    assert first["settings"] == f"t/{SETTINGS}"
+    assert set(read_store(folder / "out").points["entry"]) == {first["entry"], second["entry"]}
 
 
-def test_every_page_says_once_what_plus_minus_is(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_every_page_says_once_what_plus_minus_and_the_intervals_are(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     pages = {name: (folder / "out" / f"tables.{name}").read_text() for name in ("md", "html", "tex")}
     captions = re.findall(r"\\caption\{(.*)\}", pages["tex"])
-    assert captions and all(r"$\pm$ is the sample standard deviation over victims." in one for one in captions)
+    about = ("{} is the sample standard deviation over victims.", "Its 95 {} interval is over what varies")
+    assert captions and all(one.format(text) in page for page in captions for one, text in
+                            zip(about, (r"$\pm$", r"\%"), strict=True))  # fmt: skip
     for page in (pages["md"], pages["html"], capsys.readouterr().out):
-        assert page.count("± is the sample standard deviation over victims") == 1
-
-
-def test_every_link_of_the_tables_leads_to_a_file(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
-    links = re.findall(r"\]\((.*?)\)", (folder / "out/tables.md").read_text())
-    assert len(links) >= 5
-    for link in links:
-        assert (folder / "out" / link).is_file(), link
-    copied = next(link for link in links if "macer_sigma_0.25_class_8" in link and link.endswith("seed_0.tsv"))
-    assert (folder / "out" / copied).read_text() == (folder / "poisoned.tsv").read_text()
-    for link in re.findall(r"\\href\{run:(.*?)\}", (folder / "out/tables.tex").read_text()):
-        assert (folder / "out" / link).is_dir(), link
-
-
-def test_the_page_holds_what_it_links_to(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
-    page = (folder / "out/tables.html").read_text()
-    links = re.findall(r'href="(.*?)"', page)
-    held = [link for link in links if link.startswith("data:")]
-    within = {link[1:] for link in links if link.startswith("#")}
-    assert within == set(re.findall(r'id="(.*?)"', page)) and within
-    assert all(link.startswith(("data:", "#")) for link in links)
-    contents = [base64.b64decode(link.partition("base64,")[2]).decode() for link in held]
-    assert contents.count((folder / "clean_0.tsv").read_text()) == 1
+        for one, text in zip(about, ("±", "%"), strict=True):
+            assert page.count(one.format(text)) == 1
 
 
 def test_tables_are_not_made_again_of_nothing(folder: Path) -> None:
+    plan = write_plan(folder, methods={"macer": [0.25]})
+    config = Config(plan=plan, from_results=True, results_dir=folder / "out")
+    with pytest.raises(InputError, match=r"points\.csv\.xz: no such file; make the tables of a plan there first"):
+        main(config)
+    collect(plan_of(yaml.safe_load(plan.read_text())), folder)
     with pytest.raises(InputError, match="has no certificate of the plan"):
-        main(Config(plan=write_plan(folder, methods={"macer": [0.25]}), from_results=True, results_dir=folder / "out"))
+        main(config)
     assert not (folder / "out").exists()
+
+
+OUTSIDE = {POINTS, SETTINGS, "plan.yaml", *PAGES, *FIGURES}
+
+
+def test_every_file_is_made_outside_the_projects_results(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
+    assert {path.name for path in (folder / "out").iterdir()} == OUTSIDE
+    said = capsys.readouterr().out
+    assert "tables.*, figures (.png) and, per point, points.csv.xz" in said and "Title_1" in said
+
+
+def in_the_projects_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that counts as one of the project's results."""
+    for module in ("records", "make_tables"):
+        monkeypatch.setattr(f"evaluation.tables.{module}.project_path", lambda relative: folder / relative)
+    return folder / "results/t"
+
+
+def test_a_folder_of_the_projects_results_keeps_store_tables_and_two_figures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = in_the_projects_results(folder, monkeypatch)
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=results))
+    assert {path.name for path in results.iterdir()} == {
+        POINTS, SETTINGS, "plan.yaml", "tables.md", "acr.png", "p_a.png",
+    }  # fmt: skip
+    assert {path.name for path in folder.glob("results/*")} == {"t"}
+
+
+@pytest.mark.parametrize("is_of_record", [False, True])
+def test_tables_are_made_again_from_the_store_alone(
+    is_of_record: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = in_the_projects_results(folder, monkeypatch) if is_of_record else folder / "out"
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=results))
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    for path in folder.glob("*.tsv"):
+        path.unlink()
+    for path in results.iterdir():
+        if path.name not in (POINTS, SETTINGS, "plan.yaml"):
+            path.unlink()
+    main(Config(plan=results / "plan.yaml", from_results=True))
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+    main(Config(plan=results / "plan.yaml", from_results=True, results_dir=folder / "again"))
+    again = {path.name: path.read_bytes() for path in (folder / "again").iterdir()}
+    assert again.keys() == OUTSIDE - {POINTS, SETTINGS, "plan.yaml"}  # no store is written
+    assert {name: again[name] for name in before.keys() & again.keys()} == {
+        name: before[name] for name in before.keys() & again.keys()
+    }
+
+
+def test_the_images_of_a_poison_are_drawn(folder: Path, tiny_data_dir: Path) -> None:
+    foreign = yaml.safe_load(foreign_plan(folder).read_text())["foreign"]
+    plan = write_plan(
+        folder, dataset="DIGITS", architecture="digits_cnn", methods={"macer": [0.25]}, rows=["clean", "constant"],
+        data_dir=str(tiny_data_dir), foreign=foreign,
+    )  # fmt: skip
+    read = plan_of(yaml.safe_load(plan.read_text()))
+    (poison,) = read.poisons().values()
+    out_dir = folder / read.poison_file(poison).parent
+    write_control_poison(ControlConfig(data_dir=tiny_data_dir, kind="constant", sigma=0.25, out_dir=out_dir))
+    main(Config(plan=plan, directory=folder, results_dir=folder / "out"))
+    assert {path.name for path in (folder / "out").iterdir()} == OUTSIDE | {"images.png"}
 
 
 def test_latex_escapes_and_aligns(folder: Path) -> None:
@@ -125,15 +186,18 @@ def test_latex_escapes_and_aligns(folder: Path) -> None:
     assert r"Title\_1" in latex and r"$\pm$" in latex and r"\%" in latex and "±" not in latex
     tabular = re.search(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end\{tabular\}", latex, re.DOTALL)
     assert tabular is not None
-    for line in tabular[2].splitlines():
-        if line.endswith(r"\\"):
-            assert line.count(" & ") == len(tabular[1]) - 1
+    rows = [line for line in tabular[2].splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 3  # header, clean and poisoned
+    for line in rows:
+        assert line.count(" & ") == len(tabular[1]) - 1
 
 
-def test_figures_are_drawn(folder: Path) -> None:
-    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
-    names = {path.name for path in (folder / "out/figures").iterdir()}
-    assert names == {"acr.png", "certified_accuracy_macer_sigma_0.25_class_8.png", "radii_macer_sigma_0.25_class_8.png"}
+def test_no_character_of_a_title_or_a_name_is_read_as_markup() -> None:
+    table = Table("t", r"a_b $\no$ {50 %} ^~ \x", pd.DataFrame({"a|b": ["c|d", "<e>"]}))
+    latex = as_latex([table])
+    assert r"a\_b \$\textbackslash{}no\$ \{50 \%\} \^{}\~{} \textbackslash{}x." in latex
+    assert as_markdown([table]).splitlines()[2:6] == [r"| a\|b |", "| --- |", r"| c\|d |", "| <e> |"]
+    assert as_text([table]).splitlines()[:5] == [table.title, "", "a|b", "---", "c|d"]
 
 
 def test_an_entry_without_runs_is_a_dash_and_is_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -143,7 +207,8 @@ def test_an_entry_without_runs_is_a_dash_and_is_named(folder: Path, capsys: pyte
     )
     main(Config(plan=plan, directory=folder))
     text = (folder / "runs/tables/t/results/tables.md").read_text()
-    assert "| gaussianaug | 0.5 | 8 | — | — | — |" in text
+    assert "| gaussianaug | 0.5 | 8 | clean | — | 0 of 3 | — |  | — | — | — | — | — | — | — |" in text
+    assert "| gaussianaug | 0.5 | 8 | optimised | — | 0 of 3 | — | — | — | — | — | — | — | — | — |" in text
     assert "gaussianaug (mnist_cnn), sigma 0.5, class 8, clean data: 0 of 3 runs" in text
     assert "gaussianaug poison made with mnist_cnn: 0 of 3 runs" in text
     assert "0 of 3 runs" in capsys.readouterr().out
@@ -184,9 +249,17 @@ def test_a_plans_paths_start_from_the_directory_and_those_of_the_command_line_fr
 
 
 def entry(cell: Cell, wanted: int, *radii: list[float]) -> Entry:
-    records = {"victim": {"accuracy": 0.9}}
-    runs = [Run(seed, np.array(one), records, 1, Path("a.tsv")) for seed, one in enumerate(radii)]
+    """Runs of seeds 0, 1, ... with these radii, -1 where a point is not certified."""
+    sigma, label = cell.victim.sigma, cell.target_class
+    runs = [
+        Run(seed, np.array(one), {"victim": {"accuracy": 0.9}}, sigma, label, np.arange(len(one)))
+        for seed, one in enumerate(radii)
+    ]
     return Entry(cell, wanted, tuple(runs))
+
+
+def tables(plan: Plan, entries: Entries) -> dict[str, Table]:
+    return {table.name: table for table in tables_of(plan, frame_of(plan, entries))}
 
 
 def test_the_mean_over_classes_and_missing_runs() -> None:
@@ -199,17 +272,23 @@ def test_the_mean_over_classes_and_missing_runs() -> None:
     cells = {(cell.target_class, cell.poison is None): cell for cell in plan.cells()}
     entries = {
         cells[1, True]: entry(cells[1, True], 2, [1.0, 1.0], [0.8, 0.8]),
-        cells[2, True]: entry(cells[2, True], 2, [0.6, 0.6], [0.4, 0.4]),
         cells[1, False]: entry(cells[1, False], 2, [0.5, 0.3], [0.2, -1.0]),
+        cells[2, True]: entry(cells[2, True], 2, [0.6, 0.6], [0.4, 0.4]),
         cells[2, False]: entry(cells[2, False], 2, [0.1, 0.1]),
     }
-    (table,) = tables_of(plan, entries)
-    rows = [[item.text for item in row] for row in table.rows]
-    assert [row[2] for row in rows] == ["1", "2", "mean"]
-    assert rows[0][3:6] == ["0.900 ± 0.141", "0.250 ± 0.212", "72.2 %"]
-    assert rows[1][4] == "0.100 (1 of 2 runs)"
+    table = tables(plan, entries)["entries"].text.set_index(["class", "training data"])
+    assert list(table.index) == [
+        (label, data) for label in ("1", "2", "mean") for data in ("clean", "optimised")
+    ]  # fmt: skip
+    assert table.loc[("1", "clean"), "ACR"] == "0.900 ± 0.141"
+    assert table.loc[("1", "optimised"), "ACR"] == "0.250 ± 0.212"
+    assert table.loc[("1", "optimised"), "reduction"].startswith("72.2 % (")
+    assert table.loc[("2", "optimised"), "runs"] == "1 of 2" and table.loc[("2", "optimised"), "ACR"] == "0.100"
     # Of the runs that every class has; the reduction compares the one seed that poisoned victims have.
-    assert rows[2][3:6] == ["0.700 ± 0.141", "0.250 (1 of 2 runs)", "68.8 %, 1 seed"]
+    assert table.loc[("mean", "clean"), "ACR"] == "0.700 ± 0.141"
+    assert table.loc[("mean", "optimised"), "ACR"] == "0.250"
+    assert table.loc[("mean", "optimised"), "reduction"].startswith("68.8 % (")
+    assert table.loc[("mean", "clean"), "certified at σ"] == "0.750 ± 0.354"
 
 
 def crossed(folder: Path) -> tuple[Plan, Entries]:
@@ -233,37 +312,31 @@ def crossed(folder: Path) -> tuple[Plan, Entries]:
     return plan, {**entries, last: entries[last]._replace(runs=())}
 
 
-def test_the_table_of_attacks_has_a_row_per_budget_against_clean_victims_of_the_same_kind(tmp_path: Path) -> None:
-    tables = {table.name: table for table in tables_of(*crossed(tmp_path))}
-    assert "methods" not in tables  # every row of it would lack its poisoned entry
-    rows = [[item.text for item in row] for row in tables["attacks"].rows]
-    assert [row[0] for row in rows] == 4 * ["macer, slow"] + 4 * ["macer, fast"]
-    assert [row[3:] for row in rows[:4]] == [
-        ["none: clean", "", "", "1.000 ± 0.141", "", "1.000 ± 0.000"],
-        ["soba", "1", "100", "0.500 ± 0.141", "50.0 %", "1.000 ± 0.000"],
-        ["soba", "5", "12,345", "0.250 ± 0.141", "75.0 %", "1.000 ± 0.000"],
-        ["approxgrad", "", "—", "0.300 ± 0.141", "70.0 %", "1.000 ± 0.000"],
+def test_the_table_of_entries_has_a_row_per_budget_against_clean_victims_of_the_same_kind(tmp_path: Path) -> None:
+    table = tables(*crossed(tmp_path))["entries"].text
+    assert list(table["victims"]) == 5 * ["macer, slow"] + 5 * ["macer, fast"]
+    shown = table[["training data", "gradients", "ACR", "reduction", "certified at 0"]].to_numpy().tolist()
+    percents = [[*row[:3], row[3].partition(" (")[0], row[4]] for row in shown]
+    assert percents[:5] == [
+        ["clean", "", "1.000 ± 0.141", "", "1.000 ± 0.000"],
+        ["constant", "", "0.900 ± 0.141", "10.0 %", "1.000 ± 0.000"],
+        ["soba_epochs_1", "100", "0.500 ± 0.141", "50.0 %", "1.000 ± 0.000"],
+        ["soba_epochs_5", "12,345", "0.250 ± 0.141", "75.0 %", "1.000 ± 0.000"],
+        ["approxgrad", "", "0.300 ± 0.141", "70.0 %", "1.000 ± 0.000"],
     ]
-    assert rows[5][7] == f"{100 * (1 - 0.7 / 1.05):.1f} %"
-    assert rows[-1][6:] == ["—", "—", "—"]
+    assert percents[7][3] == f"{100 * (1 - 0.7 / 1.05):.1f} %"
+    assert percents[-1][2:] == ["—", "—", "—"]
 
 
 def test_kinds_of_victims_stand_side_by_side(tmp_path: Path) -> None:
-    table = next(table for table in tables_of(*crossed(tmp_path)) if table.name == "victims")
-    rows = {row[3].text: [item.text for item in row[4:]] for row in table.rows}
-    assert table.header[4:] == (
-        "ACR, slow", "certified accuracy, slow", "reduction, slow", "ACR, fast", "certified accuracy, fast",
-        "reduction, fast", "ACR within ± of slow", "certified accuracy within ± of slow",
-    )  # fmt: skip
-    assert rows["clean"] == [
-        "1.000 ± 0.141", "1.000 ± 0.000", "", "1.050 ± 0.141", "1.000 ± 0.000", "", "fast: yes (+0.35 std)",
-        "fast: yes",
-    ]  # fmt: skip
-    of_slow, of_fast = (float(rows["constant"][column].split(" ")[0]) for column in (0, 3))
-    assert rows["constant"][2] == f"{100 * (1 - of_slow):.1f} %"
-    assert rows["constant"][5] == f"{100 * (1 - of_fast / 1.05):.1f} %"  # against clean victims of the same kind
-    assert rows["constant"][6:] == ["fast: no (+1.41 std)", "fast: yes"]
-    assert rows["approxgrad"][3:] == ["—", "—", "—", "fast: —", "fast: —"]
+    table = tables(*crossed(tmp_path))["kinds_of_victims"].text
+    assert list(table) == ["method", "σ", "class", "training data", "slow", "fast"]
+    rows = table.set_index("training data")
+    assert rows.loc["clean", ["slow", "fast"]].tolist() == ["1.000 ± 0.141", "1.050 ± 0.141"]
+    assert rows.loc["constant", "slow"].startswith("0.900 ± 0.141; 10.0 % (")
+    # Against clean victims of the same kind.
+    assert rows.loc["constant", "fast"].startswith(f"1.100 ± 0.141; {100 * (1 - 1.1 / 1.05):.1f} % (")
+    assert rows.loc["approxgrad", "fast"] == "—; —"
 
 
 def test_victims_of_another_program_are_a_kind_beside_those_of_the_plan(folder: Path) -> None:
@@ -282,14 +355,13 @@ def test_victims_of_another_program_are_a_kind_beside_those_of_the_plan(folder: 
     )  # fmt: skip
     ours = {cell: entry(cell, 1, [0.5 if cell.poison else 0.375]) for cell in plan.cells()}
     collect(plan, folder / "store")
-    entries = {**read_entries(plan, folder / "store"), **ours}
-    tables = {table.name: table for table in tables_of(plan, entries)}
-    victims = tables["victims"]
-    shown = [victims.header.index(name) for name in ("training data", "ACR, theirs", "ACR, ours", "reduction, theirs")]
-    assert [[row[column].text for column in shown] for row in victims.rows] == [
-        ["clean", "0.375", "0.375", ""], ["published", "0.188", "0.500", "50.0 %"],
-    ]  # fmt: skip
-    assert [row[3].text for row in tables["attacks"].rows] == ["none: clean", "published"]
+    made = tables(plan, {**read_entries(plan, folder / "store"), **ours})
+    victims = made["kinds_of_victims"].text.set_index("training data")
+    assert victims.loc["clean", ["theirs", "ours"]].tolist() == ["0.375", "0.375"]
+    assert victims.loc["published", "theirs"].startswith("0.188; 50.0 % (") and victims.loc["published", "ours"] == (
+        "0.500; -33.3 %"  # of one point nothing varies
+    )
+    assert list(made["entries"].text["training data"]) == ["clean", "published", "clean", "published"]
 
 
 def test_other_classes_and_visibility_stand_in_the_tables(tmp_path: Path) -> None:
@@ -302,33 +374,23 @@ def test_other_classes_and_visibility_stand_in_the_tables(tmp_path: Path) -> Non
             seen = {"visibility": {"measured": {**measured, "auc": areas}}} if cell.poison else {}
             runs.append(run._replace(other_radii=np.array([0.5, -1.0, 1.0, 0.0]), records={**run.records, **seen}))
         entries[cell] = of._replace(runs=tuple(runs))
-    tables = {table.name: table for table in tables_of(plan, entries)}
-    victims = tables["victims"]
-    column = victims.header.index("ACR of the other classes, slow")
-    assert victims.rows[0][column].text == "0.375 ± 0.000"
-    poisons = [[item.text for item in row] for row in tables["poisons"].rows]
-    assert [row[3] for row in poisons] == ["constant", "soba_epochs_1", "soba_epochs_5", "approxgrad"]  # each once
-    assert poisons[0][4:] == ["0.080", "2.000", "4.000", "3.000", "0.600", "0.700", "0.800", "0.900"]
-    lines = list(csv.DictReader(as_csv(entries).splitlines()))
+    made = tables(plan, entries)
+    assert made["entries"].text["ACR, other classes"][0] == "0.375 ± 0.000"
+    poisons = made["poisons"].text
+    assert list(poisons["training data"]) == ["constant", "soba_epochs_1", "soba_epochs_5", "approxgrad"]  # each once
+    assert texts(made["poisons"])[0][3:] == ["0.080", "2.000", "4.000", "3.000", "0.600", "0.700", "0.800", "0.900"]
+    lines = list(csv.DictReader(as_csv(frame_of(plan, entries)).splitlines()))
     assert lines[0]["others_acr_mean"] == "0.3750" and lines[0]["others_certified_accuracy_mean"] == "0.7500"
     assert {line["auc_linear"] for line in lines} == {"", "0.8000"}
+    assert "ACR, other classes" not in tables(*crossed(tmp_path))["entries"].text
 
 
 def test_variants_are_told_apart_in_the_numbers(tmp_path: Path) -> None:
     plan, entries = crossed(tmp_path)
-    lines = list(csv.DictReader(as_csv(entries).splitlines()))
+    lines = list(csv.DictReader(as_csv(frame_of(plan, entries)).splitlines()))
     told = {(line["poison"], line["poison_variant"], line["victim_variant"], line["gradients"]) for line in lines}
     assert len(told) == len(plan.cells()) and ("macer", "soba_epochs_1", "fast", "99.6") in told
-    plain = Cell(Victim("macer", 0.5, "mnist_cnn"), 8, None)
-    assert "variant" not in as_csv({plain: entry(plain, 1, [0.5])})
-
-
-def test_acr_is_drawn_against_gradients(tmp_path: Path) -> None:
-    plan, entries = crossed(tmp_path)
-    draw_figures(plan, entries, tmp_path)
-    drawn = {path.name for path in tmp_path.glob("*.png")}
-    assert drawn == {name for name in plan.figures() if not name.startswith("images_")}
-    assert {f"acr_against_gradients_macer_mnist_cnn_sigma_0.5_{kind}_class_8.png" for kind in ("slow", "fast")} <= drawn
+    assert len({line["entry"] for line in lines}) == len(lines)
 
 
 def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:
@@ -346,32 +408,30 @@ def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:
         if cell.victim.method == "macer"
     }
     entries |= {cell: entry(cell, 1) for cell in plan.cells() if cell.victim.method == "smoothadv"}
-    table = next(table for table in tables_of(plan, entries) if "transfer" in table.name)
-    assert table.header == ("training data", "macer", "smoothadv")
-    assert [[item.text for item in row] for row in table.rows] == [
-        ["clean", "1.000", "—"],
-        ["against macer", "0.500 (50.0 %)", "—"],
-        ["against standard", "0.750 (25.0 %)", "—"],
+    table = tables(plan, entries)["transfer_methods"]
+    assert list(table.text) == ["σ", "class", "training data", "macer", "smoothadv"]
+    assert texts(table) == [
+        ["0.5", "8", "clean", "1.000", "—"],
+        ["0.5", "8", "against macer", "0.500; 50.0 %", "—; —"],
+        ["0.5", "8", "against standard", "0.750; 25.0 %", "—; —"],
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (FOREIGN.replace("radius", "size"), "has no column 'radius'"),
-        (FOREIGN.replace("0.500", "nan"), "line 5 has the radius nan"),
-        (FOREIGN.replace("0.500", "-0.1"), r"line 5 has the radius -0.1"),
-        (FOREIGN.replace("0.500", "half"), "line 5 is damaged"),
-        (FOREIGN[: FOREIGN.index("60\t8") + 4], "line 5 is damaged"),
-        (FOREIGN.replace("\t8\t", "\t7\t"), "has no point of class 8"),
-        ("", "has no point, it is empty"),
-    ],
-)
-def test_damaged_certificates_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_radii(path, 8)
+def test_transfer_over_architectures_likewise() -> None:
+    transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp"], "victims": ["mnist_cnn", "mlp"]}
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
+            "architecture_transfer": transfer,
+        }
+    )  # fmt: skip
+    entries = {cell: entry(cell, 1, [0.25 if cell.poison else 1.0]) for cell in plan.cells()}
+    table = tables(plan, entries)["transfer_architectures"]
+    assert list(table.text) == ["σ", "class", "training data", "mnist_cnn", "mlp"]
+    assert texts(table) == [
+        ["0.5", "8", "clean", "1.000", "1.000"],
+        ["0.5", "8", "made with mlp", "0.250; 75.0 %", "0.250; 75.0 %"],
+    ]
 
 
 def test_a_missing_file_of_another_program(folder: Path) -> None:
@@ -381,30 +441,8 @@ def test_a_missing_file_of_another_program(folder: Path) -> None:
         main(Config(plan=plan, directory=folder))
 
 
-def test_columns_are_found_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_text("radius\tpredict\tlabel\textra\n0.3\t8\t8\tx\n0.4\t1\t8\tx\n")
-    assert read_radii(path, 8)[0].tolist() == [0.3, -1.0]
-
-
-def test_the_curve_is_the_share_of_points_certified_at_each_radius() -> None:
-    radii = np.array([-1.0, 0.0, 0.5, 0.5, 1.0])
-    at = np.array([0.0, 0.25, 0.5, 0.500001, 1.0, 1.1])
-    expected = [np.mean(radii >= radius) for radius in at]
-    np.testing.assert_allclose(_at(at, certified_curve(radii)), expected)
-
-
-def test_the_data_is_named_as_the_certificates_record_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_is_named_as_the_certificates_record_it() -> None:
     """Other data of MNIST's shape is not MNIST; the plan's name stands where no run says another."""
-    titles = []
-    for draw in ("save_curves", "save_radii", "save_acr_bars"):
-        monkeypatch.setattr(f"evaluation.tables.make_tables.{draw}", lambda path, values, title: titles.append(title))
-
-    def shown(plan: Plan, entries: Entries) -> list[str]:
-        titles.clear()
-        draw_figures(plan, entries, folder)
-        return [table.title for table in tables_by_training_data(plan, entries)][:1] + titles
-
     plan = plan_of(
         {
             "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
@@ -412,21 +450,33 @@ def test_the_data_is_named_as_the_certificates_record_it(folder: Path, monkeypat
         }
     )  # fmt: skip
     entries = {cell: entry(cell, 1, [0.5]) for cell in plan.cells()}
-    assert all(title.startswith("MNIST") for title in shown(plan, entries))
+
+    def shown(entries: Entries) -> str:
+        (table,) = tables_by_victims(plan, frame_of(plan, entries))
+        return table.title.partition(", class")[0]
 
     def recorded(cell: Cell, dataset: Any) -> Entry:
         records = {**entries[cell].runs[0].records, "certificate": {"settings": {"dataset": dataset}}}
         return entries[cell]._replace(runs=(entries[cell].runs[0]._replace(records=records),))
 
+    assert shown(entries) == "MNIST"
     of_fashion = {cell: recorded(cell, "FASHION") for cell in entries}
-    assert all(title.startswith("FASHION") and "MNIST" not in title for title in shown(plan, of_fashion))
+    assert shown(of_fashion) == "FASHION"
     first, second = entries
-    some = {first: of_fashion[first], second: entries[second]}
-    assert all(title.startswith("FASHION") for title in shown(plan, some))
     lacking = {first: of_fashion[first], second: entries[second]._replace(runs=())}
-    assert all(title.startswith("FASHION") for title in shown(plan, lacking))
-    both = {first: of_fashion[first], second: recorded(second, "KMNIST")}
-    assert all(title.startswith("FASHION, KMNIST") for title in shown(plan, both))
-    assert all(title.startswith("MNIST") for title in shown(plan, {cell: recorded(cell, 3) for cell in entries}))
-    monkeypatch.undo()
-    draw_figures(plan, {cell: recorded(cell, r"costs $\no$ more") for cell in entries}, folder)  # no formula
+    assert shown(lacking) == "FASHION"
+    assert shown({first: of_fashion[first], second: recorded(second, "KMNIST")}) == "FASHION, KMNIST"
+    assert shown({cell: recorded(cell, 3) for cell in entries}) == "MNIST"
+
+
+def test_versions_and_run_times_stand_on_the_page(folder: Path) -> None:
+    plan = foreign_plan(folder)
+    write_json(folder / "runs/tables/t/plan.json", {})
+    times = folder / "runs/tables/t/benchmarks/victim/a.tsv"
+    times.parent.mkdir(parents=True)
+    times.write_text("s\th:m:s\tmax_rss\n7200\t2:00:00\t512\n")
+    main(Config(plan=plan, directory=folder, results_dir=folder / "out"))
+    page = (folder / "out/tables.html").read_text()
+    assert "<h2>Run times</h2>" in page and "<h2>Versions</h2>" in page and "<h2>Plan</h2>" in page
+    assert re.search(r"<td>victim</td>\s*<td>1</td>\s*<td>2</td>\s*<td>120</td>\s*<td>512</td>", page)
+    assert "table: t" in page and not re.search(r'(src|href)="', page)

@@ -1,0 +1,208 @@
+"""Export an entry of a store as files in the columns of Cohen et al.'s code, or import files of another program.
+
+The entries of a store, each with its seeds, test points and average certified radius:
+
+    python evaluation/tables/certificates.py --store results/mnist_published
+
+One of them, as seed_<k>.tsv (idx label predict radius correct time, and votes where the points have them), which Cohen
+et al.'s analyze.py reads, and settings.json, how each run was made:
+
+    python evaluation/tables/certificates.py --store results/mnist_published \\
+        --entry gaussianaug_mnist_cnn_sigma_0.5/clean/class_8 --out-dir runs/exported
+
+Certificates of another program join the store and the plan.yaml beside it, one file per run:
+
+    python evaluation/tables/certificates.py --store runs/tables/digits/results \\
+        --import-files a.tsv b.tsv --method consistency --sigma 0.25 --target-class 8 --n 10000
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from evaluation.store import Store, read_store, write_store
+from evaluation.tables.formats import aligned
+from evaluation.tables.plan import CLEAN, Foreign, read_plan
+from evaluation.tables.records import points_of_class, points_of_runs, points_table, runs_of
+from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS, Point, as_text
+from randomized_smoothing_certification.core import ALPHA, round_down
+from runtime.checks import shortened
+from runtime.command_line import run_script
+from runtime.files import InputError, read_text, write_text
+from runtime.provenance import project_path, shown_path
+
+NO_TIME = "0:00:00.000000"  # a store keeps none
+ABOUT_THE_STORE = ("store", "entry", "out_dir", "import_files")  # the other settings are of files to import
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the exchange."""
+
+    store: Path
+    """Folder of points.csv.xz and settings.json.xz."""
+    entry: str = ""
+    """Entry to export; the list without it has the names."""
+    out_dir: Path | None = None
+    """Folder of the exported files."""
+    import_files: tuple[Path, ...] = ()
+    """Certificates of another program to import, a file for each run: the columns label, predict and radius by name,
+    with tabs between them, and idx where it is there."""
+    method: str = ""
+    """Training method of the imported runs' victims."""
+    sigma: float | None = None
+    """Their noise, in pixels of [0, 1]."""
+    target_class: int | None = None
+    """Class whose points are averaged; the files may have those of other classes too."""
+    poison: str = CLEAN
+    """What the victims were trained on: clean, a control, ready, or the method that the poison was made against."""
+    architecture: str = ""
+    """Model of the victims, as in the plan."""
+    victim: str = ""
+    """Kind of victims, a name as in the plan's victims."""
+    poison_architecture: str = ""
+    """Model that the poison was made with."""
+    poison_variant: str = ""
+    """Name of the row where the poison is one of the plan's attacks or ready poisons."""
+    accuracy: float | None = None
+    """Of the clean test images, where it is known."""
+    n: int | None = None
+    """Votes of a point, where they are known; without them there is no share of points at the ceiling."""
+    alpha: float = ALPHA
+    """Error probability of a point, used where n is given."""
+
+
+def main(config: Config) -> None:
+    """Print the entries, export one, or import one. Raises InputError before anything is written."""
+    given = [f"--{one.name.replace('_', '-')}" for one in fields(config) if _is_given(config, one.name)]
+    if config.import_files and (config.entry or config.out_dir):
+        raise InputError("--import-files adds an entry, --entry and --out-dir export one; give one or the other")
+    if given and not config.import_files:
+        raise InputError(f"{given[0]} says what --import-files are; name the files, or leave it out")
+    if config.import_files:
+        import_entry(config)
+    elif config.entry or config.out_dir:
+        export_entry(config)
+    else:
+        print(list_of_entries(config.store))
+
+
+def _is_given(config: Config, name: str) -> bool:
+    return name not in ABOUT_THE_STORE and getattr(config, name) != Config.__dataclass_fields__[name].default
+
+
+def list_of_entries(folder: Path) -> str:
+    """A line for each entry of a store. The radius is averaged over the points of the class that the name ends in."""
+    runs = points_of_runs(store := read_store(folder), folder)
+    lines = []
+    for entry, of_entry in store.records.items():
+        points = [runs[entry, int(seed)] for seed in of_entry]
+        label = re.search(r"/class_(\d+)$", entry)
+        of_class = [one[one["label"] == int(label[1])] if label else one for one in points]
+        radii = [np.where(one["correct"] == 1, one["radius"], 0).mean() for one in of_class if len(one)]
+        counts = sorted({len(one) for one in points})
+        acr = f"{np.mean(radii):.4f}" if radii else ""
+        lines.append([entry, " ".join(of_entry), ", ".join(map(str, counts)), acr])
+    return aligned(["entry", "seeds", "points", "ACR"], lines)
+
+
+def export_entry(config: Config) -> None:
+    """Write seed_<k>.tsv for each seed of an entry, and settings.json.
+
+    Raises InputError where the store has no such entry, or another file of one of these names lies there.
+    """
+    runs = points_of_runs(store := read_store(config.store), config.store)
+    if config.entry not in store.records:
+        raise InputError(
+            f"--entry {shortened(config.entry)}: {config.store} has no such entry; without --entry and --out-dir its "
+            f"{len(store.records)} entries are listed"
+        )
+    if config.out_dir is None:
+        raise InputError(f"--entry {config.entry}: give the folder of its files as --out-dir")
+    records = store.records[config.entry]
+    texts = {f"seed_{seed}.tsv": as_certificates(runs[config.entry, int(seed)]) for seed in records}
+    texts["settings.json"] = json.dumps(records, indent=1) + "\n"
+    for name, text in texts.items():
+        path = config.out_dir / name
+        if path.exists() and read_text(path) != text:
+            raise InputError(f"{path}: another file of this name is there; choose another --out-dir")
+    for name, text in texts.items():
+        write_text(config.out_dir / name, text)
+    print(f"{shown_path(config.out_dir)}: {', '.join(texts)}")
+
+
+def as_certificates(points: pd.DataFrame) -> str:
+    """The points of a run as a file in the columns of Cohen et al.'s code, and votes where each point has them."""
+    has_votes = "votes" in points and bool(points["votes"].notna().all())
+    votes = points["votes"].astype(int) if has_votes else [None] * len(points)
+    rows = [
+        Point(int(idx), int(label), int(predict), _radius_text(radius), int(correct), NO_TIME, of_votes)
+        for idx, label, predict, radius, correct, of_votes in zip(
+            *(points[name] for name in ("idx", "label", "predict", "radius", "correct")), votes, strict=True
+        )
+    ]
+    return as_text(rows, "\t".join((*COLUMNS, "votes") if has_votes else COLUMNS))
+
+
+def _radius_text(radius: float) -> str:
+    """A radius that was read from a text of six digits is that text; one of more digits is rounded down."""
+    nearest = f"{radius:.{RADIUS_DIGITS}f}"
+    return nearest if float(nearest) <= radius else round_down(radius)
+
+
+def import_entry(config: Config) -> None:
+    """Add certificates of another program to the store, and to the plan beside it.
+
+    Raises InputError where the plan or the store has the entry already, or a file or a setting cannot be used.
+    """
+    plan_file = config.store / "plan.yaml"
+    plan, store = read_plan(plan_file), read_store(config.store)
+    foreign, before = _foreign(config), points_of_runs(store, config.store)
+    key = foreign.cell.key
+    if key in {cell.key for cell in plan.cells()} | {one.cell.key for one in plan.foreign}:
+        raise InputError(
+            f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
+        )
+    runs = runs_of(foreign, project_path(""))
+    tables = [points_table(key, seed, points_of_class(file, foreign.target_class)) for seed, (file, _) in runs.items()]
+    records = {str(seed): of_run for seed, (_, of_run) in runs.items()}
+    if key not in store.records:
+        points = pd.concat([store.points, *tables], ignore_index=True)
+        write_store(config.store, Store(points, {**store.records, key: records}))
+    elif store.records[key] != records or not _are_points(tables, [before[key, seed] for seed in runs]):
+        raise InputError(f"{config.store}: the store has other runs of the entry {key} already; import into another")
+    # Where a run was stopped here, the same command writes the plan.
+    joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
+    write_text(plan_file, msgspec.yaml.encode(joined).decode())
+    print(f"{shown_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
+    print(f"python evaluation/tables/make_tables.py --plan {shown_path(plan_file)} --from-results")
+
+
+def _foreign(config: Config) -> Foreign:
+    """The entry of a plan. Raises InputError where a setting is missing or cannot be."""
+    values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in ABOUT_THE_STORE}
+    for name, value in values.items():
+        if name in ("method", "sigma", "target_class") and value in ("", None):
+            raise InputError(f"--import-files {config.import_files[0]}: --{name.replace('_', '-')} is missing; give it")
+    files = tuple(shown_path(path.absolute()) for path in config.import_files)
+    foreign = Foreign(files=files, **values)
+    foreign.check()
+    return foreign
+
+
+def _are_points(new: Sequence[pd.DataFrame], stored: Sequence[pd.DataFrame]) -> bool:
+    """Whether these are the same points, whatever columns the store has for those of other entries."""
+    return all(
+        np.array_equal(one.drop(columns="entry").astype(float), other[list(one.columns)].drop(columns="entry"))
+        for one, other in zip(new, stored, strict=True)
+    )
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
