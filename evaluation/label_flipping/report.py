@@ -115,7 +115,7 @@ def curves_of(store: Store) -> list[LabelCurve]:
 
 
 def curve_table(store: Store) -> pd.DataFrame:
-    """A row per curve: entry, seed, label, accuracy without attack and at the study's 'at', median of the changes.
+    """A row per curve: its fields and label, accuracy without attack and at the study's 'at', median of the changes.
 
     low, high: the 95 % interval (Wilson) over test points of the accuracy at 'at', NaN for a curve without points.
     """
@@ -124,7 +124,7 @@ def curve_table(store: Store) -> pd.DataFrame:
         record = store.records[curve.entry][str(curve.seed)]
         values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.median_flips}
         rows.append({**curve._asdict(), "label": curve.label, **values, **curve.printed})
-    table = pd.DataFrame(rows).astype({"median": float, "points": float})
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "points"), float))
     right = (table["accuracy"] * table["points"]).round()
     table["low"], table["high"] = proportion_confint(right, table["points"], method="wilson")
     return table
@@ -205,7 +205,7 @@ def save_label_curves(path: Path, store: Store) -> None:
 
     records = {(entry, int(seed)): one for entry, of_seeds in store.records.items() for seed, one in of_seeds.items()}
     first, of_all = next(iter(records.values())), max(one["test_points"] for one in records.values())
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
     axes, curves = figure.subplots(), _drawn(store)
     colours: dict[Any, str] = {}
     markers = {"network_random": "o", "network_greedy": "s", "network_pointwise": "^"}
@@ -214,7 +214,9 @@ def save_label_curves(path: Path, store: Store) -> None:
         study = (curve.entry, curve.seed)
         key = study if len(records) > 1 else curve.q
         colour = colours.setdefault(key, _COLOURS[len(colours) % len(_COLOURS)])
-        label = f"{_study_label(records[study], of_all)}: {curve.label}" if len(records) > 1 else curve.label
+        label = curve.label
+        if len(records) > 1 and curve.kind != "network":
+            label = f"{_study_label(records[study], of_all)}: {'exact' if curve.kind == 'exact' else label}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
         drawn = axes.plot if curve.kind == "network" else axes.step
         steps: dict[str, Any] = {} if curve.kind == "network" else {"where": "pre"}
@@ -225,10 +227,11 @@ def save_label_curves(path: Path, store: Store) -> None:
     count = f"{of_all:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy")
-    axes.set_xlim(0, 1.05 * max((curve.flips.max() for curve in curves if curve.kind != "network"), default=1))
+    shown = [curve.flips[curve.accuracy > 0.005].max(initial=1) for curve in curves if curve.kind != "network"]
+    axes.set_xlim(0, 1.05 * max(shown, default=1))
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     size: int = first["training_points"]
     to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
     percent = axes.secondary_xaxis("top", functions=to_percent_and_back)

@@ -31,7 +31,15 @@ from randomized_smoothing_certification.fixed_weights import (
 from randomized_smoothing_certification.label_flipping import Bound, KernelVectors, LabelFlips, certified_accuracy
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from runtime.checks import require_place
-from runtime.files import array_sha256, file_sha256, remove, remove_leftovers, require_no_folder, write_text
+from runtime.files import (
+    array_sha256,
+    file_sha256,
+    read_record,
+    remove,
+    remove_leftovers,
+    require_no_folder,
+    write_text,
+)
 from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
 from runtime.noise import Stream
@@ -96,7 +104,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
             "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice,
             "curves": undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
-            **provenance(config),
+            **_record_of_features(config), **provenance(config),
         }  # fmt: skip
         store = Store(_lines(config, name, points, test, everything), {name: {str(config.seed): record}})
         table = tables_page(store)
@@ -106,6 +114,12 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         write_store(folder, store)
     print(f"{table}\n{shown_path(folder)}: {TABLES}, {FIGURE}, {RECORDS} and, per test point, {POINTS}")
     return store
+
+
+def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
+    """How the features of a file were made, where their record lies beside it."""
+    record = config.features_file and config.features_file.with_suffix(".json")
+    return {"features_record": read_record(record)} if record and record.is_file() else {}
 
 
 def _choose(

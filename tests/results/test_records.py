@@ -1,34 +1,33 @@
 """Every number in results/ and benchmarks/ is computed again from the records beside it, and no overview is stale."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import data
-from evaluation.boundary.experiment import text_table
-from evaluation.boundary.study import BoundaryConfig, Row
-from evaluation.label_flipping.report import EXACT
+from evaluation.boundary.experiment import tables_page as boundary_page
+from evaluation.label_flipping.collect import by_dataset, read_label_studies
+from evaluation.label_flipping.report import curve_table, tables_page
+from evaluation.store import read_store
 from evaluation.survival.write_page import page, read_studies
 from evaluation.tables.formats import as_text
 from evaluation.tables.layout import tables_by_training_data
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import read_entries, read_radii
+from evaluation.tables.records import read_entries, read_radii, require_clean_commits
 from evaluation.tables.write_results import overview, speed_page
 
 ROOT = Path(data.__file__).parents[1]
 RESULTS = ROOT / "results"
 STORES = sorted(path.parent for path in RESULTS.glob("tables/*/plan.yaml"))
-LABELS = sorted(RESULTS.glob("label_flipping_*"))
+LABELS, BOUNDARY = RESULTS / "label_flipping", RESULTS / "decision_boundary"
 
 
 def test_nothing_lies_in_the_results_without_a_record() -> None:
-    assert STORES and LABELS
-    known = {*STORES, *LABELS, RESULTS / "decision_boundary", RESULTS / "which_poison_survives"}
+    assert STORES
+    known = {*STORES, LABELS, BOUNDARY, RESULTS / "which_poison_survives"}
     assert {path for path in [*RESULTS.glob("*/"), *RESULTS.glob("tables/*/")] if path.is_dir()} == {
         *known, RESULTS / "tables",
     }  # fmt: skip
@@ -48,19 +47,50 @@ def test_the_page_on_surviving_poison_follows_from_its_records() -> None:
         assert (RESULTS / picture).is_file(), picture
 
 
-@pytest.mark.parametrize("folder", LABELS, ids=lambda path: path.name)
-def test_curves_of_changed_labels_follow_from_the_points(folder: Path) -> None:
-    settings = json.loads((folder / "settings.json").read_text())["config"]
-    curves = pd.read_csv(folder / "curve.csv")
-    of_files = {f"q_{q:g}.tsv": (settings["bound"], q) for q in settings["q"]}
-    if (folder / "exact.tsv").is_file():
-        of_files["exact.tsv"] = EXACT[settings["learner"]], None
-    for name, (kind, q) in of_files.items():
-        points = pd.read_csv(folder / name, sep="\t")
-        curve = curves[(curves["curve"] == kind) & (curves["q"].isna() if q is None else curves["q"] == q)]
-        assert len(curve) > 10
-        for flips, accuracy in zip(curve["flips"], curve["accuracy"], strict=True):
-            assert np.mean((points["correct"] == 1) & (points["flips"] >= flips)) == pytest.approx(accuracy, abs=6e-5)
+def test_tables_of_changed_labels_follow_from_the_points() -> None:
+    store = read_label_studies(LABELS)
+    remade = "python evaluation/label_flipping/collect.py --studies results/label_flipping"
+    assert (LABELS / "tables.md").read_text() == tables_page(store), remade
+    assert {path.name for path in LABELS.glob("*.png")} == set(by_dataset(store)), remade
+    headings = re.findall("^## (.*)$", (LABELS / "NOTES.md").read_text(), flags=re.MULTILINE)
+    assert sorted(headings) == list(store.records) and len(headings) == 12
+    for entry, of_seeds in store.records.items():
+        require_clean_commits(LABELS / entry, of_seeds)
+
+
+# study, certificate, q (0: none): accuracy without attack, at the study's number of changes, median of the changes
+HEADLINES = {
+    ("MNIST_1_7_raw_tight", "closed_form", 0.1): ("0.961", "0.821", None),
+    ("MNIST_1_7_raw_tight", "closed_form", 0.4): ("0.960", "0.763", None),
+    ("MNIST_1_7_raw_tight", "tight", 0.1): ("0.961", "0.917", None),
+    ("MNIST_1_7_raw_tight", "tight", 0.4): ("0.960", "0.889", None),
+    ("MNIST_1_7_raw_tight", "ridge", 0): ("0.961", "0.944", None),
+    ("MNIST_1_7_raw_signed_least_squares_tight", "closed_form", 0.01): ("0.963", "0.878", 1313),
+    ("MNIST_1_7_raw_signed_least_squares_tight", "signed", 0): ("0.963", "0.954", 4083),
+    ("MNIST_raw_tight", "ridge", 0): ("0.718", "0.374", None),
+    ("MNIST_raw_signed_least_squares_tight", "signed", 0): ("0.807", "0.471", 1096),
+    ("MNIST_contrastive_neighbours_tight", "neighbours", 0): ("0.950", "0.504", 603),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "tight", 0.01): ("0.964", "0.795", 1828),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "tight", 0.475): ("0.964", "0.000", 1196),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "closed_form", 0.475): ("0.964", "0.000", 599),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "neighbours", 0): ("0.964", "0.877", 2384),
+    ("MNIST_contrastive_diffusion_signed_neighbours_tight", "tight", 0.01): ("0.964", "0.613", 3149),
+    ("MNIST_contrastive_diffusion_signed_neighbours_tight", "signed", 0): ("0.964", "0.874", 4490),
+    ("MNIST_contrastive_diffusion_kernel_tight", "kernel", 0): ("0.956", "0.636", 1769),
+    ("MNIST_patches_diffusion_neighbours_tight", "neighbours", 0): ("0.936", "0.816", 2290),
+    ("MNIST_patches_diffusion_signed_neighbours_tight", "signed", 0): ("0.938", "0.809", 4368),
+    ("CIFAR10_contrastive_neighbours_tight", "neighbours", 0): ("0.405", "0.149", None),
+    ("CIFAR10_patches_contrastive_signed_least_squares_tight", "signed", 0): ("0.554", "0.358", 82),
+}
+
+
+def test_headlines_of_the_label_studies_are_those_of_their_first_tables() -> None:
+    """The tables that a file for each study held; those of ridge regression had no median."""
+    rows = curve_table(read_label_studies(LABELS)).fillna({"q": 0}).set_index(["entry", "certificate", "q"])
+    for key, (unattacked, accuracy, median) in HEADLINES.items():
+        row = rows.loc[key]
+        assert (f"{row['unattacked']:.3f}", f"{row['accuracy']:.3f}") == (unattacked, accuracy), key
+        assert median is None or row["median"] == median, key
 
 
 @pytest.mark.parametrize(("overview_page", "least"), [(RESULTS / "NOTES.md", 20), (ROOT / "README.md", 10)])
@@ -75,16 +105,19 @@ def test_numbers_beside_the_papers_claims_stand_in_the_records_that_they_link_to
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", record), (number, path)
 
 
-def test_radii_of_the_decision_boundary_give_its_numbers() -> None:
-    record = json.loads((RESULTS / "decision_boundary/decision_boundary.json").read_text())
-    measured: dict[str, dict[str, Row]] = {}
-    for kind, rows in record["results"].items():
-        for name, row in rows.items():
-            acr = [np.mean(radii) for radii in row["radii"]]
-            assert row["acr"] == pytest.approx(acr) and row["acr_mean"] == pytest.approx(np.mean(acr))
-            measured.setdefault(kind, {})[name] = Row(row["radii"], row["accuracy"], np.empty((0, 2)), [])
-    table = text_table(measured, BoundaryConfig(**record["config"]))
-    assert (RESULTS / "decision_boundary/table.txt").read_text() == table + "\n"
+def test_the_table_of_the_decision_boundary_follows_from_its_radii() -> None:
+    store = read_store(BOUNDARY)
+    table = (BOUNDARY / "tables.md").read_text()
+    assert table == boundary_page(store)
+    for first_printed in (
+        "| linear | clean | 0.170 ± 0.000 |  | 0.970 ± 0.000 | 0.978",
+        "| linear | optimised | 0.133 ± 0.000 | 22.0 % | 0.927 ± 0.006 | 0.967",
+        "| network | contrast | 0.183 ± 0.003 | -32.4 % | 0.957 ± 0.006 | 0.952",
+        "| network | optimised | 0.089 ± 0.009 | 35.9 % | 0.933 ± 0.012 | 0.982",
+    ):
+        assert first_printed in table
+    for entry, of_seeds in store.records.items():
+        require_clean_commits(BOUNDARY / entry, of_seeds)
 
 
 def test_every_record_names_a_commit() -> None:
