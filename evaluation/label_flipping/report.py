@@ -30,12 +30,9 @@ RECORD = {
 }  # fmt: skip
 # The certificate of each learner itself.
 EXACT: dict[Learner, str] = {
-    "least_squares": "ridge",
-    "neighbours": "neighbours",
-    "kernel": "kernel",
-    "signed_neighbours": "signed",
+    "least_squares": "ridge", "neighbours": "neighbours", "kernel": "kernel", "signed_neighbours": "signed",
     "signed_least_squares": "signed",
-}
+}  # fmt: skip
 _CERTIFICATES = {
     "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "ridge regression, exact",
     "neighbours": "neighbours, exact", "kernel": "kernel regression, exact", "signed": "signed votes, exact",
@@ -43,12 +40,9 @@ _CERTIFICATES = {
     "network_pointwise": "network, an attack on each point",
 }  # fmt: skip
 _LEARNERS: dict[Learner, str] = {
-    "least_squares": "ridge regression",
-    "neighbours": "neighbours",
-    "kernel": "kernel regression",
-    "signed_neighbours": "signed votes of neighbours",
-    "signed_least_squares": "signed votes by ridge weights",
-}
+    "least_squares": "ridge regression", "neighbours": "neighbours", "kernel": "kernel regression",
+    "signed_neighbours": "signed votes of neighbours", "signed_least_squares": "signed votes by ridge weights",
+}  # fmt: skip
 _FEATURES = {"raw": "raw pixels", "contrastive": "contrastive features", "diffusion": "diffusion map"}
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")  # Okabe and Ito's
 _MOST_CURVES = 12  # in one figure
@@ -133,10 +127,8 @@ def curve_table(store: Store) -> pd.DataFrame:
 def tables_page(store: Store) -> str:
     """A table for every study, in Markdown: its part of curve_table below how the study was made."""
     table, sections = curve_table(store), []
-    for name, form in {"unattacked": ".3f", "accuracy": ".3f", "low": ".3f", "high": ".3f"}.items():
-        table[name] = table[name].map(f"{{:{form}}}".format)
-    for name in ("median", "points"):
-        table[name] = table[name].map("{:.0f}".format).replace("nan", "")
+    for form, names in {"{:.3f}": ("unattacked", "accuracy", "low", "high"), "{:.0f}": ("median", "points")}.items():
+        table[list(names)] = table[list(names)].map(form.format).replace("nan", "")
     table["interval"] = (table["low"] + " to " + table["high"]).where(table["points"] != "", "")
     for (entry, seed), rows in table.groupby(["entry", "seed"], sort=False):
         record = store.records[entry][str(seed)]
@@ -183,7 +175,7 @@ def _drawn(store: Store) -> list[LabelCurve]:
     def is_best(curve: LabelCurve) -> bool:
         return curve.q in (None, store.records[curve.entry][str(curve.seed)]["choice"]["q"])
 
-    ranked = sorted(curves, key=lambda it: (not is_best(it), order.index(it.kind), -median[it.entry]))
+    ranked = sorted(curves, key=lambda it: (not is_best(it), order.index(it.kind), -median.get(it.entry, 0)))
     return [curve for curve in ranked if is_best(curve) or len(store.records) == 1][:_MOST_CURVES]
 
 
@@ -218,12 +210,9 @@ def save_label_curves(path: Path, store: Store) -> None:
         if len(records) > 1 and curve.kind != "network":
             label = f"{_study_label(records[study], of_all)}: {'exact' if curve.kind == 'exact' else label}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        drawn = axes.plot if curve.kind == "network" else axes.step
-        steps: dict[str, Any] = {} if curve.kind == "network" else {"where": "pre"}
-        drawn(
-            curve.flips, curve.accuracy, styles[curve.kind], color="0.45" if curve.kind == "network" else colour,
-            marker=markers.get(curve.certificate, ""), ms=4, lw=1.5, label=plain_text(label), **steps,
-        )  # fmt: skip
+        of_kind = {"color": "0.45"} if curve.kind == "network" else {"color": colour, "drawstyle": "steps-pre"}
+        look: dict[str, Any] = {**of_kind, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5}
+        axes.plot(curve.flips, curve.accuracy, styles[curve.kind], label=plain_text(label), **look)
     count = f"{of_all:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy")

@@ -228,18 +228,9 @@ def _lines(config: LabelFlippingConfig, name: str, points: Points, test: Images,
         for q, *smoothed in zip(config.q, points.prediction, points.log_eps, strict=True):
             flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
             certified.append((bound, q, smoothed[0], flips))
-    frames = [
-        (
-            name,
-            config.seed,
-            kind,
-            q,
-            test.numbers,
-            classes[test.y],
-            classes[prediction],
-            flips,
-            (prediction == test.y) * 1,
-        )
-        for kind, q, prediction, flips in certified
-    ]
-    return pd.concat([pd.DataFrame(dict(zip(COLUMNS, frame, strict=True))) for frame in frames], ignore_index=True)
+    frames = []
+    for *of_certificate, prediction, flips in certified:
+        of_points = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
+        columns = zip(COLUMNS, (name, config.seed, *of_certificate, *of_points), strict=True)
+        frames.append(pd.DataFrame(dict(columns)))
+    return pd.concat(frames, ignore_index=True)
