@@ -14,8 +14,8 @@ from data.datasets import split_target_class
 from evaluation.boundary.picture import Panel, save_boundaries
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
 from evaluation.store import POINTS, SETTINGS, Store, write_store
-from evaluation.tables.formats import markdown_table
-from evaluation.tables.statistics import PLUS_MINUS, mean_and_std_text, reduction_percent
+from evaluation.tables.formats import ABOUT, markdown_table
+from evaluation.tables.statistics import mean_and_std_text, reduction_of
 from runtime.files import remove, require_no_folder, write_text
 from runtime.lock import Lock
 from runtime.progress import progress
@@ -96,18 +96,31 @@ def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
     return Store(pd.concat(points, ignore_index=True), records)
 
 
-def tables_page(store: Store) -> str:
-    """The table of every classifier and kind of training points, below the settings, in Markdown."""
+def plane_frame(store: Store) -> pd.DataFrame:
+    """A row per classifier and kind of training points: entry, classifier, data, and what its victims measured.
+
+    Columns acr, certified and accuracy are texts of mean ± sample standard deviation, reduction a Reduction or None.
+    """
     runs = store.points.assign(certified=store.points["radius"] > 0)
     runs = runs.groupby(["entry", "seed"], sort=False)[["radius", "certified"]].mean()
     runs["accuracy"] = [store.records[entry][str(seed)]["accuracy"] for entry, seed in runs.index]
-    of_entry = runs.groupby("entry", sort=False)
-    acr, texts = of_entry["radius"].mean(), of_entry.agg(lambda values: mean_and_std_text(list(values)))
-    rows = []
+    texts = runs.groupby("entry", sort=False).agg(lambda values: mean_and_std_text(list(values)))
+    radii = {  # (victims, points)
+        entry: lines.pivot_table("radius", "seed", "idx").to_numpy() for entry, lines in store.points.groupby("entry")
+    }
+    rows: list[dict[str, Any]] = []
     for entry, (radius, certified, accuracy) in zip(texts.index, texts.to_numpy(), strict=True):
         kind, _, name = entry.partition("/")
-        less = None if name == "clean" else reduction_percent(acr[entry], acr[f"{kind}/clean"])
-        rows.append((kind, name, radius, "" if less is None else f"{less:.1f} %", certified, accuracy))
+        less = None if name == "clean" else reduction_of(radii[entry][None], radii[f"{kind}/clean"])
+        row = {"entry": entry, "classifier": kind, "data": name, "acr": radius, "reduction": less}
+        rows.append({**row, "certified": certified, "accuracy": accuracy})
+    return pd.DataFrame(rows)
+
+
+def tables_page(store: Store) -> str:
+    """The table of every classifier and kind of training points, below the settings, in Markdown."""
+    frame = plane_frame(store)
+    frame["reduction"] = [less.text if less else "" for less in frame["reduction"]]
     made = next(iter(next(iter(store.records.values())).values()))
     config = made["config"]
     header = ("classifier", "training points", "ACR", "reduction", "certified accuracy", "test accuracy")
@@ -115,6 +128,7 @@ def tables_page(store: Store) -> str:
         f"Points in the plane, target class {config['target_class']}, Gaussian augmentation, sigma "
         f"{config['sigma']:g}, epsilon {config['epsilon']:g}, {config['runs']} victims per row.\n"
         f"Certified: {config['test_points']} test points of the class, n0 = {config['n0']}, n = {config['n']}, "
-        f"alpha = {config['alpha']:g}. {PLUS_MINUS}.\n\n"
-        f"    {made['command']}\n\nCommit {made['commit']}.\n\n{markdown_table(header, rows)}\n"
+        f"alpha = {config['alpha']:g}. {ABOUT}\n\n"
+        f"    {made['command']}\n\nCommit {made['commit']}.\n\n"
+        f"{markdown_table(header, frame.drop(columns='entry').to_numpy())}\n"
     )

@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     folder, records = config.results_dir, config.results_dir / SETTINGS
     if not config.studies:
         raise InputError("studies must name at least one folder")
-    store = joined([read_studies(path) for path in config.studies])
+    store = joined([read_label_studies(path) for path in config.studies])
     if is_of_record(folder):
         for entry, of_seeds in store.records.items():
             require_clean_commits(Path(entry), of_seeds)
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     print(f"{tables}\n{shown_path(folder)}: {TABLES}, figures, {SETTINGS} and, per test point, {POINTS}")
 
 
-def read_studies(folder: Path) -> Store:
+def read_label_studies(folder: Path) -> Store:
     """Read a store. Raises InputError where it is missing, damaged, or not one of studies of changed labels."""
     if not has_store(folder):
         raise InputError(f"{folder}: has no {SETTINGS}; give a folder that a script of evaluation/label_flipping wrote")

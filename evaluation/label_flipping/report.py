@@ -30,12 +30,9 @@ RECORD = {
 }  # fmt: skip
 # The certificate of each learner itself.
 EXACT: dict[Learner, str] = {
-    "least_squares": "ridge",
-    "neighbours": "neighbours",
-    "kernel": "kernel",
-    "signed_neighbours": "signed",
+    "least_squares": "ridge", "neighbours": "neighbours", "kernel": "kernel", "signed_neighbours": "signed",
     "signed_least_squares": "signed",
-}
+}  # fmt: skip
 _CERTIFICATES = {
     "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "ridge regression, exact",
     "neighbours": "neighbours, exact", "kernel": "kernel regression, exact", "signed": "signed votes, exact",
@@ -43,12 +40,9 @@ _CERTIFICATES = {
     "network_pointwise": "network, an attack on each point",
 }  # fmt: skip
 _LEARNERS: dict[Learner, str] = {
-    "least_squares": "ridge regression",
-    "neighbours": "neighbours",
-    "kernel": "kernel regression",
-    "signed_neighbours": "signed votes of neighbours",
-    "signed_least_squares": "signed votes by ridge weights",
-}
+    "least_squares": "ridge regression", "neighbours": "neighbours", "kernel": "kernel regression",
+    "signed_neighbours": "signed votes of neighbours", "signed_least_squares": "signed votes by ridge weights",
+}  # fmt: skip
 _FEATURES = {"raw": "raw pixels", "contrastive": "contrastive features", "diffusion": "diffusion map"}
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")  # Okabe and Ito's
 _MOST_CURVES = 12  # in one figure
@@ -115,7 +109,7 @@ def curves_of(store: Store) -> list[LabelCurve]:
 
 
 def curve_table(store: Store) -> pd.DataFrame:
-    """A row per curve: entry, seed, label, accuracy without attack and at the study's 'at', median of the changes.
+    """A row per curve: its fields and label, accuracy without attack and at the study's 'at', median of the changes.
 
     low, high: the 95 % interval (Wilson) over test points of the accuracy at 'at', NaN for a curve without points.
     """
@@ -124,7 +118,7 @@ def curve_table(store: Store) -> pd.DataFrame:
         record = store.records[curve.entry][str(curve.seed)]
         values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.median_flips}
         rows.append({**curve._asdict(), "label": curve.label, **values, **curve.printed})
-    table = pd.DataFrame(rows).astype({"median": float, "points": float})
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "points"), float))
     right = (table["accuracy"] * table["points"]).round()
     table["low"], table["high"] = proportion_confint(right, table["points"], method="wilson")
     return table
@@ -133,10 +127,8 @@ def curve_table(store: Store) -> pd.DataFrame:
 def tables_page(store: Store) -> str:
     """A table for every study, in Markdown: its part of curve_table below how the study was made."""
     table, sections = curve_table(store), []
-    for name, form in {"unattacked": ".3f", "accuracy": ".3f", "low": ".3f", "high": ".3f"}.items():
-        table[name] = table[name].map(f"{{:{form}}}".format)
-    for name in ("median", "points"):
-        table[name] = table[name].map("{:.0f}".format).replace("nan", "")
+    for form, names in {"{:.3f}": ("unattacked", "accuracy", "low", "high"), "{:.0f}": ("median", "points")}.items():
+        table[list(names)] = table[list(names)].map(form.format).replace("nan", "")
     table["interval"] = (table["low"] + " to " + table["high"]).where(table["points"] != "", "")
     for (entry, seed), rows in table.groupby(["entry", "seed"], sort=False):
         record = store.records[entry][str(seed)]
@@ -183,7 +175,7 @@ def _drawn(store: Store) -> list[LabelCurve]:
     def is_best(curve: LabelCurve) -> bool:
         return curve.q in (None, store.records[curve.entry][str(curve.seed)]["choice"]["q"])
 
-    ranked = sorted(curves, key=lambda it: (not is_best(it), order.index(it.kind), -median[it.entry]))
+    ranked = sorted(curves, key=lambda it: (not is_best(it), order.index(it.kind), -median.get(it.entry, 0)))
     return [curve for curve in ranked if is_best(curve) or len(store.records) == 1][:_MOST_CURVES]
 
 
@@ -205,7 +197,7 @@ def save_label_curves(path: Path, store: Store) -> None:
 
     records = {(entry, int(seed)): one for entry, of_seeds in store.records.items() for seed, one in of_seeds.items()}
     first, of_all = next(iter(records.values())), max(one["test_points"] for one in records.values())
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
     axes, curves = figure.subplots(), _drawn(store)
     colours: dict[Any, str] = {}
     markers = {"network_random": "o", "network_greedy": "s", "network_pointwise": "^"}
@@ -214,21 +206,21 @@ def save_label_curves(path: Path, store: Store) -> None:
         study = (curve.entry, curve.seed)
         key = study if len(records) > 1 else curve.q
         colour = colours.setdefault(key, _COLOURS[len(colours) % len(_COLOURS)])
-        label = f"{_study_label(records[study], of_all)}: {curve.label}" if len(records) > 1 else curve.label
+        label = curve.label
+        if len(records) > 1 and curve.kind != "network":
+            label = f"{_study_label(records[study], of_all)}: {'exact' if curve.kind == 'exact' else label}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        drawn = axes.plot if curve.kind == "network" else axes.step
-        steps: dict[str, Any] = {} if curve.kind == "network" else {"where": "pre"}
-        drawn(
-            curve.flips, curve.accuracy, styles[curve.kind], color="0.45" if curve.kind == "network" else colour,
-            marker=markers.get(curve.certificate, ""), ms=4, lw=1.5, label=plain_text(label), **steps,
-        )  # fmt: skip
+        of_kind = {"color": "0.45"} if curve.kind == "network" else {"color": colour, "drawstyle": "steps-pre"}
+        look: dict[str, Any] = {**of_kind, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5}
+        axes.plot(curve.flips, curve.accuracy, styles[curve.kind], label=plain_text(label), **look)
     count = f"{of_all:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy")
-    axes.set_xlim(0, 1.05 * max((curve.flips.max() for curve in curves if curve.kind != "network"), default=1))
+    shown = [curve.flips[curve.accuracy > 0.005].max(initial=1) for curve in curves if curve.kind != "network"]
+    axes.set_xlim(0, 1.05 * max(shown, default=1))
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     size: int = first["training_points"]
     to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
     percent = axes.secondary_xaxis("top", functions=to_percent_and_back)

@@ -31,7 +31,15 @@ from randomized_smoothing_certification.fixed_weights import (
 from randomized_smoothing_certification.label_flipping import Bound, KernelVectors, LabelFlips, certified_accuracy
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from runtime.checks import require_place
-from runtime.files import array_sha256, file_sha256, remove, remove_leftovers, require_no_folder, write_text
+from runtime.files import (
+    array_sha256,
+    file_sha256,
+    read_record,
+    remove,
+    remove_leftovers,
+    require_no_folder,
+    write_text,
+)
 from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
 from runtime.noise import Stream
@@ -96,7 +104,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
             "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice,
             "curves": undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
-            **provenance(config),
+            **_record_of_features(config), **provenance(config),
         }  # fmt: skip
         store = Store(_lines(config, name, points, test, everything), {name: {str(config.seed): record}})
         table = tables_page(store)
@@ -106,6 +114,12 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         write_store(folder, store)
     print(f"{table}\n{shown_path(folder)}: {TABLES}, {FIGURE}, {RECORDS} and, per test point, {POINTS}")
     return store
+
+
+def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
+    """How the features of a file were made, where their record lies beside it."""
+    record = config.features_file and config.features_file.with_suffix(".json")
+    return {"features_record": read_record(record)} if record and record.is_file() else {}
 
 
 def _choose(
@@ -214,18 +228,9 @@ def _lines(config: LabelFlippingConfig, name: str, points: Points, test: Images,
         for q, *smoothed in zip(config.q, points.prediction, points.log_eps, strict=True):
             flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
             certified.append((bound, q, smoothed[0], flips))
-    frames = [
-        (
-            name,
-            config.seed,
-            kind,
-            q,
-            test.numbers,
-            classes[test.y],
-            classes[prediction],
-            flips,
-            (prediction == test.y) * 1,
-        )
-        for kind, q, prediction, flips in certified
-    ]
-    return pd.concat([pd.DataFrame(dict(zip(COLUMNS, frame, strict=True))) for frame in frames], ignore_index=True)
+    frames = []
+    for *of_certificate, prediction, flips in certified:
+        of_points = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
+        columns = zip(COLUMNS, (name, config.seed, *of_certificate, *of_points), strict=True)
+        frames.append(pd.DataFrame(dict(columns)))
+    return pd.concat(frames, ignore_index=True)

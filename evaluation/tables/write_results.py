@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import read_store
 from evaluation.tables.claims import claims_table, read_claims
@@ -42,7 +43,6 @@ Bars are what the project asks of itself; most are in gradients, for machines di
 """
 
 
-LABELS = "label_flipping"
 MARKS = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
 
 
 def read_frames(results: Path) -> dict[str, pd.DataFrame]:
-    """The frame of every plan (frame.py) and of the studies of changed labels (curve_table), by folder.
+    """The frame of every plan (frame.py), of the studies of changed labels and of the experiment in the plane, by folder.
 
     Raises InputError where a store is damaged or was measured at no commit, or there is none.
     """
@@ -84,8 +84,12 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
             for run in entry.runs:
                 require_clean_commits(f"{folder}: {entry.cell}, seed {run.seed}", run.records)
         frames[folder.name] = frame_of(plan, entries).assign(title=plan.title)
-    if (results / LABELS).is_dir():
-        frames[LABELS] = curve_table(read_store(results / LABELS))
+    for name, frame_of_store in (("label_flipping", curve_table), ("decision_boundary", plane_frame)):
+        if (folder := results / name).is_dir():
+            store = read_store(folder)
+            for entry, of_seeds in store.records.items():
+                require_clean_commits(folder / entry, of_seeds)
+            frames[name] = frame_of_store(store)
     if not frames:
         raise InputError(f"{results}: has no store with a plan.yaml; run a plan, and make its tables there")
     return frames

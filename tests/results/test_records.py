@@ -11,19 +11,22 @@ import pytest
 from matplotlib.image import imread
 
 import data
+from evaluation.boundary.experiment import tables_page as boundary_page
+from evaluation.label_flipping.collect import by_dataset, read_label_studies
+from evaluation.label_flipping.report import curve_table, tables_page
 from evaluation.store import SETTINGS, read_store
 from evaluation.tables.formats import as_text
 from evaluation.tables.frame import frame_of
 from evaluation.tables.layout import tables_by_victims
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import missing, read_entries
+from evaluation.tables.records import missing, read_entries, require_clean_commits
 from evaluation.tables.write_results import overview, read_frames, speed_page, with_headlines
 
 ROOT = Path(data.__file__).parents[1]
 RESULTS = ROOT / "results"
 PLANS = sorted(path.parent for path in RESULTS.glob("*/plan.yaml"))
-OTHERS = [RESULTS / "label_flipping", RESULTS / "decision_boundary"]
+LABELS, BOUNDARY = OTHERS = RESULTS / "label_flipping", RESULTS / "decision_boundary"
 BEFORE = Path(__file__).with_name("summary_before.csv.xz")
 
 
@@ -76,6 +79,67 @@ def test_linked_numbers_stand_in_the_tables_that_they_link_to() -> None:
     texts = {path: (RESULTS / path).read_text() for _, path in numbers}
     for number, path in numbers:
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", texts[path]), (number, path)
+
+
+def test_tables_of_changed_labels_follow_from_the_points() -> None:
+    store = read_label_studies(LABELS)
+    remade = "python evaluation/label_flipping/collect.py --studies results/label_flipping"
+    assert (LABELS / "tables.md").read_text() == tables_page(store), remade
+    assert {path.name for path in LABELS.glob("*.png")} == set(by_dataset(store)), remade
+    headings = re.findall("^## (.*)$", (LABELS / "NOTES.md").read_text(), flags=re.MULTILINE)
+    assert sorted(headings) == list(store.records) and len(headings) == 12
+    for entry, of_seeds in store.records.items():
+        require_clean_commits(LABELS / entry, of_seeds)
+
+
+# study, certificate, q (0: none): accuracy without attack, at the study's number of changes, median of the changes
+HEADLINES = {
+    ("MNIST_1_7_raw_tight", "closed_form", 0.1): ("0.961", "0.821", None),
+    ("MNIST_1_7_raw_tight", "closed_form", 0.4): ("0.960", "0.763", None),
+    ("MNIST_1_7_raw_tight", "tight", 0.1): ("0.961", "0.917", None),
+    ("MNIST_1_7_raw_tight", "tight", 0.4): ("0.960", "0.889", None),
+    ("MNIST_1_7_raw_tight", "ridge", 0): ("0.961", "0.944", None),
+    ("MNIST_1_7_raw_signed_least_squares_tight", "closed_form", 0.01): ("0.963", "0.878", 1313),
+    ("MNIST_1_7_raw_signed_least_squares_tight", "signed", 0): ("0.963", "0.954", 4083),
+    ("MNIST_raw_tight", "ridge", 0): ("0.718", "0.374", None),
+    ("MNIST_raw_signed_least_squares_tight", "signed", 0): ("0.807", "0.471", 1096),
+    ("MNIST_contrastive_neighbours_tight", "neighbours", 0): ("0.950", "0.504", 603),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "tight", 0.01): ("0.964", "0.795", 1828),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "tight", 0.475): ("0.964", "0.000", 1196),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "closed_form", 0.475): ("0.964", "0.000", 599),
+    ("MNIST_contrastive_diffusion_neighbours_tight", "neighbours", 0): ("0.964", "0.877", 2384),
+    ("MNIST_contrastive_diffusion_signed_neighbours_tight", "tight", 0.01): ("0.964", "0.613", 3149),
+    ("MNIST_contrastive_diffusion_signed_neighbours_tight", "signed", 0): ("0.964", "0.874", 4490),
+    ("MNIST_contrastive_diffusion_kernel_tight", "kernel", 0): ("0.956", "0.636", 1769),
+    ("MNIST_patches_diffusion_neighbours_tight", "neighbours", 0): ("0.936", "0.816", 2290),
+    ("MNIST_patches_diffusion_signed_neighbours_tight", "signed", 0): ("0.938", "0.809", 4368),
+    ("CIFAR10_contrastive_neighbours_tight", "neighbours", 0): ("0.405", "0.149", None),
+    ("CIFAR10_patches_contrastive_signed_least_squares_tight", "signed", 0): ("0.554", "0.358", 82),
+}
+
+
+def test_headlines_of_the_label_studies_are_those_of_their_first_tables() -> None:
+    """The tables that a file for each study held; those of ridge regression had no median."""
+    rows = curve_table(read_label_studies(LABELS)).fillna({"q": 0}).set_index(["entry", "certificate", "q"])
+    for key, (unattacked, accuracy, median) in HEADLINES.items():
+        row = rows.loc[key]
+        assert (f"{row['unattacked']:.3f}", f"{row['accuracy']:.3f}") == (unattacked, accuracy), key
+        assert median is None or row["median"] == median, key
+
+
+def test_the_table_of_the_decision_boundary_follows_from_its_radii() -> None:
+    store = read_store(BOUNDARY)
+    table = (BOUNDARY / "tables.md").read_text()
+    assert table == boundary_page(store)
+    for first_printed in (
+        "| linear | clean | 0.170 ± 0.000 |  | 0.970 ± 0.000 | 0.978",
+        "| linear | optimised | 0.133 ± 0.000 | 22.0 % (",
+        "| network | contrast | 0.183 ± 0.003 | -32.4 % (",
+        "| network | optimised | 0.089 ± 0.009 | 35.9 % (",
+    ):
+        assert first_printed in table
+    for entry, of_seeds in store.records.items():
+        require_clean_commits(BOUNDARY / entry, of_seeds)
 
 
 def test_every_record_names_a_commit() -> None:

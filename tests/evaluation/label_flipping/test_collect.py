@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import data
-from evaluation.label_flipping.collect import Config, by_dataset, joined, main, read_studies
+from evaluation.label_flipping.collect import Config, by_dataset, joined, main, read_label_studies
 from evaluation.label_flipping.report import COLUMNS, curve_table, tables_page
 from evaluation.store import Store, read_store, write_store
 from runtime.files import InputError
@@ -62,7 +62,7 @@ def test_studies_become_one_store_and_the_store_gives_its_tables_again(
 
 
 def test_of_one_study_twice_the_last_is_taken_and_another_seed_stands_beside_it(folders: tuple[Path, ...]) -> None:
-    stores = [read_studies(folder) for folder in folders]
+    stores = [read_label_studies(folder) for folder in folders]
     newer, other = (study("B", "MNIST, 1 against 7", [7, 7, 7, 7], seed) for seed in (0, 1))
     both = joined([*stores, newer, other])
     assert list(both.records) == ["A", "B"] and list(both.records["B"]) == ["0", "1"]
@@ -100,4 +100,4 @@ def test_the_script_takes_the_studies_folders(folders: tuple[Path, ...], monkeyp
     words: list[Any] = [script, "--studies", *folders, "--results-dir", folders[0].parent / "all"]
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     runpy.run_path(script, run_name="__main__")
-    assert len(read_studies(folders[0].parent / "all").records) == 2
+    assert len(read_label_studies(folders[0].parent / "all").records) == 2

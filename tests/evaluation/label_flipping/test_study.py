@@ -19,7 +19,7 @@ from evaluation.label_flipping.images import images_of_classes
 from evaluation.label_flipping.report import COLUMNS, EXACT, LabelCurve, curve_table, curves_of, tables_page
 from evaluation.label_flipping.study import certify_labels
 from evaluation.store import Store, read_store
-from runtime.files import InputError
+from runtime.files import InputError, write_json
 from runtime.lock import Lock
 from runtime.stop import StoppedEarly
 
@@ -146,10 +146,12 @@ def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_dat
             pixels = {split: getattr(dataset, f"x_{split}").reshape(-1, 64) - mean for split in SPLITS}
             arrays = {split: np.concatenate([x, np.ones((len(x), 1))], axis=1) for split, x in pixels.items()}
             save_features(settings["features_file"], arrays)
+            write_json(tmp_path / "pixels.json", {"settings": {"epochs": 3}})
         main, config = toy("digits", tiny_data_dir, tmp_path / name, **settings)
         main(config)
     own, of_file = (the_store(tmp_path / name) for name in ("own", "of_file"))
     assert [*own.records, *of_file.records] == ["DIGITS_3_8_raw_tight", "DIGITS_3_8_pixels_tight"]
+    assert record_of(of_file)["features_record"] == {"settings": {"epochs": 3}}
     assert len(lines(own, "ridge")) == 40 and set(own.points["label"]) == {3, 8}
     pd.testing.assert_frame_equal(own.points.drop(columns="entry"), of_file.points.drop(columns="entry"))
 
