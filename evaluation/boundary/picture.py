@@ -71,4 +71,4 @@ def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: Bound
         "one victim is drawn",
         title_fontsize=9,
     )  # fmt: skip
-    save_png(path, figure, dpi=150)
+    save_png(path, figure, dpi=150, colours=256)

@@ -225,4 +225,4 @@ def save_label_curves(path: Path, store: Store) -> None:
     to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
     percent = axes.secondary_xaxis("top", functions=to_percent_and_back)
     percent.set_xlabel(f"in percent of the {size:,} training labels")
-    save_png(path, figure)
+    save_png(path, figure, colours=128)

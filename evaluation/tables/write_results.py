@@ -71,7 +71,7 @@ def main(config: Config) -> None:
 
 
 def read_frames(results: Path) -> dict[str, pd.DataFrame]:
-    """The frame of every plan (frame.py), of the studies of changed labels and of the experiment in the plane, by folder.
+    """The frame of every plan (frame.py), of the studies of changed labels and of the plane, by folder.
 
     Raises InputError where a store is damaged or was measured at no commit, or there is none.
     """
@@ -87,8 +87,8 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
     for name, frame_of_store in (("label_flipping", curve_table), ("decision_boundary", plane_frame)):
         if (folder := results / name).is_dir():
             store = read_store(folder)
-            for entry, of_seeds in store.records.items():
-                require_clean_commits(folder / entry, of_seeds)
+            for key, of_seeds in store.records.items():
+                require_clean_commits(folder / key, of_seeds)
             frames[name] = frame_of_store(store)
     if not frames:
         raise InputError(f"{results}: has no store with a plan.yaml; run a plan, and make its tables there")
