@@ -160,6 +160,7 @@ def _kind(data: str) -> str:
     return CLEAN_KIND if data == CLEAN else CONTROL_KIND if data in CONTROLS else OPTIMISED_KIND
 
 
+@default_style()
 def _panels(
     shown: pd.DataFrame, high: float, wide: float = PANEL, *, sharey: bool = False
 ) -> tuple[Any, Iterator[tuple[Any, pd.DataFrame]]]:

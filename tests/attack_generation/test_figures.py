@@ -93,9 +93,11 @@ def test_every_function_that_draws_has_the_default_style() -> None:
         if {".venv", "tests"} & set(path.relative_to(project_path("")).parts):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and "matplotlib.figure" in {
-                one.module for one in node.body if isinstance(one, ast.ImportFrom)
-            }:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            imported = {one.module for one in node.body if isinstance(one, ast.ImportFrom)}
+            called = {ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)}
+            if "matplotlib.figure" in imported or "save_png" in called:
                 drawing += 1
                 assert "default_style()" in map(ast.unparse, node.decorator_list), f"{path}: {node.name}"
     assert drawing == 10

@@ -7,6 +7,7 @@ backend's threads. Operations are seen by Python's audit events, so that no code
 import fcntl
 import io
 import json
+import lzma
 import multiprocessing
 import os
 import re
@@ -202,6 +203,8 @@ def _content(path: Path) -> Any:
     try:
         if path.suffix == ".json":
             return _without_clocks(json.loads(path.read_text(encoding="utf-8")), of_model=path.with_suffix(".keras"))
+        if path.name.endswith(".json.xz"):
+            return _without_clocks(json.loads(lzma.decompress(path.read_bytes())), of_model=path)
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
                 layers = re.sub(rb'"shared_object_id": [0-9]+', b"", archive.read("config.json"))  # an address
@@ -210,7 +213,7 @@ def _content(path: Path) -> Any:
             return {name: array_sha256(array) for name, array in load_archive(path).items()}
         if path.suffix == ".tsv" and (lines := path.read_text(encoding="utf-8").split("\n"))[0].endswith("\ttime"):
             return [line.rpartition("\t")[0] for line in lines]
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile, lzma.LZMAError):
         return "damaged"
     return file_sha256(path)
 
@@ -228,7 +231,8 @@ def _without_clocks(value: Any, of_model: Path) -> Any:
         return [_without_clocks(one, of_model) for one in value]
     if not isinstance(value, dict):
         return value
-    left_out = _OF_CLOCKS | ({"sha256"} if of_model.is_file() else set())  # the file of a model holds a time
+    of_files = {"sha256", "model_sha256"} if of_model.is_file() else set()  # the file of a model holds a time
+    left_out = _OF_CLOCKS | of_files
     return {name: _without_clocks(one, of_model) for name, one in value.items() if name not in left_out}
 
 

@@ -82,7 +82,8 @@ def test_the_fields_own_code_finds_the_frames_numbers_in_exported_files(tmp_path
             shares = [at_radius(path, of_sigma * 0.5) for path in files]
             assert np.mean(shares) == pytest.approx(row[f"{name}_mean"], abs=1e-12)
             assert np.std(shares, ddof=1) == pytest.approx(row[f"{name}_std"], abs=1e-12)
-        acr = [(df := pd.read_csv(path, delimiter="\t"))["radius"].where(df["correct"] == 1, 0).mean() for path in files]
+        tables = [pd.read_csv(path, delimiter="\t") for path in files]
+        acr = [table["radius"].where(table["correct"] == 1, 0).mean() for table in tables]
         assert np.mean(acr) == pytest.approx(row["acr_mean"], abs=1e-12)
 
 
@@ -296,7 +297,7 @@ def test_damaged_files_are_not_imported(text: str, message: str, store: Path, th
 def test_what_is_no_store_and_what_no_entry_is_one_line(store: Path, theirs: tuple[Path, Path], tmp_path: Path) -> None:
     for config, message in (
         (Config(store=tmp_path), r"points\.csv\.xz: no such file"),
-        (Config(store=store, entry="x", out_dir=tmp_path / "out"), r"--entry 'x': .*/store has no such entry; .* its 10"),
+        (Config(store=store, entry="x", out_dir=tmp_path / "out"), r"--entry 'x': .*/store has no such entry; .* 10"),
         (Config(store=store, entry=CLEAN), "give the folder of its files as --out-dir"),
         (Config(store=store, out_dir=tmp_path / "out"), "--entry '': .* has no such entry"),
         (importing(tmp_path, theirs), r"plan\.yaml: no such file"),

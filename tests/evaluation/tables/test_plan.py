@@ -258,7 +258,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"attacks": {"a" * 120: {}}}, "which cannot be a file's name"),
         ({"architecture": "../x"}, r"no architecture '\.\./x'"),
         ({"foreign": [{**THEIRS, "n": 0}]}, "foreign: n must be positive and alpha between 0 and 1, got 0 and 0.001"),
-        ({"foreign": [{**THEIRS, "alpha": 0}]}, "foreign: n must be positive and alpha between 0 and 1, got None and 0"),
+        ({"foreign": [{**THEIRS, "alpha": 0}]}, "n must be positive and alpha between 0 and 1, got None and 0"),
         ({"foreign": [{**THEIRS, "n": "many"}]}, r"Expected `int.*foreign"),
     ],
     ids=str,
