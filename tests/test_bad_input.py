@@ -249,7 +249,8 @@ OUTPUTS = {
     VICTIM: ("out-dir", "run-dir", "data-dir"), CERTIFY: ("out", "data-dir", "model"), MERGE: ("out", "shards"),
     LABELS: ("work-dir", "results-dir", "data-dir"), BOUNDARY: ("out-dir",), RUN_PLAN: ("directory", "plan"),
     MAKE_TABLES: ("results-dir", "directory", "plan"), CERTIFICATES: ("store", "out-dir", "import-files"),
-    WRITE_RESULTS: ("results-dir", "benchmarks-dir"), **dict.fromkeys(PREPARE, ("out-dir",)), **dict.fromkeys(BENCHMARKS, ("out",)),
+    WRITE_RESULTS: ("results-dir", "benchmarks-dir"), **dict.fromkeys(PREPARE, ("out-dir",)),
+    **dict.fromkeys(BENCHMARKS, ("out",)),
 }  # fmt: skip
 
 
