@@ -1,15 +1,34 @@
-"""Let a poison ship with the project: its images in compressed parts, to the bit, and its record, in data/poisons/.
+"""Let a poison ship with the project: its images rounded to 8 bits within epsilon, and its record, in data/poisons/.
 
-python attack_generation/pack_poison.py --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy --name digits
+python attack_generation/pack_poison.py --data-dir data/DIGITS --name digits \\
+    --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from data.datasets import (
+    MANIFEST,
+    Dataset,
+    check_poison,
+    labels,
+    load_dataset,
+    load_poison,
+    require_epsilon,
+    split_target_class,
+)
+from data.preparation import split_at_random
+from data.prepare_digits import SOURCE, split_digits
 from data.ready_poisons import FOLDER, pack_poison
+from runtime.checks import shortened
 from runtime.command_line import run_script
-from runtime.files import InputError, file_sha256, load_array, read_record
-from runtime.provenance import is_clean_commit, shown_path
+from runtime.files import InputError, array_sha256, file_sha256, read_record
+from runtime.provenance import is_clean_commit, project_path, shown_path
+
+SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # what a record has to say of the attack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,25 +39,55 @@ class Config:
     """File of the images, .npy, with its record, .json, beside it."""
     name: str
     """Name that it is to have."""
+    data_dir: Path = project_path("data/MNIST")
+    """Folder of the prepared arrays that it was made from."""
     out_dir: Path = FOLDER
-    """Folder of the parts and the record."""
+    """Folder of the archive and the record."""
 
 
 def main(config: Config) -> None:
-    """Pack as the config says. Raises InputError where the record is not of this file or of no commit."""
-    record_path = config.poison.with_suffix(".json")
-    record = read_record(record_path, settings=dict, sha256=str, commit=str)
-    images = load_array(config.poison)
-    if record.pop("sha256") != file_sha256(config.poison):
-        raise InputError(f"{config.poison}: is not the file that {record_path.name} describes; make it again")
+    """Pack as the config says. Raises InputError where the record is of another file, of no commit or of other data."""
+    record = _read_record(config.poison)
+    dataset = load_dataset(config.data_dir)
+    settings = record["settings"]
+    target_class, epsilon = settings["target_class"], settings["epsilon"]
+    if settings["x_train"] != array_sha256(dataset.x_train):
+        raise InputError(
+            f"{config.poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
+        )
+    require_epsilon(epsilon)
+    images = load_poison(config.poison, dataset, target_class)
+    clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target
+    check_poison(images, clean, epsilon, config.poison)
+    index = _index_as_published(config.data_dir, dataset)[labels(dataset.y_train) == target_class]
+    for path in pack_poison(images, clean, index, record, config.name, config.out_dir):
+        print(f"{shown_path(path)}: {path.stat().st_size:,} bytes")
+
+
+def _read_record(poison: Path) -> dict[str, Any]:
+    """The record of a poison's file, less the file's hash."""
+    path = poison.with_suffix(".json")
+    record = read_record(path, settings=dict, sha256=str, commit=str)
+    for name, kind in SETTINGS.items():
+        if not isinstance(value := record["settings"].get(name), kind):
+            raise InputError(f"{path}: its settings have {name} {shortened(value)}; make the poison again")
+    if not poison.is_file() or record.pop("sha256") != file_sha256(poison):
+        raise InputError(f"{poison}: is not the file that {path.name} describes; make it again")
     if not is_clean_commit(record["commit"]):
         raise InputError(
-            f"{record_path}: made at {record['commit']}, which is no commit that others can check out; commit, and "
-            "make it again"
+            f"{path}: made at {record['commit']}, which is no commit that others can check out; commit, and make it "
+            "again"
         )
-    written = pack_poison(images, record, config.name, config.out_dir)
-    for path in written:
-        print(f"{shown_path(path)}: {path.stat().st_size:,} bytes")
+    return record
+
+
+def _index_as_published(data_dir: Path, dataset: Dataset) -> np.ndarray:
+    """Where each training image lies in the data set as published, (N,): the split is a function of its seed."""
+    manifest = read_record(data_dir / MANIFEST, source=dict, seed=int)
+    if manifest["source"].get("file") == SOURCE:
+        return split_digits(manifest["seed"])["train"]
+    count, validation = len(dataset.x_train) + len(dataset.x_val), len(dataset.x_val)
+    return split_at_random(count, validation, manifest["seed"], str(data_dir))[0]
 
 
 if __name__ == "__main__":

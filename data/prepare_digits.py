@@ -18,6 +18,7 @@ from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.provenance import project_path
 
+SOURCE = "sklearn.datasets.load_digits"  # as the manifest names it
 VALIDATION, TEST = 340, 360  # of 1,797 images
 
 
@@ -35,16 +36,23 @@ class Config:
 
 def main(config: Config) -> None:
     """Prepare the digits as the config says."""
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"seed {config.seed} is out of range; choose 0 to {2**32 - 1}")
     digits = load_digits()
     x = (digits.images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
-    y = digits.target
-    rest, test = train_test_split(np.arange(len(x)), test_size=TEST, stratify=y, random_state=config.seed)
-    train, val = train_test_split(rest, test_size=VALIDATION, stratify=y[rest], random_state=config.seed)
-    splits = {name: (x[index], y[index]) for name, index in (("train", train), ("val", val), ("test", test))}
-    source = {"file": "sklearn.datasets.load_digits"}
-    write_dataset(config.out_dir, config.label, splits, source, config.seed, config)
+    splits = {name: (x[index], digits.target[index]) for name, index in split_digits(config.seed).items()}
+    write_dataset(config.out_dir, config.label, splits, {"file": SOURCE}, config.seed, config)
+
+
+def split_digits(seed: int) -> dict[str, np.ndarray]:
+    """Indices into ``load_digits()`` of the training, validation and test images, a pure function of the seed.
+
+    Raises InputError where the seed is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed} is out of range; choose 0 to {2**32 - 1}")
+    y = load_digits().target
+    rest, test = train_test_split(np.arange(len(y)), test_size=TEST, stratify=y, random_state=seed)
+    train, val = train_test_split(rest, test_size=VALIDATION, stratify=y[rest], random_state=seed)
+    return {"train": train, "val": val, "test": test}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,14 @@
 """Poison that ships with the project, by name, so that a victim can be studied without running an attack.
 
-data/poisons/<name>.json          the record of the attack that made it, and the SHA-256 of its images' bytes
-data/poisons/<name>_1_of_3.npz    X_poisoned, float32: the images, to the bit, in parts that a repository takes
+data/poisons/<name>.npz     the images on the 8-bit grid, which a PNG can hold:
+    X_poisoned  uint8 (N, height, width, channels), a pixel / 255 is the float image; one for each training image of
+                the target class, in the order in which the class occurs in X_train
+    index       int32 (N,), the place of each image in the data set as published, before data/prepare_*.py took
+                validation images off: 0 to 59,999 of MNIST's training images, 0 to 1,796 of load_digits()
+data/poisons/<name>.json    the record of the attack that made it, what the rounding to the grid did, and the arrays'
+                            SHA-256
+
+No image is farther than epsilon from the clean one, and on 8-bit data no more than floor(255 epsilon) grey levels.
 """
 
 import re
@@ -15,7 +22,9 @@ from runtime.provenance import project_path
 
 FOLDER = project_path("data/poisons")
 KEY = "X_poisoned"
-PART_BYTES = 6_000_000  # of float32 poison, which shrink to a third
+DTYPES = {KEY: np.uint8, "index": np.int32}
+LEVELS = 255
+ROUNDING = 1e-4  # float32 rounding of clean image +- epsilon, in grey levels
 
 
 class ReadyPoison(NamedTuple):
@@ -45,7 +54,7 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
     if name not in (known := ready_names(folder)):
         raise InputError(f"no ready poison {name!r}; choose from {', '.join(known) or 'none, there are none'}")
     record_path = folder / f"{name}.json"
-    record = read_record(record_path, settings=dict, images_sha256=str, parts=int)
+    record = read_record(record_path, settings=dict, arrays_sha256=dict)
     settings = record["settings"]
     if settings.get("target_class") != target_class:
         raise InputError(
@@ -57,29 +66,49 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
             f"{name}: was made from other training images; prepare the dataset that its record names "
             f"({record.get('command', record_path)})"
         )
-    parts = [load_archive(path, (KEY,))[KEY] for path in _part_paths(folder, name, record["parts"])]
-    if len({part.shape[1:] for part in parts}) != 1 or (images := np.concatenate(parts)).dtype != np.float32:
-        raise InputError(f"{record_path}: its parts are not those that were packed; fetch them again")
-    if array_sha256(images) != record["images_sha256"]:
-        raise InputError(f"{record_path}: the images in its parts are others than were packed; fetch them again")
-    return ReadyPoison(images, record)
+    arrays = load_archive(folder / f"{name}.npz", tuple(DTYPES))
+    for key, array in arrays.items():
+        if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):
+            raise InputError(f"{folder / name}.npz: {key} is not the array that was packed; fetch the file again")
+    return ReadyPoison(arrays[KEY].astype(np.float32) / np.float32(LEVELS), record)
 
 
-def pack_poison(images: np.ndarray, record: dict[str, Any], name: str, folder: Path = FOLDER) -> list[Path]:
-    """Write a poison and its record under a name; returns the files, the record last.
+def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarray:
+    """The nearest images of whole grey levels within epsilon of the clean ones, uint8 of the same shape.
 
-    images: float32 (N, height, width, channels). Raises InputError where the name cannot be one.
+    images, clean: floats in [0, 1] of one shape; epsilon in the same units. Raises InputError where a pixel has no grey
+    level within epsilon, which never is where the clean images are 8-bit themselves.
+    """
+    center, radius = LEVELS * clean.astype(np.float64), LEVELS * epsilon
+    low = np.maximum(np.ceil(center - radius - ROUNDING), 0)
+    high = np.minimum(np.floor(center + radius + ROUNDING), LEVELS)
+    if (low > high).any():
+        raise InputError(f"epsilon {epsilon:g}: a pixel has no grey level of 8 bits within it; take 1/255 or more")
+    return np.clip(np.round(LEVELS * images.astype(np.float64)), low, high).astype(np.uint8)
+
+
+def pack_poison(
+    images: np.ndarray, clean: np.ndarray, index: np.ndarray, record: dict[str, Any], name: str, folder: Path = FOLDER
+) -> list[Path]:
+    """Round a poison to 8 bits and write it under a name; returns the two files, the record last.
+
+    images, clean: float32 (N, height, width, channels), the poison and what it was made from; index: (N,), as the
+    module says; record: of the attack, with settings.epsilon. Raises InputError where the name cannot be one, or as
+    ``to_8_bit`` does.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise InputError(f"name is made of small letters, digits and _, got {name!r}")
-    count = -(-images.nbytes // PART_BYTES)
-    paths = _part_paths(folder, name, count)
-    for path, part in zip(paths, np.array_split(images, count), strict=True):
-        save_archive(path, {KEY: part}, compressed=True)
-    packed = {**record, "images_sha256": array_sha256(images), "parts": count}
+    arrays = {KEY: to_8_bit(images, clean, record["settings"]["epsilon"]), "index": index.astype(np.int32)}
+    rounded = arrays[KEY] / LEVELS
+    packed = {
+        **record,
+        "rounding": {
+            "float_sha256": array_sha256(images),
+            "largest_change": float(np.abs(rounded - images).max()),
+            "largest_perturbation": float(np.abs(rounded - clean).max()),
+        },
+        "arrays_sha256": {key: array_sha256(array) for key, array in arrays.items()},
+    }
+    save_archive(folder / f"{name}.npz", arrays, compressed=True)
     write_json(folder / f"{name}.json", packed)
-    return [*paths, folder / f"{name}.json"]
-
-
-def _part_paths(folder: Path, name: str, count: int) -> list[Path]:
-    return [folder / f"{name}_{part}_of_{count}.npz" for part in range(1, count + 1)]
+    return [folder / f"{name}.npz", folder / f"{name}.json"]

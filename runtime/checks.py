@@ -13,7 +13,7 @@ from runtime.files import InputError
 
 LARGEST_COUNT = 2**31 - 1
 """Of every whole number: votes, batches and indices are int32 on the device; seeds keep to it as well."""
-_FOLDERS = ("dir", "directory", "folder", "store")
+_FOLDERS = ("dir", "directory", "folder", "store", "studies")
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, temporary files and records beside an artifact add to its name
 

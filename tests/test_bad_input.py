@@ -33,6 +33,7 @@ READY = "attack_generation/ready_poison.py"
 PACK = "attack_generation/pack_poison.py"
 VISIBILITY = "attack_generation/visibility.py"
 LABELS = "evaluation/label_flipping/digits.py"
+COLLECT = "evaluation/label_flipping/collect.py"
 CONTRASTIVE = "evaluation/label_flipping/contrastive_features.py"
 BOUNDARY = "evaluation/boundary/two_dimensional.py"
 RUN_PLAN = "evaluation/tables/run_plan.py"
@@ -72,6 +73,7 @@ class Place:
                     VISIBILITY: ["--poison", "none.npy", "--data-dir", self.data, "--out", out / "a.json"],
                     PACK: ["--poison", self.folder / "a.npy", "--name", "a", "--out-dir", out],
                     LABELS: ["--data-dir", self.data, "--work-dir", out, "--results-dir", out],
+                    COLLECT: ["--studies", self.folder / "study", "--results-dir", out],
                     BOUNDARY: ["--out-dir", out],
                     RUN_PLAN: ["--plan", self.plan, "--directory", out],
                     MAKE_TABLES: ["--plan", self.plan, "--directory", self.folder, "--results-dir", out],
@@ -122,8 +124,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 SCRIPTS = (
-    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, CONTRASTIVE, BOUNDARY,
-    RUN_PLAN, MAKE_TABLES, CERTIFICATES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
+    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, COLLECT, CONTRASTIVE,
+    BOUNDARY, RUN_PLAN, MAKE_TABLES, CERTIFICATES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
 )  # fmt: skip
 
 
@@ -160,6 +162,7 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (CERTIFY, ["--target-class", "eight"], "'eight'"),
         (CERTIFY, ["--max-minutes", "soon"], "'soon'"),
         (LABELS, ["--q", "0.1", "many"], "'many'"),
+        (COLLECT, [], "study: has no settings.json.xz; give a folder that a script of evaluation/label_flipping wrote"),
     ],
     ids=str,
 )
@@ -170,7 +173,10 @@ def test_the_parser_names_flag_and_value(
 
 
 def test_required_flags_are_named(refused: Callable[..., str], place: Place) -> None:
-    for script, flag in ((CERTIFY, "--model"), (MERGE, "--shards"), (RUN_PLAN, "--plan"), (MAKE_TABLES, "--plan")):
+    required = {
+        CERTIFY: "--model", MERGE: "--shards", RUN_PLAN: "--plan", MAKE_TABLES: "--plan", COLLECT: "--studies",
+    }  # fmt: skip
+    for script, flag in required.items():
         bare = dataclasses.replace(place)
         object.__setattr__(bare, "flags", lambda _: [])
         assert flag in refused(bare, script)
@@ -248,9 +254,9 @@ OUTPUTS = {
     ATTACK: ("out-dir", "run-dir", "data-dir"), CONTROL: ("out-dir", "run-dir", "data-dir"),
     VICTIM: ("out-dir", "run-dir", "data-dir"), CERTIFY: ("out", "data-dir", "model"), MERGE: ("out", "shards"),
     LABELS: ("work-dir", "results-dir", "data-dir"), BOUNDARY: ("out-dir",), RUN_PLAN: ("directory", "plan"),
-    MAKE_TABLES: ("results-dir", "directory", "plan"), CERTIFICATES: ("store", "out-dir", "import-files"),
-    WRITE_RESULTS: ("results-dir", "benchmarks-dir"), **dict.fromkeys(PREPARE, ("out-dir",)),
-    **dict.fromkeys(BENCHMARKS, ("out",)),
+    COLLECT: ("results-dir", "studies"), CERTIFICATES: ("store", "out-dir", "import-files"),
+    MAKE_TABLES: ("results-dir", "directory", "plan"), WRITE_RESULTS: ("results-dir", "benchmarks-dir"),
+    **dict.fromkeys(PREPARE, ("out-dir",)), **dict.fromkeys(BENCHMARKS, ("out",)),
 }  # fmt: skip
 
 
@@ -258,7 +264,7 @@ OUTPUTS = {
 def test_places_where_nothing_can_be(script: str, place: Place, refused: Callable[..., str]) -> None:
     (place.folder / "a_file.tsv").write_text("in the way")
     (place.folder / "a_folder.tsv").mkdir()
-    is_folder = ("dir", "directory", "store")
+    is_folder = ("dir", "directory", "studies", "store")
     for flag in OUTPUTS[script]:
         in_the_way = "a_file.tsv" if flag.endswith(is_folder) else "a_folder.tsv"
         for value in (in_the_way, "a_file.tsv/below/x.tsv", "x" * 300 + ".tsv", "y/" * 3000 + "x.tsv"):
@@ -302,11 +308,9 @@ def test_records_of_another_form(content: bytes, place: Place, refused: Callable
     assert "model.json" in refused(place, CERTIFY, "--model", model)
     (place.folder / "ridge_1.json").write_bytes(content)
     assert "ridge_1.json" in refused(place, LABELS, "--work-dir", place.folder, "--ridge=1", "--points=2")
-    for name in ("benchmarks/records/speed.json", "study/a.json", "a/plan.yaml"):
+    for name in ("benchmarks/records/speed.json", "a/plan.yaml"):
         path = place.folder / "store" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        (place.folder / "store/study/table.txt").parent.mkdir(parents=True, exist_ok=True)
-        (place.folder / "store/study/table.txt").write_text("a table\n")
         path.write_bytes(content)
         stores = ["--results-dir", place.folder / "store", "--benchmarks-dir", place.folder / "store/benchmarks"]
         assert path.name in refused(place, WRITE_RESULTS, *stores) or name.startswith("benchmarks")
@@ -416,7 +420,7 @@ def test_where_nothing_is_there_no_table_and_no_page_is_made(place: Place, refus
     for flags in ([], ["--directory", place.folder / "nowhere"], ["--results-dir", place.folder / "runs"]):
         line = refused(place, MAKE_TABLES, *flags)
         assert "runs/tables/toy: has no certificate of the plan" in line and ": 0 of 1 runs, the first of 5" in line
-    assert "has no table" in refused(place, WRITE_RESULTS)
+    assert "has no store with a plan.yaml" in refused(place, WRITE_RESULTS)
     (place.folder / "a.tsv").touch()
     assert "a.tsv: has no point" in refused(place, FEWER_VOTES)
 

@@ -1,23 +1,31 @@
-"""The whole experiment in the plane: poison, train and certify, then picture, numbers and table."""
+"""The whole experiment in the plane: poison, train and certify, then picture, store and table.
 
-from collections.abc import Mapping
+The store (evaluation/store.py) has an entry for each classifier and kind of training points, such as linear/clean, a
+seed for each victim, and a line for each test point of the target class: its index among these, label and certified
+radius, 0 where not certified. A record holds the victim's test accuracy and how far its training points were moved.
+"""
+
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data.datasets import split_target_class
 from evaluation.boundary.picture import Panel, save_boundaries
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
-from evaluation.tables.formats import aligned
-from evaluation.tables.statistics import PLUS_MINUS, mean_and_std, mean_and_std_text, reduction_percent
-from runtime.files import remove, require_no_folder, write_json, write_text
+from evaluation.store import POINTS, SETTINGS, Store, write_store
+from evaluation.tables.formats import ABOUT, markdown_table
+from evaluation.tables.statistics import mean_and_std_text, reduction_of
+from runtime.files import remove, require_no_folder, write_text
 from runtime.lock import Lock
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
 
+TABLES, PICTURE = "tables.md", "decision_boundary.png"
+
 
 def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
-    """Poison, train and certify both kinds of classifiers; write picture and numbers, print the table.
+    """Poison, train and certify both kinds of classifiers; write picture, store and table, and print the table.
 
     Returns for each kind's name the rows by name of the training points, 'clean' first and 'optimised' last.
 
@@ -25,20 +33,16 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     attack diverges.
     """
     config.check()
-    picture, record = (config.out_dir / f"decision_boundary.{suffix}" for suffix in ("png", "json"))
-    table = config.out_dir / "table.txt"
-    require_no_folder(picture, record, table)
+    record, *others = files = [config.out_dir / name for name in (SETTINGS, POINTS, TABLES, PICTURE)]
+    require_no_folder(*files)
     with Lock(record):
         results, panels = _measured(config)
+        store = _store(results, config)
         remove(record)  # of an earlier picture and table: it comes last
-        save_boundaries(picture, panels, config)
-        text = text_table(results, config)
-        write_text(table, text + "\n")
-        numbers = {
-            kind: {name: _numbers(row, rows["clean"]) for name, row in rows.items()} for kind, rows in results.items()
-        }
-        write_json(record, {"results": numbers, **provenance(config)})
-    print(f"{text}\n\n{shown_path(picture)}, {record.name} and {table.name}")
+        save_boundaries(config.out_dir / PICTURE, panels, config)
+        write_text(config.out_dir / TABLES, table := tables_page(store))
+        write_store(config.out_dir, store)
+    print(f"{table}\n{shown_path(record)}, {', '.join(path.name for path in others)}")
     return results
 
 
@@ -76,41 +80,55 @@ def _measured(config: BoundaryConfig) -> tuple[dict[str, dict[str, Row]], list[l
     return results, panels
 
 
-def _reduction(row: Row, clean: Row) -> float | None:
-    """Percent by which the mean ACR is below that of clean points; None where that is 0."""
-    return reduction_percent(float(np.mean(row.acr)), float(np.mean(clean.acr)))
+def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
+    """What was measured of every victim."""
+    made, points = provenance(config), []
+    records: dict[str, dict[str, Any]] = {}
+    for kind, rows in results.items():
+        for name, row in rows.items():
+            change = row.points - rows["clean"].points
+            moved = {"largest_change": float(np.abs(change).max()), "mean_change": change.mean(axis=0).tolist()}
+            entry = records.setdefault(f"{kind}/{name}", {})
+            for seed, (radii, accuracy) in enumerate(zip(row.radii, row.accuracy, strict=True), config.seed):
+                lines = {"seed": seed, "idx": range(len(radii)), "label": config.target_class, "radius": radii}
+                points.append(pd.DataFrame({"entry": f"{kind}/{name}", **lines}))
+                entry[str(seed)] = {"accuracy": accuracy, **moved, **made}
+    return Store(pd.concat(points, ignore_index=True), records)
 
 
-def _numbers(row: Row, clean: Row) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
-    for name in ("acr", "certified_accuracy", "accuracy"):
-        values = getattr(row, name)
-        numbers[f"{name}_mean"], numbers[f"{name}_std"] = mean_and_std(values)
-        numbers[name] = values
-    change = row.points - clean.points
-    return {
-        **numbers,
-        "radii": row.radii,
-        "reduction_percent": None if row is clean else _reduction(row, clean),
-        "largest_change": float(np.abs(change).max()),
-        "mean_change": [float(value) for value in change.mean(axis=0)],
+def plane_frame(store: Store) -> pd.DataFrame:
+    """A row per classifier and kind of training points: entry, classifier, data, and what its victims measured.
+
+    Columns acr, certified and accuracy are texts of mean ± sample standard deviation, reduction a Reduction or None.
+    """
+    runs = store.points.assign(certified=store.points["radius"] > 0)
+    runs = runs.groupby(["entry", "seed"], sort=False)[["radius", "certified"]].mean()
+    runs["accuracy"] = [store.records[entry][str(seed)]["accuracy"] for entry, seed in runs.index]
+    texts = runs.groupby("entry", sort=False).agg(lambda values: mean_and_std_text(list(values)))
+    radii = {  # (victims, points)
+        entry: lines.pivot_table("radius", "seed", "idx").to_numpy() for entry, lines in store.points.groupby("entry")
     }
+    rows: list[dict[str, Any]] = []
+    for entry, (radius, certified, accuracy) in zip(texts.index, texts.to_numpy(), strict=True):
+        kind, _, name = entry.partition("/")
+        less = None if name == "clean" else reduction_of(radii[entry][None], radii[f"{kind}/clean"])
+        row = {"entry": entry, "classifier": kind, "data": name, "acr": radius, "reduction": less}
+        rows.append({**row, "certified": certified, "accuracy": accuracy})
+    return pd.DataFrame(rows)
 
 
-def text_table(results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig) -> str:
-    """The rows of both kinds for the screen."""
+def tables_page(store: Store) -> str:
+    """The table of every classifier and kind of training points, below the settings, in Markdown."""
+    frame = plane_frame(store)
+    frame["reduction"] = [less.text if less else "" for less in frame["reduction"]]
+    made = next(iter(next(iter(store.records.values())).values()))
+    config = made["config"]
     header = ("classifier", "training points", "ACR", "reduction", "certified accuracy", "test accuracy")
-    lines = [
-        (
-            kind, name, mean_and_std_text(row.acr),
-            "" if (less := _reduction(row, rows["clean"])) is None or name == "clean" else f"{less:.1f} %",
-            mean_and_std_text(row.certified_accuracy), f"{np.mean(row.accuracy):.3f}",
-        )
-        for kind, rows in results.items()
-        for name, row in rows.items()
-    ]  # fmt: skip
     return (
-        f"target class {config.target_class}, Gaussian augmentation, sigma {config.sigma:g}, epsilon "
-        f"{config.epsilon:g}, {config.runs} victims per row\ncertified: {config.test_points} test points of the class, "
-        f"n0 = {config.n0}, n = {config.n}, alpha = {config.alpha:g}\n{PLUS_MINUS}\n\n{aligned(header, lines)}"
+        f"Points in the plane, target class {config['target_class']}, Gaussian augmentation, sigma "
+        f"{config['sigma']:g}, epsilon {config['epsilon']:g}, {config['runs']} victims per row.\n"
+        f"Certified: {config['test_points']} test points of the class, n0 = {config['n0']}, n = {config['n']}, "
+        f"alpha = {config['alpha']:g}. {ABOUT}\n\n"
+        f"    {made['command']}\n\nCommit {made['commit']}.\n\n"
+        f"{markdown_table(header, frame.drop(columns='entry').to_numpy())}\n"
     )

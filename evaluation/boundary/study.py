@@ -89,8 +89,8 @@ class BoundaryConfig:
     """Probability that a certificate is wrong, per point."""
     seed: int = 0
     """Seed of the points, of the attack and of the first victim."""
-    out_dir: Path = project_path("results/decision_boundary")
-    """Folder of decision_boundary.png and decision_boundary.json."""
+    out_dir: Path = project_path("runs/decision_boundary")
+    """Folder of picture, table and store."""
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
@@ -129,11 +129,6 @@ class Row(NamedTuple):
     def acr(self) -> list[float]:
         """Average certified radius, per run."""
         return [float(np.mean(radii)) for radii in self.radii]
-
-    @property
-    def certified_accuracy(self) -> list[float]:
-        """Share of the points with a radius, per run."""
-        return [float(np.mean(np.array(radii) > 0)) for radii in self.radii]
 
 
 class Plane(NamedTuple):

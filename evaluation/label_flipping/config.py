@@ -82,8 +82,8 @@ class LabelFlippingConfig(RunControls):
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images; as neighbours."""
     bound: Bound = "tight"
-    """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It draws the curves,
-    fills the per-point files and chooses ridge and q; tables and curve files hold both."""
+    """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It chooses ridge and
+    q; all that is written holds both."""
     at: float = 0.04
     """Share of changed training labels at which ridge (or neighbours, or bandwidth) and q are chosen and the table is
     made."""
@@ -101,9 +101,9 @@ class LabelFlippingConfig(RunControls):
     seed: int = 0
     """Seed of the draws of points, embedding, random flips and network."""
     work_dir: Path | None = None
-    """Folder of what a stopped run keeps; runs/<name> when not given."""
-    results_dir: Path = project_path("results")
-    """Per-point files, curve, table, figure and settings go to a folder <name> in here."""
+    """Folder of what a stopped run keeps; <results_dir>/<name>/work when not given."""
+    results_dir: Path = project_path("runs/label_flipping")
+    """Certificates, settings, table and figure go to a folder <name> in here."""
 
     @property
     def candidates(self) -> list[dict[str, float]]:

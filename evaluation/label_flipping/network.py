@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,6 @@ from attack_generation.label_flips import flip_at_random, flip_greedily, flip_ne
 from data.datasets import Dataset
 from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.label_flipping.images import Images
-from evaluation.label_flipping.report import LabelCurve
 from evaluation.training import Training, TrainingConfig
 from randomized_smoothing_certification.fixed_weights import FixedWeights
 from randomized_smoothing_certification.label_flipping import class_scores
@@ -25,11 +25,11 @@ _SURROGATE_POINTS = 1000  # test points that the attack on the network looks at
 def undefended_networks(
     config: LabelFlippingConfig, dataset: Dataset, weights: FixedWeights, train: Images, test: Images,
     test_features: np.ndarray, kept: KeptStages, stop: Stop,
-) -> list[LabelCurve]:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     """Test accuracy of an undefended network trained on labels that were changed at random or by an attack.
 
     'greedy' attacks all test points with the same changes, 'pointwise' gives each of a few test points changes of its
-    own, as the certificates allow.
+    own, as the certificates allow. Each is a curve of a record (report.LabelCurve).
     """
     if not config.network_shares:
         return []
@@ -37,7 +37,7 @@ def undefended_networks(
     surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points]
     alpha = weights(test_features[surrogate])
     rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
-    flips = np.array([round(share * len(train.y)) for share in config.network_shares])
+    flips = [round(share * len(train.y)) for share in config.network_shares]
 
     def accuracy(attack: str, count: int) -> float:
         def trained(name: str, y: np.ndarray, points: Images) -> float:
@@ -63,9 +63,12 @@ def undefended_networks(
     attacks = ("random", "greedy", "pointwise")[: 3 if len(single) else 2]
     with progress(total=len(flips) * (2 + len(single)), desc="undefended network", unit="training") as trainings:
         return [
-            LabelCurve(
-                f"network_{attack}", None, flips, np.array([accuracy(attack, count) for count in flips.tolist()])
-            )
+            {
+                "certificate": f"network_{attack}",
+                "q": None,
+                "flips": flips,
+                "accuracy": [accuracy(attack, count) for count in flips],
+            }
             for attack in attacks
         ]
 

@@ -1,173 +1,227 @@
-"""What a study of certificates against changed labels writes: per-point files, curves, table, figure."""
+"""What a study of certificates against changed labels leaves: its store, its table and its figure.
 
-import itertools
-from collections.abc import Sequence
+A store (evaluation/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
+entry (the study's name), seed, certificate, q (empty for an exact certificate), idx, label, predict, flips, correct.
+A record has the keys of RECORD and those of runtime.provenance. Its 'curves' are accuracies that have no line per
+point: networks', and those of certificates of which an earlier version of this project kept nothing else.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
 from attack_generation.figures import default_style, save_png
-from evaluation.label_flipping.config import SETTINGS, LabelFlippingConfig, Learner
-from evaluation.label_flipping.features import features_name
-from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.label_flipping import LabelFlips
-from randomized_smoothing_certification.training_set_smoothing import Smoothed
-from runtime.files import write_text
+from evaluation.label_flipping.config import SETTINGS, Learner
+from evaluation.store import Store
+from evaluation.tables.figures import plain_text
+from evaluation.tables.formats import markdown_table
+from randomized_smoothing_certification.label_flipping import certified_accuracy
 
-TSV_COLUMNS = ("idx", "label", "predict", "flips", "correct")
-# The curve of each learner itself.
+TABLES, FIGURE = "tables.md", "certified_accuracy.png"
+COLUMNS = ("entry", "seed", "certificate", "q", "idx", "label", "predict", "flips", "correct")
+RECORD = {
+    "title": str, "training_points": int, "held_out_points": int, "test_points": int, "features": str, "width": int,
+    "choice": dict, "curves": list, "config": dict, "command": str, "commit": str,
+}  # fmt: skip
+# The certificate of each learner itself.
 EXACT: dict[Learner, str] = {
-    "least_squares": "ridge",
-    "neighbours": "neighbours",
-    "kernel": "kernel",
-    "signed_neighbours": "signed",
+    "least_squares": "ridge", "neighbours": "neighbours", "kernel": "kernel", "signed_neighbours": "signed",
     "signed_least_squares": "signed",
-}
-_CSV_POINTS = 300  # of a certificate's curve, at most twice as many
-
-
-class Points(NamedTuple):
-    """What the study keeps of the test points: smoothed classifiers, one row per q, and the learner itself."""
-
-    prediction: np.ndarray  # int64 (Q, m)
-    log_eps: np.ndarray  # float64 (Q, m)
-    exact_prediction: np.ndarray  # int64 (m,)
-    exact_flips: np.ndarray  # int64 (m,)
+}  # fmt: skip
+_CERTIFICATES = {
+    "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "ridge regression, exact",
+    "neighbours": "neighbours, exact", "kernel": "kernel regression, exact", "signed": "signed votes, exact",
+    "network_random": "network, random changes", "network_greedy": "network, one attack on all points",
+    "network_pointwise": "network, an attack on each point",
+}  # fmt: skip
+_LEARNERS: dict[Learner, str] = {
+    "least_squares": "ridge regression", "neighbours": "neighbours", "kernel": "kernel regression",
+    "signed_neighbours": "signed votes of neighbours", "signed_least_squares": "signed votes by ridge weights",
+}  # fmt: skip
+_FEATURES = {"raw": "raw pixels", "contrastive": "contrastive features", "diffusion": "diffusion map"}
+_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")  # Okabe and Ito's
+_MOST_CURVES = 12  # in one figure
+_HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
+labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
+The interval is Wilson's, over test points. At least half of all test points are certified to the median.
+A row without test points is a curve in settings.json.xz; every other row is counted from points.csv.xz."""
 
 
 class LabelCurve(NamedTuple):
     """Accuracy against changed training labels."""
 
-    name: str  # tight, closed_form, one of EXACT, network_random, network_greedy, network_pointwise
+    entry: str
+    seed: int
+    certificate: str  # tight, closed_form, one of EXACT, network_random, network_greedy, network_pointwise
     q: float | None
     flips: np.ndarray  # ascending
     accuracy: np.ndarray
+    points: int | None = None  # test points, where the curve is counted from a line for each
+    printed: Mapping[str, Any] = MappingProxyType({})  # of a curve without points: what its table said
+
+    @property
+    def kind(self) -> str:
+        """exact, tight, network or closed_form."""
+        if self.certificate in EXACT.values():
+            return "exact"
+        return "network" if self.certificate.startswith("network") else self.certificate
+
+    def at(self, flips: int) -> float:
+        """Accuracy at a number of changed labels: a certificate's falls in steps, a network's is joined by lines."""
+        if self.kind == "network":
+            return float(np.interp(flips, self.flips, self.accuracy))
+        place = int(np.searchsorted(self.flips, flips, side="left"))
+        return float(self.accuracy[place]) if place < len(self.flips) else 0.0
+
+    @property
+    def median_flips(self) -> int | None:
+        """The most changed labels at which a certificate's accuracy is at least a half; None where none is."""
+        whole = self.flips[self.accuracy >= 0.5]
+        return int(whole.max()) if len(whole) and self.kind != "network" else None
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return _CERTIFICATES[self.certificate] + ("" if self.q is None else f", q {self.q:g}")
 
 
-def value_at(curve: LabelCurve, flips: int) -> float:
-    """Accuracy of a curve at a number of changed labels: that of a certificate falls in steps, others are lines."""
-    if curve.name.startswith("network"):
-        return float(np.interp(flips, curve.flips, curve.accuracy))
-    place = int(np.searchsorted(curve.flips, flips, side="left"))
-    return float(curve.accuracy[place]) if place < len(curve.flips) else 0.0
+def curves_of(store: Store) -> list[LabelCurve]:
+    """The curves of every study: those of its points, exact at every number of changes, and those kept without."""
+    curves = []
+    keys = ["entry", "seed", "certificate", "q"]
+    for (entry, seed, certificate, q), lines in store.points.groupby(keys, sort=False, dropna=False):
+        flips, correct = lines["flips"].to_numpy(), lines["correct"].to_numpy() == 1
+        at = np.unique(np.concatenate([[0], flips[correct], flips[correct] + 1]))
+        accuracy = certified_accuracy(flips, correct, at)
+        curves.append(LabelCurve(entry, seed, certificate, None if np.isnan(q) else q, at, accuracy, len(lines)))
+    for entry, of_seeds in store.records.items():
+        for seed, record in of_seeds.items():
+            for kept in record["curves"]:
+                arrays = {name: np.array(kept[name]) for name in ("flips", "accuracy")}
+                curves.append(LabelCurve(entry, int(seed), **{**kept, **arrays}))
+    studies, order = list(store.records), list(_CERTIFICATES)
+    return sorted(curves, key=lambda it: (studies.index(it.entry), it.seed, order.index(it.certificate), it.q or 0))
 
 
-def median_flips(curve: LabelCurve) -> int | None:
-    """The largest number of changed labels at which a certificate's accuracy is at least a half; None where none is."""
-    whole = curve.flips[curve.accuracy >= 0.5]
-    return int(whole.max()) if len(whole) else None
+def curve_table(store: Store) -> pd.DataFrame:
+    """A row per curve: its fields and label, accuracy without attack and at the study's 'at', median of the changes.
 
-
-def curve_label(curve: LabelCurve) -> str:
-    """A curve's name for people."""
-    name = {
-        "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "plain ridge, exact",
-        "neighbours": "plain neighbours, exact", "kernel": "plain kernel regression, exact",
-        "signed": "plain signed votes, exact",
-        "network_random": "network, random flips", "network_greedy": "network, greedy flips",
-        "network_pointwise": "network, attacked per point",
-    }[curve.name]  # fmt: skip
-    return name if curve.q is None else f"{name}, q {curve.q:g}"
-
-
-def write_points(
-    folder: Path, config: LabelFlippingConfig, points: Points, truth: np.ndarray, numbers: np.ndarray,
-    classes: int, size: int,
-) -> None:  # fmt: skip
-    """One TSV per q and exact.tsv of the learner itself, in the field's columns.
-
-    idx counts the dataset's test images; classes go by their own numbers.
-
-    truth, numbers: class among the chosen ones and index of each test point, int (m,). size: training points.
+    low, high: the 95 % interval (Wilson) over test points of the accuracy at 'at', NaN for a curve without points.
     """
-    names = np.array([*(config.classes or range(classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
-    certificates = {"exact": (points.exact_prediction, points.exact_flips)}
-    for number, q in enumerate(config.q):
-        smoothed = Smoothed(points.prediction[number], points.log_eps[number])
-        certificates[f"q_{q:g}"] = smoothed.prediction, smoothed.certified(LabelFlips(q, classes, config.bound), size)
-    for name, (prediction, flips) in certificates.items():
-        columns = (numbers, names[truth], names[prediction], flips, (prediction == truth) * 1)
-        table = pd.DataFrame(dict(zip(TSV_COLUMNS, columns, strict=True)))
-        write_text(folder / f"{name}.tsv", table.to_csv(sep="\t", index=False, lineterminator="\n"))
+    rows = []
+    for curve in curves_of(store):
+        record = store.records[curve.entry][str(curve.seed)]
+        values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.median_flips}
+        rows.append({**curve._asdict(), "label": curve.label, **values, **curve.printed})
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "points"), float))
+    right = (table["accuracy"] * table["points"]).round()
+    table["low"], table["high"] = proportion_confint(right, table["points"], method="wilson")
+    return table
 
 
-def write_curves(path: Path, curves: Sequence[LabelCurve], size: int) -> None:
-    """Every curve as lines of a CSV file: curve, q, flips, share of the ``size`` training labels, accuracy."""
-    # One grid for all certificates: exact at each of its numbers of flips.
-    most = max(int(curve.flips.max()) for curve in curves if not curve.name.startswith("network"))
-    grid = range(0, most + 1, max(1, most // _CSV_POINTS))
-    lines = [
-        (curve.name, "" if curve.q is None else curve.q, flips, f"{flips / size:.5f}", f"{value_at(curve, flips):.4f}")
-        for curve in curves
-        for flips in (curve.flips.tolist() if curve.name.startswith("network") else grid)
-    ]
-    table = pd.DataFrame(lines, columns=["curve", "q", "flips", "share", "accuracy"])
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+def tables_page(store: Store) -> str:
+    """A table for every study, in Markdown: its part of curve_table below how the study was made."""
+    table, sections = curve_table(store), []
+    for form, names in {"{:.3f}": ("unattacked", "accuracy", "low", "high"), "{:.0f}": ("median", "points")}.items():
+        table[list(names)] = table[list(names)].map(form.format).replace("nan", "")
+    table["interval"] = (table["low"] + " to " + table["high"]).where(table["points"] != "", "")
+    for (entry, seed), rows in table.groupby(["entry", "seed"], sort=False):
+        record = store.records[entry][str(seed)]
+        at = f"{_at(record)} flips ({record['config']['at']:.1%})"
+        header = ("classifier", "without attack", at, "95 % interval", "median flips", "test points")
+        cells = rows[["label", "unattacked", "accuracy", "interval", "median", "points"]].to_numpy().tolist()
+        sections.append(f"## {entry}\n\n{_described(record)}\n\n{markdown_table(header, cells)}")
+    return "\n\n".join([_HEAD, *sections]) + "\n"
 
 
-def text_table(
-    config: LabelFlippingConfig, title: str, choice: dict[str, Any], curves: Sequence[LabelCurve],
-    shape: tuple[int, ...], test_points: int, held_out: int,
-) -> str:  # fmt: skip
-    """Accuracy without attack and at config.at, and the flips that half of all points survive, for the screen.
+def _at(record: Mapping[str, Any]) -> int:
+    """Changed labels at which a study's settings were chosen and its table is made."""
+    return round(record["config"]["at"] * record["training_points"])
 
-    shape: of the training features.
-    """
-    size, flips = shape[0], round(config.at * shape[0])
-    given, settings = len(config.candidates) == 1, SETTINGS[config.learner]
-    how = "given" if given else f"chosen on {choice['held_out']} held-out training images"
-    chosen = ", ".join(f"{name} {choice[name]:g}" for name in settings)
-    holds = f"{', '.join(settings)} and q fixed beforehand" + (
-        "" if given else ": the labels that chose them count as trusted"
+
+def _described(record: Mapping[str, Any]) -> str:
+    """What was certified with which settings, and the command that makes it again."""
+    choice = record["choice"]
+    names = SETTINGS[record["config"].get("learner", "least_squares")]
+    given = len({tuple(one[name] for name in names) for one in choice["tried"]}) == 1
+    values = ", ".join(f"{name} {choice[name]:g}" for name in names)
+    chosen = (
+        f"They were chosen by certificates of {choice['held_out']:,} held-out training images under the labels of the "
+        "images that were not held out. All of these labels count as trusted."
     )
-    at = f"{flips} flips ({config.at:.1%})"
-    lines = [
-        f"{title}: {size:,} training points ({held_out:,} of them held out for choices), {test_points:,} test points",
-        f"features {features_name(config)} ({shape[1]}), {chosen} ({how}), q {choice['q']:g} best there",
-        f"certificates hold for {holds}",
-        "",
-        f"{'classifier':30s}  {'without attack':>14s}  {at:>18s}  {'median flips':>12s}",
-        f"{'-' * 30}  {'-' * 14}  {'-' * 18}  {'-' * 12}",
-    ]
-    for curve in curves:
-        median = None if curve.name.startswith("network") else median_flips(curve)
-        lines.append(
-            f"{curve_label(curve):30s}  {value_at(curve, 0):14.3f}  {value_at(curve, flips):18.3f}  "
-            f"{'' if median is None else median:>12}".rstrip()
-        )
-    return "\n".join(lines)
+    return (
+        f"{record['title']}: {record['training_points']:,} training points ({record['held_out_points']:,} of them held "
+        f"out for choices), {_test_points(record)}. Features {record['features']} ({record['width']}).\n"
+        f"Certificates hold for settings that were fixed beforehand: {values} (q {choice['q']:g} was best there). "
+        f"{'They were given.' if given else chosen}\n\n"
+        f"    {record['command']}\n\nCommit {record['commit']}."
+    )
+
+
+def _test_points(record: Mapping[str, Any]) -> str:
+    return f"{record['test_points']:,} test points" + ("" if record["config"]["points"] is None else " (reduced)")
+
+
+def _drawn(store: Store) -> list[LabelCurve]:
+    """At most 12 curves, of several studies those of the best q alone: exact ones first, large medians first."""
+    curves, order = curves_of(store), ("exact", "tight", "network", "closed_form")
+    median = {curve.entry: curve.median_flips or 0 for curve in curves if curve.kind == "exact"}
+
+    def is_best(curve: LabelCurve) -> bool:
+        return curve.q in (None, store.records[curve.entry][str(curve.seed)]["choice"]["q"])
+
+    ranked = sorted(curves, key=lambda it: (not is_best(it), order.index(it.kind), -median.get(it.entry, 0)))
+    return [curve for curve in ranked if is_best(curve) or len(store.records) == 1][:_MOST_CURVES]
+
+
+def _study_label(record: Mapping[str, Any], of_all: int) -> str:
+    """Learner and features of a study for people, and its test points where others of the figure have more."""
+    features = " + ".join(_FEATURES.get(one, one) for one in record["features"].split("_"))
+    few = "" if record["test_points"] == of_all else f", {_test_points(record)}"
+    return f"{_LEARNERS[record['config'].get('learner', 'least_squares')]}, {features}{few}"
 
 
 @default_style()
-def save_label_curves(path: Path, curves: Sequence[LabelCurve], size: int, title: str) -> None:
-    """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent of ``size``.
+def save_label_curves(path: Path, store: Store) -> None:
+    """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent.
 
-    curves: certificates (falling in steps; that of the learner itself is black) and networks' measured accuracies
-    (points joined by lines).
+    The studies are of one data set and its classes. Colours tell studies apart, or the q of one study; lines tell
+    kinds: a certificate falls in steps, a network's accuracies are points joined by lines.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axes = figure.subplots()
-    markers = itertools.cycle("os^v")
+    records = {(entry, int(seed)): one for entry, of_seeds in store.records.items() for seed, one in of_seeds.items()}
+    first, of_all = next(iter(records.values())), max(one["test_points"] for one in records.values())
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes, curves = figure.subplots(), _drawn(store)
+    colours: dict[Any, str] = {}
+    markers = {"network_random": "o", "network_greedy": "s", "network_pointwise": "^"}
+    styles = {"exact": "-", "tight": "--", "closed_form": ":", "network": "-."}
     for curve in curves:
-        label = curve_label(curve)
-        if curve.name.startswith("network"):
-            axes.plot(curve.flips, curve.accuracy, "--", marker=next(markers), color="0.45", ms=4, label=label)
-        else:
-            style: dict[str, Any] = {"color": "black", "lw": 1.2} if curve.name in EXACT.values() else {}
-            # The accuracy at a number of flips holds from the number before it on, excluded.
-            axes.step(curve.flips, curve.accuracy, where="pre", label=label, **style)
-    axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy", title=title)
-    # As far as there are certificates, and somewhat on.
-    certified = [curve for curve in curves if not curve.name.startswith("network")]
-    axes.set_xlim(0, 1.3 * max(max(curve.flips) for curve in certified))
+        study = (curve.entry, curve.seed)
+        key = study if len(records) > 1 else curve.q
+        colour = colours.setdefault(key, _COLOURS[len(colours) % len(_COLOURS)])
+        label = curve.label
+        if len(records) > 1 and curve.kind != "network":
+            label = f"{_study_label(records[study], of_all)}: {'exact' if curve.kind == 'exact' else label}"
+        # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
+        of_kind = {"color": "0.45"} if curve.kind == "network" else {"color": colour, "drawstyle": "steps-pre"}
+        look: dict[str, Any] = {**of_kind, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5}
+        axes.plot(curve.flips, curve.accuracy, styles[curve.kind], label=plain_text(label), **look)
+    count = f"{of_all:,} test points" if len(records) > 1 else _test_points(first)
+    axes.set_title(plain_text(f"{first['title']}: {count}"))
+    axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy")
+    shown = [curve.flips[curve.accuracy > 0.005].max(initial=1) for curve in curves if curve.kind != "network"]
+    axes.set_xlim(0, 1.05 * max(shown, default=1))
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    size: int = first["training_points"]
     to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
     percent = axes.secondary_xaxis("top", functions=to_percent_and_back)
     percent.set_xlabel(f"in percent of the {size:,} training labels")

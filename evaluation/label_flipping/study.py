@@ -1,4 +1,4 @@
-"""Certified accuracy against the number of changed training labels: certificates, references, curve, table.
+"""Certified accuracy against the number of changed training labels: certificates, references, store.
 
 Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. Ridge (or the number of
 neighbours, or the bandwidth) and q are chosen on held-out training images. Every stage is kept in the work folder, so
@@ -7,24 +7,20 @@ that a run that was stopped goes on.
 
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 
 from data.datasets import SPLITS, load_dataset
 from evaluation.label_flipping.config import SETTINGS, LabelFlippingConfig
 from evaluation.label_flipping.features import Features, features_name
 from evaluation.label_flipping.images import Images, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
-from evaluation.label_flipping.report import (
-    EXACT,
-    LabelCurve,
-    Points,
-    save_label_curves,
-    text_table,
-    write_curves,
-    write_points,
-)
+from evaluation.label_flipping.report import COLUMNS, EXACT, FIGURE, TABLES, save_label_curves, tables_page
+from evaluation.store import POINTS, Store, write_store
+from evaluation.store import SETTINGS as RECORDS
+from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.fixed_weights import (
     FixedWeights,
     KernelRegression,
@@ -32,24 +28,41 @@ from randomized_smoothing_certification.fixed_weights import (
     SignedVotes,
     certify_block,
 )
-from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, certified_accuracy
+from randomized_smoothing_certification.label_flipping import Bound, KernelVectors, LabelFlips, certified_accuracy
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
 from runtime.checks import require_place
-from runtime.files import array_sha256, file_sha256, remove, remove_leftovers, require_no_folder, write_json, write_text
+from runtime.files import (
+    array_sha256,
+    file_sha256,
+    read_record,
+    remove,
+    remove_leftovers,
+    require_no_folder,
+    write_text,
+)
 from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
 from runtime.noise import Stream
 from runtime.progress import progress
-from runtime.provenance import project_path, provenance, shown_path
+from runtime.provenance import provenance, shown_path
 from runtime.stop import Stop
 
 _BLOCK = 250  # test points whose weights are held together
 
 
-def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
-    """Certify test points against changed labels, with the references, and write curve, figure and table.
+class Points(NamedTuple):
+    """What a study certifies at m test points: the smoothed classifier of each q, and the learner itself."""
 
-    The output folders are named by dataset, classes, features and bound. Returns every curve.
+    prediction: np.ndarray  # int64 (Q, m)
+    log_eps: np.ndarray  # float64 (Q, m)
+    exact_prediction: np.ndarray  # int64 (m,)
+    exact_flips: np.ndarray  # int64 (m,)
+
+
+def certify_labels(config: LabelFlippingConfig) -> Store:
+    """Certify test points against changed labels, with the references, and write store, figure and table.
+
+    The output folder is named by dataset, classes, features and bound. Returns what was written to the store.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop.
     """
@@ -65,44 +78,48 @@ def certify_labels(config: LabelFlippingConfig) -> list[LabelCurve]:
         test = test.at(drawn)
     numbers = list(map(str, config.classes or ()))
     learner = () if config.learner == "least_squares" else (config.learner,)
-    name = "_".join(["label_flipping", dataset.name, *numbers, features_name(config), *learner, config.bound])
-    title = f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}"
-    work_dir = config.work_dir or project_path("runs") / name
+    name = "_".join([dataset.name, *numbers, features_name(config), *learner, config.bound])
+    folder = config.results_dir / name
+    work_dir = config.work_dir or folder / "work"
     hashes = {name: array_sha256(getattr(dataset, name)) for split in SPLITS for name in (f"x_{split}", f"y_{split}")}
     if config.features_file:
         hashes["features_file"] = file_sha256(config.features_file)
-    folder = config.results_dir / name
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
-    record = folder / "settings.json"
-    names = ("curve.csv", "certified_accuracy.png", "table.txt", "exact.tsv", *(f"q_{q:g}.tsv" for q in config.q))
-    files = [record, *(folder / name for name in names)]
+    files = [folder / name for name in (RECORDS, POINTS, TABLES, FIGURE)]
     require_no_folder(*files)
 
     with (
         Stop(config.max_minutes) as stop,
         KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
-        Lock(record),
+        Lock(files[0]),
     ):
         remove_leftovers(*files)
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
         weights = _learner(config, x)(choice)
         points = _certify_points(config, weights, everything, x_test, kept)
-        networks = undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop)
-        curves = _curves(config, points, test.y, everything) + networks
-        remove(record)  # of earlier files: it is there when all of them are
-        size = len(everything.y)
-        write_points(folder, config, points, test.y, test.numbers, everything.classes, size)
-        write_curves(folder / "curve.csv", curves, size)
-        other_bound = {"tight": "closed_form", "closed_form": "tight"}[config.bound]
-        drawn_curves = [curve for curve in curves if curve.name != other_bound]
-        save_label_curves(folder / "certified_accuracy.png", drawn_curves, size, title)
-        table = text_table(config, title, choice, curves, x.shape, len(test.y), len(held_out.y))
-        write_text(folder / "table.txt", table + "\n")
-        write_json(record, {**provenance(config), "choice": choice})
-    print(f"{table}\n\n{shown_path(folder)}: curve, figure, settings and, per point, exact.tsv and q_*.tsv")
-    return curves
+        record = {
+            "title": f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}",
+            "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
+            "features": features_name(config), "width": x.shape[1], "choice": choice,
+            "curves": undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
+            **_record_of_features(config), **provenance(config),
+        }  # fmt: skip
+        store = Store(_lines(config, name, points, test, everything), {name: {str(config.seed): record}})
+        table = tables_page(store)
+        remove(files[0])  # of earlier files: it is there when all of them are
+        save_label_curves(folder / FIGURE, store)
+        write_text(folder / TABLES, table)
+        write_store(folder, store)
+    print(f"{table}\n{shown_path(folder)}: {TABLES}, {FIGURE}, {RECORDS} and, per test point, {POINTS}")
+    return store
+
+
+def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
+    """How the features of a file were made, where their record lies beside it."""
+    record = config.features_file and config.features_file.with_suffix(".json")
+    return {"features_record": read_record(record)} if record and record.is_file() else {}
 
 
 def _choose(
@@ -200,19 +217,20 @@ def _certify_points(
     return Points(*(np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)))
 
 
-def _curves(config: LabelFlippingConfig, points: Points, y: np.ndarray, train: Images) -> list[LabelCurve]:
-    """Certified accuracy at every number of flips at which it falls."""
-    classes, size = train.classes, len(train.y)
-    curves = []
-    for bound in ("tight", "closed_form"):
-        for number, q in enumerate(config.q):
-            smoothed = Smoothed(points.prediction[number], points.log_eps[number])
-            flips = smoothed.certified(LabelFlips(q, classes, bound), size)
-            curves.append(_falling(bound, q, flips, smoothed.prediction == y))
-    curves.append(_falling(EXACT[config.learner], None, points.exact_flips, points.exact_prediction == y))
-    return curves
+def _lines(config: LabelFlippingConfig, name: str, points: Points, test: Images, train: Images) -> pd.DataFrame:
+    """A line per certificate and test point, in the columns of the store; both bounds are certified for every q.
 
-
-def _falling(name: str, q: float | None, flips: np.ndarray, correct: np.ndarray) -> LabelCurve:
-    at = np.unique(np.concatenate([[0], flips[correct], flips[correct] + 1]))
-    return LabelCurve(name, q, at, certified_accuracy(flips, correct, at))
+    idx counts the dataset's test images; classes go by their own numbers.
+    """
+    classes = np.array([*(config.classes or range(train.classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
+    certified: list[tuple[Any, ...]] = [(EXACT[config.learner], None, points.exact_prediction, points.exact_flips)]
+    for bound in get_args(Bound):
+        for q, *smoothed in zip(config.q, points.prediction, points.log_eps, strict=True):
+            flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
+            certified.append((bound, q, smoothed[0], flips))
+    frames = []
+    for *of_certificate, prediction, flips in certified:
+        of_points = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
+        columns = zip(COLUMNS, (name, config.seed, *of_certificate, *of_points), strict=True)
+        frames.append(pd.DataFrame(dict(columns)))
+    return pd.concat(frames, ignore_index=True)

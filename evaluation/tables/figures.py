@@ -13,7 +13,7 @@ from attack_generation.controls import CONTROLS
 from attack_generation.figures import default_style, plain_text, save_png
 from evaluation.tables.frame import MEAN
 from evaluation.tables.layout import dataset_name
-from evaluation.tables.plan import CLEAN, Plan
+from evaluation.tables.plan import CLEAN, OPTIMISED, Plan
 from robust_training.methods import METHODS
 
 MOST = 12  # entries of a panel
@@ -68,7 +68,7 @@ def save_acr(path: Path, plan: Plan, frame: pd.DataFrame) -> None:
         axes.grid(alpha=0.3)
     colours = "blue: controls, without optimisation; orange: optimised poison"
     _finish(figure, plan, shown, f"mean ± sample standard deviation over victims (small dots); {colours}{about}")
-    save_png(path, figure, colours=64)
+    save_png(path, figure, colours=128)
 
 
 @default_style()
@@ -107,7 +107,7 @@ def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> N
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     _finish(figure, plan, shown, "bars and band: mean ± sample standard deviation over victims")
-    save_png(path, figure, colours=64)
+    save_png(path, figure, colours=128)
 
 
 @default_style()
@@ -120,7 +120,8 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
     """
     shown = shown_entries(frame)
     names = _contrasted(shown)
-    colours = dict(zip(names, (BLACK, BLUE, ORANGE, GREEN), strict=False))
+    colours = {name: COLOURS[_kind(name)] for name in names}
+    colours |= dict.fromkeys(names[3:], GREEN)
     figure, panels = _panels(shown, 2.9, sharey=True)
     for axes, group in panels:
         sigma = group["sigma"].iloc[0]
@@ -129,18 +130,19 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
         at = np.linspace(0, max(largest, 1e-9) * 1.02, 400)
         for name in (name for name in names if name in runs_of):
             shares = np.mean([(run.radii[:, None] >= at).mean(axis=0) for run in runs_of[name]], axis=0)
-            label = plain_text(name.replace("_", " "))
-            axes.plot(at if of_radius else at / sigma, shares, color=colours[name], lw=1.8, label=label)
+            axes.plot(at if of_radius else at / sigma, shares, color=colours[name], lw=1.8)
         if not of_radius:
             ticks = [tick for tick in TICKS if norm.ppf(tick) <= at[-1] / sigma]
             axes.set_xticks(norm.ppf(ticks), [f"{tick:g}" for tick in ticks], fontsize="small")
         what = "radius (l2, pixels in [0, 1])" if of_radius else "lower bound of p_A"
         axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=what, ylabel="share of points")
         axes.grid(alpha=0.3)
+    for name, colour in colours.items():
+        figure.axes[0].plot([], [], color=colour, label=plain_text(name.replace("_", " ")))
     figure.axes[0].legend(fontsize="small")
     what = "certified accuracy" if of_radius else "share of test points whose lower bound of p_A is at least x"
     _finish(figure, plan, shown, f"{what}, mean over victims")
-    save_png(path, figure, colours=64)
+    save_png(path, figure, colours=128)
 
 
 def _contrasted(shown: pd.DataFrame) -> list[str]:
@@ -151,8 +153,8 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
         found = others[others["data"].map(_kind) == kind].groupby("data", sort=False)["acr_mean"]
         if len(ranked := found.agg(["count", "mean"])):
             names.append(str(ranked[ranked["count"] == ranked["count"].max()]["mean"].idxmin()))
-    if "optimised" in set(shown["data"]) - set(names):
-        names.append("optimised")
+    if OPTIMISED in set(shown["data"]) - set(names):
+        names.append(OPTIMISED)
     return names
 
 

@@ -107,7 +107,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
         values = [value for run in runs if (value := _number(run, name)) is not None]
         row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(values) if values else (None, None)
     row["at_ceiling"] = _mean(run.at_ceiling for run in runs)
-    found = _reduction(attack_runs, clean) if poison else None
+    found = reduction_against(attack_runs, clean) if poison else None
     row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), found or 3 * (None,), strict=False))
     row |= {"interval_over": ", ".join(found.over) if found else "", "reduction": found}
     row["gradients"] = _mean(run.gradients for run in runs)
@@ -142,7 +142,7 @@ def _number(run: Run, name: str) -> float | None:
     return run.certified_at(SHARES[name] * run.sigma) if name in SHARES else getattr(run, name)
 
 
-def _reduction(attack_runs: Sequence[Entry], clean: Entry | None) -> Reduction | None:
+def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None) -> Reduction | None:
     """Against the runs of clean data of the same seeds; None without one, or where the votes n of the two differ."""
     of_seeds = [{run.seed: run for run in entry.runs} for entry in (*([clean] if clean else ()), *attack_runs)]
     seeds = sorted(set.intersection(*map(set, of_seeds))) if clean else []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from evaluation.tables.frame import MEAN, SHARES
+from evaluation.tables.frame import MEAN, SHARES, reduction_against
 from evaluation.tables.plan import CLEAN, Plan
 from evaluation.tables.statistics import Reduction
 
@@ -37,7 +37,7 @@ def tables_of(plan: Plan, frame: pd.DataFrame) -> list[Table]:
     return [table for table in tables if len(table.text)]
 
 
-def tables_by_victims(plan: Plan, frame: pd.DataFrame) -> list[Table]:
+def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     """For the screen: a narrow table for each kind of victims and class, a line per kind of training data."""
     tables = []
     for key, group in frame.groupby(list(VICTIMS), sort=False):
@@ -90,10 +90,25 @@ def _entries_table(plan: Plan, frame: pd.DataFrame) -> Table:
 
 
 def _victims_table(frame: pd.DataFrame) -> Table:
-    """Kinds of victims side by side."""
-    several = frame[frame["target_class"] != MEAN] if frame["victim_variant"].nunique() > 1 else frame[:0]
-    text = _pivot(several, ["method", "sigma", "target_class", "data"], "victim_variant")
-    return Table("kinds_of_victims", "Kinds of victims: ACR and its reduction", text)
+    """Kinds of victims side by side, and how far the ACR of each is below that of the first kind on the same data."""
+    title = (
+        "Kinds of victims: ACR and its reduction, and how far the ACR is below that of the first kind on the same data"
+    )
+    first = frame["victim_variant"].iloc[0]
+    several = frame[frame["target_class"] != MEAN].copy()
+    if several["victim_variant"].nunique() < 2:
+        return Table("kinds_of_victims", title, pd.DataFrame())
+    rows = ["method", "sigma", "target_class", "data"]
+    several["same"] = [cell._replace(victim=cell.victim._replace(variant=first)) for cell in several["cell"]]
+    of_first = dict(zip(several["cell"], several["entries"], strict=True))
+    below = [
+        reduction_against(entries, of_first[same][0]) if same in of_first and same != cell else None
+        for cell, same, entries in zip(several["cell"], several["same"], several["entries"], strict=True)
+    ]
+    others = several.assign(text=[found.text if found else "" for found in below])[several["victim_variant"] != first]
+    others["victim_variant"] += f", ACR below {first}"
+    text = _pivot(several, rows, "victim_variant")
+    return Table("kinds_of_victims", title, text.merge(_pivot(others, rows, "victim_variant"), how="left").fillna(""))
 
 
 def _transfer_table(plan: Plan, frame: pd.DataFrame, over: str) -> Table:
@@ -109,12 +124,13 @@ def _transfer_table(plan: Plan, frame: pd.DataFrame, over: str) -> Table:
 
 
 def _pivot(frame: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
-    """ACR and reduction of entries: ``column`` side by side, the rest below each other, in the frame's order."""
+    """ACR and reduction of entries, or their column 'text': ``column`` side by side, the rest in the frame's order."""
     if frame.empty:
         return pd.DataFrame()
-    acr, less = _measured(frame, "acr"), _reductions(frame)
-    table = frame.assign(text=[f"{one}; {other}".removesuffix("; ") for one, other in zip(acr, less, strict=True)])
-    table = table.pivot_table("text", rows, column, aggfunc="first", sort=False).fillna("").reset_index()
+    if "text" not in frame:
+        pairs = zip(_measured(frame, "acr"), _reductions(frame), strict=True)
+        frame = frame.assign(text=["; ".join(filter(None, pair)) for pair in pairs])
+    table = frame.pivot_table("text", rows, column, aggfunc="first", sort=False).fillna("").reset_index()
     named = {"sigma": "σ", "target_class": "class", "data": "training data"}
     text = table.rename(columns=named).rename_axis(columns=None)
     return text.assign(**{name: text[name].map("{:g}".format) for name in text if name == "σ"}).astype(str)

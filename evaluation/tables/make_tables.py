@@ -87,7 +87,7 @@ def main(config: Config) -> None:
         if name == "tables.md" or not of_record:
             write_text(folder / name, text)
     draw_figures(plan, frame, folder, curves=not of_record)
-    print(f"{plan.title}\n\n{as_text(tables_by_victims(plan, frame))}")
+    print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
     if lacking:
         print("\nmissing:\n  " + "\n  ".join(lacking))
     print(f"\n{shown_path(folder)}: tables.*, figures (.png) and, per point, points.csv.xz")

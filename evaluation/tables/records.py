@@ -235,7 +235,7 @@ def is_of_record(folder: Path) -> bool:
     return folder.resolve().is_relative_to(project_path("results").resolve())
 
 
-def require_clean_commits(where: str, records: dict[str, Any]) -> None:
+def require_clean_commits(where: str | Path, records: dict[str, Any]) -> None:
     """Raise InputError where what was measured is not of a commit; certificates of other programs name none."""
     named = commits(records)
     if "certificate" in records and not named:

@@ -43,10 +43,9 @@ class Reduction(NamedTuple):
     @property
     def text(self) -> str:
         """'51.7 % (33.2 to 70.1)'; without an interval where nothing varies."""
-        if not self.over:
-            return f"{self.percent:.1f} %"
-        low = "below -999" if self.low < -999 else f"{self.low:.1f}"
-        return f"{self.percent:.1f} % ({low} to {self.high:.1f})"
+        percent, low, high = (f"{value:.1f}".replace("-0.0", "0.0") for value in (self.percent, self.low, self.high))
+        interval = f" ({'below -999' if self.low < -999 else low} to {high})" if self.over else ""
+        return f"{percent} %{interval}"
 
 
 def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool = True) -> Reduction | None:

@@ -58,7 +58,7 @@ def _words(flag: str, value: str) -> list[str]:
     return [f"--{flag}", *(value.split(" ") if flag in SEVERAL else [value])]
 
 
-SEVERAL = ("shards", "q", "ridges", "network-shares", "classes", "methods", "set")
+SEVERAL = ("shards", "studies", "q", "ridges", "network-shares", "classes", "methods", "set")
 _DATA = {"data-dir": "DIGITS"}
 _RUN = {**_DATA, "out-dir": "out", "run-dir": "out/run"}
 _ATTACK = {
@@ -150,6 +150,10 @@ STAGES = {
             is_exclusive=False,
         ),
         Stage(
+            "collect", "evaluation/label_flipping/collect.py",
+            {"studies": "results/label_flipping", "results-dir": "out"}, is_exclusive=False,
+        ),
+        Stage(
             "results", "evaluation/tables/write_results.py", {"results-dir": "results", "benchmarks-dir": "benchmarks"},
             ("results", "benchmarks"), False,
         ),
@@ -198,7 +202,8 @@ class World:
             folder,
             STAGES["plan"].words(),
             STAGES["tables"].words({"results-dir": "results/tiny"}),
-            STAGES["label study"].words({"results-dir": "results", "work-dir": "runs/labels"}),
+            STAGES["label study"].words({"results-dir": "runs", "work-dir": "runs/work"}),
+            STAGES["collect"].words({"studies": "runs/DIGITS_3_8_raw_tight", "results-dir": "results/label_flipping"}),
         )
         # Records of a changed working tree do not go into a page.
         clean = partial(re.sub, '"commit": "[^"]*"', '"commit": "0123456789ab"')
@@ -206,6 +211,8 @@ class World:
             write_text(record, clean(record.read_text()))
         for record in (folder / "results").rglob("*.json.xz"):
             record.write_bytes(lzma.compress(clean(lzma.decompress(record.read_bytes()).decode()).encode()))
+        for table in (folder / "results/label_flipping").glob("*.md"):
+            write_text(table, re.sub("^Commit .*$", "Commit 0123456789ab.", table.read_text(), flags=re.MULTILINE))
         record = {
             "command": "python benchmarks/speed.py",
             "commit": "0123456789ab",
@@ -221,7 +228,8 @@ class World:
 
     def start_of(self, stage: Stage) -> Path:
         """The folder that these are copies of."""
-        return self.measured if stage.name in ("plan", "tables", "export", "results") else self.start
+        is_of_results = stage.name in ("plan", "tables", "export", "collect", "results")
+        return self.measured if is_of_results else self.start
 
     def whole(self, stage: Stage) -> "Whole":
         """A run of a stage to its end, to compare with."""

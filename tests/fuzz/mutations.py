@@ -81,7 +81,7 @@ CHOICES = dict.fromkeys(
     ("schedule", "kind", "training-data", "architecture", "precision", "start", "solver", "objective", "features")
 )
 WORDS = ("", "nothing", "CLEAN", "../clean", "None", "ü", "0", "x" * 5000)
-INPUTS = ("model", "poison", "source", "plan", "data-dir", "shards", "store", "entry")
+INPUTS = ("model", "poison", "source", "plan", "data-dir", "shards", "studies", "store", "entry")
 PLACES = ("nowhere", "", ".", "x" * 300, "ü/ü.npy", "DIGITS/Y_val.npy", "loop", "plan.yaml/below", "/dev/null")
 OUTPUTS = ("out", "out-dir", "run-dir", "work-dir", "results-dir", "benchmarks-dir", "directory")
 IN_THE_WAY = ("plan.yaml", "loop", "plan.yaml/below", "loop/below", f"out/{'x' * 300}", "/dev/null/below")

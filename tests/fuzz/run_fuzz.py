@@ -37,7 +37,8 @@ BAD = ("silent acceptance", "traceback", "several lines", "written", "left over"
 READS = {
     "merge": ("shards",), "mnist": ("MNIST.npz",), "cifar10": ("CIFAR10.npz",), "certificate": ("DIGITS", "models"),
     "plan": ("plan.yaml", "work", "DIGITS"), "tables": ("plan.yaml", "work"), "export": ("results",),
-    "results": ("results", "benchmarks"), "victim": ("DIGITS", "poison"), "boundary": (), "digits": (),
+    "results": ("results", "benchmarks"), "collect": ("results/label_flipping",),
+    "victim": ("DIGITS", "poison"), "boundary": (), "digits": (),
 }  # fmt: skip
 OFTEN = ("merge", "certificate", "control", "label study", "attack", "victim")
 EVERY = (*STAGES, *OFTEN, *OFTEN, "plan", "tables")

@@ -1,6 +1,5 @@
 """The decision boundary before and after poisoning: points, smoothing, attack, files."""
 
-import json
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,7 @@ import pytest
 from scipy import ndimage, stats
 
 import data
-from evaluation.boundary.experiment import draw_boundaries
+from evaluation.boundary.experiment import draw_boundaries, tables_page
 from evaluation.boundary.study import (
     KINDS,
     BoundaryConfig,
@@ -24,6 +23,7 @@ from evaluation.boundary.study import (
     two_blobs,
     two_moons,
 )
+from evaluation.store import read_store
 from runtime.files import InputError
 from runtime.lock import Lock
 
@@ -149,24 +149,26 @@ def test_controls_are_all_uniform_shifts_and_those_of_the_tables() -> None:
     assert {"random", "contrast"} < controls.keys()
 
 
-def test_a_run_writes_picture_and_numbers(folder: Path, results: dict) -> None:
+def test_a_run_writes_picture_store_and_table(folder: Path, results: dict) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
-        "decision_boundary.json",
-        "decision_boundary.png",
-        "table.txt",
-    ]
+        "decision_boundary.png", "points.csv.xz", "settings.json.xz", "tables.md",
+    ]  # fmt: skip
     picture = (folder / "decision_boundary.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 100_000
-    record = json.loads((folder / "decision_boundary.json").read_text())
-    assert record["config"]["epsilon"] == SMALL.epsilon and "commit" in record
-    assert set(record["results"]) == {"linear", "network"}
-    for kind, rows in record["results"].items():
-        assert list(rows) == list(results[kind])
-        assert rows["optimised"]["acr"] == results[kind]["optimised"].acr
-        assert np.mean(rows["optimised"]["radii"][0]) == rows["optimised"]["acr"][0]
-        assert rows["clean"]["reduction_percent"] is None and rows["clean"]["largest_change"] == 0
-        share = rows["optimised"]["acr_mean"] / rows["clean"]["acr_mean"]
-        assert rows["optimised"]["reduction_percent"] == pytest.approx(100 * (1 - share))
+    store = read_store(folder)
+    table = (folder / "tables.md").read_text()
+    assert table == tables_page(store)
+    assert list(store.records) == [f"{kind}/{name}" for kind, rows in results.items() for name in rows]
+    for kind, rows in results.items():
+        for name, row in rows.items():
+            record = store.records[f"{kind}/{name}"]["0"]
+            assert record["config"]["epsilon"] == SMALL.epsilon and "commit" in record
+            assert record["accuracy"] == row.accuracy[0] and (record["largest_change"] == 0) == (name == "clean")
+            points = store.points[store.points["entry"] == f"{kind}/{name}"]
+            assert points["radius"].tolist() == row.radii[0] and set(points["label"]) == {1}
+            less = "" if name == "clean" else f"{100 * (1 - row.acr[0] / rows['clean'].acr[0]):.1f} %"
+            share = np.mean(np.array(row.radii[0]) > 0)
+            assert f"| {kind} | {name} | {row.acr[0]:.3f} | {less} | {share:.3f} | {row.accuracy[0]:.3f} |" in table
 
 
 @pytest.mark.parametrize(
@@ -194,8 +196,8 @@ def test_bad_settings_get_one_clear_line(changes: dict, message: str, tmp_path: 
 
 def test_a_second_picture_at_the_same_time_is_refused(tmp_path: Path) -> None:
     config = replace(SMALL, out_dir=tmp_path)
-    with Lock(tmp_path / "decision_boundary.json"), pytest.raises(InputError, match="another run is writing it"):
+    with Lock(tmp_path / "settings.json.xz"), pytest.raises(InputError, match="another run is writing it"):
         draw_boundaries(config)
-    (tmp_path / "table.txt").mkdir()
-    with pytest.raises(InputError, match=r"table\.txt: is a folder"):
+    (tmp_path / "tables.md").mkdir()
+    with pytest.raises(InputError, match=r"tables\.md: is a folder"):
         draw_boundaries(config)

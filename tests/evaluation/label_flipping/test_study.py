@@ -1,14 +1,13 @@
 """The curves of certified accuracy against changed labels, from a script's constants to its files."""
 
-import csv
 import dataclasses
-import json
 import runpy
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import data
@@ -17,9 +16,10 @@ from data.preparation import SourceConfig, write_dataset
 from evaluation.label_flipping.config import SETTINGS
 from evaluation.label_flipping.features import Features, features_name, save_features
 from evaluation.label_flipping.images import images_of_classes
-from evaluation.label_flipping.report import LabelCurve, value_at
+from evaluation.label_flipping.report import COLUMNS, EXACT, LabelCurve, curve_table, curves_of, tables_page
 from evaluation.label_flipping.study import certify_labels
-from runtime.files import InputError
+from evaluation.store import Store, read_store
+from runtime.files import InputError, write_json
 from runtime.lock import Lock
 from runtime.stop import StoppedEarly
 
@@ -42,15 +42,22 @@ def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, A
     return certify_labels, loaded["Config"](**{**settings, **changes})
 
 
-def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter=delimiter))
+def the_store(folder: Path) -> Store:
+    """What the one study in a folder wrote."""
+    (study,) = (folder / "results").iterdir()
+    return read_store(study)
 
 
-def of_q(folder: Path) -> Path:
-    """Per-point results of one q."""
-    (path,) = folder.glob("results/*/q_0.1.tsv")
-    return path
+def lines(store: Store, certificate: str, q: float | None = None) -> pd.DataFrame:
+    """The points of one certificate."""
+    points = store.points[store.points["certificate"] == certificate]
+    return points[points["q"].isna() if q is None else points["q"] == q].reset_index(drop=True)
+
+
+def record_of(store: Store) -> dict[str, Any]:
+    """The record of the one run."""
+    ((record,),) = (of_seeds.values() for of_seeds in store.records.values())
+    return record
 
 
 @pytest.fixture(scope="module")
@@ -63,42 +70,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_data_dir: Path) -> Pat
 
 
 def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path) -> None:
-    results = folder / "results" / "label_flipping_DIGITS_raw_tight"
-    curves = read(results / "curve.csv")
-    assert {row["curve"] for row in curves} == {
-        "tight", "closed_form", "ridge", "network_random", "network_greedy", "network_pointwise",
-    }  # fmt: skip
+    results, store = folder / "results" / "DIGITS_raw_tight", the_store(folder)
+    assert sorted(path.name for path in results.iterdir()) == [
+        "certified_accuracy.png", "points.csv.xz", "settings.json.xz", "tables.md",
+    ]  # fmt: skip
+    assert tuple(store.points) == COLUMNS and set(store.points["entry"]) == {"DIGITS_raw_tight"}
     test = labels(load_dataset(tiny_data_dir).y_test)
-    for q in ("0.1", "0.3"):
-        points = read(results / f"q_{q}.tsv", "\t")
-        assert len(points) == 40
-        correct = np.array([row["correct"] == "1" for row in points])
-        flips = np.array([int(row["flips"]) for row in points])
-        assert all(int(row["label"]) == test[int(row["idx"])] for row in points)
-        assert all((row["label"] == row["predict"]) == (row["correct"] == "1") for row in points)
-        assert flips.max() > 3 and correct.sum() > 20
-        for row in curves:
-            if (row["curve"], row["q"]) == ("tight", q):
-                share = np.mean(correct & (flips >= int(row["flips"])))
-                assert float(row["accuracy"]) == pytest.approx(share, abs=1e-4)
+    kinds = [("ridge", None), *((bound, q) for bound in ("tight", "closed_form") for q in (0.1, 0.3))]
+    assert len(store.points) == 40 * len(kinds)
+    page, table = (results / "tables.md").read_text(), curve_table(store)
+    assert page == tables_page(store)
+    for certificate, q in kinds:
+        points = lines(store, certificate, q)
+        correct, flips = points["correct"].to_numpy() == 1, points["flips"].to_numpy()
+        assert (points["label"] == test[points["idx"]]).all() and len(set(points["idx"])) == 40
+        assert ((points["label"] == points["predict"]) == correct).all()
+        assert flips.max() > 2 and correct.sum() > 20
+        at = table["certificate"].eq(certificate) & (table["q"].isna() if q is None else table["q"].eq(q))
+        (row,) = table[at].to_dict("records")
+        assert row["unattacked"] == np.mean(correct) and row["accuracy"] == np.mean(correct & (flips >= 14))
+        assert row["low"] <= row["accuracy"] <= row["high"] and row["points"] == 40
+        robust = np.where(correct, flips, -1)
+        median = max((n for n in range(flips.max() + 1) if np.mean(robust >= n) >= 0.5), default=np.nan)
+        np.testing.assert_equal(row["median"], median)
+        shown = "" if np.isnan(median) else median
+        assert (
+            f"| {row['unattacked']:.3f} | {row['accuracy']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {shown} |"
+            in page
+        )
     assert (results / "certified_accuracy.png").stat().st_size > 10_000
-    settings = json.loads((results / "settings.json").read_text())
-    best = max(settings["choice"]["tried"], key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
-    assert settings["choice"]["ridge"] == best["ridge"] and len(settings["choice"]["tried"]) == 4
-    table = (results / "table.txt").read_text()
-    assert "smoothed, tight, q 0.3" in table and "plain ridge, exact" in table
-    of_half = max(int(row["flips"]) for row in curves if row["curve"] == "ridge" and float(row["accuracy"]) >= 0.5)
-    assert next(line for line in table.splitlines() if line.startswith("plain ridge")).split()[-1] == str(of_half)
-
-
-def test_the_learners_own_certificate_has_its_points(folder: Path) -> None:
-    results = folder / "results" / "label_flipping_DIGITS_raw_tight"
-    points = read(results / "exact.tsv", "\t")
-    assert len(points) == 40
-    for row in read(results / "curve.csv"):
-        if row["curve"] == "ridge":
-            certified = [int(point["flips"]) >= int(row["flips"]) and point["correct"] == "1" for point in points]
-            assert float(row["accuracy"]) == pytest.approx(np.mean(certified), abs=1e-4)
+    record = record_of(store)
+    best = max(record["choice"]["tried"], key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
+    assert record["choice"]["ridge"] == best["ridge"] and len(record["choice"]["tried"]) == 4
+    assert "14 flips (1.0%)" in page
+    names = ["network_random", "network_greedy", "network_pointwise"]
+    assert [curve["certificate"] for curve in record["curves"]] == names
+    assert all(len(curve["accuracy"]) == len(curve["flips"]) == 2 for curve in record["curves"])
 
 
 def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -111,25 +118,20 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         folder = tmp_path / learner
         main, config = toy("digits", tiny_data_dir, folder, learner=learner, **changes)
         main(config)
-        (results,) = (folder / "results").iterdir()
-        assert results.name == f"label_flipping_DIGITS_raw_{'diffusion_' * (learner == 'neighbours')}{learner}_tight"
-        choice = json.loads((results / "settings.json").read_text())["choice"]
+        store = the_store(folder)
+        assert list(store.records) == [f"DIGITS_raw_{'diffusion_' * (learner == 'neighbours')}{learner}_tight"]
+        choice = record_of(store)["choice"]
         names = SETTINGS[learner]
         for name in names:
             candidates = set(changes[f"{name.removesuffix('s')}s"])
             assert {one[name] for one in choice["tried"]} == candidates and choice[name] in candidates
         assert len(choice["tried"]) == 2 ** len(names) * len(config.q)
-        points = read(results / "exact.tsv", "\t")
-        assert np.mean([int(row["flips"]) * int(row["correct"]) for row in points]) > 5
-        assert np.mean([row["correct"] == "1" for row in points]) > 0.75
-        smoothed = {row["idx"]: row for row in read(results / "q_0.1.tsv", "\t")}
-        same = [row for row in points if smoothed[row["idx"]]["predict"] == row["predict"]]
+        exact, smoothed = lines(store, EXACT[learner]), lines(store, "tight", 0.1)
+        assert (exact["flips"] * exact["correct"]).mean() > 5 and exact["correct"].mean() > 0.75
+        same = exact["predict"] == smoothed["predict"]
         # The exact number of flips is of the classifier itself: the smoothed one is another, but not far from it here.
-        assert (
-            len(same) > 30 and np.mean([int(smoothed[row["idx"]]["flips"]) <= int(row["flips"]) for row in same]) > 0.9
-        )
-        chosen = ", ".join(f"{name} {choice[name]:g}" for name in names)
-        assert f"{chosen} (chosen on" in (results / "table.txt").read_text()
+        assert same.sum() > 30 and (smoothed["flips"] <= exact["flips"])[same].mean() > 0.9
+        assert ", ".join(f"{name} {choice[name]:g}" for name in names) in tables_page(store)
 
 
 def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -144,13 +146,14 @@ def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_dat
             pixels = {split: getattr(dataset, f"x_{split}").reshape(-1, 64) - mean for split in SPLITS}
             arrays = {split: np.concatenate([x, np.ones((len(x), 1))], axis=1) for split, x in pixels.items()}
             save_features(settings["features_file"], arrays)
+            write_json(tmp_path / "pixels.json", {"settings": {"epochs": 3}})
         main, config = toy("digits", tiny_data_dir, tmp_path / name, **settings)
         main(config)
-    own = tmp_path / "own/results/label_flipping_DIGITS_3_8_raw_tight"
-    of_file = tmp_path / "of_file/results/label_flipping_DIGITS_3_8_pixels_tight"
-    points = [read(folder / "exact.tsv", "\t") for folder in (own, of_file)]
-    assert len(points[0]) == 40
-    assert points[0] == points[1]
+    own, of_file = (the_store(tmp_path / name) for name in ("own", "of_file"))
+    assert [*own.records, *of_file.records] == ["DIGITS_3_8_raw_tight", "DIGITS_3_8_pixels_tight"]
+    assert record_of(of_file)["features_record"] == {"settings": {"epochs": 3}}
+    assert len(lines(own, "ridge")) == 40 and set(own.points["label"]) == {3, 8}
+    pd.testing.assert_frame_equal(own.points.drop(columns="entry"), of_file.points.drop(columns="entry"))
 
 
 def test_joined_features_are_both_of_one_scale(tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -208,21 +211,20 @@ def test_a_draw_of_test_points_without_some_class_changes_no_certificate(
 ) -> None:
     main, config = toy("digits", tiny_data_dir, tmp_path, points=3, network_shares=())
     main(config)
-    whole = {row["idx"]: row for row in read(of_q(folder), "\t")}
-    few = read(of_q(tmp_path), "\t")
-    assert len(few) == 3 and all(whole[row["idx"]] == row for row in few)
+    whole, few = lines(the_store(folder), "tight", 0.1), lines(the_store(tmp_path), "tight", 0.1)
+    assert len(few) == 3
+    pd.testing.assert_frame_equal(whole[whole["idx"].isin(few["idx"])].reset_index(drop=True), few)
 
 
 def test_certificates_lie_below_the_exact_robustness_of_ridge_on_the_whole(folder: Path) -> None:
-    curves = read(folder / "results" / "label_flipping_DIGITS_raw_tight" / "curve.csv")
+    curves = {(curve.certificate, curve.q): curve for curve in curves_of(the_store(folder))}
 
-    def area(name: str, q: str) -> float:
-        rows = [row for row in curves if (row["curve"], row["q"]) == (name, q)]
-        flips, accuracy = (np.array([float(row[column]) for row in rows]) for column in ("flips", "accuracy"))
-        assert np.all(np.diff(accuracy) <= 0)
-        return float(np.sum(np.diff(flips) * accuracy[1:]))
+    def area(name: str, q: float | None) -> float:
+        curve = curves[name, q]
+        assert np.all(np.diff(curve.accuracy) <= 0)
+        return float(np.sum(np.diff(curve.flips) * curve.accuracy[1:]))
 
-    assert 0 < area("closed_form", "0.1") < area("tight", "0.1") < area("ridge", "")
+    assert 0 < area("closed_form", 0.1) < area("tight", 0.1) < area("ridge", None)
 
 
 def test_a_stopped_run_continues_to_the_same_files(folder: Path, tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -234,8 +236,9 @@ def test_a_stopped_run_continues_to_the_same_files(folder: Path, tiny_data_dir: 
         assert (tmp_path / "work" / done).is_file()
     assert not list((tmp_path / "work").glob("network*"))
     main(config)
-    name = "results/label_flipping_DIGITS_raw_tight/curve.csv"
-    assert (tmp_path / name).read_text() == (folder / name).read_text()
+    again, whole = the_store(tmp_path), the_store(folder)
+    pd.testing.assert_frame_equal(again.points, whole.points)
+    assert record_of(again)["curves"] == record_of(whole)["curves"]
     other = dataclasses.replace(config, at=0.2)
     with pytest.raises(InputError, match=r"made with at = 0\.01, this run has 0\.2"):
         main(other)
@@ -256,10 +259,10 @@ def test_other_labels_or_held_out_images_are_another_study(
 def test_the_record_is_the_last_and_only_one_study_writes(
     folder: Path, tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = tmp_path / "results" / "label_flipping_DIGITS_raw_tight"
+    results = tmp_path / "results" / "DIGITS_raw_tight"
     shutil.copytree(folder / "results", tmp_path / "results")
     main, config = toy("digits", tiny_data_dir, tmp_path, work_dir=folder / "work")
-    for held in (folder / "work" / "stages", results / "settings.json"):
+    for held in (folder / "work" / "stages", results / "settings.json.xz"):
         with Lock(held), pytest.raises(InputError, match=f"{held}: another run is writing it"):
             main(config)
 
@@ -267,16 +270,16 @@ def test_the_record_is_the_last_and_only_one_study_writes(
         raise InputError("no space left on the disk")
 
     with monkeypatch.context() as patch, pytest.raises(InputError, match="no space left"):
-        patch.setattr("evaluation.label_flipping.study.write_curves", full)
+        patch.setattr("evaluation.label_flipping.study.save_label_curves", full)
         main(config)
-    assert not (results / "settings.json").exists()
-    (results / "table.txt").unlink()
-    (results / "table.txt").mkdir()
-    with pytest.raises(InputError, match=r"table\.txt: is a folder"):
+    assert not (results / "settings.json.xz").exists()
+    (results / "tables.md").unlink()
+    (results / "tables.md").mkdir()
+    with pytest.raises(InputError, match=r"tables\.md: is a folder"):
         main(config)
-    (results / "table.txt").rmdir()
+    (results / "tables.md").rmdir()
     main(config)
-    assert (results / "settings.json").exists() and not list(results.glob(".*"))
+    assert (results / "settings.json.xz").exists() and not list(results.glob(".*"))
 
 
 def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
@@ -296,10 +299,10 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
             name, folder / "data", folder, q=(0.1,), network_shares=(), features=script(name)["Config"]().features
         )
         main(config)
-        rows = read(of_q(folder), "\t")
-        expected = {"1", "7"} if name == "mnist_1_7" else {str(k) for k in range(10)}
-        assert {row["label"] for row in rows} <= expected and len(rows) == (12 if name == "mnist_1_7" else 40)
-        assert np.mean([row["correct"] == "1" for row in rows]) > 0.9
+        rows = lines(the_store(folder), "tight", 0.1)
+        expected = {1, 7} if name == "mnist_1_7" else set(range(10))
+        assert set(rows["label"]) <= expected and len(rows) == (12 if name == "mnist_1_7" else 40)
+        assert rows["correct"].mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -333,9 +336,9 @@ def test_bad_settings_get_one_clear_line(
 
 
 def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
-    certificate = LabelCurve("tight", 0.1, np.array([0, 5, 6, 9, 10]), np.array([0.9, 0.9, 0.5, 0.5, 0.0]))
-    assert [value_at(certificate, flips) for flips in (0, 3, 5, 6, 7, 10, 11)] == [
-        0.9, 0.9, 0.9, 0.5, 0.5, 0.0, 0.0,
-    ]  # fmt: skip
-    network = LabelCurve("network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
-    assert value_at(network, 5) == 0.75
+    flips, accuracy = np.array([0, 5, 6, 9, 10]), np.array([0.9, 0.9, 0.5, 0.5, 0.0])
+    certificate = LabelCurve("a", 0, "tight", 0.1, flips, accuracy)
+    assert [certificate.at(flips) for flips in (0, 3, 5, 6, 7, 10, 11)] == [0.9, 0.9, 0.9, 0.5, 0.5, 0.0, 0.0]
+    assert certificate.median_flips == 9
+    network = LabelCurve("a", 0, "network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
+    assert network.at(5) == 0.75 and network.median_flips is None

@@ -1,120 +1,208 @@
-"""The overview of all tables keeps every entry of every one of them."""
+"""The overview keeps every entry of every plan; claims get their numbers and verdicts from the stores."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import pandas as pd
 import pytest
+import yaml
 
+from evaluation.store import Store, read_store, write_store
+from evaluation.tables.claims import Claim, Entries, Measured, claims_table, measured, read_claims, verdict
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import cell_folder, read_entries, require_clean_commits
-from evaluation.tables.write_results import Config, main, overview
-from runtime.files import InputError, file_sha256, read_json, write_json, write_text
+from evaluation.tables.records import points_table, read_entries, require_clean_commits
+from evaluation.tables.write_results import MARKS, Config, main, overview, read_frames, with_headlines
+from randomized_smoothing_certification.certificate_file import Point
+from runtime.files import InputError, read_text, write_json, write_text
 
-ROWS = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t8\t8\t{radius}\t1\t0:00:01.1\n"
 PLAIN: dict[str, Any] = {
-    "table": "plain", "title": "Plain", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
-    "methods": {"macer": [0.5]}, "rows": ["clean", "optimised"],
+    "table": "plain", "title": "Plain", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 3,
+    "methods": {"macer": [0.5]}, "rows": ["clean", "constant", "optimised"],
 }  # fmt: skip
 CROSSED = {**PLAIN, "table": "crossed", "attacks": {"soba": {"epochs": [1, 5]}}, "victims": {"slow": {}, "fast": {}}}
+ABOUT = {"command": "python x.py", "commit": "0123456789ab", "backend": "jax", "machine": "x86_64"}
 
 
-def write_store(results: Path, values: dict[str, Any]) -> Plan:
-    """A table's store in which every entry has a radius of its own."""
-    plan = plan_of(values)
-    store = results / "tables" / plan.table
-    write_text(store / "plan.yaml", msgspec.yaml.encode(plan).decode())
+def write_plan(results: Path, values: dict[str, Any]) -> Plan:
+    """A plan's store. The first entry has the radius 1, each later one a tenth less, all have 20 points."""
+    plan, tables = plan_of(values), []
+    records: dict[str, Any] = {}
     for number, cell in enumerate(plan.cells()):
-        tsv = store / cell_folder(cell) / "seed_0.tsv"
-        write_text(tsv, ROWS.format(radius=f"{1 + number / 10:.6f}"))
-        poison = {"poison": {"gradients": 100.0 + number}} if cell.poison and cell.poison.variant else {}
-        record = {"victim": {}, **poison, "tsv_sha256": file_sha256(tsv)}
-        write_json(tsv.parent / "settings.json", {"0": record})
+        for seed in plan.seeds:
+            radius = 1 - number / 10 + seed / 100
+            points = [Point(idx, 8, 8, f"{radius + idx / 1000:.6f}", 1, "0:00:01") for idx in range(20)]
+            tables.append(points_table(cell.key, seed, points))
+            spent = {"poison": {"gradients": 100.0 + number}} if cell.poison and cell.poison.variant else {}
+            victim = {**ABOUT, "accuracy": 0.99 - number / 100}
+            records.setdefault(cell.key, {})[str(seed)] = {"victim": victim, **spent}
+    write_store(results / plan.table, Store(pd.concat(tables), records))
+    write_text(results / plan.table / "plan.yaml", msgspec.yaml.encode(plan).decode())
     return plan
 
 
-def test_a_table_of_variants_leaves_the_rows_of_others_as_they_are(tmp_path: Path) -> None:
-    plain = write_store(tmp_path, PLAIN)
-    before = list(csv.DictReader(overview(tmp_path)["summary.csv"].splitlines()))
-    crossed = write_store(tmp_path, CROSSED)
-    after = list(csv.DictReader(overview(tmp_path)["summary.csv"].splitlines()))
+def write_claims(results: Path, *claims: dict[str, Any]) -> list[Claim]:
+    write_text(results / "claims.yaml", yaml.safe_dump(list(claims)))
+    return read_claims(results / "claims.yaml")
+
+
+def claim_of(**values: Any) -> dict[str, Any]:
+    return {"claim": "It falls.", "source": "1902.02918", "paper": "all", "here": "reduced", **values}
+
+
+def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None:
+    def rows() -> list[dict[str, str]]:
+        return list(csv.DictReader(overview(tmp_path, read_frames(tmp_path))["summary.csv"].splitlines()))
+
+    plain = write_plan(tmp_path, PLAIN)
+    before = rows()
+    crossed = write_plan(tmp_path, CROSSED)
+    after = rows()
     assert len(before) == len(plain.cells()) and len(after) == len(plain.cells()) + len(crossed.cells())
-    of_plain = [row for row in after if row["table"] == "plain"]
-    assert [{name: row[name] for name in before[0]} for row in of_plain] == before
-    assert all(row["victim_variant"] == row["poison_variant"] == row["gradients"] == "" for row in of_plain)
+    assert [row for row in after if row["table"] == "plain"] == before
     names = ("table", "method", "sigma", "target_class", "poison", "poison_variant", "victim_variant")
     assert len({tuple(row[name] for name in names) for row in after}) == len(after)
-    radii = {cell: entry.runs[0].acr for cell, entry in read_entries(crossed, tmp_path / "tables/crossed").items()}
+    acr = {
+        cell: np.mean([run.acr for run in one.runs])
+        for cell, one in read_entries(crossed, tmp_path / "crossed").items()
+    }
     (row,) = (row for row in after if row["poison_variant"] == "soba_epochs_5" and row["victim_variant"] == "fast")
-    (cell,) = (cell for cell in radii if cell.row == "soba_epochs_5" and cell.victim.variant == "fast")
-    assert float(row["acr_mean"]) == radii[cell] and row["gradients"] == f"{100 + list(radii).index(cell)}.0"
+    (cell,) = (cell for cell in acr if cell.row == "soba_epochs_5" and cell.victim.variant == "fast")
+    assert float(row["acr_mean"]) == pytest.approx(acr[cell], abs=1e-4)
+    assert row["gradients"] == f"{100 + list(acr).index(cell)}.0" and row["commit"] == ABOUT["commit"]
+    assert row["tsv"] == "crossed/points.csv.xz" and row["entry"] == cell.key
 
 
-def test_the_page_shows_what_the_attacks_spent(tmp_path: Path) -> None:
-    write_store(tmp_path, CROSSED)
-    folder = tmp_path / "tables/crossed/figures"
-    folder.mkdir()
-    (folder / "acr_against_gradients_x.png").touch()
-    page = overview(tmp_path)["README.md"]
-    assert "| macer, fast | 0.5 | 8 | soba | 5 | 107 |" in page
-    assert "![acr_against_gradients_x](tables/crossed/figures/acr_against_gradients_x.png)" in page
+def test_the_page_names_every_plan_and_how_it_was_measured(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    write_text(tmp_path / "NOTES.md", "## What a person says\n")
+    page = overview(tmp_path, read_frames(tmp_path))["README.md"]
+    assert "| [plain](plain/tables.md) | Plain | commit 0123456789ab; jax; x86_64;" in page
+    assert "## What a person says" in page and "test points 20" in page
+
+
+def test_verdicts_follow_from_the_intervals() -> None:
+    claim = msgspec.convert(claim_of(above=30), Claim)
+    over, across, under = (Measured("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
+    assert verdict(claim, [over, over]) == "confirmed"
+    assert verdict(claim, [over, across]) == "partly confirmed"
+    assert verdict(claim, [across, under]) == "not confirmed"
+    assert verdict(claim, []) == "not measured"
+    assert verdict(msgspec.convert(claim_of(below=30), Claim), [under]) == "confirmed"
+    assert verdict(msgspec.convert(claim_of(below=30), Claim), [across]) == "not confirmed"
+    assert verdict(msgspec.convert(claim_of(equals=25), Claim), [across]) == "confirmed"
+    assert verdict(msgspec.convert(claim_of(equals=25), Claim), [over]) == "not confirmed"
+    assert verdict(msgspec.convert(claim_of(), Claim), [over]) == "(observation)"
+
+
+def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    frames = read_frames(tmp_path)
+    acr = {"clean": 1.0195, "constant": 0.9195, "optimised": 0.8195}
+
+    def of(**values: Any) -> Measured:
+        (one,) = measured(Entries(folder="plain", **values), frames)
+        return one
+
+    for data, against in (("optimised", "clean"), ("optimised", "constant"), ("constant", "clean")):
+        found = of(where={"data": data}, against=against)
+        percent = 100 * (1 - acr[data] / acr[against])
+        assert found.text.startswith(f"{percent:.1f} % (") and found.low < percent < found.high
+    found = of(where={"data": "clean"}, of="acr")
+    assert found.text.startswith("1.02") and found.low < acr["clean"] < found.high
+    assert of(where={"data": "optimised"}, of="accuracy_loss").text == "2.0 points (2.0 to 2.0)"
+    with pytest.raises(InputError, match=r"claims: plain has no measured entry \{'data': 'halves'\}"):
+        of(where={"data": "halves"})
+    with pytest.raises(InputError, match="claims: plain has no column 'colour'"):
+        of(where={"colour": "red"})
+    with pytest.raises(InputError, match="claims: nothing has no"):
+        measured(Entries(folder="nothing", where={"data": "clean"}), frames)
+
+
+def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    entries = [{"folder": "plain", "where": {"data": "optimised"}, "name": "poison"},
+               {"folder": "plain", "where": {"data": "clean"}, "of": "acr", "judged": False}]  # fmt: skip
+    claims = write_claims(tmp_path, claim_of(entries=entries, above=10), claim_of(claim="Nobody looked.", above=1))
+    first, second = claims_table(claims, read_frames(tmp_path), "x/").splitlines()[2:]
+    assert first.startswith("| It falls. (1902.02918) | all | reduced | poison [19.6 % (")
+    assert "](x/plain/tables.md)<br>[1.02" in first and first.endswith("| confirmed |")
+    assert second.endswith("|  | not measured |")
+
+
+def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    entries = [{"folder": "plain", "where": {"data": "optimised"}}]
+    write_claims(tmp_path, claim_of(entries=entries, headline=True), claim_of(claim="A detail."))
+    frames, page = read_frames(tmp_path), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
+    written = with_headlines(page, tmp_path, frames)
+    assert written.startswith("before\n") and written.endswith("\nafter\n") and "stale" not in written
+    assert "It falls." in written and "A detail." not in written and "(results/plain/tables.md)" in written
+    assert with_headlines(written, tmp_path, frames) == written
+    assert with_headlines("no marks", tmp_path, frames) == "no marks"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {claim: 1}", "claims.yaml: Expected `str`"), ("- {sentence: a}", "claims.yaml: Object "),
+        ("{", "claims.yaml: not YAML"), ("3", "claims.yaml: Expected `array`"),
+    ],
+)  # fmt: skip
+def test_damaged_claims_are_one_line(text: str, message: str, tmp_path: Path) -> None:
+    write_text(tmp_path / "claims.yaml", text)
+    with pytest.raises(InputError, match=message):
+        read_claims(tmp_path / "claims.yaml")
+
+
+def config_in(folder: Path) -> Config:
+    return Config(results_dir=folder / "results", benchmarks_dir=folder / "benchmarks", readme=folder / "README.md")
 
 
 def test_pages_are_not_written_of_nothing(tmp_path: Path) -> None:
     results, benchmarks = tmp_path / "results", tmp_path / "benchmarks"
-    config = Config(results_dir=results, benchmarks_dir=benchmarks)
 
     def refused(message: str) -> None:
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(InputError, match=message):
-            main(config)
+            main(config_in(tmp_path))
         assert sorted(tmp_path.rglob("*")) == before
 
-    refused(rf"{results}: has no table .* and no study")
-    write_text(results / "tables/cells/a.txt", "not where a table's plan is")
-    refused(rf"{results}: has no table .* and no study")
-    write_text(results / "tables/plain/plan.yaml", msgspec.yaml.encode(plan_of(PLAIN)).decode())
-    refused(rf"{results}/tables/plain: has no certificate of the plan \(macer .*: 0 of 1 runs, the first of 2 entries")
-    write_store(results, PLAIN)
+    refused(rf"{results}: has no store with a plan.yaml")
+    write_text(results / "plain/plan.yaml", msgspec.yaml.encode(plan_of(PLAIN)).decode())
+    refused(rf"{results}/plain/points.csv.xz: no such file")
+    write_plan(results, PLAIN)
     refused(rf"{benchmarks}/records: has no record")
 
 
-NO_COMMITS = ["unknown", "unknown (fatal: not a git repository)", "0123456789ab-dirty", "", "0123ab", "HEAD"]
-ABOUT = {"command": "python x.py", "commit": "0123456789ab", "backend": "jax", "machine": "x86_64"}
+@pytest.mark.parametrize(
+    "commit", ["unknown", "unknown (fatal: no repository)", "0123456789ab-dirty", "", "0123ab", "HEAD"]
+)
+@pytest.mark.parametrize("kind", ["plan", "benchmark"])
+def test_what_is_of_no_clean_commit_is_refused_before_anything_is_written(
+    kind: str, commit: str, tmp_path: Path
+) -> None:
+    folder, benchmark = tmp_path / "results/plain", tmp_path / "benchmarks/records/speed.json"
 
+    def with_commit(of_plan: str, of_benchmark: str) -> None:
+        write_plan(tmp_path / "results", PLAIN)
+        store = read_store(folder)
+        text = json.dumps(store.records).replace(ABOUT["commit"], of_plan)
+        write_store(folder, Store(store.points, json.loads(text)))
+        write_json(benchmark, {**ABOUT, "commit": of_benchmark, "about": {}, "rows": [{"seconds": 1.0}]})
 
-def write_records(folder: Path) -> dict[str, Path]:
-    """A table, a study of two records and a benchmark, as write_results.py takes them; a file of each."""
-    plan = write_store(folder / "results", PLAIN)
-    cell = folder / "results/tables/plain" / cell_folder(plan.cells()[0]) / "settings.json"
-    write_json(cell, {"0": {**read_json(cell)["0"], "victim": ABOUT}})
-    write_text(folder / "results/study/table.txt", "1 2\n")
-    study, of_features = folder / "results/study/settings.json", folder / "results/study/features.json"
-    benchmark = folder / "benchmarks/records/speed.json"
-    for path in (study, of_features, benchmark):
-        write_json(path, {**ABOUT, "about": {}, "rows": [{"seconds": 1.0}]})
-    return {"table": cell, "study": study, "features": of_features, "benchmark": benchmark}
-
-
-@pytest.mark.parametrize("kind", ["table", "study", "features", "benchmark"])
-def test_what_is_of_no_clean_commit_is_refused_before_anything_is_written(kind: str, tmp_path: Path) -> None:
-    config = Config(results_dir=tmp_path / "results", benchmarks_dir=tmp_path / "benchmarks")
-    path = write_records(tmp_path)[kind]
-    whole = path.read_text()
-    for commit in NO_COMMITS:
-        path.write_text(whole.replace(ABOUT["commit"], commit))
-        with pytest.raises(InputError, match="which is no commit that others can check out") as caught:
-            main(config)
-        assert f"measured at {commit}," in str(caught.value) and str(path.parent) in str(caught.value)
-    if kind != "table":  # where certificates of other programs name none
-        path.write_text(whole.replace('"commit"', '"other"'))
-        with pytest.raises(InputError, match="'commit' is missing"):
-            main(config)
+    with_commit(*((commit, ABOUT["commit"]) if kind == "plan" else (ABOUT["commit"], commit)))
+    with pytest.raises(InputError, match="which is no commit that others can check out") as caught:
+        main(config_in(tmp_path))
+    assert f"measured at {commit}," in str(caught.value)
+    assert str(folder if kind == "plan" else benchmark) in str(caught.value)
     assert not list(tmp_path.rglob("README.md"))
-    path.write_text(whole)
-    main(config)
-    assert "0123456789ab" in (tmp_path / "benchmarks/README.md").read_text()
+    with_commit(ABOUT["commit"], ABOUT["commit"])
+    main(config_in(tmp_path))
+    assert ABOUT["commit"] in read_text(tmp_path / "benchmarks/README.md")
 
 
 def test_a_run_of_this_project_names_a_commit_and_another_programs_need_not(tmp_path: Path) -> None:

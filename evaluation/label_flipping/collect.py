@@ -1,0 +1,102 @@
+"""Join studies of certificates against changed labels into one store, with the table of each and a figure per data set.
+
+    python evaluation/label_flipping/collect.py --studies results/label_flipping runs/label_flipping/MNIST_raw_tight
+
+With the store alone as --studies, its tables and figures are made again.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evaluation.label_flipping.report import COLUMNS, RECORD, TABLES, save_label_curves, tables_page
+from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
+from evaluation.tables.records import is_of_record, require_clean_commits
+from runtime.command_line import run_script
+from runtime.files import InputError, require_no_folder, write_text
+from runtime.lock import Lock
+from runtime.provenance import project_path, shown_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the collection."""
+
+    studies: tuple[Path, ...]
+    """Folders of studies, or of stores of several. Of the same study and seed in two of them, the last is taken."""
+    results_dir: Path = project_path("results/label_flipping")
+    """Folder of the store, its tables and its figures."""
+
+
+def main(config: Config) -> None:
+    """Write the store, tables.md and a figure for each data set and choice of classes, and print the tables.
+
+    Raises InputError where a folder holds no study, or one of no commit is to go into the project's results.
+    """
+    folder, records = config.results_dir, config.results_dir / SETTINGS
+    if not config.studies:
+        raise InputError("studies must name at least one folder")
+    store = joined([read_label_studies(path) for path in config.studies])
+    if is_of_record(folder):
+        for entry, of_seeds in store.records.items():
+            require_clean_commits(Path(entry), of_seeds)
+    require_no_folder(*(folder / name for name in (SETTINGS, POINTS, TABLES)))
+    with Lock(records):
+        write_store(folder, store)
+        write_text(folder / TABLES, tables := tables_page(store))
+        for name, of_dataset in by_dataset(store).items():
+            save_label_curves(folder / name, of_dataset)
+    print(f"{tables}\n{shown_path(folder)}: {TABLES}, figures, {SETTINGS} and, per test point, {POINTS}")
+
+
+def read_label_studies(folder: Path) -> Store:
+    """Read a store. Raises InputError where it is missing, damaged, or not one of studies of changed labels."""
+    if not has_store(folder):
+        raise InputError(f"{folder}: has no {SETTINGS}; give a folder that a script of evaluation/label_flipping wrote")
+    store = read_store(folder)
+    of_points = set(zip(store.points.get("entry", []), store.points.get("seed", []), strict=True))
+    runs = {(entry, seed): run for entry, of_seeds in store.records.items() for seed, run in of_seeds.items()}
+    whole = {*COLUMNS} <= {*store.points} and of_points == {
+        (entry, int(seed)) for (entry, seed), run in runs.items() if seed.isdecimal() and _is_record(run)
+    }
+    if not (whole and runs and len(of_points) == len(runs)):
+        raise InputError(f"{folder}: not a store of studies of changed labels; give one that collect.py can have made")
+    return store
+
+
+def _is_record(run: Any) -> bool:
+    return isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in RECORD.items())
+
+
+def joined(stores: Sequence[Store]) -> Store:
+    """The runs of all stores, of the same study and seed in two of them the last one's, by the studies' names."""
+    points: dict[tuple[str, int], pd.DataFrame] = {}
+    records: dict[str, dict[str, Any]] = {}
+    for store in stores:
+        points |= dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
+        for entry, of_seeds in store.records.items():
+            records[entry] = records.get(entry, {}) | of_seeds
+    return Store(
+        pd.concat([points[key] for key in sorted(points)], ignore_index=True)[list(COLUMNS)],
+        {entry: records[entry] for entry in sorted(records)},
+    )
+
+
+def by_dataset(store: Store) -> dict[str, Store]:
+    """The studies of each data set and choice of classes, by the name of their figure's file."""
+    names: dict[str, list[str]] = {}
+    for entry, of_seeds in store.records.items():
+        title = next(iter(of_seeds.values()))["title"]
+        names.setdefault(re.sub(r"\W+", "_", title).strip("_") + ".png", []).append(entry)
+    return {
+        name: Store(store.points[store.points["entry"].isin(of)], {entry: store.records[entry] for entry in of})
+        for name, of in names.items()
+    }
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,1 +1,0 @@
-"""Which poison survives what victims do to their training images."""

@@ -1,0 +1,177 @@
+"""The papers' claims beside what was measured: results/claims.yaml, its numbers filled in from the results.
+
+A claim names entries of the results and, where it says how large an effect is, a bound. Its verdict follows from the
+95 % intervals of the entries:
+
+- confirmed: the whole interval of every entry is on the claimed side of the bound;
+- partly confirmed: that of some entries;
+- not confirmed: that of none (the data may also allow the claim: the interval tells);
+- not measured: the claim names no entry.
+
+A claim without a bound is an observation and has no verdict.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from evaluation.tables.formats import markdown_table
+from evaluation.tables.frame import reduction_against
+from evaluation.tables.plan import CLEAN, yaml_values
+from evaluation.tables.statistics import CONFIDENCE, Reduction
+from runtime.files import InputError, read_text
+
+HEADER = (
+    "claim",
+    "the paper's setting",
+    "our setting, with everything that is reduced",
+    "measured (95 % interval)",
+    "verdict",
+)
+
+
+class Measured(NamedTuple):
+    """A number with its interval."""
+
+    text: str
+    low: float
+    high: float
+
+
+class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Entries of one folder of results: those whose columns (as in summary.csv) have these values."""
+
+    folder: str
+    where: dict[str, Any] = {}
+    against: str = CLEAN
+    """The training data that a reduction is against."""
+    of: Literal["reduction", "acr", "accuracy_loss", "class_accuracy_loss", "unattacked", "certified", "median"] = (
+        "reduction"
+    )
+    """What is told of them. The last three are of studies of changed labels: accuracy without attack, certified
+    accuracy at the study's number of changes, and the changes that half of the test points are certified to stand."""
+    name: str = ""
+    """What the entries are called in the row."""
+    judged: bool = True
+    """Whether the verdict is about them, too."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One row."""
+
+    claim: str
+    source: str
+    """arXiv number; '' for an observation of our own."""
+    paper: str
+    """Setting of the paper."""
+    here: str
+    """Our setting, with everything that is reduced."""
+    entries: tuple[Entries, ...] = ()
+    above: float | None = None
+    below: float | None = None
+    equals: float | None = None
+    """The bound: the interval has to be above it, below it, or to contain it."""
+    headline: bool = False
+    """Whether README has the row, too."""
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The claims in a file. Raises InputError naming what is wrong in it."""
+    try:
+        return msgspec.convert(yaml_values(read_text(path), str(path)), list[Claim])
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def verdict(claim: Claim, measured: list[Measured]) -> str:
+    """As the rule above says."""
+    if not measured:
+        return "not measured"
+    tests: list[Callable[[Measured], bool]] = []
+    if claim.above is not None:
+        tests.append(lambda one: one.low > claim.above)  # type: ignore[operator]
+    if claim.below is not None:
+        tests.append(lambda one: one.high < claim.below)  # type: ignore[operator]
+    if claim.equals is not None:
+        tests.append(lambda one: one.low <= claim.equals <= one.high)  # type: ignore[operator]
+    if not tests:
+        return "(observation)"
+    held = [all(test(one) for test in tests) for one in measured]
+    return "confirmed" if all(held) else "partly confirmed" if any(held) else "not confirmed"
+
+
+def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
+    """The rows as Markdown. frames: of each folder of results. prefix: what leads from the page to that folder."""
+    rows = []
+    for claim in claims:
+        found = [(entries, measured(entries, frames)) for entries in claim.entries]
+        texts = []
+        for entries, ones in found:
+            name = f"{entries.name} " if entries.name else ""
+            texts.append(f"{name}[{'; '.join(one.text for one in ones)}]({prefix}{entries.folder}/tables.md)")
+        source = f" ({claim.source})" if claim.source else ""
+        said = verdict(claim, [one for entries, ones in found if entries.judged for one in ones])
+        rows.append((claim.claim + source, claim.paper, claim.here, "<br>".join(texts), said))
+    return markdown_table(HEADER, rows)
+
+
+def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measured]:
+    """The numbers of the entries. Raises InputError where there is none."""
+    frame = frames.get(entries.folder, pd.DataFrame())
+    for name, value in entries.where.items():
+        if name not in frame:
+            raise InputError(f"claims: {entries.folder} has no column {name!r}; mend results/claims.yaml")
+        frame = frame[frame[name].isin(value if isinstance(value, list) else [value])]
+    found = [one for row in frame.to_dict("records") if (one := _measured(entries, row, frames[entries.folder]))]
+    if not found:
+        raise InputError(f"claims: {entries.folder} has no measured entry {entries.where}; mend results/claims.yaml")
+    return found
+
+
+def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:
+    if entries.of in ("unattacked", "certified", "median"):
+        return _of_labels(entries.of, row)
+    if entries.of == "reduction" and entries.against == CLEAN:
+        found = row["reduction"]
+        return Measured(found.text, found.low, found.high) if isinstance(found, Reduction) else None
+    if entries.of == "acr":
+        return _mean([run.acr for entry in row["entries"] for run in entry.runs])
+    of_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
+    references = frame["entries"][of_victims & (frame["data"] == entries.against)]
+    if references.empty or not row["runs"]:
+        return None
+    before = references.iloc[0][0]
+    if entries.of == "reduction":
+        found = reduction_against(row["entries"], before)
+        return found and Measured(found.text, found.low, found.high)
+    name = "accuracy" if entries.of == "accuracy_loss" else "target_accuracy"
+    clean = {run.seed: getattr(run, name) for run in before.runs}
+    runs = [run for entry in row["entries"] for run in entry.runs if run.seed in clean]
+    return _mean([100 * (clean[run.seed] - getattr(run, name)) for run in runs], "{:.1f}", " points")
+
+
+def _mean(values: list[float], form: str = "{:.3f}", unit: str = "") -> Measured:
+    """Mean over victims with its t interval."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Measured(form.format(mean) + unit, -np.inf, np.inf)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    low, high = mean - half, mean + half
+    return Measured(f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})", low, high)
+
+
+def _of_labels(name: str, row: dict[str, Any]) -> Measured:
+    """A number of a study of changed labels; that of an accuracy has Wilson's interval over test points."""
+    if name == "median":
+        return Measured(f"{row['median']:,.0f}", row["median"], row["median"])
+    share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
+    if np.isnan(points):
+        return Measured(f"{share:.3f}", -np.inf, np.inf)
+    low, high = proportion_confint(round(share * points), points, 1 - CONFIDENCE, method="wilson")
+    return Measured(f"{share:.3f} ({low:.3f} to {high:.3f})", low, high)
