@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import lzma
 import runpy
 import sys
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 import data
+from evaluation.store import POINTS, SETTINGS, Store, write_store
 from models.registry import build_model
 from models.saving import save_model
 from runtime.files import write_json
@@ -35,6 +38,7 @@ CONTRASTIVE = "evaluation/label_flipping/contrastive_features.py"
 BOUNDARY = "evaluation/boundary/two_dimensional.py"
 RUN_PLAN = "evaluation/tables/run_plan.py"
 MAKE_TABLES = "evaluation/tables/make_tables.py"
+CERTIFICATES = "evaluation/tables/certificates.py"
 WRITE_RESULTS = "evaluation/tables/write_results.py"
 PREPARE = ("data/prepare_digits.py", "data/prepare_mnist.py", "data/prepare_cifar10.py")
 BENCHMARKS = ("benchmarks/speed.py", "benchmarks/price.py", "benchmarks/memory.py", "benchmarks/label_flipping.py")
@@ -73,6 +77,7 @@ class Place:
                     BOUNDARY: ["--out-dir", out],
                     RUN_PLAN: ["--plan", self.plan, "--directory", out],
                     MAKE_TABLES: ["--plan", self.plan, "--directory", self.folder, "--results-dir", out],
+                    CERTIFICATES: ["--store", self.folder, "--entry", "a/class_8", "--out-dir", out],
                     WRITE_RESULTS: ["--results-dir", out, "--benchmarks-dir", out],
                     **{prepare: ["--out-dir", out] for prepare in PREPARE},
                     **{benchmark: ["--quick", "--out", out / "a.json"] for benchmark in BENCHMARKS},
@@ -120,7 +125,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 SCRIPTS = (
     ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, COLLECT, CONTRASTIVE,
-    BOUNDARY, RUN_PLAN, MAKE_TABLES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
+    BOUNDARY, RUN_PLAN, MAKE_TABLES, CERTIFICATES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
 )  # fmt: skip
 
 
@@ -249,7 +254,7 @@ OUTPUTS = {
     ATTACK: ("out-dir", "run-dir", "data-dir"), CONTROL: ("out-dir", "run-dir", "data-dir"),
     VICTIM: ("out-dir", "run-dir", "data-dir"), CERTIFY: ("out", "data-dir", "model"), MERGE: ("out", "shards"),
     LABELS: ("work-dir", "results-dir", "data-dir"), BOUNDARY: ("out-dir",), RUN_PLAN: ("directory", "plan"),
-    COLLECT: ("results-dir", "studies"),
+    COLLECT: ("results-dir", "studies"), CERTIFICATES: ("store", "out-dir", "import-files"),
     MAKE_TABLES: ("results-dir", "directory", "plan"), WRITE_RESULTS: ("results-dir", "benchmarks-dir"),
     **dict.fromkeys(PREPARE, ("out-dir",)), **dict.fromkeys(BENCHMARKS, ("out",)),
 }  # fmt: skip
@@ -259,7 +264,7 @@ OUTPUTS = {
 def test_places_where_nothing_can_be(script: str, place: Place, refused: Callable[..., str]) -> None:
     (place.folder / "a_file.tsv").write_text("in the way")
     (place.folder / "a_folder.tsv").mkdir()
-    is_folder = ("dir", "directory", "studies")
+    is_folder = ("dir", "directory", "studies", "store")
     for flag in OUTPUTS[script]:
         in_the_way = "a_file.tsv" if flag.endswith(is_folder) else "a_folder.tsv"
         for value in (in_the_way, "a_file.tsv/below/x.tsv", "x" * 300 + ".tsv", "y/" * 3000 + "x.tsv"):
@@ -303,11 +308,9 @@ def test_records_of_another_form(content: bytes, place: Place, refused: Callable
     assert "model.json" in refused(place, CERTIFY, "--model", model)
     (place.folder / "ridge_1.json").write_bytes(content)
     assert "ridge_1.json" in refused(place, LABELS, "--work-dir", place.folder, "--ridge=1", "--points=2")
-    for name in ("benchmarks/records/speed.json", "study/a.json", "tables/a/plan.yaml"):
+    for name in ("benchmarks/records/speed.json", "a/plan.yaml"):
         path = place.folder / "store" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        (place.folder / "store/study/table.txt").parent.mkdir(parents=True, exist_ok=True)
-        (place.folder / "store/study/table.txt").write_text("a table\n")
         path.write_bytes(content)
         stores = ["--results-dir", place.folder / "store", "--benchmarks-dir", place.folder / "store/benchmarks"]
         assert path.name in refused(place, WRITE_RESULTS, *stores) or name.startswith("benchmarks")
@@ -367,6 +370,7 @@ PLANS: list[Any] = [
             {"method": "../../../X"}, {"method": ""}, {"method": ".."}, {"poison": "../../../X"}, {"poison": ""},
             {"architecture": "../X"}, {"poison_architecture": "a/b"}, {"sigma": float("nan")}, {"sigma": -1},
             {"target_class": -1}, {"files": []}, {"accuracy": float("nan")}, {"accuracy": 99}, {"method": "x" * 300},
+            {"n": 0}, {"n": -1}, {"n": 2**31}, {"alpha": 0}, {"alpha": float("nan")},
         )
     ),
     None, [], 3, "text", {"table": {}},
@@ -416,21 +420,43 @@ def test_where_nothing_is_there_no_table_and_no_page_is_made(place: Place, refus
     for flags in ([], ["--directory", place.folder / "nowhere"], ["--results-dir", place.folder / "runs"]):
         line = refused(place, MAKE_TABLES, *flags)
         assert "runs/tables/toy: has no certificate of the plan" in line and ": 0 of 1 runs, the first of 5" in line
-    assert "has no table" in refused(place, WRITE_RESULTS)
+    assert "has no store with a plan.yaml" in refused(place, WRITE_RESULTS)
     (place.folder / "a.tsv").touch()
     assert "a.tsv: has no point" in refused(place, FEWER_VOTES)
 
 
 def test_stores_of_another_form(place: Place, refused: Callable[..., str]) -> None:
-    cell = place.folder / "cells/gaussianaug_digits_cnn_sigma_0.25/clean/class_8"
-    cell.mkdir(parents=True)
+    entry = "gaussianaug_digits_cnn_sigma_0.25/clean/class_8"
+    names = ("seed", "idx", "label", "predict", "radius", "correct")
+    points = pd.DataFrame([dict(zip(("entry", *names), (entry, 0, 0, 8, 8, 0.5, 1), strict=True))])
     victim = {"victim": {"accuracy": 0.9}}
-    (cell / "seed_0.tsv").write_text("idx\tlabel\tpredict\tradius\n0\t8\t8\t0.5\n")
-    for records in (None, [], {"0": None}, {"0": {}}, {"../../x": victim}, {"0": {"victim": []}}, {"-1": victim},
-                    {"0": {"victim": {"accuracy": "high"}}}, {"0": {**victim, "certificate": {"settings": 3}}},
-                    ):  # fmt: skip
-        write_json(cell / "settings.json", records)
-        assert "settings.json" in refused(place, MAKE_TABLES, "--from-results")
+    flags = ["--entry", entry]
+    for records in (
+        None, [], {"0": None}, {"0": {}}, {"../../x": victim}, {"0": {"victim": []}}, {"-1": victim},
+        {"0": {"victim": {"accuracy": "high"}}}, {"0": {**victim, "certificate": {"settings": 3}}},
+        {"0": {**victim, "certificate": {"settings": {"n": "many"}}}}, {"0": {**victim, "foreign": {"n": -1}}},
+        {"0": {**victim, "visibility": {"measured": 3}}}, {"0": {**victim, "poison": {"gradients": "few"}}},
+    ):  # fmt: skip
+        write_store(place.folder, Store(points, {entry: records}))  # type: ignore[dict-item]
+        assert ".xz: " in refused(place, MAKE_TABLES, "--from-results")
+        if not (isinstance(records, dict) and "0" in records):  # what is exported is not looked into
+            assert ".xz: " in refused(place, CERTIFICATES, *flags)
+    for name in names:
+        for changed in (points.drop(columns=name), points.assign(**{name: "x"}), points.assign(**{name: None})):
+            write_store(place.folder, Store(changed, {entry: {"0": victim}}))
+            for script, more in ((MAKE_TABLES, ["--from-results"]), (CERTIFICATES, flags)):
+                assert "points.csv.xz: not the points of a plan" in refused(place, script, *more)
+
+
+def test_store_files_that_are_none(place: Place, refused: Callable[..., str]) -> None:
+    write_store(place.folder, Store(pd.DataFrame({"entry": ["a"]}), {"a": {}}))
+    for name in (POINTS, SETTINGS):
+        whole = (place.folder / name).read_bytes()
+        for content in (b"", b"text", whole[:-20], b"\xff" * 100, lzma.compress(b""), lzma.compress(b"\xff")):
+            (place.folder / name).write_bytes(content)
+            for script, more in ((MAKE_TABLES, ["--from-results"]), (CERTIFICATES, [])):
+                assert f"/{name}: " in refused(place, script, *more)
+        (place.folder / name).write_bytes(whole)
 
 
 def damaged_arrays(whole: bytes) -> dict[str, bytes]:

@@ -98,7 +98,7 @@ def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> N
             colour = (ORANGE, GREEN, PURPLE, SKY, YELLOW, BLUE)[number % 6]
             std = points["acr_std"].fillna(0.0)
             mark = "os^Dv<>PX*hd"[number % 12]
-            label = plain_text(name.replace("_", " "))
+            label = plain_text(textwrap.fill(name.replace("_", " "), 28))
             style = "-" if number < 6 else ":"
             at = points["gradients"], points["acr_mean"]
             axes.errorbar(*at, yerr=std, fmt=mark, ls=style, color=colour, ms=5, label=label)
@@ -150,7 +150,7 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
     names = [CLEAN]
     others = shown[shown["data"] != CLEAN]
     for kind in (CONTROL_KIND, OPTIMISED_KIND):
-        found = others[[_kind(name) == kind for name in others["data"]]].groupby("data", sort=False)["acr_mean"]
+        found = others[others["data"].map(_kind) == kind].groupby("data", sort=False)["acr_mean"]
         if len(ranked := found.agg(["count", "mean"])):
             names.append(str(ranked[ranked["count"] == ranked["count"].max()]["mean"].idxmin()))
     if OPTIMISED in set(shown["data"]) - set(names):
@@ -162,6 +162,7 @@ def _kind(data: str) -> str:
     return CLEAN_KIND if data == CLEAN else CONTROL_KIND if data in CONTROLS else OPTIMISED_KIND
 
 
+@default_style()
 def _panels(
     shown: pd.DataFrame, high: float, wide: float = PANEL, *, sharey: bool = False
 ) -> tuple[Any, Iterator[tuple[Any, pd.DataFrame]]]:

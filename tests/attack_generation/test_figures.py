@@ -41,18 +41,32 @@ DRAW = """
 import sys
 from pathlib import Path
 import numpy as np
-from attack_generation.figures import save_image_grid
+from attack_generation.figures import save_image_grid, save_image_grids
 
-from evaluation.tables.figures import save_acr_against_gradients, save_acr_bars, save_curves, save_radii
+from evaluation.tables.figures import save_acr, save_acr_against_gradients, save_distributions
+from evaluation.tables.frame import frame_of
+from evaluation.tables.plan import plan_of
+from evaluation.tables.records import Entry, Run
 
 folder = Path(sys.argv[1])
 images = np.linspace(0, 1, 2 * 64).reshape(2, 8, 8, 1)
-curve = {"radius": [0.0, 0.5], "accuracy": [1.0, 0.5]}
-save_image_grid(folder / "images.png", images, images[::-1], 0.1)
-save_curves(folder / "curves.png", {"clean": [curve], "constant": [curve]}, "title")
-save_acr_bars(folder / "bars.png", {"macer": {"clean": [0.5, 0.6]}}, "title")
-save_acr_against_gradients(folder / "against.png", {"soba": [(4.0, [0.3])]}, [1.0, 1.2], {"constant": [0.9]}, "title")
-save_radii(folder / "radii.png", {"clean": np.array([-1, 0.1, 0.5])}, "title")
+save_image_grid(folder / "image.png", images, images[::-1], 0.1)
+save_image_grids(folder / "images.png", {"a": (images, images[::-1]), "b": (images, images)}, 0.1, "title")
+plan = plan_of({
+    "table": "t", "title": "title", "dataset": "MNIST", "architecture": "mnist_cnn", "methods": {"macer": [0.5]},
+    "rows": ["clean", "constant"], "attacks": {"soba": {"epochs": [1, 5]}},
+})
+entries = {}
+for number, cell in enumerate(plan.cells()):
+    records = {"victim": {}, "poison": {"gradients": 10.0 * (number + 1)} if number > 1 else {}}
+    radii = np.linspace(-0.2, 1, 9) / (number + 1)
+    runs = tuple(Run(seed, radii + seed / 9, records, 0.5, 8, np.arange(9)) for seed in range(2))
+    entries[cell] = Entry(cell, 2, runs)
+frame = frame_of(plan, entries)
+save_acr(folder / "acr.png", plan, frame)
+save_acr_against_gradients(folder / "against.png", plan, frame)
+save_distributions(folder / "p_a.png", plan, frame)
+save_distributions(folder / "radii.png", plan, frame, of_radius=True)
 """
 
 
@@ -70,7 +84,7 @@ def test_a_users_matplotlibrc_changes_no_figure(before: str, tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         assert done.stdout == ("40.0\n" if text else "large\n")  # the user's own figures stay as they were
         drawn.append({path.name: path.read_bytes() for path in folder.glob("*.png")})
-    assert len(drawn[0]) == 5 and drawn[0] == drawn[1]
+    assert len(drawn[0]) == 6 and drawn[0] == drawn[1]
 
 
 def test_every_function_that_draws_has_the_default_style() -> None:
@@ -79,9 +93,11 @@ def test_every_function_that_draws_has_the_default_style() -> None:
         if {".venv", "tests"} & set(path.relative_to(project_path("")).parts):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and "matplotlib.figure" in {
-                one.module for one in node.body if isinstance(one, ast.ImportFrom)
-            }:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            imported = {one.module for one in node.body if isinstance(one, ast.ImportFrom)}
+            called = {ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)}
+            if "matplotlib.figure" in imported or "save_png" in called:
                 drawing += 1
                 assert "default_style()" in map(ast.unparse, node.decorator_list), f"{path}: {node.name}"
     assert drawing == 10

@@ -204,7 +204,7 @@ def _content(path: Path) -> Any:
         if path.suffix == ".json":
             return _without_clocks(json.loads(path.read_text(encoding="utf-8")), of_model=path.with_suffix(".keras"))
         if path.name.endswith(".json.xz"):
-            return _without_clocks(json.loads(lzma.decompress(path.read_bytes())), of_model=path.with_suffix(".keras"))
+            return _without_clocks(json.loads(lzma.decompress(path.read_bytes())), of_model=path)
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
                 layers = re.sub(rb'"shared_object_id": [0-9]+', b"", archive.read("config.json"))  # an address
@@ -231,7 +231,8 @@ def _without_clocks(value: Any, of_model: Path) -> Any:
         return [_without_clocks(one, of_model) for one in value]
     if not isinstance(value, dict):
         return value
-    left_out = _OF_CLOCKS | ({"sha256"} if of_model.is_file() else set())  # the file of a model holds a time
+    of_files = {"sha256", "model_sha256"} if of_model.is_file() else set()  # the file of a model holds a time
+    left_out = _OF_CLOCKS | of_files
     return {name: _without_clocks(one, of_model) for name, one in value.items() if name not in left_out}
 
 

@@ -1,11 +1,12 @@
 """The stages of the project, each as a command of a second or two on the handwritten digits, and what they need."""
 
+import lzma
 import re
 import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +145,11 @@ STAGES = {
             is_exclusive=False,
         ),
         Stage(
+            "export", "evaluation/tables/certificates.py",
+            {"store": "results/tiny", "entry": "gaussianaug_digits_cnn_sigma_0.25/clean/class_8", "out-dir": "out"},
+            is_exclusive=False,
+        ),
+        Stage(
             "collect", "evaluation/label_flipping/collect.py",
             {"studies": "results/label_flipping", "results-dir": "out"}, is_exclusive=False,
         ),
@@ -195,12 +201,16 @@ class World:
         _make(
             folder,
             STAGES["plan"].words(),
-            STAGES["tables"].words({"results-dir": "results/tables/tiny"}),
+            STAGES["tables"].words({"results-dir": "results/tiny"}),
             STAGES["label study"].words({"results-dir": "runs", "work-dir": "runs/work"}),
             STAGES["collect"].words({"studies": "runs/DIGITS_3_8_raw_tight", "results-dir": "results/label_flipping"}),
         )
-        for record in (folder / "results").rglob("*.json"):  # those of a changed working tree do not go into a page
-            write_text(record, re.sub('"commit": "[^"]*"', '"commit": "0123456789ab"', record.read_text()))
+        # Records of a changed working tree do not go into a page.
+        clean = partial(re.sub, '"commit": "[^"]*"', '"commit": "0123456789ab"')
+        for record in (folder / "results").rglob("*.json"):
+            write_text(record, clean(record.read_text()))
+        for record in (folder / "results").rglob("*.json.xz"):
+            record.write_bytes(lzma.compress(clean(lzma.decompress(record.read_bytes()).decode()).encode()))
         for table in (folder / "results/label_flipping").glob("*.md"):
             write_text(table, re.sub("^Commit .*$", "Commit 0123456789ab.", table.read_text(), flags=re.MULTILINE))
         record = {
@@ -218,7 +228,8 @@ class World:
 
     def start_of(self, stage: Stage) -> Path:
         """The folder that these are copies of."""
-        return self.measured if stage.name in ("plan", "tables", "collect", "results") else self.start
+        is_of_results = stage.name in ("plan", "tables", "export", "collect", "results")
+        return self.measured if is_of_results else self.start
 
     def whole(self, stage: Stage) -> "Whole":
         """A run of a stage to its end, to compare with."""

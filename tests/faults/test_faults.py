@@ -26,7 +26,7 @@ from tests.faults.stages import STAGES, Stage, World
 KILLS, SEED = int(os.environ.get("KILLS", "100")), int(os.environ.get("SEED", "0"))
 LONG = ("attack", "victim", "certificate", "label study", "merge")
 # Those of other methods and data are the same code; a plan's operations are its jobs'.
-EVERY = (*LONG, "control", "digits", "boundary", "tables", "collect", "results")
+EVERY = (*LONG, "control", "digits", "boundary", "tables", "export", "collect", "results")
 
 Trial = Callable[[World, Stage, Path], list[str]]
 """Disturbs a stage that runs in a folder: what is wrong then, before it is started again."""

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import lzma
 import math
 import os
 import random
@@ -80,7 +81,7 @@ CHOICES = dict.fromkeys(
     ("schedule", "kind", "training-data", "architecture", "precision", "start", "solver", "objective", "features")
 )
 WORDS = ("", "nothing", "CLEAN", "../clean", "None", "ü", "0", "x" * 5000)
-INPUTS = ("model", "poison", "source", "plan", "data-dir", "shards", "studies")
+INPUTS = ("model", "poison", "source", "plan", "data-dir", "shards", "studies", "store", "entry")
 PLACES = ("nowhere", "", ".", "x" * 300, "ü/ü.npy", "DIGITS/Y_val.npy", "loop", "plan.yaml/below", "/dev/null")
 OUTPUTS = ("out", "out-dir", "run-dir", "work-dir", "results-dir", "benchmarks-dir", "directory")
 IN_THE_WAY = ("plan.yaml", "loop", "plan.yaml/below", "loop/below", f"out/{'x' * 300}", "/dev/null/below")
@@ -323,6 +324,7 @@ PLAN_FILE = [
         {"no": 1},
         {"foreign": [{**_FOREIGN, "method": "../../../led"}]}, {"foreign": [{**_FOREIGN, "sigma": math.nan}]},
         {"foreign": [{**_FOREIGN, "poison": "../../../led"}]}, {"foreign": [{**_FOREIGN, "files": ["nowhere.tsv"]}]},
+        {"foreign": [{**_FOREIGN, "n": 0}]}, {"foreign": [{**_FOREIGN, "alpha": math.nan}]},
         {"foreign": [{**_FOREIGN, "architecture": "../../led"}]}, {"limits": {"all": {"minutes": -1}}},
         {"certification": {"n": 0}}, {"certification": {"alpha": math.nan}}, {"certification": {"points": -1}})),
 ]  # fmt: skip
@@ -363,8 +365,32 @@ MODEL_FILE = [
     Damage(f"model: {how}", "broken", model_edited(how))
     for how in ("nan", "inf", "dictionary outputs", "another shape", "code", "a layer unknown")
 ]
-OF_SUFFIX = {".json": JSON_FILE, ".npy": ARRAY_FILE, ".tsv": ROWS_FILE, ".yaml": PLAN_FILE, ".keras": MODEL_FILE,
-             ".npz": [Damage("an array edited", "edited", member_edited)] * 4}  # fmt: skip
+
+
+def packed(change: Callable[[str, random.Random], str]) -> Callable[[Path, random.Random], None]:
+    """A file of a store whose text is another."""
+    return lambda path, draw: (
+        path.write_bytes(lzma.compress(change(lzma.decompress(path.read_bytes()).decode(), draw).encode())) and None
+    )
+
+
+def text_edited(text: str, draw: random.Random) -> str:
+    """Another value in JSON, another character elsewhere."""
+    if text.startswith("{"):
+        return json.dumps(node_edited(json.loads(text), draw))
+    place = draw.randrange(len(text))
+    return text[:place] + draw.choice("0,x\n-") + text[place + 1 :]
+
+
+STORE_FILE = [
+    *[Damage("a value edited", "edited", packed(text_edited))] * 6,
+    Damage("empty inside", "broken", packed(lambda _text, _draw: "")),
+    Damage("half inside", "broken", packed(lambda text, _draw: text[: len(text) // 2])),
+]
+OF_SUFFIX = {
+    ".json": JSON_FILE, ".npy": ARRAY_FILE, ".tsv": ROWS_FILE, ".yaml": PLAN_FILE, ".keras": MODEL_FILE,
+    ".npz": [Damage("an array edited", "edited", member_edited)] * 4, ".xz": STORE_FILE,
+}  # fmt: skip
 
 
 def damages_of(path: Path) -> list[Damage]:

@@ -36,8 +36,8 @@ GOOD = ("one line", "accepted")
 BAD = ("silent acceptance", "traceback", "several lines", "written", "left over", "led out", "hang")
 READS = {
     "merge": ("shards",), "mnist": ("MNIST.npz",), "cifar10": ("CIFAR10.npz",), "certificate": ("DIGITS", "models"),
-    "plan": ("plan.yaml", "work", "DIGITS"), "tables": ("plan.yaml", "work"), "results": ("results", "benchmarks"),
-    "collect": ("results/label_flipping",),
+    "plan": ("plan.yaml", "work", "DIGITS"), "tables": ("plan.yaml", "work"), "export": ("results",),
+    "results": ("results", "benchmarks"), "collect": ("results/label_flipping",),
     "victim": ("DIGITS", "poison"), "boundary": (), "digits": (),
 }  # fmt: skip
 OFTEN = ("merge", "certificate", "control", "label study", "attack", "victim")

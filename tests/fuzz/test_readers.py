@@ -7,10 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables.plan import read_plan
 from models.saving import load_model, save_model
 from randomized_smoothing_certification.certificate_file import read_points
@@ -23,6 +25,11 @@ STATE = {"weights": [np.ones((2, 3), np.float32)], "done": np.zeros(1, np.int32)
 
 def _model(path: Path) -> None:
     save_model(keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]), path)
+
+
+def _store(path: Path) -> None:
+    points = pd.DataFrame([{"entry": "a/class_8", "seed": 0, "idx": idx, "radius": 0.5} for idx in range(3)])
+    write_store(path.parent, Store(points, {"a/class_8": {"0": {"victim": {"accuracy": 0.9}}}}))
 
 
 READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
@@ -38,6 +45,8 @@ READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
     ),
     "a.yaml": (read_plan, lambda path: write_text(path, PLAN)),
     "a.keras": (load_model, _model),
+    POINTS: (lambda path: read_store(path.parent), _store),
+    SETTINGS: (lambda path: read_store(path.parent), _store),
 }  # fmt: skip
 EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 

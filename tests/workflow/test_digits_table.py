@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evaluation.store import read_store
 from tests.workflow.snakemake_runs import run
 
 pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
@@ -54,9 +55,9 @@ def test_a_failing_combination_stops_no_other_and_is_named_at_the_end(
     assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in lacking
     assert "gaussianaug (digits_cnn)" not in lacking
     text = table(folder, "incomplete")
-    rows = {line.split(" | ")[0].strip("| ") for line in text.splitlines() if "seed_0.tsv" in line}
-    assert {"gaussianaug", "against standard"} <= rows
-    assert "| macer | 0.25 | 8 | — |" in text and "Missing" in text
+    assert "| gaussianaug | 0.25 | 8 | clean | 200 | 1 |" in text
+    assert "| gaussianaug | 0.25 | 8 | optimised against standard | 200 | 1 |" in text
+    assert "| macer | 0.25 | 8 | clean | — | 0 of 1 | — |" in text and "Missing" in text
     assert not (folder / "runs/tables/toy/results").exists()
 
 
@@ -76,8 +77,10 @@ def mended(folder: Path, partly_failed: subprocess.CompletedProcess) -> dict[str
 def test_only_what_failed_is_made_when_it_is_mended(folder: Path, mended: dict[str, Any]) -> None:
     text = table(folder, "results")
     assert "Missing" not in text
-    # Of both methods: three numbers of clean victims, two of the transfer.
-    assert text.count("seed_0.tsv") == 2 * (3 + 2)
+    # Of both methods clean victims and those of the transfer.
+    assert text.count("| 200 | 1 |") == 4 and " of 1 |" not in text
+    points = read_store(folder / "runs/tables/toy/results").points
+    assert points.groupby(["entry", "seed"]).size().tolist() == 4 * [6]
     assert jobs(folder, mended) == {}
     assert not (folder / "runs/tables/toy/incomplete").exists()
 
@@ -110,10 +113,11 @@ def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
     output = run(folder, "--report", str(folder / "report.html"), plan=mended)
     assert output.returncode == 0, output.stderr
     page = (folder / "report.html").read_text()
-    configuration = (folder / "runs/tables/toy/results/configuration.html").read_text()
-    rows = re.findall(r"<td>(\w+)</td>\s*<td>(\d+)</td>\s*<td>([\de.-]+)</td>", configuration)
+    tables = (folder / "runs/tables/toy/results/tables.html").read_text()
+    times = tables[tables.index("<h2>Run times</h2>") :]
+    rows = re.findall(r"<td>(\w+)</td>\s*<td>(\d+)</td>\s*<td>([\de.-]+)</td>", times)
     assert {rule: int(jobs) for rule, jobs, _ in rows} == {"certify": 8, "poison": 1, "victim": 4}
     assert all(float(hours) > 0 for *_, hours in rows)
-    for name in ("tables.html", "configuration.html", "acr.png", "certified_accuracy_gaussianaug"):
+    for name in ("tables.html", "acr.png", "p_a.png", "certified_accuracy.png"):
         assert name in page
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', page)

@@ -15,6 +15,7 @@ SMALL: dict[str, Any] = {
     "methods": {"gaussianaug": [0.25], "macer": [0.25, 0.5]}, "target_classes": [8, 3],
     "rows": ["clean", "constant", "optimised"],
 }  # fmt: skip
+THEIRS = {"method": "theirs", "sigma": 0.5, "target_class": 8, "files": ["a.tsv"]}
 
 
 def test_main_entries_are_the_product_of_methods_noise_levels_classes_and_rows() -> None:
@@ -119,7 +120,25 @@ def test_a_plan_without_variants_has_the_folders_that_it_always_had() -> None:
     cell = plan_of(SMALL).cells()[2]
     assert cell.key == "gaussianaug_digits_cnn_sigma_0.25/gaussianaug_digits_cnn_sigma_0.25_class_8/class_8"
     assert str(cell) == "gaussianaug (digits_cnn), sigma 0.25, class 8, gaussianaug poison made with digits_cnn"
-    assert not any("gradients" in name for name in plan_of(SMALL).figures())
+
+
+def test_the_tables_job_makes_every_page_and_figure_of_the_results_folder() -> None:
+    plan = plan_of({**SMALL, "results_dir": "somewhere"})
+    tables = plan.jobs()[-1]
+    assert tables.rule == tables.name == "tables"
+    assert tables.outputs == tuple(
+        Path("somewhere") / name
+        for name in (
+            "tables.md", "tables.tex", "tables.csv", "tables.html", "acr.png", "p_a.png", "certified_accuracy.png",
+        )
+    )  # fmt: skip
+
+
+def test_other_programs_may_say_how_many_votes_they_counted() -> None:
+    plan = plan_of({**SMALL, "foreign": [THEIRS, {**THEIRS, "poison": "constant", "n": 500, "alpha": 0.01}]})
+    first, second = (foreign.records for foreign in plan.foreign)
+    assert first == {"victim": {"accuracy": None}, "foreign": {}}
+    assert second == {"victim": {"accuracy": None}, "foreign": {"n": 500, "alpha": 0.01, "sigma": 0.5}}
 
 
 def test_a_ready_poison_is_a_row_for_every_victim() -> None:
@@ -238,6 +257,9 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"victims": {"a": 3}}, r"Expected `object`.*victims"),
         ({"attacks": {"a" * 120: {}}}, "which cannot be a file's name"),
         ({"architecture": "../x"}, r"no architecture '\.\./x'"),
+        ({"foreign": [{**THEIRS, "n": 0}]}, "foreign: n must be positive and alpha between 0 and 1, got 0 and 0.001"),
+        ({"foreign": [{**THEIRS, "alpha": 0}]}, "n must be positive and alpha between 0 and 1, got None and 0"),
+        ({"foreign": [{**THEIRS, "n": "many"}]}, r"Expected `int.*foreign"),
     ],
     ids=str,
 )  # fmt: skip
