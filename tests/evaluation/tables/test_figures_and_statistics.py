@@ -324,8 +324,10 @@ def test_distributions_are_the_share_of_points_that_reach_each_bound(of_radius: 
     entries[low] = entries[low]._replace(runs=tuple(run._replace(radii=run.radii / 10) for run in entries[low].runs))
     save_distributions(Path("a.png"), plan, frame_of(plan, entries), of_radius=of_radius)
     (axes,) = drawn[0].axes
-    lines = {line.get_label(): line for line in axes.lines}
-    assert list(lines) == ["clean", "constant", "optimised"]  # the control that lowers ACR most
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["clean", "constant", "optimised"]  # the control that lowers ACR most
+    lines = dict(zip(names, (line for line in axes.lines if len(line.get_xdata())), strict=True))
+    assert [line.get_color() for line in lines.values()] == [BLACK, BLUE, ORANGE]
     for cell, entry in entries.items():
         if cell.row in lines:
             at = np.array(lines[cell.row].get_xdata()) * (1 if of_radius else cell.victim.sigma)
@@ -343,7 +345,7 @@ def test_a_line_falls_where_a_point_has_its_radius(drawn: list[Any]) -> None:
     radii = np.array([-1.0, 0.0, 0.5, 0.5, 1.0])
     entries = {cell: Entry(cell, 1, (Run(0, radii, {"victim": {}}, 0.5, 8, np.arange(5)),))}
     save_distributions(Path("a.png"), plan, frame_of(plan, entries), of_radius=True)
-    (line,) = drawn[0].axes[0].lines
+    (line,) = (line for line in drawn[0].axes[0].lines if len(line.get_xdata()))
     shares = {float(at): float(share) for at, share in zip(line.get_xdata(), line.get_ydata(), strict=True)}
     assert shares[0.0] == 0.8 and {share for at, share in shares.items() if 0 < at <= 0.5} == {0.6}
     assert {share for at, share in shares.items() if 0.5 < at <= 1} == {0.2}

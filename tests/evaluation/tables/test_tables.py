@@ -330,13 +330,16 @@ def test_the_table_of_entries_has_a_row_per_budget_against_clean_victims_of_the_
 
 def test_kinds_of_victims_stand_side_by_side(tmp_path: Path) -> None:
     table = tables(*crossed(tmp_path))["kinds_of_victims"].text
-    assert list(table) == ["method", "σ", "class", "training data", "slow", "fast"]
+    assert list(table) == ["method", "σ", "class", "training data", "slow", "fast", "fast, ACR below slow"]
     rows = table.set_index("training data")
     assert rows.loc["clean", ["slow", "fast"]].tolist() == ["1.000 ± 0.141", "1.050 ± 0.141"]
     assert rows.loc["constant", "slow"].startswith("0.900 ± 0.141; 10.0 % (")
     # Against clean victims of the same kind.
     assert rows.loc["constant", "fast"].startswith(f"1.100 ± 0.141; {100 * (1 - 1.1 / 1.05):.1f} % (")
-    assert rows.loc["approxgrad", "fast"] == "—; —"
+    # And against victims of the first kind on the same data.
+    assert rows.loc["constant", "fast, ACR below slow"].startswith(f"{100 * (1 - 1.1 / 0.9):.1f} % (")
+    assert rows.loc["clean", "fast, ACR below slow"].startswith("-5.0 % (")
+    assert rows.loc["approxgrad", ["fast", "fast, ACR below slow"]].tolist() == ["—; —", ""]
 
 
 def test_victims_of_another_program_are_a_kind_beside_those_of_the_plan(folder: Path) -> None:
@@ -452,7 +455,7 @@ def test_the_data_is_named_as_the_certificates_record_it() -> None:
     entries = {cell: entry(cell, 1, [0.5]) for cell in plan.cells()}
 
     def shown(entries: Entries) -> str:
-        (table,) = tables_by_victims(plan, frame_of(plan, entries))
+        (table,) = tables_by_victims(frame_of(plan, entries))
         return table.title.partition(", class")[0]
 
     def recorded(cell: Cell, dataset: Any) -> Entry:
