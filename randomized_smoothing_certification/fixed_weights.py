@@ -5,9 +5,9 @@ Least squares (label_flipping.KernelVectors) is one such classifier; k nearest n
 are others, and every certificate of label_flipping.py holds for each of them: smoothed (arXiv 2002.03018) and, for the
 classifier itself, exact. Features, weights and number of neighbours must be fixed without the labels.
 
-A changed label moves a margin by at most twice the largest weight, so that of all weights up to 1 in size those certify
-the most changes whose margin is expected to be largest: 1 for a training point that is more likely of the test point's
-class than a point at random, -1 for any other. These are SignedVotes.
+A changed label moves a margin by at most twice the largest weight. Between two classes, weights of at most 1 in size
+certify the most changes where the expected margin is largest: 1 for a training point that is more likely of the test
+point's class than a point at random, -1 for any other. These are SignedVotes. With more classes they need not be the best.
 """
 
 from collections.abc import Sequence
