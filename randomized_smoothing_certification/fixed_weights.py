@@ -7,7 +7,8 @@ classifier itself, exact. Features, weights and number of neighbours must be fix
 
 A changed label moves a margin by at most twice the largest weight. Between two classes, weights of at most 1 in size
 certify the most changes where the expected margin is largest: 1 for a training point that is more likely of the test
-point's class than a point at random, -1 for any other. These are SignedVotes. With more classes they need not be the best.
+point's class than a point at random, -1 for any other. These are SignedVotes. With more classes they need not be the
+best.
 """
 
 from collections.abc import Sequence

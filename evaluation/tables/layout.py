@@ -94,16 +94,16 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     title = (
         "Kinds of victims: ACR and its reduction, and how far the ACR is below that of the first kind on the same data"
     )
-    first = frame["victim_variant"].iloc[0]
     several = frame[frame["target_class"] != MEAN].copy()
     if several["victim_variant"].nunique() < 2:
         return Table("kinds_of_victims", title, pd.DataFrame())
+    first = several["victim_variant"].iloc[0]
     rows = ["method", "sigma", "target_class", "data"]
     several["same"] = [cell._replace(victim=cell.victim._replace(variant=first)) for cell in several["cell"]]
     of_first = dict(zip(several["cell"], several["entries"], strict=True))
     below = [
-        reduction_against(entries, of_first[same][0]) if same in of_first and same != cell else None
-        for cell, same, entries in zip(several["cell"], several["same"], several["entries"], strict=True)
+        reduction_against(entries, of_first[same][0]) if same in of_first and len(entries) == 1 else None
+        for same, entries in zip(several["same"], several["entries"], strict=True)
     ]
     others = several.assign(text=[found.text if found else "" for found in below])[several["victim_variant"] != first]
     others["victim_variant"] += f", ACR below {first}"
