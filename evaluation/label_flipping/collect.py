@@ -80,9 +80,10 @@ def joined(stores: Sequence[Store]) -> Store:
         points |= dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
         for entry, of_seeds in store.records.items():
             records[entry] = records.get(entry, {}) | of_seeds
+    # Lines of one test point after each other: the file is a seventh smaller.
+    together = [points[key].sort_values("idx", kind="stable") for key in sorted(points)]
     return Store(
-        pd.concat([points[key] for key in sorted(points)], ignore_index=True)[list(COLUMNS)],
-        {entry: records[entry] for entry in sorted(records)},
+        pd.concat(together, ignore_index=True)[list(COLUMNS)], {entry: records[entry] for entry in sorted(records)}
     )
 
 

@@ -5,13 +5,14 @@ A claim names entries of the results and, where it says how large an effect is, 
 
 - confirmed: the whole interval of every entry is on the claimed side of the bound;
 - partly confirmed: that of some entries;
-- not confirmed: that of none (the data may also allow the claim: the interval tells);
+- not confirmed: that of none. In brackets stands whether the intervals are on the other side of the bound, or hold the
+  bound, so that the data do not tell (undecided);
 - not measured: the claim names no entry.
 
 A claim without a bound is an observation and has no verdict.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -93,17 +94,21 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
     """As the rule above says."""
     if not measured:
         return "not measured"
-    tests: list[Callable[[Measured], bool]] = []
-    if claim.above is not None:
-        tests.append(lambda one: one.low > claim.above)  # type: ignore[operator]
-    if claim.below is not None:
-        tests.append(lambda one: one.high < claim.below)  # type: ignore[operator]
     if claim.equals is not None:
-        tests.append(lambda one: one.low <= claim.equals <= one.high)  # type: ignore[operator]
-    if not tests:
+        held = [one.low <= claim.equals <= one.high for one in measured]
+        other = [not one for one in held]
+    elif claim.above is not None:
+        held = [one.low > claim.above for one in measured]
+        other = [one.high <= claim.above for one in measured]
+    elif claim.below is not None:
+        held = [one.high < claim.below for one in measured]
+        other = [one.low >= claim.below for one in measured]
+    else:
         return "(observation)"
-    held = [all(test(one) for test in tests) for one in measured]
-    return "confirmed" if all(held) else "partly confirmed" if any(held) else "not confirmed"
+    if any(held):
+        return "confirmed" if all(held) else "partly confirmed"
+    why = "on the other side" if all(other) else "undecided or on the other side" if any(other) else "undecided"
+    return f"not confirmed ({why})"
 
 
 def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:

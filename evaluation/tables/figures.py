@@ -1,7 +1,7 @@
 """Figures of a plan, drawn from its frame (frame.py): a panel for each kind of victims, at most 12 entries in each."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +49,25 @@ def save_acr(path: Path, plan: Plan, frame: pd.DataFrame) -> None:
     shown = shown_entries(frame)
     order = shown.groupby("data", sort=False)["acr_mean"].mean()
     lowest = set(order.drop(CLEAN, errors="ignore").nsmallest(MOST - 1).index) | {CLEAN}
-    names = [name for name in order.index if name in lowest]
-    about = (
-        f"; the {MOST - 1} of {len(order) - 1} kinds of training data that lower it most" if len(order) > MOST else ""
-    )
-    figure, panels = _panels(shown, 0.8 + 0.21 * len(names), sharey=True)
-    for axes, group in panels:
-        for row in group[group["data"].isin(names)].to_dict("records"):
-            at, colour = names.index(row["data"]), COLOURS[_kind(row["data"])]
-            victims = [run.acr for entry in row["entries"] for run in entry.runs]
-            std = 0.0 if pd.isna(row["acr_std"]) else row["acr_std"]
-            axes.errorbar(row["acr_mean"], at, xerr=std, fmt="o", color=colour, ms=6, lw=1.5)
-            axes.plot(victims, [at] * len(victims), ".", color=colour, ms=4, alpha=0.5)
-        axes.set_yticks(range(len(names)), [plain_text(name.replace("_", " ")) for name in names], fontsize="small")
-        for label, name in zip(axes.get_yticklabels(), names, strict=False):  # the first panel has them
-            label.set_color(COLOURS[_kind(name)])
-        axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None), xlabel="ACR (l2, pixels in [0, 1])")
-        axes.grid(alpha=0.3)
-    colours = "blue: controls, without optimisation; orange: optimised poison"
-    _finish(figure, plan, shown, f"mean ± sample standard deviation over victims (small dots); {colours}{about}")
+    rows = _rows_of_panels(shown[shown["data"].isin(lowest)])
+    names_of = [[name for name in order.index if any(name in set(one["data"]) for _, one in row)] for row in rows]
+    figure, grid = _figure(rows, [0.8 + 0.21 * len(names) for names in names_of], sharey="row")
+    for row, names, line in zip(rows, names_of, grid, strict=True):
+        for (key, group), axes in zip(row, line, strict=False):
+            for one in group.to_dict("records"):
+                at, colour = names.index(one["data"]), COLOURS[_kind(one["data"])]
+                victims = [run.acr for entry in one["entries"] for run in entry.runs]
+                std = 0.0 if pd.isna(one["acr_std"]) else one["acr_std"]
+                axes.errorbar(one["acr_mean"], at, xerr=std, fmt="o", color=colour, ms=6, lw=1.5)
+                axes.plot(victims, [at] * len(victims), ".", color=colour, ms=4, alpha=0.5)
+            axes.set_yticks(range(len(names)), [plain_text(name.replace("_", " ")) for name in names], fontsize="small")
+            for label, name in zip(axes.get_yticklabels(), names, strict=False):  # the first panel has them
+                label.set_color(COLOURS[_kind(name)])
+            axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None), xlabel="ACR (l2, pixels in [0, 1])")
+            _dress(axes, key, shown)
+    few = f"; the {MOST - 1} of {len(order) - 1} kinds of training data that lower it most" if len(order) > MOST else ""
+    about = "mean ± sample standard deviation over victims (small dots); blue: controls, without optimisation; orange: "
+    _finish(figure, plan, shown, f"{about}optimised poison{few}")
     save_png(path, figure, colours=128)
 
 
@@ -78,8 +78,13 @@ def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> N
     Clean data: a black line with a band of mean ± sample standard deviation. Controls: blue lines.
     """
     shown = shown_entries(frame)
-    figure, panels = _panels(shown, 4.2, wide=5.5)
-    for axes, group in panels:
+    kinds = list(dict.fromkeys(filter(None, shown["parametrisation"]))) or [""]
+    panels = [(key, kind, group) for key, group in shown.groupby(PANELS, sort=False) for kind in kinds]
+    colours = dict(
+        zip(dict.fromkeys(shown["optimiser"]), (BLACK, ORANGE, GREEN, BLUE, PURPLE, SKY, YELLOW), strict=False)
+    )
+    figure, grid = _figure([panels[at : at + 2] for at in range(0, len(panels), 2)], [4.2] * -(-len(panels) // 2), 6.0)
+    for (key, kind, group), axes in zip(panels, grid.ravel(), strict=False):
         clean = group[group["data"] == CLEAN]
         for mean, std in zip(clean["acr_mean"], clean["acr_std"].fillna(0.0), strict=True):
             axes.axhline(mean, color=BLACK, lw=1.5)
@@ -90,23 +95,23 @@ def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> N
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
             at = (0.01, mean)
             axes.annotate(name, at, xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small", color=BLUE)
-        attacks = group[group["gradients"].notna()].copy()
+        attacks = group[group["gradients"].notna() & (group["parametrisation"] == kind)].copy()
         attacks["attack"] = attacks["attack"].where(attacks["attack"] != "", attacks["data"])
         best = attacks.groupby("attack")["acr_mean"].min().nsmallest(MOST - 1 - len(controls)).index
         for number, name in enumerate(dict.fromkeys(one for one in attacks["attack"] if one in best)):
             points = attacks[attacks["attack"] == name].sort_values("gradients")
-            colour = (ORANGE, GREEN, PURPLE, SKY, YELLOW, BLUE)[number % 6]
-            std = points["acr_std"].fillna(0.0)
-            mark = "os^Dv<>PX*hd"[number % 12]
-            label = plain_text(textwrap.fill(name.replace("_", " "), 28))
-            style = "-" if number < 6 else ":"
-            at = points["gradients"], points["acr_mean"]
-            axes.errorbar(*at, yerr=std, fmt=mark, ls=style, color=colour, ms=5, label=label)
+            axes.errorbar(
+                points["gradients"] * 1.04**number, points["acr_mean"], yerr=points["acr_std"].fillna(0.0),
+                fmt=f"{'os^Dv<>PX*hd'[number % 12]}-", color=colours.get(points["optimiser"].iloc[0], SKY), ms=5,
+                label=plain_text(textwrap.fill(name.replace("_", " "), 28)),
+            )  # fmt: skip
         axes.set(xscale="log", xlabel="gradients of a training batch that the attack spent", ylabel="ACR")
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _finish(figure, plan, shown, "bars and band: mean ± sample standard deviation over victims")
+        if len(attacks):
+            axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _dress(axes, key, shown, {"per_image": "", "class_pattern": "one pattern for the class"}.get(kind, kind))
+    about = "bars and band: mean ± sample standard deviation over victims; lines are shifted sideways to be told apart"
+    _finish(figure, plan, shown, about)
     save_png(path, figure, colours=128)
 
 
@@ -122,8 +127,11 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
     names = _contrasted(shown)
     colours = {name: COLOURS[_kind(name)] for name in names}
     colours |= dict.fromkeys(names[3:], GREEN)
-    figure, panels = _panels(shown, 2.9, sharey=True)
-    for axes, group in panels:
+    rows = _rows_of_panels(shown)
+    figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
+    for (key, group), axes in (
+        (panel, axes) for row, line in zip(rows, grid, strict=True) for panel, axes in zip(row, line, strict=False)
+    ):
         sigma = group["sigma"].iloc[0]
         runs_of = {row["data"]: [run for one in row["entries"] for run in one.runs] for row in group.to_dict("records")}
         largest = max(float(run.radii.max()) for runs in runs_of.values() for run in runs)
@@ -134,15 +142,19 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
         if not of_radius:
             ticks = [tick for tick in TICKS if norm.ppf(tick) <= at[-1] / sigma]
             axes.set_xticks(norm.ppf(ticks), [f"{tick:g}" for tick in ticks], fontsize="small")
-        what = "radius (l2, pixels in [0, 1])" if of_radius else "lower bound of p_A"
+        what = "radius (l2, pixels in [0, 1])" if of_radius else "lower bound of p_A (scale of its normal quantile)"
         axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=what, ylabel="share of points")
-        axes.grid(alpha=0.3)
+        _dress(axes, key, shown)
     for name, colour in colours.items():
         figure.axes[0].plot([], [], color=colour, label=plain_text(name.replace("_", " ")))
     figure.axes[0].legend(fontsize="small")
-    what = "certified accuracy" if of_radius else "share of test points whose lower bound of p_A is at least x"
+    what = (
+        "certified accuracy"
+        if of_radius
+        else "p_A: probability of the right class under the noise. Share of test points whose lower bound is at least x"
+    )
     _finish(figure, plan, shown, f"{what}, mean over victims")
-    save_png(path, figure, colours=128)
+    save_png(path, figure, colours=48)
 
 
 def _contrasted(shown: pd.DataFrame) -> list[str]:
@@ -162,33 +174,44 @@ def _kind(data: str) -> str:
     return CLEAN_KIND if data == CLEAN else CONTROL_KIND if data in CONTROLS else OPTIMISED_KIND
 
 
+def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
+    """A panel for each kind of victims. Rows: noise levels where all have the same ones; other architectures apart."""
+    by_method: dict[Any, list[Any]] = {}
+    by_architecture: dict[bool, list[Any]] = {}
+    for key, group in shown.groupby(PANELS, sort=False):
+        method, variant, _, architecture, label = key
+        by_method.setdefault((method, variant, architecture, label), []).append((key, group))
+        by_architecture.setdefault(architecture == shown["architecture"].iloc[0], []).append((key, group))
+    rows = list(by_method.values())
+    if len(rows) == 1 or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
+        rows = list(by_architecture.values())
+    return [row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)]
+
+
 @default_style()
-def _panels(
-    shown: pd.DataFrame, high: float, wide: float = PANEL, *, sharey: bool = False
-) -> tuple[Any, Iterator[tuple[Any, pd.DataFrame]]]:
-    """A figure, and its panels with their entries."""
+def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
+    """A figure and its grid of axes; those without a panel are invisible. heights, wide: of a row, a panel, in inches."""
     from matplotlib.figure import Figure
 
-    groups = list(shown.groupby(PANELS, sort=False))
-    columns = min(max(1, int(COLUMNS * PANEL / wide)), len(groups)) or 1
-    rows = -(-len(groups) // columns) or 1
-    figure = Figure(figsize=(max(5.5, 1.2 + wide * columns), 1.4 + high * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
-    for axes in grid[max(1, len(groups)) :]:
-        axes.set_visible(False)
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(max(5.5, 1.2 + wide * columns), 1.4 + sum(heights)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, sharey=sharey, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for row, line in zip(rows, grid, strict=True):
+        for axes in line[len(row) :]:
+            axes.set_visible(False)
+    return figure, grid
 
-    def panels() -> Iterator[tuple[Any, pd.DataFrame]]:
-        for axes, (key, group) in zip(grid, groups, strict=False):
-            named = dict(zip(PANELS, key, strict=True))
-            parts = [METHODS[named["method"]].label if named["method"] in METHODS else named["method"]]
-            parts += [named["victim_variant"].replace("_", " ")] if named["victim_variant"] else []
-            parts.append(f"σ = {named['sigma']:g}")
-            parts += [named["architecture"]] if shown["architecture"].nunique() > 1 else []
-            parts += [f"class {named['target_class']}"] if shown["target_class"].nunique() > 1 else []
-            axes.set_title(plain_text(textwrap.fill(", ".join(parts), 44)), fontsize="small")
-            yield axes, group
 
-    return figure, panels()
+def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "") -> None:
+    """Title and grid of a panel."""
+    named = dict(zip(PANELS, key, strict=True))
+    parts = [METHODS[named["method"]].label if named["method"] in METHODS else named["method"]]
+    parts += [named["victim_variant"].replace("_", " ")] if named["victim_variant"] else []
+    parts.append(f"σ = {named['sigma']:g}")
+    parts += [named["architecture"]] if shown["architecture"].nunique() > 1 else []
+    parts += [f"class {named['target_class']}"] if shown["target_class"].nunique() > 1 else []
+    axes.set_title(plain_text(textwrap.fill(", ".join(filter(None, (*parts, more))), 44)), fontsize="small")
+    axes.grid(alpha=0.3)
 
 
 def _finish(figure: Any, plan: Plan, shown: pd.DataFrame, about: str) -> None:

@@ -90,12 +90,14 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     victim, poison = cell.victim, cell.poison
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)
+    made = runs[0].attack if runs and poison else {}
     row: dict[str, Any] = {
         "table": plan.table, "dataset": _all(run.dataset for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
         "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
         "poison_variant": poison.variant if poison else "", "attack": attack.series,
+        "optimiser": made.get("optimiser", ""), "parametrisation": made.get("parametrisation", ""),
         "attack_epochs": attack.flags.get("epochs", ""),
         "epsilon": plan.epsilon if poison else "",
         "n": _all(run.votes for run in runs), "points": _all(len(run.radii) for run in runs),

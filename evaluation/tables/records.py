@@ -103,6 +103,15 @@ class Run(NamedTuple):
         }
 
     @property
+    def attack(self) -> dict[str, str]:
+        """Optimiser and parametrisation of the attack that made its poison; empty for a control and clean data."""
+        settings = self.records.get("poison", {}).get("settings", {})
+        if "epochs" not in settings:
+            return {}
+        older = {"optimiser": "approxgrad", "parametrisation": "per_image"}  # of records before there was a choice
+        return {name: str(settings.get(name, default)) for name, default in older.items()}
+
+    @property
     def gradients(self) -> float | None:
         """Gradients of a batch of training images that the attack spent on its poison, None where it is not known."""
         return self.records.get("poison", {}).get("gradients")

@@ -89,12 +89,14 @@ def test_verdicts_follow_from_the_intervals() -> None:
     over, across, under = (Measured("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
     assert verdict(claim, [over, over]) == "confirmed"
     assert verdict(claim, [over, across]) == "partly confirmed"
-    assert verdict(claim, [across, under]) == "not confirmed"
+    assert verdict(claim, [across, under]) == "not confirmed (undecided or on the other side)"
+    assert verdict(claim, [across]) == "not confirmed (undecided)"
+    assert verdict(claim, [under]) == "not confirmed (on the other side)"
     assert verdict(claim, []) == "not measured"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [under]) == "confirmed"
-    assert verdict(msgspec.convert(claim_of(below=30), Claim), [across]) == "not confirmed"
+    assert verdict(msgspec.convert(claim_of(below=30), Claim), [across]) == "not confirmed (undecided)"
     assert verdict(msgspec.convert(claim_of(equals=25), Claim), [across]) == "confirmed"
-    assert verdict(msgspec.convert(claim_of(equals=25), Claim), [over]) == "not confirmed"
+    assert verdict(msgspec.convert(claim_of(equals=25), Claim), [over]) == "not confirmed (on the other side)"
     assert verdict(msgspec.convert(claim_of(), Claim), [over]) == "(observation)"
 
 
