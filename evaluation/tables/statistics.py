@@ -27,11 +27,6 @@ def mean_and_std_text(values: Sequence[float]) -> str:
     return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
 
 
-def reduction_percent(value: float, reference: float) -> float | None:
-    """By how much a value is below the reference, in percent; None where the reference is 0."""
-    return 100 * (1 - value / reference) if reference else None
-
-
 class Reduction(NamedTuple):
     """By how much a mean radius is lower than another, in percent, and its 95 % interval."""
 

@@ -26,7 +26,7 @@ from evaluation.tables.frame import Entries, frame_of
 from evaluation.tables.make_tables import draw_figures
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import Entry, Run
-from evaluation.tables.statistics import Reduction, mean_and_std, mean_and_std_text, reduction_of, reduction_percent
+from evaluation.tables.statistics import Reduction, mean_and_std, mean_and_std_text, reduction_of
 
 
 def test_spread_is_the_sample_standard_deviation_and_a_single_run_has_none() -> None:
@@ -34,11 +34,6 @@ def test_spread_is_the_sample_standard_deviation_and_a_single_run_has_none() -> 
     assert mean_and_std([0.5]) == (0.5, None)
     assert mean_and_std_text([0.5]) == "0.500"
     assert mean_and_std_text([0.5, 0.7]) == "0.600 ± 0.141"
-
-
-def test_reductions() -> None:
-    assert reduction_percent(0.25, 1.0) == 75.0
-    assert reduction_percent(0.25, 0.0) is None
 
 
 # Intervals of reductions ---------------------------------------------------------------------------------------------
