@@ -58,6 +58,8 @@ def main(config: Config) -> None:
     require_epsilon(epsilon)
     images = load_poison(config.poison, dataset, target_class)
     clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target
+    if (there := config.out_dir / f"{config.name}.json").exists():
+        raise InputError(f"{there}: a poison of this name is there; choose another name, or delete it first")
     check_poison(images, clean, epsilon, config.poison)
     index = _index_as_published(config.data_dir, dataset)[labels(dataset.y_train) == target_class]
     for path in pack_poison(images, clean, index, record, config.name, config.out_dir):

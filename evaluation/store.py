@@ -6,6 +6,7 @@
 pandas.read_csv and Python's lzma and json read the two files. Everything that a table shows is computed from them.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import pandas as pd
 from runtime.files import InputError, atomic_path
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
+LARGEST = 2**30  # bytes of an unpacked file
 MADE_FIRST = "make the tables of a plan there first (evaluation/tables/make_tables.py)"
 
 
@@ -44,18 +46,10 @@ def write_store(folder: Path, store: Store) -> None:
 
 def read_store(folder: Path) -> Store:
     """Read both files. Raises InputError where one is missing or damaged, or they are not of each other."""
-    of_settings = folder / SETTINGS
-    text, text_of_settings = _read(folder / POINTS), _read(of_settings)
-    try:
-        settings = json.loads(text_of_settings)
-        digest, records = settings["points_sha256"], settings["records"]
-        whole = all(isinstance(one, dict) for one in (records, *records.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise InputError(f"{of_settings}: not the records of a store; {MADE_FIRST}")
-    if digest != hashlib.sha256(text.encode()).hexdigest():
-        raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
+    text = _read(folder / POINTS)
+    found, records = _records(folder / SETTINGS)
+    if found != (digest := hashlib.sha256(text.encode()).hexdigest()):
+        records = _finished(folder, digest)
     try:
         points = pd.read_csv(
             io.StringIO(text), dtype={"entry": str}, keep_default_na=False, na_values=[""],
@@ -66,13 +60,51 @@ def read_store(folder: Path) -> Store:
     return Store(points, records)
 
 
+def _records(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """SHA-256 of the points that records were written with, and the records. Raises InputError where they are none."""
+    try:
+        settings = json.loads(_read(path))
+        digest, records = settings["points_sha256"], settings["records"]
+        whole = all(isinstance(one, dict) for one in (records, *records.values()))
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path}: not the records of a store; {MADE_FIRST}")
+    return digest, records
+
+
+def _finished(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
+    """The records of the points, where a run was killed after it had put its points in place and not yet its records.
+
+    They lie beside the store under the name of atomic_path's temporary file, and are put in place here.
+    """
+    name = Path(SETTINGS)
+    for path in folder.glob(f".{name.stem}-*{name.suffix}"):
+        with contextlib.suppress(InputError):
+            found, records = _records(path)
+            if found == digest:
+                path.replace(folder / SETTINGS)
+                return records
+    raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
+
+
 def _packed(text: str) -> bytes:
     return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
 
 
 def _read(path: Path) -> str:
     try:
-        return lzma.decompress(path.read_bytes(), format=lzma.FORMAT_XZ).decode()
+        if path.is_fifo():  # which reading would wait for
+            raise InputError(f"{path}: is no file; mend the path")
+        unpacking = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
+        text = unpacking.decompress(path.read_bytes(), max_length=LARGEST)
+        if not unpacking.eof:
+            raise ValueError(f"it holds more than {LARGEST:,} bytes" if len(text) == LARGEST else "it is cut off")
+        return text.decode()
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {MADE_FIRST}") from error
     except OSError as error:

@@ -16,7 +16,7 @@ from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control
 from evaluation.store import POINTS, SETTINGS, Store, write_store
 from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.statistics import mean_and_std_text, reduction_of
-from runtime.files import remove, require_no_folder, write_text
+from runtime.files import InputError, remove, require_no_folder, write_text
 from runtime.lock import Lock
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
@@ -101,6 +101,11 @@ def plane_frame(store: Store) -> pd.DataFrame:
 
     Columns acr, certified and accuracy are texts of mean ± sample standard deviation, reduction a Reduction or None.
     """
+    entries = list(store.records)
+    if "radius" not in store.points or any(f"{entry.partition('/')[0]}/clean" not in entries for entry in entries):
+        raise InputError(
+            f"the store of the plane: no radii of {', '.join(entries[:3])}, or none of clean points; draw it again"
+        )
     runs = store.points.assign(certified=store.points["radius"] > 0)
     runs = runs.groupby(["entry", "seed"], sort=False)[["radius", "certified"]].mean()
     runs["accuracy"] = [store.records[entry][str(seed)]["accuracy"] for entry, seed in runs.index]

@@ -29,7 +29,7 @@ class Config:
     studies: tuple[Path, ...]
     """Folders of studies, or of stores of several. Of the same study and seed in two of them, the last is taken."""
     results_dir: Path = project_path("results/label_flipping")
-    """Folder of the store, its tables and its figures."""
+    """Folder of the store, its tables and its figures. Studies that are in it stay there."""
 
 
 def main(config: Config) -> None:
@@ -40,15 +40,23 @@ def main(config: Config) -> None:
     folder, records = config.results_dir, config.results_dir / SETTINGS
     if not config.studies:
         raise InputError("studies must name at least one folder")
-    store = joined([read_label_studies(path) for path in config.studies])
+    here = [folder] if has_store(folder) else []
+    store = joined([read_label_studies(path) for path in (*here, *config.studies)])
     if is_of_record(folder):
         for entry, of_seeds in store.records.items():
             require_clean_commits(Path(entry), of_seeds)
-    require_no_folder(*(folder / name for name in (SETTINGS, POINTS, TABLES)))
+    figures = by_dataset(store)
+    require_no_folder(*(folder / name for name in (SETTINGS, POINTS, TABLES, *figures)))
+    try:
+        tables = tables_page(store)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(
+            f"{config.studies[-1]}: a study's points or records cannot be read ({error}); make it again"
+        ) from error
     with Lock(records):
         write_store(folder, store)
-        write_text(folder / TABLES, tables := tables_page(store))
-        for name, of_dataset in by_dataset(store).items():
+        write_text(folder / TABLES, tables)
+        for name, of_dataset in figures.items():
             save_label_curves(folder / name, of_dataset)
     print(f"{tables}\n{shown_path(folder)}: {TABLES}, figures, {SETTINGS} and, per test point, {POINTS}")
 

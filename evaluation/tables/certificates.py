@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from evaluation.store import Store, read_store, write_store
+from evaluation.store import SETTINGS, Store, read_store, write_store
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import CLEAN, Foreign, read_plan
 from evaluation.tables.records import points_of_class, points_of_runs, points_table, runs_of
@@ -35,6 +35,7 @@ from randomized_smoothing_certification.core import ALPHA, round_down
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
+from runtime.lock import Lock
 from runtime.provenance import project_path, shown_path
 
 NO_TIME = "0:00:00.000000"  # a store keeps none
@@ -161,6 +162,11 @@ def import_entry(config: Config) -> None:
 
     Raises InputError where the plan or the store has the entry already, or a file or a setting cannot be used.
     """
+    with Lock(config.store / SETTINGS):
+        _import(config)
+
+
+def _import(config: Config) -> None:
     plan_file = config.store / "plan.yaml"
     plan, store = read_plan(plan_file), read_store(config.store)
     foreign, before = _foreign(config), points_of_runs(store, config.store)
@@ -191,6 +197,8 @@ def _foreign(config: Config) -> Foreign:
         if name in ("method", "sigma", "target_class") and value in ("", None):
             raise InputError(f"--import-files {config.import_files[0]}: --{name.replace('_', '-')} is missing; give it")
     files = tuple(shown_path(path.absolute()) for path in config.import_files)
+    if len(set(files)) < len(files):
+        raise InputError(f"--import-files: {max(files, key=files.count)} is named twice; name a file for each run")
     foreign = Foreign(files=files, **values)
     foreign.check()
     return foreign

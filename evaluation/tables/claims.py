@@ -37,6 +37,13 @@ HEADER = (
 )
 
 
+NEEDED = {
+    "reduction": "reduction", "acr": "entries", "accuracy_loss": "entries", "class_accuracy_loss": "entries",
+    "unattacked": "unattacked", "certified": "accuracy", "median": "median",
+}  # fmt: skip
+"""The column of a frame that a number needs."""
+
+
 class Measured(NamedTuple):
     """A number with its interval."""
 
@@ -85,9 +92,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def read_claims(path: Path) -> list[Claim]:
     """The claims in a file. Raises InputError naming what is wrong in it."""
     try:
-        return msgspec.convert(yaml_values(read_text(path), str(path)), list[Claim])
+        claims = msgspec.convert(yaml_values(read_text(path), str(path)), list[Claim])
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from error
+    for claim in claims:
+        bounds = [bound for bound in (claim.above, claim.below, claim.equals) if bound is not None]
+        if len(bounds) > 1 or not np.isfinite(bounds).all():
+            raise InputError(f"{path}: {claim.claim!r} must have one bound of above, below and equals, a finite number")
+    return claims
 
 
 def verdict(claim: Claim, measured: list[Measured]) -> str:
@@ -122,7 +134,8 @@ def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix
             texts.append(f"{name}[{'; '.join(one.text for one in ones)}]({prefix}{entries.folder}/tables.md)")
         source = f" ({claim.source})" if claim.source else ""
         said = verdict(claim, [one for entries, ones in found if entries.judged for one in ones])
-        rows.append((claim.claim + source, claim.paper, claim.here, "<br>".join(texts), said))
+        row = (claim.claim + source, claim.paper, claim.here, "<br>".join(texts), said)
+        rows.append([" ".join(text.split()) for text in row])
     return markdown_table(HEADER, rows)
 
 
@@ -133,10 +146,16 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
         if name not in frame:
             raise InputError(f"claims: {entries.folder} has no column {name!r}; mend results/claims.yaml")
         frame = frame[frame[name].isin(value if isinstance(value, list) else [value])]
-    found = [one for row in frame.to_dict("records") if (one := _measured(entries, row, frames[entries.folder]))]
-    if not found:
-        raise InputError(f"claims: {entries.folder} has no measured entry {entries.where}; mend results/claims.yaml")
-    return found
+    if NEEDED[entries.of] not in frame or (entries.against != CLEAN and "cell" not in frame):
+        raise InputError(f"claims: {entries.folder} tells no {entries.of}; mend results/claims.yaml")
+    found = [_measured(entries, row, frames[entries.folder]) for row in frame.to_dict("records")]
+    if not found or None in found:
+        against = f" against {entries.against}" if entries.against != CLEAN else ""
+        raise InputError(
+            f"claims: {entries.folder} has no measured entry {entries.where}{against}, or lacks a run of it; "
+            "mend results/claims.yaml, or measure it"
+        )
+    return [one for one in found if one]
 
 
 def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:
@@ -145,11 +164,13 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
     if entries.of == "reduction" and entries.against == CLEAN:
         found = row["reduction"]
         return Measured(found.text, found.low, found.high) if isinstance(found, Reduction) else None
+    if not row["runs"]:
+        return None
     if entries.of == "acr":
         return _mean([run.acr for entry in row["entries"] for run in entry.runs])
     of_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
     references = frame["entries"][of_victims & (frame["data"] == entries.against)]
-    if references.empty or not row["runs"]:
+    if references.empty:
         return None
     before = references.iloc[0][0]
     if entries.of == "reduction":
@@ -157,7 +178,9 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
         return found and Measured(found.text, found.low, found.high)
     name = "accuracy" if entries.of == "accuracy_loss" else "target_accuracy"
     clean = {run.seed: getattr(run, name) for run in before.runs}
-    runs = [run for entry in row["entries"] for run in entry.runs if run.seed in clean]
+    runs = [run for entry in row["entries"] for run in entry.runs if clean.get(run.seed) is not None]
+    if not runs or any(getattr(run, name) is None for run in runs):
+        return None
     return _mean([100 * (clean[run.seed] - getattr(run, name)) for run in runs], "{:.1f}", " points")
 
 

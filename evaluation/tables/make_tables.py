@@ -25,7 +25,7 @@ from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gr
 from evaluation.tables.formats import as_html, as_latex, as_markdown, as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.layout import tables_by_victims, tables_of
-from evaluation.tables.plan import Plan, read_plan
+from evaluation.tables.plan import FIGURES, PAGES, Plan, read_plan
 from evaluation.tables.records import (
     collect,
     commits,
@@ -38,7 +38,7 @@ from evaluation.tables.records import (
     require_runs,
 )
 from runtime.command_line import run_script
-from runtime.files import write_text
+from runtime.files import InputError, require_no_folder, write_text
 from runtime.provenance import project_path, shown_path
 
 MOST_POISONS = 4  # in the picture of images
@@ -67,6 +67,8 @@ def main(config: Config) -> None:
     times = pd.DataFrame()
     if config.from_results:
         folder = config.results_dir or config.plan.parent
+        if (there := folder / "plan.yaml").is_file() and read_plan(there).table != plan.table:
+            raise InputError(f"{folder}: holds the table {read_plan(there).table!r}; choose another --results-dir")
         entries = read_entries(plan, config.plan.parent)
         require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
     else:
@@ -82,6 +84,8 @@ def main(config: Config) -> None:
         for entry in entries.values():
             for run in entry.runs:
                 require_clean_commits(f"{entry.cell}, seed {run.seed}", run.records)
+    written = [*PAGES, *FIGURES] if not of_record else ["tables.md", "acr.png", "p_a.png"]
+    require_no_folder(*(folder / name for name in written))
     frame, lacking = frame_of(plan, entries), missing(list(entries.values()))
     for name, text in tables_as_text(plan, frame, lacking, times).items():
         if name == "tables.md" or not of_record:
@@ -90,7 +94,9 @@ def main(config: Config) -> None:
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
     if lacking:
         print("\nmissing:\n  " + "\n  ".join(lacking))
-    print(f"\n{shown_path(folder)}: tables.*, figures (.png) and, per point, points.csv.xz")
+    print(
+        f"\n{shown_path(folder)}: {', '.join(written)}{'' if config.from_results else ' and, per point, points.csv.xz'}"
+    )
 
 
 def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: pd.DataFrame) -> dict[str, str]:

@@ -348,6 +348,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise InputError(f"{name} must be at most {MOST}, got {getattr(self, name)}")
         if not self.target_classes:
             raise InputError("target_classes must hold at least one class")
+        if len(set(self.target_classes)) < len(self.target_classes):
+            raise InputError(f"target_classes must be different, got {list(self.target_classes)}")
         for rule, limits in self.limits.items():
             if limits.minutes < 5:
                 raise InputError(f"limits.{rule}: a job needs at least 5 minutes, got {limits.minutes}")

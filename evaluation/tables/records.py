@@ -274,6 +274,17 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
                 raise InputError(
                     f"{folder / SETTINGS}: {cell.key}, seed {seed}, is no run of this project; make it again"
                 )
+            made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
+            if made_with != plan.epsilon:
+                raise InputError(
+                    f"{folder}: {cell.key}, seed {seed}, has poison of epsilon {made_with}, the plan says "
+                    f"{plan.epsilon}; give the plan that was run"
+                )
+            if not (of_runs[cell.key, int(seed)]["label"] == cell.target_class).any():
+                raise InputError(
+                    f"{folder / POINTS}: {cell.key}, seed {seed}, has no point of class {cell.target_class}; make it "
+                    "again"
+                )
         found = [_stored_run(cell, int(seed), of_runs[cell.key, int(seed)], one) for seed, one in of_cell.items()]
         entries[cell] = Entry(cell, runs, tuple(found))
     return entries
@@ -286,8 +297,20 @@ def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataF
     records without points.
     """
     try:
-        if store.points[["entry", *NUMBERS]].astype(dict.fromkeys(NUMBERS, float)).isna().any(axis=None):
-            raise ValueError("a value is missing")
+        points = store.points[["entry", *NUMBERS]].astype(dict.fromkeys(NUMBERS, float))
+        right = (points["predict"] == points["label"]) & (points["predict"] >= 0)
+        for what, wrong in (
+            ("a value is missing", points.isna().any(axis=None)),
+            ("a radius is negative or not finite", not points["radius"].between(0, np.finfo(np.float32).max).all()),
+            ("'correct' is not 1 where predict is the label and 0 elsewhere", not points["correct"].eq(right).all()),
+            ("a run has a point twice", points.duplicated(["entry", "seed", "idx"]).any()),
+            (
+                "a seed is written in two ways",
+                any(str(int(seed)) != seed for one in store.records.values() for seed in one),
+            ),
+        ):
+            if wrong:
+                raise ValueError(what)
         of_runs: dict[tuple[str, int], pd.DataFrame] = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
         named = {(entry, int(seed)) for entry, of_entry in store.records.items() for seed in of_entry}
     except (KeyError, ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from evaluation.boundary.experiment import plane_frame
+from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import read_store
 from evaluation.tables.claims import claims_table, read_claims
@@ -84,13 +85,14 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
             for run in entry.runs:
                 require_clean_commits(f"{folder}: {entry.cell}, seed {run.seed}", run.records)
         frames[folder.name] = frame_of(plan, entries).assign(title=plan.title)
-    for name, frame_of_store in (("label_flipping", curve_table), ("decision_boundary", plane_frame)):
+    others = (("label_flipping", read_label_studies, curve_table), ("decision_boundary", read_store, plane_frame))
+    for name, read, frame_of_store in others:
         if (folder := results / name).is_dir():
-            store = read_store(folder)
+            store = read(folder)
             for key, of_seeds in store.records.items():
                 require_clean_commits(folder / key, of_seeds)
             frames[name] = frame_of_store(store)
-    if not frames:
+    if not any("title" in frame for frame in frames.values()):
         raise InputError(f"{results}: has no store with a plan.yaml; run a plan, and make its tables there")
     return frames
 
@@ -115,9 +117,11 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
 def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) -> str:
     """The page with the table of headline claims between its two marks; as it is where it has no marks."""
     begin, end = MARKS
-    if begin not in page or end not in page:
+    if begin not in page and end not in page:
         return page
     claims = [claim for claim in read_claims(results / "claims.yaml") if claim.headline]
+    if not (page.count(begin) == page.count(end) == 1 and page.index(begin) < page.index(end)):
+        raise InputError(f"the page of the headlines: must have {begin} and then {end}, each once; mend it")
     before, after = page.partition(begin)[0], page.partition(end)[2]
     return f"{before}{begin}\n{claims_table(claims, frames, 'results/')}\n{end}{after}"
 

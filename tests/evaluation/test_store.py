@@ -190,3 +190,38 @@ def test_a_folder_in_a_files_place_is_named_and_no_half_of_a_store_is_left(tmp_p
     with pytest.raises(InputError, match=r"points\.csv\.xz: cannot be written"):
         write_store(tmp_path, Store(points(), RECORDS))
     assert [path.name for path in tmp_path.iterdir()] == [POINTS]
+
+
+def test_a_write_that_was_killed_between_the_two_files_is_finished(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The points are in place, the records not yet."""
+    new = Store(points().assign(radius=1.0), {**RECORDS, "n_10000/clean": {"0": {"victim": {}, "see": "README.md"}}})
+    moved: list[Path] = []
+    move, unlink = Path.replace, Path.unlink
+
+    def killed(self: Path, target: Path) -> Path:
+        moved.append(self)
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Path, "unlink", lambda self, **_: None)  # a killed run removes nothing
+    with pytest.raises(KeyboardInterrupt):
+        write_store(folder, new)
+    monkeypatch.setattr(Path, "replace", move)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    store = read_store(folder)
+    assert store.records == new.records and (store.points["radius"] == 1).all()
+    assert contents(folder).keys() == {POINTS, SETTINGS}
+    (folder / f".settings.json-{8 * '0'}.xz").write_bytes(b"no records")
+    (folder / SETTINGS).write_bytes(lzma.compress(json.dumps({"points_sha256": "other", "records": {}}).encode()))
+    with pytest.raises(InputError, match="not the points that settings"):
+        read_store(folder)
+
+
+def test_an_archive_that_grows_without_end_is_not_unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.store.LARGEST", 1000)
+    with pytest.raises(InputError, match=r"points\.csv\.xz: not a whole .xz file of text \(it holds more than 1,000"):
+        read_store(folder)

@@ -72,6 +72,16 @@ def test_of_one_study_twice_the_last_is_taken_and_another_seed_stands_beside_it(
     assert curve_table(both).groupby(["entry", "seed"]).size().to_dict() == {("A", 0): 3, ("B", 0): 3, ("B", 1): 3}
 
 
+def test_studies_that_are_there_stay(folders: tuple[Path, ...], tmp_path: Path) -> None:
+    first, *others = folders
+    out = tmp_path / "joined"
+    for studies in ((first,), tuple(others)):
+        main(Config(studies=studies, results_dir=out))
+    assert set(read_label_studies(out).records) == {
+        entry for one in folders for entry in read_label_studies(one).records
+    }
+
+
 def test_other_stores_and_runs_of_no_commit_are_refused(folders: tuple[Path, ...], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no settings\.json\.xz; give a folder that a script of"):
         main(Config(studies=(tmp_path,), results_dir=tmp_path / "all"))

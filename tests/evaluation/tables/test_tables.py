@@ -123,7 +123,7 @@ def test_every_file_is_made_outside_the_projects_results(folder: Path, capsys: p
     main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     assert {path.name for path in (folder / "out").iterdir()} == OUTSIDE
     said = capsys.readouterr().out
-    assert "tables.*, figures (.png) and, per point, points.csv.xz" in said and "Title_1" in said
+    assert "certified_accuracy.png and, per point, points.csv.xz" in said and "Title_1" in said
 
 
 def in_the_projects_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

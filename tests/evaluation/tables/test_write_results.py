@@ -135,6 +135,31 @@ def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path)
     assert second.endswith("|  | not measured |")
 
 
+def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missing(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    store = read_store(tmp_path / "plain")
+    (lost,) = (entry for entry in store.records if "constant" in entry)
+    records = {entry: of_entry for entry, of_entry in store.records.items() if entry != lost}
+    write_store(tmp_path / "plain", Store(store.points[store.points["entry"] != lost], records))
+    with pytest.raises(InputError, match=r"claims: plain has no measured entry .*, or lacks a run of it"):
+        measured(Entries(folder="plain", where={"data": ["constant", "optimised"]}), read_frames(tmp_path))
+
+
+@pytest.mark.parametrize("of", ["certified", "unattacked", "median"])
+def test_a_number_that_a_folder_does_not_tell_is_one_line(of: str, tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    with pytest.raises(InputError, match=f"claims: plain tells no {of}"):
+        measured(msgspec.convert({"folder": "plain", "of": of}, Entries), read_frames(tmp_path))
+
+
+@pytest.mark.parametrize("marks", [MARKS[::-1], MARKS[:1], (MARKS[0], *MARKS), (*MARKS, *MARKS)])
+def test_a_page_of_other_marks_is_refused(marks: tuple[str, ...], tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    write_claims(tmp_path, claim_of())
+    with pytest.raises(InputError, match="must have <!-- claims: begin --> and then <!-- claims: end -->, each once"):
+        with_headlines("\n".join(marks), tmp_path, read_frames(tmp_path))
+
+
 def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
     entries = [{"folder": "plain", "where": {"data": "optimised"}}]
@@ -151,6 +176,8 @@ def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("- {claim: 1}", "claims.yaml: Expected `str`"), ("- {sentence: a}", "claims.yaml: Object "),
+        ("[{claim: a, source: '', paper: b, here: c, above: 1, below: 2}]", "claims.yaml: 'a' must have one bound"),
+        ("[{claim: a, source: '', paper: b, here: c, above: .nan}]", "claims.yaml: 'a' must have one bound"),
         ("{", "claims.yaml: not YAML"), ("3", "claims.yaml: Expected `array`"),
     ],
 )  # fmt: skip
