@@ -126,7 +126,7 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
     shown = shown_entries(frame)
     names = _contrasted(shown)
     colours = {name: COLOURS[_kind(name)] for name in names}
-    colours |= dict.fromkeys(names[3:], GREEN)
+    colours |= dict.fromkeys([name for name in names if _kind(name) == OPTIMISED_KIND][1:], GREEN)
     rows = _rows_of_panels(shown)
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
     for (key, group), axes in (
