@@ -47,8 +47,12 @@ def write_store(folder: Path, store: Store) -> None:
 def read_store(folder: Path) -> Store:
     """Read both files. Raises InputError where one is missing or damaged, or they are not of each other."""
     text = _read(folder / POINTS)
-    found, records = _records(folder / SETTINGS)
-    if found != (digest := hashlib.sha256(text.encode()).hexdigest()):
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if (folder / SETTINGS).exists():
+        found, records = _records(folder / SETTINGS)
+    else:
+        found, records = "", {}
+    if found != digest:
         records = _finished(folder, digest)
     try:
         points = pd.read_csv(
@@ -87,6 +91,8 @@ def _finished(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
             if found == digest:
                 path.replace(folder / SETTINGS)
                 return records
+    if not (folder / SETTINGS).exists():
+        raise InputError(f"{folder / SETTINGS}: no such file; {MADE_FIRST}")
     raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
 
 

@@ -55,8 +55,8 @@ class Config:
     """Folder of the stores and of claims.yaml."""
     benchmarks_dir: Path = project_path("benchmarks")
     """Folder of records/ of speed and memory."""
-    readme: Path = project_path("README.md")
-    """Page whose table of claims is written."""
+    readme: Path | None = None
+    """Page whose table of claims is written; README.md beside the folder of results when not given."""
 
 
 def main(config: Config) -> None:
@@ -64,8 +64,9 @@ def main(config: Config) -> None:
     frames = read_frames(config.results_dir)
     pages = {config.results_dir / name: text for name, text in overview(config.results_dir, frames).items()}
     pages[config.benchmarks_dir / "README.md"] = speed_page(config.benchmarks_dir / "records")
-    if config.readme.is_file():
-        pages[config.readme] = with_headlines(read_text(config.readme), config.results_dir, frames)
+    readme = config.readme or config.results_dir.parent / "README.md"
+    if readme.is_file() and (config.results_dir / "claims.yaml").is_file():
+        pages[readme] = with_headlines(read_text(readme), config.results_dir, frames)
     for path, text in pages.items():
         write_text(path, text)
         print(f"{shown_path(path)}: written")

@@ -225,3 +225,8 @@ def test_an_archive_that_grows_without_end_is_not_unpacked(folder: Path, monkeyp
     monkeypatch.setattr("evaluation.store.LARGEST", 1000)
     with pytest.raises(InputError, match=r"points\.csv\.xz: not a whole .xz file of text \(it holds more than 1,000"):
         read_store(folder)
+
+
+def test_a_first_write_that_was_killed_is_finished_too(folder: Path) -> None:
+    (folder / SETTINGS).rename(folder / f".settings.json-{8 * 'a'}.xz")
+    assert read_store(folder).records == RECORDS and contents(folder).keys() == {POINTS, SETTINGS}
