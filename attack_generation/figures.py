@@ -15,6 +15,12 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLACK, ORANGE, BLUE, GREEN, PURPLE, YELLOW, SKY, GREY = (
+    "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999",
+)  # fmt: skip
+
+
 @contextmanager
 def default_style() -> Iterator[None]:
     """Matplotlib's own settings, whatever a matplotlibrc or a notebook says; the decorator of all that draws here."""

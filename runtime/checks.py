@@ -23,7 +23,8 @@ def require_usable(settings: Any, name: str = "") -> None:
 
     settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32;
     whole numbers lie between 0 and LARGEST_COUNT. Paths: see require_place; those of a name that ends in 'dir',
-    'directory', 'folder' or 'store' are folders, those of the name 'source' may be either, the others are files.
+    'directory', 'folder', 'store' or 'studies' are folders, those of the name 'source' may be either, the others are
+    files.
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         settings = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}

@@ -15,10 +15,21 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from attack_generation.figures import default_style, save_png
+from attack_generation.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    YELLOW,
+    default_style,
+    plain_text,
+    save_png,
+)
 from evaluation.label_flipping.config import SETTINGS, Learner
 from evaluation.store import Store
-from evaluation.tables.figures import plain_text
 from evaluation.tables.formats import markdown_table
 from randomized_smoothing_certification.label_flipping import certified_accuracy
 
@@ -44,7 +55,7 @@ _LEARNERS: dict[Learner, str] = {
     "signed_neighbours": "signed votes of neighbours", "signed_least_squares": "signed votes by ridge weights",
 }  # fmt: skip
 _FEATURES = {"raw": "raw pixels", "contrastive": "contrastive features", "diffusion": "diffusion map"}
-_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")  # Okabe and Ito's
+_COLOURS = (BLACK, ORANGE, BLUE, GREEN, PURPLE, YELLOW, SKY, GREY)
 _MOST_CURVES = 12  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.

@@ -10,7 +10,18 @@ import pandas as pd
 from scipy.stats import norm
 
 from attack_generation.controls import CONTROLS
-from attack_generation.figures import default_style, plain_text, save_png
+from attack_generation.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    YELLOW,
+    default_style,
+    plain_text,
+    save_png,
+)
 from evaluation.tables.frame import MEAN
 from evaluation.tables.layout import dataset_name
 from evaluation.tables.plan import CLEAN, OPTIMISED, Plan
@@ -19,10 +30,6 @@ from robust_training.methods import METHODS
 MOST = 12  # entries of a panel
 COLUMNS = 4  # panels side by side, of PANEL inches each: below 2,000 pixels
 PANEL = 3.4
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLACK, BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = (
-    "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00",
-)  # fmt: skip
 CLEAN_KIND, CONTROL_KIND, OPTIMISED_KIND = ("clean", "control", "optimised")
 COLOURS = {CLEAN_KIND: BLACK, CONTROL_KIND: BLUE, OPTIMISED_KIND: ORANGE}
 PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]

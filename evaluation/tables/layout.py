@@ -27,13 +27,8 @@ class Table(NamedTuple):
 
 def tables_of(plan: Plan, frame: pd.DataFrame) -> list[Table]:
     """All tables of the plan."""
-    tables = [_entries_table(plan, frame)]
-    tables += [
-        _victims_table(frame),
-        _transfer_table(plan, frame, "method"),
-        _transfer_table(plan, frame, "architecture"),
-    ]
-    tables.append(_poisons_table(frame))
+    transfers = [_transfer_table(plan, frame, over) for over in ("method", "architecture")]
+    tables = [_entries_table(plan, frame), _victims_table(frame), *transfers, _poisons_table(frame)]
     return [table for table in tables if len(table.text)]
 
 

@@ -9,8 +9,8 @@ tables and figures are made again by
 
     python evaluation/tables/make_tables.py --plan results/digits/plan.yaml --from-results --results-dir runs/digits
 
-A folder in results/ keeps the store, tables.md, and the figures of RECORD; every other also gets tables as LaTeX, HTML
-and CSV, and curves of certified accuracy.
+A folder in results/ gets the store, tables.md and three figures. Every other folder also gets tables as LaTeX, HTML and
+CSV, and curves of certified accuracy.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from evaluation.tables.records import (
     job_times,
     missing,
     read_entries,
-    require_clean_commits,
+    require_clean_entries,
     require_measured,
     require_runs,
 )
@@ -65,27 +65,24 @@ def main(config: Config) -> None:
     """
     plan = read_plan(config.plan)
     times = pd.DataFrame()
+    here = plan.placed_in(config.directory)
+    folder = config.results_dir or (config.plan.parent if config.from_results else here.folders["results"])
+    of_record = is_of_record(folder)
+    written = ["tables.md", "acr.png", "p_a.png"] if of_record else [*PAGES, *FIGURES]
+    require_no_folder(*(folder / name for name in written))
     if config.from_results:
-        folder = config.results_dir or config.plan.parent
         if (there := folder / "plan.yaml").is_file() and read_plan(there).table != plan.table:
             raise InputError(f"{folder}: holds the table {read_plan(there).table!r}; choose another --results-dir")
         entries = read_entries(plan, config.plan.parent)
         require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
     else:
-        here = plan.placed_in(config.directory)
-        folder = config.results_dir or here.folders["results"]
         require_measured(plan, config.directory)
         collect(plan, folder, config.directory)
         entries = read_entries(plan, folder)
         times = job_times(here)
         _images(here, folder / "images.png")
-    of_record = is_of_record(folder)
     if of_record:
-        for entry in entries.values():
-            for run in entry.runs:
-                require_clean_commits(f"{entry.cell}, seed {run.seed}", run.records)
-    written = [*PAGES, *FIGURES] if not of_record else ["tables.md", "acr.png", "p_a.png"]
-    require_no_folder(*(folder / name for name in written))
+        require_clean_entries(entries.values(), folder)
     frame, lacking = frame_of(plan, entries), missing(list(entries.values()))
     for name, text in tables_as_text(plan, frame, lacking, times).items():
         if name == "tables.md" or not of_record:

@@ -87,11 +87,6 @@ class Victim(NamedTuple):
         """Name of its folder."""
         return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}", self.variant)))
 
-    @property
-    def name(self) -> str:
-        """Method and variant, as tables and figures name them."""
-        return ", ".join(filter(None, (self.method, self.variant)))
-
 
 class Cell(NamedTuple):
     """One entry of a table: victims of several seeds, trained on one kind of data, certified on one class."""
@@ -473,10 +468,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Every entry that is made here, once."""
         cells = [*self.main_cells(), *self.method_transfer_cells(), *self.architecture_transfer_cells()]
         return list(dict.fromkeys(cells))
-
-    def shown_cells(self) -> list[Cell]:
-        """The entries of the tables per method: those made here and those of other programs."""
-        return list(dict.fromkeys([*self.main_cells(), *(foreign.cell for foreign in self.foreign)]))
 
     def poisons(self) -> dict[str, Poison]:
         """Every poison that is made here, by its key."""

@@ -257,6 +257,13 @@ def require_clean_commits(where: str | Path, records: dict[str, Any]) -> None:
             )
 
 
+def require_clean_entries(entries: Iterable[Entry], folder: Path) -> None:
+    """Raise InputError naming the first run of a folder that was measured at no commit."""
+    for entry in entries:
+        for run in entry.runs:
+            require_clean_commits(f"{folder}: {entry.cell}, seed {run.seed}", run.records)
+
+
 def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     """The entries of every table of the plan, each with the runs that are in the store of the folder.
 

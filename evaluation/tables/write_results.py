@@ -21,7 +21,7 @@ from evaluation.tables.claims import claims_table, read_claims
 from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import read_entries, require_clean_commits, require_runs
+from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
 from runtime.provenance import project_path, shown_path
@@ -82,9 +82,7 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
         plan, folder = read_plan(path), path.parent
         entries = read_entries(plan, folder)
         require_runs(entries.values(), folder, "run the plan, and make its tables here")
-        for entry in entries.values():
-            for run in entry.runs:
-                require_clean_commits(f"{folder}: {entry.cell}, seed {run.seed}", run.records)
+        require_clean_entries(entries.values(), folder)
         frames[folder.name] = frame_of(plan, entries).assign(title=plan.title)
     others = (("label_flipping", read_label_studies, curve_table), ("decision_boundary", read_store, plane_frame))
     for name, read, frame_of_store in others:
