@@ -50,6 +50,8 @@ class Measured(NamedTuple):
     text: str
     low: float
     high: float
+    counted: str = ""
+    """How many victims, attack runs, test points and votes it is from."""
 
 
 class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,8 +87,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     below: float | None = None
     equals: float | None = None
     """The bound: the interval has to be above it, below it, or to contain it."""
-    headline: bool = False
-    """Whether README has the row, too."""
+    headline: str = ""
+    """A sentence for README, if it has one. {0.number} is the first number with its interval and its link, {0.counted}
+    how many victims, attack runs, test points and votes it is from; {1.number} is the second number, and so on."""
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -139,6 +142,36 @@ def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix
     return markdown_table(HEADER, rows)
 
 
+class Shown(NamedTuple):
+    """What a headline says of a number."""
+
+    number: str
+    counted: str
+
+
+def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
+    """The sentences for README as a Markdown list. frames, prefix: as in claims_table.
+
+    Raises InputError where a sentence names a number that the claim does not have.
+    """
+    sentences = []
+    for claim in claims:
+        if claim.headline:
+            numbers = [
+                Shown(f"[{one.text}]({prefix}{entries.folder}/tables.md)", one.counted)
+                for entries in claim.entries
+                for one in measured(entries, frames)
+            ]
+            try:
+                sentences.append(f"- {' '.join(claim.headline.format(*numbers).split())}")
+            except (AttributeError, IndexError, KeyError, ValueError) as error:
+                raise InputError(
+                    f"claims: the headline of {claim.claim!r} cannot be filled in: {error}; {{0.number}} and "
+                    f"{{0.counted}} are its first number, and it has {len(numbers)}; mend results/claims.yaml"
+                ) from error
+    return "\n".join(sentences)
+
+
 def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measured]:
     """The numbers of the entries. Raises InputError where there is none."""
     frame = frames.get(entries.folder, pd.DataFrame())
@@ -148,14 +181,23 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
         frame = frame[frame[name].isin(value if isinstance(value, list) else [value])]
     if NEEDED[entries.of] not in frame or (entries.against != CLEAN and "cell" not in frame):
         raise InputError(f"claims: {entries.folder} tells no {entries.of}; mend results/claims.yaml")
-    found = [_measured(entries, row, frames[entries.folder]) for row in frame.to_dict("records")]
+    rows = frame.to_dict("records")
+    found = [_measured(entries, row, frames[entries.folder]) for row in rows]
     if not found or None in found:
         against = f" against {entries.against}" if entries.against != CLEAN else ""
         raise InputError(
             f"claims: {entries.folder} has no measured entry {entries.where}{against}, or lacks a run of it; "
             "mend results/claims.yaml, or measure it"
         )
-    return [one for one in found if one]
+    return [one._replace(counted=_counted(row)) for one, row in zip(found, rows, strict=True) if one]
+
+
+def _counted(row: Mapping[str, Any]) -> str:
+    """Victims, attack runs, test points and votes of a row of a frame, as far as it has them."""
+    counts = (("runs", "victim"), ("attack_runs", "attack run"), ("points", "test point"))
+    known = [(row[column], name) for column, name in counts if isinstance(row.get(column), int) and row[column]]
+    parts = [f"{number:,} {name}{'s' if number > 1 else ''}" for number, name in known]
+    return ", ".join([*parts, *([f"n = {row['n']:,}"] if isinstance(row.get("n"), int) else [])])
 
 
 def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:

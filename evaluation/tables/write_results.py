@@ -4,8 +4,8 @@
 
 Every folder of results/ is a store (evaluation/store.py): of a plan, where a plan.yaml lies beside it, of studies of
 changed labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them
-come from the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. README.md's own table of
-claims, between its two marks, is written too. benchmarks/records/ has what benchmarks wrote with --out.
+come from the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. The claims that have a
+headline are sentences in README.md, between its two marks. benchmarks/records/ has what benchmarks wrote with --out.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import read_store
-from evaluation.tables.claims import claims_table, read_claims
+from evaluation.tables.claims import claims_table, headlines, read_claims
 from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
@@ -56,7 +56,7 @@ class Config:
     benchmarks_dir: Path = project_path("benchmarks")
     """Folder of records/ of speed and memory."""
     readme: Path | None = None
-    """Page whose table of claims is written; README.md beside the folder of results when not given."""
+    """Page whose headlines are written; README.md beside the folder of results when not given."""
 
 
 def main(config: Config) -> None:
@@ -114,15 +114,15 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) -> str:
-    """The page with the table of headline claims between its two marks; as it is where it has no marks."""
+    """The page with the headlines of the claims between its two marks; as it is where it has no marks."""
     begin, end = MARKS
     if begin not in page and end not in page:
         return page
-    claims = [claim for claim in read_claims(results / "claims.yaml") if claim.headline]
     if not (page.count(begin) == page.count(end) == 1 and page.index(begin) < page.index(end)):
         raise InputError(f"the page of the headlines: must have {begin} and then {end}, each once; mend it")
     before, after = page.partition(begin)[0], page.partition(end)[2]
-    return f"{before}{begin}\n{claims_table(claims, frames, 'results/')}\n{end}{after}"
+    sentences = headlines(read_claims(results / "claims.yaml"), frames, "results/")
+    return f"{before}{begin}\n{sentences}\n{end}{after}"
 
 
 def _indented(text: str) -> str:

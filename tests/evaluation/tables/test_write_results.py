@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from evaluation.store import Store, read_store, write_store
-from evaluation.tables.claims import Claim, Entries, Measured, claims_table, measured, read_claims, verdict
+from evaluation.tables.claims import Claim, Entries, Measured, claims_table, headlines, measured, read_claims, verdict
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import points_table, read_entries, require_clean_commits
 from evaluation.tables.write_results import MARKS, Config, main, overview, read_frames, with_headlines
@@ -162,14 +162,26 @@ def test_a_page_of_other_marks_is_refused(marks: tuple[str, ...], tmp_path: Path
 
 def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    entries = [{"folder": "plain", "where": {"data": "optimised"}}]
-    write_claims(tmp_path, claim_of(entries=entries, headline=True), claim_of(claim="A detail."))
+    entries = [{"folder": "plain", "where": {"data": data}} for data in ("optimised", "constant")]
+    headline = "It falls\n by {0.number} ({0.counted}), and {1.number}."
+    write_claims(tmp_path, claim_of(entries=entries, headline=headline), claim_of(claim="A detail."))
     frames, page = read_frames(tmp_path), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
     written = with_headlines(page, tmp_path, frames)
     assert written.startswith("before\n") and written.endswith("\nafter\n") and "stale" not in written
-    assert "It falls." in written and "A detail." not in written and "(results/plain/tables.md)" in written
+    (line,) = (line for line in written.splitlines() if line.startswith("- "))
+    assert line.startswith("- It falls by [19.6 % (") and "A detail." not in written
+    assert "](results/plain/tables.md) (3 victims, 1 attack run, 20 test points), and [9.8 % (" in line
     assert with_headlines(written, tmp_path, frames) == written
     assert with_headlines("no marks", tmp_path, frames) == "no marks"
+
+
+@pytest.mark.parametrize("headline", ["{1.number}", "{number}", "{0.victims}", "{0.number", "{}{0.number}"])
+def test_a_headline_that_cannot_be_filled_in_is_one_line(headline: str, tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    entries = [{"folder": "plain", "where": {"data": "optimised"}}]
+    claims = write_claims(tmp_path, claim_of(entries=entries, headline=headline))
+    with pytest.raises(InputError, match=r"claims: the headline of 'It falls.' cannot be filled in: .* and it has 1;"):
+        headlines(claims, read_frames(tmp_path), "")
 
 
 @pytest.mark.parametrize(
