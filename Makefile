@@ -1,71 +1,68 @@
-# make demo, make test and make lint build .venv when it is missing; nothing else is needed beside Python and make.
+# Every target builds .venv when it is missing; nothing else is needed beside Python and make.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo plan table report test test-jax test-slow test-slurm test-faults fuzz lint format benchmark clean
+.PHONY: help demo plan table report test test-jax test-slow test-slurm test-faults fuzz lint format benchmark clean
 
-# make demo METHOD=all, or METHOD="macer smoothadv"
+# A target's line in this list is the comment behind it, after two number signs.
+help:
+	@echo "make TARGET [NAME=value ...]"; echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1:\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F: '{ printf "%-14s %s\n", $$1, $$2 }'
+
 METHOD ?= gaussianaug
 PLAN := evaluation/tables/run_plan.py --plan
 
-demo: $(INSTALLED)
+demo: $(INSTALLED)  ## poison, retrain and certify the digits in two minutes; METHOD=all or METHOD="macer smoothadv"
 	$(RUN) $(PLAN) config/demo.yaml $(if $(filter all,$(METHOD)),,--methods $(METHOD))
 
-# make plan TABLE=mnist_methods FLAGS="--processes 2 --max-minutes 60": a plan of config/.
 TABLE ?= digits
 
-plan: $(INSTALLED)
+plan: $(INSTALLED)  ## run config/TABLE.yaml; TABLE=mnist_methods FLAGS="--processes 2 --max-minutes 60"
 	$(RUN) $(PLAN) config/$(TABLE).yaml $(FLAGS)
 
-# make table TABLE=mnist_paper FLAGS="--config runs=1": the same by Snakemake, and anything that it takes.
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
 
-table: $(INSTALLED)
+table: $(INSTALLED)  ## the same by Snakemake with its options; TABLE=mnist_paper FLAGS="--config runs=1"
 	$(SNAKEMAKE) $(FLAGS)
 
-# One HTML page of a finished table.
-report: $(INSTALLED)
+report: $(INSTALLED)  ## one HTML page of a finished table; TABLE=digits
 	$(SNAKEMAKE) $(FLAGS) --report runs/tables/$(TABLE)/report.html
 
-# WORKERS=8: so many test files at a time, 2 GiB each.
 WORKERS ?= 2
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## the test suite; WORKERS=8 runs eight test files at a time, 2 GiB each
 	$(PYTEST)
 
-test-jax: $(INSTALLED)
+test-jax: $(INSTALLED)  ## the tests that depend on the backend, with JAX
 	$(RUN) -m pip install --quiet -e '.[jax]'
 	KERAS_BACKEND=jax $(PYTEST)
 
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED)  ## tests that take minutes
 	$(RUN) -m pytest -m slow
 
-# Needs root and Debian's slurm-wlm and munge: starts a SLURM of its own on this machine.
-test-slurm: $(INSTALLED)
+test-slurm: $(INSTALLED)  ## starts a SLURM of its own; needs root and Debian's slurm-wlm and munge
 	$(RUN) -m pytest -m slurm tests/slurm
 
-# Runs that are killed, met by another or out of space: make test-faults N=100 SEED=0, N kills at random moments.
-test-faults: $(INSTALLED)
+test-faults: $(INSTALLED)  ## runs that are killed, met by another or out of space; N=100 kills, SEED=0
 	KILLS=$(or $(N),100) SEED=$(or $(SEED),0) $(RUN) -m pytest -m faults tests/faults
 
-# Malformed command lines and files: make fuzz N=1000 SEED=0.
-fuzz: $(INSTALLED)
+fuzz: $(INSTALLED)  ## malformed command lines and files; N=1000 SEED=0
 	$(RUN) tests/fuzz/run_fuzz.py --n $(or $(N),1000) --seed $(or $(SEED),0)
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## style, types and import rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## rewrite all files in the project's style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-benchmark: $(INSTALLED)
+benchmark: $(INSTALLED)  ## speed, price and memory on this machine
 	$(RUN) benchmarks/speed.py
 	$(RUN) benchmarks/price.py
 	$(RUN) benchmarks/memory.py
@@ -76,5 +73,5 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[dev]'
 	touch $@
 
-clean:
+clean:  ## delete .venv and what the tools left
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .mypy_cache

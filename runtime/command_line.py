@@ -13,6 +13,7 @@ import tyro
 
 from runtime.checks import require_usable
 from runtime.files import InputError
+from runtime.provenance import IS_CHECKOUT
 from runtime.stop import STOPPED_EARLY, StoppedEarly
 
 Config = TypeVar("Config")
@@ -49,6 +50,8 @@ def _run(main: Callable[[Config], Any], config_type: type[Config], description: 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
     """The config of a command line; words: in place of this process's. InputError where it cannot be."""
     said = StringIO()
+    if description is not None and not IS_CHECKOUT:
+        description += "\n\nThis is an installed copy: data/, saved_models/ and runs/ are those of the working folder."
     try:
         with redirect_stderr(said):
             return tyro.cli(config_type, description=description, args=words)

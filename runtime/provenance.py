@@ -18,10 +18,22 @@ import numpy as np
 
 from runtime import environment
 
+ROOT = Path(__file__).resolve().parent.parent
+IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()
+"""Whether the project runs from its repository. False: pip has copied it among the installed packages."""
+
 
 def project_path(relative: str) -> Path:
-    """A path inside the project, so that scripts find their data from any folder."""
-    return Path(__file__).resolve().parent.parent / relative
+    """A path of data or results: in the checkout, or in the working folder where the project is an installed copy.
+
+    relative: such as "data/MNIST".
+    """
+    return (ROOT if IS_CHECKOUT else Path.cwd()) / relative
+
+
+def source_path(relative: str) -> Path:
+    """A path of a file that is installed with the code: a script, or a poison that the project ships."""
+    return ROOT / relative
 
 
 def shown_path(path: Path) -> str:
@@ -48,7 +60,7 @@ def git_commit() -> str:
     '-dirty' is added where tracked files but results/ differ, and where a package of the project has a .py file that is
     not tracked, which may have run.
     """
-    root = project_path("").resolve()
+    root = ROOT
     # Git's own variables, which a hook sets for instance, may name another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 from evaluation.tables.plan import LIMITED, Job
 from runtime.files import unwritable
-from runtime.provenance import project_path
+from runtime.provenance import source_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
 _SPAWN = multiprocessing.get_context("spawn")  # a forked backend is a broken one
@@ -28,7 +28,7 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
     limit = "--on-other-settings start_afresh" if job.rule in LIMITED else ""
     if job.rule in LIMITED and stop.minutes_left is not None:
         limit += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
-    script = project_path(job.script)
+    script = source_path(job.script)
     words = shlex.split(f"{job.flags} {limit} {more_flags}")
     log = job.work / "logs" / f"{job.name}.log"
     try:
