@@ -46,8 +46,9 @@ def save_png(path: Path, figure: Any, dpi: int = 120, colours: int | None = None
 def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:
     """Draw the first images clean, poisoned and their amplified difference, one row each, as PNG.
 
-    clean, poison: (N, H, W, C) float32 in [0, 1], C 1 or 3. The difference is scaled from [-epsilon, epsilon] to
-    [0, 1], grey where nothing changed; below it stand its l-infinity and l2 distances.
+    clean, poison: (N, H, W, C) float32 in [0, 1]. Of images with other than 1 or 3 channels the first channel is drawn.
+    The difference is scaled from [-epsilon, epsilon] to [0, 1], grey where nothing changed. Below it stand its
+    l-infinity and l2 distances.
     """
     save_image_grids(path, {"": (clean, poison)}, epsilon, "", columns)
 
@@ -70,7 +71,8 @@ def save_image_grids(
         for line, (label, images) in zip(axes, rows.items(), strict=True):
             line[0].set_ylabel(label)
             for axis, image in zip(line, images, strict=False):
-                axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+                shown = image if image.shape[-1] == 3 else image[..., 0]
+                axis.imshow(np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1)
                 axis.set_xticks([])
                 axis.set_yticks([])
         for axis, one in zip(axes[-1], change, strict=True):

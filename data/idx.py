@@ -1,4 +1,4 @@
-"""MNIST's own files, IDX, in which FashionMNIST, KMNIST and other data sets of its form are published too.
+"""IDX files, in which MNIST, FashionMNIST, KMNIST, EMNIST and other data sets are published.
 
 Format: "The IDX file format" of yann.lecun.com/exdb/mnist. Two zero bytes, a code of the type, the number of
 dimensions, each dimension as a big-endian uint32, then the values in C order. The files may be packed with gzip.
@@ -13,40 +13,52 @@ from typing import BinaryIO
 
 import numpy as np
 
-from runtime.files import GZIP, InputError, file_sha256, seeming
+from runtime.files import GZIP, InputError, seeming
 
+# Each array: the names of its file, and its number of dimensions.
 _FILES = {
-    "x_train": ("train-images", 3), "y_train": ("train-labels", 1),
-    "x_test": ("t10k-images", 3), "y_test": ("t10k-labels", 1),
+    "x_train": (("train-images",), 3), "y_train": (("train-labels",), 1),
+    "x_test": (("t10k-images", "test-images"), 3), "y_test": (("t10k-labels", "test-labels"), 1),
 }  # fmt: skip
-_NAME = re.compile(r"(?:train|t10k)-(?:images|labels)([.-])idx[13]-ubyte(\.gz)?")
+_NAME = re.compile(r"(.*?)(?:train|t10k|test)-(?:images|labels)([.-])idx[13]-ubyte(\.gz)?")
 _SPELLINGS = [(mark, ending) for mark in "-." for ending in ("", ".gz")]
 _UNSIGNED_BYTE = 0x08
 _TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
-_MOST_PACKED = 1032  # bytes that gzip can make of one
+_MOST_PACKED = 1032  # bytes that gzip can make of one byte
 
 
-def is_idx_source(source: Path) -> bool:
-    """Whether ``source`` is a folder, or has the published name of one of the four files."""
-    return source.is_dir() or _NAME.fullmatch(source.name) is not None
+def is_idx_name(name: str) -> bool:
+    """Whether a file has a published name of one of the four files."""
+    return _NAME.fullmatch(name) is not None
 
 
-def read_idx_source(source: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of four IDX files, and the SHA-256 of each file by its name.
+def read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
+    """The arrays of four IDX files, and the paths of the files.
 
     source: a folder that holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
-    t10k-labels-idx1-ubyte, or one of the four; '.idx' may stand for '-idx', and each may end in '.gz'.
+    t10k-labels-idx1-ubyte, or one of the four. '.idx' may stand for '-idx', 'test' for 't10k', and each name may end in
+    '.gz' and begin with a name of the data set, as EMNIST's do (emnist-letters-train-images-idx3-ubyte.gz).
     Returns x_train and x_test, uint8 (N, height, width), and y_train and y_test, uint8 (N,).
-    Raises InputError, naming the file, where one is missing or damaged, or labels and images differ in number.
+    Raises InputError, naming the file, where a file is missing or damaged, where labels and images differ in number, or
+    where the folder holds several data sets.
     """
-    folder, spellings = source, _SPELLINGS
-    if not source.is_dir():
+    if source.is_dir():
+        folder, spellings = source, _SPELLINGS
+        prefixes = sorted({name[1] for path in source.iterdir() if (name := _NAME.fullmatch(path.name))})
+        if len(prefixes) > 1:
+            raise InputError(
+                f"{source}: holds several data sets ({', '.join(prefix or 'train-images...' for prefix in prefixes)}); "
+                "give one of the files in place of the folder"
+            )
+        prefix = prefixes[0] if prefixes else ""
+    else:
         if not source.exists():
             raise InputError(f"{source}: no such file; mend the path")
         name = _NAME.fullmatch(source.name)
-        given = (name[1], name[2] or "") if name else None
-        folder, spellings = source.parent, sorted(_SPELLINGS, key=lambda spelling: spelling != given)
-    paths = {array: _find(folder, stem, dimensions, spellings) for array, (stem, dimensions) in _FILES.items()}
+        assert name  # as is_idx_name says
+        folder, prefix, given = source.parent, name[1], (name[2], name[3] or "")
+        spellings = sorted(_SPELLINGS, key=lambda spelling: spelling != given)
+    paths = {array: _find(folder, prefix, stems, rank, spellings) for array, (stems, rank) in _FILES.items()}
     arrays = {array: _read(path, _FILES[array][1]) for array, path in paths.items()}
     for split in ("train", "test"):
         images, labels = f"x_{split}", f"y_{split}"
@@ -55,22 +67,23 @@ def read_idx_source(source: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
                 f"{paths[labels]}: {len(arrays[labels])} labels, but {len(arrays[images])} images in "
                 f"{paths[images].name}; fetch both again"
             )
-    return arrays, {path.name: file_sha256(path) for path in paths.values()}
+    return arrays, list(paths.values())
 
 
-def _find(folder: Path, stem: str, dimensions: int, spellings: list[tuple[str, str]]) -> Path:
+def _find(folder: Path, prefix: str, stems: tuple[str, ...], dimensions: int, spellings: list[tuple[str, str]]) -> Path:
     for mark, ending in spellings:
-        path = folder / f"{stem}{mark}idx{dimensions}-ubyte{ending}"
-        if path.is_file():
-            return path
+        for stem in stems:
+            path = folder / f"{prefix}{stem}{mark}idx{dimensions}-ubyte{ending}"
+            if path.is_file():
+                return path
     raise InputError(
-        f"{folder}: is a folder without {stem}-idx{dimensions}-ubyte(.gz); put the four IDX files of the data set into "
-        "it, or give an .npz file"
+        f"{folder}: is a folder without {prefix}{stems[0]}-idx{dimensions}-ubyte(.gz); put the four IDX files of the "
+        "data set into it, or give an .npz file"
     )
 
 
 def _read(path: Path, dimensions: int) -> np.ndarray:
-    """One array, uint8. Raises InputError as read_idx_source does."""
+    """One array, uint8. Raises InputError as read_idx_files does."""
     try:
         with path.open("rb") as file:
             packed = file.read(len(GZIP)) == GZIP

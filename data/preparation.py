@@ -4,27 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array, require_label
-from data.idx import is_idx_source, read_idx_source
-from runtime.checks import require_name
-from runtime.files import (
-    InputError,
-    file_sha256,
-    load_archive,
-    remove_leftovers,
-    require_no_folder,
-    save_array,
-    write_json,
-)
+from data.sources import ARRAYS, read_source
+from runtime.checks import require_name, shortened
+from runtime.files import InputError, read_json, remove_leftovers, require_no_folder, save_array, write_json
 from runtime.lock import Lock
-from runtime.provenance import provenance, shown_path
+from runtime.provenance import project_path, provenance, shown_path
 
-NUM_CLASSES = 10
 DARK = 64  # 8-bit images whose brightest pixel is below may be of another scale
-SOURCE_NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 """Split name to (images in [0, 1] or uint8, class indices); images without or with a channel axis."""
@@ -32,55 +21,70 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where a dataset comes from and where its arrays go; shared by the MNIST and CIFAR10 scripts."""
+    """Where a data set comes from and where its arrays go; shared by the scripts that prepare 8-bit images."""
 
-    out_dir: Path
-    """Folder for the arrays. Its name is the dataset's, in the names of all that is made from it."""
+    out_dir: Path | None = None
+    """Folder for the arrays."""
     label: str | None = None
     """Name of the data in tables, that of the folder when not given; say here where the images are not the standard
     ones."""
     source: Path | None = None
-    """NPZ file with x_train, y_train, x_test, y_test (uint8 images). For images of MNIST's form also the folder of
-    the four IDX files (train-images-idx3-ubyte.gz, ...), or one of them. The standard download when not given."""
+    """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
+    with four IDX files (train-images-idx3-ubyte.gz, ...), or with CIFAR's binary files (data_batch_1.bin, ...)."""
     seed: int = 0
     """Seed of the random split into training and validation images."""
     validation: int = 5000
     """Number of images taken from the training images for validation."""
+    first_label: int = 0
+    """The smallest label in the source: 1 where its classes count from 1 (EMNIST letters)."""
+    transpose: bool = False
+    """Swap rows and columns of every image, as EMNIST's files need."""
 
 
-def prepare_from_source(config: SourceConfig, download: str, image_shape: tuple[int, int, int]) -> None:
-    """Prepare a dataset of 8-bit images from an NPZ file, from IDX files or from the Keras download.
+def prepare_from_source(
+    config: SourceConfig,
+    name: str | None = None,
+    *,
+    download: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+) -> None:
+    """Prepare a data set of 8-bit images from its source, or from the Keras download where the config has none.
 
-    download: 'mnist' or 'cifar10' of keras.datasets; image_shape: (height, width, channels).
+    name: of the data set, and of its folder, data/<name>, where the config has no out_dir; that of out_dir where None.
+    download: 'mnist' or 'cifar10' of keras.datasets. image_shape: the (height, width, channels) that
+    the source must have, any where None. num_classes: those that it must have; where None, classes go from 0 to the
+    largest label of the training images.
     Raises InputError for a source that cannot be had, read or used.
     """
+    if name is not None:
+        require_name("name", name)
+    out_dir = config.out_dir or project_path("data") / str(name)
     source: dict[str, Any]
-    if config.source is None:
-        arrays, source = _download(download), {"file": "keras download"}
-        origin = "keras download"
-    else:
-        arrays, sha256 = _read_source(Path(config.source), is_grey=image_shape[2] == 1)
-        source = {"file": Path(config.source).absolute().name, "sha256": sha256}
+    if config.source is not None:
+        arrays, source = read_source(Path(config.source))
         origin = str(config.source)
+    elif download:
+        arrays, source, origin = _download(download), {"file": "keras download"}, "keras download"
+    else:
+        raise InputError("source is not given; name the file or folder of the data set with --source")
     splits: Splits = {}
     for split in ("train", "test"):
-        splits[split] = _check_source(arrays[f"x_{split}"], arrays[f"y_{split}"], image_shape, split, origin)
+        x = _checked_images(arrays[f"x_{split}"], image_shape, f"{origin}: x_{split}")
+        y = _checked_labels(arrays[f"y_{split}"], len(x), config.first_label, num_classes, f"{origin}: y_{split}")
+        num_classes = num_classes or int(y.max(initial=1)) + 1
+        splits[split] = np.swapaxes(x, 1, 2) if config.transpose else x, y
+    if splits["test"][0].shape[1:] != (shape := splits["train"][0].shape[1:]):
+        raise InputError(f"{origin}: x_test has images of shape {splits['test'][0].shape[1:]}, x_train of {shape}")
     train, validation = split_at_random(len(splits["train"][0]), config.validation, config.seed, origin)
     x, y = splits["train"]
     splits["train"], splits["val"] = (x[train], y[train]), (x[validation], y[validation])
-    write_dataset(config.out_dir, config.label, splits, source, config.seed, config)
-
-
-def _read_source(path: Path, is_grey: bool) -> tuple[dict[str, np.ndarray], str | dict[str, str]]:
-    """The arrays and the SHA-256 of an NPZ file; of IDX files, which are of grey images, that of each by its name."""
-    if is_grey and is_idx_source(path):
-        return read_idx_source(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give an .npz file")
-    return load_archive(path, SOURCE_NAMES), file_sha256(path)
+    write_dataset(out_dir, config.label, splits, source, config.seed, config, name=name, num_classes=num_classes)
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
+    import keras
+
     try:
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras, urllib and tarfile each raise their own kinds
@@ -88,32 +92,41 @@ def _download(name: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"the download of {name} failed ({reason}); use --source FILE.npz with a copy at hand"
         ) from error
-    return dict(zip(SOURCE_NAMES, (x_train, y_train, x_test, y_test), strict=True))
+    return dict(zip(ARRAYS, (x_train, y_train, x_test, y_test), strict=True))
 
 
-def _check_source(
-    x: np.ndarray, y: np.ndarray, image_shape: tuple[int, int, int], split: str, origin: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Checked images uint8 (N, height, width, channels) and class indices int64 (N,); says where images are dark."""
+def _checked_images(x: np.ndarray, image_shape: tuple[int, int, int] | None, what: str) -> np.ndarray:
+    """Images uint8 (N, height, width, channels), a channel axis added where there is none; says where they are dark."""
     if x.dtype != np.uint8:
-        raise InputError(f"{origin}: x_{split} has dtype {x.dtype}; give 8-bit images (uint8, 0 to 255)")
-    shapes = (image_shape, image_shape[:2]) if image_shape[2] == 1 else (image_shape,)
-    if x.shape[1:] not in shapes:
-        raise InputError(f"{origin}: x_{split} has images of shape {x.shape[1:]}, expected {shapes[0]}")
-    if y.shape not in ((len(x),), (len(x), 1)):
-        raise InputError(f"{origin}: y_{split} has shape {y.shape}, expected one label for {len(x)} images")
-    y = y.reshape(-1)
-    if y.dtype.kind not in "iu":
-        raise InputError(f"{origin}: y_{split} has dtype {y.dtype}; give class indices as integers")
-    out_of_range = y[(y < 0) | (y >= NUM_CLASSES)]
-    if out_of_range.size:
-        raise InputError(f"{origin}: y_{split} holds label {out_of_range[0]}; labels are 0 to {NUM_CLASSES - 1}")
-    if x.size and (brightest := int(x.max())) < DARK:
-        said = f"{origin}: x_{split} is dark, its brightest pixel is {brightest} of 255"
+        raise InputError(f"{what} has dtype {x.dtype}; give 8-bit images (uint8, 0 to 255)")
+    if x.ndim not in (3, 4) or 0 in x.shape:
+        raise InputError(f"{what} has shape {x.shape}; give images (N, height, width) or (N, height, width, channels)")
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        raise InputError(f"{what} has shape {x.shape}, with channels first; move them last: x.transpose(0, 2, 3, 1)")
+    found, x = x.shape[1:], x if x.ndim == 4 else x[..., np.newaxis]
+    if image_shape is not None and x.shape[1:] != image_shape:
+        raise InputError(f"{what} has images of shape {found}, expected {image_shape}; data/prepare.py takes any shape")
+    if (brightest := int(x.max())) < DARK:
+        said = f"{what} is dark, its brightest pixel is {brightest} of 255"
         if brightest <= 1:
             raise InputError(f"{said}; multiply images in [0, 1] by 255 before they are saved as uint8")
         print(f"note: {said}; if 255 should be white, scale the images")
-    return x.reshape(-1, *image_shape), y.astype(np.int64)
+    return x
+
+
+def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int | None, what: str) -> np.ndarray:
+    """Class indices int64 (N,), from 0 on. first: the smallest label of the source."""
+    if y.shape not in ((count,), (count, 1)):
+        raise InputError(f"{what} has shape {y.shape}, expected one label for {count} images")
+    if y.dtype.kind not in "iu":
+        raise InputError(f"{what} has dtype {y.dtype}; give class indices as integers")
+    y = y.reshape(-1)
+    # More classes than images cannot all be there.
+    last = first + (num_classes or count) - 1
+    if (out_of_range := y[(y < first) | (y > last)]).size:
+        mend = "" if num_classes else "; number the classes without gaps (--first-label: the smallest label)"
+        raise InputError(f"{what} holds label {out_of_range[0]}; labels are {first} to {last}{mend}")
+    return y.astype(np.int64) - first
 
 
 def split_at_random(count: int, validation: int, seed: int, origin: str) -> tuple[np.ndarray, np.ndarray]:
@@ -134,24 +147,34 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
 
 
 def write_dataset(
-    out_dir: Path, label: str | None, splits: Splits, source: dict[str, Any], seed: int, config: Any
+    out_dir: Path,
+    label: str | None,
+    splits: Splits,
+    source: dict[str, Any],
+    seed: int,
+    config: Any,
+    *,
+    name: str | None = None,
+    num_classes: int | None = None,
 ) -> None:
     """Write the six arrays and then the manifest, and print one line for each array.
 
-    out_dir: its name becomes the dataset's. label: name in tables, the dataset's where None.
+    out_dir: its name is the data set's where ``name`` is None. label: name in tables, the data set's where None.
     splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for
-    train, val and test; source: what the manifest says about the origin.
+    train, val and test. source: what the manifest says about the origin. num_classes: those of the training images
+    where None.
     The manifest comes last: a preparation that is cut short leaves no manifest, or an older one whose
     hashes do not fit, and the loader says so.
 
     Raises InputError where a split lacks a class, a name cannot be one, another run writes the folder or it cannot be
     written.
     """
-    name = Path(out_dir).resolve().name
+    name = name or Path(out_dir).resolve().name
     require_name("out_dir: the dataset's name", name)
     require_label("label", label or name)
+    num_classes = num_classes or int(splits["train"][1].max(initial=1)) + 1
     for split in SPLITS:
-        missing = np.setdiff1d(np.arange(NUM_CLASSES), splits[split][1])
+        missing = np.setdiff1d(np.arange(num_classes), splits[split][1])
         if missing.size:
             raise InputError(
                 f"{source['file']}: the {split} split has no image of class {missing[0]}; "
@@ -161,6 +184,7 @@ def write_dataset(
     files = [manifest_path, *(out_dir / f"{letter}_{split}.npy" for split in SPLITS for letter in "XY")]
     require_no_folder(*files)
     with Lock(manifest_path):
+        _say_what_is_replaced(manifest_path, source)
         remove_leftovers(*files)
         arrays = {}
         for split in SPLITS:
@@ -168,14 +192,30 @@ def write_dataset(
             # One split at a time: all of CIFAR10 as floats takes 740 MB.
             for path, array in (
                 (out_dir / f"X_{split}.npy", as_unit_floats(x)),
-                (out_dir / f"Y_{split}.npy", np.eye(NUM_CLASSES, dtype=np.float32)[y]),
+                (out_dir / f"Y_{split}.npy", np.eye(num_classes, dtype=np.float32)[y]),
             ):
                 save_array(path, array)
                 arrays[path.name] = describe_array(array)
                 print(f"{path.name:<12} {array.dtype} {array.shape}")
-        manifest = {"dataset": name, "label": label or name, "source": source, "seed": seed, "arrays": arrays}
+        manifest = {
+            "dataset": name, "label": label or name, "classes": num_classes,
+            "image_shape": list(splits["train"][0].shape[1:]), "source": source, "seed": seed, "arrays": arrays,
+        }  # fmt: skip
         write_json(manifest_path, {**manifest, "provenance": provenance(config)})
     print(f"{label or name}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
+
+
+def _say_what_is_replaced(manifest_path: Path, source: dict[str, Any]) -> None:
+    """Print a note where the folder holds data from another source, or arrays without a manifest."""
+    found = None
+    try:
+        found = read_json(manifest_path)["source"]
+    except (InputError, KeyError, TypeError):
+        if not (manifest_path.parent / "X_train.npy").exists():
+            return
+    if found != source:
+        held = shortened(found.get("file", "?")) if isinstance(found, dict) else "arrays without a whole manifest"
+        print(f"note: {shown_path(manifest_path.parent)} held other data ({held}), which are replaced")
 
 
 def as_unit_floats(x: np.ndarray) -> np.ndarray:

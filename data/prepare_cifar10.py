@@ -27,7 +27,7 @@ class Config(SourceConfig):
 
 def main(config: Config) -> None:
     """Prepare CIFAR10 as the config says."""
-    prepare_from_source(config, "cifar10", image_shape=(32, 32, 3))
+    prepare_from_source(config, download="cifar10", image_shape=(32, 32, 3), num_classes=10)
 
 
 if __name__ == "__main__":

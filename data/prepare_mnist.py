@@ -30,7 +30,7 @@ class Config(SourceConfig):
 
 def main(config: Config) -> None:
     """Prepare MNIST as the config says."""
-    prepare_from_source(config, "mnist", image_shape=(28, 28, 1))
+    prepare_from_source(config, download="mnist", image_shape=(28, 28, 1), num_classes=10)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
 
     jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
     luminance. removal: of each class the tenth of the images is left out that is farthest (l2) from every validation
-    image of the class. Raises InputError for grayscale of images that are grey.
+    image of the class. Raises InputError for grayscale and jpeg of images with other channels.
     """
     if defence == "none":
         return dataset
@@ -50,6 +50,9 @@ def _grayscale(x: np.ndarray) -> np.ndarray:
 
 def _jpeg(x: np.ndarray) -> np.ndarray:
     from PIL import Image
+
+    if x.shape[-1] not in (1, 3):
+        raise InputError(f"jpeg needs images of 1 or 3 channels, these have {x.shape[-1]}; choose another defence")
 
     def compressed(image: np.ndarray) -> np.ndarray:
         file = io.BytesIO()

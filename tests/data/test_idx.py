@@ -188,8 +188,9 @@ def test_a_source_that_is_no_idx_is_refused_in_one_line(config: prepare_mnist.Co
         prepare_mnist.main(replace(config, source=renamed))
     with pytest.raises(InputError, match=r"nowhere: no such file"):
         prepare_mnist.main(replace(config, source=tmp_path / "nowhere"))
+    renamed.rename(config.source / f"{NAMES['x_train']}.gz")
     cifar10 = prepare_cifar10.Config(source=config.source, out_dir=config.out_dir)
-    with pytest.raises(InputError, match=r"idx: is a folder; give an \.npz file"):
+    with pytest.raises(InputError, match=r"images of shape \(28, 28\), expected \(32, 32, 3\); data/prepare.py"):
         prepare_cifar10.main(cifar10)
 
 

@@ -1,0 +1,37 @@
+"""Prepare any data set of 8-bit images: any height, width and channels, any number of classes, no download.
+
+    python data/prepare.py --source /usr/share/datasets/fashion-mnist --name FASHION --label FashionMNIST
+    python data/prepare.py --source images.npz --name TRAFFIC --validation 1000
+    python data/prepare.py --source emnist-letters-train-images-idx3-ubyte.gz --name LETTERS --first-label 1 --transpose
+
+Writes X_train.npy, Y_train.npy, ... Y_test.npy (images float32 NHWC in [0, 1], labels one-hot) and manifest.json with
+their hashes to data/<name>. Every attack, victim and certificate script then takes --data-dir data/<name>.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.preparation import SourceConfig, prepare_from_source
+from runtime.command_line import run_script
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SourceConfig):
+    """Settings of the preparation."""
+
+    name: str
+    """Name of the data set, in tables, figures and file names."""
+    source: Path = field()  # required, unlike in the scripts that can download
+    """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
+    with four IDX files (train-images-idx3-ubyte.gz, ...), or with CIFAR's binary files (data_batch_1.bin, ...)."""
+    out_dir: Path | None = None
+    """Folder for the arrays; data/<name> when not given."""
+
+
+def main(config: Config) -> None:
+    """Prepare the data set as the config says."""
+    prepare_from_source(config, config.name)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
