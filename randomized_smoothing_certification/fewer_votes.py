@@ -16,6 +16,7 @@ noticed only where no count of votes has such a radius.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,7 @@ def _made_with(config: Config) -> _MadeWith:
     return _MadeWith(**{**defaults, **given})
 
 
+@cache  # a file has many points and few counts
 def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failure_mass: float = 0.0) -> int:
     """How many of so many votes fell on the class: the count whose certified radius is nearest to ``radius``."""
     made = _MadeWith(sigma, votes, alpha, failure_mass)

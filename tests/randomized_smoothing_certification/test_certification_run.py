@@ -6,9 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ import pytest
 from scipy import stats
 
 from evaluation.tables.plan import plan_of
-from models.registry import build_model
 from models.saving import load_model, save_model
 from randomized_smoothing_certification import certification_run, core
 from randomized_smoothing_certification.certificate_file import (
@@ -44,10 +40,8 @@ from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError, append, array_sha256
 from runtime.noise import Stream
 from runtime.stop import StoppedEarly
-from tests.waiting import HANG
 
 CLASSES, COUNT = 3, 24
-SCRIPTS = Path(certification_run.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -776,50 +770,22 @@ def test_points_that_are_no_shard_of_one_run_do_not_merge(toy: Path, tmp_path: P
     assert not (tmp_path / "merged.tsv").exists()
 
 
-def test_two_processes_on_one_output(tiny_data_dir: Path, tmp_path: Path) -> None:
-    """One writes it, the other is refused in one line; the table has a row per point."""
-    save_model(build_model("digits_cnn", (8, 8, 1), 10, seed=0), tmp_path / "m.keras")
-    arguments = ["certify_digits.py", "--data-dir", str(tiny_data_dir), "--model", str(tmp_path / "m.keras")]
-    arguments += ["--out", str(tmp_path / "a.tsv"), "--n", "500"]
-    waits_at_its_first_point = (
-        "import runpy, sys, time\n"
-        "from pathlib import Path\n"
-        "from randomized_smoothing_certification import certification_run\n"
-        "certify = certification_run.certify\n"
-        "def waiting(*given, **votes):\n"
-        "    Path('started').touch()\n"
-        "    while not Path('go').exists():\n"
-        "        time.sleep(0.05)\n"
-        "    return certify(*given, **votes)\n"
-        "certification_run.certify = waiting\n"
-        f"sys.argv = {arguments!r}\n"
-        f"runpy.run_path({str(SCRIPTS / 'certify_digits.py')!r}, run_name='__main__')\n"
-    )
-    shared: dict[str, Any] = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    shared["env"] = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
-    first = subprocess.Popen([sys.executable, "-c", waits_at_its_first_point], **shared)
-    try:
-        while not (tmp_path / "started").exists() and first.poll() is None:
-            time.sleep(0.05)
-        second = subprocess.run([sys.executable, str(SCRIPTS / arguments[0]), *arguments[1:]], **shared, timeout=HANG)
-    finally:
-        (tmp_path / "go").touch()
-        _, errors = first.communicate(timeout=HANG)
-    assert (first.returncode, second.returncode) == (0, 2), errors + second.stderr
-    assert second.stderr == (
-        f"error: {tmp_path / 'a.tsv'}: another run is writing it; wait for it or choose another output\n"
-    )
-    assert len(read_points(tmp_path / "a.tsv")) == 35
+def test_a_second_run_on_one_output_is_refused(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One writes it, the other is refused in one line. The table has a row for each point. (Processes: test_lock.)"""
+    refused = []
+
+    def meanwhile(*given: Any, **votes: Any) -> Any:
+        with pytest.raises(
+            InputError, match=r"a\.tsv: another run is writing it; wait for it or choose another output"
+        ):
+            certify_test_points(config(toy, tmp_path / "a.tsv"))
+        refused.append(True)
+        return certify(*given, **votes)
+
+    monkeypatch.setattr(certification_run, "certify", meanwhile)
+    certify_test_points(config(toy, tmp_path / "a.tsv"))
+    assert len(read_points(tmp_path / "a.tsv")) == len(refused) > 1
     assert not list(tmp_path.glob(".*"))
-
-
-def test_the_script_ends_in_status_2_and_one_line(toy: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "certify_digits.py"), "--data-dir", str(toy), "--target-class", "1"]
-    command += ["--model", "absent.keras", "--out", "a.tsv"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert found.returncode == 2
-    assert found.stderr.startswith("error: absent.keras: no such file") and found.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_validation_images_may_be_certified(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Certificates from some of a file's votes: the votes are found, and what is drawn of them is what a run counts."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runtime.files import InputError, file_sha256, read_json, write_json, write_
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
 
+@cache
 def radius(count: int, votes: int, digits: int = 6) -> str:
     return round_down(radius_of_probability(lower_confidence_bound(count, votes, 0.001), 0.5), digits)
 
@@ -159,7 +161,8 @@ def test_fewer_votes_of_fewer_votes_keep_their_confidence(tmp_path: Path) -> Non
     """Draws of the second step that depended on those of the first gave three times as many wrong certificates."""
     probability, points, alpha = 0.8, 3_000, 0.01
     counts = np.random.default_rng(1).binomial(10_000, probability, points)
-    radii = [radius_of_probability(lower_confidence_bound(int(count), 10_000, alpha), 0.5) for count in counts]
+    bound = cache(lower_confidence_bound)
+    radii = [radius_of_probability(bound(int(count), 10_000, alpha), 0.5) for count in counts]
     file = write(tmp_path / "a.tsv", *((8, round_down(of)) for of in radii))
     settings: dict[str, Any] = {"sigma": 0.5, "alpha": alpha}
     main(Config(certificates=file, votes=10_000, n=5_000, out=tmp_path / "b.tsv", **settings))

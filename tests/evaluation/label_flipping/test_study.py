@@ -296,7 +296,13 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
             folder / "data", None, splits, {"file": "made by a test"}, 0, SourceConfig(out_dir=folder / "data")
         )
         main, config = toy(
-            name, folder / "data", folder, q=(0.1,), network_shares=(), features=script(name)["Config"]().features
+            name,
+            folder / "data",
+            folder,
+            q=(0.1,),
+            network_shares=(),
+            features=script(name)["Config"]().features,
+            centroids=20,
         )
         main(config)
         rows = lines(the_store(folder), "tight", 0.1)
