@@ -1,0 +1,139 @@
+"""README and docs/: length, links, and that every command, plan and Python line on them can be used as it stands."""
+
+import inspect
+import re
+import shlex
+import textwrap
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro.extras
+import yaml
+
+import data
+from evaluation.tables.plan import plan_of
+
+ROOT = Path(data.__file__).parents[1]
+README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
+HAND = [README, *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [page for page in [*HAND, *ROOT.glob("results/**/*.md"), ROOT / "benchmarks/README.md"] if page.is_file()]
+SNIPPETS = sorted((ROOT / "tests").rglob("test_from_python.py"))
+
+
+def names(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command that stands on lines indented by four or more, or between backticks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
+    found = []
+    for line in re.findall(r"^ {4,}(.*)$", text, flags=re.MULTILINE) + re.findall(r"`([^`]+)`", text):
+        if re.match(r"(KERAS_BACKEND=jax )?(python|make|snakemake) ", line):
+            found.append(shlex.split(" ".join(line.removeprefix("KERAS_BACKEND=jax ").split()), comments=True))
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_pages_are_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+    assert len(DOCS) >= 7
+    for page in DOCS:
+        assert len(page.read_text().splitlines()) <= 120, page
+        assert page.read_text().splitlines()[2].startswith("After this page you can "), page
+
+
+def test_every_page_of_docs_is_linked_in_readme() -> None:
+    for page in DOCS:
+        assert f"({names(page)})" in README.read_text(), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith("https://"):
+            path, _, anchor = target.partition("#")
+            other = (page.parent / path).resolve() if path else page
+            assert other.exists(), target
+            assert not anchor or anchor in anchors(other), target
+
+
+@pytest.mark.parametrize("page", HAND, ids=names)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Names between backticks that have a folder of the project and an ending."""
+    for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|yaml|md))`", page.read_text()):
+        made = name.startswith(("runs/", "config/my_table"))
+        assert made or (ROOT / name).is_file(), name
+
+
+@cache
+def config_type(script: str) -> Any:
+    """The class whose fields are the flags of a script."""
+    return import_module(script.removesuffix(".py").replace("/", ".")).Config
+
+
+@cache
+def flags(script: str) -> frozenset[str]:
+    parser = tyro.extras.get_parser(config_type(script))
+    return frozenset(option for action in parser._actions for option in action.option_strings)
+
+
+@pytest.mark.parametrize("page", HAND, ids=names)
+def test_commands_can_be_typed(page: Path) -> None:
+    """Scripts and plans exist, and they have the flags; make has the targets."""
+    makefile = (ROOT / "Makefile").read_text()
+    for program, *words in commands(page):
+        if program == "python" and words[0].endswith(".py"):
+            if "<D>" in words[0]:
+                continue
+            given = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
+            assert given <= {*flags(words[0]), "--help"}, (words, given - flags(words[0]))
+        if program == "make":
+            targets = [word for word in words if "=" not in word]
+            assert targets and all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets), words
+        for path in re.findall(r"(?:config|results|profiles)/[\w/]+(?:\.yaml)?", " ".join(words)):
+            assert (ROOT / path).exists(), words
+        for table in re.findall(r"TABLE=(\w+)", " ".join(words)):
+            assert table == "my_table" or (ROOT / f"config/{table}.yaml").is_file(), words
+
+
+@cache
+def snippets_in_tests() -> list[str]:
+    """What stands between '# README: begin' and '# README: end' in a test that runs it."""
+    found = []
+    for path in SNIPPETS:
+        marked = re.findall(r"^ *# README: begin.*?\n(.*?)^ *# README: end", path.read_text(), re.DOTALL | re.MULTILINE)
+        found += [textwrap.dedent(snippet) for snippet in marked]
+    return found
+
+
+@pytest.mark.parametrize("page", HAND, ids=names)
+def test_python_on_a_page_is_what_a_test_runs(page: Path) -> None:
+    for block in blocks(page, "python"):
+        assert block in snippets_in_tests(), inspect.cleandoc(block)
+
+
+def test_every_tested_snippet_is_on_a_page() -> None:
+    shown = [block for page in HAND for block in blocks(page, "python")]
+    assert sorted(snippets_in_tests()) == sorted(shown)
+
+
+@pytest.mark.parametrize("page", HAND, ids=names)
+def test_plans_on_a_page_are_plans(page: Path) -> None:
+    whole = {"table": "a", "title": "a", "dataset": "MNIST", "architecture": "mnist_cnn", "methods": {"macer": [0.5]}}
+    for block in blocks(page, "yaml"):
+        values = yaml.safe_load(block)
+        assert plan_of(values if "table" in values else {**whole, **values}).cells()
