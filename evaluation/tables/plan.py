@@ -30,7 +30,7 @@ from runtime.files import InputError, read_text
 CLEAN, OPTIMISED, READY = "clean", "optimised", "ready"
 ROWS = (CLEAN, *CONTROLS, OPTIMISED)
 PUBLISHED_ROWS = (CLEAN, "random", "constant", "contrast", OPTIMISED)
-DATASETS = ("MNIST", "CIFAR10", "DIGITS")
+DATASETS = ("MNIST", "CIFAR10", "DIGITS")  # those with scripts of their own
 # Flags of the attack and victim scripts that follow from a plan's other entries.
 DECIDED = (
     "target_class", "epsilon", "sigma", "seed", "runs", "architecture", "training_data", "poison", "data_dir",
@@ -237,11 +237,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     title: str
     """Heading; says what is reduced against the paper."""
     dataset: str
-    """MNIST, CIFAR10 or DIGITS."""
+    """Folder in data/ of the prepared arrays: MNIST, CIFAR10, DIGITS, or any other that data/prepare.py prepares."""
+    scripts: str = ""
+    """Whose scripts make poison, victims and certificates: MNIST, CIFAR10 or DIGITS. When not given, the dataset's own,
+    or MNIST's where it has none."""
     data_dir: str = ""
     """Folder of the prepared arrays; data/<dataset> when not given."""
     data: dict[str, Any] = {}
-    """Flags of data/prepare_<dataset>.py, such as source."""
+    """Flags of the script that prepares the data, such as source."""
     work_dir: str = ""
     """Folder of poison, victims, certificates and checkpoints; runs/tables/<table> when not given."""
     results_dir: str = ""
@@ -299,7 +302,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         other = (transfer.method,) if transfer else ()
         settings = [key.partition(" ")[0] for key in (*self.attack, *self.victim)]
         for what, given, known in (
-            ("dataset", (self.dataset,), DATASETS),
+            ("scripts", (self.script_folder,), DATASETS),
             ("method", (*self.methods, *against, *other), METHODS),
             ("method of attack or victim settings", settings, ("all", *METHODS)),
             ("row", self.rows, ROWS),
@@ -325,7 +328,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if name in self.attack_variants():
                 raise InputError(f"ready: {name!r} is the name of an attack; choose another")
         self.attack_variants()
-        _check_flags("data", self.data, ("out_dir",))
+        _check_flags("data", self.data, ("out_dir", "name"))
+        require_name("dataset", self.dataset)
         if not re.fullmatch(r"[\w-]+", self.table):
             raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")
         require_name("table", self.table)
@@ -358,6 +362,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             for sigma in self.method_transfer.sigmas:
                 if not any(sigma in sigmas for sigmas in self.methods.values()):
                     raise InputError(f"method_transfer: no method of the table has sigma {sigma:g}")
+
+    @property
+    def script_folder(self) -> str:
+        """Name of the data set whose scripts are used."""
+        return self.scripts or (self.dataset if self.dataset in DATASETS else DATASETS[0])
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -503,8 +512,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def _jobs(self) -> Iterator["Job"]:
         data_dir = self.folders["data"]
-        script = f"data/prepare_{self.dataset.lower()}.py"
-        yield self._job("data", script, {**self.data, "out_dir": data_dir}, [data_dir / MANIFEST])
+        values = {**self.data, "out_dir": data_dir}
+        if self.dataset in DATASETS:
+            script = f"data/prepare_{self.dataset.lower()}.py"
+        else:
+            script, values = "data/prepare.py", {"name": self.dataset, **values}
+        yield self._job("data", script, values, [data_dir / MANIFEST])
         for cell in self.cells():
             if cell.poison:
                 yield self._poison_job(cell.poison)
@@ -543,7 +556,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             **_settings_for(self.attack, poison.against, poison.sigma),
             **(self.attack_variants()[poison.variant].flags if poison.variant else {}),
         }
-        folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{self.dataset}"
+        folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{self.script_folder}"
         return self._job("poison", f"{folder}/poison_radius_{poison.against}.py", values, outputs)
 
     def _visibility_job(self, poison: Poison) -> "Job":
@@ -568,14 +581,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if poison:
             values["poison"] = self.poison_file(poison)
         values |= {**_settings_for(self.victim, victim.method, victim.sigma), **self.victims.get(victim.variant, {})}
-        script = f"evaluation/{self.dataset}/{METHODS[victim.method].victim_script}.py"
+        script = f"evaluation/{self.script_folder}/{METHODS[victim.method].victim_script}.py"
         needs = [self.poison_file(poison)] if poison else []
         return self._job("victim", script, values, [model, model.with_suffix(".json")], needs)
 
     def _certificate_jobs(self, cell: Cell, seed: int) -> Iterator["Job"]:
         """One job, or one per shard and the job that joins them."""
         model, whole = self.model_file(cell, seed), self.certificate_file(cell, seed)
-        script = f"randomized_smoothing_certification/certify_{self.dataset.lower()}.py"
+        script = f"randomized_smoothing_certification/certify_{self.script_folder.lower()}.py"
         values = {
             **self.certification.flags_for(cell.target_class), "sigma": cell.victim.sigma, "seed": self.seed,
             "model": model, "data_dir": self.folders["data"],

@@ -199,6 +199,20 @@ def test_certificates_in_shards_are_joined() -> None:
     assert [job.flags.partition("--shard ")[2] for job in parts] == ["1/3", "2/3", "3/3"]
 
 
+@pytest.mark.parametrize(("scripts", "folder"), [("", "MNIST"), ("CIFAR10", "CIFAR10")])
+def test_any_data_set_is_prepared_by_the_general_script_and_names_whose_scripts_it_uses(
+    scripts: str, folder: str
+) -> None:
+    plan = plan_of({**SMALL, "dataset": "OWN", "scripts": scripts, "data": {"source": "own.npz"}})
+    data, *others = plan.jobs()
+    assert data.script == "data/prepare.py"
+    assert data.flags == "--name OWN --source own.npz --out-dir data/OWN"
+    of_a_data_set = [job for job in others if job.rule in ("poison", "victim", "certify")]
+    assert {Path(job.script).parent.name for job in of_a_data_set if job.rule != "certify"} == {folder}
+    assert all("--data-dir data/OWN" in job.flags for job in of_a_data_set)
+    assert any(job.script.endswith(f"certify_{folder.lower()}.py") for job in of_a_data_set)
+
+
 def test_every_job_comes_once_and_after_what_it_needs() -> None:
     transfer = {"sigmas": [0.25], "against": ["gaussianaug", "standard"]}
     plan = plan_of({**SMALL, "shards": 2, "method_transfer": transfer})
@@ -224,7 +238,8 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset": "SVHN"}, "no dataset 'SVHN'; choose from MNIST, CIFAR10, DIGITS"),
+        ({"scripts": "SVHN"}, "no scripts 'SVHN'; choose from MNIST, CIFAR10, DIGITS"),
+        ({"dataset": "../SVHN"}, "dataset is '../SVHN', which cannot be a file's name"),
         ({"methods": {"pgd": [0.5]}}, "no method 'pgd'"),
         ({"methods": {"macer": [0.0]}}, "sigma must be positive, got 0.0"),
         ({"methods": {"macer": 0.5}}, r"methods"),
