@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from evaluation.tables.plan import read_plan
 from evaluation.tables.records import collect
 from models.saving import load_model
 from runtime.files import InputError, read_json, write_json
-from runtime.stop import STOPPED_EARLY
+from runtime.stop import STOPPED_EARLY, StoppedEarly
 from tests.waiting import HANG, wait_until
 
 ROOT = Path(data.__file__).parents[1]
@@ -58,22 +57,30 @@ def partly_failed(folder: Path) -> Done:
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """The same in three processes, in another folder."""
+    """The same in two processes, in another folder."""
     folder = tmp_path_factory.mktemp("at_once")
-    return folder, run_partly(folder, processes=3)
+    return folder, run_partly(folder, processes=2)
 
 
 def run_partly(folder: Path, processes: int) -> Done:
     command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(write_plan(folder))]
     command += ["--directory", str(folder), "--processes", str(processes)]
-    run = partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=HANG)
     if processes == 1:
-        stopped = run([*command, "--max-minutes", "1e-9"])
-        assert stopped.returncode == STOPPED_EARLY and "the limit of 1e-09 minutes" in stopped.stderr
-    done = run(command)
+        with pytest.raises(StoppedEarly, match="the limit of 1e-09 minutes"):
+            run_here(folder, max_minutes=1e-9)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 2
     failed, _, error = done.stderr.rstrip().rpartition("\n")
     return Done(error, done.stdout, failed)
+
+
+def run_here(folder: Path, **settings: Any) -> None:
+    """Run the plan in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            patch.setenv(name, "1")  # else the run would start Python again in place of this process
+        patch.chdir(folder)
+        run_plan.main(run_plan.Config(plan=write_plan(folder), **{"directory": folder, **settings}))
 
 
 def test_several_processes_make_the_same_files_and_name_the_same_failures(
@@ -94,7 +101,7 @@ def test_several_processes_stop_when_asked_and_leave_none_behind(tmp_path: Path)
     plan = read_plan(write_plan(tmp_path))
     command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(tmp_path / "plan.yaml")]
     command += ["--directory", str(tmp_path), "--methods", "gaussianaug", "--processes", "2"]
-    command += ["--set", "victim={all: {epochs: 10000}}"]
+    command += ["--set", "victim={all: {epochs: 10000}}", "rows=[clean, constant]"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     victims = tmp_path / plan.folders["work"] / "runs" / "gaussianaug_digits_cnn_sigma_0.25"
     wait_until(lambda: len(list(victims.rglob("events.out*"))) == 2, "two victims are trained", process)
@@ -125,11 +132,8 @@ def test_a_flag_that_a_script_does_not_have_is_refused_before_anything_is_made(t
         ("victim={macer: {epoch: 3}}", r"victims/macer_.*: Unrecognized options: --epoch"),
         ("attack={all: {solver: qr}}", r"poison/gaussianaug_.*: .*qr"),
     ):
-        config = run_plan.Config(plan=write_plan(tmp_path), directory=tmp_path, set=(change,))
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=message):
-            for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-                patch.setenv(name, "1")
-            run_plan.main(config)
+        with pytest.raises(InputError, match=message):
+            run_here(tmp_path, set=(change,))
         assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
 
 
@@ -141,16 +145,15 @@ def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: 
     assert not (folder / "runs/tables/toy/results").exists()
 
 
-def test_where_every_job_fails_the_last_line_names_no_table(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(write_plan(tmp_path))]
-    command += ["--directory", str(tmp_path / "there"), "--methods", "macer", "--set", "rows=[clean]"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
-    assert done.returncode == 2 and done.stdout == ""
-    victim, certificate, tables, last = done.stderr.splitlines()[-4:]
+def test_where_every_job_fails_the_last_line_names_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="3 jobs failed, see above; no table was made"):
+        run_here(tmp_path, directory=tmp_path / "there", methods=("macer",), set=("rows=[clean]",))
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    victim, certificate, tables = printed.err.splitlines()[-3:]
     assert victim.startswith("victims/") and "batch_size is 5000" in victim
     assert certificate.startswith("certificates/") and "needs runs/tables/toy/victims" in certificate
     assert tables.startswith("tables: error: runs/tables/toy: has no certificate") and ": 0 of 1 runs" in tables
-    assert last == "error: 3 jobs failed, see above; no table was made"
     assert {path.name for path in (tmp_path / "there/runs/tables/toy").iterdir()} == {"logs", "plan.json"}
 
 
@@ -167,13 +170,15 @@ def test_the_tables_of_a_plan_that_was_run_are_made_from_anywhere(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_little_is_printed_and_nothing_by_the_backend(folder: Path, partly_failed: Done) -> None:
-    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(folder / "plan.yaml")]
-    command += ["--directory", str(folder), "--methods", "gaussianaug"]
-    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
-    assert again.returncode == 0 and again.stderr == ""
-    assert len(again.stdout.splitlines()) < 40
-    assert "gaussianaug" in again.stdout and "macer" not in again.stdout
+def test_little_is_printed_and_nothing_by_the_backend(
+    folder: Path, partly_failed: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = read_plan(folder / "plan.yaml").jobs()
+    assert all(line.startswith(tuple(f"{job.name}: " for job in jobs)) for line in partly_failed.failed.splitlines())
+    run_here(folder, methods=("gaussianaug",))
+    again = capsys.readouterr()
+    assert again.err == "" and len(again.out.splitlines()) < 40
+    assert "gaussianaug" in again.out and "macer" not in again.out
 
 
 def test_what_a_script_makes_by_itself_is_the_same(
