@@ -111,6 +111,7 @@ class Attack:
             config, self._upper_objective, self._lower_objective,
             lambda u, batch: self._poison.project(u, batch.x_target, batch.perturbation[config.batch_clean :]),
         )  # fmt: skip
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._poison.images)
         self._compiled_logits = jit(self._logits)
@@ -184,12 +185,13 @@ class Attack:
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
         config = self.config
-        shuffled = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch]).permutation(
-            len(self._images.others)
-        )
+        if self._order[0] != epoch:
+            shuffle = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch])
+            self._order = epoch, shuffle.permutation(len(self._images.others)).astype(np.int32)
+        shuffled = self._order[1]
         draw = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
         return Indices(
-            clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean].astype(np.int32),
+            clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean],
             poison=draw.choice(len(self.x_target), config.batch_poison, replace=False).astype(np.int32),
             validation=draw.choice(len(self._images.validation), self._batch_validation, replace=False).astype(
                 np.int32

@@ -127,6 +127,10 @@ if _BACKEND == "tensorflow":
 
         return SecondDerivatives(value, gradient, matvec, both)
 
+    def mapped(function: Callable[[Any], Any], x: Any) -> Any:
+        """The function of each x[i], stacked."""
+        return tf.stack([function(one) for one in tf.unstack(x)])
+
     def _as_tensors(x: Tree) -> Tree:
         return keras.tree.map_structure(tf.convert_to_tensor, x)
 
@@ -155,14 +159,25 @@ else:
         return jax.value_and_grad(function, has_aux=has_aux)
 
     def second_derivatives(g: Callable[[Tree, Tree], Scalar], u: Tree, v: Tree) -> SecondDerivatives:
-        """See SecondDerivatives. The first-order graph is evaluated once; reverse over reverse."""
+        """See SecondDerivatives. The first-order graph is evaluated once; forward over reverse.
 
-        def gradient_of_g(u: Tree, v: Tree) -> tuple[Tree, Scalar]:
-            value, gradient = jax.value_and_grad(g, argnums=1)(u, v)
-            return gradient, value
+        The derivative of (g_u, g_v) along p in v is (g_uv p, g_vv p), for mixed derivatives are symmetric. Reverse over
+        reverse gives the same, but asks cuDNN for convolutions that it has no fast kernel for.
+        """
 
-        gradient, pullback, value = jax.vjp(gradient_of_g, u, v, has_aux=True)
-        return SecondDerivatives(value, gradient, lambda p: pullback(p)[1], pullback)
+        def first_order(v: Tree) -> tuple[Scalar, tuple[Tree, Tree]]:
+            return jax.value_and_grad(g, argnums=(0, 1))(u, v)
+
+        (value, (_, gradient)), along = jax.linearize(first_order, v)
+
+        def both(p: Tree) -> tuple[Tree, Tree]:
+            return along(p)[1]
+
+        return SecondDerivatives(value, gradient, lambda p: both(p)[1], both)
+
+    def mapped(function: Callable[[Any], Any], x: Any) -> Any:
+        """The function of each x[i], stacked; compiled as one computation, however many there are."""
+        return jax.vmap(function)(x)
 
 
 def grad(function: Callable[[Tree], Scalar]) -> Callable[[Tree], Tree]:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from bilevel_optimizer.autodiff import jit
+from bilevel_optimizer.autodiff import jit, mapped
 from data.datasets import require_sigma
 from models.saving import require_float_inputs
 from randomized_smoothing_certification.grid_noise import GridNoise, as_steps
@@ -293,7 +293,8 @@ def _add_grid(grid: GridNoise, steps: Any, _sigma: Any, noise: Any) -> Any:
 
 def _drawn(draw: Callable, add: Callable, image: Any, sigma: Any, seed: Any, block: Any, blocks: int) -> Any:
     """Noisy copies with the noise of ``blocks`` blocks from number ``block`` of a stream."""
-    return ops.concatenate([add(image, sigma, draw(fold_in(seed, block + i))) for i in range(blocks)])
+    noise = mapped(lambda number: draw(fold_in(seed, number)), block + ops.arange(blocks, dtype="int32"))
+    return add(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
 
 
 def _sliced(add: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
