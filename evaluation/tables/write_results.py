@@ -28,19 +28,19 @@ from runtime.provenance import project_path, shown_path
 
 HEAD = f"""# Results
 
-Made by `python evaluation/tables/write_results.py`; edit `claims.yaml` or a `NOTES.md` and run it again. ACR: average
-certified radius, l2, pixels in [0, 1]. {ABOUT}
+Made by `python evaluation/tables/write_results.py`. To change it, edit `claims.yaml` or a `NOTES.md` and run it again.
+ACR is the average certified radius, in l2, with pixels in [0, 1]. {ABOUT}
 
 Each folder holds `tables.md`, at most three figures (`acr.png`, `p_a.png`, `images.png`), `NOTES.md`, and the store
 that they are made from: `points.csv.xz`, a line per certified point, and `settings.json.xz`, settings, commands and
-commits of every run. `summary.csv` has every entry of every plan.
+commits of every run. `summary.csv` has every entry of every plan. [How to read them](../docs/results.md).
 """
 
 SPEED = """# Speed and memory
 
 Made by `python evaluation/tables/write_results.py` from the records in `records/`, which are made by, for example,
 `python benchmarks/speed.py --out benchmarks/records/speed.json`. `make benchmark` prints the same for your machine.
-Bars are what the project asks of itself; most are in gradients, for machines differ.
+A bar is the project's own goal. Most bars are counted in gradients, because machines differ.
 """
 
 
