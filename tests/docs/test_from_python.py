@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import data
@@ -86,3 +87,34 @@ def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     # README: end
     (published,) = optimised[optimised.table == "mnist_published"].to_dict("records")
     assert acr[published["entry"]].mean() == pytest.approx(published["acr_mean"], abs=1e-4) and len(optimised) > 3
+
+
+def test_a_training_method_of_ones_own() -> None:
+    # README: begin
+    from dataclasses import dataclass
+    from typing import Any, ClassVar
+
+    from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
+
+    @dataclass(frozen=True, kw_only=True)
+    class SmoothedLabelsLoss(TrainingLoss):
+        """Gaussian augmentation with smoothed labels."""
+
+        name: ClassVar[str] = "smoothed_labels"
+
+        share: float = 0.1
+        """Weight that is taken from the label and shared by all classes."""
+
+        def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
+            noisy = x + noise_of_copies(x, 1, randomness, fixed=False)
+            return mean_cross_entropy(logits(noisy), (1 - self.share) * y + self.share / y.shape[1])
+
+    # README: end
+    y = np.eye(4, dtype=np.float32)
+    randomness = Randomness(
+        sigma=0.0, seed=np.zeros(2, np.int32), fixed_seed=np.zeros(2, np.int32), images=np.arange(4)
+    )
+    loss = SmoothedLabelsLoss(share=0.2)
+    found = loss(lambda images: 3 * images[:, :, 0, 0], y[:, :, None, None], y, randomness, 0.0)
+    probabilities = np.exp(3 * y) / np.exp(3 * y).sum(axis=1, keepdims=True)
+    assert float(found) == pytest.approx(-np.mean(np.sum((0.8 * y + 0.05) * np.log(probabilities), axis=1)), abs=1e-6)

@@ -116,7 +116,7 @@ def snippets_in_tests() -> list[str]:
     found = []
     for path in SNIPPETS:
         marked = re.findall(r"^ *# README: begin.*?\n(.*?)^ *# README: end", path.read_text(), re.DOTALL | re.MULTILINE)
-        found += [textwrap.dedent(snippet) for snippet in marked]
+        found += [textwrap.dedent(snippet).rstrip() + "\n" for snippet in marked]
     return found
 
 
