@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.faults.stages import World
 
     return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def shared_attacks() -> Iterator[None]:
+    """Attacks with the same settings on the same images are compiled once for all tests that use this fixture.
+
+    An outer step is a pure function of the state, its number and the seed, so that an attack can be used again. That a
+    run continues in a fresh process to the same bits has a test of its own.
+    """
+    from attack_generation import poisoning
+    from attack_generation.attack import Attack
+    from runtime.files import array_sha256
+    from runtime.long_run import identity
+
+    made: dict[str, Attack] = {}
+
+    def shared(config: Any, dataset: Any) -> Attack:
+        images = [array_sha256(array) for array in (dataset.x_train, dataset.y_train, dataset.x_val, dataset.y_val)]
+        key = json.dumps([identity(config), repr(config.loss), *images])
+        if key not in made:
+            made[key] = Attack(config, dataset)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(poisoning, "Attack", shared)
+        yield
 
 
 @pytest.fixture
