@@ -5,7 +5,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+
+from runtime.lazy import optimize, stats
 
 PLUS_MINUS = "± is the sample standard deviation over victims"
 INTERVALS = (
