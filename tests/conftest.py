@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,26 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_error
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 
 
+# Modules that compute with tensors. What a test file does not import itself, it may still call in a script.
+TENSORS = re.compile(
+    r"^(from|import) (keras|bilevel_optimizer|models|robust_training|runtime\.(noise|checkpoints)"
+    r"|attack_generation\.(attack|parametrisation|poisoning)|evaluation\.(training|boundary)"
+    r"|randomized_smoothing_certification\.(certification_run|soft_radius|votes))\b",
+    re.MULTILINE,
+)
+
+
+@cache
+def uses_tensors(path: Path) -> bool:
+    return TENSORS.search(path.read_text(encoding="utf-8")) is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest begin first: where several run at a time none is left for the end."""
+    """Mark what depends on the backend. The files that take longest begin first, so that none is left for the end."""
+    for item in items:
+        if uses_tensors(item.path):
+            item.add_marker("backend")
     items.sort(key=lambda item: item.path.parent.name != "workflow")
 
 
