@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from runtime.lazy import keras, ops
+import keras
+from keras import ops
 
 Tree = Any  # a nested structure of tensors
 

@@ -1,8 +1,7 @@
 """Per-image standardisation as the first layer of a model, part of the classifier that is certified."""
 
-from __future__ import annotations
-
-from runtime.lazy import keras, layers
+import keras
+from keras import layers
 
 
 def image_input(

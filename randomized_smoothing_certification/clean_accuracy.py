@@ -1,10 +1,8 @@
 """How good a base classifier is on the points that are certified, and whether its pixels have another scale."""
 
-from __future__ import annotations
-
+import keras
 import numpy as np
-
-from runtime.lazy import keras, ops
+from keras import ops
 
 
 def clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float) -> float:

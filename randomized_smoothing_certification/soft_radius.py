@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from runtime.lazy import ops
+from keras import ops
 
 Tensor = Any
 

@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Callable
 from enum import IntEnum
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
-
-from runtime.lazy import keras, ops
+from keras import ops
 
 
 class Stream(IntEnum):
@@ -28,6 +28,7 @@ class Stream(IntEnum):
     VOTES_TAKEN = 0x5E1EC73
 
 
+_GENERATOR = keras.random.SeedGenerator(seed=0)
 SEED_WORDS = 2**31 - 2  # the words of a seed lie below it: Keras takes them modulo this number on TensorFlow
 
 
@@ -106,13 +107,6 @@ def _mixed(x: Any) -> Any:
 
 
 def _draw(distribution: Callable[..., Any], shape: tuple[int, ...], seed: Any) -> Any:
-    generator = _generator()
-    state = ops.cast(seed, generator.state.dtype)
-    with keras.StatelessScope(state_mapping=[(generator.state, state)]):
-        return distribution(shape, seed=generator)
-
-
-@cache
-def _generator() -> Any:
-    """Keras draws from a given seed by a generator only; its own state is never read."""
-    return keras.random.SeedGenerator(seed=0)
+    state = ops.cast(seed, _GENERATOR.state.dtype)
+    with keras.StatelessScope(state_mapping=[(_GENERATOR.state, state)]):
+        return distribution(shape, seed=_GENERATOR)

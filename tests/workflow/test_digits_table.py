@@ -52,7 +52,7 @@ def test_a_failing_combination_stops_no_other_and_is_named_at_the_end(
     assert partly_failed.returncode != 0
     assert "batch_size is 5000" in output  # the failed job's own line
     lacking = output[output.rindex("missing:") :]
-    assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in lacking
+    assert "macer (digits_cnn), σ = 0.25, class 8, training data: clean: 0 of 1 runs" in lacking
     assert "gaussianaug (digits_cnn)" not in lacking
     text = table(folder, "incomplete")
     assert "| gaussianaug | 0.25 | 8 | clean | 200 | 1 |" in text
