@@ -1,8 +1,11 @@
 """Fixtures shared by all tests."""
 
+import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,26 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_error
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 
 
+# Modules that compute with tensors. What a test file does not import itself, it may still call in a script.
+TENSORS = re.compile(
+    r"^(from|import) (keras|bilevel_optimizer|models|robust_training|runtime\.(noise|checkpoints)"
+    r"|attack_generation\.(attack|parametrisation|poisoning)|evaluation\.(training|boundary)"
+    r"|randomized_smoothing_certification\.(certification_run|soft_radius|votes))\b",
+    re.MULTILINE,
+)
+
+
+@cache
+def uses_tensors(path: Path) -> bool:
+    return TENSORS.search(path.read_text(encoding="utf-8")) is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest begin first: where several run at a time none is left for the end."""
+    """Mark what depends on the backend. The files that take longest begin first, so that none is left for the end."""
+    for item in items:
+        if uses_tensors(item.path):
+            item.add_marker("backend")
     items.sort(key=lambda item: item.path.parent.name != "workflow")
 
 
@@ -36,6 +57,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.faults.stages import World
 
     return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def shared_attacks() -> Iterator[None]:
+    """Attacks with the same settings on the same images are compiled once for all tests that use this fixture.
+
+    An outer step is a pure function of the state, its number and the seed, so that an attack can be used again. That a
+    run continues in a fresh process to the same bits has a test of its own.
+    """
+    from attack_generation import poisoning
+    from attack_generation.attack import Attack
+    from runtime.files import array_sha256
+    from runtime.long_run import identity
+
+    made: dict[str, Attack] = {}
+
+    def shared(config: Any, dataset: Any) -> Attack:
+        images = [array_sha256(array) for array in (dataset.x_train, dataset.y_train, dataset.x_val, dataset.y_val)]
+        key = json.dumps([identity(config), repr(config.loss), *images])
+        if key not in made:
+            made[key] = Attack(config, dataset)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(poisoning, "Attack", shared)
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from robust_training.methods import METHODS
 from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("shared_attacks")
 
 
 # Weights that get the target class right within a few steps, for else the soft radius and its gradient are 0.

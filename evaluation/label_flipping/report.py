@@ -6,13 +6,14 @@ A record has the keys of RECORD and those of runtime.provenance. Its 'curves' ar
 point: networks', and those of certificates of which an earlier version of this project kept nothing else.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from attack_generation.figures import (
     BLACK,
@@ -32,6 +33,7 @@ from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.statistics import share_interval
 from randomized_smoothing_certification.label_flipping import certified_accuracy
+from runtime.lazy import pandas as pd
 
 TABLES, FIGURE = "tables.md", "certified_accuracy.png"
 COLUMNS = ("entry", "seed", "certificate", "q", "idx", "label", "predict", "flips", "correct")

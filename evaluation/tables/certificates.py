@@ -16,6 +16,8 @@ Certificates of another program join the store and the plan.yaml beside it, one 
         --import-files a.tsv b.tsv --method consistency --sigma 0.25 --target-class 8 --n 10000
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
@@ -24,7 +26,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from evaluation.store import SETTINGS, Store, read_store, write_store
 from evaluation.tables.cells import CLEAN, Foreign
@@ -36,6 +37,7 @@ from randomized_smoothing_certification.core import ALPHA, round_down
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
+from runtime.lazy import pandas as pd
 from runtime.lock import Lock
 from runtime.provenance import project_path, shown_path
 

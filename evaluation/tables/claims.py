@@ -12,14 +12,14 @@ A claim names entries of the results and, where it says how large an effect is, 
 A claim without a bound is an observation and has no verdict.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-import pandas as pd
-from scipy import stats
 
 from evaluation.tables.cells import CLEAN
 from evaluation.tables.formats import markdown_table
@@ -27,6 +27,8 @@ from evaluation.tables.frame import reduction_against
 from evaluation.tables.plan import yaml_values
 from evaluation.tables.statistics import CONFIDENCE, Reduction, share_interval
 from runtime.files import InputError, read_text
+from runtime.lazy import pandas as pd
+from runtime.lazy import stats
 
 HEADER = (
     "claim",

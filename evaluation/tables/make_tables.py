@@ -13,11 +13,12 @@ A folder in results/ gets the store, tables.md and three figures. Every other fo
 CSV, and curves of certified accuracy.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import pandas as pd
 
 from attack_generation.figures import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
@@ -39,6 +40,7 @@ from evaluation.tables.records import (
 from evaluation.tables.runs import commits, missing
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
+from runtime.lazy import pandas as pd
 from runtime.provenance import project_path, shown_path
 
 MOST_POISONS = 4  # in the picture of images

@@ -4,13 +4,14 @@ Certificates are read as Cohen et al.'s code writes them (columns idx, label, pr
 those of other code bases fill the same tables. The store keeps all columns but the time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables.cells import Cell, Foreign
@@ -25,6 +26,7 @@ from randomized_smoothing_certification.certificate_file import (
     read_points,
 )
 from runtime.files import InputError, read_record, write_text
+from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path
 
 NUMBERS = ("seed", "idx", "label", "predict", "radius", "correct")

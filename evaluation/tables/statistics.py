@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
-from statsmodels.stats.proportion import proportion_confint
+
+from runtime.lazy import optimize, stats
 
 PLUS_MINUS = "± is the sample standard deviation over victims"
 INTERVALS = (
@@ -30,6 +30,8 @@ def mean_and_std_text(values: Sequence[float]) -> str:
 
 def share_interval(share: Any, points: Any) -> tuple[Any, Any]:
     """Wilson's 95 % interval of a share over so many points, each of any shape; NaN where the points are NaN."""
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(np.round(share * points), points, 1 - CONFIDENCE, method="wilson")
     return low, high
 

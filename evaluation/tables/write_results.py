@@ -8,10 +8,10 @@ come from the stores. A person's remarks are in a folder's NOTES.md and in resul
 headline are sentences in README.md, between its two marks. benchmarks/records/ has what benchmarks wrote with --out.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
@@ -24,6 +24,7 @@ from evaluation.tables.plan import read_plan
 from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
+from runtime.lazy import pandas as pd
 from runtime.provenance import project_path, shown_path
 
 HEAD = f"""# Results
