@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,28 +60,39 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def shared_attacks() -> Iterator[None]:
-    """Attacks with the same settings on the same images are compiled once for all tests that use this fixture.
+def compiled_once() -> Iterator[None]:
+    """Attacks and trainings with equal settings and images are compiled once for all tests that use this fixture.
 
-    An outer step is a pure function of the state, its number and the seed, so that an attack can be used again. That a
-    run continues in a fresh process to the same bits has a test of its own.
+    A step is a pure function of the state, its number and the seed, so that what makes it can be used again. That a run
+    continues in a fresh process to the same bits has a test of its own.
     """
     from attack_generation import poisoning
-    from attack_generation.attack import Attack
+    from evaluation import training
     from runtime.files import array_sha256
     from runtime.long_run import identity
 
-    made: dict[str, Attack] = {}
+    def shared(make: Any) -> Callable[[Any, Any], Any]:
+        made: dict[str, Any] = {}
 
-    def shared(config: Any, dataset: Any) -> Attack:
-        images = [array_sha256(array) for array in (dataset.x_train, dataset.y_train, dataset.x_val, dataset.y_val)]
-        key = json.dumps([identity(config), repr(config.loss), *images])
-        if key not in made:
-            made[key] = Attack(config, dataset)
-        return made[key]
+        def once(config: Any, dataset: Any) -> Any:
+            arrays = [getattr(dataset, f"{letter}_{split}") for letter in "xy" for split in ("train", "val", "test")]
+            key = json.dumps([identity(config), repr(config.loss), *map(array_sha256, arrays)])
+            if key not in made:
+                made[key] = make(config, dataset)
+            return made[key]
 
+        return once
+
+    def afresh(config: Any, dataset: Any) -> Any:
+        """A training, whose model holds its first weights, and not the last of the run before."""
+        one = shared_training(config, dataset)
+        one.model.assign(*first.setdefault(id(one), one.model.initial()))
+        return one
+
+    shared_training, first = shared(training.Training), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(poisoning, "Attack", shared)
+        patch.setattr(poisoning, "Attack", shared(poisoning.Attack))
+        patch.setattr(training, "Training", afresh)
         yield
 
 
