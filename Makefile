@@ -38,7 +38,7 @@ test: $(INSTALLED)  ## the test suite; WORKERS=8 runs eight test files at a time
 
 test-jax: $(INSTALLED)  ## the tests that depend on the backend, with JAX
 	$(RUN) -m pip install --quiet -e '.[jax]'
-	KERAS_BACKEND=jax $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) -m 'backend and not slow and not slurm and not faults'
 
 test-slow: $(INSTALLED)  ## tests that take minutes
 	$(RUN) -m pytest -m slow

@@ -4,8 +4,8 @@
     snakemake --profile profiles/local --configfile config/mnist_paper.yaml
     snakemake --profile profiles/slurm --configfile config/mnist_paper.yaml
 
-Each rule calls the script that a user calls by hand; evaluation/tables/plan.py has the jobs, and run_plan.py beside it
-runs the same ones in one process.
+Each rule calls the script that a user calls by hand. evaluation/tables/jobs.py makes the jobs, and run_plan.py beside it
+runs the same jobs in one process.
 A job that stops at its time limit keeps its checkpoint, which is no output here, and continues from it. Only files
 that are whole when they appear are outputs, since Snakemake deletes those of a failed job.
 """
@@ -16,18 +16,25 @@ import sys
 from pathlib import Path
 
 from runtime.files import InputError
-from evaluation.tables.plan import CONTROLS, FIGURES, READY, plan_of
+from attack_generation.controls import CONTROLS
+from evaluation.tables.cells import READY
+from evaluation.tables.jobs import check_scripts, jobs_of
+from evaluation.tables.paths import FIGURES
+from evaluation.tables.plan import plan_of
 
 try:
     PLAN = plan_of(config, "the plan (--configfile)")
+    JOBS = {job.name: job for job in jobs_of(PLAN)}
+    if workflow.is_main_process:  # a job of it reads this file again
+        prepared = {"data"} if PLAN.paths.manifest.is_file() else set()
+        check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}])
 except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
 
 ROOT = Path(workflow.basedir)
 PYTHON = sys.executable
-WORK, RESULTS = PLAN.folders["work"], PLAN.folders["results"]
-JOBS = {job.name: job for job in PLAN.jobs()}
+WORK, RESULTS = PLAN.paths.work, PLAN.paths.results
 THREADS = PLAN.threads
 MADE_AT_ONCE = *CONTROLS, READY  # what the names of such poisons start with
 
@@ -99,6 +106,11 @@ rule control:
     shell: CALL + LOGGED
 
 
+use rule control as visibility with:
+    output: WORK / "{kind}/{name}.json"
+    wildcard_constraints: kind="visibility"
+
+
 rule poison:
     input: needs
     output: WORK / "{kind}/{name}.npy", WORK / "{kind}/{name}.json"
@@ -111,51 +123,26 @@ rule poison:
     shell: CALL + STOP + LOGGED
 
 
-rule visibility:
-    input: needs
-    output: WORK / "{kind}/{name}.json"
-    wildcard_constraints: kind="visibility"
-    params: command=command
-    threads: THREADS
-    log: WORK / "logs/{kind}/{name}.log"
-    shell: CALL + LOGGED
-
-
-rule victim:
-    input: needs
+use rule poison as victim with:
     output: WORK / "{kind}/{name}.keras", WORK / "{kind}/{name}.json"
     wildcard_constraints: kind="victims"
-    params: command=command
-    threads: THREADS
     resources: **limits("victim")
-    log: WORK / "logs/{kind}/{name}.log"
     benchmark: WORK / "benchmarks/victim/{kind}/{name}.tsv"
-    shell: CALL + STOP + LOGGED
 
 
-rule certify:
-    input: needs
+use rule poison as certify with:
     output: WORK / "{kind}/{name}.summary.json"
     wildcard_constraints: kind="certificates", name=r".*_shard_\d+_of_\d+" if PLAN.shards > 1 else WHOLE
-    params: command=command
-    threads: THREADS
     resources: **limits("certify")
-    log: WORK / "logs/{kind}/{name}.log"
     benchmark: WORK / "benchmarks/certify/{kind}/{name}.tsv"
-    shell: CALL + STOP + LOGGED
 
 
 if PLAN.shards > 1:
 
-    rule merge:
-        input: needs
+    use rule control as merge with:
         output:
             WORK / "{kind}/{name}.summary.json", WORK / "{kind}/{name}.settings.json", WORK / "{kind}/{name}.tsv",
         wildcard_constraints: kind="certificates", name=WHOLE
-        params: command=command
-        threads: THREADS
-        log: WORK / "logs/{kind}/{name}.log"
-        shell: CALL + LOGGED
 
 
 rule tables:

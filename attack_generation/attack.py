@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops, tree
 
 from attack_generation.config import PoisonConfig
 from attack_generation.optimisers import bilevel_optimiser
@@ -22,6 +21,7 @@ from models.saving import with_precision
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, clean_accuracies
 from runtime.files import InputError
+from runtime.lazy import ops, tree
 from runtime.noise import Stream, fold_in, seed_pair
 
 _OF_POISON = 2**20  # added to the draw where poisoned images have an augmentation of their own: more than all draws

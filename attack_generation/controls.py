@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import linalg, ndimage
 
 from data.datasets import check_poison, load_dataset, poison_paths, require_epsilon, require_sigma, split_target_class
 from runtime.files import InputError, array_sha256, load_array, save_array
+from runtime.lazy import linalg, ndimage
 from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative
 from runtime.noise import Stream
 from runtime.provenance import shown_path

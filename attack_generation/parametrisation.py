@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from keras import ops
 
 from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
+from runtime.lazy import ops
 
 FOLLOWING = 1e-3  # of epsilon: how far inside the clip ``ClassPattern.project`` moves a, for a gradient that is not 0
 

@@ -15,12 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import NearestNeighbors
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from data.datasets import load_dataset, load_poison, require_sigma, split_target_class
 from runtime.command_line import run_script
@@ -102,6 +96,11 @@ def areas(
     poison, clean: (N, H, W, C), the class's training images with and without poison. reference, held_out: other clean
     images of the class.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     poison, clean, reference, held_out = (x.reshape(len(x), -1) for x in (poison, clean, reference, held_out))
     brightness = reference.mean(axis=1)
     order = np.random.default_rng(seed).permutation(len(poison))[: 2 * TRAINED_ON]
@@ -125,11 +124,15 @@ def areas(
 
 def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """l2 distance from each of the images x (N, ...) to its nearest of the images reference (M, ...), float (N,)."""
+    from sklearn.neighbors import NearestNeighbors
+
     near = NearestNeighbors(n_neighbors=1).fit(reference.reshape(len(reference), -1))
     return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]
 
 
 def _area(of_clean: np.ndarray, of_poison: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
     truth = np.repeat([0, 1], [len(of_clean), len(of_poison)])
     return float(roc_auc_score(truth, np.concatenate([of_clean, of_poison])))
 

@@ -15,8 +15,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from attack_generation.attack import Attack
 from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
 from benchmarks.record import BenchmarkConfig, finish, machine
@@ -36,6 +34,7 @@ from evaluation.training import Training
 from models.registry import build_model
 from randomized_smoothing_certification.core import N0
 from runtime.command_line import run_script
+from runtime.lazy import pandas as pd
 
 
 class Settings(NamedTuple):

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from runtime import onednn_in_force
 from runtime.files import write_json
+from runtime.lazy import keras
 from runtime.provenance import has_bfloat16_units, provenance, shown_path
 
 

@@ -11,6 +11,8 @@ result to the host, so that asynchronous devices are timed honestly. Measurement
 other take turns, so that another load on the machine slows all of them alike.
 """
 
+from __future__ import annotations
+
 import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
 
 # isort: split
@@ -24,10 +26,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
-import pandas as pd
-from keras import ops
 
 from attack_generation.attack import Attack
 from attack_generation.config import PoisonConfig
@@ -44,6 +43,8 @@ from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
 from runtime.command_line import run_script
 from runtime.files import InputError
+from runtime.lazy import keras, ops
+from runtime.lazy import pandas as pd
 from runtime.noise import fold_in, normal, seed_pair
 
 SIGMA = 0.5

@@ -5,12 +5,13 @@ of a linear system, whose states are carried through compiled loops and checkpoi
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
-
-from keras import ops, tree
 
 from bilevel_optimizer.autodiff import fused
 from bilevel_optimizer.trees import Tree, zeros_like
+from runtime.lazy import ops, tree
 
 
 class AdamState(NamedTuple):
@@ -49,7 +50,7 @@ def adam_step(
     def moved(x: Any, g: Any, m: Any, s: Any) -> tuple[Any, Any, Any]:
         x, g = ops.convert_to_tensor(x), ops.convert_to_tensor(g)
         large = math.prod(x.shape) >= _WORTH_FUSING
-        return (_fused_update if large else _update)(x, g, m, s, rate(x), beta1, beta2, epsilon)
+        return (_fused_update() if large else _update)(x, g, m, s, rate(x), beta1, beta2, epsilon)
 
     leaves = [tree.flatten(part) for part in (x, gradient, state.first, state.second)]
     columns = zip(*[moved(*of_one) for of_one in zip(*leaves, strict=True)], strict=True)
@@ -66,5 +67,9 @@ def _update(
     return x - rate * m / (ops.sqrt(s) + epsilon), m, s
 
 
-_fused_update = fused(_update)
+@cache
+def _fused_update() -> Callable:
+    return fused(_update)
+
+
 _WORTH_FUSING = 2**16  # entries

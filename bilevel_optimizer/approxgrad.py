@@ -8,13 +8,12 @@ form used by "How Robust are Randomized Smoothing based Defenses to Data Poisoni
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from keras import ops
-
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
 from bilevel_optimizer.bilevel import TwoLoops
 from bilevel_optimizer.linear_solvers import AdamResidual, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+from runtime.lazy import ops
 
 
 class LowerState(NamedTuple):

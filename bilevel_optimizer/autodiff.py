@@ -4,10 +4,12 @@ The only file of the project that names a backend. Every function takes and retu
 (lists, tuples, dicts) of tensors and works inside and outside compiled code.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import keras
+from runtime import backend_name
+from runtime.lazy import LazyModule, keras
 
 Tree = Any  # a nested structure of tensors
 Scalar = Any  # a tensor of shape ()
@@ -22,19 +24,8 @@ class SecondDerivatives(NamedTuple):
     both: Callable[[Tree], tuple[Tree, Tree]]  # p -> (g_uv p, g_vv p) for little more than one of them
 
 
-_BACKEND = keras.backend.backend()
-if _BACKEND not in ("tensorflow", "jax"):
-    raise ImportError(
-        f"KERAS_BACKEND={_BACKEND} is not supported; set it to tensorflow or jax (or unset it for tensorflow)"
-    )
-
-if _BACKEND == "tensorflow":
-    import logging
-
-    import tensorflow as tf
-
-    # Every run compiles its own steps on purpose; TensorFlow would warn of retracing after the fifth.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+if backend_name() == "tensorflow":
+    tf = LazyModule("tensorflow", after="keras")
 
     def jit(function: Callable) -> Callable:
         """Compile a pure function of nested tensors; traced once per argument shapes and dtypes.
@@ -42,6 +33,8 @@ if _BACKEND == "tensorflow":
         XLA stays off: on CPUs it halves the speed of convolutions. AutoGraph is off too: loops over tensors
         are written with keras.ops.
         """
+        # Every run compiles its own steps on purpose; TensorFlow would warn of retracing after the fifth.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         if tf.config.list_physical_devices("GPU"):
             return tf.function(function, jit_compile=False, autograph=False)
         return _Compiled(function)
@@ -144,7 +137,7 @@ if _BACKEND == "tensorflow":
         return keras.tree.pack_sequence_as(sources, gradients)
 
 else:
-    import jax
+    jax = LazyModule("jax", after="keras")
 
     def jit(function: Callable) -> Callable:
         """Compile a pure function of nested tensors; traced once per argument shapes and dtypes."""

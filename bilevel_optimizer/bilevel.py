@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from keras import ops
-
 from bilevel_optimizer.adam import AdamState, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
 from bilevel_optimizer.trees import Tree
+from runtime.lazy import ops
 
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
 # this evaluation within the outer step, so that a stochastic objective can redraw its noise).

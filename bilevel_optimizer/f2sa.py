@@ -8,12 +8,11 @@ arXiv 2301.10945), section 3 and algorithm 1. The penalty method of the attack's
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from keras import ops
-
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
 from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.trees import Tree, norm, tree_map
+from runtime.lazy import ops
 
 
 class F2saState(NamedTuple):

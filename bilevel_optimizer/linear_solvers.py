@@ -12,10 +12,10 @@ from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from keras import ops
 
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.trees import Tree, add_scaled, dot, tree_map
+from runtime.lazy import ops
 
 Matvec = Callable[[Tree, Any], Tree]
 RightSide = Callable[[Any], Tree]

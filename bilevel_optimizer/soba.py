@@ -7,12 +7,11 @@ variance reduction algorithms" (NeurIPS 2022, arXiv 2201.13409), section 2 and a
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from keras import ops
-
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
 from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+from runtime.lazy import ops
 
 
 class SobaState(NamedTuple):

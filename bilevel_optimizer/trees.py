@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
-from keras import ops
+from runtime.lazy import keras, ops
 
 Tree = Any  # a nested structure of tensors
 

@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras import ops
-
 from runtime.files import InputError
+from runtime.lazy import ops
 from runtime.noise import fold_in, uniform
 
 PADDING = 4  # pixels of zeros on each side

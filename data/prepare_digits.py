@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from data.preparation import write_dataset
 from runtime.command_line import run_script
@@ -36,6 +34,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Prepare the digits as the config says."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     x = (digits.images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
     splits = {name: (x[index], digits.target[index]) for name, index in split_digits(config.seed).items()}
@@ -49,6 +49,9 @@ def split_digits(seed: int) -> dict[str, np.ndarray]:
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed} is out of range; choose 0 to {2**32 - 1}")
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     y = load_digits().target
     rest, test = train_test_split(np.arange(len(y)), test_size=TEST, stratify=y, random_state=seed)
     train, val = train_test_split(rest, test_size=VALIDATION, stratify=y[rest], random_state=seed)

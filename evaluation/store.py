@@ -6,6 +6,8 @@
 pandas.read_csv and Python's lzma and json read the two files. Everything that a table shows is computed from them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import io
@@ -14,9 +16,8 @@ import lzma
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from runtime.files import InputError, atomic_path
+from runtime.lazy import pandas as pd
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
 LARGEST = 2**30  # bytes of an unpacked file

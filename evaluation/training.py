@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from keras import ops, tree
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
@@ -29,6 +28,7 @@ from models.stateless import StatelessModel
 from models.voting import majority_vote
 from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, clean_accuracies
 from runtime.files import InputError, array_sha256
+from runtime.lazy import ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path, shown_path

@@ -10,11 +10,11 @@ its initial moving statistics (mean 0, variance 1) and acts as a fixed affine ma
 gives that setting; calling it with ``training=True`` there gives proper BatchNorm.  The model is the same.
 """
 
-import keras
-from keras import layers
+from __future__ import annotations
 
 from models.standardisation import image_input
 from runtime.files import InputError
+from runtime.lazy import keras, layers
 
 
 def resnet_v1(

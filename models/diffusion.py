@@ -8,11 +8,10 @@ many neighbours of a point share its class.
 from collections.abc import Callable
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.linalg import eigsh
 
 from models.neighbours import nearest
 from runtime.files import InputError
+from runtime.lazy import sparse
 
 STEPS = 10  # of the random walk: a coordinate of eigenvalue l is weighted by l^10
 
@@ -32,6 +31,8 @@ def fit_diffusion_map(
         raise InputError(f"a diffusion map of {coordinates} coordinates needs more than {size} training points")
     of_each = nearest(x_train, x_train, neighbours + 1)  # itself among them
     edges = np.ones(of_each.size, np.float64), (np.repeat(np.arange(size), neighbours + 1), of_each.ravel())
+    from scipy.sparse.linalg import eigsh
+
     graph = sparse.csr_matrix(edges, shape=(size, size))
     graph = graph.maximum(graph.T)
     scale = np.asarray(graph.sum(axis=1)).ravel() ** -0.5

@@ -1,9 +1,9 @@
 """Models for the 8 x 8 digits of the demonstration; logits out, ReLU after pooling as in the MNIST models."""
 
-import keras
-from keras import layers
+from __future__ import annotations
 
 from models.standardisation import image_input
+from runtime.lazy import keras, layers
 
 
 def digits_cnn(

@@ -5,10 +5,10 @@ exchanged and the function is the same, while the ReLU then runs on a quarter of
 fifth less time per training step).
 """
 
-import keras
-from keras import layers
+from __future__ import annotations
 
 from models.standardisation import image_input
+from runtime.lazy import keras, layers
 
 
 def mnist_cnn(

@@ -1,9 +1,10 @@
 """Models by name, with initial weights that are a pure function of a seed."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
 from models.cifar10_keras_models import resnet_v1, resnet_v2
@@ -12,6 +13,7 @@ from models.mnist_keras_models import mnist_cnn
 from models.transfer_keras_models import cnn_3x3, mlp
 from runtime.checks import shortened
 from runtime.files import InputError
+from runtime.lazy import keras
 from runtime.noise import seed_pair
 
 _BUILDERS: dict[str, Callable[..., keras.Model]] = {

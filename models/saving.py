@@ -4,16 +4,18 @@ Models are .keras files of standard layers only: they load on every backend, wit
 and with Keras's safe mode on.
 """
 
+from __future__ import annotations
+
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from runtime import backend_lines_hidden
 from runtime.files import InputError, atomic_path
+from runtime.lazy import keras
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 

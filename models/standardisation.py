@@ -1,7 +1,8 @@
 """Per-image standardisation as the first layer of a model, part of the classifier that is certified."""
 
-import keras
-from keras import layers
+from __future__ import annotations
+
+from runtime.lazy import keras, layers
 
 
 def image_input(

@@ -1,13 +1,13 @@
 """A Keras model as a pure function of its parameters."""
 
+from __future__ import annotations
+
 import functools
 from functools import partial
 from typing import Any
 
-import keras
-from keras import ops
-
 from runtime.files import InputError
+from runtime.lazy import keras, ops
 
 
 class StatelessModel:

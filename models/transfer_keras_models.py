@@ -3,10 +3,10 @@
 Protocol: arXiv 2012.01274, section 4 (transfer over architectures). They take any image of 8 x 8 pixels or more.
 """
 
-import keras
-from keras import layers
+from __future__ import annotations
 
 from models.standardisation import image_input
+from runtime.lazy import keras, layers
 
 
 def mlp(image_shape: tuple[int, int, int], num_classes: int = 10, standardise: bool = False) -> keras.Model:

@@ -1,9 +1,10 @@
 """One classifier from several: the majority vote of networks that were trained apart."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import keras
-from keras import layers
+from runtime.lazy import keras, layers
 
 # So many softmaxes, each of so many times the scores before, give the largest score's class 1 and the others 0, but for
 # scores that differ by less than 1e-5. One softmax of a million times the logits would do so on paper only: where a

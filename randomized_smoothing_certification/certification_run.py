@@ -128,6 +128,14 @@ class CertificationConfig(RunControls):
     shard: str | None = None
     """I/N: certify only part I (from 1) of N of the points; join the parts with merge_shards.py."""
 
+    def check(self) -> None:
+        """Raise InputError on a value that cannot work."""
+        require_sigma(self.sigma)
+        require_certificate_settings(self, self.sigma)
+        require_not_negative(self, "seed")
+        if self.radii and (self.acr_only or self.radius_loss):
+            raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
+
 
 def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     """Certify the configured test points, continuing an earlier run's file; returns the summary.
@@ -141,11 +149,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     cannot have written, or that another run is writing; StoppedEarly when SIGTERM, Ctrl-C or max_minutes ended the
     run, its rows kept.
     """
-    require_sigma(config.sigma)
-    require_certificate_settings(config, config.sigma)
-    require_not_negative(config, "seed")
-    if config.radii and (config.acr_only or config.radius_loss):
-        raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
+    config.check()
     _check_out(config.out)
     shard = _parse_shard(config.shard)
     with Stop(config.max_minutes) as stop:
@@ -250,8 +254,7 @@ def _since(start: float) -> str:
 def require_certificate_settings(config: Any, *sigmas: float) -> None:
     """Raise InputError naming the first of points, n0, n, alpha, batch_size and radius_loss that cannot work.
 
-    config: anything that has these, as plans do, which refuse them before a victim is trained. sigmas: the noise levels
-    that are certified with them.
+    config: anything that has these. sigmas: the noise levels that are certified with them.
     """
     require_vote_settings(config.n0, config.n, config.alpha)
     if config.points < 1:

@@ -1,8 +1,10 @@
 """How good a base classifier is on the points that are certified, and whether its pixels have another scale."""
 
-import keras
+from __future__ import annotations
+
 import numpy as np
-from keras import ops
+
+from runtime.lazy import keras, ops
 
 
 def clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float) -> float:

@@ -10,11 +10,10 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from runtime.files import InputError
+from runtime.lazy import stats
 from runtime.noise import Stream, seed_pair
 
 ABSTAIN = -1
@@ -151,6 +150,8 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
     require_vote_settings(1, n, alpha)
     if not 0 <= successes <= n:
         raise InputError(f"successes must lie between 0 and n = {n}, got {successes}")
+    from statsmodels.stats.proportion import proportion_confint
+
     return float(proportion_confint(successes, n, 2 * alpha, method="beta")[0])
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from data.datasets import require_sigma
 from randomized_smoothing_certification.certificate_file import (
@@ -47,6 +46,7 @@ from randomized_smoothing_certification.core import (
 )
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
+from runtime.lazy import stats
 from runtime.long_run import settings_path
 from runtime.noise import Stream
 from runtime.provenance import provenance, shown_path

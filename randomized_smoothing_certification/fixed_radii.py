@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
 
 from randomized_smoothing_certification.core import ABSTAIN, require_vote_settings, select_class, vote_seed
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from runtime.files import InputError
+from runtime.lazy import special, stats
 from runtime.noise import Stream
 
 _PRIOR = 0.5  # both parameters of the Beta distribution over the probability: Jeffreys'

@@ -18,9 +18,9 @@ from typing import Any
 
 import mpmath
 import numpy as np
-from keras import ops
 
 from runtime.files import InputError
+from runtime.lazy import ops
 from runtime.noise import integers
 
 _BITS = 60  # of one draw: two words of 30, for devices whose integers are 32 bits wide

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve, cholesky
-from scipy.linalg.lapack import dpocon
 
 from randomized_smoothing_certification.core import ABSTAIN
 from randomized_smoothing_certification.training_set_smoothing import Smoothed, TrainingSet, TrainingSetNoise, answers
 from runtime.files import InputError
+from runtime.lazy import linalg
 
 Bound = Literal["tight", "closed_form"]
 
@@ -144,9 +143,9 @@ class KernelVectors:
         system = self._x.T @ self._x if self._primal else self._x @ self._x.T
         system[np.diag_indices_from(system)] += ridge
         try:
-            self._factor = cholesky(system, lower=True)
-            reciprocal_condition = dpocon(self._factor, np.abs(system).sum(axis=0).max(), uplo="L")[0]
-        except LinAlgError:
+            self._factor = linalg.cholesky(system, lower=True)
+            reciprocal_condition = linalg.lapack.dpocon(self._factor, np.abs(system).sum(axis=0).max(), uplo="L")[0]
+        except linalg.LinAlgError:
             reciprocal_condition = 0.0
         if reciprocal_condition < 1e-14:
             raise InputError(
@@ -163,8 +162,8 @@ class KernelVectors:
         if x_test.ndim != 2 or x_test.shape[1] != self._x.shape[1]:
             raise InputError(f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected")
         if self._primal:
-            return cho_solve((self._factor, True), x_test.T).T @ self._x.T
-        return cho_solve((self._factor, True), self._x @ x_test.T).T
+            return linalg.cho_solve((self._factor, True), x_test.T).T @ self._x.T
+        return linalg.cho_solve((self._factor, True), self._x @ x_test.T).T
 
 
 def class_scores(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:

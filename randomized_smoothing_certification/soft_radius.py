@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from keras import ops
+from runtime.lazy import ops
 
 Tensor = Any
 

@@ -4,14 +4,14 @@ Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomiz
 SampleUnderNoise in the pseudocode of section 3.2. CERTIFY and PREDICT, which use the votes, are in core.py.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from bilevel_optimizer.autodiff import jit, mapped
 from data.datasets import require_sigma
@@ -19,6 +19,7 @@ from models.saving import require_float_inputs
 from randomized_smoothing_certification.grid_noise import GridNoise, as_steps
 from runtime.checks import require_keras_settings
 from runtime.files import InputError
+from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
 # Noise is drawn in blocks of this many votes, each from its own seed, and a batch is a whole number of

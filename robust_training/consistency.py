@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from keras import ops
-
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
 from runtime.files import InputError
+from runtime.lazy import ops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from keras import ops
 
+from runtime.lazy import ops
 from runtime.noise import normal, normal_of_images
 
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)

@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from keras import ops
-
 from randomized_smoothing_certification.soft_radius import (
     gaussian_margin,
     log_mean_softmax,
@@ -15,6 +13,7 @@ from randomized_smoothing_certification.soft_radius import (
 )
 from robust_training.loss import Logits, Randomness, TrainingLoss, noise_of_copies
 from runtime.files import InputError
+from runtime.lazy import ops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from keras import ops
-
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
 from runtime.files import InputError
+from runtime.lazy import ops
 from runtime.noise import normal_of_images
 
 _SMALLEST = 2.0**-126  # what is smaller, some processors take for 0 and others not

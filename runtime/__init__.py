@@ -1,19 +1,23 @@
 """What every long run needs, whatever it computes: files, noise, stop, checkpoints, provenance, command line.
 
-Importing this package fixes the process environment that the tensor backend reads when it is first
-imported, and the settings that Keras takes from ~/.keras/keras.json; every other package that uses Keras imports this
-one first for that reason. Where a user's code has imported the backend before, with other settings, a warning says so.
-Where Keras or the backend cannot be imported, a script of the project ends in one line; other code gets an ImportError.
+Importing this package imports no backend. It sets the variables of the environment that a backend reads when it is
+first imported, and it sees to it that Keras has this project's settings, whatever ~/.keras/keras.json says, as soon as
+anything imports Keras. Every other package of the project therefore imports this one first. Where a user's code has
+imported Keras or TensorFlow before, with other settings, a warning says so. Where Keras or the backend is missing, a
+script of the project ends in one line; other code gets an ImportError.
 """
 
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 _KERAS_BEFORE = sys.modules.get("keras") is not None
@@ -89,21 +93,19 @@ def _is_installed(name: str) -> bool:
     return sys.modules.get(name) is not None or find_spec(name) is not None
 
 
-def _import_matplotlib() -> None:
-    """Keras imports Matplotlib, which refuses to be imported where MPLBACKEND (a notebook's) names what is not there.
+def _load_matplotlib(load: Callable[[], None]) -> None:
+    """Matplotlib refuses to be imported where MPLBACKEND (a notebook's) names what is not there.
 
-    One that Matplotlib takes stays, so that a notebook's plots stay inline.
+    A backend that Matplotlib takes stays, so that a notebook's plots stay inline.
     """
-    if "matplotlib" in sys.modules or not _is_installed("matplotlib"):
-        return
     name = os.environ.pop("MPLBACKEND", "")  # an import that failed half-way could not be done again
     try:
-        import matplotlib
+        load()
     except Exception as error:  # of the user's matplotlibrc
         _cannot_run(f"matplotlib cannot be imported ({_first_line(error)}): mend your matplotlibrc", error)
     if name:
         try:
-            matplotlib.rcParams["backend"] = name
+            sys.modules["matplotlib"].rcParams["backend"] = name
         except (ImportError, ValueError):
             return
         os.environ["MPLBACKEND"] = name
@@ -135,18 +137,11 @@ def backend_lines_hidden() -> Iterator[None]:
             os.close(stderr)
 
 
-def _import_keras() -> None:
+def _load_keras(load: Callable[[], None]) -> None:
     backend = os.environ["KERAS_BACKEND"]
-    _require_backend(backend, "KERAS_BACKEND=")
-    if _KERAS_BEFORE:
-        return
-    for name, install in (("keras", _INSTALL["tensorflow"]), (backend, _INSTALL[backend])):
-        if not _is_installed(name):
-            _cannot_run(f"{name} is not installed: {install}")
-    _import_matplotlib()
     try:
         with backend_lines_hidden():
-            import keras  # noqa: F401
+            load()
     except ImportError as error:
         _cannot_run(f"keras or {backend} cannot be imported ({_first_line(error)}): {_INSTALL[backend]}", error)
     except Exception as error:  # of ~/.keras/keras.json, or a variable that Keras reads
@@ -156,19 +151,20 @@ def _import_keras() -> None:
             "the environment's variable",
             error,
         )
+    _pin_keras_settings()
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-_import_keras()
-
 _KERAS = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7, "dtype_policy": "float32"}
 
 
 def changed_keras_settings() -> dict[str, tuple[Any, Any]]:
     """Keras's settings that are not as every run of this project has them: as they are, and as they should be."""
+    if "keras" not in sys.modules:
+        return {}
     from keras import config
 
     found = {name: getattr(config, name)() for name in _KERAS}
@@ -189,21 +185,21 @@ def _pin_keras_settings() -> None:
                       stacklevel=3)  # fmt: skip
 
 
-_pin_keras_settings()
-
-
 def onednn_in_force() -> bool | None:
     """Whether TensorFlow's convolutions are oneDNN's, as it read when it was imported; None where that is not known."""
     port = sys.modules.get("tensorflow.python.util._pywrap_util_port")  # there is no public way to ask
     return bool(port.IsMklEnabled()) if port else None
 
 
+def backend_name() -> str:
+    """The backend in force: tensorflow or jax. Imports nothing."""
+    return sys.modules["keras"].backend.backend() if "keras" in sys.modules else os.environ["KERAS_BACKEND"]
+
+
 def _warn_where_loaded_otherwise() -> None:
     """The variables here change nothing that the backend has read already."""
-    import keras
-
     again = "set it before Python starts, or import this project before keras and tensorflow"
-    _require_backend(backend := keras.backend.backend(), "Keras was imported before this project with the backend ")
+    _require_backend(backend := backend_name(), "Keras was imported before this project with the backend ")
     if backend != (wanted := os.environ["KERAS_BACKEND"]):
         warnings.warn(f"Keras was imported before this project with the backend {backend}, not {wanted}: for "
                       f"KERAS_BACKEND={wanted} {again}", RuntimeWarning, stacklevel=3)  # fmt: skip
@@ -213,5 +209,29 @@ def _warn_where_loaded_otherwise() -> None:
                       f"convolutions: for TF_ENABLE_ONEDNN_OPTS=1 {again}", RuntimeWarning, stacklevel=3)  # fmt: skip
 
 
+class _AtFirstImport:
+    """A finder of sys.meta_path: does more when one of these packages is first imported, whoever imports it."""
+
+    loaders = MappingProxyType({"keras": _load_keras, "matplotlib": _load_matplotlib})
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name not in self.loaders:
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in others if spec), None)
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self.loaders[name](partial(execute, module))  # type: ignore
+        return spec
+
+
+_require_backend(os.environ["KERAS_BACKEND"], "KERAS_BACKEND=")
+if _KERAS_BEFORE:
+    _pin_keras_settings()
+else:
+    for _name in ("keras", os.environ["KERAS_BACKEND"]):
+        if not _is_installed(_name):
+            _cannot_run(f"{_name} is not installed: {_INSTALL.get(_name, _INSTALL['tensorflow'])}")
 if _LOADED_BEFORE:
     _warn_where_loaded_otherwise()
+sys.meta_path.insert(0, _AtFirstImport())

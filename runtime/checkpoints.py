@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
 from runtime.files import InputError, load_archive, remove, save_archive
+from runtime.lazy import keras
 
 OnOtherSettings = Literal["refuse", "start_afresh"]
 

@@ -15,11 +15,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import keras
 import numpy as np
-from keras import tree
 
-from runtime import changed_environment
+from runtime import backend_name, changed_environment
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
@@ -41,6 +39,7 @@ from runtime.files import (
     unwritable,
     write_json,
 )
+from runtime.lazy import ops, tree
 from runtime.lock import Lock
 from runtime.progress import Scalars, progress
 from runtime.provenance import provenance, settings, shown_path
@@ -110,7 +109,7 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
     controls = {field.name for field in fields(CheckpointControls)} | config.more_controls
     own = {name: value for name, value in settings(config).items() if name not in controls}
     changed = {"environment": variables} if (variables := changed_environment()) else {}
-    return {**own, "backend": keras.backend.backend(), **changed, **contents}
+    return {**own, "backend": backend_name(), **changed, **contents}
 
 
 class LongRun:
@@ -436,6 +435,6 @@ def _read_record(path: Path, *more: str) -> dict[str, Any]:
 
 def _require_finite_state(step: str, state: Any) -> None:
     for leaf in tree.flatten(state):
-        array = keras.ops.convert_to_numpy(leaf)
+        array = ops.convert_to_numpy(leaf)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             require_finite(step, state=float(array[~np.isfinite(array)][0]))

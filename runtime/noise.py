@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
+
+from runtime.lazy import keras, ops
 
 
 class Stream(IntEnum):
@@ -28,7 +28,6 @@ class Stream(IntEnum):
     VOTES_TAKEN = 0x5E1EC73
 
 
-_GENERATOR = keras.random.SeedGenerator(seed=0)
 SEED_WORDS = 2**31 - 2  # the words of a seed lie below it: Keras takes them modulo this number on TensorFlow
 
 
@@ -107,6 +106,13 @@ def _mixed(x: Any) -> Any:
 
 
 def _draw(distribution: Callable[..., Any], shape: tuple[int, ...], seed: Any) -> Any:
-    state = ops.cast(seed, _GENERATOR.state.dtype)
-    with keras.StatelessScope(state_mapping=[(_GENERATOR.state, state)]):
-        return distribution(shape, seed=_GENERATOR)
+    generator = _generator()
+    state = ops.cast(seed, generator.state.dtype)
+    with keras.StatelessScope(state_mapping=[(generator.state, state)]):
+        return distribution(shape, seed=generator)
+
+
+@cache
+def _generator() -> Any:
+    """Keras draws from a given seed by a generator only; its own state is never read."""
+    return keras.random.SeedGenerator(seed=0)

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
-from runtime import environment
+from runtime import backend_name, environment
+from runtime.lazy import keras
 
 ROOT = Path(__file__).resolve().parent.parent
 IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()
@@ -105,9 +105,9 @@ def provenance(config: Any) -> dict[str, Any]:
     """The record saved beside every artifact: resolved config, command, commit, versions, machine."""
     import importlib.metadata
 
-    backend = keras.backend.backend()
-    versions = {"python": platform.python_version(), "keras": keras.__version__, "numpy": np.__version__}
-    for name in (backend, f"{backend}-cpu"):
+    backend = backend_name()
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    for name in ("keras", backend, f"{backend}-cpu"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

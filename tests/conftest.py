@@ -1,8 +1,11 @@
 """Fixtures shared by all tests."""
 
+import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,26 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_error
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 
 
+# Modules that compute with tensors. What a test file does not import itself, it may still call in a script.
+TENSORS = re.compile(
+    r"^(from|import) (keras|bilevel_optimizer|models|robust_training|runtime\.(noise|checkpoints)"
+    r"|attack_generation\.(attack|parametrisation|poisoning)|evaluation\.(training|boundary)"
+    r"|randomized_smoothing_certification\.(certification_run|soft_radius|votes))\b",
+    re.MULTILINE,
+)
+
+
+@cache
+def uses_tensors(path: Path) -> bool:
+    return TENSORS.search(path.read_text(encoding="utf-8")) is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest begin first: where several run at a time none is left for the end."""
+    """Mark what depends on the backend. The files that take longest begin first, so that none is left for the end."""
+    for item in items:
+        if uses_tensors(item.path):
+            item.add_marker("backend")
     items.sort(key=lambda item: item.path.parent.name != "workflow")
 
 
@@ -36,6 +57,43 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.faults.stages import World
 
     return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def compiled_once() -> Iterator[None]:
+    """Attacks and trainings with equal settings and images are compiled once for all tests that use this fixture.
+
+    A step is a pure function of the state, its number and the seed, so that what makes it can be used again. That a run
+    continues in a fresh process to the same bits has a test of its own.
+    """
+    from attack_generation import poisoning
+    from evaluation import training
+    from runtime.files import array_sha256
+    from runtime.long_run import identity
+
+    def shared(make: Any) -> Callable[[Any, Any], Any]:
+        made: dict[str, Any] = {}
+
+        def once(config: Any, dataset: Any) -> Any:
+            arrays = [getattr(dataset, f"{letter}_{split}") for letter in "xy" for split in ("train", "val", "test")]
+            key = json.dumps([identity(config), repr(config.loss), *map(array_sha256, arrays)])
+            if key not in made:
+                made[key] = make(config, dataset)
+            return made[key]
+
+        return once
+
+    def afresh(config: Any, dataset: Any) -> Any:
+        """A training, whose model holds its first weights, and not the last of the run before."""
+        one = shared_training(config, dataset)
+        one.model.assign(*first.setdefault(id(one), one.model.initial()))
+        return one
+
+    shared_training, first = shared(training.Training), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(poisoning, "Attack", shared(poisoning.Attack))
+        patch.setattr(training, "Training", afresh)
+        yield
 
 
 @pytest.fixture

@@ -28,11 +28,11 @@ for line in sys.stdin.read().splitlines():
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of installed packages. pip builds in the sources' folder, so that it gets a copy of them."""
-    pytest.importorskip("setuptools", reason="not installed (pip install -e .[dev])")
+    pytest.importorskip("setuptools", "77", reason="not installed (pip install -e .[dev])")
     sources, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("installed")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("*.npy", "__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     options = ["--no-deps", "--no-index", "--no-build-isolation", "--no-compile", "--target", str(target)]
     done = subprocess.run(

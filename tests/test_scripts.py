@@ -19,6 +19,7 @@ from robust_training.methods import METHODS
 from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 # Weights that get the target class right within a few steps, for else the soft radius and its gradient are 0.
@@ -130,8 +131,12 @@ def test_images_keep_their_noise_where_they_do_in_the_published_code(
         assert attack.loss.margin_clip == training.loss.margin_clip == attack.radius_clip == 1e-3
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dataset", ["DIGITS", "MNIST", pytest.param("CIFAR10", marks=pytest.mark.slow)])
+# The other three of the digits: test_poisoning, test_training, and the runs below that are stopped.
+SCRIPTS = [*(("DIGITS", method) for method in ("standard", "consistency")), *(("MNIST", method) for method in METHODS)]
+SLOW = [pytest.param("CIFAR10", method, marks=pytest.mark.slow) for method in METHODS]
+
+
+@pytest.mark.parametrize(("dataset", "method"), [*SCRIPTS, *SLOW])
 def test_poison_then_victim(dataset: str, method: str, toy_dirs: dict[str, Path], tmp_path: Path) -> None:
     main, config = attack_config(dataset, method, toy_dirs[dataset], tmp_path)
     assert config.target_class == 8

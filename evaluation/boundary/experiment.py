@@ -5,10 +5,11 @@ seed for each victim, and a line for each test point of the target class: its in
 radius, 0 where not certified. A record holds the victim's test accuracy and how far its training points were moved.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from data.datasets import split_target_class
 from evaluation.boundary.picture import Panel, save_boundaries
@@ -17,6 +18,7 @@ from evaluation.store import POINTS, SETTINGS, Store, write_store
 from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.statistics import mean_and_std_text, reduction_of
 from runtime.files import InputError, remove, require_no_folder, write_text
+from runtime.lazy import pandas as pd
 from runtime.lock import Lock
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from attack_generation.figures import default_style, save_png
 from evaluation.boundary.study import BoundaryConfig, Plane
+from runtime.lazy import stats
 
 
 class Panel(NamedTuple):

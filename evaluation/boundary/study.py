@@ -6,16 +6,15 @@ trained from scratch on clean, control and poisoned points are certified.
 Source: arXiv 2012.01274 (CVPR 2021), section 3 and the picture of the decision boundary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
-from keras import layers, ops
-from scipy import ndimage
 
 from attack_generation.controls import starting_poison
 from bilevel_optimizer.adam import adam_init
@@ -32,6 +31,7 @@ from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness, accuracy
 from runtime.checkpoints import require_finite
 from runtime.files import InputError
+from runtime.lazy import keras, layers, ndimage, ops
 from runtime.long_run import require_not_negative, require_positive
 from runtime.noise import Stream, fold_in, normal, seed_pair
 from runtime.provenance import project_path

@@ -5,19 +5,20 @@
 With the store alone as --studies, its tables and figures are made again.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from evaluation.label_flipping.report import COLUMNS, RECORD, TABLES, save_label_curves, tables_page
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.records import is_of_record, require_clean_commits
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
+from runtime.lazy import pandas as pd
 from runtime.lock import Lock
 from runtime.provenance import project_path, shown_path
 

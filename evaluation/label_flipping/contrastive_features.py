@@ -8,6 +8,8 @@ what its last layer sees. BatchNorm has batch statistics.
     python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
 """
 
+from __future__ import annotations
+
 import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
 
 # isort: split
@@ -16,9 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import keras
 import numpy as np
-from keras import layers, ops, tree
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
@@ -30,6 +30,7 @@ from models.registry import build_model, initial_weights, require_architecture
 from models.stateless import StatelessModel
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256
+from runtime.lazy import keras, layers, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
 from runtime.noise import Stream, fold_in, seed_pair, uniform
 from runtime.provenance import project_path, shown_path

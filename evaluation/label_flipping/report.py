@@ -6,14 +6,14 @@ A record has the keys of RECORD and those of runtime.provenance. Its 'curves' ar
 point: networks', and those of certificates of which an earlier version of this project kept nothing else.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
 from attack_generation.figures import (
     BLACK,
@@ -31,7 +31,9 @@ from attack_generation.figures import (
 from evaluation.label_flipping.config import SETTINGS, Learner
 from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
+from evaluation.tables.statistics import share_interval
 from randomized_smoothing_certification.label_flipping import certified_accuracy
+from runtime.lazy import pandas as pd
 
 TABLES, FIGURE = "tables.md", "certified_accuracy.png"
 COLUMNS = ("entry", "seed", "certificate", "q", "idx", "label", "predict", "flips", "correct")
@@ -130,8 +132,7 @@ def curve_table(store: Store) -> pd.DataFrame:
         values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.median_flips}
         rows.append({**curve._asdict(), "label": curve.label, **values, **curve.printed})
     table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "points"), float))
-    right = (table["accuracy"] * table["points"]).round()
-    table["low"], table["high"] = proportion_confint(right, table["points"], method="wilson")
+    table["low"], table["high"] = share_interval(table["accuracy"], table["points"])
     return table
 
 

@@ -5,12 +5,13 @@ neighbours, or the bandwidth) and q are chosen on held-out training images. Ever
 that a run that was stopped goes on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-import pandas as pd
 
 from data.datasets import SPLITS, load_dataset
 from evaluation.label_flipping.config import SETTINGS, LabelFlippingConfig
@@ -40,6 +41,7 @@ from runtime.files import (
     require_no_folder,
     write_text,
 )
+from runtime.lazy import pandas as pd
 from runtime.lock import Lock
 from runtime.long_run import KeptStages, identity
 from runtime.noise import Stream

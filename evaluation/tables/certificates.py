@@ -16,6 +16,8 @@ Certificates of another program join the store and the plan.yaml beside it, one 
         --import-files a.tsv b.tsv --method consistency --sigma 0.25 --target-class 8 --n 10000
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
@@ -24,17 +26,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from evaluation.store import SETTINGS, Store, read_store, write_store
+from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
-from evaluation.tables.plan import CLEAN, Foreign, read_plan
-from evaluation.tables.records import points_of_class, points_of_runs, points_table, runs_of
+from evaluation.tables.plan import read_plan
+from evaluation.tables.records import points_of_runs, points_table, runs_of
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS, Point, as_text
 from randomized_smoothing_certification.core import ALPHA, round_down
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
+from runtime.lazy import pandas as pd
 from runtime.lock import Lock
 from runtime.provenance import project_path, shown_path
 
@@ -176,8 +179,8 @@ def _import(config: Config) -> None:
             f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
         )
     runs = runs_of(foreign, project_path(""))
-    tables = [points_table(key, seed, points_of_class(file, foreign.target_class)) for seed, (file, _) in runs.items()]
-    records = {str(seed): of_run for seed, (_, of_run) in runs.items()}
+    tables = [points_table(key, seed, run.points) for seed, run in runs.items()]
+    records = {str(seed): run.records for seed, run in runs.items()}
     if key not in store.records:
         points = pd.concat([store.points, *tables], ignore_index=True)
         write_store(config.store, Store(points, {**store.records, key: records}))

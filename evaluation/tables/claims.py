@@ -12,21 +12,23 @@ A claim names entries of the results and, where it says how large an effect is, 
 A claim without a bound is an observation and has no verdict.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-import pandas as pd
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
+from evaluation.tables.cells import CLEAN
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.frame import reduction_against
-from evaluation.tables.plan import CLEAN, yaml_values
-from evaluation.tables.statistics import CONFIDENCE, Reduction
+from evaluation.tables.plan import yaml_values
+from evaluation.tables.statistics import CONFIDENCE, Reduction, share_interval
 from runtime.files import InputError, read_text
+from runtime.lazy import pandas as pd
+from runtime.lazy import stats
 
 HEADER = (
     "claim",
@@ -243,5 +245,5 @@ def _of_labels(name: str, row: dict[str, Any]) -> Measured:
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):
         return Measured(f"{share:.3f}", -np.inf, np.inf)
-    low, high = proportion_confint(round(share * points), points, 1 - CONFIDENCE, method="wilson")
+    low, high = share_interval(share, points)
     return Measured(f"{share:.3f} ({low:.3f} to {high:.3f})", low, high)

@@ -1,13 +1,13 @@
 """Figures of a plan, drawn from its frame (frame.py): a panel for each kind of victims, at most 12 entries in each."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy.stats import norm
 
 from attack_generation.controls import CONTROLS
 from attack_generation.figures import (
@@ -22,10 +22,13 @@ from attack_generation.figures import (
     plain_text,
     save_png,
 )
+from evaluation.tables.cells import CLEAN, OPTIMISED
 from evaluation.tables.frame import MEAN
 from evaluation.tables.layout import dataset_name
-from evaluation.tables.plan import CLEAN, OPTIMISED, Plan
+from evaluation.tables.plan import Plan
 from robust_training.methods import METHODS
+from runtime.lazy import pandas as pd
+from runtime.lazy import stats
 
 MOST = 12  # entries of a panel
 COLUMNS = 4  # panels side by side, of PANEL inches each: below 2,000 pixels
@@ -147,8 +150,8 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
             shares = np.mean([(run.radii[:, None] >= at).mean(axis=0) for run in runs_of[name]], axis=0)
             axes.plot(at if of_radius else at / sigma, shares, color=colours[name], lw=1.8)
         if not of_radius:
-            ticks = [tick for tick in TICKS if norm.ppf(tick) <= at[-1] / sigma]
-            axes.set_xticks(norm.ppf(ticks), [f"{tick:g}" for tick in ticks], fontsize="small")
+            ticks = [tick for tick in TICKS if stats.norm.ppf(tick) <= at[-1] / sigma]
+            axes.set_xticks(stats.norm.ppf(ticks), [f"{tick:g}" for tick in ticks], fontsize="small")
         what = "radius (l2, pixels in [0, 1])" if of_radius else "lower bound of p_A (scale of its normal quantile)"
         axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=what, ylabel="share of points")
         _dress(axes, key, shown)
@@ -231,8 +234,11 @@ def _finish(figure: Any, plan: Plan, shown: pd.DataFrame, about: str) -> None:
     wide = int(13 * figure.get_figwidth())
     name = dataset_name(shown)
     title = plan.title if name.lower() in plan.title.lower() else f"{name}: {plan.title}"
-    figure.suptitle(plain_text(textwrap.fill(title, wide)), fontsize="large")
-    figure.supxlabel(plain_text(textwrap.fill(f"{about}. {counts}", int(1.35 * wide))), fontsize="small")
+    heading, below = textwrap.wrap(title, wide), textwrap.wrap(f"{about}. {counts}", int(1.35 * wide))
+    # The panels keep their height, however long the texts are.
+    figure.set_figheight(figure.get_figheight() + 0.25 * max(0, len(heading) - 2) + 0.18 * max(0, len(below) - 3))
+    figure.suptitle(plain_text("\n".join(heading)), fontsize="large")
+    figure.supxlabel(plain_text("\n".join(below)), fontsize="small")
 
 
 def _different(values: pd.Series) -> list[str]:

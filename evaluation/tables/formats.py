@@ -1,12 +1,13 @@
 """Tables in Markdown, LaTeX, HTML and plain text."""
 
+from __future__ import annotations
+
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-import pandas as pd
-
 from evaluation.tables.layout import MISSING, Table
 from evaluation.tables.statistics import INTERVALS, PLUS_MINUS
+from runtime.lazy import pandas as pd
 
 ABOUT = f"{PLUS_MINUS}. {INTERVALS}."
 

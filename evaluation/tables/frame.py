@@ -1,17 +1,20 @@
 """One DataFrame of everything that a plan measured: a row per entry, a column per number. Tables and figures are its
 pivots, results/summary.csv its rows."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from attack_generation.controls import CONTROLS
 from evaluation.store import POINTS, SETTINGS
-from evaluation.tables.plan import CLEAN, OPTIMISED, AttackVariant, Cell, Plan
-from evaluation.tables.records import Entry, Run, commits
+from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
+from evaluation.tables.plan import AttackVariant, Plan
+from evaluation.tables.runs import Entry, Run, commits
 from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
+from runtime.lazy import pandas as pd
 
 Entries = dict[Cell, Entry]
 MEAN = "mean"  # in place of a class: the mean over all classes of the plan

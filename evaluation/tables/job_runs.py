@@ -2,17 +2,24 @@
 
 import gc
 import multiprocessing
+import os
 import runpy
 import shlex
 import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from graphlib import TopologicalSorter
 
-from evaluation.tables.plan import LIMITED, Job
+from evaluation.tables.jobs import Job
+from evaluation.tables.plan import LIMITED
 from runtime.files import unwritable
+from runtime.progress import listening, progress
 from runtime.provenance import source_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
@@ -30,12 +37,11 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
         limit += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
     script = source_path(job.script)
     words = shlex.split(f"{job.flags} {limit} {more_flags}")
-    log = job.work / "logs" / f"{job.name}.log"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("a", encoding="utf-8")
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        output = job.log.open("a", encoding="utf-8")
     except OSError as error:
-        raise unwritable(log, error) from error
+        raise unwritable(job.log, error) from error
     arguments, sys.argv = sys.argv, [str(script), *words]
     import keras  # once runtime has set what the backend reads
 
@@ -47,114 +53,159 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as left:
         if left.code == STOPPED_EARLY:
-            raise StoppedEarly(f"{stop.reason or 'asked to'} during {job.name}") from None
+            raise StoppedEarly(f"{stop.reason or 'asked to'} during {job.about}") from None
         if left.code:
-            return log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+            return job.log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
     finally:
         sys.argv = arguments
     return None
 
 
-def run_at_once(
-    jobs: Sequence[Job], processes: int, stop: Stop, begun: Callable[[Job], None], ended: Callable[[Job], None]
-) -> Iterator[tuple[Job, str | None]]:
-    """Run jobs in so many processes, each as soon as what it needs is made; yields each that ended, as run_job does.
+def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
+    """Run jobs, the first ones first, each as soon as what it needs is made; a line for each that failed.
 
-    A job that needs what a failed one should have made is left out. begun, ended: told of every job that is run.
+    A job that needs what a failed one should have made is left out. One process: all in this one.
     Raises StoppedEarly where asked to stop, once the jobs under way have stopped.
     """
-    left, lost = list(jobs), {path for job in jobs for path in job.outputs}  # what is not made
-    helpers: list[_Helper] = []
+    makers = {path: job for job in jobs for path in job.outputs}
+    order = TopologicalSorter({job: [makers[path] for path in job.needs if path in makers] for job in jobs})
+    order.prepare()
+    place = {job: number for number, job in enumerate(jobs)}
+    bar, ready = _Bar(jobs, processes), list[Job]()
+    running: dict[Future[str | None], tuple[Job, _Worker | None]] = {}
+    idle: list[_Worker] = []
+    failed: dict[Job, str] = {}
     stopped = ""
     try:
         while True:
             if stop.reason and not stopped:
                 stopped = stop.reason
-                for helper in helpers:
-                    helper.ask_to_stop()
-            ready = [] if stopped else [job for job in left if lost.isdisjoint(job.needs)]
-            for job in ready[: processes - sum(helper.job is not None for helper in helpers)]:
-                left.remove(job)
-                begun(job)
-                free = next((helper for helper in helpers if helper.is_free), None)
-                if free is None:
-                    helpers.append(free := _Helper())
-                free.start(job, stop)
-            busy = {helper.pipe: helper for helper in helpers if helper.job is not None}
-            if not busy:
+                for child in multiprocessing.active_children():
+                    child.terminate()
+            ready = sorted([*ready, *order.get_ready()], key=place.__getitem__)
+            while ready and not stopped and len(running) < processes:
+                bar.begin(job := ready.pop(0))
+                if processes == 1:
+                    running[_run_here(job, stop, bar)] = job, None
+                else:
+                    free = idle.pop() if idle else _Worker()
+                    running[free.submit(_run_there, job, stop.minutes_left)] = job, free
+            if not running:
                 break
-            for pipe in wait(list(busy), timeout=_LOOK_EVERY):
-                helper = busy[pipe]  # type: ignore[index]
-                job, outcome, line = helper.finish()
-                if outcome == "died":
-                    helpers.remove(helper)
-                if outcome == "stopped" or (outcome == "died" and stopped):
-                    stopped = stopped or line
-                    continue
-                ended(job)
-                if outcome == "done":
-                    lost.difference_update(job.outputs)
-                yield job, None if outcome == "done" else line
+            for future in wait(running, _LOOK_EVERY, FIRST_COMPLETED).done:
+                job, worker = running.pop(future)
+                line = ""
+                try:
+                    line = future.result() or ""
+                except StoppedEarly as error:
+                    stopped = stopped or str(error)
+                except BrokenProcessPool:
+                    line, worker = "its process was ended from outside; is there enough memory?", None
+                except Exception as error:
+                    traceback.print_exception(error)
+                    line = f"{type(error).__name__}: {error}"
+                idle += [worker] if worker else []
+                bar.end(job)
+                if line:
+                    failed[job] = line
+                else:
+                    order.done(job)
     finally:
-        for helper in helpers:
-            helper.close()
+        for child in multiprocessing.active_children() if running else ():
+            child.kill()
+        for worker in (*idle, *(worker for _, worker in running.values() if worker)):
+            worker.shutdown()
+        bar.close()
     if stopped:
         raise StoppedEarly(stopped)
+    return failed
 
 
-class _Helper:
-    """A process that runs one job after the other."""
+def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
+    """Run a job in this process; what came of it."""
+    future: Future[str | None] = Future()
+    try:
+        with bar.listening(job):
+            future.set_result(run_job(job, stop))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+class _Worker(ProcessPoolExecutor):
+    """A process that runs one job after the other. Where it is killed, no other is lost."""
 
     def __init__(self) -> None:
-        self.job: Job | None = None
-        self.pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()  # so that the pipe ends where the process does
+        super().__init__(1, mp_context=_SPAWN, initializer=_in_a_worker)
 
-    @property
-    def is_free(self) -> bool:
-        return self.job is None and self._process.is_alive()
 
-    def start(self, job: Job, stop: Stop) -> None:
-        self.job = job
-        self.pipe.send((job, stop.minutes_left))
+def _in_a_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and asks to stop
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
-    def finish(self) -> tuple[Job, str, str]:
-        """The job, how it went (done, failed, stopped, died), and a line about it."""
-        job, self.job = self.job, None
-        assert job is not None
-        try:
-            return job, *self.pipe.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
-            return job, "died", f"its process ended with exit status {self._process.exitcode}"
 
-    def ask_to_stop(self) -> None:
-        if self.job is not None:
-            self._process.terminate()
+def _end_with_the_parent() -> None:
+    """Where the parent was killed: the job under way stops as it does when asked to, then the process ends."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_LOOK_EVERY)
+
+
+def _run_there(job: Job, minutes: float | None) -> str | None:
+    """Run a job in a worker."""
+    return run_job(job, Stop(None if minutes is None else max(minutes, 1e-3)))
+
+
+class _Bar:
+    """One bar for a whole plan. The time left goes by finished jobs of the same script, or else of the same rule."""
+
+    def __init__(self, jobs: Sequence[Job], processes: int) -> None:
+        self._left, self._processes = list(jobs), processes
+        self._begun: dict[Job, tuple[float, bool]] = {}  # jobs under way: since when, and whether they were done before
+        self._seconds: dict[str, list[float]] = {}
+        self._shown = 0.0
+        form = "{desc}{bar}| {n_fmt} of {total_fmt} jobs, {elapsed} spent{postfix}"
+        self._bar = progress(total=len(jobs), bar_format=form)
 
     def close(self) -> None:
-        self.pipe.close()
-        if self.job is not None:
-            self._process.kill()
-        self._process.join()
+        self._bar.close()
 
+    def begin(self, job: Job) -> None:
+        """A job begins, wherever it runs."""
+        self._left.remove(job)
+        self._begun[job] = time.monotonic(), job.outputs[0].exists()
+        self._show(job, self._expected(job))
 
-def _serve(pipe: Connection) -> None:
-    """Run the jobs that come through the pipe until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and asks to stop
-    while True:
-        try:
-            job, minutes = pipe.recv()
-        except EOFError:
-            return
-        stop = Stop(None if minutes is None else max(minutes, 1e-3))
-        try:
-            line = run_job(job, stop)
-            pipe.send(("failed", line) if line else ("done", ""))
-        except StoppedEarly as error:
-            pipe.send(("stopped", str(error)))
-        except Exception as error:
-            traceback.print_exc()
-            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+    @contextmanager
+    def listening(self, job: Job) -> Iterator[None]:
+        """Show the time left while a job runs in this process."""
+
+        def told(share_done: float) -> None:
+            spent = time.monotonic() - self._begun[job][0]
+            self._show(job, spent / max(share_done, 1e-6) - spent)
+
+        with listening(told):
+            yield
+
+    def end(self, job: Job) -> None:
+        """It is over: learn from it how long such jobs take."""
+        started, kept = self._begun.pop(job)
+        if not kept:
+            for name in (job.script, job.rule):
+                self._seconds.setdefault(name, []).append(time.monotonic() - started)
+        self._bar.update()
+
+    def _expected(self, job: Job) -> float:
+        known = self._seconds.get(job.script) or self._seconds.get(job.rule) or [0.0]
+        return sum(known) / len(known)
+
+    def _show(self, job: Job, seconds: float) -> None:
+        now = time.monotonic()
+        if now - self._shown > 0.5:
+            self._shown = now
+            under_way = [self._expected(one) - now + since for one, (since, _) in self._begun.items() if one != job]
+            seconds += sum(max(0.0, one) for one in under_way) + sum(map(self._expected, self._left))
+            left = self._bar.format_interval(seconds / self._processes)
+            self._bar.set_postfix_str(f"about {left} left: {job.about}")

@@ -4,13 +4,15 @@ Layout: arXiv 2012.01274, tables 1 to 4: per method and noise level, clean again
 over architectures. Controls of the same epsilon stand in the same table.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
-import pandas as pd
-
+from evaluation.tables.cells import CLEAN
 from evaluation.tables.frame import MEAN, SHARES, reduction_against
-from evaluation.tables.plan import CLEAN, Plan
+from evaluation.tables.plan import Plan
 from evaluation.tables.statistics import Reduction
+from runtime.lazy import pandas as pd
 
 MISSING = "—"
 VICTIMS = ("method", "victim_variant", "sigma", "target_class")

@@ -13,11 +13,12 @@ A folder in results/ gets the store, tables.md and three figures. Every other fo
 CSV, and curves of certified accuracy.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import pandas as pd
 
 from attack_generation.figures import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
@@ -25,20 +26,21 @@ from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gr
 from evaluation.tables.formats import as_html, as_latex, as_markdown, as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.layout import tables_by_victims, tables_of
-from evaluation.tables.plan import FIGURES, PAGES, Plan, read_plan
+from evaluation.tables.paths import FIGURES, PAGES, Paths
+from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.records import (
     collect,
-    commits,
+    differences,
     is_of_record,
     job_times,
-    missing,
     read_entries,
     require_clean_entries,
-    require_measured,
     require_runs,
 )
+from evaluation.tables.runs import commits, missing
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
+from runtime.lazy import pandas as pd
 from runtime.provenance import project_path, shown_path
 
 MOST_POISONS = 4  # in the picture of images
@@ -65,8 +67,8 @@ def main(config: Config) -> None:
     """
     plan = read_plan(config.plan)
     times = pd.DataFrame()
-    here = plan.placed_in(config.directory)
-    folder = config.results_dir or (config.plan.parent if config.from_results else here.folders["results"])
+    paths = plan.paths_in(config.directory)
+    folder = config.results_dir or (config.plan.parent if config.from_results else paths.results)
     of_record = is_of_record(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if of_record else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
@@ -76,11 +78,10 @@ def main(config: Config) -> None:
         entries = read_entries(plan, config.plan.parent)
         require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
     else:
-        require_measured(plan, config.directory)
         collect(plan, folder, config.directory)
         entries = read_entries(plan, folder)
-        times = job_times(here)
-        _images(here, folder / "images.png")
+        times = job_times(paths)
+        _images(plan, paths, folder / "images.png")
     if of_record:
         require_clean_entries(entries.values(), folder)
     frame, lacking = frame_of(plan, entries), missing(list(entries.values()))
@@ -89,6 +90,8 @@ def main(config: Config) -> None:
             write_text(folder / name, text)
     draw_figures(plan, frame, folder, curves=not of_record)
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
+    for line in differences(plan, entries.values()):
+        print(f"note: {line}")
     if lacking:
         print("\nmissing:\n  " + "\n  ".join(lacking))
     print(
@@ -131,17 +134,17 @@ def draw_figures(plan: Plan, frame: pd.DataFrame, folder: Path, *, curves: bool)
         save_distributions(folder / "certified_accuracy.png", plan, frame, of_radius=True)
 
 
-def _images(plan: Plan, path: Path) -> None:
+def _images(plan: Plan, paths: Paths, path: Path) -> None:
     """Clean and poisoned images and their difference, of the first poisons that are there, optimised ones first."""
-    made = [poison for poison in plan.poisons().values() if plan.poison_file(poison).is_file()]
+    made = [poison for poison in plan.poisons() if paths.poison(poison).is_file()]
     chosen = sorted(made, key=lambda poison: not poison.architecture)[:MOST_POISONS]
     if not chosen:
         return
-    dataset = load_dataset(plan.folders["data"])
+    dataset = load_dataset(paths.data)
     grids = {}
     for poison in chosen:
         clean = split_target_class(dataset.x_train, dataset.y_train, poison.target_class).x_target
-        grids[poison.title] = clean, load_poison(plan.poison_file(poison), dataset, poison.target_class)
+        grids[str(poison)] = clean, load_poison(paths.poison(poison), dataset, poison.target_class)
     save_image_grids(path, grids, plan.epsilon, f"{dataset.label}: training images of the class, clean and poisoned")
 
 

@@ -4,125 +4,41 @@ Certificates are read as Cohen et al.'s code writes them (columns idx, label, pr
 those of other code bases fill the same tables. The store keeps all columns but the time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
-from evaluation.tables.plan import Cell, Foreign, Plan
+from evaluation.tables.cells import Cell, Foreign
+from evaluation.tables.paths import Paths
+from evaluation.tables.plan import Plan
+from evaluation.tables.runs import Entry, Run, commits, missing
 from randomized_smoothing_certification.certificate_file import (
     Point,
-    ceiling_of,
     is_summarised,
     read_certificate_record,
     read_own_points,
     read_points,
 )
 from runtime.files import InputError, read_record, write_text
+from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path
 
 NUMBERS = ("seed", "idx", "label", "predict", "radius", "correct")
 """Columns of a store's points beside 'entry', each a number."""
 
 
-class Run(NamedTuple):
-    """One victim of an entry."""
+class Measured(NamedTuple):
+    """A run as its files have it."""
 
-    seed: int
-    radii: np.ndarray  # float (points,) of the class's points; -1 where not certified correctly
-    records: dict[str, Any]  # how it was made: settings of certificate, victim and poison
-    sigma: float
-    target_class: int
-    idx: np.ndarray  # int (points,): which test images they are
-    other_radii: np.ndarray = np.empty(0)  # of the points of all other classes, where they were certified too
-
-    @property
-    def acr(self) -> float:
-        """Average certified radius: abstentions and wrong classes count 0."""
-        return float(np.maximum(self.radii, 0).mean())
-
-    def certified_at(self, radius: float) -> float:
-        """Approximate certified accuracy: the share of points with at least this radius."""
-        return float(np.mean(self.radii >= radius))
-
-    @property
-    def at_ceiling(self) -> float | None:
-        """The share of points with the largest radius that n votes can certify; None where n is not known."""
-        settings = self.certificate
-        if not all(settings.get(name) for name in ("n", "alpha", "sigma")):
-            return None
-        return self.certified_at(ceiling_of(settings, settings["n"]) * (1 - 1e-5))
-
-    @property
-    def others_acr(self) -> float | None:
-        """Average certified radius of the other classes, None where they were not certified."""
-        return float(np.maximum(self.other_radii, 0).mean()) if len(self.other_radii) else None
-
-    @property
-    def others_certified_accuracy(self) -> float | None:
-        """Approximate certified accuracy at radius 0 of the other classes."""
-        return float(np.mean(self.other_radii >= 0)) if len(self.other_radii) else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Of the clean test images without noise, None where it is not known."""
-        return self.records["victim"].get("accuracy")
-
-    @property
-    def target_accuracy(self) -> float | None:
-        """The same of those of the certified class."""
-        return self.records["victim"].get(f"accuracy_class_{self.target_class}")
-
-    @property
-    def certificate(self) -> dict[str, Any]:
-        """Settings of the certificate; of another program n, alpha and sigma, where they are known."""
-        return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
-
-    @property
-    def votes(self) -> int | None:
-        """The votes n of each point, None where they are not known."""
-        return self.certificate.get("n")
-
-    @property
-    def dataset(self) -> str | None:
-        """Name of the data in its certificate's record, None where it has none."""
-        name = self.certificate.get("dataset")
-        return name if isinstance(name, str) else None
-
-    @property
-    def visibility(self) -> dict[str, float]:
-        """What attack_generation.visibility measured of its poison, by name; empty where nothing was."""
-        measured = self.records.get("visibility", {}).get("measured") or {}
-        return {
-            **{k: v for k, v in measured.items() if k != "auc"},
-            **{f"auc_{k}": v for k, v in measured.get("auc", {}).items()},
-        }
-
-    @property
-    def attack(self) -> dict[str, str]:
-        """Optimiser and parametrisation of the attack that made its poison; empty for a control and clean data."""
-        settings = self.records.get("poison", {}).get("settings", {})
-        if "epochs" not in settings:
-            return {}
-        older = {"optimiser": "approxgrad", "parametrisation": "per_image"}  # of records before there was a choice
-        return {name: str(settings.get(name, default)) for name, default in older.items()}
-
-    @property
-    def gradients(self) -> float | None:
-        """Gradients of a batch of training images that the attack spent on its poison, None where it is not known."""
-        return self.records.get("poison", {}).get("gradients")
-
-
-class Entry(NamedTuple):
-    """One entry of a table with the runs that are there."""
-
-    cell: Cell
-    wanted: int  # runs that it should have
-    runs: tuple[Run, ...]
+    file: Path  # of its certificates
+    points: list[Point]
+    records: dict[str, Any]  # how it was made
 
 
 def points_of_class(path: Path, target_class: int) -> list[Point]:
@@ -131,17 +47,6 @@ def points_of_class(path: Path, target_class: int) -> list[Point]:
     if not any(point.label == target_class for point in points):
         raise InputError(f"{path}: has no point of class {target_class}; choose another file")
     return points
-
-
-def require_measured(plan: Plan, directory: Path) -> None:
-    """Raise InputError where no run of the plan is there: a table of it would show nothing.
-
-    directory: where the plan's own paths start.
-    """
-    here = plan.placed_in(directory)
-    if not (plan.foreign or any(_measured_run(here, cell, seed) for cell in plan.cells() for seed in plan.seeds)):
-        mend = "run the plan first, or give the folder that its paths start from as --directory"
-        require_runs([Entry(cell, plan.runs, ()) for cell in plan.cells()], here.folders["work"], mend)
 
 
 def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
@@ -156,23 +61,26 @@ def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
 def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
     """Write what the plan's jobs have measured so far, and what other programs have, as a store.
 
-    directory: where the plan's own paths start. Raises InputError where the folder is one of the project's results and
-    a run is of no commit.
+    directory: where the plan's own paths start. Raises InputError before anything is written: where no run is there,
+    and where the folder is one of the project's results and a run is of no commit.
     """
-    here, runs = plan.placed_in(directory), foreign_runs(plan, directory)
-    for cell in plan.cells():
-        of_seeds = {seed: _measured_run(here, cell, seed) for seed in plan.seeds}
+    paths, runs, cells = plan.paths_in(directory), foreign_runs(plan, directory), plan.cells()
+    for cell in cells:
+        of_seeds = {seed: _measured_run(plan, paths, cell, seed) for seed in plan.seeds}
         runs[cell] = {seed: run for seed, run in of_seeds.items() if run}
-    tables: list[pd.DataFrame] = []
-    records: dict[str, dict[str, Any]] = {}
-    for cell, of_cell in runs.items():
-        for seed, (tsv, of_run) in of_cell.items():
-            if is_of_record(folder):
-                require_clean_commits(str(tsv), of_run)
-            tables.append(points_table(cell.key, seed, points_of_class(tsv, cell.target_class)))
-            records.setdefault(cell.key, {})[str(seed)] = of_run
-    none = pd.DataFrame(columns=["entry", *NUMBERS])
-    write_store(folder, Store(pd.concat(tables, ignore_index=True) if tables else none, records))
+    if not any(runs.values()):
+        mend = "run the plan first, or give the folder that its paths start from as --directory"
+        require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
+    for run in (run for of_cell in runs.values() for run in of_cell.values()):
+        if is_of_record(folder):
+            require_clean_commits(str(run.file), run.records)
+    tables = [
+        points_table(cell.key, seed, run.points) for cell, of_cell in runs.items() for seed, run in of_cell.items()
+    ]
+    records = {
+        cell.key: {str(seed): run.records for seed, run in of_cell.items()} for cell, of_cell in runs.items() if of_cell
+    }
+    write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
 
 
@@ -187,34 +95,35 @@ def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame
     return table
 
 
-def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, tuple[Path, dict[str, Any]]]]:
-    """Certificates and records of the runs of other programs, as _measured_run has them; by entry and number.
+def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, Measured]]:
+    """The runs of other programs, by entry and number. folder: where the plan's own paths start.
 
-    folder: where the plan's own paths start. Raises InputError where a file cannot be used or an entry is not theirs.
+    Raises InputError where a file cannot be used or an entry is not theirs.
     """
-    runs: dict[Cell, dict[int, tuple[Path, dict[str, Any]]]] = {}
     keys = {cell.key for cell in plan.cells()}
     for foreign in plan.foreign:
         if foreign.cell.key in keys:
             raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {foreign.cell}")
         keys.add(foreign.cell.key)
-        runs[foreign.cell] = runs_of(foreign, folder)
-        for tsv, _ in runs[foreign.cell].values():
-            points_of_class(tsv, foreign.target_class)
-    return runs
+    return {foreign.cell: runs_of(foreign, folder) for foreign in plan.foreign}
 
 
-def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, tuple[Path, dict[str, Any]]]:
-    """File and records of each run of another program, by its number. folder: where the files' paths start."""
-    return {seed: (folder / file, {"file": file, **foreign.records}) for seed, file in enumerate(foreign.files)}
+def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, Measured]:
+    """The runs of an entry of another program, by number. folder: where the files' paths start."""
+    return {
+        seed: Measured(
+            path := folder / file, points_of_class(path, foreign.target_class), {"file": file, **foreign.records}
+        )
+        for seed, file in enumerate(foreign.files)
+    }
 
 
-def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, Any]] | None:
-    """Certificates and records of a run that is complete: each record is of the file that lies there.
+def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured | None:
+    """A run that is complete: each record is of the file that lies there.
 
     Raises InputError where a row is one that the run cannot have written.
     """
-    tsv, record = plan.certificate_file(cell, seed), plan.model_file(cell, seed).with_suffix(".json")
+    tsv, record = paths.certificate(cell, seed), paths.model(cell, seed).with_suffix(".json")
     if not (is_summarised(tsv) and record.is_file()):
         return None
     records = {"victim": read_record(record, settings=dict), "certificate": read_certificate_record(tsv)}
@@ -225,18 +134,10 @@ def _measured_run(plan: Plan, cell: Cell, seed: int) -> tuple[Path, dict[str, An
     if len(found) != len(points):
         raise InputError(f"{tsv}: has {len(found)} of {len(points)} points; certify again")
     if cell.poison:
-        records["poison"] = read_record(plan.poison_file(cell.poison).with_suffix(".json"), settings=dict)
-        if plan.visibility and (seen := plan.visibility_file(cell.poison)).is_file():
+        records["poison"] = read_record(paths.poison(cell.poison).with_suffix(".json"), settings=dict)
+        if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
-    return tsv, records
-
-
-def commits(records: Any) -> list[str]:
-    """The commits named anywhere in a run's records, each once."""
-    if not isinstance(records, dict):
-        return []
-    own = [str(records["commit"])] if "commit" in records else []
-    return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
+    return Measured(tsv, found, records)
 
 
 def is_of_record(folder: Path) -> bool:
@@ -270,31 +171,53 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     Raises InputError where the store is missing or damaged, or has points without records or records without points.
     """
     store = read_store(folder)
-    of_runs = points_of_runs(store, folder)
+    points = points_of_runs(store, folder)
     wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
     entries = {}
-    for cell, runs in wanted.items():
+    for cell, count in wanted.items():
         of_cell = store.records.get(cell.key, {})
-        for seed, records in of_cell.items():
-            if not isinstance(records, dict) or not _are_records(records):
-                raise InputError(
-                    f"{folder / SETTINGS}: {cell.key}, seed {seed}, is no run of this project; make it again"
-                )
-            made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
-            if made_with != plan.epsilon:
-                raise InputError(
-                    f"{folder}: {cell.key}, seed {seed}, has poison of epsilon {made_with}, the plan says "
-                    f"{plan.epsilon}; give the plan that was run"
-                )
-            if not (of_runs[cell.key, int(seed)]["label"] == cell.target_class).any():
-                raise InputError(
-                    f"{folder / POINTS}: {cell.key}, seed {seed}, has no point of class {cell.target_class}; make it "
-                    "again"
-                )
-        found = [_stored_run(cell, int(seed), of_runs[cell.key, int(seed)], one) for seed, one in of_cell.items()]
-        entries[cell] = Entry(cell, runs, tuple(found))
+        runs = [
+            _stored_run(plan, folder, cell, int(seed), points[cell.key, int(seed)], of_cell[seed]) for seed in of_cell
+        ]
+        entries[cell] = Entry(cell, count, tuple(runs))
     return entries
+
+
+def _stored_run(plan: Plan, folder: Path, cell: Cell, seed: int, points: pd.DataFrame, records: Any) -> Run:
+    """A run of a store. Raises InputError where its records or points are no run of the plan's entry."""
+    where = f"{cell.key}, seed {seed},"
+    if not isinstance(records, dict) or not _are_records(records):
+        raise InputError(f"{folder / SETTINGS}: {where} is no run of this project; make it again")
+    made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
+    if made_with != plan.epsilon:
+        raise InputError(
+            f"{folder}: {where} has poison of epsilon {made_with}, the plan says {plan.epsilon}; give the plan that "
+            "was run"
+        )
+    of_class = (points["label"] == cell.target_class).to_numpy()
+    if not of_class.any():
+        raise InputError(f"{folder / POINTS}: {where} has no point of class {cell.target_class}; make it again")
+    radii, idx = np.where(points["correct"] == 1, points["radius"], -1.0), points["idx"].to_numpy()
+    return Run(seed, radii[of_class], records, cell.victim.sigma, cell.target_class, idx[of_class], radii[~of_class])
+
+
+def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
+    """A line for each entry that was measured otherwise than the plan says: with other votes, points or more runs."""
+    lines = []
+    settings = {name.replace("-", "_"): value for name, value in plan.certification.items()}
+    for entry in entries:
+        of_runs = [run.certificate for run in entry.runs if "certificate" in run.records]
+        found = {
+            f"{name} {measured[name]}, where the plan says {value}"
+            for measured in of_runs
+            for name, value in settings.items()
+            if not isinstance(measured.get(name, {}), dict) and str(measured[name]) != str(value)
+        }
+        if len(entry.runs) > entry.wanted:
+            found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
+        lines += [f"{entry.cell}: has {one}" for one in sorted(found)]
+    return lines
 
 
 def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataFrame]:
@@ -326,13 +249,6 @@ def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataF
         (entry, seed), *_ = named ^ of_runs.keys()
         raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
     return of_runs
-
-
-def _stored_run(cell: Cell, seed: int, points: pd.DataFrame, records: dict[str, Any]) -> Run:
-    radii = np.where(points["correct"] == 1, points["radius"], -1.0)
-    of_class = (points["label"] == cell.target_class).to_numpy()
-    idx = points["idx"].to_numpy()
-    return Run(seed, radii[of_class], records, cell.victim.sigma, cell.target_class, idx[of_class], radii[~of_class])
 
 
 class _Votes(msgspec.Struct, frozen=True):
@@ -385,16 +301,9 @@ def _are_records(of_run: dict[str, Any]) -> bool:
     return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
-def missing(entries: Sequence[Entry]) -> list[str]:
-    """A line for each entry that lacks runs."""
-    return [
-        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in entries if len(entry.runs) < entry.wanted
-    ]
-
-
-def job_times(plan: Plan) -> pd.DataFrame:
+def job_times(paths: Paths) -> pd.DataFrame:
     """Run times and memory of the long rules, each job in its last attempt, from the files that Snakemake writes."""
-    folder = plan.folders["work"] / "benchmarks"
+    folder = paths.work / "benchmarks"
     jobs = [
         pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.relative_to(folder).parts[0])
         for path in sorted(folder.rglob("*.tsv"))

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+
+from runtime.lazy import optimize, stats
 
 PLUS_MINUS = "± is the sample standard deviation over victims"
 INTERVALS = (
@@ -25,6 +26,14 @@ def mean_and_std_text(values: Sequence[float]) -> str:
     """Mean ± sample standard deviation; the mean alone of a single value."""
     mean, std = mean_and_std(values)
     return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def share_interval(share: Any, points: Any) -> tuple[Any, Any]:
+    """Wilson's 95 % interval of a share over so many points, each of any shape; NaN where the points are NaN."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(np.round(share * points), points, 1 - CONFIDENCE, method="wilson")
+    return low, high
 
 
 class Reduction(NamedTuple):

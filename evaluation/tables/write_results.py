@@ -8,10 +8,10 @@ come from the stores. A person's remarks are in a folder's NOTES.md and in resul
 headline are sentences in README.md, between its two marks. benchmarks/records/ has what benchmarks wrote with --out.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
@@ -24,23 +24,24 @@ from evaluation.tables.plan import read_plan
 from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
+from runtime.lazy import pandas as pd
 from runtime.provenance import project_path, shown_path
 
 HEAD = f"""# Results
 
-Made by `python evaluation/tables/write_results.py`; edit `claims.yaml` or a `NOTES.md` and run it again. ACR: average
-certified radius, l2, pixels in [0, 1]. {ABOUT}
+Made by `python evaluation/tables/write_results.py`. To change it, edit `claims.yaml` or a `NOTES.md` and run it again.
+ACR is the average certified radius, in l2, with pixels in [0, 1]. {ABOUT}
 
 Each folder holds `tables.md`, at most three figures (`acr.png`, `p_a.png`, `images.png`), `NOTES.md`, and the store
 that they are made from: `points.csv.xz`, a line per certified point, and `settings.json.xz`, settings, commands and
-commits of every run. `summary.csv` has every entry of every plan.
+commits of every run. `summary.csv` has every entry of every plan. [How to read them](../docs/results.md).
 """
 
 SPEED = """# Speed and memory
 
 Made by `python evaluation/tables/write_results.py` from the records in `records/`, which are made by, for example,
 `python benchmarks/speed.py --out benchmarks/records/speed.json`. `make benchmark` prints the same for your machine.
-Bars are what the project asks of itself; most are in gradients, for machines differ.
+A bar is the project's own goal. Most bars are counted in gradients, because machines differ.
 """
 
 

@@ -46,7 +46,7 @@ from attack_generation.figures import save_image_grid, save_image_grids
 from evaluation.tables.figures import save_acr, save_acr_against_gradients, save_distributions
 from evaluation.tables.frame import frame_of
 from evaluation.tables.plan import plan_of
-from evaluation.tables.records import Entry, Run
+from evaluation.tables.runs import Entry, Run
 
 folder = Path(sys.argv[1])
 images = np.linspace(0, 1, 2 * 64).reshape(2, 8, 8, 1)
@@ -70,21 +70,30 @@ save_distributions(folder / "radii.png", plan, frame, of_radius=True)
 """
 
 
+def drawn(folder: Path, matplotlibrc: str = "", before: str = "") -> tuple[str, dict[str, bytes]]:
+    """The figures of a process whose user has this file and runs this code first, and what is printed."""
+    (folder / "matplotlibrc").write_text(matplotlibrc)
+    say = "\nimport matplotlib; print(matplotlib.rcParams['axes.titlesize'])"
+    command = [sys.executable, "-c", f"{before}\n{DRAW}{say}", str(folder)]
+    environment = os.environ | {"MATPLOTLIBRC": str(folder / "matplotlibrc")}
+    done = subprocess.run(command, cwd=project_path(""), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The figures of a user who has changed nothing."""
+    said, figures = drawn(tmp_path_factory.mktemp("default"))
+    assert said == "large\n" and len(figures) == 6
+    return figures
+
+
 @pytest.mark.parametrize("before", ["", "import matplotlib.pyplot as plt; plt.style.use('dark_background')"])
-def test_a_users_matplotlibrc_changes_no_figure(before: str, tmp_path: Path) -> None:
-    drawn = []
-    for name, text, first in (("default", "", ""), ("users", OF_A_USER, before)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "matplotlibrc").write_text(text)
-        say = "\nimport matplotlib; print(matplotlib.rcParams['axes.titlesize'])"
-        command = [sys.executable, "-c", f"{first}\n{DRAW}{say}", str(folder)]
-        environment = os.environ | {"MATPLOTLIBRC": str(folder / "matplotlibrc")}
-        done = subprocess.run(command, cwd=project_path(""), env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == ("40.0\n" if text else "large\n")  # the user's own figures stay as they were
-        drawn.append({path.name: path.read_bytes() for path in folder.glob("*.png")})
-    assert len(drawn[0]) == 6 and drawn[0] == drawn[1]
+def test_a_users_matplotlibrc_changes_no_figure(before: str, default: dict[str, bytes], tmp_path: Path) -> None:
+    said, figures = drawn(tmp_path, OF_A_USER, before)
+    assert said == "40.0\n"  # the user's own figures stay as they were
+    assert figures == default
 
 
 def test_every_function_that_draws_has_the_default_style() -> None:

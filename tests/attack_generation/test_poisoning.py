@@ -34,6 +34,7 @@ from tests.waiting import HANG
 SCRIPT = (
     Path(attack_generation.__file__).parent / "gaussian_data_augmentation" / "DIGITS" / "poison_radius_gaussianaug.py"
 )
+pytestmark = pytest.mark.usefixtures("compiled_once")
 TARGET, EPSILON, SIGMA = 3, 0.2, 0.25
 # Two outer steps an epoch, new weights after the first of two epochs; large weight steps, since the soft radius
 # of weights that get the target class wrong is zero and so is its gradient.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data import prepare_cifar10, prepare_mnist
+from evaluation.tables.jobs import jobs_of
 from evaluation.tables.plan import plan_of
 from runtime.checks import require_usable
 from runtime.command_line import parsed
@@ -202,7 +203,7 @@ def test_a_plan_may_name_a_folder_as_its_source(config: prepare_mnist.Config) ->
             "data": {"source": str(config.source), "validation": 60},
         }
     )  # fmt: skip
-    job = next(job for job in plan.jobs() if job.rule == "data")
+    job = next(job for job in jobs_of(plan) if job.rule == "data")
     of_plan = parsed(prepare_mnist.Config, words=job.flags.split())
     require_usable(of_plan)
     prepare_mnist.main(of_plan)

@@ -1,8 +1,9 @@
-"""The lines of Python on README and docs/, run as they stand there between the two marks."""
+"""The lines of Python on README and docs/, run as they stand there: what lies between the marks is shown."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import data
@@ -21,7 +22,7 @@ def folder_with_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_certify_a_classifier(folder_with_digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # README: begin
+    # snippet: certify a classifier
     import numpy as np
     from sklearn.ensemble import RandomForestClassifier
 
@@ -34,7 +35,7 @@ def test_certify_a_classifier(folder_with_digits: Path, capsys: pytest.CaptureFi
     for number in range(5):  # number and seed together name the image's noise
         found = certify(counter, x[number], number, n0=100, n=1_000, alpha=0.001, seed=0)
         print(y[number].argmax(), found.prediction, found.radius)  # prediction -1: abstained
-    # README: end
+    # end of snippet
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
@@ -50,32 +51,32 @@ def folder_with_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif("MNIST_NPZ" not in os.environ, reason="MNIST_NPZ names no copy of MNIST")
 def test_load_a_poison(folder_with_mnist: Path) -> None:
-    # README: begin
+    # snippet: the shipped poison in MNIST
     import numpy as np
 
     poison, mnist = np.load("data/poisons/mnist_published.npz"), np.load("mnist.npz")
     x, y = mnist["x_train"], mnist["y_train"]  # uint8 (60000, 28, 28), as published
     x[poison["index"]] = poison["X_poisoned"][..., 0]  # each poisoned image replaces the one that it was made from
-    # README: end
+    # end of snippet
     clean = np.load("mnist.npz")["x_train"]
     changed = np.flatnonzero((x != clean).any(axis=(1, 2)))
     assert np.array_equal(changed, np.sort(poison["index"])) and (y[changed] == 8).all()
     assert np.abs(x.astype(int) - clean).max() == 25
     pytest.importorskip("torch")
-    # README: begin
+    # snippet: a PyTorch loader
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
     images = torch.from_numpy(x)[:, None] / 255  # float32 (60000, 1, 28, 28)
     loader = DataLoader(TensorDataset(images, torch.from_numpy(y).long()), batch_size=100, shuffle=True)
-    # README: end
+    # end of snippet
     batch, labels = next(iter(loader))
     assert batch.shape == (100, 1, 28, 28) and batch.dtype == torch.float32 and labels.shape == (100,)
 
 
 def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    # README: begin
+    # snippet: an entry of the results
     import pandas as pd
 
     rows = pd.read_csv("results/summary.csv")
@@ -83,6 +84,37 @@ def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     print(optimised[["table", "method", "optimiser", "n", "victim_epochs", "acr_mean", "reduction_percent"]])
     points = pd.read_csv("results/mnist_published/points.csv.xz")
     acr = (points.radius * points.correct).groupby([points.entry, points.seed]).mean()  # wrong points count 0
-    # README: end
+    # end of snippet
     (published,) = optimised[optimised.table == "mnist_published"].to_dict("records")
     assert acr[published["entry"]].mean() == pytest.approx(published["acr_mean"], abs=1e-4) and len(optimised) > 3
+
+
+def test_a_training_method_of_ones_own() -> None:
+    # snippet: a training method
+    from dataclasses import dataclass
+    from typing import Any, ClassVar
+
+    from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
+
+    @dataclass(frozen=True, kw_only=True)
+    class SmoothedLabelsLoss(TrainingLoss):
+        """Gaussian augmentation with smoothed labels."""
+
+        name: ClassVar[str] = "smoothed_labels"
+
+        share: float = 0.1
+        """Weight that is taken from the label and shared by all classes."""
+
+        def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
+            noisy = x + noise_of_copies(x, 1, randomness, fixed=False)
+            return mean_cross_entropy(logits(noisy), (1 - self.share) * y + self.share / y.shape[1])
+
+    # end of snippet
+    y = np.eye(4, dtype=np.float32)
+    randomness = Randomness(
+        sigma=0.0, seed=np.zeros(2, np.int32), fixed_seed=np.zeros(2, np.int32), images=np.arange(4)
+    )
+    loss = SmoothedLabelsLoss(share=0.2)
+    found = loss(lambda images: 3 * images[:, :, 0, 0], y[:, :, None, None], y, randomness, 0.0)
+    probabilities = np.exp(3 * y) / np.exp(3 * y).sum(axis=1, keepdims=True)
+    assert float(found) == pytest.approx(-np.mean(np.sum((0.8 * y + 0.05) * np.log(probabilities), axis=1)), abs=1e-6)

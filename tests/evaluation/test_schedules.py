@@ -11,7 +11,7 @@ import pytest
 import tyro
 
 from evaluation.schedules import ONE_CYCLE, RISE, Schedule, learning_rate
-from evaluation.tables.plan import flags
+from evaluation.tables.jobs import flags
 from evaluation.training import train_victims
 from robust_training.methods import METHODS
 from robust_training.smoothadv import SmoothAdvLoss

@@ -22,6 +22,7 @@ from runtime.lock import Lock
 from runtime.stop import Stop, StoppedEarly
 
 LOSS = GaussianAugmentationLoss()
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def config(data_dir: Path, folder: Path, **changes: Any) -> TrainingConfig:

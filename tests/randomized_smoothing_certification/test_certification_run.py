@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
 from models.saving import load_model, save_model
 from randomized_smoothing_certification import certification_run, core
@@ -887,4 +888,4 @@ def test_settings_that_can_certify_nothing_end_before_any_work(
         "methods": {"gaussianaug": [0.5]}, "certification": {"n": 300, **changes},
     }  # fmt: skip
     with pytest.raises(InputError, match=message):
-        plan_of(plan)
+        check_scripts(jobs_of(plan_of(plan)))

@@ -83,7 +83,7 @@ def test_the_table_survives_a_crashed_worker(
     plan = plan_of(read_json(there / "runs/tables/digits/plan.json"))
     assert plan == read_plan(there / "plan.yaml")
     for cell in plan.cells():
-        certificates = plan.certificate_file(cell, 0)
+        certificates = plan.paths.certificate(cell, 0)
         assert without_time(there / certificates) == without_time(here / certificates)
-        weights = [load_model(folder / plan.model_file(cell, 0)).get_weights() for folder in (here, there)]
+        weights = [load_model(folder / plan.paths.model(cell, 0)).get_weights() for folder in (here, there)]
         assert all((one == other).all() for one, other in zip(*weights, strict=True))

@@ -18,7 +18,7 @@ PLAN: dict[str, Any] = {
     "attack": {"all": {"epochs": 1, "lower_steps": 2, "solver_steps": 1}},
     # No batch of MACER can be had: its victims fail.
     "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 2, "batch_size": 5000}},
-    "certification": {"points": 6, "n": 200}, "shards": 2,
+    "certification": {"points": 6, "n": 200},
 }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_a_failing_combination_stops_no_other_and_is_named_at_the_end(
     assert partly_failed.returncode != 0
     assert "batch_size is 5000" in output  # the failed job's own line
     lacking = output[output.rindex("missing:") :]
-    assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in lacking
+    assert "macer (digits_cnn), σ = 0.25, class 8, training data: clean: 0 of 1 runs" in lacking
     assert "gaussianaug (digits_cnn)" not in lacking
     text = table(folder, "incomplete")
     assert "| gaussianaug | 0.25 | 8 | clean | 200 | 1 |" in text
@@ -67,7 +67,7 @@ def mended(folder: Path, partly_failed: subprocess.CompletedProcess) -> dict[str
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.keras")}
     assert len(before) == 2
     plan = {**PLAN, "victim": {**PLAN["victim"], "macer": {"loss.copies": 2}}}
-    assert jobs(folder, plan) == {"all": 1, "plan": 1, "victim": 2, "certify": 4, "merge": 2, "tables": 1}
+    assert jobs(folder, plan) == {"all": 1, "plan": 1, "victim": 2, "certify": 2, "tables": 1}
     output = run(folder, plan=plan)
     assert output.returncode == 0, output.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -89,19 +89,17 @@ def test_only_what_failed_is_made_when_it_is_mended(folder: Path, mended: dict[s
     ("change", "made_again"),
     [
         ({"title": "Other"}, {}),
-        ({"certification": {"points": 6, "n": 300}}, {"certify": 8, "merge": 4}),
+        ({"certification": {"points": 6, "n": 300}}, {"certify": 4}),
         (
             {"victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 1}}},
-            {"victim": 2, "certify": 4, "merge": 2},
+            {"victim": 2, "certify": 2},
         ),
-        (
-            {"attack": {**PLAN["attack"], "standard": {"lr_u": 0.05}}},
-            {"poison": 1, "victim": 2, "certify": 4, "merge": 2},
-        ),
-        ({"runs": 2}, {"victim": 4, "certify": 8, "merge": 4}),
-        ({"rows": ["clean", "constant"]}, {"control": 1, "victim": 2, "certify": 4, "merge": 2}),
+        ({"attack": {**PLAN["attack"], "standard": {"lr_u": 0.05}}}, {"poison": 1, "victim": 2, "certify": 2}),
+        ({"runs": 2}, {"victim": 4, "certify": 4}),
+        ({"shards": 2}, {"certify": 8, "merge": 4}),
+        ({"rows": ["clean", "constant"]}, {"control": 1, "victim": 2, "certify": 2}),
     ],
-    ids=["title", "n", "a method's victims", "an attack", "runs", "a control"],
+    ids=["title", "n", "a method's victims", "an attack", "runs", "shards", "a control"],
 )
 def test_a_changed_constant_makes_its_dependants_again(
     change: dict[str, Any], made_again: dict[str, int], folder: Path, mended: dict[str, Any]
@@ -116,7 +114,7 @@ def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
     tables = (folder / "runs/tables/toy/results/tables.html").read_text()
     times = tables[tables.index("<h2>Run times</h2>") :]
     rows = re.findall(r"<td>(\w+)</td>\s*<td>(\d+)</td>\s*<td>([\de.-]+)</td>", times)
-    assert {rule: int(jobs) for rule, jobs, _ in rows} == {"certify": 8, "poison": 1, "victim": 4}
+    assert {rule: int(jobs) for rule, jobs, _ in rows} == {"certify": 4, "poison": 1, "victim": 4}
     assert all(float(hours) > 0 for *_, hours in rows)
     for name in ("tables.html", "acr.png", "p_a.png", "certified_accuracy.png"):
         assert name in page

@@ -33,6 +33,7 @@ def test_a_killed_job_continues_to_the_same_result(tmp_path: Path) -> None:
         "table": "killed", "title": "Killed", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
         "methods": {"gaussianaug": [0.25]}, "rows": ["clean"],
         "victim": {"all": {"epochs": 10, "checkpoint_minutes": 1e-9}}, "certification": {"points": 6, "n": 200},
+        "shards": 2,
     }  # fmt: skip
     work = tmp_path / "runs/tables/killed"
     (tmp_path / "sitecustomize.py").write_text(HOLD)  # every Python process runs it when it starts

@@ -25,7 +25,7 @@ from evaluation.tables.figures import (
 from evaluation.tables.frame import Entries, frame_of
 from evaluation.tables.make_tables import draw_figures
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import Entry, Run
+from evaluation.tables.runs import Entry, Run
 from evaluation.tables.statistics import Reduction, mean_and_std, mean_and_std_text, reduction_of
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.tables.cells import Cell, Poison, Victim
 from evaluation.tables.frame import MEAN, Entries, as_csv, data_name, frame_of, measured_line
 from evaluation.tables.layout import tables_of
-from evaluation.tables.plan import Cell, Plan, Poison, Victim, plan_of
-from evaluation.tables.records import Entry, Run
+from evaluation.tables.plan import Plan, plan_of
+from evaluation.tables.runs import Entry, Run
 from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.certificate_file import ceiling_of
 

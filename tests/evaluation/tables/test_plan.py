@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 import data
-from evaluation.tables.plan import Cell, Poison, Victim, flags, plan_of, read_plan
+import evaluation.tables.plan as plan_module
+from evaluation.tables.cells import Cell, Poison, Victim
+from evaluation.tables.jobs import check_scripts, flags, jobs_of
+from evaluation.tables.plan import plan_of, read_plan, yaml_values
 from runtime.files import InputError
 
 ROOT = Path(data.__file__).parents[1]
@@ -34,8 +37,8 @@ def test_main_entries_are_the_product_of_methods_noise_levels_classes_and_rows()
 def test_a_victim_on_clean_data_is_trained_once_for_all_classes() -> None:
     plan = plan_of(SMALL)
     clean = [cell for cell in plan.cells() if cell.poison is None]
-    assert len({plan.model_file(cell, 0) for cell in clean}) == 3
-    assert len({plan.certificate_file(cell, 0) for cell in clean}) == 6
+    assert len({plan.paths.model(cell, 0) for cell in clean}) == 3
+    assert len({plan.paths.certificate(cell, 0) for cell in clean}) == 6
 
 
 def test_method_transfer_crosses_poisons_and_victims_of_one_sigma() -> None:
@@ -59,7 +62,7 @@ def test_the_more_special_settings_win() -> None:
 
     def of(method: str, sigma: float) -> str:
         start = f"victims/{method}_digits_cnn_sigma_{sigma}/clean/"
-        return next(job.flags for job in plan.jobs() if job.name.startswith(start))
+        return next(job.flags for job in jobs_of(plan) if job.name.startswith(start))
 
     assert of("gaussianaug", 0.25).endswith("--epochs 3")
     assert of("macer", 0.25).endswith("--epochs 3 --lam 2")
@@ -80,29 +83,30 @@ def test_every_attack_and_budget_is_a_row_for_every_kind_of_victim() -> None:
     assert [(cell.victim.variant, cell.row) for cell in plan.cells()] == [
         (kind, row) for kind in ("published", "one_cycle") for row in rows
     ]
-    poisons = [job for job in plan.jobs() if job.rule == "poison"]
+    poisons = [job for job in jobs_of(plan) if job.rule == "poison"]
     assert [job.flags.rpartition("/poison/")[2].partition(" ")[2] for job in poisons] == [
         "--epochs 1 --lr-u 0.2", "--epochs 3 --lr-u 0.2", "--epochs 9 --lr-u 0.5 --optimiser soba",
     ]  # fmt: skip
-    victims = [job.flags for job in plan.jobs() if job.rule == "victim"]
+    victims = [job.flags for job in jobs_of(plan) if job.rule == "victim"]
     assert [flags.endswith("--epochs 3") for flags in victims] == 10 * [True] + 10 * [False]
     assert all(flags.endswith("--epochs 2 --schedule one_cycle") for flags in victims[10:])
 
 
 def test_entries_of_variants_have_files_and_names_of_their_own() -> None:
     plan = plan_of({**CROSSED, "rows": ["clean", "optimised"]})
-    certificates = [plan.certificate_file(cell, seed) for cell in plan.cells() for seed in plan.seeds]
-    models = [plan.model_file(cell, seed) for cell in plan.cells() for seed in plan.seeds]
+    certificates = [plan.paths.certificate(cell, seed) for cell in plan.cells() for seed in plan.seeds]
+    models = [plan.paths.model(cell, seed) for cell in plan.cells() for seed in plan.seeds]
     assert len(set(certificates)) == len(set(models)) == len(set(map(str, plan.cells()))) * 2 == 2 * 5 * 2
     cell = plan.cells()[-3]
     assert cell.key == (
         "macer_digits_cnn_sigma_0.5_one_cycle/macer_digits_cnn_sigma_0.5_class_8_approxgrad_epochs_1/class_8"
     )
     assert str(cell) == (
-        "macer (digits_cnn, one_cycle), sigma 0.5, class 8, macer poison of approxgrad_epochs_1 made with digits_cnn"
+        "macer (digits_cnn, one_cycle), σ = 0.5, class 8, training data: approxgrad_epochs_1 against macer "
+        "with digits_cnn, σ = 0.5, class 8"
     )
-    made: set[Path] = {plan.folders["work"] / "plan.json"}
-    for job in plan.jobs():
+    made: set[Path] = {plan.paths.plan}
+    for job in jobs_of(plan):
         assert made.issuperset(job.needs) and not made & set(job.outputs), job.name
         made.update(job.outputs)
 
@@ -111,20 +115,23 @@ def test_an_attack_may_be_run_with_several_seeds() -> None:
     attacks = {"soba": {"optimiser": "soba", "epochs": [1, 2], "seed": [0, 3]}}
     plan = plan_of({**SMALL, "target_classes": [8], "attacks": attacks})
     assert list(plan.attack_variants()) == [f"soba_epochs_{epochs}_seed_{seed}" for epochs in (1, 2) for seed in (0, 3)]
-    job = next(job for job in plan.jobs() if "soba_epochs_2_seed_3" in job.name)
+    job = next(job for job in jobs_of(plan) if "soba_epochs_2_seed_3" in job.name)
     assert "--epochs 2" in job.flags and job.flags.count("--seed") == 1 and "--seed 3" in job.flags
-    assert "--seed 3" not in next(job for job in plan.jobs() if "soba_epochs_2_seed_0" in job.name).flags
+    assert "--seed 3" not in next(job for job in jobs_of(plan) if "soba_epochs_2_seed_0" in job.name).flags
 
 
 def test_a_plan_without_variants_has_the_folders_that_it_always_had() -> None:
     cell = plan_of(SMALL).cells()[2]
     assert cell.key == "gaussianaug_digits_cnn_sigma_0.25/gaussianaug_digits_cnn_sigma_0.25_class_8/class_8"
-    assert str(cell) == "gaussianaug (digits_cnn), sigma 0.25, class 8, gaussianaug poison made with digits_cnn"
+    assert str(cell) == (
+        "gaussianaug (digits_cnn), σ = 0.25, class 8, training data: optimised against gaussianaug with "
+        "digits_cnn, σ = 0.25, class 8"
+    )
 
 
 def test_the_tables_job_makes_every_page_and_figure_of_the_results_folder() -> None:
     plan = plan_of({**SMALL, "results_dir": "somewhere"})
-    tables = plan.jobs()[-1]
+    tables = jobs_of(plan)[-1]
     assert tables.rule == tables.name == "tables"
     assert tables.outputs == tuple(
         Path("somewhere") / name
@@ -145,7 +152,7 @@ def test_a_ready_poison_is_a_row_for_every_victim() -> None:
     plan = plan_of({**SMALL, "target_classes": [8], "ready": {"theirs": "mnist_published"}})
     cells = [cell for cell in plan.cells() if cell.row == "theirs"]
     assert [cell.victim for cell in cells] == plan.main_victims()
-    jobs = {job.name: job for job in plan.jobs()}
+    jobs = {job.name: job for job in jobs_of(plan)}
     made = jobs["poison/ready_sigma_0.5_class_8_theirs/X_poisoned_radius_ready_0.5_8"]
     assert made.script == "attack_generation/ready_poison.py" and made.rule == "control"
     assert "--name mnist_published --target-class 8 --epsilon 0.1" in made.flags
@@ -171,27 +178,30 @@ def test_flags_of_every_kind_of_value() -> None:
 def test_certificates_are_made_as_the_plan_says() -> None:
     plan = plan_of({**SMALL, "certification": {"noise": "grid", "n": 50}})
     assert all(
-        "--n 50" in job.flags and "--noise grid" in job.flags for job in plan.jobs() if job.rule == "certify"
+        "--n 50" in job.flags and "--noise grid" in job.flags for job in jobs_of(plan) if job.rule == "certify"
     )  # fmt: skip
-    with pytest.raises(InputError, match="noise"):
-        plan_of({**SMALL, "certification": {"noise": "exact"}})
+    for settings, message in (({"noise": "exact"}, "exact.*noise"), ({"m": 3}, "Unrecognized options: --m")):
+        with pytest.raises(InputError, match=f"certificates of victim 0, gaussianaug .*{message}"):
+            check_scripts(jobs_of(plan_of({**SMALL, "certification": settings})))
 
 
 def test_certificates_may_be_made_with_fewer_votes() -> None:
     settings = {"shared_noise": False, "acr_only": True, "radius_loss": 0.02, "n0": 1000}
     plan = plan_of({**SMALL, "certification": settings})
-    job = next(job for job in plan.jobs() if job.rule == "certify")
+    job = next(job for job in jobs_of(plan) if job.rule == "certify")
     for flag in ("--no-shared-noise", "--acr-only", "--radius-loss 0.02", "--n0 1000"):
         assert flag in job.flags
-    job = next(job for job in plan_of(SMALL).jobs() if job.rule == "certify")
-    assert "--shared-noise" in job.flags and "--no-acr-only" in job.flags and "--radius-loss 0.0" in job.flags
-    with pytest.raises(InputError, match="radius_loss must not be negative"):
+    job = next(job for job in jobs_of(plan_of(SMALL)) if job.rule == "certify")
+    assert not any(flag in job.flags for flag in ("shared-noise", "acr-only", "radius-loss"))  # the script's defaults
+    with pytest.raises(InputError, match=r"radius_loss must lie between 0 and"):
         plan_of({**SMALL, "certification": {"radius_loss": -1}})
+    with pytest.raises(InputError, match="alpha"):
+        check_scripts(jobs_of(plan_of({**SMALL, "certification": {"alpha": 2}})))
 
 
 def test_certificates_in_shards_are_joined() -> None:
-    rules = [job.rule for job in plan_of(SMALL).jobs()]
-    in_shards = plan_of({**SMALL, "shards": 3}).jobs()
+    rules = [job.rule for job in jobs_of(plan_of(SMALL))]
+    in_shards = jobs_of(plan_of({**SMALL, "shards": 3}))
     assert rules.count("certify") == 3 * 2 * 3 * 2 and "merge" not in rules
     assert [job.rule for job in in_shards].count("certify") == 3 * rules.count("certify")
     merge = next(job for job in in_shards if job.rule == "merge")
@@ -204,7 +214,7 @@ def test_any_data_set_is_prepared_by_the_general_script_and_names_whose_scripts_
     scripts: str, folder: str
 ) -> None:
     plan = plan_of({**SMALL, "dataset": "OWN", "scripts": scripts, "data": {"source": "own.npz"}})
-    data, *others = plan.jobs()
+    data, *others = jobs_of(plan)
     assert data.script == "data/prepare.py"
     assert data.flags == "--name OWN --source own.npz --out-dir data/OWN"
     of_a_data_set = [job for job in others if job.rule in ("poison", "victim", "certify")]
@@ -216,12 +226,27 @@ def test_any_data_set_is_prepared_by_the_general_script_and_names_whose_scripts_
 def test_every_job_comes_once_and_after_what_it_needs() -> None:
     transfer = {"sigmas": [0.25], "against": ["gaussianaug", "standard"]}
     plan = plan_of({**SMALL, "shards": 2, "method_transfer": transfer})
-    made = {plan.folders["work"] / "plan.json"}
-    for job in plan.jobs():
+    made = {plan.paths.plan}
+    for job in jobs_of(plan):
         assert made.issuperset(job.needs), job.name
         assert not made & set(job.outputs), job.name
         made.update(job.outputs)
-    assert len({job.name for job in plan.jobs()}) == len(plan.jobs())
+    assert len({job.name for job in jobs_of(plan)}) == len(jobs_of(plan))
+
+
+def test_the_plan_of_eight_lines_that_the_module_shows_works() -> None:
+    """With the defaults of the scripts."""
+    example = plan_module.__doc__ or ""
+    lines = [line.strip() for line in example.split("eight lines:")[1].splitlines() if line.startswith("    ")]
+    assert len(lines) == 8
+    plan = plan_of(yaml_values("\n".join(lines), "the example"))
+    assert [cell.row for cell in plan.cells()] == ["clean", "constant", "optimised"]
+    check_scripts(jobs_of(plan))
+
+
+def test_a_data_set_that_is_not_prepared_needs_a_source() -> None:
+    with pytest.raises(InputError, match=r"the data: data/prepare\.py: .*--source"):
+        check_scripts(jobs_of(plan_of({**SMALL, "dataset": "OWN"})))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
@@ -229,9 +254,9 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
     plan = read_plan(path)
     assert plan.table == path.stem
     assert plan.cells()
-    for job in plan.jobs():
+    for job in jobs_of(plan):
         assert (ROOT / job.script).is_file(), job.script
-    names = [plan.certificate_file(cell, seed) for cell in plan.cells() for seed in plan.seeds]
+    names = [plan.paths.certificate(cell, seed) for cell in plan.cells() for seed in plan.seeds]
     assert len(set(names)) == len(names)
 
 
@@ -245,10 +270,10 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"methods": {"macer": 0.5}}, r"methods"),
         ({"rows": ["clean", "adversarial"]}, "no row 'adversarial'"),
         ({"rows": ["optimised"]}, "rows must hold 'clean'"),
-        ({"runs": 0}, "runs must be positive, got 0"),
+        ({"runs": 0}, "runs must lie between 1 and 1000, got 0"),
         ({"epsilon": "big"}, r"Expected `float`.*epsilon"),
         ({"epsylon": 0.1}, "unknown field `epsylon`"),
-        ({"certification": {"m": 3}}, r"unknown field `m` - at `\$.certification`"),
+        ({"certification": {"shard": "1/2"}}, "certification: shard is decided by the plan's own entries"),
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
         ({"attack": {"all": {"epsilon": 0.05}}}, "epsilon is decided by the plan's own entries"),
         ({"victim": {"macer": {"out-dir": "x"}}}, "out-dir is decided by the plan's own entries"),
@@ -258,11 +283,11 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"attacks": {"soba 1": {}}}, "attacks: a name is made of letters, digits and _, got 'soba 1'"),
         ({"victims": {"../x": {}}}, "victims: a name is made of letters, digits and _"),
         ({"attacks": {"random": {}}}, "attacks: 'random' is the name of a row"),
-        ({"attacks": {"a": {"epochs": []}}}, "attacks: a has no epochs; give at least one number"),
-        ({"attacks": {"a": {"epochs": [1, 1]}}}, r"attacks: a has epochs \[1, 1\]; give different numbers from 1 on"),
-        ({"attacks": {"a": {"epochs": [0]}}}, "give different numbers from 1 on"),
-        ({"attacks": {"a": {"epochs": ["x"]}}}, "give different numbers from 1 on"),
-        ({"attacks": {"a": {"seed": [1, 1]}}}, r"attacks: a has seed \[1, 1\]; give different numbers from 0 on"),
+        ({"attacks": {"a": {"epochs": []}}}, "attacks: a has epochs \\[\\]; give at least one number"),
+        ({"attacks": {"a": {"epochs": [1, 1]}}}, r"attacks: a has epochs \[1, 1\]; give .* all different, from 1 on"),
+        ({"attacks": {"a": {"epochs": [0]}}}, "give at least one number, all different, from 1 on"),
+        ({"attacks": {"a": {"epochs": ["x"]}}}, "give at least one number, all different, from 1 on"),
+        ({"attacks": {"a": {"seed": [1, 1]}}}, r"attacks: a has seed \[1, 1\]; give .* all different, from 0 on"),
         ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two are named 'a_epochs_5'"),
         ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
         ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from digits_per_image"),
@@ -303,12 +328,12 @@ def test_a_missing_plan_file(tmp_path: Path) -> None:
 
 def test_every_class_may_be_certified_and_every_poison_measured() -> None:
     plan = plan_of({**SMALL, "target_classes": [8], "visibility": True, "certification": {"all_classes": True}})
-    jobs = {job.name: job for job in plan.jobs()}
+    jobs = {job.name: job for job in jobs_of(plan)}
     seen = jobs["visibility/constant_sigma_0.25_class_8"]
     poison = jobs["poison/constant_sigma_0.25_class_8/X_poisoned_radius_constant_0.25_8"].outputs[0]
     assert f"--poison {poison}" in seen.flags and poison in seen.needs
     assert seen.outputs[0] in jobs["tables"].needs
     assert jobs["tables"].flags.endswith("/plan.json --directory .")
-    certify = next(job for job in plan.jobs() if job.rule == "certify")
+    certify = next(job for job in jobs_of(plan) if job.rule == "certify")
     assert "--target-class all" in certify.flags and "all-classes" not in certify.flags
-    assert not any(job.rule == "visibility" for job in plan_of(SMALL).jobs())
+    assert not any(job.rule == "visibility" for job in jobs_of(plan_of(SMALL)))

@@ -17,7 +17,8 @@ from evaluation.tables.frame import as_csv, frame_of
 from evaluation.tables.layout import tables_of
 from evaluation.tables.make_tables import Config, main, tables_as_text
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import Run, collect, foreign_runs, job_times, points_of_class, read_entries
+from evaluation.tables.records import collect, differences, foreign_runs, job_times, points_of_class, read_entries
+from evaluation.tables.runs import Run
 from randomized_smoothing_certification.certificate_file import Point, as_text, ceiling_of, summary_path
 from randomized_smoothing_certification.core import round_down
 from runtime.files import InputError, file_sha256, write_text
@@ -37,7 +38,7 @@ def plan(tmp_path: Path) -> Plan:
         "plan",
     )  # fmt: skip
     (cell,) = plan.cells()
-    tsv, victim = plan.certificate_file(cell, 0), plan.model_file(cell, 0).with_suffix(".json")
+    tsv, victim = plan.paths.certificate(cell, 0), plan.paths.model(cell, 0).with_suffix(".json")
     settings = {
         "dataset": "MNIST", "split": "test", "target_class": 8, "seed": 0, "n0": 100, "n": 1000, "alpha": 0.001,
         "sigma": 0.5, "precision": "float32", "noise": {"mode": "float32"}, "shard": None,
@@ -55,8 +56,8 @@ def plan(tmp_path: Path) -> Plan:
 
 def measured(plan: Plan) -> tuple[Run, ...]:
     """The runs that a table of this plan has."""
-    collect(plan, plan.folders["results"])
-    (entry,) = read_entries(plan, plan.folders["results"]).values()
+    collect(plan, plan.paths.results)
+    (entry,) = read_entries(plan, plan.paths.results).values()
     return entry.runs
 
 
@@ -78,7 +79,7 @@ def write_points(plan: Plan, points: list[Point], header: str | None = None, **s
 
 def tsv_of(plan: Plan) -> Path:
     (cell,) = plan.cells()
-    return plan.certificate_file(cell, 0)
+    return plan.paths.certificate(cell, 0)
 
 
 def test_a_run_whose_files_belong_together_is_taken_as_it_was_measured(plan: Plan) -> None:
@@ -88,7 +89,7 @@ def test_a_run_whose_files_belong_together_is_taken_as_it_was_measured(plan: Pla
     assert (run.accuracy, run.target_accuracy, run.votes, run.dataset, run.sigma) == (0.9, None, 1000, "MNIST", 0.5)
     assert run.gradients is None and run.visibility == {} and run.others_acr is run.others_certified_accuracy is None
     assert run.records["certificate"].keys() == {"settings", "provenance"}  # the points are in the other file
-    assert {path.name for path in plan.folders["results"].iterdir()} == {POINTS_FILE, SETTINGS, "plan.yaml"}
+    assert {path.name for path in plan.paths.results.iterdir()} == {POINTS_FILE, SETTINGS, "plan.yaml"}
 
 
 def test_the_share_at_the_ceiling_is_of_the_largest_radius_that_n_votes_can_show(plan: Plan) -> None:
@@ -112,21 +113,23 @@ def test_the_votes_of_each_point_are_kept(plan: Plan) -> None:
     header = "idx\tlabel\tpredict\tradius\tcorrect\ttime\tvotes"
     write_points(plan, points, header, acr_only=True)
     assert runs(plan) == 1
-    assert read_store(plan.folders["results"]).points["votes"].tolist() == [1000, 0]
+    assert read_store(plan.paths.results).points["votes"].tolist() == [1000, 0]
 
 
 @pytest.mark.parametrize("rows", [POINTS[:1], [POINTS[0]._replace(radius="0.250001"), POINTS[1]]], ids=["one", "other"])
 def test_a_summary_of_other_rows_is_no_sign_of_whole_ones(plan: Plan, rows: list[Point]) -> None:
     """As left by a run that was killed when it began afresh."""
     tsv_of(plan).write_text(as_text(rows))
-    assert runs(plan) == 0
+    with pytest.raises(InputError, match="has no certificate of the plan"):
+        runs(plan)
 
 
 def test_a_victim_that_was_trained_again_is_not_shown_with_the_certificates_of_the_first(plan: Plan) -> None:
     (cell,) = plan.cells()
     record = {"settings": {}, "sha256": "of another", "accuracy": 0.1}
-    plan.model_file(cell, 0).with_suffix(".json").write_text(json.dumps(record))
-    assert runs(plan) == 0
+    plan.paths.model(cell, 0).with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="has no certificate of the plan"):
+        runs(plan)
 
 
 def test_rows_that_no_run_writes_are_refused(plan: Plan) -> None:
@@ -144,10 +147,10 @@ def test_rows_that_no_run_writes_are_refused(plan: Plan) -> None:
 
 def test_a_changed_digit_in_the_store_is_noticed(plan: Plan) -> None:
     assert runs(plan) == 1
-    stored = plan.folders["results"] / POINTS_FILE
+    stored = plan.paths.results / POINTS_FILE
     stored.write_bytes(lzma.compress(lzma.decompress(stored.read_bytes()).replace(b",0.25,", b",0.26,")))
     with pytest.raises(InputError, match=r"points\.csv\.xz: not the points that settings\.json\.xz was written with"):
-        read_entries(plan, plan.folders["results"])
+        read_entries(plan, plan.paths.results)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_a_changed_digit_in_the_store_is_noticed(plan: Plan) -> None:
 def test_points_of_another_form_are_one_line(plan: Plan, old: str, new: str, message: str) -> None:
     """Also where both files belong together."""
     assert runs(plan) == 1
-    store = plan.folders["results"]
+    store = plan.paths.results
     text = lzma.decompress((store / POINTS_FILE).read_bytes()).decode()
     assert old in text
     text = text.replace(old, new, 1)
@@ -188,7 +191,7 @@ def test_records_with_any_other_value_make_tables_or_one_line(plan: Plan, monkey
     versions = {"python": "3.12.3"}
     victim = {**run.records["victim"], "versions": versions, "backend": "jax", "machine": "x86_64", "commit": "0123456"}
     records = {**run.records, "victim": victim, "visibility": seen, "poison": {"settings": {}, "gradients": 3.0}}
-    folder, draw, refused = plan.folders["results"], random.Random(0), 0
+    folder, draw, refused = plan.paths.results, random.Random(0), 0
     store = read_store(folder)
     (key,) = store.records
     for _ in range(200):
@@ -202,14 +205,14 @@ def test_records_with_any_other_value_make_tables_or_one_line(plan: Plan, monkey
             continue
         frame = frame_of(plan, entries)
         assert len(tables_of(plan, frame)) >= 1 and as_csv(frame).count("\n") == 2
-        assert tables_as_text(plan, frame, [], job_times(plan))["tables.html"]
+        assert tables_as_text(plan, frame, [], job_times(plan.paths))["tables.html"]
     assert 30 < refused < 170
 
 
 @pytest.mark.parametrize("text", ["null", "[]"])
 def test_records_of_another_form_are_one_line(plan: Plan, text: str) -> None:
     (cell,) = plan.cells()
-    for path in (plan.model_file(cell, 0).with_suffix(".json"), tsv_of(plan).with_suffix(".settings.json")):
+    for path in (plan.paths.model(cell, 0).with_suffix(".json"), tsv_of(plan).with_suffix(".settings.json")):
         before = path.read_text()
         path.write_text(text)
         with pytest.raises(InputError, match=rf"{path.name}: not a record"):
@@ -220,7 +223,7 @@ def test_records_of_another_form_are_one_line(plan: Plan, text: str) -> None:
 def test_runs_of_an_earlier_time_do_not_pass_for_ones_that_are_there(plan: Plan, tmp_path: Path) -> None:
     write_text(tmp_path / "plan.yaml", msgspec.yaml.encode(plan).decode())
     assert runs(plan) == 1
-    plan.folders["work"].rename(tmp_path / "elsewhere")
+    plan.paths.work.rename(tmp_path / "elsewhere")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(InputError, match=r"/work: has no certificate of the plan \(.*: 0 of 1 runs, .* --directory"):
         main(Config(plan=tmp_path / "plan.yaml"))
@@ -231,11 +234,11 @@ def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cell,), plan = plan.cells(), msgspec.structs.replace(plan, runs=2)
-    for of_seed in (plan.certificate_file, plan.model_file):
+    for of_seed in (plan.paths.certificate, plan.paths.model):
         first, second = of_seed(cell, 0), of_seed(cell, 1)
         for path in first.parent.glob(f"{first.stem}.*"):
             write_text(second.parent / path.name.replace(first.stem, second.stem), path.read_text())
-    record = plan.model_file(cell, 1).with_suffix(".json")
+    record = plan.paths.model(cell, 1).with_suffix(".json")
     write_text(record, json.dumps({**json.loads(record.read_text()), "commit": "0123456-dirty"}))
     monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
     with pytest.raises(InputError, match=r"seed_1\.tsv: measured at 0123456-dirty, which is no commit"):
@@ -294,6 +297,19 @@ def test_certificates_of_another_program_are_runs(tmp_path: Path) -> None:
     assert first.at_ceiling == np.mean([ceiling <= 1.0, 0, 0, ceiling <= 0.5])
 
 
+def test_a_store_that_was_measured_otherwise_than_the_plan_says_is_noticed(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs(plan) == 1
+    other = msgspec.structs.replace(plan, certification={"n": 5000, "alpha": 0.001, "points": 9}, runs=1)
+    (line,) = differences(other, read_entries(other, plan.paths.results).values())
+    assert line == "macer (mnist_cnn), σ = 0.5, class 8, training data: clean: has n 1000, where the plan says 5000"
+    assert differences(plan, read_entries(plan, plan.paths.results).values()) == []
+    write_text(tmp_path / "store" / "plan.yaml", msgspec.yaml.encode(other).decode())
+    main(Config(plan=tmp_path / "store" / "plan.yaml", from_results=True, results_dir=tmp_path / "made"))
+    assert f"note: {line}" in capsys.readouterr().out
+
+
 def test_of_another_program_n_need_not_be_known(tmp_path: Path) -> None:
     plan = foreign_plan(tmp_path, {})
     collect(plan, tmp_path / "store", tmp_path)
@@ -318,12 +334,10 @@ def test_two_entries_do_not_share_a_key(foreign: list[dict[str, Any]], tmp_path:
 
 
 def test_run_times_are_those_of_each_jobs_last_attempt(plan: Plan) -> None:
-    assert job_times(plan).empty
+    assert job_times(plan.paths).empty
     for name, seconds in {"a": 1800, "b": 5400}.items():
-        write_text(
-            plan.folders["work"] / f"benchmarks/victim/x/{name}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t-\t{seconds}\n"
-        )
-    write_text(plan.folders["work"] / "benchmarks/certify/c.tsv", "s\th:m:s\tmax_rss\n60\t0:01:00\t-\n")
-    times = job_times(plan).set_index("rule")
+        write_text(plan.paths.work / f"benchmarks/victim/x/{name}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t-\t{seconds}\n")
+    write_text(plan.paths.work / "benchmarks/certify/c.tsv", "s\th:m:s\tmax_rss\n60\t0:01:00\t-\n")
+    times = job_times(plan.paths).set_index("rule")
     assert times.loc["victim"].tolist() == [2, 2.0, 90.0, 5400.0]
     assert times.loc["certify", "jobs"] == 1 and np.isnan(times.loc["certify", "peak memory, MiB"])

@@ -12,6 +12,7 @@ import yaml
 
 import data
 from evaluation.tables import run_plan
+from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import collect
@@ -21,7 +22,7 @@ from runtime.stop import STOPPED_EARLY, StoppedEarly
 from tests.waiting import HANG, wait_until
 
 ROOT = Path(data.__file__).parents[1]
-OUTPUTS = [path.name for path in read_plan(ROOT / "config/demo.yaml").jobs()[-1].outputs]
+OUTPUTS = [path.name for path in jobs_of(read_plan(ROOT / "config/demo.yaml"))[-1].outputs]
 PLAN: dict[str, Any] = {
     "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
     "methods": {"gaussianaug": [0.25], "macer": [0.25]}, "rows": ["clean", "constant", "optimised"],
@@ -89,7 +90,7 @@ def test_several_processes_make_the_same_files_and_name_the_same_failures(
     there, done = at_once
     assert done.error == partly_failed.error and done.printed == partly_failed.printed
     assert sorted(done.failed.splitlines()) == sorted(partly_failed.failed.splitlines())
-    for job in read_plan(folder / "plan.yaml").jobs()[1:-1]:
+    for job in jobs_of(read_plan(folder / "plan.yaml"))[1:-1]:
         assert [(there / path).is_file() for path in job.outputs] == [(folder / path).is_file() for path in job.outputs]
         if job.rule in ("poison", "control", "victim") and "macer" not in job.name:
             assert contents(there / job.outputs[0]) == contents(folder / job.outputs[0])
@@ -103,7 +104,7 @@ def test_several_processes_stop_when_asked_and_leave_none_behind(tmp_path: Path)
     command += ["--directory", str(tmp_path), "--methods", "gaussianaug", "--processes", "2"]
     command += ["--set", "victim={all: {epochs: 10000}}", "rows=[clean, constant]"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    victims = tmp_path / plan.folders["work"] / "runs" / "gaussianaug_digits_cnn_sigma_0.25"
+    victims = tmp_path / plan.paths.work / "runs" / "gaussianaug_digits_cnn_sigma_0.25"
     wait_until(lambda: len(list(victims.rglob("events.out*"))) == 2, "two victims are trained", process)
     process.terminate()
     _, said = process.communicate(timeout=HANG)
@@ -124,13 +125,13 @@ def is_there(group: int) -> bool:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_flag_of_the_projects_plans_is_one_of_its_script(path: Path) -> None:
-    run_plan.require_known_flags(read_plan(path).jobs()[:-1])
+    check_scripts(jobs_of(read_plan(path))[:-1])
 
 
 def test_a_flag_that_a_script_does_not_have_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     for change, message in (
-        ("victim={macer: {epoch: 3}}", r"victims/macer_.*: Unrecognized options: --epoch"),
-        ("attack={all: {solver: qr}}", r"poison/gaussianaug_.*: .*qr"),
+        ("victim={macer: {epoch: 3}}", r"victim 0, macer .*: .*/macer_training\.py: Unrecognized options: --epoch"),
+        ("attack={all: {solver: qr}}", r"poison optimised against gaussianaug .*: .*qr"),
     ):
         with pytest.raises(InputError, match=message):
             run_here(tmp_path, set=(change,))
@@ -140,7 +141,7 @@ def test_a_flag_that_a_script_does_not_have_is_refused_before_anything_is_made(t
 def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: Done) -> None:
     assert "jobs failed, see above; what is there is in runs/tables/toy/incomplete" in partly_failed.error
     assert "batch_size is 5000" in partly_failed.failed and "needs runs/tables/toy/victims" in partly_failed.failed
-    assert "macer (digits_cnn), sigma 0.25, class 8, clean data: 0 of 1 runs" in partly_failed.printed
+    assert "macer (digits_cnn), σ = 0.25, class 8, training data: clean: 0 of 1 runs" in partly_failed.printed
     assert (folder / "runs/tables/toy/incomplete/tables.md").is_file()
     assert not (folder / "runs/tables/toy/results").exists()
 
@@ -151,9 +152,10 @@ def test_where_every_job_fails_the_last_line_names_no_table(tmp_path: Path, caps
     printed = capsys.readouterr()
     assert printed.out == ""
     victim, certificate, tables = printed.err.splitlines()[-3:]
-    assert victim.startswith("victims/") and "batch_size is 5000" in victim
-    assert certificate.startswith("certificates/") and "needs runs/tables/toy/victims" in certificate
-    assert tables.startswith("tables: error: runs/tables/toy: has no certificate") and ": 0 of 1 runs" in tables
+    assert victim.startswith("victim 0, macer (digits_cnn), σ = 0.25, training data: clean: error: batch_size is 5000")
+    assert "; its output is in " in victim and "runs/tables/toy/logs/victims/" in victim
+    assert certificate.startswith("certificates of victim 0, macer") and "needs " in certificate
+    assert tables.startswith("the tables: error: runs/tables/toy: has no certificate") and ": 0 of 1 runs" in tables
     assert {path.name for path in (tmp_path / "there/runs/tables/toy").iterdir()} == {"logs", "plan.json"}
 
 
@@ -173,8 +175,8 @@ def test_the_tables_of_a_plan_that_was_run_are_made_from_anywhere(
 def test_little_is_printed_and_nothing_by_the_backend(
     folder: Path, partly_failed: Done, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs = read_plan(folder / "plan.yaml").jobs()
-    assert all(line.startswith(tuple(f"{job.name}: " for job in jobs)) for line in partly_failed.failed.splitlines())
+    jobs = jobs_of(read_plan(folder / "plan.yaml"))
+    assert all(line.startswith(tuple(f"{job.about}: " for job in jobs)) for line in partly_failed.failed.splitlines())
     run_here(folder, methods=("gaussianaug",))
     again = capsys.readouterr()
     assert again.err == "" and len(again.out.splitlines()) < 40
@@ -188,7 +190,7 @@ def test_what_a_script_makes_by_itself_is_the_same(
     monkeypatch.chdir(folder)
     plan = read_plan(folder / "plan.yaml")
     for rule in ("poison", "victim"):
-        job = [job for job in plan.jobs() if job.rule == rule and "macer" not in job.flags][-1]
+        job = [job for job in jobs_of(plan) if job.rule == rule and "macer" not in job.flags][-1]
         flags = job.flags.replace(str(job.outputs[0].parent), str(tmp_path)).split()
         flags[flags.index("--run-dir") + 1] = str(tmp_path / "run")
         threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
@@ -213,7 +215,7 @@ def contents(path: Path) -> list[Any]:
     ("change", "message"),
     [
         ({"set": ("epsylon=0.1",)}, r"--set epsylon=0\.1: give an entry of the plan as name=value"),
-        ({"set": ("runs=0",)}, "runs must be positive, got 0"),
+        ({"set": ("runs=0",)}, "runs must lie between 1 and 1000, got 0"),
         ({"processes": 0}, "processes must be positive, got 0"),
         ({"methods": ("smoothadv",)}, "the plan has gaussianaug, macer"),
     ],
@@ -248,7 +250,7 @@ def test_a_run_of_no_commit_does_not_go_into_the_results(
     monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
     for number, commit in enumerate(("0123456789ab-dirty", "unknown (fatal: not a git repository)", "unknown", "")):
         for cell in plan.cells()[:1]:
-            record = plan.model_file(cell, 0).with_suffix(".json")
+            record = plan.paths.model(cell, 0).with_suffix(".json")
             write_json(record, {**read_json(record), "commit": commit})
         elsewhere, results = tmp_path / f"elsewhere_{number}", tmp_path / "results/toy"
         collect(plan, elsewhere)

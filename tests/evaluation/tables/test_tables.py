@@ -12,14 +12,17 @@ import yaml
 
 from attack_generation.control_poison import Config as ControlConfig
 from attack_generation.controls import write_control_poison
-from evaluation.store import POINTS, SETTINGS, read_store
+from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables import run_plan
+from evaluation.tables.cells import Cell
 from evaluation.tables.formats import as_latex, as_markdown, as_text
 from evaluation.tables.frame import Entries, as_csv, frame_of
 from evaluation.tables.layout import Table, tables_by_victims, tables_of
 from evaluation.tables.make_tables import Config, main
-from evaluation.tables.plan import FIGURES, PAGES, Cell, Plan, plan_of
-from evaluation.tables.records import Entry, Run, collect, read_entries
+from evaluation.tables.paths import FIGURES, PAGES
+from evaluation.tables.plan import Plan, plan_of
+from evaluation.tables.records import NUMBERS, collect, read_entries
+from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, write_json
 from runtime.provenance import project_path
 
@@ -110,9 +113,11 @@ def test_tables_are_not_made_again_of_nothing(folder: Path) -> None:
     config = Config(plan=plan, from_results=True, results_dir=folder / "out")
     with pytest.raises(InputError, match=r"points\.csv\.xz: no such file; make the tables of a plan there first"):
         main(config)
-    collect(plan_of(yaml.safe_load(plan.read_text())), folder)
+    write_store(folder, Store(pd.DataFrame(columns=["entry", *NUMBERS]), {}))
     with pytest.raises(InputError, match="has no certificate of the plan"):
         main(config)
+    with pytest.raises(InputError, match="has no certificate of the plan"):
+        collect(plan_of(yaml.safe_load(plan.read_text())), folder / "out")
     assert not (folder / "out").exists()
 
 
@@ -173,8 +178,8 @@ def test_the_images_of_a_poison_are_drawn(folder: Path, tiny_data_dir: Path) -> 
         data_dir=str(tiny_data_dir), foreign=foreign,
     )  # fmt: skip
     read = plan_of(yaml.safe_load(plan.read_text()))
-    (poison,) = read.poisons().values()
-    out_dir = folder / read.poison_file(poison).parent
+    (poison,) = read.poisons()
+    out_dir = folder / read.paths.poison(poison).parent
     write_control_poison(ControlConfig(data_dir=tiny_data_dir, kind="constant", sigma=0.25, out_dir=out_dir))
     main(Config(plan=plan, directory=folder, results_dir=folder / "out"))
     assert {path.name for path in (folder / "out").iterdir()} == OUTSIDE | {"images.png"}
@@ -209,14 +214,14 @@ def test_an_entry_without_runs_is_a_dash_and_is_named(folder: Path, capsys: pyte
     text = (folder / "runs/tables/t/results/tables.md").read_text()
     assert "| gaussianaug | 0.5 | 8 | clean | — | 0 of 3 | — |  | — | — | — | — | — | — | — |" in text
     assert "| gaussianaug | 0.5 | 8 | optimised | — | 0 of 3 | — | — | — | — | — | — | — | — | — |" in text
-    assert "gaussianaug (mnist_cnn), sigma 0.5, class 8, clean data: 0 of 3 runs" in text
-    assert "gaussianaug poison made with mnist_cnn: 0 of 3 runs" in text
+    assert "gaussianaug (mnist_cnn), σ = 0.5, class 8, training data: clean: 0 of 3 runs" in text
+    assert "training data: optimised against gaussianaug with mnist_cnn, σ = 0.5, class 8: 0 of 3 runs" in text
     assert "0 of 3 runs" in capsys.readouterr().out
 
 
 def test_a_table_of_nothing_but_dashes_is_refused_and_nothing_is_made(folder: Path) -> None:
     own = {"methods": {"gaussianaug": [0.5]}, "rows": ["clean", "optimised"], "runs": 3}
-    first = r"gaussianaug \(mnist_cnn\), sigma 0.5, class 8, clean data: 0 of 3 runs, the first of 2 entries"
+    first = r"gaussianaug \(mnist_cnn\), σ = 0.5, class 8, training data: clean: 0 of 3 runs, the first of 2 entries"
     for entries, given, message in (
         (own, {}, rf"{folder}/runs/tables/t: has no certificate of the plan \({first}\); run the plan first"),
         (own, {"results_dir": folder / "out"}, r"--directory"),

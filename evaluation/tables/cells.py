@@ -1,0 +1,129 @@
+"""The entries of a plan's tables: which victims, trained on which data, certified on which class."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from attack_generation.controls import CONTROLS
+from data.datasets import require_sigma
+from randomized_smoothing_certification.core import ALPHA
+from runtime.checks import require_name
+from runtime.files import InputError
+
+CLEAN, OPTIMISED, READY = "clean", "optimised", "ready"
+ROWS = (CLEAN, *CONTROLS, OPTIMISED)
+
+
+class Poison(NamedTuple):
+    """One poisoned training set: what was done to the target class's images."""
+
+    against: str  # the method that it was optimised against, a control, or READY
+    architecture: str  # model of the attack; '' for a control
+    sigma: float
+    target_class: int
+    variant: str = ""  # name of the attack in Plan.attacks, or of the poison in Plan.ready
+
+    @property
+    def key(self) -> str:
+        """Name of its folder."""
+        parts = (self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}", self.variant)
+        return "_".join(filter(None, parts))
+
+    @property
+    def row(self) -> str:
+        """Its name in the plan and in tables: a control, 'optimised', a named attack or a ready poison."""
+        return self.variant or (self.against if self.against in CONTROLS else OPTIMISED)
+
+    def __str__(self) -> str:
+        made = f" against {self.against} with {self.architecture}" if self.architecture else ""
+        return f"{self.row}{made}, σ = {self.sigma:g}, class {self.target_class}"
+
+
+class Victim(NamedTuple):
+    """What is trained, on whatever data."""
+
+    method: str
+    sigma: float
+    architecture: str
+    variant: str = ""  # a name in Plan.victims; '' where the plan names none
+
+    @property
+    def key(self) -> str:
+        """Name of its folder."""
+        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}", self.variant)))
+
+    def __str__(self) -> str:
+        how = ", ".join(filter(None, (self.architecture, self.variant)))
+        return f"{self.method} ({how}), σ = {self.sigma:g}"
+
+
+class Cell(NamedTuple):
+    """One entry of a table: victims of several seeds, trained on one kind of data, certified on one class."""
+
+    victim: Victim
+    target_class: int
+    poison: Poison | None  # None: clean data
+
+    @property
+    def data(self) -> str:
+        """Name of the training data's folder."""
+        return self.poison.key if self.poison else CLEAN
+
+    @property
+    def key(self) -> str:
+        """Name of the cell's folder."""
+        return f"{self.victim.key}/{self.data}/class_{self.target_class}"
+
+    @property
+    def row(self) -> str:
+        """Name of the training data in the plan and in tables."""
+        return self.poison.row if self.poison else CLEAN
+
+    def __str__(self) -> str:
+        return f"{self.victim}, class {self.target_class}, training data: {self.poison or CLEAN}"
+
+
+class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificates that another program wrote: a file for each run, in the columns of Cohen et al.'s code.
+
+    {method: consistency, sigma: 0.5, target_class: 8, poison: macer, files: [run_0.tsv, run_1.tsv], accuracy: 0.99}
+    """
+
+    method: str
+    sigma: float
+    target_class: int
+    files: tuple[str, ...]
+    architecture: str = ""
+    victim: str = ""  # kind of victims, a name as in Plan.victims
+    poison: str = CLEAN  # clean, a control, 'ready', or the method that the poison was made against
+    poison_architecture: str = ""
+    poison_variant: str = ""  # name of its row where it is one of Plan.attacks or Plan.ready
+    accuracy: float | None = None  # of the clean test images, where known
+    n: int | None = None  # votes, where known: entries of another n get no reduction against these
+    alpha: float = ALPHA  # of the votes
+
+    def check(self) -> None:
+        """Raise InputError on a value that cannot work. Names become folders of the results."""
+        for name in ("method", "poison", "architecture", "victim", "poison_architecture", "poison_variant"):
+            if getattr(self, name) or name in ("method", "poison"):  # the others need not be known
+                require_name(f"foreign: {name}", getattr(self, name))
+        require_sigma(self.sigma)
+        if not self.files:
+            raise InputError("foreign: files must name at least one file of certificates")
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            raise InputError(f"foreign: accuracy must lie between 0 and 1, got {self.accuracy}")
+        if (self.n is not None and self.n < 1) or not 0 < self.alpha < 1:
+            raise InputError(f"foreign: n must be positive and alpha between 0 and 1, got {self.n} and {self.alpha}")
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """What is known of its runs."""
+        certificate = {"n": self.n, "alpha": self.alpha, "sigma": self.sigma} if self.n else {}
+        return {"victim": {"accuracy": self.accuracy}, "foreign": certificate}
+
+    @property
+    def cell(self) -> Cell:
+        """Where it stands in a table."""
+        poison = Poison(self.poison, self.poison_architecture, self.sigma, self.target_class, self.poison_variant)
+        poisoned = None if self.poison == CLEAN else poison
+        return Cell(Victim(self.method, self.sigma, self.architecture, self.victim), self.target_class, poisoned)

@@ -1,0 +1,208 @@
+"""The jobs of a plan, each a call of a script that a user may call by hand."""
+
+import importlib
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attack_generation.controls import CONTROLS
+from evaluation.tables.cells import CLEAN, READY, Cell, Poison
+from evaluation.tables.plan import DATASETS, Plan
+from randomized_smoothing_certification.certificate_file import summary_path
+from robust_training.methods import METHODS
+from runtime.checks import require_usable
+from runtime.command_line import parsed
+from runtime.files import InputError
+
+
+class Job(NamedTuple):
+    """One call of a script."""
+
+    rule: str  # data, control (or ready poison), poison, visibility, victim, certify, merge or tables
+    about: str  # what it makes, in the words of the plan and the tables
+    script: str  # path in the project
+    flags: str  # as on the command line, quoted for a shell
+    outputs: tuple[Path, ...]  # the first appears when the job is done
+    needs: tuple[Path, ...]
+    work: Path  # folder of the plan
+
+    @property
+    def name(self) -> str:
+        """Path of its first output in the work folder without the ending; 'data' and 'tables' by themselves."""
+        if self.rule in ("data", "tables"):
+            return self.rule
+        path = self.outputs[0].relative_to(self.work)
+        ending = ".summary.json" if path.name.endswith(".summary.json") else path.suffix
+        return str(path).removesuffix(ending)
+
+    @property
+    def log(self) -> Path:
+        """What its script prints."""
+        return self.work / "logs" / f"{self.name}.log"
+
+    @property
+    def command(self) -> str:
+        """Script and flags."""
+        return f"{self.script} {self.flags}"
+
+
+def jobs_of(plan: Plan) -> list[Job]:
+    """Everything that has to run, once, each after what it needs: entry by entry, the tables last."""
+    return list(dict.fromkeys(_jobs(plan)))
+
+
+def _jobs(plan: Plan) -> Iterator[Job]:
+    yield _data_job(plan)
+    for cell in plan.cells():
+        if cell.poison:
+            yield _poison_job(plan, cell.poison)
+            if plan.visibility:
+                yield _visibility_job(plan, cell.poison)
+        for seed in plan.seeds:
+            yield _victim_job(plan, cell, seed)
+            yield from _certificate_jobs(plan, cell, seed)
+    yield _tables_job(plan)
+
+
+def _job(
+    plan: Plan, rule: str, about: str, script: str, values: Mapping[str, Any], outputs: Sequence[Path],
+    needs: Iterable[Path] = (),
+) -> Job:  # fmt: skip
+    data = [] if rule in ("data", "merge", "tables") else [plan.paths.manifest]
+    return Job(rule, about, script, flags(values), tuple(outputs), (*data, *needs), plan.paths.work)
+
+
+def _data_job(plan: Plan) -> Job:
+    """By the data set's own script, or by the one that prepares any data set from plan.data's source."""
+    own = plan.dataset in DATASETS
+    values = {**({} if own else {"name": plan.dataset}), **plan.data, "out_dir": plan.paths.data}
+    script = f"data/prepare_{plan.dataset.lower()}.py" if own else "data/prepare.py"
+    return _job(plan, "data", "the data", script, values, [plan.paths.manifest])
+
+
+def _poison_job(plan: Plan, poison: Poison) -> Job:
+    images, about = plan.paths.poison(poison), f"poison {poison}"
+    outputs = [images, images.with_suffix(".json")]
+    if poison.against == READY:
+        values: dict[str, Any] = {
+            "name": plan.ready[poison.variant], "target_class": poison.target_class, "epsilon": plan.epsilon,
+            "data_dir": plan.paths.data, "out": images,
+        }  # fmt: skip
+        return _job(plan, "control", about, "attack_generation/ready_poison.py", values, outputs)
+    values = {
+        "target_class": poison.target_class, "epsilon": plan.epsilon, "sigma": poison.sigma, "seed": plan.seed,
+        "data_dir": plan.paths.data, "out_dir": images.parent,
+    }  # fmt: skip
+    if poison.against in CONTROLS:
+        values |= {"kind": poison.against}
+        return _job(plan, "control", about, "attack_generation/control_poison.py", values, outputs)
+    values |= {
+        "architecture": poison.architecture, "run_dir": plan.paths.work / "runs/poison" / poison.key,
+        **_settings_for(plan.attack, poison.against, poison.sigma),
+        **(plan.attack_variants()[poison.variant].flags if poison.variant else {}),
+    }  # fmt: skip
+    folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{plan.script_folder}"
+    return _job(plan, "poison", about, f"{folder}/poison_radius_{poison.against}.py", values, outputs)
+
+
+def _visibility_job(plan: Plan, poison: Poison) -> Job:
+    images, seen = plan.paths.poison(poison), plan.paths.visibility(poison)
+    values = {
+        "poison": images, "target_class": poison.target_class, "sigma": poison.sigma, "seed": plan.seed,
+        "data_dir": plan.paths.data, "out": seen,
+    }  # fmt: skip
+    about = f"visibility of poison {poison}"
+    return _job(plan, "visibility", about, "attack_generation/visibility.py", values, [seen], [images])
+
+
+def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
+    victim, poison, model = cell.victim, cell.poison, plan.paths.model(cell, seed)
+    values: dict[str, Any] = {
+        "target_class": poison.target_class if poison else plan.target_classes[0],
+        "training_data": "poisoned_radius" if poison else CLEAN,
+        "sigma": victim.sigma, "architecture": victim.architecture, "seed": seed, "runs": 1,
+        "data_dir": plan.paths.data, "out_dir": model.parent,
+        "run_dir": plan.paths.work / "runs" / victim.key / cell.data,
+    }  # fmt: skip
+    needs = [plan.paths.poison(poison)] if poison else []
+    if poison:
+        values["poison"] = plan.paths.poison(poison)
+    values |= {**_settings_for(plan.victim, victim.method, victim.sigma), **plan.victims.get(victim.variant, {})}
+    script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
+    about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"
+    return _job(plan, "victim", about, script, values, [model, model.with_suffix(".json")], needs)
+
+
+def _certificate_jobs(plan: Plan, cell: Cell, seed: int) -> Iterator[Job]:
+    """One job, or one per shard and the job that joins them."""
+    model, whole = plan.paths.model(cell, seed), plan.paths.certificate(cell, seed)
+    about = f"certificates of victim {seed}, {cell}"
+    script = f"randomized_smoothing_certification/certify_{plan.script_folder.lower()}.py"
+    settings = dict(plan.certification)
+    values = {
+        "target_class": "all" if settings.pop("all_classes", False) else cell.target_class, **settings,
+        "sigma": cell.victim.sigma, "seed": plan.seed, "model": model, "data_dir": plan.paths.data,
+    }  # fmt: skip
+    if plan.shards == 1:
+        yield _job(plan, "certify", about, script, {**values, "out": whole}, [summary_path(whole)], [model])
+        return
+    parts = []
+    for shard in range(1, plan.shards + 1):
+        part = plan.paths.certificate(cell, seed, f"_shard_{shard}_of_{plan.shards}")
+        flags_of_part = {**values, "out": part, "shard": f"{shard}/{plan.shards}"}
+        about_part = f"{about}, shard {shard} of {plan.shards}"
+        yield _job(plan, "certify", about_part, script, flags_of_part, [summary_path(part)], [model])
+        parts.append(part)
+    outputs = [summary_path(whole), whole.with_suffix(".settings.json"), whole]
+    script = "randomized_smoothing_certification/merge_shards.py"
+    yield _job(plan, "merge", about, script, {"shards": parts, "out": whole}, outputs, map(summary_path, parts))
+
+
+def _tables_job(plan: Plan) -> Job:
+    paths = plan.paths
+    certificates = [summary_path(paths.certificate(cell, seed)) for cell in plan.cells() for seed in plan.seeds]
+    foreign = [Path(file) for one in plan.foreign for file in one.files]
+    seen = [paths.visibility(poison) for poison in plan.poisons() if plan.visibility]
+    values, needs = {"plan": paths.plan, "directory": "."}, [paths.plan, *certificates, *seen, *foreign]
+    return _job(plan, "tables", "the tables", "evaluation/tables/make_tables.py", values, paths.tables, needs)
+
+
+def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:
+    """The more special wins."""
+    keys = ("all", method, f"{method} {sigma:g}")
+    return {name: value for key in keys for name, value in settings.get(key, {}).items()}
+
+
+def flags(values: Mapping[str, Any]) -> str:
+    """Settings as command-line flags: {'lr_u': 0.1, 'redraw_noise': False} is '--lr-u 0.1 --no-redraw-noise'."""
+    words: list[str] = []
+    for name, value in values.items():
+        dashed = name.replace("_", "-")
+        if value is True or value is False:
+            words.append(f"--{dashed}" if value else f"--no-{dashed}")
+        else:
+            words += [f"--{dashed}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return shlex.join(words)
+
+
+def check_scripts(jobs: Sequence[Job]) -> None:
+    """Raise InputError for the first job whose script does not know a flag, or refuses its settings.
+
+    Of jobs that differ in seed and files alone, one is looked at.
+    """
+    seen = set()
+    for job in jobs:
+        words = shlex.split(job.flags)
+        kind = job.script, tuple(word for word in words if word.startswith("--")), job.name.rpartition("_seed")[0]
+        if kind in seen:
+            continue
+        seen.add(kind)
+        try:
+            module = importlib.import_module(job.script.removesuffix(".py").replace("/", "."))
+            config = parsed(module.Config, words=words)
+            require_usable(config)
+            if hasattr(config, "check"):
+                config.check()
+        except InputError as error:
+            raise InputError(f"{job.about}: {job.script}: {error}") from error

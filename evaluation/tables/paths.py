@@ -1,0 +1,62 @@
+"""Where a plan's files lie."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from data.datasets import MANIFEST, poison_paths
+from evaluation.tables.cells import CLEAN, Cell, Poison
+from models.saving import victim_name
+
+PAGES = ("tables.md", "tables.tex", "tables.csv", "tables.html")
+FIGURES = {
+    "acr.png": "average certified radius", "p_a.png": "lower bound of p_A",
+    "certified_accuracy.png": "certified accuracy against radius",
+}  # fmt: skip
+
+
+class Paths(NamedTuple):
+    """The three folders of a plan, and each file in them."""
+
+    data: Path  # prepared arrays
+    work: Path  # poison, victims, certificates, checkpoints, logs
+    results: Path  # tables and figures
+
+    @property
+    def manifest(self) -> Path:
+        """There when the data are prepared."""
+        return self.data / MANIFEST
+
+    @property
+    def plan(self) -> Path:
+        """The plan as it is run."""
+        return self.work / "plan.json"
+
+    @property
+    def incomplete(self) -> Path:
+        """Tables and figures of a plan some jobs of which failed."""
+        return self.work / "incomplete"
+
+    @property
+    def tables(self) -> list[Path]:
+        """Every page and figure of a whole plan."""
+        return [self.results / name for name in (*PAGES, *FIGURES)]
+
+    def poison(self, poison: Poison) -> Path:
+        """Images of a poison; its record is the .json beside it."""
+        name = poison_paths(Path(), poison.against, poison.sigma, poison.target_class)[0].name
+        return self.work / "poison" / poison.key / name
+
+    def visibility(self, poison: Poison) -> Path:
+        """How visible a poison is."""
+        return self.work / "visibility" / f"{poison.key}.json"
+
+    def model(self, cell: Cell, seed: int) -> Path:
+        """A trained victim; its record is the .json beside it. One that is trained on clean data serves every class."""
+        victim = cell.victim
+        data = self.poison(cell.poison).stem.removeprefix("X_") if cell.poison else CLEAN
+        name = victim_name(victim.method, victim.sigma, data, seed)
+        return self.work / "victims" / victim.key / cell.data / name
+
+    def certificate(self, cell: Cell, seed: int, shard: str = "") -> Path:
+        """Certificates (.tsv) of one victim; the .summary.json beside it is there when they are whole."""
+        return self.work / "certificates" / cell.key / f"seed_{seed}{shard}.tsv"

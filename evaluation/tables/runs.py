@@ -1,0 +1,120 @@
+"""The runs of an entry, as tables and figures use them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evaluation.tables.cells import Cell
+from randomized_smoothing_certification.certificate_file import ceiling_of
+
+
+class Run(NamedTuple):
+    """One victim of an entry."""
+
+    seed: int
+    radii: np.ndarray  # float (points,) of the class's points; -1 where not certified correctly
+    records: dict[str, Any]  # how it was made: settings of certificate, victim and poison
+    sigma: float
+    target_class: int
+    idx: np.ndarray  # int (points,): which test images they are
+    other_radii: np.ndarray = np.empty(0)  # of the points of all other classes, where they were certified too
+
+    @property
+    def acr(self) -> float:
+        """Average certified radius: abstentions and wrong classes count 0."""
+        return float(np.maximum(self.radii, 0).mean())
+
+    def certified_at(self, radius: float) -> float:
+        """Approximate certified accuracy: the share of points with at least this radius."""
+        return float(np.mean(self.radii >= radius))
+
+    @property
+    def at_ceiling(self) -> float | None:
+        """The share of points with the largest radius that n votes can certify; None where n is not known."""
+        settings = self.certificate
+        if not all(settings.get(name) for name in ("n", "alpha", "sigma")):
+            return None
+        return self.certified_at(ceiling_of(settings, settings["n"]) * (1 - 1e-5))
+
+    @property
+    def others_acr(self) -> float | None:
+        """Average certified radius of the other classes, None where they were not certified."""
+        return float(np.maximum(self.other_radii, 0).mean()) if len(self.other_radii) else None
+
+    @property
+    def others_certified_accuracy(self) -> float | None:
+        """Approximate certified accuracy at radius 0 of the other classes."""
+        return float(np.mean(self.other_radii >= 0)) if len(self.other_radii) else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the clean test images without noise, None where it is not known."""
+        return self.records["victim"].get("accuracy")
+
+    @property
+    def target_accuracy(self) -> float | None:
+        """The same of those of the certified class."""
+        return self.records["victim"].get(f"accuracy_class_{self.target_class}")
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """Settings of the certificate; of another program n, alpha and sigma, where they are known."""
+        return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
+
+    @property
+    def votes(self) -> int | None:
+        """The votes n of each point, None where they are not known."""
+        return self.certificate.get("n")
+
+    @property
+    def dataset(self) -> str | None:
+        """Name of the data in its certificate's record, None where it has none."""
+        name = self.certificate.get("dataset")
+        return name if isinstance(name, str) else None
+
+    @property
+    def visibility(self) -> dict[str, float]:
+        """What attack_generation.visibility measured of its poison, by name; empty where nothing was."""
+        measured = self.records.get("visibility", {}).get("measured") or {}
+        return {
+            **{k: v for k, v in measured.items() if k != "auc"},
+            **{f"auc_{k}": v for k, v in measured.get("auc", {}).items()},
+        }
+
+    @property
+    def attack(self) -> dict[str, str]:
+        """Optimiser and parametrisation of the attack that made its poison; empty for a control and clean data."""
+        settings = self.records.get("poison", {}).get("settings", {})
+        if "epochs" not in settings:
+            return {}
+        older = {"optimiser": "approxgrad", "parametrisation": "per_image"}  # of records before there was a choice
+        return {name: str(settings.get(name, default)) for name, default in older.items()}
+
+    @property
+    def gradients(self) -> float | None:
+        """Gradients of a batch of training images that the attack spent on its poison, None where it is not known."""
+        return self.records.get("poison", {}).get("gradients")
+
+
+class Entry(NamedTuple):
+    """One entry of a table with the runs that are there."""
+
+    cell: Cell
+    wanted: int  # runs that it should have
+    runs: tuple[Run, ...]
+
+
+def missing(entries: Sequence[Entry]) -> list[str]:
+    """A line for each entry that lacks runs."""
+    return [
+        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in entries if len(entry.runs) < entry.wanted
+    ]
+
+
+def commits(records: Any) -> list[str]:
+    """The commits named anywhere in a run's records, each once."""
+    if not isinstance(records, dict):
+        return []
+    own = [str(records["commit"])] if "commit" in records else []
+    return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))

@@ -1,0 +1,49 @@
+"""Large libraries, each imported when something in it is first used, so that --help and refusals answer at once.
+
+The project's files write ``from runtime.lazy import keras, ops`` in place of ``import keras``. Annotations that name
+a class of these libraries need ``from __future__ import annotations``: otherwise Python looks the class up at once.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+
+class LazyModule(ModuleType):
+    """Stands for the module of this name, and imports it when an attribute is first asked for.
+
+    after: a module that is imported before it.
+    """
+
+    def __init__(self, name: str, after: str | None = None) -> None:
+        super().__init__(name)
+        self._after = after
+
+    def __getattr__(self, name: str) -> Any:
+        module = sys.modules.get(self.__name__)
+        if module is None:
+            if self._after:
+                import_module(self._after)
+            module = import_module(self.__name__)
+        return getattr(module, name)
+
+
+if TYPE_CHECKING:
+    import keras as keras
+    import pandas as pandas
+    from keras import layers as layers
+    from keras import ops as ops
+    from keras import tree as tree
+    from scipy import linalg as linalg
+    from scipy import ndimage as ndimage
+    from scipy import optimize as optimize
+    from scipy import sparse as sparse
+    from scipy import special as special
+    from scipy import stats as stats
+else:
+    keras, pandas = LazyModule("keras"), LazyModule("pandas")
+    layers, ops, tree = (LazyModule(f"keras.{name}") for name in ("layers", "ops", "tree"))
+    linalg, ndimage, optimize, sparse, special, stats = (
+        LazyModule(f"scipy.{name}") for name in ("linalg", "ndimage", "optimize", "sparse", "special", "stats")
+    )

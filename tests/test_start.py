@@ -1,0 +1,89 @@
+"""A script answers --help and refuses bad input before it imports any large library."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.provenance import project_path
+
+LARGE = ("keras", "matplotlib", "pandas", "PIL", "scipy", "sklearn", "statsmodels", "tensorboard", "tensorflow", "jax")
+MANY = f"""
+import contextlib, io, json, runpy, sys
+import runtime
+told = []
+for script, *words in json.loads(sys.argv[1]):
+    sys.argv, output, status = [script, *words], io.StringIO(), 0
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as left:
+        status = left.code
+    told.append([script, status, output.getvalue(), sorted(set({LARGE}) & set(sys.modules))])
+print(json.dumps(told))
+"""
+
+
+def scripts() -> list[Path]:
+    """Every file of the project that is run by its name."""
+    root = project_path("")
+    files = [path for path in root.rglob("*.py") if not {".venv", "tests"} & set(path.relative_to(root).parts)]
+    return sorted(path for path in files if '__name__ == "__main__"' in path.read_text(encoding="utf-8"))
+
+
+def run_in_one_process(*calls: list[str]) -> list[tuple[str, int, str, list[str]]]:
+    """Run scripts after each other; of each its path, exit status, output, and the large libraries then imported."""
+    command = [sys.executable, "-c", MANY, json.dumps(calls)]
+    done = subprocess.run(command, cwd=project_path(""), capture_output=True, text=True, check=True)
+    return [tuple(row) for row in json.loads(done.stdout)]
+
+
+def test_help_imports_no_large_library() -> None:
+    for script, status, output, imported in run_in_one_process(*[[str(path), "--help"] for path in scripts()]):
+        assert (status, imported) == (0, []) and "--help" in output, (script, output)
+
+
+def test_refusals_import_no_large_library(tmp_path: Path) -> None:
+    attack = "attack_generation/macer/DIGITS/poison_radius_macer.py"
+    victim = "evaluation/DIGITS/macer_training.py"
+    certify = "randomized_smoothing_certification/certify_digits.py"
+    nowhere = str(tmp_path / "nowhere")
+    calls = [
+        [attack, "--no-such-flag"],
+        [attack, "--sigma", "-1"],
+        [attack, "--data-dir", nowhere],
+        [victim, "--epochs", "0"],
+        [victim, "--data-dir", nowhere],
+        [certify, "--sigma", "0"],
+        [certify, "--model", f"{nowhere}.keras"],
+        ["evaluation/label_flipping/digits.py", "--data-dir", nowhere],
+        ["evaluation/tables/run_plan.py", "--plan", f"{nowhere}.yaml"],
+        ["data/prepare_mnist.py", "--source", nowhere],
+    ]
+    for script, status, output, imported in run_in_one_process(*calls):
+        assert (status, imported) == (2, []) and output.startswith("error: "), (script, output)
+
+
+@pytest.mark.parametrize("name", ["keras", "keras.ops", "scipy.stats", "pandas"])
+def test_a_lazy_module_is_the_module(name: str) -> None:
+    import runtime.lazy
+
+    module = getattr(runtime.lazy, name.rpartition(".")[2])
+    public = next(one for one in dir(__import__(name, fromlist=["_"])) if not one.startswith("_"))
+    assert getattr(module, public) is getattr(sys.modules[name], public)
+    with pytest.raises(AttributeError, match="no_such"):
+        module.no_such  # noqa: B018
+
+
+def test_only_lazy_imports_large_libraries_at_the_top_of_a_file() -> None:
+    for path in project_path("").rglob("*/*.py"):
+        inside = path.relative_to(project_path("")).parts
+        if {".venv", "tests"} & set(inside) or inside == ("runtime", "lazy.py"):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & set(LARGE), path
