@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from models.registry import all_layers
 from runtime.files import InputError
 from runtime.lazy import keras, ops
 
@@ -23,7 +24,7 @@ class StatelessModel:
         self.model = model
         self.batch_norm = batch_norm
         if batch_norm == "proper":
-            for layer in model.layers:
+            for layer in all_layers(model):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer._moments = partial(_batch_moments, layer.axis)
 
