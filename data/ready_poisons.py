@@ -12,8 +12,9 @@ No image is farther than epsilon from the clean one, and on 8-bit data no more t
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,18 @@ LEVELS = 255
 ROUNDING = 1e-4  # float32 rounding of clean image +- epsilon, in grey levels
 
 
-class ReadyPoison(NamedTuple):
-    """One poison with its record."""
+@dataclass(frozen=True)
+class ReadyPoison:
+    """One poison with its record. Entry i of ``pixels`` replaces image ``index[i]`` of the data set as published."""
 
-    images: np.ndarray  # float32 (N, height, width, channels), one for each training image of the class
+    pixels: np.ndarray  # uint8 (N, height, width, channels)
+    index: np.ndarray  # int32 (N,)
     record: dict[str, Any]  # of the attack: settings (target_class, epsilon, x_train's hash), gradients, commit
+
+    @property
+    def images(self) -> np.ndarray:
+        """The pixels as float32 in [0, 1]."""
+        return self.pixels.astype(np.float32) / np.float32(LEVELS)
 
 
 def ready_names(folder: Path | None = None) -> list[str]:
@@ -44,18 +52,29 @@ def is_ready_name(path: Path) -> bool:
     return path.name == str(path) and not path.suffix and not path.exists()
 
 
-def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder: Path | None = None) -> ReadyPoison:
-    """The poison of this name. x_train: the training images, as ``data.datasets.load_dataset`` gives them.
+def load_ready_poison(name: str, folder: Path | None = None) -> ReadyPoison:
+    """The poison of this name: ``load_ready_poison("mnist_published").pixels`` and ``.index``; no data set is needed.
 
-    Raises InputError where there is none of the name, its files are damaged, or it is of other training images or of
-    another class.
+    Raises InputError where there is no poison of the name or its files are damaged.
     """
     folder = folder or FOLDER
     if name not in (known := ready_names(folder)):
         raise InputError(f"no ready poison {name!r}; choose from {', '.join(known) or 'none, there are none'}")
-    record_path = folder / f"{name}.json"
-    record = read_record(record_path, settings=dict, arrays_sha256=dict)
-    settings = record["settings"]
+    record = read_record(folder / f"{name}.json", settings=dict, arrays_sha256=dict)
+    arrays = load_archive(folder / f"{name}.npz", tuple(DTYPES))
+    for key, array in arrays.items():
+        if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):
+            raise InputError(f"{folder / name}.npz: {key} is not the array that was packed; fetch the file again")
+    return ReadyPoison(arrays[KEY], arrays["index"], record)
+
+
+def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder: Path | None = None) -> ReadyPoison:
+    """The poison of this name, made from the training images x_train, as ``data.datasets.load_dataset`` gives them.
+
+    Raises InputError as ``load_ready_poison`` does, and for poison of other training images or of another class.
+    """
+    poison = load_ready_poison(name, folder)
+    settings = poison.record["settings"]
     if settings.get("target_class") != target_class:
         raise InputError(
             f"{name}: is poison of class {settings.get('target_class')}, the target class is {target_class}; "
@@ -64,13 +83,9 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
     if settings.get("x_train") != array_sha256(x_train):
         raise InputError(
             f"{name}: was made from other training images; prepare the dataset that its record names "
-            f"({record.get('command', record_path)})"
+            f"({poison.record.get('command', f'{name}.json')})"
         )
-    arrays = load_archive(folder / f"{name}.npz", tuple(DTYPES))
-    for key, array in arrays.items():
-        if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):
-            raise InputError(f"{folder / name}.npz: {key} is not the array that was packed; fetch the file again")
-    return ReadyPoison(arrays[KEY].astype(np.float32) / np.float32(LEVELS), record)
+    return poison
 
 
 def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarray:
