@@ -1,6 +1,6 @@
 """Prepared datasets and poison files: reading, checking, and splitting off the target class.
 
-Arrays, file names and layouts are those of the published code (method, section 5), so that arrays made by
+Arrays, file names and layouts are those of the published code, so that arrays made by
 either code base load in the other: images float32 (N, height, width, channels) in [0, 1], labels one-hot
 float32 (N, classes).  A poison file holds the target class's training images, poisoned, in the order in
 which that class occurs in X_train.
@@ -28,7 +28,7 @@ class Dataset:
     """Training, validation and test arrays of one dataset.
 
     Images x_*: float32 (N, height, width, channels) in [0, 1]; y_*: one-hot float32 (N, classes).
-    name: the dataset's short name, as in folder names; label: the name to print in tables, which says so
+    name: the dataset's short name, as in folder names; label: the name in tables, which tells
     where the images are not the standard ones.
     """
 

@@ -5,8 +5,7 @@ data/poisons/<name>.npz     the images on the 8-bit grid, which a PNG can hold:
                 the target class, in the order in which the class occurs in X_train
     index       int32 (N,), the place of each image in the data set as published, before data/prepare_*.py took
                 validation images off: 0 to 59,999 of MNIST's training images, 0 to 1,796 of load_digits()
-data/poisons/<name>.json    the record of the attack that made it, what the rounding to the grid did, and the arrays'
-                            SHA-256
+data/poisons/<name>.json    the record of the attack that made it, the effect of the rounding, and the arrays' SHA-256
 
 No image is farther than epsilon from the clean one, and on 8-bit data no more than floor(255 epsilon) grey levels.
 """
@@ -43,12 +42,12 @@ class ReadyPoison:
 
 
 def ready_names(folder: Path | None = None) -> list[str]:
-    """Names of all that are there."""
+    """Names of all poisons in the folder."""
     return sorted(path.stem for path in (folder or FOLDER).glob("*.json"))
 
 
 def is_ready_name(path: Path) -> bool:
-    """Whether what was given in place of a poison's file is a name: no folder, no ending, no file of that name."""
+    """Whether a path given for a poison is a name: it has no folder and no ending, and no such file exists."""
     return path.name == str(path) and not path.suffix and not path.exists()
 
 
@@ -92,7 +91,7 @@ def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarra
     """The nearest images of whole grey levels within epsilon of the clean ones, uint8 of the same shape.
 
     images, clean: floats in [0, 1] of one shape; epsilon in the same units. Raises InputError where a pixel has no grey
-    level within epsilon, which never is where the clean images are 8-bit themselves.
+    level within epsilon. That cannot happen where the clean images are 8-bit.
     """
     center, radius = LEVELS * clean.astype(np.float64), LEVELS * epsilon
     low = np.maximum(np.ceil(center - radius - ROUNDING), 0)
@@ -108,7 +107,7 @@ def pack_poison(
     """Round a poison to 8 bits and write it under a name; returns the two files, the record last.
 
     images, clean: float32 (N, height, width, channels), the poison and what it was made from; index: (N,), as the
-    module says; record: of the attack, with settings.epsilon. Raises InputError where the name cannot be one, or as
+    module says; record: of the attack, with settings.epsilon. Raises InputError where the name is not allowed, and as
     ``to_8_bit`` does.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):

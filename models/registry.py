@@ -50,9 +50,9 @@ def build_model(
 ) -> keras.Model:
     """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
 
-    architecture: a name in BUILDERS, or resnet<depth>v1, resnet<depth>v2 with a valid depth, and with x<times> behind
-    it so many times the filters.
-    standardise: begin with ``standardised``.
+    architecture: a name in BUILDERS, or resnet<depth>v1 or resnet<depth>v2 with a valid depth. x<times> behind the name
+    of a ResNet multiplies its number of filters.
+    standardise: whether the model begins with ``standardised``.
     The same seed gives the same weights on the same backend.
     Raises InputError for an unknown name, a depth that does not exist, images too small for the model, and a function
     that gives no logits.
@@ -75,9 +75,10 @@ def build_model(
 
 
 def standardised(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Each image less the mean of all its pixels, divided by their standard deviation; a part of the classifier.
+    """Each image minus the mean of its pixels, divided by their standard deviation.
 
-    So its brightness and contrast tell nothing. The layer has no weights; 1e-5 is added to the variance.
+    The result does not depend on the image's brightness and contrast. The layer is a part of the classifier and has no
+    weights. 1e-5 is added to the variance.
     """
     return layers.LayerNormalization(axis=(1, 2, 3), epsilon=1e-5, center=False, scale=False, name="standardise")(x)
 

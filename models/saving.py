@@ -28,7 +28,7 @@ def victim_name(method: str, sigma: float, trained_on: str, seed: int) -> str:
     return f"{method}_{sigma}_{trained_on}_seed{seed}.keras"
 
 
-@backend_lines_hidden()  # on JAX too, Keras imports TensorFlow where it writes settings down
+@backend_lines_hidden()  # Keras imports TensorFlow when it saves settings, also on JAX
 def save_model(model: keras.Model, path: Path) -> None:
     """Write the model as a .keras file, whole or not at all.
 
@@ -46,8 +46,8 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
     """Read a .keras file in safe mode: no code stored in the file is run.
 
     image_shape: the (height, width, channels) that the model must take, when given.
-    Raises InputError when the file is missing, damaged, no .keras file, no model from images to one row of scores
-    each, of weights that are not finite, or takes images of another shape.
+    Raises InputError where the file is missing, damaged or not a .keras file, where the model does not go from images
+    to one row of scores for each, where a weight is not finite, and where the model takes images of another shape.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,9 +98,9 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
 
 
 def require_float_inputs(model: keras.Model, what: str) -> None:
-    """Raise InputError where a model takes whole numbers: cast to these, an image in [0, 1] with its noise is lost.
+    """Raise InputError where a model takes integers: the cast would destroy an image in [0, 1] and its noise.
 
-    what: how the error calls the model.
+    what: name of the model in the error.
     """
     for tensor in getattr(model, "inputs", None) or ():  # a subclassed model has none
         if not keras.backend.is_float_dtype(tensor.dtype):

@@ -52,8 +52,8 @@ class StatelessModel:
 def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:
     """Mean and variance over every axis but one, to be differentiated twice.
 
-    TensorFlow's moments, which Keras's BatchNorm calls, hold the mean constant inside the variance: right for a
-    gradient, wrong for a Hessian-vector product.
+    Keras's BatchNorm calls TensorFlow's moments, which treat the mean inside the variance as a constant. That is right
+    for a gradient and wrong for a Hessian-vector product.
     """
     axes = [i for i in range(len(x.shape)) if i != axis % len(x.shape)]
     mean = ops.mean(x, axis=axes, keepdims=True)
