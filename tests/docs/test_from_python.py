@@ -7,36 +7,8 @@ import numpy as np
 import pytest
 
 import data
-from data.prepare_digits import Config as DigitsConfig
-from data.prepare_digits import main as prepare_digits
 
 ROOT = Path(data.__file__).parents[1]
-
-
-@pytest.fixture
-def folder_with_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with data/DIGITS."""
-    prepare_digits(DigitsConfig(out_dir=tmp_path / "data/DIGITS"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_certify_a_classifier(folder_with_digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # snippet: certify a classifier
-    import numpy as np
-    from sklearn.ensemble import RandomForestClassifier
-
-    from randomized_smoothing_certification.core import certify
-    from randomized_smoothing_certification.votes import VoteCounter
-
-    x, y = np.load("data/DIGITS/X_test.npy"), np.load("data/DIGITS/Y_test.npy")  # images in [0, 1], one-hot labels
-    forest = RandomForestClassifier(random_state=0).fit(x[100:].reshape(-1, 64), y[100:].argmax(axis=1))
-    counter = VoteCounter(lambda images: forest.predict_proba(images.reshape(-1, 64)), 10, (8, 8, 1), sigma=0.25)
-    for number in range(5):  # number and seed together name the image's noise
-        found = certify(counter, x[number], number, n0=100, n=1_000, alpha=0.001, seed=0)
-        print(y[number].argmax(), found.prediction, found.radius)  # prediction -1: abstained
-    # end of snippet
-    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.fixture
