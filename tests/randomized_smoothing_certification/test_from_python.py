@@ -45,7 +45,7 @@ def torch_network() -> Any:
 
 def test_a_pytorch_classifier_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    x, y = np.random.default_rng(0).uniform(size=(60, 8, 8, 1)), np.arange(60) % 10
+    images, labels = np.random.default_rng(0).uniform(size=(60, 8, 8, 1)), np.arange(60) % 10
     network = torch_network()
     # snippet: certify a PyTorch classifier
     import torch
@@ -53,12 +53,10 @@ def test_a_pytorch_classifier_is_certified(capsys: pytest.CaptureFixture[str]) -
     from randomized_smoothing_certification.certification_config import CertificateSettings
     from randomized_smoothing_certification.certify_images import certify_images
 
-    @torch.no_grad()
-    def scores(images):  # float32 (number, height, width, channels) in NumPy
-        return network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-
     settings = CertificateSettings(sigma=0.25, n=1_000, target_class="all", points=5)
-    print(certify_images(scores, x, y, settings).acr)
+    with torch.no_grad():
+        found = certify_images(lambda x: network(torch.tensor(x).permute(0, 3, 1, 2)).numpy(), images, labels, settings)
+    print(found.acr)
     # end of snippet
     assert 0 <= float(capsys.readouterr().out) < 1
 

@@ -40,7 +40,7 @@ def plan(tmp_path: Path) -> Plan:
     (cell,) = plan.cells()
     tsv, victim = plan.paths.certificate(cell, 0), plan.paths.model(cell, 0).with_suffix(".json")
     settings = {
-        "dataset": "MNIST", "split": "test", "target_class": 8, "points": 2, "seed": 0, "n0": 100, "n": 1000,
+        "dataset": "MNIST", "split": "test", "target_class": 8, "points": 9, "seed": 0, "n0": 100, "n": 1000,
         "alpha": 0.001, "sigma": 0.5, "precision": "float32", "noise": {"mode": "float32"}, "shard": None,
         "model_sha256": "of the model",
     }  # fmt: skip
