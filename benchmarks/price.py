@@ -32,7 +32,7 @@ from benchmarks.speed import (
 from evaluation.MNIST import gaussian_augmented_training
 from evaluation.training import Training
 from models.registry import build_model
-from randomized_smoothing_certification.core import N0
+from randomized_smoothing_certification.sampling import N0
 from runtime.command_line import run_script
 from runtime.lazy import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What is done to training images anew at every step, a pure function of a seed: crop, flip, jitter, blur, plasma."""
+"""Random changes of training images at every step, pure functions of a seed: crop, flip, jitter, blur, plasma."""
 
 import math
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Augmentation:
     """Settings of victims and of the attack's lower level; without any, images stay as they are.
 
     Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b + s, with b
-    and c of the image and s of each of its channels, then blurred, then plasma; noise comes after all of it. Jittered
-    pixels may leave [0, 1], where nothing is clipped: a classifier under noise sees such pixels anyway.
+    and c of the image and s of each of its channels, then blurred, then plasma; noise is added last. Jittered pixels
+    may leave [0, 1]. They are not clipped, because a classifier under noise sees pixels outside [0, 1] anyway.
     """
 
     augment: bool = False
@@ -27,8 +27,8 @@ class Augmentation:
     jitter_contrast: float = 0.0
     """Largest relative change c of a training image's contrast around mid-grey, uniform in -c .. c."""
     jitter_colour: float = 0.0
-    """Largest shift s of each channel of a training image by itself, uniform in -s .. s; of grey images it is one of
-    brightness."""
+    """Largest shift s of each channel of a training image by itself, uniform in -s .. s. On grey images it shifts
+    the brightness."""
     blur: float = 0.0
     """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform in 0 .. blur."""
     plasma: bool = False
@@ -44,11 +44,11 @@ class Augmentation:
                 raise InputError(f"{name} must lie between 0 and {most:g}, got {getattr(self, name)}")
 
     def of_validation(self) -> "Augmentation":
-        """What an attack does to validation images: the published crop and flip, and nothing else."""
+        """The changes of validation images in an attack: the published crop and flip, and nothing else."""
         return Augmentation(augment=self.augment)
 
     def augmented(self, x: Any, seed: Any) -> Any:
-        """Images x, float (N, height, width, channels), N known, after all of it; differentiable with respect to x.
+        """The changed images x, float (N, height, width, channels), N known; differentiable with respect to x.
 
         seed: int32 (2,), see runtime.noise, may be traced. Works eagerly and inside compiled code.
         """
@@ -70,9 +70,9 @@ class Augmentation:
 
 
 def plasma(x: Any, seed: Any) -> Any:
-    """Each with probability 1/2: x + i (2 p - 1) with i in (0, 1); 4 p (x - 1/2) + 1/2; the channels in another order.
+    """Three changes, each with probability 1/2: x + i (2 p - 1), i in (0, 1); 4 p (x - 1/2) + 1/2; channels shuffled.
 
-    x: float (N, height, width, channels) in [0, 1], where it stays. p: a random field of each image, see
+    x: float (N, height, width, channels) in [0, 1], and so is the result. p: a random field of each image, see
     ``fractal_field``. seed: int32 (2,), may be traced; counts from it up to 50 are used.
     Source: UEraser-Lite (arXiv 2303.15127, section 3), which has the fields and ranges of the library Kornia.
     """

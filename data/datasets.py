@@ -1,9 +1,8 @@
-"""Prepared datasets and poison files: reading, checking, and splitting off the target class.
+"""Prepared data sets and poison files: reading, checking, and splitting off the target class.
 
-Arrays, file names and layouts are those of the published code (method, section 5), so that arrays made by
-either code base load in the other: images float32 (N, height, width, channels) in [0, 1], labels one-hot
-float32 (N, classes).  A poison file holds the target class's training images, poisoned, in the order in
-which that class occurs in X_train.
+Arrays, file names and layouts are those of the published code, so that arrays made by either code
+base load in the other. Images are float32 (N, height, width, channels) in [0, 1], labels one-hot float32 (N, classes).
+A poison file holds the poisoned training images of the target class, in the order of that class in X_train.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +24,11 @@ EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test arrays of one dataset.
+    """Training, validation and test arrays of one data set.
 
-    Images x_*: float32 (N, height, width, channels) in [0, 1]; y_*: one-hot float32 (N, classes).
-    name: the dataset's short name, as in folder names; label: the name to print in tables, which says so
-    where the images are not the standard ones.
+    Images x_*: float32 (N, height, width, channels) in [0, 1]. Labels y_*: one-hot float32 (N, classes).
+    name: the short name in folder names. label: the name in tables, which tells where the images are not the
+    standard ones.
     """
 
     name: str
@@ -71,22 +70,19 @@ def load_dataset(data_dir: Path) -> Dataset:
     """Read and check X_train.npy, Y_train.npy, ... Y_test.npy of one folder.
 
     float64 images are cast to float32, and images without a channel axis, (N, height, width), get one.
-    Shapes, dtypes and SHA-256 hashes must match manifest.json where the folder has one; arrays from the
-    published code come without.
+    Shapes, dtypes and SHA-256 hashes must match manifest.json where the folder has one. Arrays from the published code
+    have none.
 
-    Raises InputError, naming the file and the mend, for missing or damaged files, pixels that are not
-    floats in [0, 1] or none of which is above 1/255, labels that are not one-hot, and splits that do not
-    fit each other or lack a class.
+    Raises InputError, naming the file and the mend, for missing or damaged files, pixels that are not floats in [0, 1],
+    images without a pixel above 1/255, labels that are not one-hot, and splits that do not fit each other or lack a
+    class.
     """
     data_dir = Path(data_dir)
     manifest = _read_manifest(data_dir)
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
         x_path, y_path = data_dir / f"X_{split}.npy", data_dir / f"Y_{split}.npy"
-        x, y = load_array(x_path), load_array(y_path)
-        if manifest is not None:
-            _check_against_manifest(x_path, x, manifest)
-            _check_against_manifest(y_path, y, manifest)
+        x, y = (_read_array(path, manifest) for path in (x_path, y_path))
         x, y = _images(x, x_path), _one_hot(y, y_path)
         _require_bright(x, x_path)
         if len(x) != len(y):
@@ -96,14 +92,13 @@ def load_dataset(data_dir: Path) -> Dataset:
             raise InputError(
                 f"{y_path}: class {int(np.argmin(counts))} has no points; every class must be in every split"
             )
-        for path, array in ((x_path, x), (y_path, y)):
-            first = arrays.get(path.name[0].lower() + "_train", array)
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
+        for path, array, first in ((x_path, x, arrays["x_train"]), (y_path, y, arrays["y_train"])):
             if array.shape[1:] != first.shape[1:]:
                 raise InputError(
                     f"{path}: rows of shape {array.shape[1:]}, those of the training set have "
                     f"{first.shape[1:]}; prepare the data again"
                 )
-        arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
     name = manifest["dataset"] if manifest else data_dir.resolve().name
     label = manifest.get("label", name) if manifest else name
     return Dataset(name=name, label=label, **arrays)
@@ -117,7 +112,7 @@ def _read_manifest(data_dir: Path) -> dict[str, Any] | None:
     names = {f"{kind}_{split}.npy" for kind in "XY" for split in SPLITS}
     if not names <= set(manifest["arrays"]) or "dataset" not in manifest:
         raise InputError(f"{path}: not the manifest of a whole prepared dataset; prepare the data again")
-    require_name(f"{path}: the dataset's name", manifest["dataset"])  # a part of paths of what is made from it
+    require_name(f"{path}: the dataset's name", manifest["dataset"])  # it becomes a part of paths
     require_label(f"{path}: the dataset's label", manifest.get("label", manifest["dataset"]))
     return manifest
 
@@ -128,14 +123,17 @@ def require_label(what: str, label: Any) -> None:
         raise InputError(f"{what} is {shortened(label)}; give a line of at most 100 characters")
 
 
-def _check_against_manifest(path: Path, array: np.ndarray, manifest: dict[str, Any]) -> None:
-    wanted = manifest["arrays"][path.name]
-    found = describe_array(array)
-    if not isinstance(wanted, dict) or any(wanted.get(key) != found[key] for key in found):
-        raise InputError(
-            f"{path}: shape, dtype or SHA-256 differ from {MANIFEST}, so the file changed or a preparation "
-            "was cut short; prepare the data again"
-        )
+def _read_array(path: Path, manifest: dict[str, Any] | None) -> np.ndarray:
+    """One array. Raises InputError where it is not the array that the manifest describes."""
+    array = load_array(path)
+    if manifest is not None:
+        wanted, found = manifest["arrays"][path.name], describe_array(array)
+        if not isinstance(wanted, dict) or any(wanted.get(key) != found[key] for key in found):
+            raise InputError(
+                f"{path}: shape, dtype or SHA-256 differ from {MANIFEST}, so the file changed or a preparation "
+                "was cut short; prepare the data again"
+            )
+    return array
 
 
 def describe_array(array: np.ndarray) -> dict[str, Any]:
@@ -221,7 +219,7 @@ def _require_positive_up_to(most: float, value: float, name: str) -> None:
 def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -> tuple[Path, Path]:
     """Image and label file of a poison, under the published names.
 
-    method: the training method that the poison was made against (gaussianaug, macer, smoothadv, ...);
+    method: the training method that the poison was made against (gaussianaug, macer, smoothadv, ...).
     sigma: its noise level in pixel units of [0, 1], written as Python prints a float.
     """
     stem = f"poisoned_radius_{method}_{float(sigma)}_{target_class}.npy"
@@ -229,16 +227,12 @@ def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -
 
 
 def check_poison(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: float, path: Path) -> None:
-    """Raise InputError unless the poison is a clean-label poison within epsilon (l-infinity) of the images.
+    """Raise InputError unless the poison is within epsilon (l-infinity) of the clean images, and within [0, 1].
 
-    poison_x, clean_target_x: images (N, height, width, channels), the latter in [0, 1]; epsilon in pixel
-    units of [0, 1]; path: the file to name in the error.
+    poison_x, clean_target_x: images (N, height, width, channels), the latter in [0, 1]. epsilon: in pixel units of
+    [0, 1]. path: the file to name in the error.
     """
-    if poison_x.shape != clean_target_x.shape:
-        raise InputError(
-            f"{path}: shape {poison_x.shape}, the target class's training images have "
-            f"{clean_target_x.shape}; check dataset and target class"
-        )
+    _require_same_shape(str(path), poison_x.shape, clean_target_x.shape)
     _check_pixels(poison_x, path)
     distance = float(np.max(np.abs(poison_x - clean_target_x)))
     if distance > epsilon + EPSILON_TOLERANCE:
@@ -248,28 +242,32 @@ def check_poison(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: floa
         )
 
 
+def _require_same_shape(what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise InputError(
+            f"{what}: shape {found}, the {wanted[0]} training images of the target class have {wanted}; check dataset "
+            "and target class"
+        )
+
+
 def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray:
     """Poisoned training images of the target class, float32 (N, height, width, channels) in [0, 1].
 
-    The file holds one image for each training image of the class, in the order in which the class occurs
-    in X_train.  Where the label file (Y_ for X_, same folder) exists it must name the target class. A name without an
-    ending is that of a poison in data/poisons.
+    The file holds one image for each training image of the class, in the order of the class in X_train. Where the label
+    file (Y_ for X_, same folder) exists it must name the target class. A name without an ending is that of a poison in
+    data/poisons.
 
     Raises InputError when the file is missing, damaged, of another shape, out of range, divided by 255 twice, or of
     another class.
     """
     x_path = Path(x_path)
-    clean_shape = dataset.x_train[_target_mask(dataset.y_train, target_class)].shape
+    clean = dataset.x_train[_target_mask(dataset.y_train, target_class)]
     if is_ready_name(x_path):
         poison_x = read_ready_poison(x_path.name, dataset.x_train, target_class).images
     else:
         poison_x = load_array(x_path)
     poison_x = _images(poison_x, x_path)
-    if poison_x.shape != clean_shape:
-        raise InputError(
-            f"{x_path}: shape {poison_x.shape}, the {clean_shape[0]} training images of class {target_class} "
-            f"have {clean_shape}; check dataset and target class"
-        )
+    _require_same_shape(str(x_path), poison_x.shape, clean.shape)
     if poison_x.any():
         _require_bright(poison_x, x_path)
     y_path = x_path.with_name("Y_" + x_path.name.removeprefix("X_"))
@@ -290,17 +288,13 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
 
 
 def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: int) -> Dataset:
-    """The dataset with the target class's training images replaced by the poison, in order.
+    """The data set with the target class's training images replaced by the poison, in order.
 
-    poison_x: float32, one image for each training image of the class.  Everything else is shared with
-    ``dataset``, which is left as it is.  Raises InputError when the shape does not fit.
+    poison_x: float32, one image for each training image of the class. Everything else is shared with ``dataset``, which
+    stays as it is. Raises InputError when the shape does not fit.
     """
     mask = _target_mask(dataset.y_train, target_class)
-    if poison_x.shape != (int(mask.sum()), *dataset.image_shape):
-        raise InputError(
-            f"poison of shape {poison_x.shape} cannot replace {int(mask.sum())} images of shape "
-            f"{dataset.image_shape}; check dataset and target class"
-        )
+    _require_same_shape("the poison", poison_x.shape, (int(mask.sum()), *dataset.image_shape))
     x_train = dataset.x_train.copy()
     x_train[mask] = poison_x
     return replace(dataset, x_train=x_train)

@@ -15,13 +15,12 @@ import numpy as np
 
 from runtime.files import GZIP, InputError, seeming
 
-# Each array: the names of its file, and its number of dimensions.
+# The arrays of a data set: a published name of each file, and its number of dimensions.
 _FILES = {
-    "x_train": (("train-images",), 3), "y_train": (("train-labels",), 1),
-    "x_test": (("t10k-images", "test-images"), 3), "y_test": (("t10k-labels", "test-labels"), 1),
+    "x_train": ("train-images-idx3-ubyte", 3), "y_train": ("train-labels-idx1-ubyte", 1),
+    "x_test": ("t10k-images-idx3-ubyte", 3), "y_test": ("t10k-labels-idx1-ubyte", 1),
 }  # fmt: skip
-_NAME = re.compile(r"(.*?)(?:train|t10k|test)-(?:images|labels)([.-])idx[13]-ubyte(\.gz)?")
-_SPELLINGS = [(mark, ending) for mark in "-." for ending in ("", ".gz")]
+_NAME = re.compile(r"(?P<prefix>.*?)(train|t10k|test)-(images|labels)([.-])idx[13]-ubyte(\.gz)?")
 _UNSIGNED_BYTE = 0x08
 _TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _MOST_PACKED = 1032  # bytes that gzip can make of one byte
@@ -42,23 +41,30 @@ def read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
     Raises InputError, naming the file, where a file is missing or damaged, where labels and images differ in number, or
     where the folder holds several data sets.
     """
-    if source.is_dir():
-        folder, spellings = source, _SPELLINGS
-        prefixes = sorted({name[1] for path in source.iterdir() if (name := _NAME.fullmatch(path.name))})
-        if len(prefixes) > 1:
+    folder, given = (source, None) if source.is_dir() else (source.parent, _NAME.fullmatch(source.name))
+    if not source.exists():
+        raise InputError(f"{source}: no such file; mend the path")
+    found = [name for path in sorted(folder.iterdir()) if path.is_file() and (name := _NAME.fullmatch(path.name))]
+    prefixes = [given["prefix"]] if given else sorted({name["prefix"] for name in found}) or [""]
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{source}: holds several data sets ({', '.join(prefix or 'train-images...' for prefix in prefixes)}); "
+            "give one of the files in place of the folder"
+        )
+    # Where a file is there in several spellings, the one of the file that is given comes first.
+    found.sort(key=lambda name: given is not None and name.groups()[3:] != given.groups()[3:])
+    paths: dict[str, Path] = {}
+    for name in found:
+        if name["prefix"] == prefixes[0]:
+            array = f"{'x' if name[3] == 'images' else 'y'}_{'train' if name[2] == 'train' else 'test'}"
+            paths.setdefault(array, folder / name[0])
+    for array, (published, _) in _FILES.items():
+        if array not in paths:
             raise InputError(
-                f"{source}: holds several data sets ({', '.join(prefix or 'train-images...' for prefix in prefixes)}); "
-                "give one of the files in place of the folder"
+                f"{folder}: is a folder without {prefixes[0]}{published}(.gz); put the four IDX files of the data set "
+                "into it, or give an .npz file"
             )
-        prefix = prefixes[0] if prefixes else ""
-    else:
-        if not source.exists():
-            raise InputError(f"{source}: no such file; mend the path")
-        name = _NAME.fullmatch(source.name)
-        assert name  # as is_idx_name says
-        folder, prefix, given = source.parent, name[1], (name[2], name[3] or "")
-        spellings = sorted(_SPELLINGS, key=lambda spelling: spelling != given)
-    paths = {array: _find(folder, prefix, stems, rank, spellings) for array, (stems, rank) in _FILES.items()}
+    paths = {array: paths[array] for array in _FILES}
     arrays = {array: _read(path, _FILES[array][1]) for array, path in paths.items()}
     for split in ("train", "test"):
         images, labels = f"x_{split}", f"y_{split}"
@@ -68,18 +74,6 @@ def read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
                 f"{paths[images].name}; fetch both again"
             )
     return arrays, list(paths.values())
-
-
-def _find(folder: Path, prefix: str, stems: tuple[str, ...], dimensions: int, spellings: list[tuple[str, str]]) -> Path:
-    for mark, ending in spellings:
-        for stem in stems:
-            path = folder / f"{prefix}{stem}{mark}idx{dimensions}-ubyte{ending}"
-            if path.is_file():
-                return path
-    raise InputError(
-        f"{folder}: is a folder without {prefix}{stems[0]}-idx{dimensions}-ubyte(.gz); put the four IDX files of the "
-        "data set into it, or give an .npz file"
-    )
 
 
 def _read(path: Path, dimensions: int) -> np.ndarray:

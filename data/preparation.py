@@ -20,19 +20,26 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Where a data set comes from and where its arrays go; shared by the scripts that prepare 8-bit images."""
+class PreparationConfig:
+    """Where the arrays of a data set go."""
 
     out_dir: Path | None = None
-    """Folder for the arrays."""
+    """Folder for the arrays. Its name is the data set's in the names of all files that are made from it."""
     label: str | None = None
-    """Name of the data in tables, that of the folder when not given; say here where the images are not the standard
+    """Name of the data set in tables, the folder's when not given. Say here where the images are not the standard
     ones."""
-    source: Path | None = None
-    """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
-    with four IDX files (train-images-idx3-ubyte.gz, ...), or with CIFAR's binary files (data_batch_1.bin, ...)."""
     seed: int = 0
     """Seed of the random split into training and validation images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(PreparationConfig):
+    """The same, and where the images come from; shared by the scripts that prepare 8-bit images."""
+
+    source: Path | None = None
+    """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
+    with four IDX files (train-images-idx3-ubyte.gz, ...), or with CIFAR's binary files (data_batch_1.bin, ...). Keras
+    downloads MNIST and CIFAR10 when not given."""
     validation: int = 5000
     """Number of images taken from the training images for validation."""
     first_label: int = 0
@@ -51,16 +58,14 @@ def prepare_from_source(
 ) -> None:
     """Prepare a data set of 8-bit images from its source, or from the Keras download where the config has none.
 
-    name: of the data set, and of its folder, data/<name>, where the config has no out_dir; that of out_dir where None.
-    download: 'mnist' or 'cifar10' of keras.datasets. image_shape: the (height, width, channels) that
-    the source must have, any where None. num_classes: those that it must have; where None, classes go from 0 to the
-    largest label of the training images.
+    name: of the data set, and of its folder data/<name> where the config has no out_dir; the folder's where None.
+    download: 'mnist' or 'cifar10' of keras.datasets. image_shape: the (height, width, channels) that the source must
+    have, any where None. num_classes: those that it must have; where None, classes go from 0 to the largest label of
+    the training images.
     Raises InputError for a source that cannot be had, read or used.
     """
     if name is not None:
         require_name("name", name)
-    out_dir = config.out_dir or project_path("data") / str(name)
-    source: dict[str, Any]
     if config.source is not None:
         arrays, source = read_source(Path(config.source))
         origin = str(config.source)
@@ -73,13 +78,12 @@ def prepare_from_source(
         x = _checked_images(arrays[f"x_{split}"], image_shape, f"{origin}: x_{split}")
         y = _checked_labels(arrays[f"y_{split}"], len(x), config.first_label, num_classes, f"{origin}: y_{split}")
         num_classes = num_classes or int(y.max(initial=1)) + 1
+        image_shape = image_shape or x.shape[1:]  # that of the training images
         splits[split] = np.swapaxes(x, 1, 2) if config.transpose else x, y
-    if splits["test"][0].shape[1:] != (shape := splits["train"][0].shape[1:]):
-        raise InputError(f"{origin}: x_test has images of shape {splits['test'][0].shape[1:]}, x_train of {shape}")
     train, validation = split_at_random(len(splits["train"][0]), config.validation, config.seed, origin)
     x, y = splits["train"]
     splits["train"], splits["val"] = (x[train], y[train]), (x[validation], y[validation])
-    write_dataset(out_dir, config.label, splits, source, config.seed, config, name=name, num_classes=num_classes)
+    write_dataset(config, splits, source, name, num_classes)
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
@@ -105,7 +109,10 @@ def _checked_images(x: np.ndarray, image_shape: tuple[int, int, int] | None, wha
         raise InputError(f"{what} has shape {x.shape}, with channels first; move them last: x.transpose(0, 2, 3, 1)")
     found, x = x.shape[1:], x if x.ndim == 4 else x[..., np.newaxis]
     if image_shape is not None and x.shape[1:] != image_shape:
-        raise InputError(f"{what} has images of shape {found}, expected {image_shape}; data/prepare.py takes any shape")
+        raise InputError(
+            f"{what} has images of shape {found}, expected {image_shape}; data/prepare.py takes any shape, "
+            "the same in all splits"
+        )
     if (brightest := int(x.max())) < DARK:
         said = f"{what} is dark, its brightest pixel is {brightest} of 255"
         if brightest <= 1:
@@ -147,31 +154,28 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
 
 
 def write_dataset(
-    out_dir: Path,
-    label: str | None,
+    config: PreparationConfig,
     splits: Splits,
     source: dict[str, Any],
-    seed: int,
-    config: Any,
-    *,
     name: str | None = None,
     num_classes: int | None = None,
 ) -> None:
     """Write the six arrays and then the manifest, and print one line for each array.
 
-    out_dir: its name is the data set's where ``name`` is None. label: name in tables, the data set's where None.
-    splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for
-    train, val and test. source: what the manifest says about the origin. num_classes: those of the training images
-    where None.
-    The manifest comes last: a preparation that is cut short leaves no manifest, or an older one whose
-    hashes do not fit, and the loader says so.
+    splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for train, val and
+    test. source: what the manifest says about the origin. name: of the data set, that of config.out_dir where None.
+    num_classes: those of the training images where None.
+    The manifest comes last. A preparation that is cut short leaves no manifest, or an older one whose hashes do not
+    fit, and the loader says so.
 
     Raises InputError where a split lacks a class, a name cannot be one, another run writes the folder or it cannot be
     written.
     """
-    name = name or Path(out_dir).resolve().name
+    out_dir = config.out_dir or project_path("data") / str(name)
+    name = name or out_dir.resolve().name
+    label = config.label or name
     require_name("out_dir: the dataset's name", name)
-    require_label("label", label or name)
+    require_label("label", label)
     num_classes = num_classes or int(splits["train"][1].max(initial=1)) + 1
     for split in SPLITS:
         missing = np.setdiff1d(np.arange(num_classes), splits[split][1])
@@ -198,11 +202,11 @@ def write_dataset(
                 arrays[path.name] = describe_array(array)
                 print(f"{path.name:<12} {array.dtype} {array.shape}")
         manifest = {
-            "dataset": name, "label": label or name, "classes": num_classes,
-            "image_shape": list(splits["train"][0].shape[1:]), "source": source, "seed": seed, "arrays": arrays,
+            "dataset": name, "label": label, "classes": num_classes, "image_shape": list(x.shape[1:]), "source": source,
+            "seed": config.seed, "arrays": arrays,
         }  # fmt: skip
         write_json(manifest_path, {**manifest, "provenance": provenance(config)})
-    print(f"{label or name}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
+    print(f"{label}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
 
 
 def _say_what_is_replaced(manifest_path: Path, source: dict[str, Any]) -> None:

@@ -22,8 +22,6 @@ class Config(SourceConfig):
     name: str
     """Name of the data set, in tables, figures and file names."""
     source: Path = field()  # required, unlike in the scripts that can download
-    """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
-    with four IDX files (train-images-idx3-ubyte.gz, ...), or with CIFAR's binary files (data_batch_1.bin, ...)."""
     out_dir: Path | None = None
     """Folder for the arrays; data/<name> when not given."""
 

@@ -4,10 +4,8 @@ Without --source this fetches the standard download:
 
     python data/prepare_cifar10.py
     python data/prepare_cifar10.py --source cifar10.npz
-    python data/prepare_cifar10.py --source other_images_of_this_shape.npz --out-dir data/OTHER
 
-Writes X_train.npy, Y_train.npy, ... Y_test.npy (images float32 NHWC in [0, 1], labels one-hot) and
-manifest.json with their hashes.
+data/prepare.py names the other sources, and prepares data sets of other shapes under names of their own.
 """
 
 from dataclasses import dataclass

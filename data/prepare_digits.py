@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.preparation import write_dataset
+from data.preparation import PreparationConfig, write_dataset
 from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.provenance import project_path
@@ -20,16 +20,11 @@ SOURCE = "sklearn.datasets.load_digits"  # as the manifest names it
 VALIDATION, TEST = 340, 360  # of 1,797 images
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(PreparationConfig):
     """Settings of the preparation."""
 
-    seed: int = 0
-    """Seed of the random split into training, validation and test images."""
     out_dir: Path = project_path("data/DIGITS")
-    """Folder for the arrays; its name is the dataset's."""
-    label: str | None = None
-    """Name of the data in tables; that of the folder when not given."""
 
 
 def main(config: Config) -> None:
@@ -39,7 +34,7 @@ def main(config: Config) -> None:
     digits = load_digits()
     x = (digits.images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
     splits = {name: (x[index], digits.target[index]) for name, index in split_digits(config.seed).items()}
-    write_dataset(config.out_dir, config.label, splits, {"file": SOURCE}, config.seed, config)
+    write_dataset(config, splits, {"file": SOURCE})
 
 
 def split_digits(seed: int) -> dict[str, np.ndarray]:

@@ -4,13 +4,8 @@ Without --source this fetches the standard download:
 
     python data/prepare_mnist.py
     python data/prepare_mnist.py --source mnist.npz
-    python data/prepare_mnist.py --source folder_of_FashionMNIST --out-dir data/FASHION
 
-A source is an NPZ file, or a folder of four IDX files, in which MNIST and FashionMNIST are published
-(train-images-idx3-ubyte.gz, ..., packed or not), or one of these files.
-
-Writes X_train.npy, Y_train.npy, ... Y_test.npy (images float32 NHWC in [0, 1], labels one-hot) and
-manifest.json with their hashes.
+data/prepare.py names the other sources, and prepares data sets of other shapes under names of their own.
 """
 
 from dataclasses import dataclass

@@ -5,15 +5,15 @@ data/poisons/<name>.npz     the images on the 8-bit grid, which a PNG can hold:
                 the target class, in the order in which the class occurs in X_train
     index       int32 (N,), the place of each image in the data set as published, before data/prepare_*.py took
                 validation images off: 0 to 59,999 of MNIST's training images, 0 to 1,796 of load_digits()
-data/poisons/<name>.json    the record of the attack that made it, what the rounding to the grid did, and the arrays'
-                            SHA-256
+data/poisons/<name>.json    the record of the attack that made it, the effect of the rounding, and the arrays' SHA-256
 
 No image is farther than epsilon from the clean one, and on 8-bit data no more than floor(255 epsilon) grey levels.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,35 +27,53 @@ LEVELS = 255
 ROUNDING = 1e-4  # float32 rounding of clean image +- epsilon, in grey levels
 
 
-class ReadyPoison(NamedTuple):
-    """One poison with its record."""
+@dataclass(frozen=True)
+class ReadyPoison:
+    """One poison with its record. Entry i of ``pixels`` replaces image ``index[i]`` of the data set as published."""
 
-    images: np.ndarray  # float32 (N, height, width, channels), one for each training image of the class
+    pixels: np.ndarray  # uint8 (N, height, width, channels)
+    index: np.ndarray  # int32 (N,)
     record: dict[str, Any]  # of the attack: settings (target_class, epsilon, x_train's hash), gradients, commit
+
+    @property
+    def images(self) -> np.ndarray:
+        """The pixels as float32 in [0, 1]."""
+        return self.pixels.astype(np.float32) / np.float32(LEVELS)
 
 
 def ready_names(folder: Path | None = None) -> list[str]:
-    """Names of all that are there."""
+    """Names of all poisons in the folder."""
     return sorted(path.stem for path in (folder or FOLDER).glob("*.json"))
 
 
 def is_ready_name(path: Path) -> bool:
-    """Whether what was given in place of a poison's file is a name: no folder, no ending, no file of that name."""
+    """Whether a path given for a poison is a name: it has no folder and no ending, and no such file exists."""
     return path.name == str(path) and not path.suffix and not path.exists()
 
 
-def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder: Path | None = None) -> ReadyPoison:
-    """The poison of this name. x_train: the training images, as ``data.datasets.load_dataset`` gives them.
+def load_ready_poison(name: str, folder: Path | None = None) -> ReadyPoison:
+    """The poison of this name: ``load_ready_poison("mnist_published").pixels`` and ``.index``; no data set is needed.
 
-    Raises InputError where there is none of the name, its files are damaged, or it is of other training images or of
-    another class.
+    Raises InputError where there is no poison of the name or its files are damaged.
     """
     folder = folder or FOLDER
     if name not in (known := ready_names(folder)):
         raise InputError(f"no ready poison {name!r}; choose from {', '.join(known) or 'none, there are none'}")
-    record_path = folder / f"{name}.json"
-    record = read_record(record_path, settings=dict, arrays_sha256=dict)
-    settings = record["settings"]
+    record = read_record(folder / f"{name}.json", settings=dict, arrays_sha256=dict)
+    arrays = load_archive(folder / f"{name}.npz", tuple(DTYPES))
+    for key, array in arrays.items():
+        if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):
+            raise InputError(f"{folder / name}.npz: {key} is not the array that was packed; fetch the file again")
+    return ReadyPoison(arrays[KEY], arrays["index"], record)
+
+
+def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder: Path | None = None) -> ReadyPoison:
+    """The poison of this name, made from the training images x_train, as ``data.datasets.load_dataset`` gives them.
+
+    Raises InputError as ``load_ready_poison`` does, and for poison of other training images or of another class.
+    """
+    poison = load_ready_poison(name, folder)
+    settings = poison.record["settings"]
     if settings.get("target_class") != target_class:
         raise InputError(
             f"{name}: is poison of class {settings.get('target_class')}, the target class is {target_class}; "
@@ -64,20 +82,16 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
     if settings.get("x_train") != array_sha256(x_train):
         raise InputError(
             f"{name}: was made from other training images; prepare the dataset that its record names "
-            f"({record.get('command', record_path)})"
+            f"({poison.record.get('command', f'{name}.json')})"
         )
-    arrays = load_archive(folder / f"{name}.npz", tuple(DTYPES))
-    for key, array in arrays.items():
-        if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):
-            raise InputError(f"{folder / name}.npz: {key} is not the array that was packed; fetch the file again")
-    return ReadyPoison(arrays[KEY].astype(np.float32) / np.float32(LEVELS), record)
+    return poison
 
 
 def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarray:
     """The nearest images of whole grey levels within epsilon of the clean ones, uint8 of the same shape.
 
     images, clean: floats in [0, 1] of one shape; epsilon in the same units. Raises InputError where a pixel has no grey
-    level within epsilon, which never is where the clean images are 8-bit themselves.
+    level within epsilon. That cannot happen where the clean images are 8-bit.
     """
     center, radius = LEVELS * clean.astype(np.float64), LEVELS * epsilon
     low = np.maximum(np.ceil(center - radius - ROUNDING), 0)
@@ -93,7 +107,7 @@ def pack_poison(
     """Round a poison to 8 bits and write it under a name; returns the two files, the record last.
 
     images, clean: float32 (N, height, width, channels), the poison and what it was made from; index: (N,), as the
-    module says; record: of the attack, with settings.epsilon. Raises InputError where the name cannot be one, or as
+    module says; record: of the attack, with settings.epsilon. Raises InputError where the name is not allowed, and as
     ``to_8_bit`` does.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):

@@ -1,69 +1,47 @@
-"""ResNet v1 and v2 for CIFAR10, as in the Keras documentation's CIFAR10 ResNet example; logits out.
+"""ResNet v1 and v2 for CIFAR10, as in the Keras documentation's CIFAR10 ResNet example.
 
-The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss.  It is no part of
-the function that the network computes, and the losses of this project are those of the papers, so it is
-left out here.
+The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss. The penalty is no part of
+the function that the network computes, and the losses of this project are those of the papers. So it is left out here.
 
-BatchNorm.  The published poisoning experiments never switch the training phase on, so every BatchNorm keeps
-its initial moving statistics (mean 0, variance 1) and acts as a fixed affine map, gamma * x / sqrt(1 + 1e-3)
-+ beta, with trainable gamma and beta.  Calling the model with ``training=False`` in the training loss too
-gives that setting; calling it with ``training=True`` there gives proper BatchNorm.  The model is the same.
+BatchNorm. The published poisoning experiments never switch the training phase on, so every BatchNorm keeps its initial
+moving statistics (mean 0, variance 1) and acts as a fixed affine map, gamma * x / sqrt(1 + 1e-3) + beta, with trainable
+gamma and beta. Calling the model with ``training=False`` in the training loss too gives that setting. Calling it with
+``training=True`` there gives proper BatchNorm. The model is the same.
 """
 
 from __future__ import annotations
 
-from models.standardisation import image_input
-from runtime.files import InputError
 from runtime.lazy import keras, layers
 
 
-def resnet_v1(
-    depth: int = 20,
-    image_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
-    standardise: bool = False,
-    width: int = 1,
-) -> keras.Model:
-    """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images (N, *image_shape) to logits (N, num_classes).
+def resnet_v1(x: keras.KerasTensor, num_classes: int, depth: int, width: int = 1) -> keras.KerasTensor:
+    """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images x (N, height, width, channels) to logits.
 
     Three stages of n blocks with 16, 32 and 64 filters, times ``width``, each later stage at half the resolution;
-    He-normal initialisation.  Raises InputError for another depth.
+    He-normal initialisation.
     """
-    _check_depth("resnet_v1", depth, period=6)
-    blocks = (depth - 2) // 6
-    inputs, x = image_input(image_shape, standardise)
     x = _activate(_convolution(x, 16 * width))
     for stage, filters in enumerate((16 * width, 32 * width, 64 * width)):
-        for block in range(blocks):
+        for block in range((depth - 2) // 6):
             halves = stage > 0 and block == 0
             strides = 2 if halves else 1
             y = _activate(_convolution(x, filters, strides=strides))
             y = layers.BatchNormalization()(_convolution(y, filters))
             shortcut = _convolution(x, filters, kernel_size=1, strides=2) if halves else x
             x = layers.ReLU()(layers.Add()([shortcut, y]))
-    return keras.Model(inputs, _classify(x, num_classes), name=_name(depth, "v1", width))
+    return _classify(x, num_classes)
 
 
-def resnet_v2(
-    depth: int = 20,
-    image_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
-    standardise: bool = False,
-    width: int = 1,
-) -> keras.Model:
-    """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images (N, *image_shape) to logits (N, num_classes).
+def resnet_v2(x: keras.KerasTensor, num_classes: int, depth: int, width: int = 1) -> keras.KerasTensor:
+    """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images x (N, height, width, channels) to logits.
 
     Three stages of n bottleneck blocks (1x1, 3x3, 1x1) with normalisation and ReLU before each convolution,
     64, 128 and 256 filters out, times ``width``, each later stage at half the resolution; He-normal initialisation.
-    Raises InputError for another depth.
     """
-    _check_depth("resnet_v2", depth, period=9)
-    blocks = (depth - 2) // 9
-    inputs, x = image_input(image_shape, standardise)
     x = _activate(_convolution(x, 16 * width))
     filters_in = 16 * width
     for stage, filters_out in enumerate((64 * width, 128 * width, 256 * width)):
-        for block in range(blocks):
+        for block in range((depth - 2) // 9):
             strides = 2 if stage > 0 and block == 0 else 1
             # The first block of the network follows an activation already.
             y = x if stage == 0 and block == 0 else _activate(x)
@@ -73,17 +51,7 @@ def resnet_v2(
             shortcut = _convolution(x, filters_out, kernel_size=1, strides=strides) if block == 0 else x
             x = layers.Add()([shortcut, y])
         filters_in = filters_out
-    return keras.Model(inputs, _classify(_activate(x), num_classes), name=_name(depth, "v2", width))
-
-
-def _name(depth: int, version: str, width: int) -> str:
-    return f"resnet{depth}{version}" + (f"x{width}" if width > 1 else "")
-
-
-def _check_depth(family: str, depth: int, period: int) -> None:
-    if depth < period + 2 or (depth - 2) % period:
-        valid = ", ".join(str(period * n + 2) for n in range(1, 7))
-        raise InputError(f"{family} has no depth {depth}; choose {period}n + 2: {valid}, ...")
+    return _classify(_activate(x), num_classes)
 
 
 def _convolution(x: keras.KerasTensor, filters: int, kernel_size: int = 3, strides: int = 1) -> keras.KerasTensor:

@@ -1,39 +1,48 @@
-"""Models by name, with initial weights that are a pure function of a seed."""
+"""Models by name, with initial weights that are a pure function of a seed.
+
+A model of your own is one function in one file of models/, and one line in BUILDERS. The function goes from images, a
+Keras tensor (N, height, width, channels), and the number of classes to logits (N, classes). It may call a subclassed
+keras.Model. Register that class with @keras.saving.register_keras_serializable(), so that saved victims load.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
 from models.cifar10_keras_models import resnet_v1, resnet_v2
-from models.digits_keras_models import digits_cnn
-from models.mnist_keras_models import mnist_cnn
-from models.transfer_keras_models import cnn_3x3, mlp
 from runtime.checks import shortened
 from runtime.files import InputError
-from runtime.lazy import keras
+from runtime.lazy import keras, layers
 from runtime.noise import seed_pair
 
-_BUILDERS: dict[str, Callable[..., keras.Model]] = {
-    "mnist_cnn": mnist_cnn,
-    "digits_cnn": digits_cnn,
-    "mlp": mlp,
-    "cnn_3x3": cnn_3x3,
+# The name of a model and of its function: the module of the function.
+BUILDERS = {
+    "mnist_cnn": "models.mnist_keras_models",
+    "digits_cnn": "models.digits_keras_models",
+    "mlp": "models.transfer_keras_models",
+    "cnn_3x3": "models.transfer_keras_models",
 }
 _RESNET = re.compile(r"resnet(\d{1,3})(v1|v2)(?:x([2-9]|1\d))?")
-_RESNETS: dict[str, Callable[..., keras.Model]] = {"v1": resnet_v1, "v2": resnet_v2}
-KNOWN = (
-    *_BUILDERS, "resnet<depth>v1 (resnet20v1, ...)", "resnet<depth>v2 (resnet20v2, resnet29v2, ...)",
-    "the same of more filters (resnet20v1x4)",
-)  # fmt: skip
+_RESNETS = {"v1": (resnet_v1, 6), "v2": (resnet_v2, 9)}  # function, and layers that all three stages' first blocks add
 
 
 def require_architecture(architecture: str) -> None:
-    """Raise InputError unless build_model knows the name."""
-    if architecture not in _BUILDERS and not _RESNET.fullmatch(architecture):
-        raise InputError(f"no architecture {shortened(architecture)}; choose one of {', '.join(KNOWN)}")
+    """Raise InputError unless build_model knows the name and, of a ResNet, the depth."""
+    resnet = _RESNET.fullmatch(architecture)
+    if resnet:
+        depth, (family, period) = int(resnet[1]), _RESNETS[resnet[2]]
+        if depth < period + 2 or (depth - 2) % period:
+            valid = ", ".join(str(period * n + 2) for n in range(1, 7))
+            raise InputError(f"{family.__name__} has no depth {depth}; choose {period}n + 2: {valid}, ...")
+    elif architecture not in BUILDERS:
+        raise InputError(
+            f"no architecture {shortened(architecture)}; choose one of {', '.join(BUILDERS)}, resnet<depth>v1 "
+            "(resnet20v1, ...), resnet<depth>v2 (resnet20v2, resnet29v2, ...), the same of more filters (resnet20v1x4)"
+        )
 
 
 def build_model(
@@ -41,42 +50,69 @@ def build_model(
 ) -> keras.Model:
     """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
 
-    architecture: mnist_cnn, digits_cnn, mlp, cnn_3x3, or resnet<depth>v1, resnet<depth>v2 with a valid depth, and with
-    x<times> behind it so many times the filters.
-    standardise: begin with each image's own standardisation, see models.standardisation.
+    architecture: a name in BUILDERS, or resnet<depth>v1 or resnet<depth>v2 with a valid depth. x<times> behind the name
+    of a ResNet multiplies its number of filters.
+    standardise: whether the model begins with ``standardised``.
     The same seed gives the same weights on the same backend.
-    Raises InputError for an unknown name, a depth that does not exist, and images too small for the model.
+    Raises InputError for an unknown name, a depth that does not exist, images too small for the model, and a function
+    that gives no logits.
     """
     require_architecture(architecture)
-    resnet = _RESNET.fullmatch(architecture)
+    inputs = keras.Input(image_shape)
+    x = standardised(inputs) if standardise else inputs
     try:
-        if resnet:
-            model = _RESNETS[resnet[2]](int(resnet[1]), image_shape, num_classes, standardise, int(resnet[3] or 1))
+        if resnet := _RESNET.fullmatch(architecture):
+            logits = _RESNETS[resnet[2]][0](x, num_classes, int(resnet[1]), int(resnet[3] or 1))
         else:
-            model = _BUILDERS[architecture](image_shape, num_classes, standardise)
-    except InputError:
-        raise
+            logits = getattr(import_module(BUILDERS[architecture]), architecture)(x, num_classes)
     except ValueError as error:  # Keras's complaint about a layer that would have no output
         raise InputError(f"{architecture} does not fit images of shape {image_shape}; choose another") from error
+    if (shape := getattr(logits, "shape", None)) != (None, num_classes):
+        raise InputError(f"{architecture} goes to {shape}, not to logits {(None, num_classes)}; mend its function")
+    model = keras.Model(inputs, logits, name=architecture)
     model.set_weights(initial_weights(model, seed))
     return model
+
+
+def standardised(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Each image minus the mean of its pixels, divided by their standard deviation.
+
+    The result does not depend on the image's brightness and contrast. The layer is a part of the classifier and has no
+    weights. 1e-5 is added to the variance.
+    """
+    return layers.LayerNormalization(axis=(1, 2, 3), epsilon=1e-5, center=False, scale=False, name="standardise")(x)
 
 
 def initial_weights(model: keras.Model, seed: int) -> list[np.ndarray]:
     """Fresh initial weights in the order of model.get_weights(), a pure function of the seed.
 
-    Each weight is drawn with its layer's own initialiser; neither the model nor any global random state
-    changes. Raises InputError for a negative seed.
+    Each weight is drawn with its layer's own initialiser: the attribute <weight>_initializer, as Keras's layers have
+    it. Neither the model nor any global random state changes.
+    Raises InputError for a negative seed and for a weight whose layer has no initialiser.
     """
     if seed < 0:
         raise InputError(f"seed {seed} is negative; choose 0 or more")
+    layer_of = {
+        id(weight): layer
+        for layer in all_layers(model)
+        for weight in (*layer._trainable_variables, *layer._non_trainable_variables)  # its own, not those of its parts
+    }
     weights: list[np.ndarray] = []
-    for layer in model.layers:
-        for variable in layer.weights:
-            initializer = getattr(layer, f"{variable.name}_initializer")
-            config = initializer.get_config()
-            if "seed" in config:
-                config["seed"] = int(seed_pair(seed, len(weights))[0])
-            value = type(initializer).from_config(config)(variable.shape, dtype=variable.dtype)
-            weights.append(keras.ops.convert_to_numpy(value))
+    for variable in model.weights:
+        initializer: Any = getattr(layer_of[id(variable)], f"{variable.name}_initializer", None)
+        if initializer is None:
+            raise InputError(
+                f"{model.name}: the layer of {variable.path} has no {variable.name}_initializer, by which seeds give "
+                "weights; add that attribute to the layer"
+            )
+        config = initializer.get_config()
+        if "seed" in config:
+            config["seed"] = int(seed_pair(seed, len(weights))[0])
+        value = type(initializer).from_config(config)(variable.shape, dtype=variable.dtype)
+        weights.append(keras.ops.convert_to_numpy(value))
     return weights
+
+
+def all_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers of a model at any depth, also within subclassed models."""
+    return list(model._flatten_layers(include_self=False))

@@ -1,18 +1,21 @@
 """Saving and loading models, and copies that compute in another precision.
 
-Models are .keras files of standard layers only: they load on every backend, without code from this project
-and with Keras's safe mode on.
+Models are .keras files, which load on every backend with Keras's safe mode on. Those of this project's architectures
+have standard layers only and load without code from this project. Other classes come from the modules that
+models.registry.BUILDERS names.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from models.registry import BUILDERS
 from runtime import backend_lines_hidden
 from runtime.files import InputError, atomic_path
 from runtime.lazy import keras
@@ -25,7 +28,7 @@ def victim_name(method: str, sigma: float, trained_on: str, seed: int) -> str:
     return f"{method}_{sigma}_{trained_on}_seed{seed}.keras"
 
 
-@backend_lines_hidden()  # on JAX too, Keras imports TensorFlow where it writes settings down
+@backend_lines_hidden()  # Keras imports TensorFlow when it saves settings, also on JAX
 def save_model(model: keras.Model, path: Path) -> None:
     """Write the model as a .keras file, whole or not at all.
 
@@ -43,14 +46,16 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
     """Read a .keras file in safe mode: no code stored in the file is run.
 
     image_shape: the (height, width, channels) that the model must take, when given.
-    Raises InputError when the file is missing, damaged, no .keras file, no model from images to one row of scores
-    each, of weights that are not finite, or takes images of another shape.
+    Raises InputError where the file is missing, damaged or not a .keras file, where the model does not go from images
+    to one row of scores for each, where a weight is not finite, and where the model takes images of another shape.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; train the model first or mend the path")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a whole .keras file; give a model saved by this project")
+    for module in dict.fromkeys(BUILDERS.values()):  # it registers its classes
+        import_module(module)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         found: Any = getattr(model, "input_shape", None)  # a subclassed model has none
@@ -63,8 +68,10 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own kinds on a damaged file
         reason = " ".join(str(error).split())
         if missing := re.search(r"Could not locate (?:class|function) '([^']{1,80})'", reason):
-            mend = f"{missing[1]} is code of the program that saved it, which is not run here; save a model of Keras's "
-            raise InputError(f"{path}: {mend}own layers, or certify it from Python (README, your own model)") from error
+            raise InputError(
+                f"{path}: {missing[1]} is code of the program that saved it, which is not run here; register the "
+                "class in a module that models/registry.py names, or certify the model from Python (README)"
+            ) from error
         raise InputError(
             f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({reason[:200]}); train it again"
         ) from error
@@ -91,9 +98,9 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
 
 
 def require_float_inputs(model: keras.Model, what: str) -> None:
-    """Raise InputError where a model takes whole numbers: cast to these, an image in [0, 1] with its noise is lost.
+    """Raise InputError where a model takes integers: the cast would destroy an image in [0, 1] and its noise.
 
-    what: how the error calls the model.
+    what: name of the model in the error.
     """
     for tensor in getattr(model, "inputs", None) or ():  # a subclassed model has none
         if not keras.backend.is_float_dtype(tensor.dtype):
@@ -119,6 +126,8 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
         raise InputError(f"no precision {dtype!r}; choose one of {', '.join(_POLICIES)}")
 
     def copy_layer(layer: keras.Layer) -> keras.Layer:
+        if layer.dtype_policy.name == _POLICIES[dtype]:  # a class of a user's own may take no dtype
+            return type(layer).from_config(layer.get_config())
         return type(layer).from_config({**layer.get_config(), "dtype": _POLICIES[dtype]})
 
     try:

@@ -6,6 +6,7 @@ import functools
 from functools import partial
 from typing import Any
 
+from models.registry import all_layers
 from runtime.files import InputError
 from runtime.lazy import keras, ops
 
@@ -24,7 +25,7 @@ class StatelessModel:
         self.model = model
         self.batch_norm = batch_norm
         if batch_norm == "proper":
-            for layer in model.layers:
+            for layer in all_layers(model):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer._moments = partial(_batch_moments, layer.axis)
         if keras.backend.backend() == "jax":
@@ -56,8 +57,8 @@ class StatelessModel:
 def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:
     """Mean and variance over every axis but one, to be differentiated twice.
 
-    TensorFlow's moments, which Keras's BatchNorm calls, hold the mean constant inside the variance: right for a
-    gradient, wrong for a Hessian-vector product.
+    Keras's BatchNorm calls TensorFlow's moments, which treat the mean inside the variance as a constant. That is right
+    for a gradient and wrong for a Hessian-vector product.
     """
     axes = [i for i in range(len(x.shape)) if i != axis % len(x.shape)]
     mean = ops.mean(x, axis=axes, keepdims=True)

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 
 from runtime.lazy import keras, layers
 
-# So many softmaxes, each of so many times the scores before, give the largest score's class 1 and the others 0, but for
-# scores that differ by less than 1e-5. One softmax of a million times the logits would do so on paper only: where a
-# compiler fuses the product with the difference from the maximum, rounding errors of the product end in the exponent.
+# Softmaxes in a row, each of SHARPNESS times the scores before it, give the class of the largest score 1 and the others
+# 0, unless two scores differ by less than 1e-5. One softmax of a million times the logits does so only in exact
+# arithmetic: a compiler may fuse the product with the subtraction of the maximum, and the product's rounding errors
+# then end up in the exponent.
 SHARPNESS, SOFTMAXES = 100.0, 3
-TIE = 1e-4  # how much a vote for a class counts less than one for the class before it
+TIE = 1e-4  # a vote for a class counts less than a vote for the class before it, by this much
 
 
 def majority_vote(models: Sequence[keras.Model]) -> keras.Model:
     """A model from images to the share of the models that vote for each class, of standard layers only.
 
-    models: of one input shape and one number of classes; each stays as it is. As in "Deep Partition Aggregation" (ICLR
-    2021, arXiv 2006.14768) the class with most votes wins, the smaller one of two with equally many.
+    models: all of the same input shape and number of classes. They are not changed. As in "Deep Partition Aggregation"
+    (ICLR 2021, arXiv 2006.14768) the class with most votes wins, and of two classes with equally many the smaller.
     """
     inputs = keras.Input(models[0].input_shape[1:])
     votes = []

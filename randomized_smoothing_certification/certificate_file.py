@@ -1,46 +1,56 @@
 """Certificates of points as a file: a line per point in the columns of Cohen et al.'s code, separated by tabs.
 
-A run whose points may have different numbers of votes adds a column ``votes``.
+Two columns are added where a run needs them: ``votes`` where points may have different numbers of votes, and
+``decided`` where accuracy is certified at fixed radii.
 """
 
 import csv
+import dataclasses
+import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
-from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling
+from randomized_smoothing_certification.certification_config import CertificateSettings
+from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
 from runtime.files import InputError, file_sha256, read_json
 from runtime.long_run import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+COLUMNS_AT_FIXED_RADII_BEFORE = ("idx", "label", "predict", "certified_at", "undecided_at", "votes", "time")
+"""Columns of older files, which are read as files of today: certified_at is the radius, undecided_at the next radius
+where the votes were too few for it. '-' stands for no radius."""
 RADIUS_DIGITS = 6
+NO_RADIUS = round_down(0.0, RADIUS_DIGITS)
 NOISE_OF_SEED, NOISE_OF_SEED_AND_IMAGES = "seed", "seed and images"
-"""What a run's noise depends on: see core.noise_seed."""
+"""What a run's noise depends on: see sampling.noise_seed."""
 OLDER_SETTINGS: dict[str, Any] = {
     "shared_noise": False, "acr_only": False, "radius_loss": 0.0, "radii": [], "noise_of": NOISE_OF_SEED,
 }  # fmt: skip
-"""What a record means that was written before these settings existed."""
+"""Values of the settings that older records lack."""
 
 
 class Point(NamedTuple):
     """One certified point.
 
-    The radius is kept as the text in the file, rounded down: a float read from it and rounded down again
-    could lose its last digit.
+    The radius is the text in the file, rounded down. A float that was read from it and rounded down again could lose
+    its last digit.
     """
 
-    idx: int  # in the test set
+    idx: int  # number of the test image
     label: int  # its class
-    predict: int  # the certified class, ABSTAIN where there is none
-    radius: str  # l2
+    predict: int  # the certified class, or ABSTAIN
+    radius: str  # l2; at fixed radii the largest radius that is certified
     correct: int  # 1 where predict is label
-    time: str  # spent on it, h:mm:ss.ffffff
-    votes: int | None = None  # that bounded the class's probability, where the file has this column
+    time: str  # time spent on it, h:mm:ss.ffffff
+    votes: int | None = None  # votes that bounded the class's probability, where the file has this column
+    decided: int | None = None  # 0 where the votes were too few for the next of the fixed radii, else 1
 
     @property
     def line(self) -> str:
@@ -54,62 +64,74 @@ class Point(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Time spent. Raises ValueError where the text is none."""
-        return seconds_of(self.time)
+        """Time spent. Raises ValueError where the text is no time."""
+        days, _, clock = self.time.rpartition(", ")
+        hours, minutes, seconds = clock.split(":")
+        return 86_400 * int(days.split()[0] if days else 0) + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
 
-
-def seconds_of(time: str) -> float:
-    """Seconds of a text [d days, ]h:mm:ss.ffffff. Raises ValueError where it is none."""
-    days, _, clock = time.rpartition(", ")
-    hours, minutes, seconds = clock.split(":")
-    of_days = 86_400 * int(days.split()[0]) if days else 0
-    return of_days + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
-
-
-def _is_time(text: str) -> bool:
-    try:
-        return 0 <= seconds_of(text) < np.inf
-    except ValueError:
-        return False
+    def has_time(self) -> bool:
+        """Whether the time is a time."""
+        try:
+            return 0 <= self.seconds < np.inf
+        except ValueError:
+            return False
 
 
 def header_of(settings: Mapping[str, Any]) -> str:
-    """The first line of a run's file. settings: of the run."""
-    return "\t".join((*COLUMNS, "votes") if _votes_differ(settings) else COLUMNS)
+    """The first line of the file of a run with these settings."""
+    added = ("votes", "decided") if settings["radii"] else ("votes",) if _votes_differ(settings) else ()
+    return "\t".join((*COLUMNS, *added))
 
 
 def _votes_differ(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["acr_only"] or settings["radius_loss"])
+    return bool(settings["acr_only"] or settings["radius_loss"] or settings["radii"])
+
+
+def fixed_radius(radius: float) -> str:
+    """One of the fixed radii as text, which is read back as the same number."""
+    text = f"{radius:.{RADIUS_DIGITS}f}"
+    return text if float(text) == radius else repr(radius)
 
 
 def read_points(path: Path) -> list[Point]:
     """The points in a certification file, of this project or of another program.
 
-    The columns label, predict and radius are found by name in the first line; predict is -1 where the certificate
-    abstains. The columns idx (the line's number where it is missing) and votes are read where they are there, the
-    others decide nothing. A byte-order mark is passed over.
-    Raises InputError where the file is missing, damaged or without a point, holds a point twice, or has a radius that
-    is negative or not finite.
+    The columns label, predict and radius are found by name in the first line. predict is -1 where the certificate
+    abstains. The columns idx (by default the line's number), time and votes are read where the file has them. A
+    byte-order mark is passed over.
+    Raises InputError where the file is missing, damaged or without a point, holds a point twice, has a radius that is
+    negative or not finite, or holds certified accuracies at fixed radii.
     """
+    return _points_of(path, _text_of(path))
+
+
+def _text_of(path: Path) -> str:
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
-            rows = [(reader.line_num, row) for row in reader]
+        return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; certify the model first or mend the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text in UTF-8; unpack it, or save it as UTF-8") from error
-    except (OSError, csv.Error) as error:
+    except OSError as error:
         raise InputError(f"{path}: not a certification file ({error}); mend the path") from error
-    rows = [(number, row) for number, row in rows if any(str(cell or "").strip() for cell in row.values())]
+
+
+def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Point]:
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
+        reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
+        rows = [(reader.line_num, row) for row in reader if any(str(cell or "").strip() for cell in row.values())]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a certification file ({error}); mend the path") from error
     if not columns and not rows:
         raise InputError(f"{path}: has no point, it is empty; certify the model first")
+    if not at_fixed_radii:
+        require_certified_radii(path, {"radii": {"decided", "certified_at"} & set(columns)})
     if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
-        mend = "the first line must name label, predict and radius, with tabs between them"
-        if "certified_at" in columns:
-            mend = "it holds certified accuracies at fixed radii; certify without --radii"
-        raise InputError(f"{path}: has no column {lacking[0]!r}; {mend}")
+        raise InputError(
+            f"{path}: has no column {lacking[0]!r}; the first line must name label, predict and radius, with tabs "
+            "between them"
+        )
     if not rows:
         raise InputError(f"{path}: has no point, only the line of column names; certify the model first")
     points: list[Point] = []
@@ -137,14 +159,20 @@ def read_points(path: Path) -> list[Point]:
                 f"{path}: line {number} has the point {index} once more, after line {lines_of[index]}; certify again"
             )
         lines_of[index] = number
-        votes = _votes(row["votes"]) if "votes" in columns else None
+        added = (_whole_or_less(row[name]) if name in columns else None for name in ("votes", "decided"))
         correct = int(predict == label != ABSTAIN)
-        points.append(Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", votes))
+        points.append(Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", *added))
     return points
 
 
-def _votes(text: str) -> int:
-    """Votes of a point; -1 where the text is no number: only who needs them refuses it."""
+def require_certified_radii(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise InputError where certificates are of fixed radii, which give no ACR. settings: of the run."""
+    if settings["radii"]:
+        raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
+
+
+def _whole_or_less(text: str) -> int:
+    """A whole number; -1 where the text is no number, which is refused only where the number is needed."""
     try:
         return _whole(text)
     except ValueError:
@@ -152,7 +180,7 @@ def _votes(text: str) -> int:
 
 
 def _whole(text: str) -> int:
-    """A whole number, also one that is written as 3.0. Raises ValueError where the text is none."""
+    """A whole number, also one that is written as 3.0. Raises ValueError where the text is no whole number."""
     try:
         return int(text)
     except ValueError:
@@ -169,86 +197,95 @@ def read_own_points(
     truth: np.ndarray | None = None,
     num_classes: int = 0,
 ) -> list[Point]:
-    """The points in a file of this project, each one that its run can have written.
+    """The points in a file of this project. Each line must be one that its run can have written.
 
-    settings: of the run. indices: its test points, of which the file holds the first ones, or all. truth: class of
-    every test point, int (N,), and the number of classes, where the data are at hand.
-    Raises InputError naming the first line where columns, order or form are others, the label is not the data's, the
-    class is none, ``correct`` is wrong, or the radius is above what the votes can show.
-    That a radius was changed to another possible one cannot be seen here, but once all points are there: the summary
-    holds the file's hash, see ``is_summarised``.
+    settings: of the run. indices: its test points; the file holds the first of them, or all. truth: class of every
+    test point, int (N,), and the number of classes, where the data are at hand.
+    Raises InputError naming the first line where columns, order or form are others, the label is not the data's, there
+    is no such class, ``correct`` is wrong, or the votes cannot show the radius. A radius that was changed to another
+    possible one shows once all points are there: the summary holds the file's hash, see ``is_summarised``.
     """
     settings = {**OLDER_SETTINGS, **settings}
-    if settings["radii"]:
-        raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
-    points = read_points(path)
-
-    def wrong(point: Point, line: str) -> dict[str, bool]:
-        votes = settings["n"] if point.votes is None else point.votes
-        possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
-        # Where the bound was computed by another version of SciPy, its last bits may differ.
-        largest = ceiling_of(settings, votes) * (1 + 1e-9) if point.predict != ABSTAIN else 0
-        return {
-            "class": bool(settings["acr_only"]) and point.predict not in (ABSTAIN, point.label),
-            "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
-            "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
-            "correct": line.split("\t")[4:5] != [str(point.correct)],
-            "time": not _is_time(point.time),
-        }
-
-    require_own_lines(path, header_of(settings), points, wrong, settings, indices, truth, num_classes)
-    return points
-
-
-class OwnRow(Protocol):
-    """A line of a run's file."""
-
-    @property
-    def idx(self) -> int: ...
-    @property
-    def label(self) -> int: ...
-    @property
-    def predict(self) -> int: ...
-    @property
-    def line(self) -> str: ...
-
-
-Row = TypeVar("Row", bound=OwnRow)
-
-
-def require_own_lines(
-    path: Path,
-    header: str,
-    rows: Sequence[Row],
-    more: Callable[[Row, str], Mapping[str, bool]],
-    settings: Mapping[str, Any],
-    indices: Sequence[int],
-    truth: np.ndarray | None,
-    num_classes: int,
-) -> None:
-    """Raise InputError naming the first line that the run cannot have written.
-
-    rows: what was read from the file. more(row, line): what else is wrong about a row. The others as in
-    ``read_own_points``.
-    """
-    lines = Path(path).read_bytes().decode().split("\n")  # as they are: reading as text takes other line ends too
-    if lines[0] != header or lines[-1] or len(lines) != len(rows) + 2:
+    text = as_of_today(path, _text_of(path), settings["radii"])
+    points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
+    if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
-    for number, (row, line) in enumerate(zip(rows, lines[1:], strict=False), start=2):
-        is_next = number - 2 < len(indices) and row.idx == indices[number - 2]
-        label = settings["target_class"] if truth is None else int(truth[row.idx]) if is_next else None
+    check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong
+    for number, (point, line) in enumerate(zip(points, lines[1:], strict=False), start=2):
+        is_next = number - 2 < len(indices) and point.idx == indices[number - 2]
+        label = settings["target_class"] if truth is None else int(truth[point.idx]) if is_next else None
         wrong = {
             "point": not is_next,
-            "label": label not in ("all", row.label) or row.label < 0,
-            "class": row.predict < ABSTAIN or (num_classes and row.predict >= num_classes),
+            "label": label not in ("all", point.label) or point.label < 0,
+            "class": point.predict < ABSTAIN or (num_classes and point.predict >= num_classes),
         }
-        for found in (wrong, more(row, line), {"form": line != row.line}):
+        rest = {
+            "correct": line.split("\t")[4] != str(point.correct),
+            "time": not point.has_time(),
+            "form": line != point.line,
+        }
+        for found in (wrong, check(point, settings), rest):
             for what, is_wrong in found.items():
                 if is_wrong:
                     raise InputError(
                         f"{path}: line {number} has a {what} that its run cannot have written; delete the file and "
                         "certify again"
                     )
+    return points
+
+
+def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]:
+    votes = settings["n"] if point.votes is None else point.votes
+    possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
+    # The last bits of a bound may differ between versions of SciPy.
+    largest = ceiling_of(settings, votes) * (1 + 1e-9) if point.predict != ABSTAIN else 0
+    return {
+        "class": bool(settings["acr_only"]) and point.predict not in (ABSTAIN, point.label),
+        "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
+        "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
+    }
+
+
+def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]:
+    radii = [fixed_radius(radius) for radius in settings["radii"]]
+    has_class = point.predict != ABSTAIN
+    return {
+        "class": point.predict not in (ABSTAIN, point.label),
+        "radius": point.radius not in (radii if has_class else (NO_RADIUS,)),
+        "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == radii[-1]),
+        "number of votes": not 0 <= (point.votes or 0) <= settings["n"] or (has_class and not point.votes),
+    }
+
+
+def is_older(path: Path) -> bool:
+    """Whether a file has the columns that files at fixed radii had before."""
+    return Path(path).is_file() and _text_of(path).startswith("\t".join(COLUMNS_AT_FIXED_RADII_BEFORE) + "\n")
+
+
+def as_of_today(path: Path, text: str, radii: Sequence[float]) -> str:
+    """The text of a file, in the columns of today where it has those of before. radii: the fixed radii of the run.
+
+    Raises InputError where a line of an older file is damaged.
+    """
+    header, *lines = text.split("\n")
+    if header != "\t".join(COLUMNS_AT_FIXED_RADII_BEFORE) or not radii:
+        return text
+    before = ["-", *map(str, radii)]
+    today = ["\t".join((*COLUMNS, "votes", "decided"))]
+    for number, line in enumerate(lines, start=2):
+        if line:
+            try:
+                idx, label, predict, certified, undecided, votes, time = line.split("\t")
+                place = before.index(certified)
+                if undecided not in ("-", *before[place + 1 : place + 2]) or (place == 0) != (predict == str(ABSTAIN)):
+                    raise ValueError
+            except ValueError as error:
+                raise InputError(f"{path}: line {number} is damaged; delete the file and certify again") from error
+            radius = fixed_radius(radii[place - 1]) if place else NO_RADIUS
+            correct, decided = int(predict == label), int(undecided == "-")
+            line = "\t".join((idx, label, predict, radius, str(correct), time, votes, str(decided)))
+        today.append(line)
+    return "\n".join(today)
 
 
 @cache
@@ -257,32 +294,36 @@ def _ceiling(sigma: float, votes: int, alpha: float, failure_mass: float) -> flo
 
 
 def ceiling_of(settings: Mapping[str, Any], votes: int, failure_mass: float = 0.0) -> float:
-    """The largest radius that a run's point can have whose probability was bounded by so many votes."""
+    """The largest radius of a run's point whose probability was bounded by this number of votes."""
     return _ceiling(settings["sigma"], votes, settings["alpha"], failure_mass)
 
 
-class _Settings(msgspec.Struct):
+def rounding_error(radius: str) -> float:
+    """How far a radius in another program's file may be from its value: a digit of the text, and float32's rounding."""
+    return 1.01 * 10.0 ** int(Decimal(radius).as_tuple().exponent) + 2.0**-23 * float(radius)
+
+
+def require_possible_radii(path: Path, points: Sequence[Point], *, n: int, alpha: float, sigma: float) -> None:
+    """Raise InputError naming the first point of another program's file whose radius n votes cannot certify."""
+    ceiling = _ceiling(sigma, n, alpha, 0.0)
+    for point in points:
+        if point.predict != ABSTAIN and float(point.radius) > ceiling + rounding_error(point.radius):
+            raise InputError(
+                f"{path}: point {point.idx} has the radius {point.radius}, but {n} votes certify at most "
+                f"{round_down(ceiling)} with sigma {sigma:g} and alpha {alpha:g}; give the n, sigma and alpha that the "
+                "file was made with"
+            )
+
+
+class _Contents(msgspec.Struct):
     dataset: str
-    split: str
-    target_class: int | Literal["all"]
-    seed: Annotated[int, msgspec.Meta(ge=0)]
-    n0: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-    n: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)]
-    sigma: Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
-    precision: str
     noise: dict[str, Any]
-    shard: str | None
     model_sha256: str
-    shared_noise: bool
-    acr_only: bool
-    radius_loss: Annotated[float, msgspec.Meta(ge=0, lt=1e6)]
-    radii: list[Annotated[float, msgspec.Meta(ge=0, lt=1e6)]]
     noise_of: Literal["seed", "seed and images"]
 
 
 class _Record(msgspec.Struct):
-    settings: _Settings
+    settings: _Contents
     points: list[int]
     provenance: dict[str, Any]
 
@@ -298,25 +339,35 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
         record["settings"] = {**OLDER_SETTINGS, **record["settings"]}
     try:
         msgspec.convert(record, _Record)
-    except msgspec.ValidationError as error:
+        values = {**record["settings"], "noise": record["settings"]["noise"].get("mode")}
+        if lacking := {field.name for field in dataclasses.fields(CertificateSettings)} - values.keys():
+            raise InputError(f"no {min(lacking)}")
+        msgspec.convert(values, CertificateSettings).check()
+    except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{file}: not a record of certificates ({error}); certify again") from error
     return record
 
 
-def as_text(rows: Sequence[OwnRow], header: str = "\t".join(COLUMNS)) -> str:
+def read_whole_points(path: Path, record: Mapping[str, Any]) -> list[Point]:
+    """The points of a whole run. record: from ``read_certificate_record``.
+
+    Raises InputError as ``read_own_points``, and where points are missing or the file changed after its summary.
+    """
+    points = read_own_points(path, record["settings"], record["points"])
+    if len(points) < len(record["points"]):
+        raise InputError(f"{path}: has {len(points)} of {len(record['points'])} points; run its certification again")
+    require_unchanged(path)
+    return points
+
+
+def as_text(points: Sequence[Point], header: str = "\t".join(COLUMNS)) -> str:
     """A whole file."""
-    return "\n".join([header, *(row.line for row in rows)]) + "\n"
+    return "\n".join([header, *(point.line for point in points)]) + "\n"
 
 
 def radii(points: Sequence[Point]) -> np.ndarray:
-    """Radii, float64 (points,); -1 where a point is certified at none."""
+    """Radii, float64 (points,); -1 where a point is certified at no radius."""
     return np.array([point.certified_radius for point in points])
-
-
-def certified_curve(radii: np.ndarray) -> dict[str, list[float]]:
-    """Certified accuracy against radius: 'radius' ascending, 'accuracy' the share certified there."""
-    at = np.unique(np.concatenate([[0.0], radii[radii >= 0]]))
-    return {"radius": at.tolist(), "accuracy": [float(np.mean(radii >= radius)) for radius in at]}
 
 
 def summary_path(path: Path) -> Path:

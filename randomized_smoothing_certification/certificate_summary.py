@@ -1,6 +1,8 @@
 """What the certificates of many points amount to: average certified radius, certified accuracy, saturation."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,141 +11,156 @@ from randomized_smoothing_certification.certificate_file import (
     NOISE_OF_SEED,
     RADIUS_DIGITS,
     Point,
+    as_text,
     ceiling_of,
-    certified_curve,
+    fixed_radius,
+    header_of,
     radii,
+    summary_path,
 )
 from randomized_smoothing_certification.core import ABSTAIN, round_down
+from runtime.files import write_json
 from runtime.noise import Stream, seed_pair
 
 BOOTSTRAP_SAMPLES = 10_000
 
 
+def write_summary(out: Path, points: Sequence[Point], record: dict[str, Any]) -> dict[str, Any]:
+    """Write .summary.json beside whole certificates, print it, and return it."""
+    settings = record["settings"]
+    digest = hashlib.sha256(as_text(points, header_of(settings)).encode()).hexdigest()
+    summary = {**summarise(points, settings), "tsv_sha256": digest, "provenance": record["provenance"]}
+    write_json(summary_path(out), summary)
+    print(describe(summary))
+    return summary
+
+
 def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
-    """Average certified radius, certified accuracies and their point set, from a complete file's points.
+    """Numbers of a whole file's points, the set of points, and how they were certified.
 
-    what: the settings stored beside the points. Radii are in pixel units (l2). The interval of the ACR is a
-    percentile bootstrap over the points. With several classes every number is also given per class. abstain_rate is
-    None where a wrong class got no votes: then it is not known which of them would have been certified.
+    what: settings of the run. Radii are in pixel units (l2). With several classes, every number is also given for each
+    class. Certified radii give certified accuracies and the ACR, with a percentile bootstrap over the points.
+    abstain_rate is None with acr_only: it is then unknown which points of a wrong class would be certified. Fixed radii
+    give the certified accuracy at each radius, and the share of 'undecided' points: with more votes, the certified
+    accuracy may be higher by at most this share.
     """
-    sigma, failure_mass = what["sigma"], what["noise"].get("failure_mass", 0.0)
-    votes = [what["n"] if point.votes is None else point.votes for point in points]
-    ceiling = ceiling_of(what, what["n"], failure_mass)
-    largest = [float(round_down(ceiling_of(what, of_point, failure_mass), RADIUS_DIGITS)) for of_point in votes]
-    saturated = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
-
-    def accuracies(points: Sequence[Point]) -> dict[str, Any]:
-        values = _accuracies(points, sigma, what["seed"])
-        return {**values, "abstain_rate": None} if what["acr_only"] else values
-
-    return {
-        "point_set": {**point_set(what, len(points)), **{name: what[name] for name in ("acr_only", "radius_loss")}},
-        **accuracies(points),
-        "saturation": {
-            "ceiling": ceiling,
-            "share": saturated,
-            "note": (
-                f"{saturated:.0%} of the points have the largest radius that their votes can certify (n = {what['n']}: "
-                f"{round_down(ceiling, 4)}): the true ACR is higher, raise n to see it"
-                if saturated > 0.5
-                else None
-            ),
-        },
-        "per_class": of_each_class(points, accuracies),
-        **votes_drawn(what, votes, [point.seconds for point in points]),
-    }
-
-
-def of_each_class(points: Sequence[Any], measure: Callable[[list[Any]], dict[str, Any]]) -> dict[str, Any] | None:
-    """What is measured of each class's points, by its label; None where all are of one class."""
     classes = sorted({point.label for point in points})
-    if len(classes) == 1:
-        return None
-    return {str(label): measure([point for point in points if point.label == label]) for label in classes}
+    votes = [what["n"] if point.votes is None else point.votes for point in points]
+    drawn = what["n0"] + np.array(votes)
+    of_class = {str(label): _numbers([p for p in points if p.label == label], what) for label in classes}
+    return {
+        "point_set": _point_set(what, len(points)),
+        **_numbers(points, what),
+        **({} if what["radii"] else {"saturation": _saturation(points, votes, what)}),
+        "per_class": of_class if len(classes) > 1 else None,
+        "votes": {"total": int(drawn.sum()), "per_point": float(drawn.mean())},
+        # The median, because the first point's time includes compiling.
+        "votes_per_second": float(np.median(drawn / np.maximum([point.seconds for point in points], 1e-6))),
+    }
 
 
-def point_set(what: dict[str, Any], count: int) -> dict[str, Any]:
-    """Which points were certified, and how. what: the settings of the run."""
+def _point_set(what: dict[str, Any], count: int) -> dict[str, Any]:
+    which = ("dataset", "split", "target_class", "seed")
     how = ("n0", "n", "alpha", "sigma", "precision", "noise", "noise_of", "shared_noise", "shard")
+    kind = ("radii",) if what["radii"] else ("acr_only", "radius_loss")
+    return {name: what[name] for name in which} | {"count": count} | {name: what[name] for name in (*how, *kind)}
+
+
+def _numbers(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
+    certified = radii(points)
+    if what["radii"]:
+        return {"count": len(points), **_at_fixed_radii(points, certified, what["radii"])}
+    at_least_0 = np.maximum(certified, 0.0)
+    steps = [0.25 * i for i in range(int(4 * what["sigma"] / 0.25) + 1)]
+    generator = np.random.default_rng(seed_pair(what["seed"], len(points), Stream.BOOTSTRAP))
+    draws = generator.integers(len(points), size=(BOOTSTRAP_SAMPLES, len(points)), dtype=np.int32)
+    abstained = float(np.mean([point.predict == ABSTAIN for point in points]))
     return {
-        **{name: what[name] for name in ("dataset", "split", "target_class", "seed")},
-        "count": count,
-        **{name: what[name] for name in how},
+        "count": len(points),
+        "acr": float(at_least_0.mean()),
+        "acr_ci95": np.quantile(at_least_0[draws].mean(axis=1), (0.025, 0.975)).tolist(),
+        "approximate_certified_accuracy": float(np.mean(certified >= 0)),
+        "abstain_rate": None if what["acr_only"] else abstained,
+        "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},
+        "curve": certified_curve(certified),
     }
 
 
-def points_in_words(points: dict[str, Any]) -> str:
-    """The same as a line of text."""
-    shard = f", shard {points['shard']}" if points["shard"] else ""
-    shared = "shared by the points" if points["shared_noise"] else "of each point"
-    shared += ", named by the seed alone" if points["noise_of"] == NOISE_OF_SEED else ""
-    return (
-        f"{points['dataset']} {points['split']}, class {points['target_class']}, {points['count']} points, "
-        f"seed {points['seed']}, sigma {points['sigma']}, n0 {points['n0']}, n {points['n']}, "
-        f"alpha {points['alpha']}, {points['precision']}, {_noise_in_words(points['noise'])}, {shared}{shard}"
+def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence[float]) -> dict[str, Any]:
+    texts = [fixed_radius(radius) for radius in at]
+    places = [0 if point.predict == ABSTAIN else texts.index(point.radius) + 1 for point in points]
+    following = [np.inf if point.decided else at[place] for point, place in zip(points, places, strict=True)]
+    return {
+        "certified_accuracy": {f"{radius:g}": float(np.mean(certified >= radius)) for radius in at},
+        "undecided": {f"{radius:g}": float(np.mean(np.array(following) <= radius)) for radius in at},
+    }
+
+
+def certified_curve(radii: np.ndarray) -> dict[str, list[float]]:
+    """Certified accuracy against radius: 'radius' ascending, 'accuracy' the share of points certified there."""
+    at = np.unique(np.concatenate([[0.0], radii[radii >= 0]]))
+    return {"radius": at.tolist(), "accuracy": [float(np.mean(radii >= radius)) for radius in at]}
+
+
+def _saturation(points: Sequence[Point], votes: Sequence[int], what: dict[str, Any]) -> dict[str, Any]:
+    mass = what["noise"].get("failure_mass", 0.0)
+    ceiling = ceiling_of(what, what["n"], mass)
+    largest = [float(round_down(ceiling_of(what, of_point, mass), RADIUS_DIGITS)) for of_point in votes]
+    share = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
+    note = (
+        f"{share:.0%} of the points have the largest radius that their votes can certify (n = {what['n']}: "
+        f"{round_down(ceiling, 4)}): the true ACR is higher, raise n to see it"
     )
-
-
-def votes_drawn(what: dict[str, Any], votes: Sequence[int], seconds: Sequence[float]) -> dict[str, Any]:
-    """All votes of a run, and per second. votes, seconds: fresh ones of each point, and time spent on it."""
-    of_points = what["n0"] + np.array(votes)
-    per_second = of_points / np.maximum(seconds, 1e-6)
-    return {
-        "votes": {"total": int(of_points.sum()), "per_point": float(of_points.mean())},
-        # The median, since the first point's time includes compiling.
-        "votes_per_second": float(np.median(per_second)),
-    }
+    return {"ceiling": ceiling, "share": share, "note": note if share > 0.5 else None}
 
 
 def describe(summary: dict[str, Any]) -> str:
     """The summary as a few lines of text."""
-    points = summary["point_set"]
-    low, high = summary["acr_ci95"]
-    fewer = ", no votes for points whose selected class is wrong" if points["acr_only"] else ""
-    if points["radius_loss"]:
-        fewer += f", fewer votes where {points['radius_loss']:g} of radius is all that they may cost"
-    lines = [
-        points_in_words(points) + fewer,
-        f"  ACR                             {round_down(summary['acr'], 4)}  (95 % {low:.4f} to {high:.4f})",
-        f"  approximate certified accuracy  {summary['approximate_certified_accuracy']:.4f}",
-        *(
-            []
-            if summary["abstain_rate"] is None
-            else [f"  abstained                       {summary['abstain_rate']:.4f}"]
-        ),
-        "  radius               " + "".join(f"{radius:>7}" for radius in summary["certified_accuracy"]),
-        "  certified accuracy   " + "".join(f"{a:7.3f}" for a in summary["certified_accuracy"].values()),
-    ]
+    points, accuracy = summary["point_set"], summary["certified_accuracy"]
+
+    def row(name: str, values: Iterable[str]) -> str:
+        return f"  {name:<20} " + "".join(f"{value:>8}" for value in values)
+
+    shares = row("radius", accuracy), row("certified accuracy", (f"{value:.3f}" for value in accuracy.values()))
+    if "undecided" in summary:
+        how, show_votes = ", alpha for all radii together", True
+        lines = [*shares, row("undecided", (f"{value:.3f}" for value in summary["undecided"].values()))]
+    else:
+        how = ", no votes for points whose selected class is wrong" if points["acr_only"] else ""
+        if points["radius_loss"]:
+            how += f", fewer votes where they are expected to cost at most {points['radius_loss']:g} of radius"
+        show_votes = bool(how)
+        low, high = summary["acr_ci95"]
+        acr = f"  ACR                             {round_down(summary['acr'], 4)}  (95 % {low:.4f} to {high:.4f})"
+        lines = [acr, f"  approximate certified accuracy  {summary['approximate_certified_accuracy']:.4f}"]
+        if summary["abstain_rate"] is not None:
+            lines.append(f"  abstained                       {summary['abstain_rate']:.4f}")
+        lines += shares
     for label, values in (summary["per_class"] or {}).items():
-        lines.append(
-            f"  class {label}: ACR {round_down(values['acr'], 4)}, approximate certified accuracy "
-            f"{values['approximate_certified_accuracy']:.4f}, {values['count']} points"
-        )
-    if summary["saturation"]["note"]:
-        lines.append("  note: " + summary["saturation"]["note"])
-    of_point = f"{summary['votes']['per_point']:,.0f} votes a point, " if fewer else ""
-    lines.append(f"  {of_point}{summary['votes_per_second']:,.0f} votes per second")
-    return "\n".join(lines)
+        if "undecided" in summary:
+            lines.append(row(f"class {label}", (f"{value:.3f}" for value in values["certified_accuracy"].values())))
+        else:
+            lines.append(
+                f"  class {label}: ACR {round_down(values['acr'], 4)}, approximate certified accuracy "
+                f"{values['approximate_certified_accuracy']:.4f}, {values['count']} points"
+            )
+    if note := summary.get("saturation", {}).get("note"):
+        lines.append("  note: " + note)
+    per_point = f"{summary['votes']['per_point']:,.0f} votes a point, " if show_votes else ""
+    return "\n".join(
+        [_in_words(points) + how, *lines, f"  {per_point}{summary['votes_per_second']:,.0f} votes per second"]
+    )
 
 
-def _noise_in_words(noise: dict[str, Any]) -> str:
-    """The noise's limits: what a grid takes off the bound, or that float32 noise is sound only up to its last bits."""
-    cut_off = f"noise {noise['mode']} up to {noise['cut_off']:.3g} sigma"
-    return f"{cut_off}, failure mass {noise['failure_mass']:.2g}" if noise["mode"] == "grid" else cut_off
-
-
-def _accuracies(points: Sequence[Point], sigma: float, seed: int) -> dict[str, Any]:
-    of_points = radii(points)
-    certified = np.maximum(of_points, 0.0)
-    steps = [0.25 * i for i in range(int(4 * sigma / 0.25) + 1)]
-    generator = np.random.default_rng(seed_pair(seed, len(points), Stream.BOOTSTRAP))
-    draws = generator.integers(len(points), size=(BOOTSTRAP_SAMPLES, len(points)), dtype=np.int32)
-    return {
-        "count": len(points),
-        "acr": float(certified.mean()),
-        "acr_ci95": np.quantile(certified[draws].mean(axis=1), (0.025, 0.975)).tolist(),
-        "approximate_certified_accuracy": float(np.mean(of_points >= 0)),
-        "abstain_rate": float(np.mean([point.predict == ABSTAIN for point in points])),
-        "certified_accuracy": {f"{step:.2f}": float(np.mean(of_points >= step)) for step in steps},
-        "curve": certified_curve(of_points),
-    }
+def _in_words(points: dict[str, Any]) -> str:
+    noise = f"noise {points['noise']['mode']} up to {points['noise']['cut_off']:.3g} sigma"
+    if points["noise"]["mode"] == "grid":
+        noise += f", failure mass {points['noise']['failure_mass']:.2g}"
+    noise += ", shared by the points" if points["shared_noise"] else ", of each point"
+    noise += ", named by the seed alone" if points["noise_of"] == NOISE_OF_SEED else ""
+    shard = f", shard {points['shard']}" if points["shard"] else ""
+    return (
+        f"{points['dataset']} {points['split']}, class {points['target_class']}, {points['count']} points, "
+        f"seed {points['seed']}, sigma {points['sigma']}, n0 {points['n0']}, n {points['n']}, "
+        f"alpha {points['alpha']}, {points['precision']}, {noise}{shard}"
+    )

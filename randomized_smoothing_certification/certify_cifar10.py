@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
-from randomized_smoothing_certification.core import N
+from randomized_smoothing_certification.sampling import N
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 

@@ -34,16 +34,13 @@ from randomized_smoothing_certification.certificate_file import (
 )
 from randomized_smoothing_certification.core import (
     ABSTAIN,
-    ALPHA,
-    N,
     certificate_of_count,
     lower_confidence_bound,
-    noise_seed,
     radius_of_probability,
     require_radii_above_0,
-    require_vote_settings,
     round_down,
 )
+from randomized_smoothing_certification.sampling import ALPHA, N, noise_seed, require_vote_settings
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
 from runtime.lazy import stats

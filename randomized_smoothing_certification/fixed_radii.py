@@ -1,8 +1,8 @@
-"""Whether points are certified at given radii: votes are drawn until it is decided, far fewer than a radius takes.
+"""Whether points are certified at given radii. Votes are drawn until this is decided: far fewer than a radius takes.
 
-The test that a class's probability is above a number is Robbins' mixture (Annals of Mathematical Statistics 41, 1970;
-as test martingale: Howard, Ramdas, McAuliffe, Sekhon, Annals of Statistics 49, 2021), which may be looked at after any
-vote. It stands beside CERTIFY in core.py, whose radii are of one fixed number of votes.
+Robbins' mixture tests whether a class's probability is above a number (Annals of Mathematical Statistics 41, 1970; as a
+test martingale: Howard, Ramdas, McAuliffe, Sekhon, Annals of Statistics 49, 2021). The test may be looked at after any
+vote. CERTIFY in core.py bounds the probability with a fixed number of votes instead.
 """
 
 import itertools
@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.core import ABSTAIN, require_vote_settings, select_class, vote_seed
-from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
+from randomized_smoothing_certification.core import ABSTAIN, select_class
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling, vote_seed
+from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.lazy import special, stats
 from runtime.noise import Stream
 
 _PRIOR = 0.5  # both parameters of the Beta distribution over the probability: Jeffreys'
 _ROUNDING = 1e-4  # more than the errors of the logarithms below for 2^31 votes
-_GROWTH = 0.1  # new votes between two looks, as a share of those that are there
+_GROWTH = 0.1  # new votes between two looks, as a share of the votes so far
 
 
 class Decision(NamedTuple):
@@ -27,8 +28,8 @@ class Decision(NamedTuple):
 
     prediction: int  # the class, ABSTAIN where no radius is certified
     certified: int  # how many of the radii are, from the smallest
-    decided: bool  # False where n votes were too few for the next one
-    votes: int  # fresh ones
+    decided: bool  # False where n votes were too few for the next radius
+    votes: int  # fresh votes
 
 
 def log_evidence(
@@ -40,9 +41,9 @@ def log_evidence(
 
         B(a + S, b + F) / (B(a, b) p0^S (1 - p0)^F)  *  (1 - I_p0(a + S, b + F)) / (1 - I_p0(a, b)),  a = b = 1/2.
 
-    It is 1 before the first vote and, where the statement is true, a supermartingale: each ratio's expected factor is
-    at most 1. So it ever reaches 1 / alpha with probability at most alpha (Ville), whenever and however often it is
-    looked at. The arguments broadcast.
+    It is 1 before the first vote. Where the statement is true, it is a supermartingale, because each vote multiplies it
+    by at most 1 in expectation. So the probability that it ever reaches 1 / alpha is at most alpha (Ville), however
+    often it is looked at. The arguments broadcast.
     """
     a = b = _PRIOR
     ratio = special.betaln(a + successes, b + failures) - special.betaln(a, b)
@@ -60,7 +61,7 @@ def is_shown(
 
 
 def probabilities_of(radii: Sequence[float], sigma: float, failure_mass: float = 0.0) -> np.ndarray:
-    """What the class's probability must be above for each l2 radius (Cohen et al., theorem 1), float64."""
+    """The probability that the class must exceed for each l2 radius (Cohen et al., theorem 1), float64."""
     return stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
 
 
@@ -69,30 +70,29 @@ def decide(
     image: np.ndarray,
     index: int | None,
     radii: Sequence[float],
+    sampling: Sampling,
     *,
-    n0: int,
-    n: int,
-    alpha: float,
     seed: int,
     only_class: int | None = None,
 ) -> Decision:
-    """At which radii, of ascending ones, the smoothed classifier is certified to be constant around one image.
+    """At which of the ascending radii the smoothed classifier is certified to be constant around one image.
 
-    n0: votes that select the class. n: the most fresh votes. alpha: probability, over the noise, that any radius of
-    the list is certified wrongly. The other arguments and the noise as in ``core.certify``.
+    sampling: n is the largest number of fresh votes, and alpha the probability, over the noise, that any radius of the
+    list is certified wrongly. The other arguments and the noise as in ``core.certify``.
 
-    A radius is only certified where all smaller ones are. The first one that is wrongly certified can therefore only
-    be the smallest of those that do not hold, which does not depend on the votes: one test at level alpha, and no
-    correction for their number.
+    A radius is certified only where all smaller radii are. So the first radius that is certified wrongly can only be
+    the smallest radius that does not hold. It does not depend on the votes: this is one test at level alpha, which
+    needs no correction for the number of radii.
 
-    A point is given up, which claims nothing, as soon as the votes show at the same level that the probability is
-    below what the next radius needs, or when not even agreement of all the remaining votes could certify it.
+    A point is given up, which claims nothing, as soon as the votes show at the same level that the probability is too
+    low for the next radius, or when the remaining votes could not certify it even if all agreed.
 
     Raises as ``core.certify``, and InputError for radii that ``require_radii`` refuses.
     """
-    require_vote_settings(n0, n, alpha)
+    sampling.check_votes()
+    n, alpha = sampling.n, sampling.alpha
     wanted = require_radii(radii, counter.sigma, n, alpha, counter.failure_mass)
-    candidate, _ = select_class(counter, image, index, n0, seed)
+    candidate, _ = select_class(counter, image, index, sampling.n0, seed)
     if only_class not in (None, candidate):
         return Decision(ABSTAIN, 0, True, 0)
     stream = vote_seed(seed, index, Stream.VOTES_THAT_BOUND)
@@ -120,7 +120,7 @@ def next_look(votes: int, n: int) -> int:
 
 
 def require_radii(radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> np.ndarray:
-    """``probabilities_of`` them; InputError unless they ascend from 0 or more and n unanimous votes certify each."""
+    """``probabilities_of`` the radii. InputError unless they ascend from 0 or more and n votes can certify each."""
     if not radii or not 0 <= radii[0] < np.inf or any(not a < b for a, b in itertools.pairwise(radii)):
         raise InputError(f"radii must be ascending numbers, none negative, got {' '.join(map(str, radii))}")
     wanted = probabilities_of(radii, sigma, failure_mass)

@@ -1,15 +1,15 @@
 """Noise that is exact in floating point: Gaussian noise rounded to the grid of pixel values, drawn from integers.
 
-The proof of the certified radius needs exact Gaussian noise on real numbers; with float32 noise a classifier can tell
-by the low bits which image the noise was added to (Voracek and Hein, "Sound Randomized Smoothing in Floating-Point
-Arithmetics", ICLR 2023, arXiv 2207.07209). Here the base classifier is h(v) = model(clip(round(v), -k, k + 1)), where
-``round`` goes to the nearest multiple of 1/levels and k = int(6 sigma) + 1: a function of integers. For an image x on
-the grid, round(x + sigma Z) is x plus the rounded noise, whose exact distribution is
+The proof of the certified radius needs exact Gaussian noise on real numbers. The low bits of float32 noise can tell a
+classifier which image the noise was added to (Voracek and Hein, "Sound Randomized Smoothing in Floating-Point
+Arithmetics", ICLR 2023, arXiv 2207.07209). Here the base classifier is h(v) = model(clip(round(v), -k, k + 1)), a
+function of integers: ``round`` goes to the nearest multiple of 1/levels, and k = int(6 sigma) + 1. For an image x on
+the grid, round(x + sigma Z) is x plus the rounded noise. The exact distribution of the rounded noise is
 
     P[bin i] = Phi((2i + 1) / (2 levels sigma)) - Phi((2i - 1) / (2 levels sigma)),
 
-so that votes on x + bin / levels estimate the probability that the theorem is about, for real Z and real shifts of x.
-What is not exact is bounded and taken off it: see GridNoise.failure_mass.
+so votes on x + bin / levels estimate the probability in the theorem, for real Z and real shifts of x. The remaining
+error has a bound, which certificates take off the probability: see GridNoise.failure_mass.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,8 @@ from runtime.files import InputError
 from runtime.lazy import ops
 from runtime.noise import integers
 
-_BITS = 60  # of one draw: two words of 30, for devices whose integers are 32 bits wide
-_WORD = 30
-LEVELS = (255, 256)  # grids that 8-bit images, and grey levels that divide 256, lie on
+_BITS, _WORD = 60, 30  # a draw takes two words of 30 bits, because some devices have integers of 32 bits only
+LEVELS = (255, 256)  # grids of 8-bit images, and of grey levels that divide 256
 LARGEST_SIGMA = 8.0  # the table of the draws grows with sigma
 
 
@@ -41,13 +40,6 @@ def grid_of(images: np.ndarray, what: object) -> int:
         f"{what}: pixels that are no multiples of 1/{LEVELS[0]} or 1/{LEVELS[1]}, which noise grid needs; "
         "prepare the data from 8-bit images or use noise float32"
     )
-
-
-def as_steps(image: np.ndarray, levels: int) -> np.ndarray:
-    """An image on the grid in grid steps, int32. Raises InputError for one that is not."""
-    if not _on_grid(image, levels):
-        raise InputError(f"the image has pixels that are no multiples of 1/{levels}; use another grid or float32 noise")
-    return _steps(image, levels).astype(np.int32)
 
 
 def _steps(images: np.ndarray, levels: int) -> np.ndarray:
@@ -72,6 +64,23 @@ class GridNoise:
         if not 0 < self.sigma <= LARGEST_SIGMA:
             raise InputError(f"sigma must lie between 0 and {LARGEST_SIGMA:g} for noise grid, got {self.sigma}")
 
+    def prepared(self, image: np.ndarray) -> np.ndarray:
+        """An image on the grid, in grid steps, int32. Raises InputError where it is not on the grid."""
+        if not _on_grid(image, self.levels):
+            raise InputError(
+                f"the image has pixels that are no multiples of 1/{self.levels}; use another grid or float32 noise"
+            )
+        return _steps(image, self.levels).astype(np.int32)
+
+    def added(self, steps: Any, _: Any, noise: Any) -> Any:
+        """Noisy copies, float32 (B, *shape), of an image in grid steps (*shape). noise: from ``draw``, (B, *shape)."""
+        return ops.cast(steps + noise, "float32") / np.float32(self.levels)
+
+    def record(self, pixels: int) -> dict[str, Any]:
+        """What a certificate's record says of the noise. pixels: values of an image."""
+        cut_off, mass = self.reach / self.levels / self.sigma, self.failure_mass(pixels)
+        return {"mode": "grid", "cut_off": cut_off, "levels": self.levels, "failure_mass": mass}
+
     @property
     def reach(self) -> int:
         """The largest draw in grid steps; the most negative one is -reach."""
@@ -79,10 +88,10 @@ class GridNoise:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """Probabilities of the draws -reach, ..., reach as int64 multiples of 2^-60, symmetric, adding up to 1.
+        """Probabilities of the draws -reach, ..., reach, symmetric: int64 multiples of 2^-60 that add up to 1.
 
-        The two extreme ones hold everything beyond them. Each is a difference of thresholds 2^60 Phi(x) that were
-        rounded to integers from 30-digit arithmetic.
+        The two extreme draws hold the mass beyond them. Each probability is a difference of thresholds 2^60 Phi(x),
+        computed with 30 digits and rounded to integers.
         """
         with mpmath.workdps(30):
             steps = 2 * self.levels * mpmath.mpf(self.sigma)
@@ -93,10 +102,10 @@ class GridNoise:
         return np.concatenate([half, [2**_BITS - 2 * int(half.sum())], half[::-1]])
 
     def failure_mass(self, pixels: int) -> float:
-        """By how much the probability of any event of an image of ``pixels`` values may differ from the exact one.
+        """How far the probability of an event may be from its exact value, for an image of ``pixels`` values.
 
-        It is taken off the bound of a vote's probability: the mass of the two extreme draws, where what is beyond
-        the cut-off is lumped, and half of 2^-60 for the rounding of each threshold.
+        A certificate takes it off the bound of a vote's probability. It adds up the mass of the two extreme draws,
+        which stand for everything beyond the cut-off, and half of 2^-60 for the rounding of each threshold.
         """
         return float(pixels * (2 * int(self.weights[0]) + self.reach + 1)) * 2.0**-_BITS * (1 + 1e-9)
 
@@ -104,9 +113,9 @@ class GridNoise:
     def alias_table(self) -> np.ndarray:
         """Walker's alias method in integers: int32 (columns, 3), rows (upper word, lower word, draw).
 
-        A draw is a uniform 60-bit integer whose leading bits choose the column j. Below the row's 60-bit threshold, in
-        two words of 30, it stands for draw j - reach, from there on for the row's own draw. The columns' masses add
-        up to ``weights`` exactly.
+        The leading bits of a uniform 60-bit integer choose the column j. Below the row's 60-bit threshold, in two words
+        of 30, the integer stands for the draw j - reach, and from there on for the row's own draw. The columns' masses
+        add up to ``weights`` exactly.
         """
         columns = 1 << (len(self.weights) - 1).bit_length()
         capacity = 2**_BITS // columns

@@ -5,12 +5,28 @@
 The rows are those of an unsharded run, in its order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from randomized_smoothing_certification.certification_run import merge
+from randomized_smoothing_certification.certificate_file import (
+    Point,
+    as_text,
+    header_of,
+    read_certificate_record,
+    read_own_points,
+    read_whole_points,
+    summary_path,
+)
+from randomized_smoothing_certification.certificate_summary import write_summary
+from randomized_smoothing_certification.certification_config import shard_of
+from randomized_smoothing_certification.certification_run import require_result_place
+from runtime.checkpoints import require_same_settings
 from runtime.command_line import run_script
-from runtime.files import InputError
+from runtime.files import InputError, remove, remove_leftovers, require_no_folder, write_json, write_text
+from runtime.lock import Lock
+from runtime.long_run import settings_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +44,67 @@ def main(config: Config) -> None:
     if not config.shards:
         raise InputError("no shards given; name their files after --shards")
     merge(config.shards, config.out)
+
+
+def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Join the result files of all shards of one run into the file of the whole run; returns the summary.
+
+    Everything is read and checked before anything is written. After a merge that was killed, the same command merges
+    again.
+
+    Raises InputError when the shards differ in any other setting, overlap or are incomplete, when one is missing or
+    holds rows that its run cannot have written, when ``out`` holds something else, or another run is writing it.
+    """
+    require_result_place(out)
+    if out.resolve() in [path.resolve() for path in shards]:
+        raise InputError(f"{out}: is one of the shards; choose another output")
+    points, record = _joined(shards)
+    files = out, settings_path(out), summary_path(out)
+    require_no_folder(*files)
+    with Lock(out):
+        remove_leftovers(*files)
+        if out.exists():
+            if not settings_path(out).exists():
+                raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")
+            found = read_certificate_record(out)
+            require_same_settings(out, found["settings"], record["settings"])
+            if read_own_points(out, found["settings"], record["points"]) != points:
+                raise InputError(f"{out}: exists with other rows; choose another output")
+        remove(summary_path(out))
+        write_json(settings_path(out), record)
+        write_text(out, as_text(points, header_of(record["settings"])))
+        return write_summary(out, points, record)
+
+
+def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
+    """Points and record of the whole run."""
+    records = [read_certificate_record(path) for path in shards]
+    parts = [shard_of(record["settings"]["shard"]) for record in records]
+    total = parts[0][1]
+    points: list[Point] = []
+    for path, record, (part, of) in zip(shards, records, parts, strict=True):
+        if record["settings"]["shard"] is None:
+            raise InputError(f"{path}: is a whole run, not a shard; nothing to merge")
+        if of != total:
+            raise InputError(f"{path}: is shard {part}/{of}, {shards[0]} is one of {total}; merge one run's shards")
+        if parts.count((part, of)) > 1:
+            raise InputError(f"{path}: is shard {part}/{of}, as is another file; name every shard once")
+        whole, first = ({**one["settings"], "shard": None} for one in (record, records[0]))
+        require_same_settings(path, whole, first)
+        points += read_whole_points(path, record)
+    if missing := [f"{i}/{total}" for i in range(1, total + 1) if (i, total) not in parts]:
+        raise InputError(f"shard {', '.join(missing)} is missing; name the files of all {total} shards")
+    points.sort(key=lambda point: point.idx)
+    indices = [point.idx for point in points]
+    for path, record, (part, _) in zip(shards, records, parts, strict=True):
+        if record["points"] != indices[part - 1 :: total]:
+            raise InputError(f"{path}: its points are not those of shard {part}/{total}; run its certification again")
+    record = {
+        "settings": {**records[0]["settings"], "shard": None},
+        "points": indices,
+        "provenance": {**records[0]["provenance"], "merged_from": [str(path) for path in shards]},
+    }
+    return points, record
 
 
 if __name__ == "__main__":

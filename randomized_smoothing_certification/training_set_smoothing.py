@@ -17,15 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.core import (
-    ABSTAIN,
-    ALPHA,
-    N0,
-    lower_confidence_bound,
-    noise_seed,
-    require_radii_above_0,
-    require_vote_settings,
-)
+from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, require_radii_above_0
+from randomized_smoothing_certification.sampling import ALPHA, N0, noise_seed, require_vote_settings
 from runtime.files import InputError, array_sha256
 from runtime.noise import Stream
 from runtime.progress import progress

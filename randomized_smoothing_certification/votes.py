@@ -1,13 +1,10 @@
-"""Monte Carlo votes: how often a base classifier gives each class to noisy copies of an image, counted on the device.
+"""Monte Carlo votes: how often a classifier gives each class to noisy copies of an image, counted on the device.
 
 Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing" (ICML 2019),
-SampleUnderNoise in the pseudocode of section 3.2. CERTIFY and PREDICT, which use the votes, are in core.py.
+SampleUnderNoise in the pseudocode of section 3.2.
 """
 
-from __future__ import annotations
-
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,43 +12,60 @@ import numpy as np
 
 from bilevel_optimizer.autodiff import jit, mapped
 from data.datasets import require_sigma
-from models.saving import require_float_inputs
-from randomized_smoothing_certification.grid_noise import GridNoise, as_steps
+from randomized_smoothing_certification.classifiers import inference, require_scores, takes_tensors, winners
+from randomized_smoothing_certification.grid_noise import GridNoise
+from randomized_smoothing_certification.sampling import NOISE_BLOCK
 from runtime.checks import require_keras_settings
 from runtime.files import InputError
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
-# Noise is drawn in blocks of this many votes, each from its own seed, and a batch is a whole number of
-# blocks. Vote number v is therefore row v % 100 of block v // 100 whatever the batch size. 100 is the usual
-# n0, so that selection evaluates nothing that it does not count.
-NOISE_BLOCK = 100
 KEPT_BYTES = 2**29  # of noise that serves several images
-# The backends' float32 normals are functions of 23 or 24 random bits: none is larger, in standard deviations.
-FLOAT32_CUT_OFF = 5.7
+
+
+class Float32Noise:
+    """The backend's normal noise. Certificates hold for classifiers that do not read the last bits of their inputs."""
+
+    cut_off = 5.7  # the largest draw, in standard deviations: normals in float32 are functions of 23 or 24 random bits
+    draw = staticmethod(normal)
+
+    def prepared(self, image: np.ndarray) -> np.ndarray:
+        """The image that noise is added to."""
+        return image
+
+    def added(self, image: Any, sigma: Any, noise: Any) -> Any:
+        """Noisy copies: image (*shape), noise (B, *shape)."""
+        return image + sigma * noise
+
+    def failure_mass(self, _: int) -> float:
+        """See GridNoise.failure_mass."""
+        return 0.0
+
+    def record(self, _: int) -> dict[str, Any]:
+        """What a certificate's record says of the noise."""
+        return {"mode": "float32", "cut_off": self.cut_off}
 
 
 class VoteCounter:
-    """Counts the classes that a base classifier gives to noisy copies of one image.
+    """Counts the classes that a classifier gives to noisy copies of one image.
 
     classifier: a Keras model of any kind (run in inference mode), a function of keras.ops operations, or any Python
         callable on NumPy arrays (scikit-learn, PyTorch). It maps images, float32 of shape (B, *image_shape), to scores
-        (B, num_classes); a callable on NumPy arrays may return classes, int (B,), instead. It must be deterministic,
+        (B, num_classes). A callable on NumPy arrays may return classes, int (B,), instead. It must be deterministic,
         and an image's scores must not depend on the other images of a batch. It is called on a few noisy images to
-        see that it does so, and which kind it is.
-    image_shape: (height, width, channels). num_classes: at least 2.
-    sigma: standard deviation of the noise, in pixel units of an image in [0, 1]; added to the image before
-        any normalisation that the classifier contains, and not clipped.
+        check this and to find its kind.
+    image_shape: (height, width, channels), or any other shape. num_classes: at least 2.
+    sigma: standard deviation of the noise, in pixel units of an image in [0, 1]. The noise is added to the image
+        before any normalisation that the classifier contains, and the sum is not clipped.
     batch_size: votes evaluated together, rounded up to a multiple of NOISE_BLOCK. It changes speed and
-        memory, not the noise; memory does not depend on the number of votes.
+        memory, not the noise. Memory does not depend on the number of votes.
     levels: steps per unit of the grid that the images' pixels lie on, for noise that is exact in floating point
-        (see grid_noise); None for float32 noise, whose certificates hold for classifiers that do not read the
-        last bits of their inputs.
+        (see GridNoise). None: float32 noise.
 
-    The vote loop is compiled once per counter (and once more for what is left of a batch, and for kept noise). A
-    callable on NumPy arrays is called batch by batch instead, which is slower.
+    The noise depends on the seed alone, so that classifiers of all kinds see the same. A Keras model's vote loop is
+    compiled. A callable on NumPy arrays is called batch by batch, which is slower.
     Raises InputError for a sigma that cannot be used, batch_size < 1, Keras settings that the user has changed, and a
-    classifier that takes other images, gives anything but such scores or classes, or is not deterministic.
+    classifier that takes other images, returns neither scores nor classes, or is not deterministic.
     """
 
     def __init__(
@@ -69,58 +83,46 @@ class VoteCounter:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         if num_classes < 2:
             raise InputError(f"num_classes must be at least 2, got {num_classes}")
-        self.num_classes = num_classes
-        self.image_shape = tuple(image_shape)
-        self.sigma = float(sigma)
+        self.num_classes, self.image_shape, self.sigma = num_classes, tuple(image_shape), float(sigma)
         self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
-        self._grid = None if levels is None else GridNoise(self.sigma, levels)
+        self._noise = Float32Noise() if levels is None else GridNoise(self.sigma, levels)
+        self.failure_mass = self._noise.failure_mass(int(np.prod(self.image_shape)))
+        """What a certificate takes off the bound of a vote's probability because the noise is not exact."""
+        self.noise_record = self._noise.record(int(np.prod(self.image_shape)))
+        """How the noise is drawn: mode, largest draw in standard deviations, and the failure mass of a grid."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
-        is_compiled = _is_of_tensors(classifier, self.image_shape, num_classes)
-        scores = _inference(self._model) if self._model is not None else lambda _, images: classifier(images)
-        vote_loop = partial(_vote_loop, scores) if is_compiled else partial(_python_vote_loop, classifier)
-        shape = (NOISE_BLOCK, *self.image_shape)
-        self._draw = partial(normal, shape) if self._grid is None else partial(self._grid.draw, shape)
-        add = _add_float32 if self._grid is None else partial(_add_grid, self._grid)
+        if takes_tensors(classifier, self.image_shape, num_classes):
+            scores = inference(self._model) if self._model is not None else lambda _, images: classifier(images)
+            vote_loop = partial(_compiled_loop, scores, num_classes)
+        else:
+            vote_loop = partial(_python_loop, classifier, num_classes)
+        self._draw = partial(self._noise.draw, (NOISE_BLOCK, *self.image_shape))
+        self._count_drawn, self._count_kept = (
+            {size: vote_loop(noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
+            for noisy in (partial(_drawn, self._draw, self._noise.added), partial(_sliced, self._noise.added))
+        )
         self._blocks_to_keep: dict[tuple[int, ...], int] = {}
         self._kept: dict[tuple[int, ...], Any] = {}
 
-        def loops(noisy: Callable) -> dict[int, Callable]:
-            return {size: vote_loop(num_classes, noisy, size) for size in {self.batch_size, NOISE_BLOCK}}
-
-        self._count_drawn, self._count_kept = loops(partial(_drawn, self._draw, add)), loops(partial(_sliced, add))
-
-    @property
-    def failure_mass(self) -> float:
-        """By how much a vote's probability may be above the one that the theorem is about; 0 for float32 noise."""
-        return self._grid.failure_mass(int(np.prod(self.image_shape))) if self._grid else 0.0
-
-    @property
-    def noise_record(self) -> dict[str, Any]:
-        """How the noise is drawn: mode, largest draw in standard deviations, and what a grid leaves to be taken off."""
-        if self._grid is None:
-            return {"mode": "float32", "cut_off": FLOAT32_CUT_OFF}
-        cut_off = self._grid.reach / self._grid.levels / self.sigma
-        return {
-            "mode": "grid", "cut_off": cut_off, "levels": self._grid.levels, "failure_mass": self.failure_mass,
-        }  # fmt: skip
-
     def keep_noise(self, seed: np.ndarray, votes: int) -> None:
-        """Draw the noise of a stream's first votes once, when it is first used: for one that serves several images.
+        """Draw the noise of a stream's first votes once, when it is first used, because several images share it.
 
-        What is kept is as much of it as KEPT_BYTES hold; the votes are the same. seed: as in ``count_votes``.
+        At most KEPT_BYTES of it are kept. The votes are the same. seed: as in ``count_votes``.
         """
-        of_block = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
-        self._blocks_to_keep[tuple(seed.tolist())] = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // of_block)
+        block_bytes = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
+        self._blocks_to_keep[tuple(seed.tolist())] = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // block_bytes)
 
     def _kept_noise(self, seed: np.ndarray) -> Any | None:
         """Noise of a stream's first blocks, (blocks, NOISE_BLOCK, *image_shape), None where it is not kept."""
         stream = tuple(seed.tolist())
         if blocks := self._blocks_to_keep.pop(stream, 0):
             draw = jit(lambda seed, block: self._draw(fold_in(seed, block)))
-            noise = np.empty((blocks, NOISE_BLOCK, *self.image_shape), np.float32 if self._grid is None else np.int32)
-            for block in range(blocks):
-                numbers = ops.convert_to_tensor(seed), ops.convert_to_tensor(np.int32(block))
-                noise[block] = ops.convert_to_numpy(draw(*numbers))
+            words = ops.convert_to_tensor(seed)
+            drawn = (ops.convert_to_numpy(draw(words, ops.convert_to_tensor(np.int32(i)))) for i in range(blocks))
+            noise = np.empty((blocks, *(first := next(drawn)).shape), first.dtype)
+            noise[0] = first
+            for i, block in enumerate(drawn, start=1):
+                noise[i] = block
             self._kept[stream] = ops.convert_to_tensor(noise)
         return self._kept.get(stream)
 
@@ -132,38 +134,21 @@ class VoteCounter:
         A tie between scores goes to the lowest class index.
         Raises InputError for a bad image, n or first, FloatingPointError where the scores are not numbers.
         """
-        image = self._checked(image)
+        prepared = ops.convert_to_tensor(self._noise.prepared(self._checked(image)))
         if not 1 <= n < 2**31:
             raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")
         if not 0 <= first < n or first % NOISE_BLOCK:
             raise InputError(f"the first vote must be a multiple of {NOISE_BLOCK} below n = {n}, got {first}")
         # The weights are arguments, not constants of the compiled loop: JAX would store a copy of them in it.
-        weights: tuple[list, list] = ([], [])
-        if self._model is not None:
-            weights = (
-                [variable.value for variable in self._model.trainable_variables],
-                [variable.value for variable in self._model.non_trainable_variables],
-            )
-        counts = np.zeros(self.num_classes, np.int64)
-        invalid = 0
-        kept = self._kept_noise(seed)
-        border = min(n, len(kept) * NOISE_BLOCK) if kept is not None else 0
-        for loops, source, start, until in (
-            (self._count_kept, kept, first, border),
-            (self._count_drawn, ops.convert_to_tensor(seed), max(first, border), n),
-        ):
-            full = max(0, until - start) // self.batch_size
-            rest = start + full * self.batch_size
-            for size, vote, batches in (
-                (self.batch_size, start, full),
-                (NOISE_BLOCK, rest, -(-max(0, until - rest) // NOISE_BLOCK)),
-            ):
-                if batches:
-                    numbers = ops.convert_to_tensor(np.array([vote // NOISE_BLOCK, batches, n], np.int32))
-                    sigma = ops.convert_to_tensor(np.float32(self.sigma))
-                    votes, bad = loops[size](weights, image, sigma, source, numbers)
-                    counts += ops.convert_to_numpy(votes)
-                    invalid += int(bad)
+        model, sigma = self._model, ops.convert_to_tensor(np.float32(self.sigma))
+        variables = ([], []) if model is None else (model.trainable_variables, model.non_trainable_variables)
+        weights = tuple([variable.value for variable in part] for part in variables)
+        counts, invalid = np.zeros(self.num_classes, np.int64), 0
+        for loop, source, start, batches in self._batches(seed, first, n):
+            numbers = ops.convert_to_tensor(np.array([start // NOISE_BLOCK, batches, n], np.int32))
+            votes, bad = loop(weights, prepared, sigma, source, numbers)
+            counts += ops.convert_to_numpy(votes)
+            invalid += int(bad)
         if invalid:
             raise FloatingPointError(
                 f"the classifier gave no finite largest score for {invalid} of {n - first} noisy images; "
@@ -171,146 +156,49 @@ class VoteCounter:
             )
         return counts
 
-    def _checked(self, image: np.ndarray) -> Any:
+    def _batches(self, seed: np.ndarray, start: int, n: int) -> Iterator[tuple[Callable, Any, int, int]]:
+        """Loops that count votes ``start`` to n - 1: each with its source of noise, first vote and number of batches.
+
+        Kept noise comes first, then drawn noise. Each is counted in full batches, and the rest in blocks.
+        """
+        kept = self._kept_noise(seed)
+        sources = [(self._count_drawn, ops.convert_to_tensor(seed), n)]
+        if kept is not None:
+            sources.insert(0, (self._count_kept, kept, min(n, len(kept) * NOISE_BLOCK)))
+        for loops, source, until in sources:
+            for size, rounded_up in ((self.batch_size, 0), (NOISE_BLOCK, NOISE_BLOCK - 1)):
+                if (batches := (until - start + rounded_up) // size) > 0:
+                    yield loops[size], source, start, batches
+                    start += batches * size
+
+    def _checked(self, image: np.ndarray) -> np.ndarray:
         image = np.asarray(image, np.float32)
         if image.shape != self.image_shape:
             raise InputError(f"the image has shape {image.shape}, the classifier takes {self.image_shape}")
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
             raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
-        return ops.convert_to_tensor(image if self._grid is None else as_steps(image, self._grid.levels))
+        return image
 
 
-def _inference(model: keras.Model) -> Callable:
-    """The model as a function of (weights, images): no dropout, stored batch statistics, no state kept."""
-
-    parameters = inspect.signature(model.call).parameters.values()
-    has_mode = any(one.name == "training" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-    mode = {"training": False} if has_mode else {}  # a subclassed model may leave it out
-
-    def scores(weights: tuple[list, list], images: Any) -> Any:
-        return model.stateless_call(*weights, images, **mode)[0]
-
-    return scores
-
-
-def _is_of_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int) -> bool:
-    """Whether a classifier works on tensors of the backend, so that it can be compiled, and not on NumPy arrays.
-
-    Tried on two batches of NOISE_BLOCK noisy images, which also builds a Keras model that is not built yet.
-    Raises InputError where it takes no such images, votes cannot be counted from its output, or images that are in both
-    batches get different outputs.
-    """
-    shared = NOISE_BLOCK // 2
-    noise = np.random.default_rng(0).uniform(size=(NOISE_BLOCK + shared, *image_shape)).astype(np.float32)
-    batches = noise[:NOISE_BLOCK], np.concatenate([noise[:shared], noise[NOISE_BLOCK:]])
-    is_model = isinstance(classifier, keras.Model)
-    if is_model:
-        # A subclassed model has neither input_shape nor inputs.
-        shape = getattr(classifier, "input_shape", None)
-        if isinstance(shape, tuple) and tuple(shape[1:]) != image_shape:
-            raise InputError(f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}")
-        require_float_inputs(classifier, "the model")
-    try:
-        # Compiled twice, as two functions: random numbers of NumPy would be constants of one compiled function.
-        outputs = [
-            (classifier if is_model else jit(lambda x: classifier(x)))(ops.convert_to_tensor(batch))
-            for batch in batches
-        ]
-        said = f"but returns {type(outputs[0]).__name__}"
-        is_of_tensors = all(map(ops.is_tensor, outputs))
-    except InputError:
-        raise
-    except Exception as error:  # a function of NumPy arrays raises whatever it likes on a tensor
-        said, is_of_tensors = f"({' '.join(str(error).split())[:200]})", False
-    if is_of_tensors:
-        if is_model and outputs[0].shape[1:-1] == () and outputs[0].shape[-1] != num_classes:
-            raise InputError(f"the model has {outputs[0].shape[-1]} classes, the data has {num_classes}")
-        _require_scores(outputs[0], NOISE_BLOCK, num_classes)
-        scores = [ops.convert_to_numpy(ops.cast(output[:shared], "float32")) for output in outputs]
-    elif is_model:
-        raise InputError(f"the model does not map images of shape {image_shape} to one tensor of scores {said}")
-    else:
-        try:
-            outputs = [classifier(batch) for batch in batches]
-        except Exception as error:
-            raise InputError(
-                f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
-                f"{image_shape} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-            ) from error
-        for output in outputs:
-            _winners(output, NOISE_BLOCK, num_classes)
-        scores = [np.asarray(output, np.float64)[:shared] for output in outputs]
-    one, other = scores
-    tolerance = 1e-3 * float(np.abs(np.nan_to_num(one)).max())
-    if not np.allclose(one, other, rtol=1e-3, atol=tolerance, equal_nan=True):
-        raise InputError(
-            "the classifier gives the same images other scores when it is called again with other images beside them; "
-            "switch off dropout, noise and batch statistics"
-        )
-    return is_of_tensors
-
-
-def _require_scores(output: Any, count: int, num_classes: int) -> None:
-    """Raise InputError unless a classifier's output for ``count`` images has a row of num_classes scores for each."""
-    shape = tuple(output.shape)
-    if len(shape) != 2 or shape[0] not in (None, count) or shape[1] != num_classes:
-        raise InputError(
-            f"the classifier's output for {count} images has the shape {shape} and type "
-            f"{getattr(output.dtype, 'name', output.dtype)}; scores of shape ({count}, {num_classes}), one column for "
-            f"each class, are needed (or, of a function of NumPy arrays, classes: int of shape ({count},))"
-        )
-
-
-def _winners(output: Any, count: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, int (count,), of scores or classes in NumPy, and whether each is one: bool (count,).
-
-    Raises InputError where the output of a Python callable is neither.
-    """
-    try:
-        found = np.asarray(output)
-    except ValueError as error:  # lists of different lengths
-        raise InputError(f"the classifier's output is no array ({error})") from error
-    if found.shape == (count,) and found.dtype.kind in "iu":
-        if found.min() < 0 or found.max() >= num_classes:
-            raise InputError(
-                f"the classifier returns class {found[(found < 0) | (found >= num_classes)][0]}; classes are 0 to "
-                f"{num_classes - 1}"
-            )
-        return found, np.ones(count, bool)
-    _require_scores(found, count, num_classes)
-    if found.dtype.kind not in "fiub":
-        raise InputError(f"the classifier returns {found.dtype}; numbers are needed")
-    found = found.astype(np.float64)
-    return np.argmax(found, axis=1), np.all(found < np.inf, axis=1) & np.any(found > -np.inf, axis=1)
-
-
-def _add_float32(image: Any, sigma: Any, noise: Any) -> Any:
-    return image + sigma * noise
-
-
-def _add_grid(grid: GridNoise, steps: Any, _sigma: Any, noise: Any) -> Any:
-    return ops.cast(steps + noise, "float32") / np.float32(grid.levels)
-
-
-def _drawn(draw: Callable, add: Callable, image: Any, sigma: Any, seed: Any, block: Any, blocks: int) -> Any:
+def _drawn(draw: Callable, added: Callable, image: Any, sigma: Any, seed: Any, block: Any, blocks: int) -> Any:
     """Noisy copies with the noise of ``blocks`` blocks from number ``block`` of a stream."""
     noise = mapped(lambda number: draw(fold_in(seed, number)), block + ops.arange(blocks, dtype="int32"))
-    return add(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
+    return added(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
 
 
-def _sliced(add: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
+def _sliced(added: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
     """The same, of noise that is kept: (all blocks, NOISE_BLOCK, *image.shape)."""
     shape = (NOISE_BLOCK, *image.shape)
     noise = ops.slice(kept, (block, *(0 for _ in shape)), (blocks, *shape))
-    return add(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
+    return added(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
 
 
-def _vote_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: int) -> Callable:
+def _compiled_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: int) -> Callable:
     """A function that counts the votes of several batches of noise without leaving the device.
 
-    noisy(image, sigma, source, block, blocks): noisy copies with the noise of so many blocks from number ``block``.
-    The function takes (weights, image, sigma, source, numbers), numbers = int32 (first block, batches, n), and returns
-    the counts, int32 (num_classes,), of those votes whose number is below n, and how many of these had no finite
+    noisy(image, sigma, source, block, blocks): noisy copies with the noise of ``blocks`` blocks from number ``block``.
+    The function takes (weights, image, sigma, source, numbers), numbers = int32 (first block, batches, n). It returns
+    the counts, int32 (num_classes,), of the votes whose number is below n, and how many of these had no finite
     largest score. Tracing it raises InputError where the scores have another shape.
     """
     blocks = batch_size // NOISE_BLOCK
@@ -321,11 +209,10 @@ def _vote_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: 
         def add_batch(batch: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             counts, invalid = carry
             block = first_block + batch * blocks
-            images = noisy(image, sigma, source, block, blocks)
-            output = scores(weights, images)
-            _require_scores(output, batch_size, num_classes)
+            output = scores(weights, noisy(image, sigma, source, block, blocks))
+            require_scores(output, batch_size, num_classes)
             output = ops.cast(output, "float32")
-            # A vote's number may not fit into int32, what is left of n does.
+            # A vote's number may not fit into int32, but the number of votes that are left does.
             wanted = ops.arange(batch_size, dtype="int32") < n - block * NOISE_BLOCK
             # NaN compares false. -inf is a legitimate log-probability of 0, unless every score is -inf.
             valid = ops.all(output < np.inf, axis=-1) & ops.any(output > -np.inf, axis=-1)
@@ -346,7 +233,7 @@ def _vote_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: 
     return jit(count)
 
 
-def _python_vote_loop(classifier: Callable[[Any], Any], num_classes: int, noisy: Callable, batch_size: int) -> Callable:
+def _python_loop(classifier: Callable[[Any], Any], num_classes: int, noisy: Callable, batch_size: int) -> Callable:
     """The same for a callable on NumPy arrays, which is called outside compiled code."""
     blocks = batch_size // NOISE_BLOCK
     draw = jit(lambda image, sigma, source, block: noisy(image, sigma, source, block, blocks))
@@ -357,7 +244,7 @@ def _python_vote_loop(classifier: Callable[[Any], Any], num_classes: int, noisy:
         for block in range(first_block, first_block + batches * blocks, blocks):
             images = ops.convert_to_numpy(draw(image, sigma, source, ops.convert_to_tensor(np.int32(block))))
             images = images[: n - block * NOISE_BLOCK]
-            classes, valid = _winners(classifier(images), len(images), num_classes)
+            classes, valid = winners(classifier(images), len(images), num_classes)
             counts += np.bincount(classes, minlength=num_classes)
             invalid += int(np.sum(~valid))
         return counts, invalid

@@ -11,7 +11,7 @@ import pytest
 import data
 from attack_generation.poisoning import poison_radius
 from data.datasets import load_dataset, load_poison, split_target_class
-from data.preparation import SourceConfig, write_dataset
+from data.preparation import PreparationConfig, write_dataset
 from evaluation.training import train_victims
 from models.saving import load_model
 from robust_training.loss import TrainingLoss
@@ -49,7 +49,7 @@ def toy_dirs(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
             return np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels
 
         splits = {"train": split(80), "val": split(40), "test": split(40)}
-        write_dataset(folder / name, None, splits, {"file": "made by a test"}, 0, SourceConfig(out_dir=folder / name))
+        write_dataset(PreparationConfig(out_dir=folder / name), splits, {"file": "made by a test"})
     return {"DIGITS": tiny_data_dir, "MNIST": folder / "MNIST", "CIFAR10": folder / "CIFAR10"}
 
 

@@ -24,7 +24,8 @@ from bilevel_optimizer.linear_solvers import ConjugateGradient
 from data.datasets import check_poison, split_target_class
 from models.registry import initial_weights
 from models.stateless import StatelessModel
-from randomized_smoothing_certification.core import ALPHA, N0, certify, require_radii_above_0, require_vote_settings
+from randomized_smoothing_certification.core import certify, require_radii_above_0
+from randomized_smoothing_certification.sampling import ALPHA, N0, Sampling, require_vote_settings
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
 from randomized_smoothing_certification.votes import VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
@@ -262,10 +263,10 @@ class Study:
     def certified_radii(self, weights: Weights) -> np.ndarray:
         """Certified radius of each test point of the target class, 0 where CERTIFY abstains or is wrong."""
         config = self.config
+        sampling = Sampling(n0=config.n0, n=config.n, alpha=config.alpha)
         self._model.assign(weights, [])
         certificates = [
-            certify(self._counter, x, index, n0=config.n0, n=config.n, alpha=config.alpha, seed=config.seed)
-            for index, x in enumerate(self._x_test)
+            certify(self._counter, x, index, sampling, seed=config.seed) for index, x in enumerate(self._x_test)
         ]
         return np.array([one.radius * (one.prediction == config.target_class) for one in certificates])
 

@@ -6,7 +6,7 @@ import msgspec
 
 from attack_generation.controls import CONTROLS
 from data.datasets import require_sigma
-from randomized_smoothing_certification.core import ALPHA
+from randomized_smoothing_certification.sampling import ALPHA
 from runtime.checks import require_name
 from runtime.files import InputError
 

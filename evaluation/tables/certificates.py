@@ -33,7 +33,8 @@ from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import points_of_runs, points_table, runs_of
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS, Point, as_text
-from randomized_smoothing_certification.core import ALPHA, round_down
+from randomized_smoothing_certification.core import round_down
+from randomized_smoothing_certification.sampling import ALPHA
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text

@@ -22,8 +22,10 @@ from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
     read_certificate_record,
-    read_own_points,
     read_points,
+    read_whole_points,
+    require_certified_radii,
+    require_possible_radii,
 )
 from runtime.files import InputError, read_record, write_text
 from runtime.lazy import pandas as pd
@@ -86,7 +88,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
 
 def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame:
     """Certified points as lines of a store."""
-    table = pd.DataFrame(points, columns=Point._fields).drop(columns="time")
+    table = pd.DataFrame(points, columns=Point._fields).drop(columns=["time", "decided"])
     table["radius"] = table["radius"].astype(float)
     if table["votes"].isna().all():
         table = table.drop(columns="votes")
@@ -109,13 +111,17 @@ def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, Meas
 
 
 def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, Measured]:
-    """The runs of an entry of another program, by number. folder: where the files' paths start."""
-    return {
-        seed: Measured(
-            path := folder / file, points_of_class(path, foreign.target_class), {"file": file, **foreign.records}
-        )
-        for seed, file in enumerate(foreign.files)
-    }
+    """The runs of an entry of another program, by number. folder: where the files' paths start.
+
+    Raises InputError where a file is damaged, has no point of the class, or has a radius that n votes cannot certify.
+    """
+    runs = {}
+    for seed, file in enumerate(foreign.files):
+        path, points = folder / file, points_of_class(folder / file, foreign.target_class)
+        if foreign.n:
+            require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
+        runs[seed] = Measured(path, points, {"file": file, **foreign.records})
+    return runs
 
 
 def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured | None:
@@ -129,15 +135,14 @@ def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured |
     records = {"victim": read_record(record, settings=dict), "certificate": read_certificate_record(tsv)}
     if records["victim"].get("sha256") != records["certificate"]["settings"]["model_sha256"]:
         return None  # the victim was trained again since
-    points = records["certificate"].pop("points")  # which the store keeps with their certificates
-    found = read_own_points(tsv, records["certificate"]["settings"], points)
-    if len(found) != len(points):
-        raise InputError(f"{tsv}: has {len(found)} of {len(points)} points; certify again")
+    require_certified_radii(tsv, records["certificate"]["settings"])
+    points = read_whole_points(tsv, records["certificate"])
+    del records["certificate"]["points"]  # the store keeps them with their certificates
     if cell.poison:
         records["poison"] = read_record(paths.poison(cell.poison).with_suffix(".json"), settings=dict)
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
-    return Measured(tsv, found, records)
+    return Measured(tsv, points, records)
 
 
 def is_of_record(folder: Path) -> bool:

@@ -17,7 +17,15 @@ from attack_generation.pack_poison import main as pack
 from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
 from data.datasets import load_dataset, load_poison, split_target_class
-from data.ready_poisons import FOLDER, is_ready_name, pack_poison, read_ready_poison, ready_names, to_8_bit
+from data.ready_poisons import (
+    FOLDER,
+    is_ready_name,
+    load_ready_poison,
+    pack_poison,
+    read_ready_poison,
+    ready_names,
+    to_8_bit,
+)
 from evaluation.DIGITS.gaussian_augmented_training import Config as TrainingConfig
 from evaluation.training import train_victims
 from runtime.files import (
@@ -53,6 +61,7 @@ def test_what_is_packed_is_the_nearest_8_bit_image_and_is_read_to_the_bit(folder
     assert stored["X_poisoned"].dtype == np.uint8 and stored["index"].dtype == np.int32
     assert stored["index"].tolist() == list(range(0, 50, 2))
     ready = read_ready_poison("toy", X, 8, folder)
+    assert ready.index.tolist() == list(range(0, 50, 2)) and ready.pixels.tobytes() == stored["X_poisoned"].tobytes()
     assert ready.images.dtype == np.float32 and ready.record["commit"] == "abc"
     assert ready.images.tobytes() == (stored["X_poisoned"].astype(np.float32) / np.float32(255)).tobytes()
     rounding = ready.record["rounding"]
@@ -151,10 +160,10 @@ def test_the_poisons_of_mnist_are_whole_and_keep_epsilon(name: str, float_sha256
 def test_index_names_the_image_in_mnist_as_published() -> None:
     mnist = load_archive(Path(os.environ["MNIST_NPZ"]))
     for name in ("mnist_published", "mnist_smoothadv"):
-        poison = load_archive(FOLDER / f"{name}.npz")
-        clean = mnist["x_train"][poison["index"]].astype(int)
-        assert (mnist["y_train"][poison["index"]] == 8).all()
-        assert np.abs(poison["X_poisoned"][..., 0] - clean).max() == 25
+        poison = load_ready_poison(name)
+        clean = mnist["x_train"][poison.index].astype(int)
+        assert (mnist["y_train"][poison.index] == 8).all()
+        assert np.abs(poison.pixels[..., 0] - clean).max() == 25
 
 
 def test_the_poison_of_the_digits_is_of_the_embedded_ones(tiny_data_dir: Path) -> None:
@@ -164,8 +173,7 @@ def test_the_poison_of_the_digits_is_of_the_embedded_ones(tiny_data_dir: Path) -
     change = ready.images - clean
     assert np.abs(change).max() <= np.float32(0.1) + 1e-6 and np.abs(change).mean() > 0.05
     assert np.abs(change - change.mean(axis=0)).mean() > 0.01  # not one pattern for the class
-    index = load_archive(FOLDER / "digits_per_image.npz")["index"]
-    np.testing.assert_array_equal(load_digits().images[index, ..., np.newaxis] / 16, clean)
+    np.testing.assert_array_equal(load_digits().images[ready.index, ..., np.newaxis] / 16, clean)
 
 
 @pytest.fixture

@@ -7,43 +7,13 @@ import numpy as np
 import pytest
 
 import data
-from data.prepare_digits import Config as DigitsConfig
-from data.prepare_digits import main as prepare_digits
 
 ROOT = Path(data.__file__).parents[1]
 
 
 @pytest.fixture
-def folder_with_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with data/DIGITS."""
-    prepare_digits(DigitsConfig(out_dir=tmp_path / "data/DIGITS"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_certify_a_classifier(folder_with_digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # snippet: certify a classifier
-    import numpy as np
-    from sklearn.ensemble import RandomForestClassifier
-
-    from randomized_smoothing_certification.core import certify
-    from randomized_smoothing_certification.votes import VoteCounter
-
-    x, y = np.load("data/DIGITS/X_test.npy"), np.load("data/DIGITS/Y_test.npy")  # images in [0, 1], one-hot labels
-    forest = RandomForestClassifier(random_state=0).fit(x[100:].reshape(-1, 64), y[100:].argmax(axis=1))
-    counter = VoteCounter(lambda images: forest.predict_proba(images.reshape(-1, 64)), 10, (8, 8, 1), sigma=0.25)
-    for number in range(5):  # number and seed together name the image's noise
-        found = certify(counter, x[number], number, n0=100, n=1_000, alpha=0.001, seed=0)
-        print(y[number].argmax(), found.prediction, found.radius)  # prediction -1: abstained
-    # end of snippet
-    assert len(capsys.readouterr().out.splitlines()) == 5
-
-
-@pytest.fixture
 def folder_with_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with the shipped poisons, and mnist.npz as Keras has it."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/poisons").symlink_to(ROOT / "data/poisons")
+    """A current folder with mnist.npz as Keras has it."""
     (tmp_path / "mnist.npz").symlink_to(os.environ["MNIST_NPZ"])
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -54,21 +24,22 @@ def test_load_a_poison(folder_with_mnist: Path) -> None:
     # snippet: the shipped poison in MNIST
     import numpy as np
 
-    poison, mnist = np.load("data/poisons/mnist_published.npz"), np.load("mnist.npz")
+    from data.ready_poisons import load_ready_poison
+
+    poison, mnist = load_ready_poison("mnist_published"), np.load("mnist.npz")
     x, y = mnist["x_train"], mnist["y_train"]  # uint8 (60000, 28, 28), as published
-    x[poison["index"]] = poison["X_poisoned"][..., 0]  # each poisoned image replaces the one that it was made from
+    x[poison.index] = poison.pixels[..., 0]  # each poisoned image replaces the one that it was made from
     # end of snippet
     clean = np.load("mnist.npz")["x_train"]
     changed = np.flatnonzero((x != clean).any(axis=(1, 2)))
-    assert np.array_equal(changed, np.sort(poison["index"])) and (y[changed] == 8).all()
+    assert np.array_equal(changed, np.sort(poison.index)) and (y[changed] == 8).all()
     assert np.abs(x.astype(int) - clean).max() == 25
     pytest.importorskip("torch")
     # snippet: a PyTorch loader
     import torch
-    from torch.utils.data import DataLoader, TensorDataset
 
-    images = torch.from_numpy(x)[:, None] / 255  # float32 (60000, 1, 28, 28)
-    loader = DataLoader(TensorDataset(images, torch.from_numpy(y).long()), batch_size=100, shuffle=True)
+    images, labels = torch.from_numpy(x)[:, None] / 255, torch.from_numpy(y).long()  # float32 (60000, 1, 28, 28)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=100, shuffle=True)
     # end of snippet
     batch, labels = next(iter(loader))
     assert batch.shape == (100, 1, 28, 28) and batch.dtype == torch.float32 and labels.shape == (100,)

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from models.cifar10_keras_models import resnet_v1, resnet_v2
-from models.mnist_keras_models import mnist_cnn
 from models.registry import build_model, initial_weights
 from runtime.files import InputError
 
@@ -62,11 +60,12 @@ def convolutions(model: keras.Model) -> int:
 
 def test_depth_counts_the_layers() -> None:
     # Depth 6n + 2: the 3x3 convolutions and the dense layer. Depth 9n + 2: three convolutions a block.
-    assert convolutions(resnet_v1(20)) + 1 == 20
-    v2 = [layer for layer in resnet_v2(29).layers if isinstance(layer, layers.Conv2D)]
+    assert convolutions(build_model("resnet20v1", (32, 32, 3), 10, seed=0)) + 1 == 20
+    resnet29v2 = build_model("resnet29v2", (32, 32, 3), 10, seed=0)
+    v2 = [layer for layer in resnet29v2.layers if isinstance(layer, layers.Conv2D)]
     shortcuts = 3
     assert len(v2) - shortcuts + 1 == 29
-    assert len(v2) - convolutions(resnet_v2(29)) - shortcuts == 2 * 9
+    assert len(v2) - convolutions(resnet29v2) - shortcuts == 2 * 9
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_initial_weights_are_those_of_the_layers_initialisers() -> None:
 
 
 def test_glorot_is_the_initialisation_of_the_mnist_model() -> None:
-    kernels = [w for w in initial_weights(mnist_cnn(), seed=0) if w.ndim > 1]
+    kernels = [w for w in build_model("mnist_cnn", (28, 28, 1), 10, seed=0).get_weights() if w.ndim > 1]
     dense = kernels[2]
     assert dense.shape == (800, 500)
     limit = np.sqrt(6 / (800 + 500))

@@ -17,28 +17,26 @@ from scipy import stats
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
 from models.saving import load_model, save_model
-from randomized_smoothing_certification import certification_run, core
+from randomized_smoothing_certification import certification_run, certify_images, core
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
+    COLUMNS_AT_FIXED_RADII_BEFORE,
     OLDER_SETTINGS,
     is_summarised,
     read_own_points,
     read_points,
     summary_path,
 )
-from randomized_smoothing_certification.certification_run import (
-    CertificationConfig,
-    certify_test_points,
-    draw_points,
-    merge,
-)
+from randomized_smoothing_certification.certification_config import CertificateSettings
+from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
 from randomized_smoothing_certification.core import certify, round_down
 from randomized_smoothing_certification.fewer_votes import Config as FewerVotes
 from randomized_smoothing_certification.fewer_votes import main
-from randomized_smoothing_certification.fixed_radii_file import read_own_decisions
 from randomized_smoothing_certification.grid_noise import GridNoise
+from randomized_smoothing_certification.merge_shards import merge
+from randomized_smoothing_certification.sampling import Sampling, noise_seed, vote_seed
 from randomized_smoothing_certification.votes import VoteCounter
-from runtime.files import InputError, append, array_sha256
+from runtime.files import InputError, append, array_sha256, file_sha256
 from runtime.noise import Stream
 from runtime.stop import StoppedEarly
 
@@ -73,11 +71,13 @@ def config(toy: Path, out: Path, **changes: Any) -> CertificationConfig:
 def noise_of(toy: Path, seed: int = 0, split: str = "test") -> int:
     """Seed of the noise of a run on these images."""
     arrays = (np.load(toy / f"{letter}_{split}.npy") for letter in "XY")
-    return core.noise_seed(seed, "".join(array_sha256(array) for array in arrays))
+    return noise_seed(seed, "".join(array_sha256(array) for array in arrays))
 
 
 def without_time(path: Path) -> list[list[str]]:
-    return [line.split("\t")[:-1] for line in path.read_text().splitlines()]
+    time = COLUMNS.index("time")
+    cells = [line.split("\t") for line in path.read_text().splitlines()]
+    return [[*row[:time], *row[time + 1 :]] for row in cells]
 
 
 def test_a_run_writes_rows_settings_and_summary(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_each_row_is_certify_at_that_test_point(toy: Path, tmp_path: Path) -> No
     counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5)
     images = np.load(toy / "X_test.npy")
     for row in read_points(out):
-        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=noise_of(toy, 5))
+        found = certify(counter, images[row.idx], None, Sampling(n0=100, n=300, alpha=0.001), seed=noise_of(toy, 5))
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
 
 
@@ -144,7 +144,7 @@ def test_exact_noise_says_so_and_what_it_takes_off(
     assert f"noise grid up to 8 sigma, failure mass {mass:.2g}" in capsys.readouterr().out
     counter = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5, levels=255)
     for row in read_points(out):
-        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=noise_of(eight_bit))
+        found = certify(counter, images[row.idx], None, Sampling(n0=100, n=300, alpha=0.001), seed=noise_of(eight_bit))
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
     with pytest.raises(InputError, match="made with noise"):
         certify_test_points(config(eight_bit, out))
@@ -167,15 +167,15 @@ def test_sigterm_stops_after_the_point_and_the_run_continues(
 ) -> None:
     whole, out = tmp_path / "whole.tsv", tmp_path / "a.tsv"
     certify_test_points(config(toy, whole))
-    original = certification_run.certify
+    original = certify_images.certify
 
-    def terminate_at_the_second(counter: Any, image: np.ndarray, index: int, **votes: Any) -> Any:
+    def terminate_at_the_second(*given: Any, **votes: Any) -> Any:
         if out.exists() and len(read_points(out)) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(counter, image, index, **votes)
+        return original(*given, **votes)
 
     with monkeypatch.context() as patch, pytest.raises(StoppedEarly, match="SIGTERM; 4 points are left"):
-        patch.setattr(certification_run, "certify", terminate_at_the_second)
+        patch.setattr(certify_images, "certify", terminate_at_the_second)
         certify_test_points(config(toy, out))
     assert len(read_points(out)) == 2 and not out.with_suffix(".summary.json").exists()
     with pytest.raises(StoppedEarly, match="minutes"):
@@ -278,7 +278,7 @@ def test_a_file_of_an_older_version_is_continued_with_the_noise_that_it_began_wi
     assert len(read_own_points(out, record["settings"], record["points"])) == 6
     counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
     for row in read_points(out):
-        found = certify(counter, images[row.idx], row.idx, n0=100, n=300, alpha=0.001, seed=0)
+        found = certify(counter, images[row.idx], row.idx, Sampling(n0=100, n=300, alpha=0.001), seed=0)
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
 
 
@@ -299,7 +299,7 @@ def test_for_the_acr_alone_points_of_a_wrong_class_get_no_votes(
     expected = certify_test_points(config(toy, full, model=doubtful, target_class="all"))
     summary = certify_test_points(config(toy, short, model=doubtful, target_class="all", acr_only=True))
     counter, images = VoteCounter(load_model(doubtful), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
-    seed, wrong = core.vote_seed(noise_of(toy), None, Stream.VOTES_THAT_SELECT), 0
+    seed, wrong = vote_seed(noise_of(toy), None, Stream.VOTES_THAT_SELECT), 0
     for row, before in zip(read_points(short), read_points(full), strict=True):
         selected = int(np.argmax(counter.count_votes(images[row.idx], 100, seed)))
         if selected == row.label:
@@ -343,9 +343,9 @@ def test_points_have_votes_of_their_own_number(toy: Path, tmp_path: Path, capsys
     drawn = [row.votes for row in read_points(few)]
     assert all(votes and votes < 5_000 for votes in drawn) and len(set(drawn)) > 1
     counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
-    votes: dict[str, Any] = {"n0": 1_000, "n": 5_000, "alpha": 0.001, "seed": noise_of(toy, 1)}
+    sampling = Sampling(n0=1_000, n=5_000, radius_loss=0.05)
     for row in read_points(few):
-        found = certify(counter, images[row.idx], None, **votes, radius_loss=0.05)
+        found = certify(counter, images[row.idx], None, sampling, seed=noise_of(toy, 1))
         assert (row.predict, row.radius, row.votes) == (found.prediction, round_down(found.radius), found.votes)
     assert 0 < expected["acr"] - summary["acr"] < 0.07
     assert summary["votes"]["total"] == sum(drawn) + 6_000 < expected["votes"]["total"] == 36_000
@@ -385,27 +385,94 @@ def test_certified_accuracies_at_fixed_radii(
         assert most - 0.12 <= accuracy <= most + 0.12  # of 18 points, two may be near the edge
         assert 0 <= summary["undecided"][mine] <= 0.5
     assert summary["votes"]["total"] < expected["votes"]["total"] / 2
-    rows = read_own_decisions(out, summary_settings(out), [row.idx for row in read_points(full)])
+    rows = read_own_points(out, summary_settings(out), [row.idx for row in read_points(full)])
     for of_class in "012":
-        found = [row.certified >= 0.25 for row in rows if row.label == int(of_class)]
+        found = [row.certified_radius >= 0.25 for row in rows if row.label == int(of_class)]
         assert summary["per_class"][of_class]["certified_accuracy"]["0.25"] == np.mean(found)
-    # Whoever reads certified radii does not take these for some.
-    with pytest.raises(InputError, match="no column 'radius'"):
+    assert out.read_text().split("\n")[0].split("\t") == [*COLUMNS, "votes", "decided"]
+    with pytest.raises(InputError, match="fixed radii, no certified radii"):  # nobody takes these for certified radii
         read_points(out)
-    with pytest.raises(InputError, match="fixed radii, no certified radii"):
-        read_own_points(out, summary_settings(out), [])
     # It goes on, and in shards, to the same rows.
-    lines = out.read_text().split("\n")
+    lines, rows_before = out.read_text().split("\n"), without_time(out)
     with pytest.raises(InputError, match="made with radii"):
         certify_test_points(config(toy, out, **{**settings, "radii": (0.25, 0.5)}))
     out.write_text("\n".join([*lines[:4], lines[4][:5]]))
     certify_test_points(config(toy, out, **settings, batch_size=100))
-    assert without_time(out) == [line.split("\t")[:-1] for line in lines[:-1]]
+    assert without_time(out) == rows_before
     shards = [tmp_path / f"{i}.tsv" for i in (1, 2)]
     for path in shards:
         certify_test_points(config(toy, path, **settings, shard=f"{path.stem}/2"))
     assert merge(shards, merged)["certified_accuracy"] == summary["certified_accuracy"]
     assert without_time(merged) == without_time(out) and is_summarised(merged)
+
+
+def in_older_columns(path: Path) -> str:
+    """A file at fixed radii as it was written before it had the columns of Cohen et al."""
+    radii = summary_settings(path)["radii"]
+    lines = ["idx\tlabel\tpredict\tcertified_at\tundecided_at\tvotes\ttime"]
+    for point in read_own_points(path, summary_settings(path), read_record(path)["points"]):
+        place = 0 if point.predict == -1 else radii.index(float(point.radius)) + 1
+        certified, undecided = ["-", *radii][place], "-" if point.decided else radii[place]
+        lines.append("\t".join(map(str, (*point[:3], certified, undecided, point.votes, point.time))))
+    return "\n".join(lines) + "\n"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    return json.loads(path.with_suffix(".settings.json").read_text())
+
+
+@pytest.mark.parametrize("left", ["all", "cut off", "two lines", "the header"])
+def test_older_files_at_fixed_radii_are_continued_in_the_columns_of_today(
+    toy: Path, doubtful: Path, tmp_path: Path, left: str
+) -> None:
+    out, shards = tmp_path / "a.tsv", [tmp_path / "1.tsv", tmp_path / "2.tsv"]
+    settings: dict[str, Any] = {"model": doubtful, "target_class": "all", "n": 1_000, "radii": (0.0, 0.25, 0.5)}
+    summary = certify_test_points(config(toy, out, **settings))
+    today, rows = out.read_text(), without_time(out)
+    older = in_older_columns(out)
+    assert {"-", "0.25"} <= {line.split("\t")[3] for line in older.splitlines()}
+    lines = older.split("\n")
+    kept = {
+        "all": older,
+        "cut off": older[:-40],
+        "two lines": "\n".join(lines[:3]) + "\n",
+        "the header": lines[0] + "\n",
+    }
+    out.write_text(kept[left])
+    if left == "all":
+        written = {**json.loads(summary_path(out).read_text()), "tsv_sha256": file_sha256(out)}
+        summary_path(out).write_text(json.dumps(written))
+        assert is_summarised(out)
+        points = read_own_points(out, summary_settings(out), read_record(out)["points"])
+        assert [point.line for point in points] == today.split("\n")[1:-1]
+        out.write_text(older.replace("0.25\t0.5", "0.5\t-", 1))
+        with pytest.raises(InputError, match=r"changed since a\.summary\.json was made"):
+            certify_test_points(config(toy, out, **settings))
+        out.write_text(older)
+    else:
+        summary_path(out).unlink()
+    with pytest.raises(InputError, match="made with n = 1000, this run has 2000"):
+        certify_test_points(config(toy, out, **{**settings, "n": 2_000}))
+    assert out.read_text() == kept[left]  # a run that is refused changes nothing
+    again = certify_test_points(config(toy, out, **settings))
+    assert without_time(out) == rows and is_summarised(out)
+    assert again["certified_accuracy"] == summary["certified_accuracy"] and again["undecided"] == summary["undecided"]
+    for path in shards:
+        certify_test_points(config(toy, path, **settings, shard=f"{path.stem}/2"))
+    summary_path(shards[0]).unlink()
+    shards[0].write_text(in_older_columns(shards[0]))
+    merge(shards, tmp_path / "merged.tsv")
+    assert without_time(tmp_path / "merged.tsv") == rows
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["4\t1\t1\t0.25\t0.25\t100\t0:00:01", "4\t1\t1\t0.3\t-\t100\t0:00:01", "4\t1\t1\t-\t0.0\t100\t0:00:01", "4\t1\t1"],
+)
+def test_damaged_lines_of_older_files_are_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.tsv").write_text("\t".join(COLUMNS_AT_FIXED_RADII_BEFORE) + f"\n{line}\n")
+    with pytest.raises(InputError, match="line 2 is damaged"):
+        read_own_points(tmp_path / "a.tsv", {"radii": [0.0, 0.25]}, [4])
 
 
 def summary_settings(path: Path) -> dict[str, Any]:
@@ -416,10 +483,11 @@ def summary_settings(path: Path) -> dict[str, Any]:
     ("column", "value", "message"),
     [
         ("predict", "2", "a class"),
-        ("predict", "-1", "a class"),
-        ("certified_at", "0.3", "a radius that is certified"),
-        ("certified_at", "-", "a class"),
-        ("undecided_at", "0.0", "a radius that is undecided"),
+        ("predict", "-1", "a correct"),
+        ("radius", "0.300000", "a radius"),
+        ("radius", "0.0", "a radius"),
+        ("decided", "2", "a decision"),
+        ("decided", "", "a decision"),
         ("votes", "301", "a number of votes"),
         ("votes", "0", "a number of votes"),
         ("votes", "+100", "a form"),
@@ -434,7 +502,7 @@ def test_decisions_that_the_run_cannot_have_written_are_refused(
     certify_test_points(config(toy, out, points=2, radii=(0.0, 0.25)))
     header, first, *rest = out.read_text().split("\n")
     cells = dict(zip(header.split("\t"), first.split("\t"), strict=True))
-    assert (cells["certified_at"], cells["undecided_at"]) == ("0.0", "0.25")
+    assert (cells["radius"], cells["decided"]) == ("0.000000", "0")
     cells[column] = value
     out.write_text("\n".join([header, "\t".join(cells.values()), *rest]))
     with pytest.raises(InputError, match=f"line 2 has {message}"):
@@ -454,6 +522,11 @@ def test_all_classes_are_certified_and_summarised(toy: Path, tmp_path: Path) -> 
 
 def test_points_are_drawn_once_per_seed_and_class(capsys: pytest.CaptureFixture[str]) -> None:
     truth = np.arange(300) % 3
+
+    def draw_points(truth: np.ndarray, classes: int, target: Any, points: int, seed: int) -> np.ndarray:
+        settings = CertificateSettings(target_class=target, points=points, seed=seed)
+        return np.array(certify_images.draw_points(truth, classes, settings))
+
     one = draw_points(truth, 3, 1, 20, 0)
     assert len(set(one)) == 20 and np.all(truth[one] == 1) and np.all(np.diff(one) > 0)
     np.testing.assert_array_equal(one, draw_points(truth, 3, 1, 20, 0))
@@ -783,7 +856,7 @@ def test_a_second_run_on_one_output_is_refused(toy: Path, tmp_path: Path, monkey
         refused.append(True)
         return certify(*given, **votes)
 
-    monkeypatch.setattr(certification_run, "certify", meanwhile)
+    monkeypatch.setattr(certify_images, "certify", meanwhile)
     certify_test_points(config(toy, tmp_path / "a.tsv"))
     assert len(read_points(tmp_path / "a.tsv")) == len(refused) > 1
     assert not list(tmp_path.glob(".*"))
@@ -797,7 +870,9 @@ def test_validation_images_may_be_certified(toy: Path, tmp_path: Path, capsys: p
     truth = np.load(toy / "Y_val.npy").argmax(axis=1)
     settings = summary_settings(out)
     for row in read_points(out):
-        found = certify(counter, images[row.idx], None, n0=100, n=300, alpha=0.001, seed=noise_of(toy, split="val"))
+        found = certify(
+            counter, images[row.idx], None, Sampling(n0=100, n=300, alpha=0.001), seed=noise_of(toy, split="val")
+        )
         assert (row.label, row.predict, row.radius) == (truth[row.idx], found.prediction, round_down(found.radius))
     assert settings["split"] == "val"
     with pytest.raises(InputError, match="made with split = 'val', this run has 'test'"):
@@ -833,7 +908,7 @@ def test_a_choice_on_validation_certificates_leaves_test_certificates_their_conf
         directions = np.random.default_rng(run).normal(size=(coins, 4))
         votes = {}
         for images in ("val", "test"):
-            noise = np.random.default_rng(core.noise_seed(run, images)).normal(size=(n, 4))
+            noise = np.random.default_rng(noise_seed(run, images)).normal(size=(n, 4))
             votes[images] = np.sum(noise @ directions.T > 0, axis=0)
         chosen = int(np.argmax(votes["val"]))
         for kind, images in (("the same", "val"), ("another", "test")):

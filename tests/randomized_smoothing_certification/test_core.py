@@ -10,8 +10,9 @@ from keras import ops
 from scipy import stats
 
 from randomized_smoothing_certification import core, votes
-from randomized_smoothing_certification.core import ABSTAIN, certify, predict, votes_needed
-from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
+from randomized_smoothing_certification.core import ABSTAIN, certify, predict
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling, vote_seed, votes_needed
+from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, normal, seed_pair
 
@@ -79,7 +80,7 @@ def test_the_hundred_selection_votes_evaluate_a_hundred_images() -> None:
 
 def test_selection_and_estimation_have_their_own_votes() -> None:
     counter = FixedCounter([10, 90], [5, 995])
-    certificate = certify(counter, IMAGE, 3, n0=100, n=1000, alpha=0.001, seed=0)  # type: ignore[arg-type]
+    certificate = certify(counter, IMAGE, 3, Sampling(n0=100, n=1000, alpha=0.001), seed=0)  # type: ignore[arg-type]
     (n0, selection), (n, estimation) = counter.asked
     assert (n0, n) == (100, 1000) and selection != estimation
     assert certificate.prediction == 1
@@ -89,7 +90,7 @@ def test_selection_and_estimation_have_their_own_votes() -> None:
 
 def test_estimation_counts_the_selected_class_not_the_most_frequent() -> None:
     counter = FixedCounter([60, 40], [100, 900])
-    found = certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0)  # type: ignore[arg-type]
+    found = certify(counter, IMAGE, 0, Sampling(n0=100, n=1000, alpha=0.001), seed=0)  # type: ignore[arg-type]
     assert found == (ABSTAIN, 0.0, 1000)
 
 
@@ -108,9 +109,9 @@ def test_noise_differs_between_points_stages_and_run_seeds() -> None:
 
 def test_images_share_noise_where_none_is_named() -> None:
     for stage in (Stream.VOTES_THAT_SELECT, Stream.VOTES_THAT_BOUND):
-        assert core.vote_seed(3, None, stage).tolist() not in [core.vote_seed(3, i, stage).tolist() for i in range(99)]
+        assert vote_seed(3, None, stage).tolist() not in [vote_seed(3, i, stage).tolist() for i in range(99)]
     counter = VoteCounter(five_classes, 5, SHAPE, 0.5)
-    found = certify(counter, IMAGE, None, n0=100, n=1000, alpha=0.001, seed=3)
+    found = certify(counter, IMAGE, None, Sampling(n0=100, n=1000, alpha=0.001), seed=3)
     selection, estimation = (
         np.argmax((IMAGE + 0.5 * noise_of(seed_pair(3, stage), n)).reshape(n, 4) @ WEIGHTS, axis=1)
         for stage, n in ((Stream.VOTES_THAT_SELECT, 100), (Stream.VOTES_THAT_BOUND, 1000))
@@ -164,19 +165,20 @@ def test_kept_noise_is_drawn_once() -> None:
 
 def test_a_class_that_is_not_wanted_gets_no_more_votes() -> None:
     counter = FixedCounter([10, 90])
-    more: dict[str, Any] = {"n0": 100, "n": 1000, "alpha": 0.001, "seed": 0}
-    assert certify(counter, IMAGE, 0, **more, only_class=0) == (ABSTAIN, 0.0, 0)  # type: ignore[arg-type]
+    sampling = Sampling(n0=100, n=1000, alpha=0.001)
+    assert certify(counter, IMAGE, 0, sampling, seed=0, only_class=0) == (ABSTAIN, 0.0, 0)  # type: ignore[arg-type]
     assert len(counter.asked) == 1
     counter = FixedCounter([10, 90], [5, 995])
-    assert certify(counter, IMAGE, 0, **more, only_class=1)[::2] == (1, 1000)  # type: ignore[arg-type]
+    assert certify(counter, IMAGE, 0, sampling, seed=0, only_class=1)[::2] == (1, 1000)  # type: ignore[arg-type]
 
 
-LOSS: dict[str, Any] = {"alpha": 0.001, "sigma": 0.5, "radius_loss": 0.02}
+def needed(successes: int, n0: int, n: int, alpha: float = 0.001, radius_loss: float = 0.02) -> int:
+    return votes_needed(successes, Sampling(n0=n0, n=n, alpha=alpha, radius_loss=radius_loss), 0.5)
 
 
 def test_the_votes_of_a_point_are_the_fewest_whose_expected_radius_is_near_that_of_n() -> None:
     for successes, n in ((700, 10_000), (700, 100_000), (990, 100_000)):
-        few = votes_needed(successes, 1000, n, **LOSS)
+        few = needed(successes, 1000, n)
         # Expected radii by drawing probability and votes, which is not how they were computed.
         generator = np.random.default_rng(0)
         drawn = generator.beta(successes + 0.5, 1000.5 - successes, size=20_000)
@@ -187,10 +189,10 @@ def test_the_votes_of_a_point_are_the_fewest_whose_expected_radius_is_near_that_
 
         assert 0 < expected(n) - expected(few) < 0.021
         assert expected(n) - expected(few * 2 // 3) > 0.02
-    assert votes_needed(1000, 1000, 100_000, **LOSS) > 10 * votes_needed(700, 1000, 100_000, **LOSS)
-    assert votes_needed(700, 1000, 10_000, **{**LOSS, "radius_loss": 1e-9}) == 10_000
-    assert votes_needed(400, 1000, 10_000, **LOSS) == votes_needed(500, 1000, 10_000, **LOSS) == 0
-    assert votes_needed(9, 10, 7, **LOSS) in (0, 7)
+    assert needed(1000, 1000, 100_000) > 10 * needed(700, 1000, 100_000)
+    assert needed(700, 1000, 10_000, radius_loss=1e-9) == needed(400, 1000, 10_000, radius_loss=0) == 10_000
+    assert needed(400, 1000, 10_000) == needed(500, 1000, 10_000) == 0
+    assert needed(9, 10, 7) in (0, 7)
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
@@ -199,7 +201,7 @@ def test_a_number_of_votes_that_others_chose_leaves_the_coverage_by_enumeration(
     alpha: float, radius_loss: float
 ) -> None:
     n0, n = 100, 1000
-    chosen = np.array([votes_needed(k, n0, n, alpha=alpha, sigma=0.5, radius_loss=radius_loss) for k in range(n0 + 1)])
+    chosen = np.array([needed(k, n0, n, alpha, radius_loss) for k in range(n0 + 1)])
     assert len(set(chosen)) > 2
     for p in (0.5, 0.51, 0.6, 0.77, 0.9, 0.97, 0.99, 0.999):
         wrong = 0.0
@@ -229,7 +231,7 @@ def test_certificates_with_votes_of_their_own_number_are_wrong_no_more_often_tha
     counter, runs, alpha = DrawnCounter(p, 0.8 * (1 - p), 0.2 * (1 - p)), 4_000, 0.05
     true, wrong, drawn = float(0.5 * stats.norm.ppf(p)), 0, set()
     for index in range(runs):
-        found = certify(counter, IMAGE, index, n0=100, n=2000, alpha=alpha, seed=0, radius_loss=0.05)  # type: ignore[arg-type]
+        found = certify(counter, IMAGE, index, Sampling(n0=100, n=2000, alpha=alpha, radius_loss=0.05), seed=0)  # type: ignore[arg-type]
         wrong += found.prediction not in (0, ABSTAIN) or found.radius > true
         drawn.add(found.votes)
     assert stats.binom.sf(wrong - 1, runs, alpha) > 1e-4, wrong
@@ -239,7 +241,7 @@ def test_certificates_with_votes_of_their_own_number_are_wrong_no_more_often_tha
 
 def test_abstains_below_one_half() -> None:
     counter = FixedCounter([50, 50], [510, 490])
-    found = certify(counter, IMAGE, 0, n0=100, n=1000, alpha=0.001, seed=0)  # type: ignore[arg-type]
+    found = certify(counter, IMAGE, 0, Sampling(n0=100, n=1000, alpha=0.001), seed=0)  # type: ignore[arg-type]
     assert found == (ABSTAIN, 0.0, 1000)
 
 
@@ -257,12 +259,12 @@ def test_ties_go_to_the_lowest_class_also_between_zero_and_minus_zero() -> None:
 def test_linear_radius_is_rarely_exceeded_and_approached() -> None:
     counter = VoteCounter(halfspace, 2, SHAPE, 0.5)
     alpha, trials = 0.1, 300
-    radii = [certify(counter, IMAGE, i, n0=20, n=100, alpha=alpha, seed=0).radius for i in range(trials)]
+    radii = [certify(counter, IMAGE, i, Sampling(n0=20, n=100, alpha=alpha), seed=0).radius for i in range(trials)]
     exceeded = int(np.sum(np.array(radii) > HALFSPACE_RADIUS))
     assert stats.binom.sf(exceeded - 1, trials, alpha) > 1e-3, f"{exceeded} of {trials}"
     assert exceeded > 0  # the bound is tight enough to fail sometimes: it is not trivially 0
     gaps = [
-        HALFSPACE_RADIUS - certify(counter, IMAGE, 0, n0=100, n=n, alpha=0.001, seed=1).radius
+        HALFSPACE_RADIUS - certify(counter, IMAGE, 0, Sampling(n0=100, n=n, alpha=0.001), seed=1).radius
         for n in (100, 10_000, 200_000)
     ]
     assert gaps[0] > gaps[1] > gaps[2] > 0
@@ -307,8 +309,8 @@ def test_the_largest_number_of_votes_is_counted_exactly(batch_size: int) -> None
     n, last = 2**31 - 1, 7
     blocks = batch_size // NOISE_BLOCK
     first = (-(-n // batch_size) - last) * blocks
-    noisy = partial(votes._drawn, partial(normal, (NOISE_BLOCK, *SHAPE)), votes._add_float32)
-    loop = votes._vote_loop(lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, noisy, batch_size)
+    noisy = partial(votes._drawn, partial(normal, (NOISE_BLOCK, *SHAPE)), votes.Float32Noise().added)
+    loop = votes._compiled_loop(lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, noisy, batch_size)
     numbers = ops.convert_to_tensor(np.array([first, last, n], np.int32))
     counts, invalid = loop(([], []), ops.convert_to_tensor(IMAGE), np.float32(0.5), STREAM, numbers)
     assert int(ops.sum(counts)) == n - first * NOISE_BLOCK and int(invalid) == 0
@@ -366,4 +368,4 @@ def test_bad_input_is_refused() -> None:
             counter.count_votes(IMAGE, n, STREAM)
     for n0, n, alpha in ((0, 100, 0.001), (100, 0, 0.001), (100, 100, 0.0), (100, 100, 1.0)):
         with pytest.raises(InputError):
-            certify(counter, IMAGE, 0, n0=n0, n=n, alpha=alpha, seed=0)
+            certify(counter, IMAGE, 0, Sampling(n0=n0, n=n, alpha=alpha), seed=0)

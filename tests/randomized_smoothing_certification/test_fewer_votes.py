@@ -90,8 +90,9 @@ def with_record(file: Path, failure_mass: float = 0.0, **settings: Any) -> None:
     """Put the record beside a file that a run of this project has."""
     noise = {"mode": "grid" if failure_mass else "float32", "failure_mass": failure_mass}
     what = {
-        "dataset": "MNIST", "split": "test", "target_class": 8, "seed": 0, "n0": 100, "n": 1_000, "alpha": 0.001,
-        "sigma": 0.5, "precision": "float32", "noise": noise, "shard": None, "model_sha256": "", **settings,
+        "dataset": "MNIST", "split": "test", "target_class": 8, "points": 2, "seed": 0, "n0": 100, "n": 1_000,
+        "alpha": 0.001, "sigma": 0.5, "precision": "float32", "noise": noise, "shard": None, "model_sha256": "",
+        **settings,
     }  # fmt: skip
     write_json(file.with_suffix(".settings.json"), {"settings": what, "points": [], "provenance": {}})
 

@@ -14,7 +14,7 @@ from randomized_smoothing_certification.fixed_radii import (
     probabilities_of,
     require_radii,
 )
-from randomized_smoothing_certification.votes import NOISE_BLOCK
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling
 from runtime.files import InputError
 
 IMAGE = np.zeros((2, 2, 1), np.float32)
@@ -69,7 +69,7 @@ class Votes:
 
 def decided(counter: Votes, radii: tuple[float, ...], n: int = 10_000, alpha: float = 0.001, **more: int) -> Decision:
     counter.parts.clear()
-    return decide(counter, IMAGE, None, radii, n0=100, n=n, alpha=alpha, seed=0, **more)  # type: ignore[arg-type]
+    return decide(counter, IMAGE, None, radii, Sampling(n=n, alpha=alpha), seed=0, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("true_radius", [0.1, 0.2499, 0.6, 0.75])

@@ -14,7 +14,8 @@ from scipy import stats
 from bilevel_optimizer.autodiff import jit
 from randomized_smoothing_certification import core
 from randomized_smoothing_certification.core import certify
-from randomized_smoothing_certification.grid_noise import GridNoise, as_steps, grid_of
+from randomized_smoothing_certification.grid_noise import GridNoise, grid_of
+from randomized_smoothing_certification.sampling import Sampling
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.noise import integers, seed_pair
@@ -113,13 +114,13 @@ def test_images_on_a_grid_are_told_from_others() -> None:
     grey = (np.arange(17) / 16).astype(np.float32)
     assert grid_of(eight_bit, "x") == 255 and grid_of((np.arange(256) / 255).astype(np.float32), "x") == 255
     assert grid_of(grey, "x") == 256
-    np.testing.assert_array_equal(as_steps(eight_bit, 255).ravel(), np.arange(256))
+    np.testing.assert_array_equal(GridNoise(0.5, 255).prepared(eight_bit).ravel(), np.arange(256))
     beside = eight_bit.copy()
     beside[3, 3, 0] = np.nextafter(beside[3, 3, 0], np.float32(1))
     with pytest.raises(InputError, match=r"X_test.npy: .*use noise float32"):
         grid_of(beside, "X_test.npy")
     with pytest.raises(InputError, match="no multiples of 1/255"):
-        as_steps(beside, 255)
+        GridNoise(0.5, 255).prepared(beside)
     with pytest.raises(InputError, match="sigma must lie between"):
         GridNoise(100.0, 255)
 
@@ -154,7 +155,7 @@ def reads_low_bits(images: Any) -> Any:
 
 def test_float32_noise_certifies_a_classifier_that_reads_low_bits_too_far() -> None:
     counter = VoteCounter(reads_low_bits, 2, SHAPE, SIGMA)
-    prediction, radius, _ = certify(counter, ORIGIN, 0, n0=100, n=50_000, alpha=0.001, seed=0)
+    prediction, radius, _ = certify(counter, ORIGIN, 0, Sampling(n0=100, n=50_000, alpha=0.001), seed=0)
     assert prediction == 0 and radius > DISTANCE  # claims class 0 as far as the shifted image and farther
     votes = counter.count_votes(SHIFTED, 2000, seed_pair(1))
     assert votes[1] > 0.65 * 2000  # but there class 1 is the more likely one
@@ -162,7 +163,7 @@ def test_float32_noise_certifies_a_classifier_that_reads_low_bits_too_far() -> N
 
 def test_noise_on_the_grid_never_certifies_it_too_far() -> None:
     counter = VoteCounter(reads_low_bits, 2, SHAPE, SIGMA, levels=255)
-    prediction, radius, _ = certify(counter, ORIGIN, 0, n0=100, n=50_000, alpha=0.001, seed=0)
+    prediction, radius, _ = certify(counter, ORIGIN, 0, Sampling(n0=100, n=50_000, alpha=0.001), seed=0)
     assert prediction == 0 and radius > 0.9 * DISTANCE
     assert counter.count_votes(SHIFTED, 2000, seed_pair(1))[0] > 1900
     # The base classifier of the certificate under real noise, at real shifts within the radius.
@@ -182,10 +183,10 @@ def test_on_a_line_the_radius_is_rarely_exceeded_and_approached() -> None:
     image = np.full((1, 1, 1), np.float32(20) / np.float32(255))
     true = (20 - 2.5) / 255
     alpha, trials = 0.1, 300
-    radii = [certify(counter, image, i, n0=10, n=100, alpha=alpha, seed=0).radius for i in range(trials)]
+    radii = [certify(counter, image, i, Sampling(n0=10, n=100, alpha=alpha), seed=0).radius for i in range(trials)]
     exceeded = int(np.sum(np.array(radii) > true))
     assert exceeded > 0 and stats.binom.sf(exceeded - 1, trials, alpha) > 1e-3
-    assert 0 < true - certify(counter, image, 0, n0=10, n=200_000, alpha=0.001, seed=1).radius < 0.03 * true
+    assert 0 < true - certify(counter, image, 0, Sampling(n0=10, n=200_000, alpha=0.001), seed=1).radius < 0.03 * true
 
 
 def test_votes_do_not_depend_on_the_batch_size_and_the_mass_is_taken_off() -> None:
@@ -206,7 +207,7 @@ def test_votes_do_not_depend_on_the_batch_size_and_the_mass_is_taken_off() -> No
         lambda x: ops.ones((x.shape[0], 1)) * np.array([[1.0, 0.0]], np.float32), 2, (2, 2, 1), 0.33, levels=255
     )
     bound = core.lower_confidence_bound(1000, 1000, 0.001)
-    found = certify(sure, image, 0, n0=10, n=1000, alpha=0.001, seed=0).radius
+    found = certify(sure, image, 0, Sampling(n0=10, n=1000, alpha=0.001), seed=0).radius
     assert sure.failure_mass == GridNoise(0.33, 255).failure_mass(4) > 0
     assert found == pytest.approx(0.33 * stats.norm.ppf(bound - sure.failure_mass), rel=1e-12)
     assert found == core.radius_ceiling(0.33, 1000, 0.001, sure.failure_mass) < core.radius_ceiling(0.33, 1000, 0.001)

@@ -10,6 +10,7 @@ from keras import ops
 from sklearn.linear_model import LogisticRegression
 
 from randomized_smoothing_certification.core import certify
+from randomized_smoothing_certification.sampling import Sampling
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.noise import seed_pair
@@ -85,7 +86,7 @@ def test_a_scikit_learn_classifier_is_certified() -> None:
     learned = LogisticRegression(max_iter=1000).fit(x, y)
     counter = VoteCounter(lambda images: learned.predict_proba(images.reshape(len(images), -1)), CLASSES, SHAPE, 0.25)
     image = np.zeros(SHAPE, np.float32)
-    found = certify(counter, image, 0, n0=100, n=1000, alpha=0.001, seed=0)
+    found = certify(counter, image, 0, Sampling(n0=100, n=1000, alpha=0.001), seed=0)
     assert found.prediction == learned.predict(image.reshape(1, 4))[0] and found.radius > 0.1
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import data
 from data.datasets import SPLITS, labels, load_dataset
-from data.preparation import SourceConfig, write_dataset
+from data.preparation import PreparationConfig, write_dataset
 from evaluation.label_flipping.config import SETTINGS
 from evaluation.label_flipping.features import Features, features_name, save_features
 from evaluation.label_flipping.images import images_of_classes
@@ -292,9 +292,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
             x = np.clip(patterns[y] + random.normal(scale=20, size=(count, *shape)), 0, 255)
             splits[split] = (x.astype(np.uint8), y)
         folder = tmp_path / name
-        write_dataset(
-            folder / "data", None, splits, {"file": "made by a test"}, 0, SourceConfig(out_dir=folder / "data")
-        )
+        write_dataset(PreparationConfig(out_dir=folder / "data"), splits, {"file": "made by a test"})
         main, config = toy(
             name,
             folder / "data",

@@ -40,8 +40,8 @@ def plan(tmp_path: Path) -> Plan:
     (cell,) = plan.cells()
     tsv, victim = plan.paths.certificate(cell, 0), plan.paths.model(cell, 0).with_suffix(".json")
     settings = {
-        "dataset": "MNIST", "split": "test", "target_class": 8, "seed": 0, "n0": 100, "n": 1000, "alpha": 0.001,
-        "sigma": 0.5, "precision": "float32", "noise": {"mode": "float32"}, "shard": None,
+        "dataset": "MNIST", "split": "test", "target_class": 8, "points": 9, "seed": 0, "n0": 100, "n": 1000,
+        "alpha": 0.001, "sigma": 0.5, "precision": "float32", "noise": {"mode": "float32"}, "shard": None,
         "model_sha256": "of the model",
     }  # fmt: skip
     for folder in (tsv.parent, victim.parent):
@@ -283,18 +283,27 @@ def foreign_plan(tmp_path: Path, *foreign: dict[str, Any]) -> Plan:
 
 
 def test_certificates_of_another_program_are_runs(tmp_path: Path) -> None:
-    plan = foreign_plan(tmp_path, {"files": ["a.tsv", "b.tsv"], "accuracy": 0.98, "n": 100, "alpha": 0.01})
+    plan = foreign_plan(tmp_path, {"files": ["a.tsv", "b.tsv"], "accuracy": 0.98, "n": 10**6, "alpha": 0.01})
     (tmp_path / "b.tsv").write_text("radius\tpredict\tlabel\textra\n0.3\t8\t8\tx\n0.4\t1\t8\tx\n")
     collect(plan, tmp_path / "store", tmp_path)
     entry = read_entries(plan, tmp_path / "store")[plan.foreign[0].cell]
     first, second = entry.runs
     assert entry.wanted == 2 and first.radii.tolist() == [1.0, -1.0, -1.0, 0.5] and first.other_radii.tolist() == [2.0]
     assert second.radii.tolist() == [0.3, -1.0] and second.idx.tolist() == [0, 1]  # the columns are found by name
-    assert (first.accuracy, first.votes, first.dataset) == (0.98, 100, None)
+    assert (first.accuracy, first.votes, first.dataset) == (0.98, 10**6, None)
     assert first.records["file"] == "a.tsv" and second.records["file"] == "b.tsv"
-    # Above what 100 votes of 99.9 % can show, as its program says; the share is of those that reach it.
-    ceiling = ceiling_of({"sigma": 0.5, "alpha": 0.01}, 100)
-    assert first.at_ceiling == np.mean([ceiling <= 1.0, 0, 0, ceiling <= 0.5])
+    assert first.at_ceiling == 0
+
+
+@pytest.mark.parametrize(("n", "point"), [(100, 0), (1_000, 80)])
+def test_radii_of_another_program_that_its_votes_cannot_certify_are_refused(tmp_path: Path, n: int, point: int) -> None:
+    plan = foreign_plan(tmp_path, {"n": n})
+    with pytest.raises(InputError, match=rf"a\.tsv: point {point} has the radius .* {n} votes certify at most \d\.\d+"):
+        collect(plan, tmp_path / "store", tmp_path)
+    assert not (tmp_path / "store").exists()
+    largest = f"{ceiling_of({'sigma': 0.5, 'alpha': 0.001}, n):.3f}"  # rounded up or down, as others write it
+    (tmp_path / "a.tsv").write_text(f"radius\tpredict\tlabel\n{largest}\t8\t8\n9.0\t-1\t8\n")
+    collect(plan, tmp_path / "store", tmp_path)
 
 
 def test_a_store_that_was_measured_otherwise_than_the_plan_says_is_noticed(

@@ -1,0 +1,98 @@
+"""Settings of certificates, each declared here once: flags of the scripts, a plan's certification, and records."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from data.datasets import require_sigma
+from randomized_smoothing_certification.core import require_radii_above_0
+from randomized_smoothing_certification.fixed_radii import require_radii
+from randomized_smoothing_certification.sampling import Sampling
+from runtime.checks import shortened
+from runtime.files import InputError
+from runtime.long_run import RunControls, require_not_negative
+
+LARGEST_BATCH = 100_000
+"""Noisy images in a batch. The compiled loop grows with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateSettings(Sampling):
+    """What decides a run's certificates, apart from model and data. The defaults are the published ones."""
+
+    target_class: int | Literal["all"] = 8
+    """Class whose test points are certified, or 'all'."""
+    sigma: float = 0.5
+    """Standard deviation of the smoothing noise, in pixel units of [0, 1]; that of the model's training."""
+    split: Literal["test", "val"] = "test"
+    """Certify test images, or validation images. Choose attacks and settings by certificates of validation images."""
+    points: int = 500
+    """Test points per class, drawn at random; all of the class's where it has fewer."""
+    seed: int = 0
+    """Seed of the draw of points. Together with the images, it is also the seed of the noise, so that validation and
+    test images never see the same noise."""
+    shared_noise: bool = True
+    """The same noise for every point, which compares points and victims on equal terms. Each certificate is as valid
+    as with noise of its own. --no-shared-noise continues files of older runs."""
+    acr_only: bool = False
+    """No further votes for points whose selected class is wrong. They count 0 in the ACR in any case, and the file says
+    -1, abstained. Certified accuracies stay the same, but the share of points that abstain is then unknown."""
+    radii: tuple[float, ...] = ()
+    """Certify accuracy at these radii instead of certified radii. A point's votes end when all radii are decided, with
+    n as the limit. Alpha is for all radii together. The file then gives no ACR."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic inside the model. bfloat16 is faster on GPUs and is another base classifier."""
+    noise: Literal["float32", "grid"] = "float32"
+    """Noise of the backend, or noise on the grid of pixel values that is exact in floating point. Certificates with
+    grid noise hold for any classifier, also for one that reads the last bits of its input. See grid_noise.py."""
+    shard: str | None = None
+    """I/N: certify only part I (from 1) of N of the points. merge_shards.py joins the parts."""
+
+    def check(self) -> None:
+        """Raise InputError naming the first setting that cannot work."""
+        require_sigma(self.sigma)
+        self.check_votes()
+        if self.points < 1:
+            raise InputError(f"points must be at least 1, got {self.points}")
+        require_not_negative(self, "seed")
+        if self.radii and (self.acr_only or self.radius_loss):
+            raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
+        shard_of(self.shard)
+        self.check_largest_radius()
+
+    def check_largest_radius(self, failure_mass: float = 0.0) -> None:
+        """Raise InputError where n votes cannot certify the radii that are asked for. failure_mass: of the noise."""
+        require_radii_above_0(self.n, self.alpha, self.sigma, self.radius_loss, failure_mass)
+        if self.radii:
+            require_radii(self.radii, self.sigma, self.n, self.alpha, failure_mass)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificationConfig(RunControls, CertificateSettings):
+    """Settings of a certification run."""
+
+    more_controls: ClassVar[frozenset[str]] = frozenset({"model", "out", "batch_size"})
+
+    model: Path
+    """Model to certify, a .keras file. It is the base classifier, in inference mode."""
+    out: Path
+    """Result file, .tsv. The files .settings.json and .summary.json are written beside it."""
+    batch_size: int = 1_000
+    """Noisy images per batch, rounded up to hundreds. It changes speed and memory, not the noise."""
+
+    def check(self) -> None:
+        """Raise InputError naming the first setting that cannot work. No file is looked at."""
+        super().check()
+        if not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise InputError(f"batch_size must lie between 1 and {LARGEST_BATCH}, got {self.batch_size}")
+
+
+def shard_of(text: Any) -> tuple[int, int]:
+    """Part and number of parts that a shard I/N names, 1 and 1 for None. Raises InputError where it is neither."""
+    if text is None:
+        return 1, 1
+    parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text) if isinstance(text, str) else None
+    if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
+        raise InputError(f"shard must be I/N with 1 <= I <= N, got {shortened(text)}")
+    return int(parts[1]), int(parts[2])

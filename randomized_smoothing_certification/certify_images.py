@@ -1,0 +1,124 @@
+"""Certify any classifier from Python, with the same points and noise as the certify_*.py scripts.
+
+settings = CertificateSettings(sigma=0.25, n=1_000, target_class="all", points=20)
+certificates = certify_images(classifier, images, labels, settings)
+print(certificates.acr, certificates.radii)
+"""
+
+import datetime
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from randomized_smoothing_certification.certificate_file import NO_RADIUS, Point, fixed_radius, radii
+from randomized_smoothing_certification.certification_config import CertificateSettings, shard_of
+from randomized_smoothing_certification.core import certify, round_down
+from randomized_smoothing_certification.fixed_radii import decide
+from randomized_smoothing_certification.grid_noise import grid_of
+from randomized_smoothing_certification.sampling import noise_seed, vote_seed
+from randomized_smoothing_certification.votes import VoteCounter
+from runtime.files import InputError, array_sha256
+from runtime.noise import Stream, seed_pair
+from runtime.progress import progress
+
+
+class Certificates(NamedTuple):
+    """Certificates of images."""
+
+    points: list[Point]
+    """One for each certified image, with its number, label, prediction and radius."""
+
+    @property
+    def radii(self) -> np.ndarray:
+        """Certified l2 radii in pixel units, float64 (points,); -1 where an image is not certified for its label."""
+        return radii(self.points)
+
+    @property
+    def acr(self) -> float:
+        """Average certified radius; images that are not certified for their label count 0."""
+        return float(np.maximum(self.radii, 0.0).mean())
+
+
+def certify_images(
+    classifier: Callable[[Any], Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    settings: CertificateSettings,
+    *,
+    num_classes: int | None = None,
+    batch_size: int = 1_000,
+) -> Certificates:
+    """Certify images of a set, drawn as the settings say. What each certificate guarantees: see ``core.certify``.
+
+    classifier, batch_size: as VoteCounter takes them; a Keras model, a function of tensors, or any callable on NumPy
+    arrays. images: the whole set, (N, height, width, channels) in [0, 1]. labels: their classes, int (N,).
+    settings: split and precision are not used. num_classes: 1 more than the largest label when not given.
+
+    The noise depends on the settings' seed and on the set, so that shards of one set give the certificates of the
+    whole. Raises InputError for bad settings and as VoteCounter.
+    """
+    settings.check()
+    images, labels = np.asarray(images, np.float32), np.asarray(labels)
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+        raise InputError(
+            f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape ({len(images)},)"
+        )
+    classes = int(labels.max()) + 1 if num_classes is None else num_classes
+    if labels.max() >= classes:
+        raise InputError(f"num_classes is {classes}, but there is a label {labels.max()}; give a larger number")
+    levels = grid_of(images, "images") if settings.noise == "grid" else None
+    counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels)
+    settings.check_largest_radius(counter.failure_mass)
+    digest = array_sha256(images) + array_sha256(np.eye(classes, dtype=np.float32)[labels])
+    certified = point_certifier(counter, images, labels, settings, noise_seed(settings.seed, digest))
+    numbers = draw_points(labels, classes, settings)
+    return Certificates([certified(index) for index in progress(numbers, desc="certifying", unit="point")])
+
+
+def draw_points(truth: np.ndarray, num_classes: int, settings: CertificateSettings) -> list[int]:
+    """Sorted numbers of the images to certify: at most ``points`` random images of each class, or a shard of them.
+
+    truth: class of each image, int (N,). The draw depends only on seed, class and set.
+    Prints a line where a class has fewer images. Raises InputError for an unknown class, and a shard of no points.
+    """
+    target, (part, parts) = settings.target_class, shard_of(settings.shard)
+    if target != "all" and not 0 <= target < num_classes:
+        raise InputError(f"target_class must be 'all' or 0 to {num_classes - 1}, got {target}")
+    drawn = []
+    for wanted in range(num_classes) if target == "all" else (target,):
+        available = np.flatnonzero(truth == wanted)
+        if len(available) < settings.points:
+            print(f"class {wanted} has {len(available)} test points, fewer than {settings.points}: all are certified")
+        generator = np.random.default_rng(seed_pair(settings.seed, wanted, Stream.CERTIFIED_POINTS))
+        drawn.append(generator.permutation(available)[: settings.points])
+    if not (points := np.sort(np.concatenate(drawn)).tolist()[part - 1 :: parts]):
+        raise InputError(f"shard {settings.shard} holds no points; use fewer shards")
+    return points
+
+
+def point_certifier(
+    counter: VoteCounter, images: np.ndarray, truth: np.ndarray, settings: CertificateSettings, seed: int
+) -> Callable[[int], Point]:
+    """A function that certifies the image of a number. truth: classes, int (N,). seed: of the noise."""
+    if settings.shared_noise:
+        for stage, votes in ((Stream.VOTES_THAT_SELECT, settings.n0), (Stream.VOTES_THAT_BOUND, settings.n)):
+            counter.keep_noise(vote_seed(seed, None, stage), votes)
+
+    def certified(index: int) -> Point:
+        start, decided = time.perf_counter(), None
+        image, label, noise_of = images[index], int(truth[index]), None if settings.shared_noise else index
+        if settings.radii:
+            found = decide(counter, image, noise_of, settings.radii, settings, seed=seed, only_class=label)
+            prediction, votes, decided = found.prediction, found.votes, int(found.decided)
+            radius = fixed_radius(settings.radii[found.certified - 1]) if found.certified else NO_RADIUS
+        else:
+            only_class = label if settings.acr_only else None
+            prediction, size, votes = certify(counter, image, noise_of, settings, seed=seed, only_class=only_class)
+            radius = round_down(size)
+        spent = str(datetime.timedelta(seconds=time.perf_counter() - start))
+        shown = votes if settings.radii or settings.acr_only or settings.radius_loss else None
+        return Point(index, label, prediction, radius, int(prediction == label), spent, shown, decided)
+
+    return certified

@@ -1,0 +1,122 @@
+"""What votes need of a classifier: its kind, and scores or classes that can be counted."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bilevel_optimizer.autodiff import jit
+from models.saving import require_float_inputs
+from randomized_smoothing_certification.sampling import NOISE_BLOCK
+from runtime.files import InputError
+from runtime.lazy import keras, ops
+
+
+def inference(model: keras.Model) -> Callable:
+    """The model as a function of (weights, images): no dropout, stored batch statistics, no state kept."""
+    parameters = inspect.signature(model.call).parameters.values()
+    has_mode = any(one.name == "training" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    mode = {"training": False} if has_mode else {}  # a subclassed model may leave it out
+
+    def scores(weights: tuple[list, list], images: Any) -> Any:
+        return model.stateless_call(*weights, images, **mode)[0]
+
+    return scores
+
+
+def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int) -> bool:
+    """Whether a classifier works on tensors of the backend, so that it can be compiled, and not on NumPy arrays.
+
+    It is tried on two batches of NOISE_BLOCK noisy images, which also builds a Keras model that is not built yet.
+    Raises InputError where it does not take these images, where votes cannot be counted from its output, or where
+    images that are in both batches get different outputs.
+    """
+    shared = NOISE_BLOCK // 2
+    noise = np.random.default_rng(0).uniform(size=(NOISE_BLOCK + shared, *image_shape)).astype(np.float32)
+    batches = [noise[:NOISE_BLOCK], np.concatenate([noise[:shared], noise[NOISE_BLOCK:]])]
+    is_model = isinstance(classifier, keras.Model)
+    if is_model:
+        shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
+        if isinstance(shape, tuple) and tuple(shape[1:]) != image_shape:
+            raise InputError(f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}")
+        require_float_inputs(classifier, "the model")
+    outputs, said = _on_tensors(classifier, batches)
+    if outputs:
+        if is_model and len(outputs[0].shape) == 2 and outputs[0].shape[1] != num_classes:
+            raise InputError(f"the model has {outputs[0].shape[1]} classes, the data has {num_classes}")
+        require_scores(outputs[0], NOISE_BLOCK, num_classes)
+        scores = [ops.convert_to_numpy(ops.cast(output[:shared], "float32")) for output in outputs]
+    elif is_model:
+        raise InputError(f"the model does not map images of shape {image_shape} to one tensor of scores {said}")
+    else:
+        try:
+            arrays = [classifier(batch) for batch in batches]
+        except Exception as error:
+            raise InputError(
+                f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
+                f"{image_shape} ({_one_line(error, type(error).__name__)})"
+            ) from error
+        for output in arrays:
+            winners(output, NOISE_BLOCK, num_classes)
+        scores = [np.asarray(output, np.float64)[:shared] for output in arrays]
+    one, other = scores
+    tolerance = 1e-3 * float(np.abs(np.nan_to_num(one)).max())
+    if not np.allclose(one, other, rtol=1e-3, atol=tolerance, equal_nan=True):
+        raise InputError(
+            "the classifier gives the same images other scores when it is called again with other images beside them; "
+            "switch off dropout, noise and batch statistics"
+        )
+    return bool(outputs)
+
+
+def _on_tensors(classifier: Callable[[Any], Any], batches: list[np.ndarray]) -> tuple[list[Any], str]:
+    """Outputs for batches of tensors; where they are no tensors, none and the reason."""
+    try:
+        # Compiled twice, as two functions: random numbers of NumPy would be constants of one compiled function.
+        calls = [classifier if isinstance(classifier, keras.Model) else jit(lambda x: classifier(x)) for _ in batches]
+        outputs = [call(ops.convert_to_tensor(batch)) for call, batch in zip(calls, batches, strict=True)]
+    except InputError:
+        raise
+    except Exception as error:  # a function of NumPy arrays raises whatever it likes on a tensor
+        return [], f"({_one_line(error)})"
+    return (outputs, "") if all(map(ops.is_tensor, outputs)) else ([], f"but returns {type(outputs[0]).__name__}")
+
+
+def _one_line(error: Exception, name: str = "") -> str:
+    """An error of another library as one line."""
+    return (f"{name}: " if name else "") + " ".join(str(error).split())[:200]
+
+
+def require_scores(output: Any, count: int, num_classes: int) -> None:
+    """Raise InputError unless the output for ``count`` images has a row of num_classes scores for each."""
+    shape = tuple(output.shape)
+    if len(shape) != 2 or shape[0] not in (None, count) or shape[1] != num_classes:
+        raise InputError(
+            f"the classifier's output for {count} images has the shape {shape} and type "
+            f"{getattr(output.dtype, 'name', output.dtype)}; scores of shape ({count}, {num_classes}), one column for "
+            f"each class, are needed (or, of a function of NumPy arrays, classes: int of shape ({count},))"
+        )
+
+
+def winners(output: Any, count: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, int (count,), of scores or classes in NumPy, and whether the scores are valid: bool (count,).
+
+    Raises InputError where the output of a Python callable is neither scores nor classes.
+    """
+    try:
+        found = np.asarray(output)
+    except ValueError as error:  # lists of different lengths
+        raise InputError(f"the classifier's output is no array ({error})") from error
+    if found.shape == (count,) and found.dtype.kind in "iu":
+        if found.min() < 0 or found.max() >= num_classes:
+            wrong = found[(found < 0) | (found >= num_classes)][0]
+            raise InputError(f"the classifier returns class {wrong}; classes are 0 to {num_classes - 1}")
+        return found, np.ones(count, bool)
+    require_scores(found, count, num_classes)
+    if found.dtype.kind not in "fiub":
+        raise InputError(f"the classifier returns {found.dtype}; numbers are needed")
+    found = found.astype(np.float64)
+    return np.argmax(found, axis=1), np.all(found < np.inf, axis=1) & np.any(found > -np.inf, axis=1)

@@ -1,0 +1,89 @@
+"""How many noisy votes a certificate takes, which noise they see, and how often it may be wrong."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from runtime.files import InputError
+from runtime.lazy import stats
+from runtime.noise import Stream, seed_pair
+
+N0, N, ALPHA = 100, 100_000, 0.001  # published
+# Noise is drawn in blocks of this many votes, each from its own seed: vote v is row v % 100 of block v // 100, whatever
+# the batch size. 100 is the usual n0, so that selection evaluates no vote that it does not count.
+NOISE_BLOCK = 100
+_SIZES, _QUANTILES = 32, 64  # numbers of votes that ``votes_needed`` chooses from, quantiles of its expectation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Votes of one certificate. The defaults are the published ones."""
+
+    n0: int = N0
+    """Noisy votes that select the class."""
+    n: int = N
+    """Fresh noisy votes that bound the class's probability."""
+    alpha: float = ALPHA
+    """Probability that a certificate is wrong, per point."""
+    radius_loss: float = 0.0
+    """Above 0, a point gets as few of the n votes as are expected to cost it at most this much radius. Its n0 votes
+    choose how many, so n0 should be about 1,000. Points of smaller radii abstain. 0: every point gets n votes."""
+
+    def check_votes(self) -> None:
+        """Raise InputError naming the first of these settings that cannot work."""
+        require_vote_settings(self.n0, self.n, self.alpha)
+        if not 0 <= self.radius_loss < np.inf:
+            raise InputError(f"radius_loss must not be negative, got {self.radius_loss}")
+
+
+def require_vote_settings(n0: int, n: int, alpha: float) -> None:
+    """Raise InputError unless n0 and n lie between 1 and 2^31 - 1 and 0 < alpha < 1."""
+    for name, value in (("n0", n0), ("n", n)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+        if value >= 2**31:
+            raise InputError(f"{name} must be below 2^31, got {value}")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must lie strictly between 0 and 1, got {alpha}")
+
+
+@cache
+def votes_needed(successes: int, sampling: Sampling, sigma: float) -> int:
+    """The fewest votes, at most n, whose expected radius is at most ``radius_loss`` below that of n votes.
+
+    successes: selection votes, of n0, for the selected class. sigma: in pixel units, as radius_loss. Returns n where
+    radius_loss is 0, and 0 where n votes are expected to show no radius above it.
+
+    The class's probability is taken to be Beta(successes + 1/2, n0 - successes + 1/2) (Jeffreys), by its quantiles.
+    A certificate holds whether or not this assumption is right: see ``core.certify``.
+    """
+    n0, n = sampling.n0, sampling.n
+    if not sampling.radius_loss:
+        return n
+    quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    probabilities = stats.beta.ppf(quantiles, successes + 0.5, n0 - successes + 0.5)
+    sizes = np.geomspace(min(NOISE_BLOCK, n), n, _SIZES)
+    sizes = np.unique(np.minimum(np.ceil(sizes / NOISE_BLOCK) * NOISE_BLOCK, n))
+    # Clopper and Pearson's bound at the expected count, which need not be whole.
+    counts = sizes[:, None] * probabilities
+    bounds = stats.beta.ppf(sampling.alpha, counts, sizes[:, None] - counts + 1)
+    expected = np.maximum(0, sigma * stats.norm.ppf(bounds)).mean(axis=1)
+    enough = np.concatenate([[0.0], expected]) >= expected[-1] - sampling.radius_loss
+    return int(np.concatenate([[0], sizes])[np.argmax(enough)])
+
+
+def vote_seed(seed: int, index: int | None, stage: Stream) -> np.ndarray:
+    """Seed of the noise of one stage, int32 (2,): of one image, or of all images where index is None."""
+    return seed_pair(seed, stage) if index is None else seed_pair(seed, index, stage)
+
+
+def noise_seed(seed: int, images_sha256: str) -> int:
+    """Seed of a run's noise for one set of images, named by its hash: other images see other noise.
+
+    Certificates of validation images choose classifiers and settings. If test images saw the same noise, the choice
+    would depend on it, and their certificates would be wrong more often than stated: with 50 classifiers to choose
+    from and alpha = .01, in 35 % of the cases.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{seed} {images_sha256}".encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,121 @@
+"""Certificates from Python, as in a notebook. README and docs/ show the snippets."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from data.datasets import load_dataset
+from models.saving import save_model
+from randomized_smoothing_certification.certification_config import CertificateSettings, CertificationConfig
+from randomized_smoothing_certification.certification_run import certify_test_points
+from randomized_smoothing_certification.certify_images import certify_images
+from runtime.files import InputError
+
+SETTINGS = CertificateSettings(sigma=0.25, n=1_000, target_class="all", points=3)
+
+
+def test_a_scikit_learn_classifier_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
+    # snippet: certify a scikit-learn classifier
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import RandomForestClassifier
+
+    from randomized_smoothing_certification.certification_config import CertificateSettings
+    from randomized_smoothing_certification.certify_images import certify_images
+
+    digits = load_digits()
+    x, y = digits.images / 16, digits.target  # pixels in [0, 1], classes
+    forest = RandomForestClassifier(random_state=0).fit(x[:1000].reshape(-1, 64), y[:1000])
+    settings = CertificateSettings(sigma=0.25, n=1_000, target_class="all", points=5)  # five images of each class
+    found = certify_images(lambda images: forest.predict_proba(images.reshape(-1, 64)), x[1000:], y[1000:], settings)
+    print(found.acr, found.radii)  # radius -1: not certified for its label
+    # end of snippet
+    assert found.radii.shape == (50,) and 0.05 < found.acr < 0.75 and str(found.acr) in capsys.readouterr().out
+    assert [point.label for point in found.points] == [y[1000:][point.idx] for point in found.points]
+    assert sorted(point.label for point in found.points) == sorted(5 * list(range(10)))
+
+
+def torch_network() -> Any:
+    import torch
+
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+
+
+def test_a_pytorch_classifier_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    images, labels = np.random.default_rng(0).uniform(size=(60, 8, 8, 1)), np.arange(60) % 10
+    network = torch_network()
+    # snippet: certify a PyTorch classifier
+    import torch
+
+    from randomized_smoothing_certification.certification_config import CertificateSettings
+    from randomized_smoothing_certification.certify_images import certify_images
+
+    settings = CertificateSettings(sigma=0.25, n=1_000, target_class="all", points=5)
+    with torch.no_grad():
+        found = certify_images(lambda x: network(torch.tensor(x).permute(0, 3, 1, 2)).numpy(), images, labels, settings)
+    print(found.acr)
+    # end of snippet
+    assert 0 <= float(capsys.readouterr().out) < 1
+
+
+def test_a_model_has_the_certificates_of_the_script(tiny_data_dir: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    model = keras.Sequential([keras.Input(dataset.image_shape), keras.layers.Flatten(), keras.layers.Dense(10)])
+    save_model(model, tmp_path / "m.keras")
+    of_script = {"data_dir": tiny_data_dir, "model": tmp_path / "m.keras", "out": tmp_path / "a.tsv"}
+    certify_test_points(CertificationConfig(**of_script, sigma=0.25, n=1_000, target_class="all", points=3))
+    found = certify_images(model, dataset.x_test, dataset.y_test.argmax(axis=1), SETTINGS)
+    written = [line.split("\t")[:5] for line in (tmp_path / "a.tsv").read_text().splitlines()[1:]]
+    assert [point.line.split("\t")[:5] for point in found.points] == written
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 1)).astype(np.float32) / np.float32(255)
+LABELS = np.arange(60) % 3
+WEIGHTS = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
+
+
+def on_arrays(images: np.ndarray) -> np.ndarray:
+    return np.asarray(images).reshape(-1, 16) @ WEIGHTS
+
+
+def on_tensors(images: Any) -> Any:
+    return keras.ops.matmul(keras.ops.reshape(images, (-1, 16)), WEIGHTS)
+
+
+def as_model() -> keras.Model:
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3, use_bias=False)])
+    model.set_weights([WEIGHTS])
+    return model
+
+
+@pytest.mark.parametrize("more", [{}, {"shared_noise": False}, {"noise": "grid"}, {"radii": (0.0, 0.1)}])
+def test_every_kind_of_classifier_sees_the_same_noise_whole_or_in_shards(more: dict[str, Any]) -> None:
+    def certified(classifier: Any, **changes: Any) -> list[tuple[Any, ...]]:
+        values = {"sigma": 0.25, "n": 500, "target_class": "all", "points": 4, **more, **changes}
+        points = certify_images(classifier, IMAGES, LABELS, CertificateSettings(**values)).points
+        return [(*point[:5], *point[6:]) for point in points]
+
+    whole = certified(on_arrays)
+    assert len(whole) == 12 and len({radius for *_, radius, _, _, _ in whole}) > 1
+    for classifier in (on_tensors, as_model(), lambda images: on_arrays(images).argmax(axis=1)):
+        assert certified(classifier) == whole
+    assert sorted(certified(on_arrays, shard="1/2") + certified(on_arrays, shard="2/2")) == whole
+    assert certified(on_arrays, seed=1) != whole
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "message"),
+    [
+        (LABELS[:5], {}, r"labels are int64 of shape \(5,\); give classes from 0, int of shape \(60,\)"),
+        (LABELS / 2, {}, "labels are float64"),
+        (LABELS - 1, {}, "give classes from 0"),
+        (LABELS, {"num_classes": 2}, "num_classes is 2, but there is a label 2"),
+        (LABELS, {"num_classes": 4}, r"scores of shape \(100, 4\)"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels: np.ndarray, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        certify_images(on_arrays, IMAGES, labels, SETTINGS, **more)
