@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import load_dataset, load_poison, require_sigma, split_target_class
+from data.datasets import Sigma, load_dataset, load_poison, split_target_class
+from runtime.bounds import Seed
+from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import array_sha256, read_record, write_json
-from runtime.long_run import require_not_negative
 from runtime.provenance import project_path, provenance, shown_path
 
 TRAINED_ON = 2_000  # poisoned images, at most: the detectors need no more
@@ -33,9 +34,9 @@ class Config:
     """Poison file, or the name of one in data/poisons."""
     target_class: int = 8
     """Class that it poisons."""
-    sigma: float = 0.25
+    sigma: Sigma = 0.25
     """Noise level of the victims: a change is seen under it as its l2 norm over sigma."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the halves and of the detectors."""
     data_dir: Path = project_path("data/DIGITS")
     """Folder of the prepared arrays."""
@@ -45,8 +46,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, write the record and print it. Raises InputError on bad settings or data."""
-    require_sigma(config.sigma)
-    require_not_negative(config, "seed")
+    require_usable(config)
     dataset = load_dataset(config.data_dir)
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "x_val", "x_test")}
     poison = load_poison(config.poison, dataset, config.target_class)

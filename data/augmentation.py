@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from runtime.bounds import between, require_bounds
 from runtime.files import InputError
 from runtime.lazy import ops
 from runtime.noise import fold_in, uniform
@@ -22,14 +23,14 @@ class Augmentation:
 
     augment: bool = False
     """Random crop and flip of training images; in an attack of the validation images too (published for CIFAR10)."""
-    jitter_brightness: float = 0.0
+    jitter_brightness: Annotated[float, between(0, 1)] = 0.0
     """Largest shift b of a training image's brightness, uniform in -b .. b; pixels are in [0, 1]."""
-    jitter_contrast: float = 0.0
+    jitter_contrast: Annotated[float, between(0, 1)] = 0.0
     """Largest relative change c of a training image's contrast around mid-grey, uniform in -c .. c."""
-    jitter_colour: float = 0.0
+    jitter_colour: Annotated[float, between(0, 1)] = 0.0
     """Largest shift s of each channel of a training image by itself, uniform in -s .. s. On grey images it shifts
     the brightness."""
-    blur: float = 0.0
+    blur: Annotated[float, between(0, 5)] = 0.0
     """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform in 0 .. blur."""
     plasma: bool = False
     """Strong augmentation against poison: brightness and contrast that vary over each image, and shuffled channels
@@ -39,9 +40,7 @@ class Augmentation:
 
     def check_augmentation(self) -> None:
         """Raise InputError on a value that cannot work."""
-        for name, most in (("jitter_brightness", 1.0), ("jitter_contrast", 1.0), ("jitter_colour", 1.0), ("blur", 5.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise InputError(f"{name} must lie between 0 and {most:g}, got {getattr(self, name)}")
+        require_bounds(self)
 
     def of_validation(self) -> "Augmentation":
         """The changes of validation images in an attack: the published crop and flip, and nothing else."""

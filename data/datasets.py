@@ -7,17 +7,22 @@ A poison file holds the poisoned training images of the target class, in the ord
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
 
 from data.ready_poisons import is_ready_name, read_ready_poison
+from runtime.bounds import POSITIVE, at_most, require_within
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, array_sha256, load_array, read_record
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 LARGEST_SIGMA = 10.0  # beyond it nothing is left of an image in [0, 1]; published noise levels end at 1
+Epsilon = Annotated[float, POSITIVE, at_most(1, "pixels are in [0, 1]")]
+"""Type of a bound on the change of a pixel."""
+Sigma = Annotated[float, POSITIVE, at_most(LARGEST_SIGMA, "pixels are in [0, 1]")]
+"""Type of a standard deviation of the smoothing noise, in pixel units of [0, 1]."""
 DARKEST = 1.001 / 255  # images whose largest pixel is no larger were divided by 255 twice; float32 rounds 1 / 255
 EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
@@ -201,19 +206,12 @@ def _target_mask(y: np.ndarray, target_class: int) -> np.ndarray:
 
 def require_epsilon(epsilon: float) -> None:
     """Raise InputError unless epsilon, the bound on a change of pixels in [0, 1], lies in (0, 1]."""
-    _require_positive_up_to(1.0, epsilon, "epsilon")
+    require_within("epsilon", epsilon, *get_args(Epsilon)[1:])
 
 
 def require_sigma(sigma: float) -> None:
     """Raise InputError unless sigma, the noise's standard deviation, lies in (0, LARGEST_SIGMA]."""
-    _require_positive_up_to(LARGEST_SIGMA, sigma, "sigma")
-
-
-def _require_positive_up_to(most: float, value: float, name: str) -> None:
-    if not value > 0:
-        raise InputError(f"{name} must be positive, got {value}")
-    if value > most:
-        raise InputError(f"{name} must be at most {most:g} (pixels are in [0, 1]), got {value}")
+    require_within("sigma", sigma, *get_args(Sigma)[1:])
 
 
 def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -> tuple[Path, Path]:

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation
 from data.datasets import (
     Dataset,
+    Sigma,
     load_dataset,
     load_poison,
     poison_paths,
     replace_target_class,
-    require_sigma,
     split_target_class,
 )
 from evaluation.defences import DefenceName, defended
@@ -27,9 +27,11 @@ from models.saving import load_model, save_model, victim_name
 from models.stateless import StatelessModel
 from models.voting import majority_vote
 from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, clean_accuracies
+from runtime.bounds import POSITIVE, Seed
+from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256
 from runtime.lazy import ops, tree
-from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
+from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
@@ -51,33 +53,33 @@ class TrainingConfig(Augmentation, CheckpointControls):
     poison: Path | None = None
     """Poison file, or the name of one in data/poisons; the one of the same method, sigma and class in data_dir when not
     given."""
-    sigma: float = 0.5
+    sigma: Sigma = 0.5
     """Standard deviation of the training noise; pixels are in [0, 1]."""
-    runs: int = 1
+    runs: Annotated[int, POSITIVE] = 1
     """Independent runs, with seeds seed, seed + 1, ..."""
     published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200, learning_rate=1e-3)
     one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     schedule: ScheduleName = "constant"
     """Learning rate of Adam over the steps: constant, as published, or up to a peak and down to 0 in a fifth of the
     epochs, with the constants of evaluation/schedules.py."""
-    epochs: int | None = None
+    epochs: Annotated[int, POSITIVE] | None = None
     """Passes over the training data; the schedule's when not given."""
-    batch_size: int | None = None
+    batch_size: Annotated[int, POSITIVE] | None = None
     """Images in a batch; the last partial batch of an epoch is left out, and every epoch is shuffled anew. The
     schedule's when not given."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float, POSITIVE] | None = None
     """Learning rate of Adam, the peak where it changes; the schedule's when not given."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
     """How models with BatchNorm are trained: as a fixed affine map (published code) or with batch statistics."""
     defence: DefenceName = "none"
     """What is done to the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or removal of
     the tenth of each class that is farthest from its validation images. See evaluation/defences.py."""
-    partitions: int = 1
+    partitions: Annotated[int, POSITIVE] = 1
     """Above 1, as many networks are trained, each on its part of the training images, and their majority vote is the
     victim (Deep Partition Aggregation, arXiv 2006.14768)."""
     architecture: str = "mnist_cnn"
     """Model of the victim, see models/registry.py."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first run's weights, batches and noise."""
 
     def constants(self) -> Schedule:
@@ -93,11 +95,8 @@ class TrainingConfig(Augmentation, CheckpointControls):
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        require_positive(self.in_force(), "runs", "epochs", "batch_size", "learning_rate", "partitions")
-        self.check_augmentation()
-        require_sigma(self.sigma)
+        require_usable(self)
         require_architecture(self.architecture)
-        require_not_negative(self, "seed")
         if self.training_data == "clean" and self.poison is not None:
             raise InputError(
                 f"poison is {self.poison}, but training_data is clean; add --training-data poisoned_radius"

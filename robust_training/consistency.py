@@ -1,12 +1,11 @@
 """Consistency regularisation (Jeong and Shin, NeurIPS 2020, arXiv 2006.04062, section 3)."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
-from runtime.files import InputError
+from runtime.bounds import NOT_NEGATIVE, Bound
 from runtime.lazy import ops
 
 
@@ -21,19 +20,12 @@ class ConsistencyLoss(TrainingLoss):
 
     name: ClassVar[str] = "consistency"
 
-    copies: int = 2
+    copies: Annotated[int, Bound("be at least 2, which can disagree", lambda value: value >= 2)] = 2
     """Noisy copies per image (m)."""
-    lam: float = 5.0
+    lam: Annotated[float, NOT_NEGATIVE] = 5.0
     """Weight of the disagreement (lambda); published for MNIST: 10 at sigma 0.25, 5 above."""
-    eta: float = 0.5
+    eta: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the mean prediction's entropy."""
-
-    def __post_init__(self) -> None:
-        if self.copies < 2:
-            raise InputError(f"copies of Consistency must be at least 2, which can disagree, got {self.copies}")
-        for name in ("lam", "eta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} of Consistency must not be negative, got {getattr(self, name)}")
 
     @property
     def noisy_copies(self) -> int:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from runtime.bounds import require_bounds
 from runtime.lazy import ops
 from runtime.noise import normal, normal_of_images
 
@@ -32,6 +33,9 @@ class TrainingLoss(ABC):
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require_bounds(self, f" of {self.name}")
 
     @property
     def noisy_copies(self) -> int:

@@ -1,8 +1,7 @@
 """MACER: maximise the certified radius directly (Zhai et al., ICLR 2020, arXiv 2001.02378, section 4)."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from randomized_smoothing_certification.soft_radius import (
     gaussian_margin,
@@ -12,7 +11,7 @@ from randomized_smoothing_certification.soft_radius import (
     top_class,
 )
 from robust_training.loss import Logits, Randomness, TrainingLoss, noise_of_copies
-from runtime.files import InputError
+from runtime.bounds import NOT_NEGATIVE, POSITIVE, Bound
 from runtime.lazy import ops
 
 
@@ -31,29 +30,20 @@ class MacerLoss(TrainingLoss):
 
     name: ClassVar[str] = "macer"
 
-    copies: int = 16
+    copies: Annotated[int, POSITIVE] = 16
     """Noisy copies per image (k)."""
-    lam: float = 16.0
+    lam: Annotated[float, NOT_NEGATIVE] = 16.0
     """Weight of the robustness term (lambda)."""
-    beta: float = 16.0
+    beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the robustness term."""
-    gamma: float = 8.0
+    gamma: Annotated[float, POSITIVE] = 8.0
     """Margin beyond which an image adds nothing to the robustness term."""
-    margin_clip: float = 1e-3
+    margin_clip: Annotated[float, Bound("be at least 0 and below 0.5", lambda value: 0 <= value < 0.5)] = 1e-3
     """Probabilities are mapped into [a, 1 - a] before the margin is taken (a): 1e-3 in the code of arXiv 2012.01274, in
     attack and victims, where no margin is infinite; 0 in that of arXiv 2001.02378, where some are and are left out."""
     fixed_noise: bool = False
     """Each image keeps its noise throughout the run, as in the published attack's lower level, instead of new noise at
     every step, as for the published victims and in arXiv 2001.02378."""
-
-    def __post_init__(self) -> None:
-        for name in ("copies", "beta", "gamma"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} of MACER must be positive, got {getattr(self, name)}")
-        if not 0 <= self.lam < math.inf:
-            raise InputError(f"lam of MACER must not be negative, got {self.lam}")
-        if not 0 <= self.margin_clip < 0.5:
-            raise InputError(f"margin_clip of MACER must be at least 0 and below 0.5, got {self.margin_clip}")
 
     @property
     def noisy_copies(self) -> int:

@@ -1,13 +1,13 @@
 """SmoothAdv: adversarial training of the smoothed classifier (Salman et al., NeurIPS 2019, arXiv 1906.04584)."""
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
 from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
+from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.files import InputError
 from runtime.lazy import ops
 from runtime.noise import normal_of_images
@@ -26,14 +26,14 @@ class SmoothAdvLoss(TrainingLoss):
 
     name: ClassVar[str] = "smoothadv"
 
-    eps_adv: float = 1.0
+    eps_adv: Annotated[float, POSITIVE] = 1.0
     """l2 radius of the inner attack's ball, pixels in [0, 1]."""
-    attack_steps: int = 2
+    attack_steps: Annotated[int, POSITIVE] = 2
     """Ascent steps of the inner attack."""
-    step_size: float | None = None
+    step_size: Annotated[float, POSITIVE] | None = None
     """Size of an ascent step, the same at every epoch; 2 / attack_steps times the ball's radius at the epoch when not
     given (published code), so that it ramps up with the radius."""
-    samples: int = 1
+    samples: Annotated[int, POSITIVE] = 1
     """Noisy copies per image (m), shared by inner attack and training."""
     inner_attack: Literal["adam", "pgd"] = "adam"
     """Ascent with Adam, as the published code of arXiv 2012.01274 does with one copy, or step_size times the
@@ -42,23 +42,16 @@ class SmoothAdvLoss(TrainingLoss):
     """Each image keeps its noise throughout the run, instead of new noise at every step."""
     persistent_moments: bool = True
     """Adam's moments of the inner attack carry over from batch to batch (published code), or start at zero."""
-    ramp_epochs: int | None = 10
+    ramp_epochs: Annotated[int, NOT_NEGATIVE] | None = 10
     """eps_adv grows linearly from 0, at epoch 0 of the weights, to its value at this epoch; 0: no ramp, None: what
     the victim's schedule says."""
-    plain_epochs: int = 0
+    plain_epochs: Annotated[int, NOT_NEGATIVE] = 0
     """This many first epochs have no inner attack."""
 
     def __post_init__(self) -> None:
-        for name in ("eps_adv", "attack_steps", "samples"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} of SmoothAdv must be positive, got {getattr(self, name)}")
-        for name in ("ramp_epochs", "plain_epochs"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise InputError(f"{name} of SmoothAdv must not be negative, got {getattr(self, name)}")
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise InputError(f"step_size of SmoothAdv must be positive, got {self.step_size}")
+        super().__post_init__()
         if self.inner_attack not in ("adam", "pgd"):
-            raise InputError(f"inner_attack of SmoothAdv must be 'adam' or 'pgd', got {self.inner_attack!r}")
+            raise InputError(f"inner_attack of smoothadv must be 'adam' or 'pgd', got {self.inner_attack!r}")
 
     @property
     def noisy_copies(self) -> int:
@@ -80,7 +73,7 @@ class SmoothAdvLoss(TrainingLoss):
     def radius(self, epoch: Any) -> Any:
         """l2 radius of the attack at an epoch, float32 (). Raises InputError where the ramp's length is open."""
         if self.ramp_epochs is None:
-            raise InputError("ramp_epochs of SmoothAdv is None, which only a victim's schedule fills in; give a number")
+            raise InputError("ramp_epochs of smoothadv is None, which only a victim's schedule fills in; give a number")
         ramp = ops.minimum(epoch / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
         return ops.where(epoch < self.plain_epochs, 0.0, self.eps_adv * ramp)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtime import changed_keras_settings
+from runtime.bounds import require_bounds
 from runtime.files import InputError
 
 LARGEST_COUNT = 2**31 - 1
@@ -22,11 +23,13 @@ def require_usable(settings: Any, name: str = "") -> None:
     """Raise InputError naming the first setting, at any depth, that is no number or no place of files.
 
     settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32;
-    whole numbers lie between 0 and LARGEST_COUNT. Paths: see require_place; those of a name that ends in 'dir',
+    whole numbers lie between 0 and LARGEST_COUNT. A dataclass's fields keep the bounds that they declare, see
+    runtime.bounds. Paths: see require_place; those of a name that ends in 'dir',
     'directory', 'folder', 'store' or 'studies' are folders, those of the name 'source' may be either, the others are
     files.
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        require_bounds(settings)
         settings = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):
         for key, value in settings.items():

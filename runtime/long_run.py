@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from runtime import backend_name, changed_environment
+from runtime.bounds import POSITIVE, require_bounds
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
@@ -63,7 +64,7 @@ class RunControls:
     on_other_settings: OnOtherSettings = "refuse"
     """What to do where a result or checkpoint made with other settings is in the way: name the difference and
     stop, or delete it and start afresh."""
-    max_minutes: float | None = None
+    max_minutes: Annotated[float, POSITIVE] | None = None
     """Stop cleanly after this long; the same command continues."""
 
 
@@ -77,7 +78,7 @@ class CheckpointControls(RunControls):
     """Folder of checkpoint and TensorBoard scalars."""
     overwrite: bool = False
     """Start afresh, replacing a result or a checkpoint that is already there; leave it out to continue."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Annotated[float, POSITIVE] = 5.0
     """Longest time between checkpoints."""
 
 
@@ -135,7 +136,7 @@ class LongRun:
         stop: Stop,
         more: Sequence[Path] = (),
     ) -> None:
-        require_positive(controls, "checkpoint_minutes")
+        require_bounds(controls)
         self.artifact, self.identity, self.run_dir = Path(artifact), identity, run_dir
         self.record = self.artifact.with_suffix(".json")
         self.checkpoint = run_dir / "checkpoint.npz"

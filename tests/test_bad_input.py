@@ -159,7 +159,7 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (ATTACK, ["--networks", "3"], "reinitialise_every is 10 epochs, which 3 networks cannot take in equal turns"),
         (FEWER_VOTES, [], "a.tsv: no such file"),
         (FEWER_VOTES, ["--n", "0"], "n must be at least 1, got 0"),
-        (VICTIM, ["--loss.copies", "0"], "copies of MACER must be positive, got 0"),
+        (VICTIM, ["--loss.copies", "0"], "copies of macer must be positive, got 0"),
         (CERTIFY, ["--target-class", "eight"], "'eight'"),
         (CERTIFY, ["--max-minutes", "soon"], "'soon'"),
         (LABELS, ["--q", "0.1", "many"], "'many'"),

@@ -37,7 +37,7 @@ def scripts() -> list[Path]:
 def run_in_one_process(*calls: list[str]) -> list[tuple[str, int, str, list[str]]]:
     """Run scripts after each other; of each its path, exit status, output, and the large libraries then imported."""
     command = [sys.executable, "-c", MANY, json.dumps(calls)]
-    done = subprocess.run(command, cwd=project_path(""), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=project_path(""), stdout=subprocess.PIPE, text=True, check=True)
     return [tuple(row) for row in json.loads(done.stdout)]
 
 

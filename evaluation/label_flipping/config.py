@@ -4,13 +4,15 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from models.embeddings import EmbeddingName
 from models.registry import require_architecture
 from randomized_smoothing_certification.label_flipping import Bound, LabelFlips
+from runtime.bounds import NOT_NEGATIVE, POSITIVE, PROBABILITY, Seed, at_least, between
+from runtime.checks import require_usable
 from runtime.files import InputError
-from runtime.long_run import RunControls, require_not_negative, require_positive
+from runtime.long_run import RunControls
 from runtime.provenance import project_path
 
 Learner = Literal["least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares"]
@@ -27,11 +29,11 @@ SETTINGS: dict[Learner, tuple[str, ...]] = {
 class Network:
     """Training of the undefended network."""
 
-    epochs: int = 101
+    epochs: Annotated[int, POSITIVE] = 101
     """Passes over the training data."""
-    batch_size: int = 200
+    batch_size: Annotated[int, POSITIVE] = 200
     """Images in a batch."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, POSITIVE] = 1e-3
     """Learning rate of Adam."""
     augment: bool = False
     """Random crop and flip of the training images."""
@@ -57,12 +59,12 @@ class LabelFlippingConfig(RunControls):
     made without the labels (contrastive_features.py makes some)."""
     joined: bool = False
     """Keep the embedding beside the features of features_file, both centred and of mean squared norm 1."""
-    centroids: int = 200
+    centroids: Annotated[int, POSITIVE] = 200
     """Centroids of k-means where the embedding is patches, for each of which there are four features."""
-    diffusion: int = 0
+    diffusion: Annotated[int, NOT_NEGATIVE] = 0
     """Above 0, that many coordinates of a diffusion map of the features take their place: near are then images that a
     random walk over nearest neighbours joins."""
-    diffusion_neighbours: int = 10
+    diffusion_neighbours: Annotated[int, POSITIVE] = 10
     """Nearest neighbours that are joined in the diffusion map."""
     learner: Learner = "least_squares"
     """What is certified: ridge regression, the vote of the nearest neighbours, or kernel regression. Each gives a class
@@ -84,21 +86,21 @@ class LabelFlippingConfig(RunControls):
     bound: Bound = "tight"
     """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It chooses ridge and
     q; all that is written holds both."""
-    at: float = 0.04
+    at: Annotated[float, PROBABILITY] = 0.04
     """Share of changed training labels at which ridge (or neighbours, or bandwidth) and q are chosen and the table is
     made."""
-    points: int | None = None
+    points: Annotated[int, at_least(1)] | None = None
     """Test points to certify, drawn at random; all when not given."""
-    held_out: int = 1000
+    held_out: Annotated[int, at_least(1)] = 1000
     """Held-out training images that choose; at most those of the validation set."""
-    network_shares: tuple[float, ...] = (0.0, 0.01, 0.04, 0.16)
+    network_shares: tuple[Annotated[float, between(0, 1)], ...] = (0.0, 0.01, 0.04, 0.16)
     """Shares of changed labels at which an undefended network is trained, on random changes, under a greedy attack on
     all test points at once, and under one on each of a few; none leaves it out."""
-    network_points: int = 10
+    network_points: Annotated[int, NOT_NEGATIVE] = 10
     """Test points for which the network is attacked one by one, a training for each and every share; 0 for none."""
     network: Network = Network()
     """Constants of the network's training."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draws of points, embedding, random flips and network."""
     work_dir: Path | None = None
     """Folder of what a stopped run keeps; <results_dir>/<name>/work when not given."""
@@ -124,20 +126,9 @@ class LabelFlippingConfig(RunControls):
             LabelFlips(q, 2, self.bound)
         if self.ridge is None and not self.ridges:
             raise InputError("ridges must hold at least one candidate when ridge is not given")
-        if not 0 < self.at < 1:
-            raise InputError(f"at must lie strictly between 0 and 1, got {self.at}")
-        for share in self.network_shares:
-            if not 0 <= share <= 1:
-                raise InputError(f"network_shares must lie between 0 and 1, got {share}")
-        for name in ("points", "held_out"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        require_not_negative(self, "seed", "network_points", "diffusion")
-        require_positive(self, "diffusion_neighbours", "centroids")
+        require_usable(self)
         if self.joined and not self.features_file:
             raise InputError("joined needs features_file, whose features stand beside those of the embedding")
-        require_positive(self.network, "epochs", "batch_size", "learning_rate")
         require_architecture(self.network.architecture)
         for ridge in self.ridges if self.ridge is None else (self.ridge,):
             if not 0 <= ridge < math.inf:

@@ -16,7 +16,7 @@ import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,10 +28,12 @@ from evaluation.label_flipping.features import save_features
 from evaluation.schedules import learning_rate
 from models.registry import build_model, initial_weights, require_architecture
 from models.stateless import StatelessModel
+from runtime.bounds import POSITIVE, Seed
+from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256
 from runtime.lazy import keras, layers, ops, tree
-from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative, require_positive
+from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, fold_in, seed_pair, uniform
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
@@ -69,19 +71,19 @@ class Config(CheckpointControls):
     contrast and colour, and some without colours."""
     architecture: str = "cnn_3x3"
     """Network, see models/registry.py."""
-    dimension: int = 128
+    dimension: Annotated[int, POSITIVE] = 128
     """Outputs that the loss compares."""
     projection_head: bool = False
     """Let the loss see two dense layers on top of the network, and take what is below them as features."""
-    temperature: float = 0.2
+    temperature: Annotated[float, POSITIVE] = 0.2
     """Of the softmax over similarities (tau)."""
-    epochs: int = 20
+    epochs: Annotated[int, POSITIVE] = 20
     """Passes over the training and validation images."""
-    batch_size: int = 256
+    batch_size: Annotated[int, POSITIVE] = 256
     """Images in a batch, two views of each."""
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, POSITIVE] = 2e-3
     """Peak of Adam's one-cycle learning rate."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, batches and views."""
 
 
@@ -99,8 +101,7 @@ def main(config: Config) -> Path:
     Writes contrastive.npz and its record to out_dir (runs/features/<dataset> when not given). Raises InputError,
     StoppedEarly and FloatingPointError as evaluation.training.train_victims does.
     """
-    require_positive(config, "dimension", "temperature", "epochs", "batch_size", "learning_rate")
-    require_not_negative(config, "seed")
+    require_usable(config)
     require_architecture(config.architecture)
     dataset = load_dataset(config.data_dir)
     path = (config.out_dir or project_path("runs/features") / dataset.name) / "contrastive.npz"

@@ -15,6 +15,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -22,10 +23,10 @@ from evaluation.tables.job_runs import run_job, run_jobs
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
-from runtime.checks import require_place
+from runtime.bounds import POSITIVE
+from runtime.checks import require_place, require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError, write_json
-from runtime.long_run import require_positive
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
 
@@ -42,15 +43,15 @@ class Config:
     """Entries of the plan to replace, as runs=1 "target_classes=[3]"."""
     directory: Path = project_path("")
     """Folder that the plan's own paths start from."""
-    processes: int = 1
+    processes: Annotated[int, POSITIVE] = 1
     """Jobs at a time, each in a process that stays and keeps what it has compiled: several fill one GPU."""
-    max_minutes: float | None = None
+    max_minutes: Annotated[float, POSITIVE] | None = None
     """Stop cleanly after this long; the same command continues."""
 
 
 def main(config: Config) -> None:
     """Run the plan's jobs. Raises InputError where one failed, after the others are done, and StoppedEarly."""
-    require_positive(config, "processes")
+    require_usable(config)
     plan = _with_changes(read_plan(config.plan), config)
     for name, folder in plan.paths_in(config.directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)

@@ -72,5 +72,5 @@ def test_the_loss_is_cross_entropy_under_noise_plus_the_penalty() -> None:
     ("changes", "message"), [({"copies": 1}, "copies"), ({"lam": -1.0}, "lam"), ({"eta": -1.0}, "eta")]
 )
 def test_bad_settings_are_one_line(changes: dict, message: str) -> None:
-    with pytest.raises(InputError, match=f"{message} of Consistency must"):
+    with pytest.raises(InputError, match=f"{message} of consistency must"):
         ConsistencyLoss(**changes)

@@ -155,13 +155,13 @@ def test_noisy_copies_equal_their_image_before_the_noise(fixed: bool) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"copies": 0}, "copies of MACER must be positive, got 0"),
-        ({"gamma": float("nan")}, "gamma of MACER must be positive, got nan"),
-        ({"gamma": float("inf")}, "gamma of MACER must be positive, got inf"),
-        ({"lam": -1.0}, "lam of MACER must not be negative, got -1.0"),
-        ({"margin_clip": 0.5}, "margin_clip of MACER must be at least 0 and below 0.5, got 0.5"),
-        ({"margin_clip": -1e-9}, "margin_clip of MACER must be at least 0 and below 0.5, got -1e-09"),
-        ({"margin_clip": float("nan")}, "margin_clip of MACER must be at least 0 and below 0.5, got nan"),
+        ({"copies": 0}, "copies of macer must be positive, got 0"),
+        ({"gamma": float("nan")}, "gamma of macer must be positive, got nan"),
+        ({"gamma": float("inf")}, "gamma of macer must be positive, got inf"),
+        ({"lam": -1.0}, "lam of macer must not be negative, got -1.0"),
+        ({"margin_clip": 0.5}, "margin_clip of macer must be at least 0 and below 0.5, got 0.5"),
+        ({"margin_clip": -1e-9}, "margin_clip of macer must be at least 0 and below 0.5, got -1e-09"),
+        ({"margin_clip": float("nan")}, "margin_clip of macer must be at least 0 and below 0.5, got nan"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:

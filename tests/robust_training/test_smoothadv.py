@@ -194,13 +194,13 @@ def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eps_adv": -1.0}, "eps_adv of SmoothAdv must be positive, got -1.0"),
-        ({"attack_steps": 0}, "attack_steps of SmoothAdv must be positive, got 0"),
-        ({"step_size": 0.0}, "step_size of SmoothAdv must be positive, got 0.0"),
-        ({"step_size": float("inf")}, "step_size of SmoothAdv must be positive, got inf"),
-        ({"eps_adv": float("inf")}, "eps_adv of SmoothAdv must be positive, got inf"),
-        ({"ramp_epochs": -1}, "ramp_epochs of SmoothAdv must not be negative, got -1"),
-        ({"inner_attack": "fgsm"}, "inner_attack of SmoothAdv must be 'adam' or 'pgd', got 'fgsm'"),
+        ({"eps_adv": -1.0}, "eps_adv of smoothadv must be positive, got -1.0"),
+        ({"attack_steps": 0}, "attack_steps of smoothadv must be positive, got 0"),
+        ({"step_size": 0.0}, "step_size of smoothadv must be positive, got 0.0"),
+        ({"step_size": float("inf")}, "step_size of smoothadv must be positive, got inf"),
+        ({"eps_adv": float("inf")}, "eps_adv of smoothadv must be positive, got inf"),
+        ({"ramp_epochs": -1}, "ramp_epochs of smoothadv must not be negative, got -1"),
+        ({"inner_attack": "fgsm"}, "inner_attack of smoothadv must be 'adam' or 'pgd', got 'fgsm'"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:

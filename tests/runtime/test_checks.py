@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 
+from runtime.bounds import NOT_NEGATIVE, POSITIVE, PROBABILITY, at_least, at_most, between, require_bounds
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.checks import LARGEST_COUNT, require_name, require_place, require_usable
 from runtime.command_line import parser_error
@@ -137,3 +138,36 @@ def test_a_checkpoint_of_another_type_or_record_is_refused(tmp_path: Path) -> No
         np.savez(path, record=np.array(record), leaf_0=np.zeros(2))
         with pytest.raises(InputError, match="not a checkpoint of this project"):
             load_checkpoint(path, like=[np.zeros(2)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    epochs: Annotated[int, POSITIVE] = 1
+    rate: Annotated[float, POSITIVE, at_most(1, "it is a share")] | None = None
+    shares: tuple[Annotated[float, between(0, 1)], ...] = (0.0, 1.0)
+    seed: Annotated[int, NOT_NEGATIVE] = 0
+    alpha: Annotated[float, PROBABILITY] = 0.5
+    copies: Annotated[int, at_least(2)] = 2
+    kind: Annotated[str, POSITIVE] = "text has no bound"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"rate": float("nan")}, "rate must be positive, got nan"),
+        ({"rate": 1.5}, r"rate must be at most 1 \(it is a share\), got 1.5"),
+        ({"shares": (0.5, -0.5)}, "shares must lie between 0 and 1, got -0.5"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"alpha": 1.0}, "alpha must lie strictly between 0 and 1, got 1.0"),
+        ({"copies": 1}, "copies must be at least 2, got 1"),
+    ],
+    ids=str,
+)
+def test_a_field_declares_its_bounds(settings: dict[str, Any], message: str) -> None:
+    require_usable(Bounded())
+    for config in (Bounded(**settings), {"nested": Bounded(**settings)}):
+        with pytest.raises(InputError, match=message):
+            require_usable(config)
+    with pytest.raises(InputError, match=message.replace(" must", " of macer must")):
+        require_bounds(Bounded(**settings), " of macer")

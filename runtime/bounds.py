@@ -1,0 +1,71 @@
+"""Bounds of settings, declared where a setting is declared: ``epochs: Annotated[int, POSITIVE] = 50``."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Annotated, Any, get_args, get_type_hints
+
+from runtime.files import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A condition on a number. ``must`` completes the sentence "epochs must ..." of the error line."""
+
+    must: str
+    holds: Callable[[float], bool]
+
+
+POSITIVE = Bound("be positive", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Bound("not be negative", lambda value: 0 <= value < math.inf)
+Seed = Annotated[int, NOT_NEGATIVE]
+"""Type of a run's seed."""
+PROBABILITY = Bound("lie strictly between 0 and 1", lambda value: 0 < value < 1)
+
+
+def at_least(least: float) -> Bound:
+    """Numbers from ``least`` on."""
+    return Bound(f"be at least {least:g}", lambda value: value >= least)
+
+
+def at_most(most: float, why: str = "") -> Bound:
+    """Numbers up to ``most``. why: the reason in the error line."""
+    return Bound(f"be at most {most:g}{why and f' ({why})'}", lambda value: value <= most)
+
+
+def between(least: float, most: float) -> Bound:
+    """Numbers from ``least`` to ``most``, both included."""
+    return Bound(f"lie between {least:g} and {most:g}", lambda value: least <= value <= most)
+
+
+def require_bounds(config: Any, owner: str = "") -> None:
+    """Raise InputError naming the first field of a dataclass whose number breaks a bound that the field declares.
+
+    None is always allowed. A field of several numbers needs each of them within the bounds. owner: added to the
+    field's name in the error, such as " of MACER".
+    """
+    for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
+        value = getattr(config, name)
+        for number in value if isinstance(value, list | tuple) else (value,):
+            require_within(name + owner, number, *bounds)
+
+
+def require_within(name: str, value: Any, *bounds: Bound) -> None:
+    """Raise InputError where a number breaks one of the bounds; None and text break none."""
+    for bound in bounds:
+        if isinstance(value, int | float) and not bound.holds(value):
+            raise InputError(f"{name} must {bound.must}, got {value}")
+
+
+@cache
+def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
+    hints = get_type_hints(config_type, include_extras=True)
+    return {field.name: tuple(_bounds_in(hints[field.name])) for field in dataclasses.fields(config_type)}
+
+
+def _bounds_in(annotation: Any) -> Iterator[Bound]:
+    if isinstance(annotation, Bound):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _bounds_in(part)
