@@ -1,4 +1,4 @@
-"""What the prepare scripts share: reading and checking a source, splitting, and writing the arrays."""
+"""The common part of the prepare scripts: read and check a source, split it, and write the arrays."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +24,17 @@ class PreparationConfig:
     """Where the arrays of a data set go."""
 
     out_dir: Path | None = None
-    """Folder for the arrays. Its name is the data set's in the names of all files that are made from it."""
+    """Folder for the arrays. Files that are made from the data set carry the name of this folder."""
     label: str | None = None
-    """Name of the data set in tables, the folder's when not given. Say here where the images are not the standard
-    ones."""
+    """Name of the data set in tables, the folder's when not given. It has to tell where the images are not the standard
+    images."""
     seed: int = 0
     """Seed of the random split into training and validation images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(PreparationConfig):
-    """The same, and where the images come from; shared by the scripts that prepare 8-bit images."""
+    """Where a data set of 8-bit images comes from, and where its arrays go."""
 
     source: Path | None = None
     """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
@@ -58,11 +58,11 @@ def prepare_from_source(
 ) -> None:
     """Prepare a data set of 8-bit images from its source, or from the Keras download where the config has none.
 
-    name: of the data set, and of its folder data/<name> where the config has no out_dir; the folder's where None.
-    download: 'mnist' or 'cifar10' of keras.datasets. image_shape: the (height, width, channels) that the source must
-    have, any where None. num_classes: those that it must have; where None, classes go from 0 to the largest label of
-    the training images.
-    Raises InputError for a source that cannot be had, read or used.
+    name: name of the data set, and of its folder data/<name> where the config has no out_dir. None: that of out_dir.
+    download: 'mnist' or 'cifar10' of keras.datasets.
+    image_shape: (height, width, channels) that the source must have. None: any.
+    num_classes: number of classes that the source must have. None: the largest label of the training images plus 1.
+    Raises InputError for a source that cannot be downloaded, read or used.
     """
     if name is not None:
         require_name("name", name)
@@ -100,7 +100,7 @@ def _download(name: str) -> dict[str, np.ndarray]:
 
 
 def _checked_images(x: np.ndarray, image_shape: tuple[int, int, int] | None, what: str) -> np.ndarray:
-    """Images uint8 (N, height, width, channels), a channel axis added where there is none; says where they are dark."""
+    """Images uint8 (N, height, width, channels), with a channel axis. Prints a note where they are dark."""
     if x.dtype != np.uint8:
         raise InputError(f"{what} has dtype {x.dtype}; give 8-bit images (uint8, 0 to 255)")
     if x.ndim not in (3, 4) or 0 in x.shape:
@@ -163,13 +163,13 @@ def write_dataset(
     """Write the six arrays and then the manifest, and print one line for each array.
 
     splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for train, val and
-    test. source: what the manifest says about the origin. name: of the data set, that of config.out_dir where None.
-    num_classes: those of the training images where None.
-    The manifest comes last. A preparation that is cut short leaves no manifest, or an older one whose hashes do not
+    test. source: the origin, for the manifest. name: name of the data set, None for that of config.out_dir.
+    num_classes: None for that of the training images.
+    The manifest is written last. A preparation that is cut short leaves no manifest, or an older one whose hashes do not
     fit, and the loader says so.
 
-    Raises InputError where a split lacks a class, a name cannot be one, another run writes the folder or it cannot be
-    written.
+    Raises InputError where a split lacks a class, a name is not allowed, another run writes the folder, or the folder
+    cannot be written.
     """
     out_dir = config.out_dir or project_path("data") / str(name)
     name = name or out_dir.resolve().name
