@@ -165,8 +165,8 @@ def write_dataset(
     splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for train, val and
     test. source: the origin, for the manifest. name: name of the data set, None for that of config.out_dir.
     num_classes: None for that of the training images.
-    The manifest is written last. A preparation that is cut short leaves no manifest, or an older one whose hashes do not
-    fit, and the loader says so.
+    The manifest is written last. A preparation that is cut short leaves no manifest, or an older one whose hashes do
+    not fit, and the loader says so.
 
     Raises InputError where a split lacks a class, a name is not allowed, another run writes the folder, or the folder
     cannot be written.
