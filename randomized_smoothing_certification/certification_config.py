@@ -19,16 +19,16 @@ LARGEST_BATCH = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateSettings(Sampling):
-    """What decides a run's certificates, apart from model and data. The defaults are the published ones."""
+    """The settings that decide a run's certificates, beside model and data. The defaults are published."""
 
     target_class: int | Literal["all"] = 8
     """Class whose test points are certified, or 'all'."""
     sigma: float = 0.5
-    """Standard deviation of the smoothing noise, in pixel units of [0, 1]; that of the model's training."""
+    """Standard deviation of the smoothing noise, in pixel units of [0, 1]. Normally that of the model's training."""
     split: Literal["test", "val"] = "test"
     """Certify test images, or validation images. Choose attacks and settings by certificates of validation images."""
     points: int = 500
-    """Test points per class, drawn at random; all of the class's where it has fewer."""
+    """Test points per class, drawn at random. A class with fewer points is certified whole."""
     seed: int = 0
     """Seed of the draw of points. Together with the images, it is also the seed of the noise, so that validation and
     test images never see the same noise."""
@@ -82,7 +82,7 @@ class CertificationConfig(RunControls, CertificateSettings):
     """Noisy images per batch, rounded up to hundreds. It changes speed and memory, not the noise."""
 
     def check(self) -> None:
-        """Raise InputError naming the first setting that cannot work. No file is looked at."""
+        """Raise InputError naming the first setting that cannot work. No file is read."""
         super().check()
         if not 1 <= self.batch_size <= LARGEST_BATCH:
             raise InputError(f"batch_size must lie between 1 and {LARGEST_BATCH}, got {self.batch_size}")

@@ -1,4 +1,4 @@
-"""What votes need of a classifier: its kind, and scores or classes that can be counted."""
+"""Checks of a classifier before its votes are counted: its kind, and its scores or classes."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
 
 
 def _on_tensors(classifier: Callable[[Any], Any], batches: list[np.ndarray]) -> tuple[list[Any], str]:
-    """Outputs for batches of tensors; where they are no tensors, none and the reason."""
+    """Outputs for batches of tensors. Where the outputs are not tensors: an empty list, and the reason."""
     try:
         # Compiled twice, as two functions: random numbers of NumPy would be constants of one compiled function.
         calls = [classifier if isinstance(classifier, keras.Model) else jit(lambda x: classifier(x)) for _ in batches]
         outputs = [call(ops.convert_to_tensor(batch)) for call, batch in zip(calls, batches, strict=True)]
     except InputError:
         raise
-    except Exception as error:  # a function of NumPy arrays raises whatever it likes on a tensor
+    except Exception as error:  # a function of NumPy arrays may raise any error on a tensor
         return [], f"({_one_line(error)})"
     return (outputs, "") if all(map(ops.is_tensor, outputs)) else ([], f"but returns {type(outputs[0]).__name__}")
 

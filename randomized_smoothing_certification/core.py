@@ -38,14 +38,14 @@ def certify(
     """CERTIFY: the smoothed classifier's class at one image, and an l2 radius within which it is constant.
 
     image: float32 (height, width, channels) in [0, 1]. index: its number in its set of images, which names its noise
-    together with ``seed``. None: all images of a run see the same noise. seed: of the run's noise, see
-        ``sampling.noise_seed``.
+    together with ``seed``. None: all images of a run see the same noise. seed: seed of the run's noise,
+        see ``sampling.noise_seed``.
     only_class: abstain without further votes where another class is selected.
     Returns ABSTAIN and radius 0 where the bound of the probability is below one half.
 
-    For every image, a returned class or radius is wrong with probability at most alpha over the noise. Noise that
-    several images share keeps this, but their errors are then not independent. So does a number of votes that the
-    selection votes chose: the fresh votes are independent of them. To abstain claims nothing.
+    For every image, a returned class or radius is wrong with probability at most alpha over the noise. This also holds
+    where several images share their noise, but their errors are then not independent. It also holds where the selection
+    votes choose the number of fresh votes, because these are independent of them. An abstention claims nothing.
 
     Raises as VoteCounter.count_votes, and InputError where the sampling cannot work.
     """
@@ -61,7 +61,7 @@ def certify(
 
 
 def select_class(counter: VoteCounter, image: np.ndarray, index: int | None, n0: int, seed: int) -> tuple[int, int]:
-    """The most frequent class of n0 votes, the lowest of equals, and its votes. Arguments as in ``certify``."""
+    """The most frequent class of n0 votes, on a tie the lowest, and its number of votes. Arguments: see ``certify``."""
     votes = counter.count_votes(image, n0, vote_seed(seed, index, Stream.VOTES_THAT_SELECT))
     return int(np.argmax(votes)), int(votes.max())
 

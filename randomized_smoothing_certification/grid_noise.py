@@ -77,7 +77,7 @@ class GridNoise:
         return ops.cast(steps + noise, "float32") / np.float32(self.levels)
 
     def record(self, pixels: int) -> dict[str, Any]:
-        """What a certificate's record says of the noise. pixels: values of an image."""
+        """The entry on noise in a certificate's record. pixels: number of values of an image."""
         cut_off, mass = self.reach / self.levels / self.sigma, self.failure_mass(pixels)
         return {"mode": "grid", "cut_off": cut_off, "levels": self.levels, "failure_mass": mass}
 

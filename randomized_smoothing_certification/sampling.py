@@ -56,8 +56,9 @@ def votes_needed(successes: int, sampling: Sampling, sigma: float) -> int:
     successes: selection votes, of n0, for the selected class. sigma: in pixel units, as radius_loss. Returns n where
     radius_loss is 0, and 0 where n votes are expected to show no radius above it.
 
-    The class's probability is taken to be Beta(successes + 1/2, n0 - successes + 1/2) (Jeffreys), by its quantiles.
-    A certificate holds whether or not this assumption is right: see ``core.certify``.
+    The class's probability is assumed to be distributed as Beta(successes + 1/2, n0 - successes + 1/2) (Jeffreys). The
+    expectation is a mean over its quantiles. A certificate holds even where the assumption is wrong: see
+    ``core.certify``.
     """
     n0, n = sampling.n0, sampling.n
     if not sampling.radius_loss:

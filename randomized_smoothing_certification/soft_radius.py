@@ -1,4 +1,4 @@
-"""The differentiable certified radius: what the attack lowers and what MACER raises.
+"""The differentiable certified radius, which the attack lowers and MACER raises.
 
 With k noisy copies of each image, z = mean_k softmax(beta * logits), and z1 >= z2 the two largest entries,
 

@@ -20,7 +20,7 @@ from runtime.files import InputError
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
-KEPT_BYTES = 2**29  # of noise that serves several images
+KEPT_BYTES = 2**29  # of noise that is kept for several images, at most
 
 
 class Float32Noise:
@@ -38,11 +38,11 @@ class Float32Noise:
         return image + sigma * noise
 
     def failure_mass(self, _: int) -> float:
-        """See GridNoise.failure_mass."""
+        """None, unlike GridNoise.failure_mass."""
         return 0.0
 
     def record(self, _: int) -> dict[str, Any]:
-        """What a certificate's record says of the noise."""
+        """The entry on noise in a certificate's record."""
         return {"mode": "float32", "cut_off": self.cut_off}
 
 
@@ -187,7 +187,7 @@ def _drawn(draw: Callable, added: Callable, image: Any, sigma: Any, seed: Any, b
 
 
 def _sliced(added: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
-    """The same, of noise that is kept: (all blocks, NOISE_BLOCK, *image.shape)."""
+    """The same with kept noise, (all blocks, NOISE_BLOCK, *image.shape)."""
     shape = (NOISE_BLOCK, *image.shape)
     noise = ops.slice(kept, (block, *(0 for _ in shape)), (blocks, *shape))
     return added(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))

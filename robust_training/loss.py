@@ -1,4 +1,4 @@
-"""What every training loss looks like: one signature for the attack's lower level and for the victim."""
+"""The signature of every training loss, for the attack's lower level and for the victim."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,7 +15,7 @@ LossState = Any  # a nested structure of tensors
 
 
 class Randomness(NamedTuple):
-    """All that a loss may draw its noise from."""
+    """The sources of a loss's noise."""
 
     sigma: float  # standard deviation of the noise, in units of pixels in [0, 1]
     seed: Any  # int32 (2,), another one at every evaluation
@@ -48,11 +48,11 @@ class TrainingLoss(ABC):
         return 0
 
     def ramped(self, epochs: int) -> "TrainingLoss":
-        """With ``epochs`` for a ramp whose length its settings leave open. Itself, by default."""
+        """The loss whose ramp has this many epochs, where its settings leave the length open. Itself by default."""
         return self
 
     def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
-        """What ``perturbed`` carries from batch to batch when the weights are fresh. Nothing, by default."""
+        """The state that ``perturbed`` carries from batch to batch, for fresh weights. Empty by default."""
         return ()
 
     def perturbed(

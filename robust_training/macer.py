@@ -19,13 +19,12 @@ from runtime.lazy import ops
 class MacerLoss(TrainingLoss):
     """Cross entropy of the smoothed classifier, plus a hinge on its soft radius (arXiv 2001.02378, eq. 12).
 
-    With z = mean over an image's noisy copies of softmax(logits), z1 >= z2 the two largest entries of the same mean
-    taken at softmax(beta * logits), and m the margin Phi^-1(s z1 + a) - Phi^-1(s z2 + a), s = 1 - 2a, the mean over
-    the batch of
+    z is the mean over an image's noisy copies of softmax(logits). z1 >= z2 are the two largest entries of the mean of
+    softmax(beta * logits). m = Phi^-1(s z1 + a) - Phi^-1(s z2 + a), s = 1 - 2a, is the margin. The loss is the mean
+    over the batch of
 
         -log z_y  +  lam * sigma/2 * (gamma - m)    where z1 is the label's, m <= gamma and m is finite,
         -log z_y                                    elsewhere.
-
     """
 
     name: ClassVar[str] = "macer"
@@ -39,11 +38,11 @@ class MacerLoss(TrainingLoss):
     gamma: Annotated[float, POSITIVE] = 8.0
     """Margin beyond which an image adds nothing to the robustness term."""
     margin_clip: Annotated[float, Bound("be at least 0 and below 0.5", lambda value: 0 <= value < 0.5)] = 1e-3
-    """Probabilities are mapped into [a, 1 - a] before the margin is taken (a): 1e-3 in the code of arXiv 2012.01274, in
-    attack and victims, where no margin is infinite; 0 in that of arXiv 2001.02378, where some are and are left out."""
+    """Probabilities are mapped into [a, 1 - a] before the margin is taken (a). The code of arXiv 2012.01274 has 1e-3,
+    so that no margin is infinite. The code of arXiv 2001.02378 has 0 and leaves out images of infinite margin."""
     fixed_noise: bool = False
-    """Each image keeps its noise throughout the run, as in the published attack's lower level, instead of new noise at
-    every step, as for the published victims and in arXiv 2001.02378."""
+    """Each image keeps its noise throughout the run (the published attack's lower level), instead of new noise at every
+    step (the published victims, and arXiv 2001.02378)."""
 
     @property
     def noisy_copies(self) -> int:

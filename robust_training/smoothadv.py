@@ -12,7 +12,7 @@ from runtime.files import InputError
 from runtime.lazy import ops
 from runtime.noise import normal_of_images
 
-_SMALLEST = 2.0**-126  # what is smaller, some processors take for 0 and others not
+_SMALLEST = 2.0**-126  # some processors round smaller numbers to 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class SmoothAdvLoss(TrainingLoss):
     attack_steps: Annotated[int, POSITIVE] = 2
     """Ascent steps of the inner attack."""
     step_size: Annotated[float, POSITIVE] | None = None
-    """Size of an ascent step, the same at every epoch; 2 / attack_steps times the ball's radius at the epoch when not
-    given (published code), so that it ramps up with the radius."""
+    """Size of an ascent step, the same at every epoch. When not given, it is 2 / attack_steps times the ball's radius
+    at the epoch (published code), so that it ramps up with the radius."""
     samples: Annotated[int, POSITIVE] = 1
     """Noisy copies per image (m), shared by inner attack and training."""
     inner_attack: Literal["adam", "pgd"] = "adam"
-    """Ascent with Adam, as the published code of arXiv 2012.01274 does with one copy, or step_size times the
-    normalised gradient, as in arXiv 1906.04584 with several copies: a random direction where the gradient is 0."""
+    """Ascent with Adam (the published code of arXiv 2012.01274, with one copy), or by step_size times the normalised
+    gradient (arXiv 1906.04584, with several copies). There a random direction replaces a gradient of 0."""
     fixed_noise: bool = True
     """Each image keeps its noise throughout the run, instead of new noise at every step."""
     persistent_moments: bool = True
@@ -129,8 +129,8 @@ def into_ball(delta: Any, x: Any, radius: Any) -> Any:
 
 
 def to_unit(gradient: Any, otherwise: Any) -> Any:
-    """Each image's gradient (B, H, W, C) scaled to l2 norm 1; where it is 0, ``otherwise`` in its place."""
-    # Scaled first: squares of what a saturated softmax leaves would underflow.
+    """Each image's gradient (B, H, W, C) scaled to l2 norm 1. ``otherwise`` replaces a gradient of 0."""
+    # Scaled first, because the squares of a saturated softmax's small gradients would underflow.
     largest = ops.max(ops.abs(gradient), axis=(1, 2, 3), keepdims=True)
     zero = largest < _SMALLEST
     direction = ops.where(zero, otherwise, gradient / ops.where(zero, 1.0, largest))

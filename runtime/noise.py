@@ -86,7 +86,7 @@ def normal_of_images(shape: tuple[int, ...], images: Any, seed: Any) -> Any:
     second = _mixed(number * np.uint32(0x9E3779B9) + words[1])
     place = ops.convert_to_tensor(np.arange(2 * pairs, dtype=np.uint32))[None]
     bits = _mixed(_mixed(place * np.uint32(0x9E3779B9) + first) + second)
-    # The upper 24 bits, halfway between 0 and 1: exact in float32, and never 0, of which there is no logarithm.
+    # The upper 24 bits, halfway between 0 and 1: exact in float32, and never 0, whose logarithm is infinite.
     units = (ops.cast(ops.right_shift(bits, np.uint32(8)), "float32") + 0.5) * 2.0**-24
     radius = ops.sqrt(-2 * ops.log(units[:, :pairs]))
     angle = 2 * np.pi * units[:, pairs:]
@@ -114,5 +114,5 @@ def _draw(distribution: Callable[..., Any], shape: tuple[int, ...], seed: Any) -
 
 @cache
 def _generator() -> Any:
-    """Keras draws from a given seed by a generator only; its own state is never read."""
+    """The generator through which Keras draws from a given seed. Its own state is never read."""
     return keras.random.SeedGenerator(seed=0)
