@@ -8,9 +8,9 @@ import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array, require_label
 from data.sources import ARRAYS, read_source
+from runtime.artifact import Artifact
 from runtime.checks import require_name, shortened
-from runtime.files import InputError, read_json, remove_leftovers, require_no_folder, save_array, write_json
-from runtime.lock import Lock
+from runtime.files import InputError, read_json, save_array, write_json
 from runtime.provenance import project_path, provenance, shown_path
 
 DARK = 64  # 8-bit images whose brightest pixel is below may be of another scale
@@ -186,10 +186,8 @@ def write_dataset(
             )
     manifest_path = out_dir / MANIFEST
     files = [manifest_path, *(out_dir / f"{letter}_{split}.npy" for split in SPLITS for letter in "XY")]
-    require_no_folder(*files)
-    with Lock(manifest_path):
+    with Artifact(*files):
         _say_what_is_replaced(manifest_path, source)
-        remove_leftovers(*files)
         arrays = {}
         for split in SPLITS:
             x, y = splits[split]

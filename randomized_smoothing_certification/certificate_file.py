@@ -20,7 +20,7 @@ import numpy as np
 from randomized_smoothing_certification.certification_config import CertificateSettings
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
 from runtime.files import InputError, file_sha256, read_json
-from runtime.long_run import settings_path
+from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 COLUMNS_AT_FIXED_RADII_BEFORE = ("idx", "label", "predict", "certified_at", "undecided_at", "votes", "time")

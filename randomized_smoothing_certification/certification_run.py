@@ -30,7 +30,8 @@ from randomized_smoothing_certification.sampling import noise_seed
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.checks import require_place
 from runtime.files import InputError, array_sha256, file_sha256, read_json, read_record, remove, write_text
-from runtime.long_run import LineByLine, identity, settings_path
+from runtime.long_run import identity
+from runtime.part_by_part import LineByLine, settings_path
 from runtime.provenance import provenance
 from runtime.stop import Stop
 

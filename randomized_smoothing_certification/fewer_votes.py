@@ -44,8 +44,8 @@ from randomized_smoothing_certification.sampling import ALPHA, N, noise_seed, re
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
 from runtime.lazy import stats
-from runtime.long_run import settings_path
 from runtime.noise import Stream
+from runtime.part_by_part import settings_path
 from runtime.provenance import provenance, shown_path
 
 

@@ -22,11 +22,11 @@ from randomized_smoothing_certification.certificate_file import (
 from randomized_smoothing_certification.certificate_summary import write_summary
 from randomized_smoothing_certification.certification_config import shard_of
 from randomized_smoothing_certification.certification_run import require_result_place
+from runtime.artifact import Artifact
 from runtime.checkpoints import require_same_settings
 from runtime.command_line import run_script
-from runtime.files import InputError, remove, remove_leftovers, require_no_folder, write_json, write_text
-from runtime.lock import Lock
-from runtime.long_run import settings_path
+from runtime.files import InputError, remove, write_json, write_text
+from runtime.part_by_part import settings_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
         raise InputError(f"{out}: is one of the shards; choose another output")
     points, record = _joined(shards)
     files = out, settings_path(out), summary_path(out)
-    require_no_folder(*files)
-    with Lock(out):
-        remove_leftovers(*files)
+    with Artifact(*files):
         if out.exists():
             if not settings_path(out).exists():
                 raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")

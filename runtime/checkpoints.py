@@ -70,14 +70,14 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
         if found.get(name) != wanted.get(name):
             raise OtherSettings(
                 f"{path}: made with {name} = {found.get(name)!r}, this run has {wanted.get(name)!r}; "
-                "use the same settings to continue, choose another output, or delete it to start afresh"
+                "use the same settings to continue, or choose another output"
             )
 
 
 def allow_discard(other: OtherSettings, policy: OnOtherSettings) -> None:
-    """Say that what was made with other settings gives way; raise ``other`` where the policy is to refuse it."""
+    """Say that a file of other settings is replaced. Where the policy refuses that, raise ``other`` with a mend."""
     if policy == "refuse":
-        raise other
+        raise OtherSettings(f"{other}; --on-other-settings start_afresh replaces it") from other
     print(f"starting afresh: {other}")
 
 

@@ -249,6 +249,11 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def json_sha256(value: Any) -> str:
+    """SHA-256 (hex) of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def array_sha256(array: np.ndarray) -> str:
     """SHA-256 (hex) of an array's bytes in C order; shape and dtype are recorded beside it."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -14,8 +14,8 @@ from evaluation.training import Training, TrainingConfig
 from randomized_smoothing_certification.fixed_weights import FixedWeights
 from randomized_smoothing_certification.label_flipping import class_scores
 from robust_training.standard import StandardLoss
-from runtime.long_run import KeptStages
 from runtime.noise import Stream
+from runtime.part_by_part import KeptStages
 from runtime.progress import progress
 from runtime.stop import Stop, StoppedEarly
 

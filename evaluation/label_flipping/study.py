@@ -31,20 +31,13 @@ from randomized_smoothing_certification.fixed_weights import (
 )
 from randomized_smoothing_certification.label_flipping import Bound, KernelVectors, LabelFlips, certified_accuracy
 from randomized_smoothing_certification.training_set_smoothing import Smoothed
+from runtime.artifact import Artifact
 from runtime.checks import require_place
-from runtime.files import (
-    array_sha256,
-    file_sha256,
-    read_record,
-    remove,
-    remove_leftovers,
-    require_no_folder,
-    write_text,
-)
+from runtime.files import array_sha256, file_sha256, read_record, remove, write_text
 from runtime.lazy import pandas as pd
-from runtime.lock import Lock
-from runtime.long_run import KeptStages, identity
+from runtime.long_run import identity
 from runtime.noise import Stream
+from runtime.part_by_part import KeptStages
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
 from runtime.stop import Stop
@@ -89,14 +82,12 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
     files = [folder / name for name in (RECORDS, POINTS, TABLES, FIGURE)]
-    require_no_folder(*files)
 
     with (
         Stop(config.max_minutes) as stop,
         KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
-        Lock(files[0]),
+        Artifact(*files),
     ):
-        remove_leftovers(*files)
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
         weights = _learner(config, x)(choice)

@@ -18,11 +18,12 @@ from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.training import TrainingConfig
 from randomized_smoothing_certification.certification_run import CertificationConfig
 from robust_training.macer import MacerLoss
-from runtime import long_run
+from runtime import part_by_part
 from runtime.checkpoints import OtherSettings, save_checkpoint
 from runtime.files import InputError, save_array
 from runtime.lock import Lock
-from runtime.long_run import CheckpointControls, KeptStages, LineByLine, LongRun, RunControls, Step, identity
+from runtime.long_run import CheckpointControls, LongRun, RunControls, Step, identity
+from runtime.part_by_part import KeptStages, LineByLine
 from runtime.stop import Stop, StoppedEarly
 
 
@@ -190,7 +191,7 @@ class Killed(BaseException):
 class Kill:
     """Ends the program at its file operation number ``at``; what would clean up after it does nothing any more."""
 
-    OPERATIONS = ((Path, "unlink"), (Path, "replace"), (os, "write"), (os, "ftruncate"), (long_run, "append"))
+    OPERATIONS = ((Path, "unlink"), (Path, "replace"), (os, "write"), (os, "ftruncate"), (part_by_part, "append"))
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.left = at

@@ -1,0 +1,162 @@
+"""Runs that keep what they have made part by part: lines of one file, or results of a study's stages."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.artifact import Artifact, read_same_record
+from runtime.checkpoints import OnOtherSettings, OtherSettings, allow_discard
+from runtime.files import (
+    InputError,
+    append,
+    json_sha256,
+    read_json,
+    remove,
+    remove_leftovers,
+    require_no_folder,
+    unwritable,
+    write_json,
+)
+from runtime.long_run import RunControls
+from runtime.progress import progress
+from runtime.provenance import shown_path
+from runtime.stop import Stop, StoppedEarly
+
+Item = TypeVar("Item")
+
+
+class LineByLine(Artifact):
+    """A file of a header and a line for each item, each written when it is done. The file is its own checkpoint.
+
+    record: the settings under 'settings', and whatever else is to be known. It is written as .settings.json beside the
+    file together with the first line. summary: a file that is made from the whole file. It is removed before the file
+    changes. older: settings that older records lack, with the values that they had.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        header: str,
+        record: dict[str, Any],
+        controls: RunControls,
+        stop: Stop,
+        summary: Path,
+        older: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(path, settings_path(path), summary)
+        self._header, self._record, self._summary = header, record, summary
+        self._controls, self._stop, self._older, self._starts = controls, stop, older, True
+
+    def resume(self) -> int:
+        """How many items the file of an earlier run holds; its unfinished last line is cut off.
+
+        Raises OtherSettings where it belongs to a run with other settings and may not be replaced.
+        """
+        try:
+            done = self._items_done()
+        except OtherSettings as other:
+            allow_discard(other, self._controls.on_other_settings)
+            done = None
+        self._starts = done is None
+        return done or 0
+
+    def _items_done(self) -> int | None:
+        """None where there is no file yet that could be continued."""
+        if not self.path.exists():
+            return None
+        record = settings_path(self.path)
+        if not record.exists():
+            raise OtherSettings(
+                f"{self.path}: exists without {record.name}, which would say how it was made; choose another output"
+            )
+        read_same_record(record, self._record["settings"], about=self.path, older=self._older)
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if not whole:
+            return None
+        if not content.startswith(f"{self._header}\n".encode()):
+            raise OtherSettings(f"{self.path}: its columns are not those of this run; choose another output")
+        if whole < len(content):
+            try:
+                os.truncate(self.path, whole)
+            except OSError as error:
+                raise unwritable(self.path, error) from error
+        return content[:whole].count(b"\n") - 1
+
+    def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
+        """Append the lines of the items that are left. Raises StoppedEarly when asked to stop, the lines kept.
+
+        Nothing is written, and nothing of an earlier run removed, before the first line is there: a setting with
+        which none can be made leaves no file.
+        """
+        for done, item in enumerate(progress(items, desc=self.path.stem, unit=unit)):
+            if reason := self._stop.reason:
+                left = len(items) - done
+                raise StoppedEarly(f"{reason}; {left} {unit}s are left of {shown_path(self.path)}")
+            text = line(item) + "\n"
+            if not done:
+                remove(self._summary)
+            if self._starts:
+                remove(self.path)
+                write_json(settings_path(self.path), self._record)
+                text = f"{self._header}\n{text}"
+                self._starts = False
+            append(self.path, text)
+
+
+def settings_path(path: Path) -> Path:
+    """The file of a LineByLine's settings."""
+    return Path(path).with_suffix(".settings.json")
+
+
+class KeptStages(Artifact):
+    """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on.
+
+    Entering also raises OtherSettings where the folder keeps a stage of another study.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
+        super().__init__(folder / "stages")
+        self.folder, self.identity, self._policy, self._stop = folder, identity, policy, stop
+
+    def __enter__(self) -> "KeptStages":
+        super().__enter__()
+        try:
+            for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
+                if _is_stage(path):  # where one of this study is damaged, ``get`` says so
+                    read_same_record(path, self.identity)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result of an earlier run with the same settings, or else a new one, which is kept.
+
+        Raises StoppedEarly after a new one when asked to stop, OtherSettings where the kept one is another's.
+        """
+        path = self.folder / name
+        require_no_folder(path)
+        remove_leftovers(path)
+        if path.is_file():
+            try:
+                record = read_same_record(path, self.identity, "result")
+                if record.get("sha256") != json_sha256(record["result"]):
+                    raise OtherSettings(f"{path}: not the result that was kept; delete it to have it made again")
+                return record["result"]
+            except OtherSettings as other:
+                allow_discard(other, self._policy)
+        result = make()
+        write_json(path, {"settings": self.identity, "result": result, "sha256": json_sha256(result)})
+        if self._stop.reason:
+            raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
+        return result
+
+
+def _is_stage(path: Path) -> bool:
+    try:
+        record = read_json(path)
+    except InputError:
+        return False
+    return isinstance(record, dict) and isinstance(record.get("settings"), dict) and "result" in record
