@@ -20,7 +20,7 @@ from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gau
 from attack_generation.macer.MNIST import poison_radius_macer
 from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
 from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
-from benchmarks.speed import TOY, Sizes, outer_step_work, random_dataset, training_work
+from benchmarks.works import TOY, Sizes, outer_step_work, random_dataset, training_work
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from evaluation.training import Training
 from robust_training.smoothadv import SmoothAdvLoss
@@ -87,21 +87,16 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
     """Peak resident memory of this process after a few steps, MiB."""
     sizes = TOY if config.quick else Sizes()
     dataset = random_dataset(sizes)
-    small = {"architecture": sizes.architecture}
     # The inner attack of SmoothAdv runs from the start, not after its first epochs.
     early: dict[str, Any] = {}
     training, poisoning = SCRIPTS[method]
     if method == "smoothadv":
         early["loss"] = SmoothAdvLoss(ramp_epochs=0)
     if stage == "victim training":
-        settings = training.Config(**small, **early)
+        settings = training.Config(architecture=sizes.architecture, **early)
         training_work(Training(settings, dataset), config.steps)()
     else:
-        batch = {
-            "batch_clean": sizes.batch_clean, "batch_poison": sizes.batch_poison,
-            "batch_validation": sizes.batch_validation, "radius_copies": sizes.radius_copies,
-        }  # fmt: skip
-        settings = poisoning.Config(**small, **batch, **early)
+        settings = poisoning.Config(**sizes.attack, **early)
         work = outer_step_work(Attack(settings, dataset))
         for _ in range(config.steps):
             float(work())

@@ -4,7 +4,7 @@
 
 A row: MNIST, Gaussian augmentation, one noise level, one class. Five kinds of training data (clean, optimised, random,
 constant, contrast), five victims of each, and certificates of all test images of class 8. Each stage is one unit of
-its work, timed as in speed.py with the production code, times how many of them the row takes; compiling, starting and
+its work, timed as speed.py does with the production code, times how many of them the row takes; compiling, starting and
 writing are left out, and so are the three controls, which take seconds.
 """
 
@@ -12,20 +12,18 @@ import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
 
 # isort: split
 import sys
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from attack_generation.attack import Attack
 from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
-from benchmarks.record import BenchmarkConfig, finish, machine
-from benchmarks.speed import (
-    TOY,
+from benchmarks.record import VERDICTS, finish, machine
+from benchmarks.works import (
     Sizes,
+    TimedConfig,
     gradient_work,
     median_seconds,
     outer_step_work,
     random_dataset,
-    require_measurable,
     training_work,
     votes_work,
 )
@@ -58,16 +56,6 @@ GRADIENT = 65.0  # ms: the machine that the bar is stated for
 BAR = 1.5  # hours of a cheap row there
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(BenchmarkConfig):
-    """Settings of the measurement."""
-
-    seconds: float = 10.0
-    """Time for each unit of work, compilation not counted; one that is slower still has five repeats."""
-    batch_size: int = 1_000
-    """Votes evaluated together."""
-
-
 class Row(NamedTuple):
     """One line of the price list."""
 
@@ -83,30 +71,28 @@ class Row(NamedTuple):
         return None if self.bar is None else self.cheap <= self.bar
 
 
-def main(config: Config) -> list[Row]:
+def main(config: TimedConfig) -> list[Row]:
     """Measure, print the price list, write it as JSON where asked; returns its rows.
 
     Raises InputError for settings that cannot work.
     """
-    require_measurable(config.seconds, config.batch_size)
+    config.check()
     about = machine()
     print("measuring what each stage repeats", file=sys.stderr)
-    rows = price_list(TOY if config.quick else Sizes(), config)
+    rows = price_list(config.sizes, config)
     print(table(rows))
     finish(config, about, [row._asdict() | {"ratio": row.published / row.cheap, "met": row.met} for row in rows])
     return rows
 
 
-def price_list(sizes: Sizes, config: Config) -> list[Row]:
+def price_list(sizes: Sizes, config: TimedConfig) -> list[Row]:
     """Hours of every stage and of the row, and the milliseconds of what they repeat."""
     dataset = random_dataset(sizes)
-    names = ("architecture", "batch_clean", "batch_poison", "batch_validation", "radius_copies")
-    of_attack: dict[str, Any] = {name: getattr(sizes, name) for name in names}
     of_victim: dict[str, Any] = {"architecture": sizes.architecture}
     if config.quick:
         of_victim["batch_size"] = sizes.training_batch
     attacks = {
-        name: Attack(poison_radius_gaussianaug.Config(**{**settings.attack, **of_attack}), dataset)
+        name: Attack(poison_radius_gaussianaug.Config(**{**settings.attack, **sizes.attack}), dataset)
         for name, settings in SETTINGS.items()
     }
     trainings = {
@@ -156,10 +142,10 @@ def table(rows: list[Row]) -> str:
         **{name: [f"{getattr(row, name):,.3g}" for row in rows] for name in SETTINGS},
         "ratio": [f"{row.published / row.cheap:.1f}" for row in rows],
         "bar": ["" if row.bar is None else f"<= {row.bar:g}" for row in rows],
-        "met": [{None: "", True: "yes", False: "NO"}[row.met] for row in rows],
+        "met": [VERDICTS[row.met] for row in rows],
     }
     return pd.DataFrame(cells).to_string(index=False)
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, TimedConfig, __doc__)

@@ -13,6 +13,9 @@ from runtime.files import write_json
 from runtime.lazy import keras
 from runtime.provenance import has_bfloat16_units, provenance, shown_path
 
+VERDICTS = {None: "", True: "yes", False: "NO"}
+"""Whether a bar is met, in tables; None where there is none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:

@@ -48,7 +48,7 @@ def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, mo
 
     monkeypatch.setattr(speed, "median_seconds", as_if_undisturbed)
     out = tmp_path / "speed.json"
-    rows = speed.main(speed.Config(quick=True, seconds=0.05, batch_size=50, out=out))
+    rows = speed.main(speed.TimedConfig(quick=True, seconds=0.05, batch_size=50, out=out))
     assert {row.name: row.unit for row in rows} == UNITS
     for row in rows:
         assert math.isfinite(row.value)
@@ -88,4 +88,4 @@ def test_numbers_have_three_digits() -> None:
 @pytest.mark.parametrize("setting", [{"seconds": 0.0}, {"batch_size": 0}])
 def test_bad_settings(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
-        speed.main(speed.Config(quick=True, **setting))
+        speed.main(speed.TimedConfig(quick=True, **setting))
