@@ -54,9 +54,9 @@ def command(wildcards):
 
 def limits(rule):
     """Resources of a job. It is asked to stop a tenth of its time before the limit: see STOP."""
-    of_rule = PLAN.limits_of(rule)
-    resources = {"mem_mb": of_rule.mem_mb, "runtime": of_rule.minutes}
-    return {**resources, "gpu": of_rule.gpu} if of_rule.gpu else resources
+    allowed = PLAN.limits_for(rule)
+    resources = {"mem_mb": allowed.mem_mb, "runtime": allowed.minutes}
+    return {**resources, "gpu": allowed.gpu} if allowed.gpu else resources
 
 
 STOP = " --max-minutes $(({resources.runtime} - {resources.runtime} / 10 - 1)) --on-other-settings start_afresh"

@@ -20,9 +20,10 @@ from data.datasets import (
     require_epsilon,
     split_target_class,
 )
-from data.preparation import split_at_random
-from data.prepare_digits import SOURCE, split_digits
+from data.preparation import as_unit_floats, split_at_random
+from data.prepare_digits import SOURCE, digit_images, split_digits
 from data.ready_poisons import FOLDER, pack_poison
+from data.sources import read_source
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record
@@ -41,6 +42,9 @@ class Config:
     """Name that it is to have."""
     data_dir: Path = project_path("data/MNIST")
     """Folder of the prepared arrays that it was made from."""
+    source: Path | None = None
+    """The data set as published that these arrays were prepared from: the place of each image in it is checked. The
+    digits are checked without it."""
     out_dir: Path = FOLDER
     """Folder of the archive and the record."""
 
@@ -61,7 +65,7 @@ def main(config: Config) -> None:
     if (there := config.out_dir / f"{config.name}.json").exists():
         raise InputError(f"{there}: a poison of this name is there; choose another name, or delete it first")
     check_poison(images, clean, epsilon, config.poison)
-    index = _index_as_published(config.data_dir, dataset)[labels(dataset.y_train) == target_class]
+    index = _index_as_published(config, dataset)[labels(dataset.y_train) == target_class]
     for path in pack_poison(images, clean, index, record, config.name, config.out_dir):
         print(f"{shown_path(path)}: {path.stat().st_size:,} bytes")
 
@@ -83,13 +87,37 @@ def _read_record(poison: Path) -> dict[str, Any]:
     return record
 
 
-def _index_as_published(data_dir: Path, dataset: Dataset) -> np.ndarray:
-    """Where each training image lies in the data set as published, (N,): the split is a function of its seed."""
-    manifest = read_record(data_dir / MANIFEST, source=dict, seed=int)
+def _index_as_published(config: Config, dataset: Dataset) -> np.ndarray:
+    """Where each training image lies in the data set as published, (N,): the split is a function of its seed.
+
+    Raises InputError where the image that lies there in the source is another.
+    """
+    path = config.data_dir / MANIFEST
+    manifest = read_record(path, source=dict, seed=int)
+    published: np.ndarray | None = None
     if manifest["source"].get("file") == SOURCE:
-        return split_digits(manifest["seed"])["train"]
-    count, validation = len(dataset.x_train) + len(dataset.x_val), len(dataset.x_val)
-    return split_at_random(count, validation, manifest["seed"], str(data_dir))[0]
+        index = split_digits(manifest["seed"])["train"]
+        published = digit_images()
+    else:
+        count, validation = len(dataset.x_train) + len(dataset.x_val), len(dataset.x_val)
+        index = split_at_random(count, validation, manifest["seed"], str(config.data_dir))[0]
+        if config.source:
+            published = as_unit_floats(read_source(config.source)[0]["x_train"])
+            if manifest.get("provenance", {}).get("config", {}).get("transpose"):
+                published = np.swapaxes(published, 1, 2)
+    if published is None:
+        print("note: the place of each image in the published data set is that of the manifest's seed; to check it, "
+              "give the data set as --source")  # fmt: skip
+        return index
+    size = (len(published), *dataset.image_shape)
+    if published.size != np.prod(size) or len(published) <= index.max() or not np.array_equal(
+        published.reshape(size)[index], dataset.x_train
+    ):  # fmt: skip
+        raise InputError(
+            f"{path}: by its seed {manifest['seed']}, the training images are not those of "
+            f"{config.source or SOURCE}; prepare the data again, or give the --source that they are from"
+        )
+    return index
 
 
 if __name__ == "__main__":

@@ -88,15 +88,15 @@ def main(config: TimedConfig) -> list[Row]:
 def price_list(sizes: Sizes, config: TimedConfig) -> list[Row]:
     """Hours of every stage and of the row, and the milliseconds of what they repeat."""
     dataset = random_dataset(sizes)
-    of_victim: dict[str, Any] = {"architecture": sizes.architecture}
+    victim: dict[str, Any] = {"architecture": sizes.architecture}
     if config.quick:
-        of_victim["batch_size"] = sizes.training_batch
+        victim["batch_size"] = sizes.training_batch
     attacks = {
         name: Attack(poison_radius_gaussianaug.Config(**{**settings.attack, **sizes.attack}), dataset)
         for name, settings in SETTINGS.items()
     }
     trainings = {
-        name: Training(gaussian_augmented_training.Config(**{**settings.victim, **of_victim}), dataset)
+        name: Training(gaussian_augmented_training.Config(**{**settings.victim, **victim}), dataset)
         for name, settings in SETTINGS.items()
     }
     model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)

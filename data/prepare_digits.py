@@ -32,9 +32,16 @@ def main(config: Config) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    x = (digits.images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
+    x = digit_images()
     splits = {name: (x[index], digits.target[index]) for name, index in split_digits(config.seed).items()}
     write_dataset(config, splits, {"file": SOURCE})
+
+
+def digit_images() -> np.ndarray:
+    """The images of ``load_digits()``, float32 (1797, 8, 8, 1) in [0, 1]."""
+    from sklearn.datasets import load_digits
+
+    return (load_digits().images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
 
 
 def split_digits(seed: int) -> dict[str, np.ndarray]:

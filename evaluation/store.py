@@ -40,9 +40,9 @@ def write_store(folder: Path, store: Store) -> None:
     """Write both files or, where there is no room, none; the records, which name the points' SHA-256, come last."""
     text = store.points.to_csv(index=False, lineterminator="\n")
     records = {"points_sha256": hashlib.sha256(text.encode()).hexdigest(), "records": store.records}
-    with atomic_path(folder / SETTINGS) as of_settings, atomic_path(folder / POINTS) as of_points:
-        of_settings.write_bytes(_packed(json.dumps(records, indent=1, default=str) + "\n"))
-        of_points.write_bytes(_packed(text))
+    with atomic_path(folder / SETTINGS) as settings_file, atomic_path(folder / POINTS) as points_file:
+        settings_file.write_bytes(_packed(json.dumps(records, indent=1, default=str) + "\n"))
+        points_file.write_bytes(_packed(text))
 
 
 def read_store(folder: Path) -> Store:

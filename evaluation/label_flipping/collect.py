@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluation.label_flipping.report import COLUMNS, RECORD, TABLES, save_label_curves, tables_page
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
-from evaluation.tables.records import is_of_record, require_clean_commits
+from evaluation.tables.records import is_in_results, require_clean_commits
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
@@ -43,9 +43,9 @@ def main(config: Config) -> None:
         raise InputError("studies must name at least one folder")
     here = [folder] if has_store(folder) else []
     store = joined([read_label_studies(path) for path in (*here, *config.studies)])
-    if is_of_record(folder):
-        for entry, of_seeds in store.records.items():
-            require_clean_commits(Path(entry), of_seeds)
+    if is_in_results(folder):
+        for entry, by_seed in store.records.items():
+            require_clean_commits(Path(entry), by_seed)
     figures = by_dataset(store)
     require_no_folder(*(folder / name for name in (SETTINGS, POINTS, TABLES, *figures)))
     try:
@@ -57,8 +57,8 @@ def main(config: Config) -> None:
     with Lock(records):
         write_store(folder, store)
         write_text(folder / TABLES, tables)
-        for name, of_dataset in figures.items():
-            save_label_curves(folder / name, of_dataset)
+        for name, studies in figures.items():
+            save_label_curves(folder / name, studies)
     print(f"{tables}\n{shown_path(folder)}: {TABLES}, figures, {SETTINGS} and, per test point, {POINTS}")
 
 
@@ -67,12 +67,12 @@ def read_label_studies(folder: Path) -> Store:
     if not has_store(folder):
         raise InputError(f"{folder}: has no {SETTINGS}; give a folder that a script of evaluation/label_flipping wrote")
     store = read_store(folder)
-    of_points = set(zip(store.points.get("entry", []), store.points.get("seed", []), strict=True))
-    runs = {(entry, seed): run for entry, of_seeds in store.records.items() for seed, run in of_seeds.items()}
-    whole = {*COLUMNS} <= {*store.points} and of_points == {
+    with_points = set(zip(store.points.get("entry", []), store.points.get("seed", []), strict=True))
+    runs = {(entry, seed): run for entry, by_seed in store.records.items() for seed, run in by_seed.items()}
+    whole = {*COLUMNS} <= {*store.points} and with_points == {
         (entry, int(seed)) for (entry, seed), run in runs.items() if seed.isdecimal() and _is_record(run)
     }
-    if not (whole and runs and len(of_points) == len(runs)):
+    if not (whole and runs and len(with_points) == len(runs)):
         raise InputError(f"{folder}: not a store of studies of changed labels; give one that collect.py can have made")
     return store
 
@@ -87,8 +87,8 @@ def joined(stores: Sequence[Store]) -> Store:
     records: dict[str, dict[str, Any]] = {}
     for store in stores:
         points |= dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
-        for entry, of_seeds in store.records.items():
-            records[entry] = records.get(entry, {}) | of_seeds
+        for entry, by_seed in store.records.items():
+            records[entry] = records.get(entry, {}) | by_seed
     # Lines of one test point after each other: the file is a seventh smaller.
     together = [points[key].sort_values("idx", kind="stable") for key in sorted(points)]
     return Store(
@@ -99,8 +99,8 @@ def joined(stores: Sequence[Store]) -> Store:
 def by_dataset(store: Store) -> dict[str, Store]:
     """The studies of each data set and choice of classes, by the name of their figure's file."""
     names: dict[str, list[str]] = {}
-    for entry, of_seeds in store.records.items():
-        title = next(iter(of_seeds.values()))["title"]
+    for entry, by_seed in store.records.items():
+        title = next(iter(by_seed.values()))["title"]
         names.setdefault(re.sub(r"\W+", "_", title).strip("_") + ".png", []).append(entry)
     return {
         name: Store(store.points[store.points["entry"].isin(of)], {entry: store.records[entry] for entry in of})

@@ -24,12 +24,12 @@ class Features:
 
     def __init__(self, config: LabelFlippingConfig, dataset: Dataset) -> None:
         self._config = config
-        self._of_file = load_features(config.features_file, dataset) if config.features_file else None
+        self._read = load_features(config.features_file, dataset) if config.features_file else None
 
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
         """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d)."""
         config = self._config
-        if self._of_file is None:
+        if self._read is None:
             x, x_others = self._embedded(fitted, others)
         else:
             x, x_others = np.concatenate([self._rows(images) for images in fitted]), self._rows(others)
@@ -47,11 +47,11 @@ class Features:
         return x, embed(others.x)
 
     def _rows(self, images: Images) -> np.ndarray:
-        assert self._of_file is not None
-        return self._of_file[images.split][images.numbers]
+        assert self._read is not None
+        return self._read[images.split][images.numbers]
 
 
-def _beside(embedded: Pair, of_file: Pair) -> Pair:
+def _beside(embedded: Pair, read: Pair) -> Pair:
     """Both centred and scaled to a mean squared norm of 1 on the fitted images; the embedding ends with a constant."""
 
     def scaled(x: np.ndarray, x_others: np.ndarray) -> Pair:
@@ -60,7 +60,7 @@ def _beside(embedded: Pair, of_file: Pair) -> Pair:
         return (x - mean) / scale, (x_others - mean) / scale
 
     constant = [x[:, -1:] for x in embedded]
-    parts = scaled(*(x[:, :-1] for x in embedded)), scaled(*of_file), constant
+    parts = scaled(*(x[:, :-1] for x in embedded)), scaled(*read), constant
     x, x_others = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
     return x, x_others
 

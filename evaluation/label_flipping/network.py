@@ -54,11 +54,11 @@ def undefended_networks(
             y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
             return trained(f"greedy_{count}", y, test)
 
-        def of_one_point(place: int, number: int) -> float:
+        def accuracy_on(place: int, number: int) -> float:
             y = flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count)
             return trained(f"pointwise_{count}_{number}", y, test.at(np.array([number])))
 
-        return float(np.mean([of_one_point(*one) for one in enumerate(single.tolist())]))
+        return float(np.mean([accuracy_on(*one) for one in enumerate(single.tolist())]))
 
     attacks = ("random", "greedy", "pointwise")[: 3 if len(single) else 2]
     with progress(total=len(flips) * (2 + len(single)), desc="undefended network", unit="training") as trainings:

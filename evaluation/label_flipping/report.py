@@ -112,8 +112,8 @@ def curves_of(store: Store) -> list[LabelCurve]:
         at = np.unique(np.concatenate([[0], flips[correct], flips[correct] + 1]))
         accuracy = certified_accuracy(flips, correct, at)
         curves.append(LabelCurve(entry, seed, certificate, None if np.isnan(q) else q, at, accuracy, len(lines)))
-    for entry, of_seeds in store.records.items():
-        for seed, record in of_seeds.items():
+    for entry, by_seed in store.records.items():
+        for seed, record in by_seed.items():
             for kept in record["curves"]:
                 arrays = {name: np.array(kept[name]) for name in ("flips", "accuracy")}
                 curves.append(LabelCurve(entry, int(seed), **{**kept, **arrays}))
@@ -191,10 +191,10 @@ def _drawn(store: Store) -> list[LabelCurve]:
     return [curve for curve in ranked if is_best(curve) or len(store.records) == 1][:_MOST_CURVES]
 
 
-def _study_label(record: Mapping[str, Any], of_all: int) -> str:
+def _study_label(record: Mapping[str, Any], most_points: int) -> str:
     """Learner and features of a study for people, and its test points where others of the figure have more."""
     features = " + ".join(_FEATURES.get(one, one) for one in record["features"].split("_"))
-    few = "" if record["test_points"] == of_all else f", {_test_points(record)}"
+    few = "" if record["test_points"] == most_points else f", {_test_points(record)}"
     return f"{_LEARNERS[record['config'].get('learner', 'least_squares')]}, {features}{few}"
 
 
@@ -207,8 +207,8 @@ def save_label_curves(path: Path, store: Store) -> None:
     """
     from matplotlib.figure import Figure
 
-    records = {(entry, int(seed)): one for entry, of_seeds in store.records.items() for seed, one in of_seeds.items()}
-    first, of_all = next(iter(records.values())), max(one["test_points"] for one in records.values())
+    records = {(entry, int(seed)): one for entry, by_seed in store.records.items() for seed, one in by_seed.items()}
+    first, most_points = next(iter(records.values())), max(one["test_points"] for one in records.values())
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes, curves = figure.subplots(), _drawn(store)
     colours: dict[Any, str] = {}
@@ -220,12 +220,12 @@ def save_label_curves(path: Path, store: Store) -> None:
         colour = colours.setdefault(key, _COLOURS[len(colours) % len(_COLOURS)])
         label = curve.label
         if len(records) > 1 and curve.kind != "network":
-            label = f"{_study_label(records[study], of_all)}: {'exact' if curve.kind == 'exact' else label}"
+            label = f"{_study_label(records[study], most_points)}: {'exact' if curve.kind == 'exact' else label}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        of_kind = {"color": "0.45"} if curve.kind == "network" else {"color": colour, "drawstyle": "steps-pre"}
-        look: dict[str, Any] = {**of_kind, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5}
+        colouring = {"color": "0.45"} if curve.kind == "network" else {"color": colour, "drawstyle": "steps-pre"}
+        look: dict[str, Any] = {**colouring, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5}
         axes.plot(curve.flips, curve.accuracy, styles[curve.kind], label=plain_text(label), **look)
-    count = f"{of_all:,} test points" if len(records) > 1 else _test_points(first)
+    count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy")
     shown = [curve.flips[curve.accuracy > 0.005].max(initial=1) for curve in curves if curve.kind != "network"]

@@ -136,8 +136,8 @@ def _choose(
         scores = []
         for number, noise in enumerate(_noises(config, train.classes)):
             smoothed = Smoothed(*map(np.concatenate, zip(*(block.smoothed[number] for block in blocks), strict=True)))
-            of_q = _held_out_scores(config, noise, smoothed, train, held_out.y[drawn])
-            scores.append({**settings, "q": noise.q, **of_q})
+            found = _held_out_scores(config, noise, smoothed, train, held_out.y[drawn])
+            scores.append({**settings, "q": noise.q, **found})
         return scores
 
     tried = []
@@ -199,8 +199,8 @@ def _certify_points(
 
     def certified(block: np.ndarray) -> list[Any]:
         smoothed, prediction, flips = certify_block(weights, block, train.y, _noises(config, train.classes))
-        of_all_q = zip(*smoothed, strict=True)
-        return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
+        arrays_of_q = zip(*smoothed, strict=True)
+        return [np.stack(arrays).tolist() for arrays in arrays_of_q] + [prediction.tolist(), flips.tolist()]
 
     blocks = []
     with progress(total=len(x_test), desc="certifying", unit="point") as bar:
@@ -222,8 +222,8 @@ def _lines(config: LabelFlippingConfig, name: str, points: Points, test: Images,
             flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
             certified.append((bound, q, smoothed[0], flips))
     frames = []
-    for *of_certificate, prediction, flips in certified:
-        of_points = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
-        columns = zip(COLUMNS, (name, config.seed, *of_certificate, *of_points), strict=True)
+    for *named, prediction, flips in certified:
+        per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
+        columns = zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True)
         frames.append(pd.DataFrame(dict(columns)))
     return pd.concat(frames, ignore_index=True)

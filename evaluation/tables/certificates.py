@@ -106,14 +106,14 @@ def list_of_entries(folder: Path) -> str:
     """A line for each entry of a store. The radius is averaged over the points of the class that the name ends in."""
     runs = points_of_runs(store := read_store(folder), folder)
     lines = []
-    for entry, of_entry in store.records.items():
-        points = [runs[entry, int(seed)] for seed in of_entry]
+    for entry, by_seed in store.records.items():
+        points = [runs[entry, int(seed)] for seed in by_seed]
         label = re.search(r"/class_(\d+)$", entry)
-        of_class = [one[one["label"] == int(label[1])] if label else one for one in points]
-        radii = [np.where(one["correct"] == 1, one["radius"], 0).mean() for one in of_class if len(one)]
+        class_points = [one[one["label"] == int(label[1])] if label else one for one in points]
+        radii = [np.where(one["correct"] == 1, one["radius"], 0).mean() for one in class_points if len(one)]
         counts = sorted({len(one) for one in points})
         acr = f"{np.mean(radii):.4f}" if radii else ""
-        lines.append([entry, " ".join(of_entry), ", ".join(map(str, counts)), acr])
+        lines.append([entry, " ".join(by_seed), ", ".join(map(str, counts)), acr])
     return aligned(["entry", "seeds", "points", "ACR"], lines)
 
 
@@ -147,8 +147,8 @@ def as_certificates(points: pd.DataFrame) -> str:
     has_votes = "votes" in points and bool(points["votes"].notna().all())
     votes = points["votes"].astype(int) if has_votes else [None] * len(points)
     rows = [
-        Point(int(idx), int(label), int(predict), _radius_text(radius), int(correct), NO_TIME, of_votes)
-        for idx, label, predict, radius, correct, of_votes in zip(
+        Point(int(idx), int(label), int(predict), _radius_text(radius), int(correct), NO_TIME, counted)
+        for idx, label, predict, radius, correct, counted in zip(
             *(points[name] for name in ("idx", "label", "predict", "radius", "correct")), votes, strict=True
         )
     ]

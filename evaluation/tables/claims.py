@@ -204,7 +204,7 @@ def _counted(row: Mapping[str, Any]) -> str:
 
 def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:
     if entries.of in ("unattacked", "certified", "median"):
-        return _of_labels(entries.of, row)
+        return _label_number(entries.of, row)
     if entries.of == "reduction" and entries.against == CLEAN:
         found = row["reduction"]
         return Measured(found.text, found.low, found.high) if isinstance(found, Reduction) else None
@@ -212,8 +212,8 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
         return None
     if entries.of == "acr":
         return _mean([run.acr for entry in row["entries"] for run in entry.runs])
-    of_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
-    references = frame["entries"][of_victims & (frame["data"] == entries.against)]
+    same_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
+    references = frame["entries"][same_victims & (frame["data"] == entries.against)]
     if references.empty:
         return None
     before = references.iloc[0][0]
@@ -238,7 +238,7 @@ def _mean(values: list[float], form: str = "{:.3f}", unit: str = "") -> Measured
     return Measured(f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})", low, high)
 
 
-def _of_labels(name: str, row: dict[str, Any]) -> Measured:
+def _label_number(name: str, row: dict[str, Any]) -> Measured:
     """A number of a study of changed labels; that of an accuracy has Wilson's interval over test points."""
     if name == "median":
         return Measured(f"{row['median']:,.0f}", row["median"], row["median"])

@@ -126,12 +126,12 @@ def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> N
 
 
 @default_style()
-def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius: bool = False) -> None:
+def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, against_radius: bool = False) -> None:
     """Draw how the lower bound of p_A is distributed over the test points, clean beside poisoned, as PNG.
 
     p_A is the probability of the right class under the noise; a point of radius r has the lower bound Phi(r / sigma). A
     line is the share of points whose bound is at least x, the mean over victims; points that are not certified are the
-    rest. of_radius: against the radius itself, which is the field's curve of certified accuracy.
+    rest. against_radius: against the radius itself, which is the field's curve of certified accuracy.
     """
     shown = shown_entries(frame)
     names = _contrasted(shown)
@@ -148,11 +148,13 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
         at = np.linspace(0, max(largest, 1e-9) * 1.02, 400)
         for name in (name for name in names if name in runs_of):
             shares = np.mean([(run.radii[:, None] >= at).mean(axis=0) for run in runs_of[name]], axis=0)
-            axes.plot(at if of_radius else at / sigma, shares, color=colours[name], lw=1.8)
-        if not of_radius:
+            axes.plot(at if against_radius else at / sigma, shares, color=colours[name], lw=1.8)
+        if not against_radius:
             ticks = [tick for tick in TICKS if stats.norm.ppf(tick) <= at[-1] / sigma]
             axes.set_xticks(stats.norm.ppf(ticks), [f"{tick:g}" for tick in ticks], fontsize="small")
-        what = "radius (l2, pixels in [0, 1])" if of_radius else "lower bound of p_A (scale of its normal quantile)"
+        what = (
+            "radius (l2, pixels in [0, 1])" if against_radius else "lower bound of p_A (scale of its normal quantile)"
+        )
         axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=what, ylabel="share of points")
         _dress(axes, key, shown)
     for name, colour in colours.items():
@@ -160,7 +162,7 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, of_radius
     figure.axes[0].legend(fontsize="small")
     what = (
         "certified accuracy"
-        if of_radius
+        if against_radius
         else "p_A: probability of the right class under the noise. Share of test points whose lower bound is at least x"
     )
     _finish(figure, plan, shown, f"{what}, mean over victims")

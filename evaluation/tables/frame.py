@@ -48,8 +48,8 @@ def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entr
     groups: dict[Cell, list[Entry]] = {}
     for cell, entry in entries.items():
         if cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
-            of_all = cell.poison.variant.removesuffix(f"_seed_{flags['seed']}")
-            groups.setdefault(cell._replace(poison=cell.poison._replace(variant=of_all)), []).append(entry)
+            name = cell.poison.variant.removesuffix(f"_seed_{flags['seed']}")
+            groups.setdefault(cell._replace(poison=cell.poison._replace(variant=name)), []).append(entry)
     for cell, group in groups.items():
         if len(measured := [entry for entry in group if entry.runs]) > 1:
             yield cell, measured, entries.get(cell._replace(poison=None))
@@ -63,11 +63,11 @@ def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], 
     together: dict[Cell, Entry] = {}
     for cell in entries:
         if cell.target_class == first:
-            of_classes = [
+            per_class = [
                 entries.get(Cell(cell.victim, label, cell.poison and cell.poison._replace(target_class=label)))
                 for label in plan.target_classes
             ]
-            if len(whole := [entry for entry in of_classes if entry and entry.runs]) == len(plan.target_classes):
+            if len(whole := [entry for entry in per_class if entry and entry.runs]) == len(plan.target_classes):
                 together[cell] = _mean_over_classes(cell, whole)
     for cell, entry in together.items():
         yield cell, [entry], together.get(cell._replace(poison=None))
@@ -78,13 +78,13 @@ def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
     seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
     runs = []
     for seed in sorted(seeds):
-        of_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
-        radii, idx = (np.concatenate([getattr(run, name) for run in of_seed]) for name in ("radii", "idx"))
-        accuracies = [run.accuracy for run in of_seed if run.accuracy is not None]
+        same_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
+        radii, idx = (np.concatenate([getattr(run, name) for run in same_seed]) for name in ("radii", "idx"))
+        accuracies = [run.accuracy for run in same_seed if run.accuracy is not None]
         victim = {"accuracy": float(np.mean(accuracies))} if accuracies else {}
         known = ("certificate", "foreign")  # how it was measured
-        certificate = {name: value for name, value in of_seed[0].records.items() if name in known}
-        runs.append(of_seed[0]._replace(radii=radii, idx=idx, records={"victim": victim, **certificate}))
+        certificate = {name: value for name, value in same_seed[0].records.items() if name in known}
+        runs.append(same_seed[0]._replace(radii=radii, idx=idx, records={"victim": victim, **certificate}))
     return Entry(cell, entries[0].wanted, tuple(runs))
 
 
@@ -139,8 +139,8 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
     """The named attack of an entry, also of all its seeds; one without name and flags for any other training data."""
     name = cell.poison.variant if cell.poison else ""
     variants = plan.attack_variants()
-    of_seeds = {key.removesuffix(f"_seed_{one.flags.get('seed')}"): one for key, one in variants.items()}
-    return (of_seeds | variants).get(name, AttackVariant("", {}))
+    without_seed = {key.removesuffix(f"_seed_{one.flags.get('seed')}"): one for key, one in variants.items()}
+    return (without_seed | variants).get(name, AttackVariant("", {}))
 
 
 def _number(run: Run, name: str) -> float | None:
@@ -149,13 +149,13 @@ def _number(run: Run, name: str) -> float | None:
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None) -> Reduction | None:
     """Against the runs of clean data of the same seeds; None without one, or where the votes n of the two differ."""
-    of_seeds = [{run.seed: run for run in entry.runs} for entry in (*([clean] if clean else ()), *attack_runs)]
-    seeds = sorted(set.intersection(*map(set, of_seeds))) if clean else []
-    cleans, *poisoned = ([runs[seed] for seed in seeds] for runs in of_seeds)
+    by_seed = [{run.seed: run for run in entry.runs} for entry in (*([clean] if clean else ()), *attack_runs)]
+    seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
+    cleans, *poisoned = ([runs[seed] for seed in seeds] for runs in by_seed)
     everyone = [run for runs in (cleans, *poisoned) for run in runs]
     if not seeds or len({run.votes for run in everyone} - {None}) > 1:
         return None
-    if any(len({len(run.radii) for run in of_kind}) > 1 for of_kind in (cleans, everyone[len(cleans) :])):
+    if any(len({len(run.radii) for run in kind}) > 1 for kind in (cleans, everyone[len(cleans) :])):
         return None
     same = all(np.array_equal(run.idx, cleans[0].idx) for run in everyone)
     after = np.array([[np.maximum(run.radii, 0) for run in runs] for runs in poisoned])

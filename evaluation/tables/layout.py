@@ -97,9 +97,9 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     first = several["victim_variant"].iloc[0]
     rows = ["method", "sigma", "target_class", "data"]
     several["same"] = [cell._replace(victim=cell.victim._replace(variant=first)) for cell in several["cell"]]
-    of_first = dict(zip(several["cell"], several["entries"], strict=True))
+    entries_of = dict(zip(several["cell"], several["entries"], strict=True))
     below = [
-        reduction_against(entries, of_first[same][0]) if same in of_first and len(entries) == 1 else None
+        reduction_against(entries, entries_of[same][0]) if same in entries_of and len(entries) == 1 else None
         for same, entries in zip(several["same"], several["entries"], strict=True)
     ]
     others = several.assign(text=[found.text if found else "" for found in below])[several["victim_variant"] != first]
@@ -111,13 +111,13 @@ def _victims_table(frame: pd.DataFrame) -> Table:
 def _transfer_table(plan: Plan, frame: pd.DataFrame, over: str) -> Table:
     """Victims in columns, poison in rows."""
     cells = plan.method_transfer_cells() if over == "method" else plan.architecture_transfer_cells()
-    of_transfer = frame[frame["cell"].isin(cells)].copy()
-    of_transfer["data"] = [
+    transfers = frame[frame["cell"].isin(cells)].copy()
+    transfers["data"] = [
         CLEAN if one.poison is None else f"against {one.poison.against}" if over == "method" else
-        f"made with {one.poison.architecture}" for one in of_transfer["cell"]
+        f"made with {one.poison.architecture}" for one in transfers["cell"]
     ]  # fmt: skip
     title = f"Transfer over {over}s: ACR of victims (columns) on poison (rows) and its reduction"
-    return Table(f"transfer_{over}s", title, _pivot(of_transfer, ["sigma", "target_class", "data"], over))
+    return Table(f"transfer_{over}s", title, _pivot(transfers, ["sigma", "target_class", "data"], over))
 
 
 def _pivot(frame: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:

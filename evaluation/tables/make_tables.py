@@ -31,7 +31,7 @@ from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.records import (
     collect,
     differences,
-    is_of_record,
+    is_in_results,
     job_times,
     read_entries,
     require_clean_entries,
@@ -69,8 +69,8 @@ def main(config: Config) -> None:
     times = pd.DataFrame()
     paths = plan.paths_in(config.directory)
     folder = config.results_dir or (config.plan.parent if config.from_results else paths.results)
-    of_record = is_of_record(folder)
-    written = ["tables.md", "acr.png", "p_a.png"] if of_record else [*PAGES, *FIGURES]
+    is_published = is_in_results(folder)
+    written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
     if config.from_results:
         if (there := folder / "plan.yaml").is_file() and read_plan(there).table != plan.table:
@@ -82,13 +82,13 @@ def main(config: Config) -> None:
         entries = read_entries(plan, folder)
         times = job_times(paths)
         _images(plan, paths, folder / "images.png")
-    if of_record:
+    if is_published:
         require_clean_entries(entries.values(), folder)
     frame, lacking = frame_of(plan, entries), missing(list(entries.values()))
     for name, text in tables_as_text(plan, frame, lacking, times).items():
-        if name == "tables.md" or not of_record:
+        if name == "tables.md" or not is_published:
             write_text(folder / name, text)
-    draw_figures(plan, frame, folder, curves=not of_record)
+    draw_figures(plan, frame, folder, curves=not is_published)
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
     for line in differences(plan, entries.values()):
         print(f"note: {line}")
@@ -118,9 +118,9 @@ def _versions(frame: pd.DataFrame) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
-        of_run = [("commit", one) for one in commits(run.records)]
-        of_run += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
-        for name, value in [*of_run, *victim.get("versions", {}).items()]:
+        named = [("commit", one) for one in commits(run.records)]
+        named += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
+        for name, value in [*named, *victim.get("versions", {}).items()]:
             found.setdefault(name, {})[value] = None
     return {name: ", ".join(values) for name, values in found.items()}
 
@@ -131,7 +131,7 @@ def draw_figures(plan: Plan, frame: pd.DataFrame, folder: Path, *, curves: bool)
     draw(folder / "acr.png", plan, frame)
     save_distributions(folder / "p_a.png", plan, frame)
     if curves:
-        save_distributions(folder / "certified_accuracy.png", plan, frame, of_radius=True)
+        save_distributions(folder / "certified_accuracy.png", plan, frame, against_radius=True)
 
 
 def _images(plan: Plan, paths: Paths, path: Path) -> None:

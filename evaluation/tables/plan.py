@@ -193,7 +193,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for rule, limits in self.limits.items():
             if limits.minutes < 5:
                 raise InputError(f"limits.{rule}: a job needs at least 5 minutes, got {limits.minutes}")
-        sigmas = [sigma for of_method in self.methods.values() for sigma in of_method]
+        sigmas = [sigma for levels in self.methods.values() for sigma in levels]
         for sigma in (*sigmas, *(sigma for transfer in transfers if transfer for sigma in transfer.sigmas)):
             require_sigma(sigma)
         for sigma in self.method_transfer.sigmas if self.method_transfer else ():
@@ -269,7 +269,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 variants[name] = AttackVariant(series, {**settings, **chosen})
         return variants
 
-    def limits_of(self, rule: str) -> Limits:
+    def limits_for(self, rule: str) -> Limits:
         """What one job of a rule may use."""
         return self.limits.get(rule) or self.limits.get("all") or Limits()
 

@@ -68,19 +68,19 @@ def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
     """
     paths, runs, cells = plan.paths_in(directory), foreign_runs(plan, directory), plan.cells()
     for cell in cells:
-        of_seeds = {seed: _measured_run(plan, paths, cell, seed) for seed in plan.seeds}
-        runs[cell] = {seed: run for seed, run in of_seeds.items() if run}
+        found = {seed: _measured_run(plan, paths, cell, seed) for seed in plan.seeds}
+        runs[cell] = {seed: run for seed, run in found.items() if run}
     if not any(runs.values()):
         mend = "run the plan first, or give the folder that its paths start from as --directory"
         require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
-    for run in (run for of_cell in runs.values() for run in of_cell.values()):
-        if is_of_record(folder):
+    for run in (run for by_seed in runs.values() for run in by_seed.values()):
+        if is_in_results(folder):
             require_clean_commits(str(run.file), run.records)
     tables = [
-        points_table(cell.key, seed, run.points) for cell, of_cell in runs.items() for seed, run in of_cell.items()
+        points_table(cell.key, seed, run.points) for cell, by_seed in runs.items() for seed, run in by_seed.items()
     ]
     records = {
-        cell.key: {str(seed): run.records for seed, run in of_cell.items()} for cell, of_cell in runs.items() if of_cell
+        cell.key: {str(seed): run.records for seed, run in by_seed.items()} for cell, by_seed in runs.items() if by_seed
     }
     write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
@@ -145,7 +145,7 @@ def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured |
     return Measured(tsv, points, records)
 
 
-def is_of_record(folder: Path) -> bool:
+def is_in_results(folder: Path) -> bool:
     """Whether a folder is one of the project's results."""
     return folder.resolve().is_relative_to(project_path("results").resolve())
 
@@ -181,9 +181,9 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
     entries = {}
     for cell, count in wanted.items():
-        of_cell = store.records.get(cell.key, {})
+        by_seed = store.records.get(cell.key, {})
         runs = [
-            _stored_run(plan, folder, cell, int(seed), points[cell.key, int(seed)], of_cell[seed]) for seed in of_cell
+            _stored_run(plan, folder, cell, int(seed), points[cell.key, int(seed)], by_seed[seed]) for seed in by_seed
         ]
         entries[cell] = Entry(cell, count, tuple(runs))
     return entries
@@ -200,11 +200,11 @@ def _stored_run(plan: Plan, folder: Path, cell: Cell, seed: int, points: pd.Data
             f"{folder}: {where} has poison of epsilon {made_with}, the plan says {plan.epsilon}; give the plan that "
             "was run"
         )
-    of_class = (points["label"] == cell.target_class).to_numpy()
-    if not of_class.any():
+    in_class = (points["label"] == cell.target_class).to_numpy()
+    if not in_class.any():
         raise InputError(f"{folder / POINTS}: {where} has no point of class {cell.target_class}; make it again")
     radii, idx = np.where(points["correct"] == 1, points["radius"], -1.0), points["idx"].to_numpy()
-    return Run(seed, radii[of_class], records, cell.victim.sigma, cell.target_class, idx[of_class], radii[~of_class])
+    return Run(seed, radii[in_class], records, cell.victim.sigma, cell.target_class, idx[in_class], radii[~in_class])
 
 
 def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
@@ -212,10 +212,10 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     lines = []
     settings = {name.replace("-", "_"): value for name, value in plan.certification.items()}
     for entry in entries:
-        of_runs = [run.certificate for run in entry.runs if "certificate" in run.records]
+        certificates = [run.certificate for run in entry.runs if "certificate" in run.records]
         found = {
             f"{name} {measured[name]}, where the plan says {value}"
-            for measured in of_runs
+            for measured in certificates
             for name, value in settings.items()
             if not isinstance(measured.get(name, {}), dict) and str(measured[name]) != str(value)
         }
@@ -246,14 +246,14 @@ def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataF
         ):
             if wrong:
                 raise ValueError(what)
-        of_runs: dict[tuple[str, int], pd.DataFrame] = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
-        named = {(entry, int(seed)) for entry, of_entry in store.records.items() for seed in of_entry}
+        runs: dict[tuple[str, int], pd.DataFrame] = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
+        named = {(entry, int(seed)) for entry, by_seed in store.records.items() for seed in by_seed}
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
-    if named != of_runs.keys():
-        (entry, seed), *_ = named ^ of_runs.keys()
+    if named != runs.keys():
+        (entry, seed), *_ = named ^ runs.keys()
         raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
-    return of_runs
+    return runs
 
 
 class _Votes(msgspec.Struct, frozen=True):
@@ -294,14 +294,14 @@ class _Records(msgspec.Struct, frozen=True):
     visibility: _Visibility = _Visibility()
 
 
-def _are_records(of_run: dict[str, Any]) -> bool:
+def _are_records(record: dict[str, Any]) -> bool:
     """Whether a run's records have the form that tables are made from."""
     try:
-        msgspec.convert(of_run, _Records)
+        msgspec.convert(record, _Records)
     except (msgspec.ValidationError, OverflowError):
         return False
-    measured = of_run.get("visibility", {}).get("measured") or {}
-    numbers = [value for name, value in of_run["victim"].items() if name.startswith("accuracy")]
+    measured = record.get("visibility", {}).get("measured") or {}
+    numbers = [value for name, value in record["victim"].items() if name.startswith("accuracy")]
     numbers += [value for name, value in measured.items() if name != "auc"]
     return all(value is None or isinstance(value, int | float) for value in numbers)
 
@@ -315,9 +315,9 @@ def job_times(paths: Paths) -> pd.DataFrame:
     ]
     if not jobs:
         return pd.DataFrame()
-    of_rule = pd.concat(jobs).groupby("rule")
+    by_rule = pd.concat(jobs).groupby("rule")
     times = {
-        "jobs": of_rule.size(), "hours together": of_rule["s"].sum() / 3600,
-        "longest, minutes": of_rule["s"].max() / 60, "peak memory, MiB": of_rule["max_rss"].max(),
+        "jobs": by_rule.size(), "hours together": by_rule["s"].sum() / 3600,
+        "longest, minutes": by_rule["s"].max() / 60, "peak memory, MiB": by_rule["max_rss"].max(),
     }  # fmt: skip
     return pd.DataFrame(times).reset_index()

@@ -89,8 +89,8 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
     for name, read, frame_of_store in others:
         if (folder := results / name).is_dir():
             store = read(folder)
-            for key, of_seeds in store.records.items():
-                require_clean_commits(folder / key, of_seeds)
+            for key, by_seed in store.records.items():
+                require_clean_commits(folder / key, by_seed)
             frames[name] = frame_of_store(store)
     if not any("title" in frame for frame in frames.values()):
         raise InputError(f"{results}: has no store with a plan.yaml; run a plan, and make its tables there")

@@ -66,7 +66,7 @@ frame = frame_of(plan, entries)
 save_acr(folder / "acr.png", plan, frame)
 save_acr_against_gradients(folder / "against.png", plan, frame)
 save_distributions(folder / "p_a.png", plan, frame)
-save_distributions(folder / "radii.png", plan, frame, of_radius=True)
+save_distributions(folder / "radii.png", plan, frame, against_radius=True)
 """
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from attack_generation.pack_poison import main as pack
 from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
 from data.datasets import load_dataset, load_poison, split_target_class
+from data.preparation import split_at_random
 from data.ready_poisons import (
     FOLDER,
     is_ready_name,
@@ -235,6 +237,30 @@ def test_what_cannot_be_packed(control: Path, tiny_data_dir: Path, tmp_path: Pat
         with pytest.raises(InputError, match=message):
             pack(config)
     assert not (tmp_path / "poisons").exists()
+
+
+def test_the_place_of_each_image_is_checked_against_the_published_data(
+    control: Path, tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    copy, dataset = tmp_path / "DIGITS", load_dataset(tiny_data_dir)
+    shutil.copytree(tiny_data_dir, copy)
+    manifest = read_json(copy / "manifest.json")
+    config = PackConfig(poison=control, name="bright", data_dir=copy, out_dir=tmp_path / "poisons")
+    write_json(copy / "manifest.json", {**manifest, "seed": 1})
+    with pytest.raises(InputError, match=r"by its seed 1, the training images are not those of sklearn\.datasets"):
+        pack(config)
+    # The same images as if they were from a file.
+    write_json(copy / "manifest.json", {**manifest, "source": {"file": "a.npz"}})
+    train, validation = split_at_random(len(dataset.x_train) + len(dataset.x_val), len(dataset.x_val), 0, "a.npz")
+    published = np.zeros((len(train) + len(validation), 8, 8), np.float32)
+    published[train] = dataset.x_train[..., 0]
+    for images, is_right in ((published[::-1], False), (published[:9], False), (published, True)):
+        save_archive(tmp_path / "a.npz", {"x_train": images, **dict.fromkeys(("y_train", "x_test", "y_test"), images)})
+        if not is_right:
+            with pytest.raises(InputError, match=r"the training images are not those of .*a\.npz; prepare the data"):
+                pack(replace(config, source=tmp_path / "a.npz"))
+    pack(replace(config, source=tmp_path / "a.npz"))
+    assert set(load_archive(tmp_path / "poisons/bright.npz")["index"]) <= set(train)
 
 
 def test_a_data_set_without_manifest_has_no_index(control: Path, tiny_data_dir: Path, tmp_path: Path) -> None:

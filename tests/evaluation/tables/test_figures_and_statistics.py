@@ -210,7 +210,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 DRAW: dict[str, Callable[[Path, Plan, Any], None]] = {
     "acr": save_acr, "gradients": save_acr_against_gradients, "p_a": save_distributions,
-    "radii": lambda path, plan, frame: save_distributions(path, plan, frame, of_radius=True),
+    "radii": lambda path, plan, frame: save_distributions(path, plan, frame, against_radius=True),
 }  # fmt: skip
 
 
@@ -311,13 +311,13 @@ def test_the_curve_of_an_attack_goes_through_the_means_in_order_of_gradients(dra
     assert axes.get_xscale() == "log"
 
 
-@pytest.mark.parametrize("of_radius", [False, True])
-def test_distributions_are_the_share_of_points_that_reach_each_bound(of_radius: bool, drawn: list[Any]) -> None:
+@pytest.mark.parametrize("against_radius", [False, True])
+def test_distributions_are_the_share_of_points_that_reach_each_bound(against_radius: bool, drawn: list[Any]) -> None:
     plan = plan_with(rows=["clean", "random", "constant", "optimised"])
     entries = measured(plan)
     low = next(cell for cell in entries if cell.row == "constant")
     entries[low] = entries[low]._replace(runs=tuple(run._replace(radii=run.radii / 10) for run in entries[low].runs))
-    save_distributions(Path("a.png"), plan, frame_of(plan, entries), of_radius=of_radius)
+    save_distributions(Path("a.png"), plan, frame_of(plan, entries), against_radius=against_radius)
     (axes,) = drawn[0].axes
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["clean", "constant", "optimised"]  # the control that lowers ACR most
@@ -325,11 +325,11 @@ def test_distributions_are_the_share_of_points_that_reach_each_bound(of_radius: 
     assert [line.get_color() for line in lines.values()] == [BLACK, BLUE, ORANGE]
     for cell, entry in entries.items():
         if cell.row in lines:
-            at = np.array(lines[cell.row].get_xdata()) * (1 if of_radius else cell.victim.sigma)
+            at = np.array(lines[cell.row].get_xdata()) * (1 if against_radius else cell.victim.sigma)
             shares = np.mean([[np.mean(run.radii >= one) for one in at] for run in entry.runs], axis=0)
             assert np.array_equal(lines[cell.row].get_ydata(), shares)
             assert at[0] == 0 and at[-1] > max(run.radii.max() for run in entry.runs)
-    if not of_radius:
+    if not against_radius:
         ticks = dict(zip((label.get_text() for label in axes.get_xticklabels()), axes.get_xticks(), strict=True))
         assert ticks["0.97"] == pytest.approx(stats.norm.ppf(0.97)) and ticks["0.5"] == 0
 
@@ -339,7 +339,7 @@ def test_a_line_falls_where_a_point_has_its_radius(drawn: list[Any]) -> None:
     (cell,) = plan.cells()
     radii = np.array([-1.0, 0.0, 0.5, 0.5, 1.0])
     entries = {cell: Entry(cell, 1, (Run(0, radii, {"victim": {}}, 0.5, 8, np.arange(5)),))}
-    save_distributions(Path("a.png"), plan, frame_of(plan, entries), of_radius=True)
+    save_distributions(Path("a.png"), plan, frame_of(plan, entries), against_radius=True)
     (line,) = (line for line in drawn[0].axes[0].lines if len(line.get_xdata()))
     shares = {float(at): float(share) for at, share in zip(line.get_xdata(), line.get_ydata(), strict=True)}
     assert shares[0.0] == 0.8 and {share for at, share in shares.items() if 0 < at <= 0.5} == {0.6}
