@@ -25,7 +25,6 @@ from attack_generation.figures import (
 from evaluation.tables.cells import CLEAN, OPTIMISED
 from evaluation.tables.frame import MEAN
 from evaluation.tables.layout import dataset_name
-from evaluation.tables.plan import Plan
 from robust_training.methods import METHODS
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
@@ -51,7 +50,7 @@ def has_budgets(frame: pd.DataFrame) -> bool:
 
 
 @default_style()
-def save_acr(path: Path, plan: Plan, frame: pd.DataFrame) -> None:
+def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     """Draw the average certified radius of each kind of training data, a panel for each kind of victims, as PNG.
 
     Small dots are victims, large ones their mean, bars the mean ± sample standard deviation.
@@ -77,12 +76,12 @@ def save_acr(path: Path, plan: Plan, frame: pd.DataFrame) -> None:
             _dress(axes, key, shown)
     few = f"; the {MOST - 1} of {len(order) - 1} kinds of training data that lower it most" if len(order) > MOST else ""
     about = "mean ± sample standard deviation over victims (small dots); blue: controls, without optimisation; orange: "
-    _finish(figure, plan, shown, f"{about}optimised poison{few}")
+    _finish(figure, title, shown, f"{about}optimised poison{few}")
     save_png(path, figure, colours=128)
 
 
 @default_style()
-def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> None:
+def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> None:
     """Draw the average certified radius against what the attack cost, a line for each attack, as PNG.
 
     Clean data: a black line with a band of mean ± sample standard deviation. Controls: blue lines.
@@ -121,12 +120,12 @@ def save_acr_against_gradients(path: Path, plan: Plan, frame: pd.DataFrame) -> N
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         _dress(axes, key, shown, {"per_image": "", "class_pattern": "one pattern for the class"}.get(kind, kind))
     about = "bars and band: mean ± sample standard deviation over victims; lines are shifted sideways to be told apart"
-    _finish(figure, plan, shown, about)
+    _finish(figure, title, shown, about)
     save_png(path, figure, colours=128)
 
 
 @default_style()
-def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, against_radius: bool = False) -> None:
+def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_radius: bool = False) -> None:
     """Draw how the lower bound of p_A is distributed over the test points, clean beside poisoned, as PNG.
 
     p_A is the probability of the right class under the noise; a point of radius r has the lower bound Phi(r / sigma). A
@@ -165,7 +164,7 @@ def save_distributions(path: Path, plan: Plan, frame: pd.DataFrame, *, against_r
         if against_radius
         else "p_A: probability of the right class under the noise. Share of test points whose lower bound is at least x"
     )
-    _finish(figure, plan, shown, f"{what}, mean over victims")
+    _finish(figure, title, shown, f"{what}, mean over victims")
     save_png(path, figure, colours=48)
 
 
@@ -226,7 +225,7 @@ def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "")
     axes.grid(alpha=0.3)
 
 
-def _finish(figure: Any, plan: Plan, shown: pd.DataFrame, about: str) -> None:
+def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
     """The heading, and below all panels what is drawn and what was measured."""
     measured = {
         "class": shown["target_class"], "test points": shown["points"], "victims of an entry": shown["runs"],
@@ -235,7 +234,7 @@ def _finish(figure: Any, plan: Plan, shown: pd.DataFrame, about: str) -> None:
     counts = "; ".join(f"{name}: {', '.join(_different(values))}" for name, values in measured.items())
     wide = int(13 * figure.get_figwidth())
     name = dataset_name(shown)
-    title = plan.title if name.lower() in plan.title.lower() else f"{name}: {plan.title}"
+    title = title if name.lower() in title.lower() else f"{name}: {title}"
     heading, below = textwrap.wrap(title, wide), textwrap.wrap(f"{about}. {counts}", int(1.35 * wide))
     # The panels keep their height, however long the texts are.
     figure.set_figheight(figure.get_figheight() + 0.25 * max(0, len(heading) - 2) + 0.18 * max(0, len(below) - 3))

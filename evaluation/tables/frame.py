@@ -35,12 +35,17 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     Columns: what the entry is (table, dataset, method, sigma, architecture, target_class, data, ...), how it was
     measured (n, points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius
     that n votes can certify (at_ceiling), the reduction with its interval, and how visible the poison is. Files leave
-    out the columns reduction (a Reduction), cell and entries (those that the row is of).
+    out UNWRITTEN: reduction (a Reduction), cell, entries (those that the row is of), and whether it is in a transfer
+    table.
     """
+    transfers = {
+        "in_method_transfer": set(plan.method_transfer_cells()),
+        "in_architecture_transfer": set(plan.architecture_transfer_cells()),
+    }
     rows = [_row(plan, cell, [entry], entries.get(cell._replace(poison=None))) for cell, entry in entries.items()]
     rows += [_row(plan, *group) for group in _attack_runs(plan, entries)]
     rows += [_row(plan, *group) | {"target_class": MEAN} for group in _classes(plan, entries)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row | {name: row["cell"] in cells for name, cells in transfers.items()} for row in rows])
 
 
 def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
@@ -190,13 +195,14 @@ def measured_line(frame: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
+UNWRITTEN = ["reduction", "cell", "entries", "in_method_transfer", "in_architecture_transfer"]
 DIGITS = {"reduction": 1, "gradients": 1}  # after the point in files, by the start of the column's name; else 4
 AS_THEY_ARE = ("sigma", "epsilon")
 
 
 def as_csv(frame: pd.DataFrame) -> str:
     """The frame's numbers as text, and where they were computed from."""
-    table = frame.drop(columns=["reduction", "cell", "entries"]).copy()
+    table = frame.drop(columns=UNWRITTEN).copy()
     for name in table.columns:
         if name not in AS_THEY_ARE and any(isinstance(value, float) for value in table[name]):
             form = f"{{:.{DIGITS.get(name.partition('_')[0], 4)}f}}"

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from evaluation.tables.cells import CLEAN
+from evaluation.tables.cells import CLEAN, READY
 from evaluation.tables.frame import MEAN, SHARES, reduction_against
-from evaluation.tables.plan import Plan
 from evaluation.tables.statistics import Reduction
 from runtime.lazy import pandas as pd
 
@@ -27,10 +26,10 @@ class Table(NamedTuple):
     text: pd.DataFrame  # of texts; the columns' names are the header
 
 
-def tables_of(plan: Plan, frame: pd.DataFrame) -> list[Table]:
-    """All tables of the plan."""
-    transfers = [_transfer_table(plan, frame, over) for over in ("method", "architecture")]
-    tables = [_entries_table(plan, frame), _victims_table(frame), *transfers, _poisons_table(frame)]
+def tables_of(title: str, frame: pd.DataFrame) -> list[Table]:
+    """All tables of a frame. title: of the plan."""
+    transfers = [_transfer_table(frame, over) for over in ("method", "architecture")]
+    tables = [_entries_table(title, frame), _victims_table(frame), *transfers, _poisons_table(frame)]
     return [table for table in tables if len(table.text)]
 
 
@@ -60,15 +59,15 @@ def _victims(method: str, variant: str) -> str:
     return ", ".join(filter(None, (method, variant)))
 
 
-def _entries_table(plan: Plan, frame: pd.DataFrame) -> Table:
+def _entries_table(title: str, frame: pd.DataFrame) -> Table:
     """Every entry: what it was measured with, and all that was measured of its victims."""
     columns: dict[str, Any] = {
         "victims": map(_victims, frame["method"], frame["victim_variant"]), "σ": frame["sigma"].map("{:g}".format),
         "class": frame["target_class"].map(str), "training data": frame["data"],
     }  # fmt: skip
-    if plan.architecture_transfer:
+    if frame["in_architecture_transfer"].any():
         columns["architecture"] = frame["architecture"]
-    if plan.attacks or plan.ready:
+    if (frame["attack"] != "").any() or (frame["poison"] == READY).any():
         columns["gradients"] = _numbers(frame["gradients"], "{:,.0f}", "")
     columns |= {
         "n": frame["n"].map(lambda n: f"{n:,}" if isinstance(n, int) else n or MISSING), "runs": _runs(frame),
@@ -82,8 +81,8 @@ def _entries_table(plan: Plan, frame: pd.DataFrame) -> Table:
     }  # fmt: skip
     if frame["others_acr_mean"].notna().any():
         columns["ACR, other classes"] = _measured(frame, "others_acr")
-    title = f"{plan.title}: average certified radius (ACR) and approximate certified accuracy of the class"
-    return Table("entries", title, pd.DataFrame(columns))
+    about = f"{title}: average certified radius (ACR) and approximate certified accuracy of the class"
+    return Table("entries", about, pd.DataFrame(columns))
 
 
 def _victims_table(frame: pd.DataFrame) -> Table:
@@ -108,10 +107,9 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     return Table("kinds_of_victims", title, text.merge(_pivot(others, rows, "victim_variant"), how="left").fillna(""))
 
 
-def _transfer_table(plan: Plan, frame: pd.DataFrame, over: str) -> Table:
+def _transfer_table(frame: pd.DataFrame, over: str) -> Table:
     """Victims in columns, poison in rows."""
-    cells = plan.method_transfer_cells() if over == "method" else plan.architecture_transfer_cells()
-    transfers = frame[frame["cell"].isin(cells)].copy()
+    transfers = frame[frame[f"in_{over}_transfer"]].copy()
     transfers["data"] = [
         CLEAN if one.poison is None else f"against {one.poison.against}" if over == "method" else
         f"made with {one.poison.architecture}" for one in transfers["cell"]

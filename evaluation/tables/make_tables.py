@@ -88,7 +88,7 @@ def main(config: Config) -> None:
     for name, text in tables_as_text(plan, frame, lacking, times).items():
         if name == "tables.md" or not is_published:
             write_text(folder / name, text)
-    draw_figures(plan, frame, folder, curves=not is_published)
+    draw_figures(plan.title, frame, folder, curves=not is_published)
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
     for line in differences(plan, entries.values()):
         print(f"note: {line}")
@@ -101,7 +101,7 @@ def main(config: Config) -> None:
 
 def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: pd.DataFrame) -> dict[str, str]:
     """Content of every file of tables, a function of plan and store alone. times: of the jobs, where known."""
-    tables = tables_of(plan, frame)
+    tables = tables_of(plan.title, frame)
     notes = [f"Measured: {measured_line(frame)}."]
     notes += ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
     plan_text = msgspec.yaml.encode(plan).decode()
@@ -125,13 +125,13 @@ def _versions(frame: pd.DataFrame) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in found.items()}
 
 
-def draw_figures(plan: Plan, frame: pd.DataFrame, folder: Path, *, curves: bool) -> None:
+def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool) -> None:
     """Figures of what was measured."""
     draw = save_acr_against_gradients if has_budgets(frame) else save_acr
-    draw(folder / "acr.png", plan, frame)
-    save_distributions(folder / "p_a.png", plan, frame)
+    draw(folder / "acr.png", title, frame)
+    save_distributions(folder / "p_a.png", title, frame)
     if curves:
-        save_distributions(folder / "certified_accuracy.png", plan, frame, against_radius=True)
+        save_distributions(folder / "certified_accuracy.png", title, frame, against_radius=True)
 
 
 def _images(plan: Plan, paths: Paths, path: Path) -> None:

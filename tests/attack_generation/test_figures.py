@@ -63,10 +63,10 @@ for number, cell in enumerate(plan.cells()):
     runs = tuple(Run(seed, radii + seed / 9, records, 0.5, 8, np.arange(9)) for seed in range(2))
     entries[cell] = Entry(cell, 2, runs)
 frame = frame_of(plan, entries)
-save_acr(folder / "acr.png", plan, frame)
-save_acr_against_gradients(folder / "against.png", plan, frame)
-save_distributions(folder / "p_a.png", plan, frame)
-save_distributions(folder / "radii.png", plan, frame, against_radius=True)
+save_acr(folder / "acr.png", plan.title, frame)
+save_acr_against_gradients(folder / "against.png", plan.title, frame)
+save_distributions(folder / "p_a.png", plan.title, frame)
+save_distributions(folder / "radii.png", plan.title, frame, against_radius=True)
 """
 
 

@@ -208,9 +208,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return kept
 
 
-DRAW: dict[str, Callable[[Path, Plan, Any], None]] = {
+DRAW: dict[str, Callable[[Path, str, Any], None]] = {
     "acr": save_acr, "gradients": save_acr_against_gradients, "p_a": save_distributions,
-    "radii": lambda path, plan, frame: save_distributions(path, plan, frame, against_radius=True),
+    "radii": lambda path, title, frame: save_distributions(path, title, frame, against_radius=True),
 }  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def test_a_picture_of_24_kinds_of_victims_is_no_wider_than_a_screen_and_not_cut(
     plan = plan_with(**LARGE)
     frame = frame_of(plan, measured(plan))
     assert frame.groupby(figures.PANELS).ngroups == 24
-    DRAW[name](tmp_path / "a.png", plan, frame)
+    DRAW[name](tmp_path / "a.png", plan.title, frame)
     with Image.open(tmp_path / "a.png") as image:
         assert 1_000 < image.width <= 2_000 and image.height > 1_000
     pixels = imread(tmp_path / "a.png")[..., :3]
@@ -233,7 +233,7 @@ def test_a_panel_has_at_most_twelve_entries(name: str, drawn: list[Any]) -> None
     plan = plan_with(**{**LARGE, "methods": {"macer": [0.5]}})
     frame = frame_of(plan, measured(plan))
     assert frame["data"].nunique() == 15 > MOST
-    DRAW[name](Path("a.png"), plan, frame)
+    DRAW[name](Path("a.png"), plan.title, frame)
     panels = [axes for axes in drawn[0].axes if axes.get_visible()]
     assert len(panels) == 2
     for axes in panels:
@@ -249,6 +249,20 @@ def test_a_panel_has_at_most_twelve_entries(name: str, drawn: list[Any]) -> None
         assert "the 11 of 14 kinds of training data that lower it most" in drawn[0].get_supxlabel().replace("\n", " ")
 
 
+@pytest.mark.parametrize("title", ["A title that goes on and on, " * 60, "word" * 400], ids=["words", "one word"])
+def test_a_very_long_title_leaves_the_panels_as_large_as_they_are(title: str, drawn: list[Any]) -> None:
+    plan = plan_with()
+    for one in ("short", title):
+        save_distributions(Path("a.png"), one, frame_of(plan, measured(plan)))
+    heights = []
+    for figure in drawn:
+        figure.draw_without_rendering()
+        (axes,) = (axes for axes in figure.axes if axes.get_visible())
+        heights.append(axes.get_position().height * figure.get_figheight())
+        assert all(len(line) < 120 for line in figure.get_suptitle().splitlines())
+    assert heights[1] > 0.9 * heights[0]
+
+
 @pytest.mark.parametrize("name", DRAW)
 @pytest.mark.parametrize("dataset", ["MNIST", r"costs $\no$ more"])
 def test_a_dollar_begins_no_formula(name: str, dataset: str, tmp_path: Path) -> None:
@@ -257,14 +271,14 @@ def test_a_dollar_begins_no_formula(name: str, dataset: str, tmp_path: Path) -> 
     for cell, entry in entries.items():
         named = {"certificate": {"settings": {"dataset": dataset}}}
         entries[cell] = entry._replace(runs=tuple(run._replace(records={**run.records, **named}) for run in entry.runs))
-    DRAW[name](tmp_path / "a.png", plan, frame_of(plan, entries))
+    DRAW[name](tmp_path / "a.png", plan.title, frame_of(plan, entries))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_title_names_the_data_once(drawn: list[Any]) -> None:
     for title, told in (("Victims of mnist", "Victims of mnist"), ("Victims", "MNIST: Victims")):
         plan = plan_with(title=title)
-        save_acr(Path("a.png"), plan, frame_of(plan, measured(plan)))
+        save_acr(Path("a.png"), plan.title, frame_of(plan, measured(plan)))
         assert drawn[-1].get_suptitle() == told
     about = drawn[-1].get_supxlabel().replace("\n", " ")
     assert about.endswith("class: 8; test points: 20; victims of an entry: 2; votes n: not known")
@@ -273,7 +287,7 @@ def test_the_title_names_the_data_once(drawn: list[Any]) -> None:
 def test_acr_is_drawn_as_mean_spread_and_victims(drawn: list[Any]) -> None:
     plan = plan_with()
     entries = measured(plan)
-    save_acr(Path("a.png"), plan, frame_of(plan, entries))
+    save_acr(Path("a.png"), plan.title, frame_of(plan, entries))
     (axes,) = drawn[0].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["clean", "constant", "optimised"]
     assert [label.get_color() for label in axes.get_yticklabels()] == [BLACK, BLUE, ORANGE]
@@ -297,7 +311,7 @@ def test_the_curve_of_an_attack_goes_through_the_means_in_order_of_gradients(dra
         entries[cell] = entry._replace(runs=tuple(run._replace(records={"victim": {}, **cost}) for run in entry.runs))
     frame = frame_of(plan, entries)
     assert has_budgets(frame) and not has_budgets(frame_of(plan_with(), measured(plan_with())))
-    save_acr_against_gradients(Path("a.png"), plan, frame)
+    save_acr_against_gradients(Path("a.png"), plan.title, frame)
     (axes,) = drawn[0].axes
     acr = {cell.row: [run.acr for run in entry.runs] for cell, entry in entries.items()}
     (curve,) = axes.containers
@@ -317,7 +331,7 @@ def test_distributions_are_the_share_of_points_that_reach_each_bound(against_rad
     entries = measured(plan)
     low = next(cell for cell in entries if cell.row == "constant")
     entries[low] = entries[low]._replace(runs=tuple(run._replace(radii=run.radii / 10) for run in entries[low].runs))
-    save_distributions(Path("a.png"), plan, frame_of(plan, entries), against_radius=against_radius)
+    save_distributions(Path("a.png"), plan.title, frame_of(plan, entries), against_radius=against_radius)
     (axes,) = drawn[0].axes
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["clean", "constant", "optimised"]  # the control that lowers ACR most
@@ -339,7 +353,7 @@ def test_a_line_falls_where_a_point_has_its_radius(drawn: list[Any]) -> None:
     (cell,) = plan.cells()
     radii = np.array([-1.0, 0.0, 0.5, 0.5, 1.0])
     entries = {cell: Entry(cell, 1, (Run(0, radii, {"victim": {}}, 0.5, 8, np.arange(5)),))}
-    save_distributions(Path("a.png"), plan, frame_of(plan, entries), against_radius=True)
+    save_distributions(Path("a.png"), plan.title, frame_of(plan, entries), against_radius=True)
     (line,) = (line for line in drawn[0].axes[0].lines if len(line.get_xdata()))
     shares = {float(at): float(share) for at, share in zip(line.get_xdata(), line.get_ydata(), strict=True)}
     assert shares[0.0] == 0.8 and {share for at, share in shares.items() if 0 < at <= 0.5} == {0.6}
@@ -353,7 +367,7 @@ def test_victims_that_are_certified_nowhere_are_drawn(tmp_path: Path) -> None:
         cell: entry._replace(runs=tuple(run._replace(radii=np.full(20, -1.0)) for run in entry.runs))
         for cell, entry in measured(plan).items()
     }
-    draw_figures(plan, frame_of(plan, entries), tmp_path, curves=True)
+    draw_figures(plan.title, frame_of(plan, entries), tmp_path, curves=True)
     assert {path.name for path in tmp_path.iterdir()} == {"acr.png", "p_a.png", "certified_accuracy.png"}
 
 
@@ -373,7 +387,7 @@ def test_where_attacks_have_budgets_acr_is_drawn_against_gradients(
             f"evaluation.tables.make_tables.{name}", lambda path, *_, name=name: called.append(f"{name} {path.name}")
         )
     plan = plan_with(attacks={"soba": {"epochs": [1, 5] if budgets else [5]}})
-    draw_figures(plan, frame_of(plan, measured(plan)), tmp_path, curves=False)
+    draw_figures(plan.title, frame_of(plan, measured(plan)), tmp_path, curves=False)
     assert called == [f"save_acr{'_against_gradients' if budgets else ''} acr.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["p_a.png"]
 
@@ -381,7 +395,7 @@ def test_where_attacks_have_budgets_acr_is_drawn_against_gradients(
 def test_a_legend_of_long_names_is_not_cut(tmp_path: Path) -> None:
     names = {f"a_rather_long_name_of_an_attack_that_was_run_with_some_budget_or_another_{i}": {} for i in range(4)}
     plan = plan_with(rows=["clean"], attacks=names)
-    save_acr_against_gradients(tmp_path / "acr.png", plan, frame_of(plan, measured(plan)))
+    save_acr_against_gradients(tmp_path / "acr.png", plan.title, frame_of(plan, measured(plan)))
     pixels = imread(tmp_path / "acr.png")
     assert pixels.shape[1] < 1_000  # of which the axes have their part
     for edge in (pixels[:, 0], pixels[:, -1], pixels[0], pixels[-1]):

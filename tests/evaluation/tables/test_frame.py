@@ -85,7 +85,7 @@ def test_entries_of_another_n_get_no_reduction() -> None:
     def reduction(of_clean: dict[str, Any], of_poisoned: dict[str, Any]) -> Any:
         entries = {clean: entry(clean, *before, **of_clean), poisoned: entry(poisoned, *after, **of_poisoned)}
         frame = frame_of(plan, entries)
-        return row_of(frame, data="optimised"), tables_of(plan, frame)[0].text["reduction"].tolist()
+        return row_of(frame, data="optimised"), tables_of(plan.title, frame)[0].text["reduction"].tolist()
 
     same, text = reduction({"n": 1000}, {"n": 1000})
     expected = reduction_of(np.array([after]), np.array(before))
@@ -157,7 +157,7 @@ def test_several_attack_runs_are_one_row_more() -> None:
     assert row["interval_over"] == "attack runs, victims, points"
     single = row_of(frame, data="soba_epochs_1_seed_1")
     assert (single["attack_runs"], single["interval_over"]) == (1, "victims, points")
-    table = tables_of(plan, frame)[0].text.set_index("training data")["runs"]
+    table = tables_of(plan.title, frame)[0].text.set_index("training data")["runs"]
     assert table["soba_epochs_1"] == "3 attacks, 6 victims"
     assert (table["soba_epochs_1_seed_1"], table["soba_epochs_5_seed_0"]) == ("2", "0 of 2")
 

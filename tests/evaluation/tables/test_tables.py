@@ -264,7 +264,7 @@ def entry(cell: Cell, wanted: int, *radii: list[float]) -> Entry:
 
 
 def tables(plan: Plan, entries: Entries) -> dict[str, Table]:
-    return {table.name: table for table in tables_of(plan, frame_of(plan, entries))}
+    return {table.name: table for table in tables_of(plan.title, frame_of(plan, entries))}
 
 
 def test_the_mean_over_classes_and_missing_runs() -> None:
