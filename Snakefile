@@ -22,12 +22,13 @@ from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.paths import FIGURES
 from evaluation.tables.plan import plan_of
 
+WHERE = "the plan (--configfile)"
 try:
-    PLAN = plan_of(config, "the plan (--configfile)")
+    PLAN = plan_of(config, WHERE)
     JOBS = {job.name: job for job in jobs_of(PLAN)}
     if workflow.is_main_process:  # a job of it reads this file again
         prepared = {"data"} if PLAN.paths.manifest.is_file() else set()
-        check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}])
+        check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}], WHERE)
 except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)

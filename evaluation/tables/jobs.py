@@ -186,10 +186,10 @@ def flags(values: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def check_scripts(jobs: Sequence[Job]) -> None:
+def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
     """Raise InputError for the first job whose script does not know a flag, or refuses its settings.
 
-    Of jobs that differ in seed and files alone, one is looked at.
+    Of jobs that differ in seed and files alone, one is looked at. where: the plan's name in the error.
     """
     seen = set()
     for job in jobs:
@@ -205,4 +205,4 @@ def check_scripts(jobs: Sequence[Job]) -> None:
             if hasattr(config, "check"):
                 config.check()
         except InputError as error:
-            raise InputError(f"{job.about}: {job.script}: {error}") from error
+            raise InputError(f"{where}: {job.about}: {job.script}: {error}") from error

@@ -63,10 +63,7 @@ def main(config: Config) -> None:
     *jobs, tables = jobs_of(plan)
     is_prepared = plan.paths_in(config.directory).manifest.is_file()
     to_do = [job for job in jobs if not (job.rule == "data" and is_prepared)]
-    try:
-        check_scripts(to_do)
-    except InputError as error:
-        raise InputError(f"{config.plan}: {error}") from error
+    check_scripts(to_do, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
     write_json(plan.paths.plan, msgspec.to_builtins(plan))
