@@ -164,7 +164,8 @@ rule tables:
 
 
 onerror:
-    # What is there, with a list of what is missing; elsewhere, since a table in its place would count as made.
+    # The entries that are there, and a list of those that are missing. They go to another folder, because Snakemake would
+    # take a table in its own place for the finished one.
     if (WORK / "plan.json").is_file():
         make = [PYTHON, str(ROOT / "evaluation/tables/make_tables.py"), "--plan", str(WORK / "plan.json")]
         subprocess.run([*make, "--directory", ".", "--results-dir", str(WORK / "incomplete")])

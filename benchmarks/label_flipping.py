@@ -3,8 +3,8 @@
     python benchmarks/label_flipping.py
 
 Sizes are those of MNIST 1 against 7 (13,007 training and 2,163 test points, 785 features), and a block of test points
-of all of MNIST (55,000 training points, ten classes); the features are random with a class mean, the speed being that
-of any features. The limit is the product of the kernel vectors: d n (2 m) operations at the rate of a large product.
+of all of MNIST (55,000 training points, ten classes). The features are random with a class mean. Any features take the
+same time. The limit is the product of the kernel vectors: d n (2 m) operations at the rate of a large product.
 """
 
 import time

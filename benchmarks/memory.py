@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py
 
-MACER's attack and SmoothAdv keep the noise of each image fixed. Stored for the whole data set it would be ``copies``
-times the data; it is recomputed from the image's number instead (runtime.noise.normal_of_images), so what is left is
-the larger batch. Each measurement is a process of its own: the constants of the MNIST scripts, random images of
-MNIST's shape and number, a few steps, and the largest resident set that the kernel saw. On a GPU this is the
-memory of the host, not of the device.
+MACER's attack and SmoothAdv keep the noise of each image fixed. If it were stored for the whole data set, it would
+take ``copies`` times the memory of the data. It is recomputed from the image's number
+(runtime.noise.normal_of_images), so that only the batch is larger. Each measurement is a process of its own: the
+constants of the MNIST scripts, random images of MNIST's shape and number, a few steps, and the largest resident set
+that the kernel saw. On a GPU this is the memory of the host, not of the device.
 """
 
 import json

@@ -3,9 +3,9 @@
     python benchmarks/price.py
 
 A row: MNIST, Gaussian augmentation, one noise level, one class. Five kinds of training data (clean, optimised, random,
-constant, contrast), five victims of each, and certificates of all test images of class 8. Each stage is one unit of
-its work, timed as speed.py does with the production code, times how many of them the row takes; compiling, starting and
-writing are left out, and so are the three controls, which take seconds.
+constant, contrast), five victims of each, and certificates of all test images of class 8. One unit of each stage is
+timed as in speed.py, with the production code, and multiplied by the number of units of a row. Compiling, starting and
+writing are left out. So are the three controls, which take seconds.
 """
 
 import runtime  # noqa: F401  (before Keras: it sets what the backend reads)

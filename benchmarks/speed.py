@@ -5,9 +5,9 @@
 
 What is timed is in works.py: the outer step, the training step and the vote loop are the production code itself.
 
-Each measurement is compiled and run twice, then repeated; the median counts. Every repeat ends by fetching a
-result to the host, so that asynchronous devices are timed honestly. Measurements that are compared with each
-other take turns, so that another load on the machine slows all of them alike.
+Each measurement is compiled and run twice, then repeated. The median counts. Every repeat ends by fetching a result to
+the host, so that asynchronous devices are timed honestly. Measurements that are compared with each other take turns, so
+that another load on the machine slows all of them alike.
 """
 
 from __future__ import annotations

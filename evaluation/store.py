@@ -37,7 +37,7 @@ def has_store(folder: Path) -> bool:
 
 
 def write_store(folder: Path, store: Store) -> None:
-    """Write both files or, where there is no room, none; the records, which name the points' SHA-256, come last."""
+    """Write both files, or neither where there is no room. The records come last and name the points' SHA-256."""
     text = store.points.to_csv(index=False, lineterminator="\n")
     records = {"points_sha256": hashlib.sha256(text.encode()).hexdigest(), "records": store.records}
     with atomic_path(folder / SETTINGS) as settings_file, atomic_path(folder / POINTS) as points_file:

@@ -78,8 +78,8 @@ class LabelFlippingConfig(RunControls):
     ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     """Candidates for ridge."""
     neighbours: tuple[int, ...] = (300, 1000, 3000)
-    """How many neighbours vote (signed: for their labels); the best on held-out training images where there are
-    several."""
+    """How many neighbours vote (with signed votes: for their labels). Of several numbers, the best on held-out training
+    images is taken."""
     bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images; as neighbours."""

@@ -1,8 +1,8 @@
 """Features of images by contrastive learning, which sees no label, for certificates against changed labels.
 
 Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR, ICML 2020, arXiv 2002.05709),
-section 2. Without a projection head the features are the network's output itself, on the unit sphere; with one they are
-what its last layer sees. BatchNorm has batch statistics.
+section 2. Without a projection head the features are the network's output, on the unit sphere. With a projection head
+they are the input of the network's last layer. BatchNorm uses batch statistics.
 
     python evaluation/label_flipping/contrastive_features.py --data-dir data/MNIST
     python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
@@ -67,8 +67,8 @@ class Config(CheckpointControls):
 
     data_dir: Path = project_path("data/MNIST")
     views: Literal["digits", "objects"] = "digits"
-    """How the two views of an image differ: turned, scaled, moved and blurred; or cropped, mirrored, in brightness,
-    contrast and colour, and some without colours."""
+    """How the two views of an image differ. digits: they are turned, scaled, moved and blurred. objects: they are
+    cropped and mirrored, and differ in brightness, contrast and colour. Some lose their colours."""
     architecture: str = "cnn_3x3"
     """Network, see models/registry.py."""
     dimension: Annotated[int, POSITIVE] = 128

@@ -200,10 +200,10 @@ def _study_label(record: Mapping[str, Any], most_points: int) -> str:
 
 @default_style()
 def save_label_curves(path: Path, store: Store) -> None:
-    """Draw accuracy against changed training labels, as PNG; the top axis gives them in percent.
+    """Draw accuracy against changed training labels, as PNG. The top axis gives their number in percent.
 
-    The studies are of one data set and its classes. Colours tell studies apart, or the q of one study; lines tell
-    kinds: a certificate falls in steps, a network's accuracies are points joined by lines.
+    The studies are of one data set and its classes. Colours tell studies apart, or the values of q of one study. A
+    certificate falls in steps. A network's accuracies are points joined by lines.
     """
     from matplotlib.figure import Figure
 

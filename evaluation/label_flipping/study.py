@@ -211,9 +211,9 @@ def _certify_points(
 
 
 def _lines(config: LabelFlippingConfig, name: str, points: Points, test: Images, train: Images) -> pd.DataFrame:
-    """A line per certificate and test point, in the columns of the store; both bounds are certified for every q.
+    """A line per certificate and test point, in the columns of the store. Both bounds are certified for every q.
 
-    idx counts the dataset's test images; classes go by their own numbers.
+    idx counts the dataset's test images. Classes have the dataset's numbers.
     """
     classes = np.array([*(config.classes or range(train.classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
     certified: list[tuple[Any, ...]] = [(EXACT[config.learner], None, points.exact_prediction, points.exact_flips)]

@@ -128,9 +128,9 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
 def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_radius: bool = False) -> None:
     """Draw how the lower bound of p_A is distributed over the test points, clean beside poisoned, as PNG.
 
-    p_A is the probability of the right class under the noise; a point of radius r has the lower bound Phi(r / sigma). A
-    line is the share of points whose bound is at least x, the mean over victims; points that are not certified are the
-    rest. against_radius: against the radius itself, which is the field's curve of certified accuracy.
+    p_A is the probability of the right class under the noise. A point of radius r has the lower bound Phi(r / sigma). A
+    line is the share of points whose bound is at least x, the mean over victims. The other points are not certified.
+    against_radius: draw against the radius itself, which is the field's curve of certified accuracy.
     """
     shown = shown_entries(frame)
     names = _contrasted(shown)

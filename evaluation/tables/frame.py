@@ -30,7 +30,7 @@ OF_VICTIMS = ("acr", *SHARES, "accuracy", "target_accuracy", "others_acr", "othe
 
 
 def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
-    """A row for each entry, in the plan's order; then the means over attack runs, and over classes.
+    """A row for each entry in the plan's order. The means over attack runs and over classes follow.
 
     Columns: what the entry is (table, dataset, method, sigma, architecture, target_class, data, ...), how it was
     measured (n, points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius

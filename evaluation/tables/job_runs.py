@@ -1,4 +1,4 @@
-"""A plan's jobs, run in this process or in others that stay: what a job imports and compiles, the next one has."""
+"""Run a plan's jobs, in this process or in several that stay alive, so that jobs share what they have compiled."""
 
 import gc
 import multiprocessing
@@ -28,7 +28,7 @@ _LOOK_EVERY = 0.5  # seconds, for a request to stop
 
 
 def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
-    """Run a job's script as a shell does, its output in a log; what is wrong in a line where it fails.
+    """Run a job's script as a shell does, with its output in a log. Returns one line that says why it failed, or None.
 
     Raises StoppedEarly where the job stopped when it was asked to.
     """
@@ -62,10 +62,11 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
-    """Run jobs, the first ones first, each as soon as what it needs is made; a line for each that failed.
+    """Run each job as soon as the files that it needs are made, earlier jobs first. Returns why each failed job failed.
 
-    A job that needs what a failed one should have made is left out. One process: all in this one.
-    Raises StoppedEarly where asked to stop, once the jobs under way have stopped.
+    A job is left out where a failed job should have made a file that it needs. processes: jobs at a time. Where it is
+    1, the jobs run in this process.
+    Raises StoppedEarly where a stop is asked for, after the jobs under way have stopped.
     """
     makers = {path: job for job in jobs for path in job.outputs}
     order = TopologicalSorter({job: [makers[path] for path in job.needs if path in makers] for job in jobs})
@@ -122,7 +123,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
 
 
 def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
-    """Run a job in this process; what came of it."""
+    """Run a job in this process. The future is done."""
     future: Future[str | None] = Future()
     try:
         with bar.listening(job):
@@ -133,7 +134,7 @@ def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
 
 
 class _Worker(ProcessPoolExecutor):
-    """A process that runs one job after the other. Where it is killed, no other is lost."""
+    """A process that runs one job after the other. Where the system kills it, the other workers go on."""
 
     def __init__(self) -> None:
         super().__init__(1, mp_context=_SPAWN, initializer=_in_a_worker)
@@ -145,7 +146,7 @@ def _in_a_worker() -> None:
 
 
 def _end_with_the_parent() -> None:
-    """Where the parent was killed: the job under way stops as it does when asked to, then the process ends."""
+    """Wait for the parent's end. Then stop the job under way cleanly, and end this process."""
     if parent := multiprocessing.parent_process():
         parent.join()
     while True:

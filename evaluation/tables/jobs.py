@@ -169,7 +169,7 @@ def _tables_job(plan: Plan) -> Job:
 
 
 def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:
-    """The more special wins."""
+    """The flags of a method at a noise level. The more special flags win."""
     keys = ("all", method, f"{method} {sigma:g}")
     return {name: value for key in keys for name, value in settings.get(key, {}).items()}
 

@@ -1,7 +1,7 @@
 """Tables of a plan: pivots of its frame (frame.py), as text.
 
-Layout: arXiv 2012.01274, tables 1 to 4: per method and noise level, clean against poisoned; transfer over methods and
-over architectures. Controls of the same epsilon stand in the same table.
+Layout: arXiv 2012.01274, tables 1 to 4. They compare clean and poisoned training data for each method and noise level,
+and show transfer over methods and over architectures. Controls of the same epsilon stand in the same table.
 """
 
 from __future__ import annotations

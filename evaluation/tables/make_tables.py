@@ -1,11 +1,11 @@
-"""Arrange what a plan's runs measured as tables and figures; entries that are missing are named.
+"""Arrange the measurements of a plan as tables and figures, and name the entries that are missing.
 
-Called when the plan's other jobs are done, and by hand at any time:
+This is the last job of a plan. By hand, at any time:
 
     python evaluation/tables/make_tables.py --plan config/digits.yaml
 
-What was measured is written into the results folder as a store first (evaluation/store.py). From there alone, the same
-tables and figures are made again by
+First the measurements are written into the results folder as a store (evaluation/store.py). From the store alone, this
+makes the same tables and figures again:
 
     python evaluation/tables/make_tables.py --plan results/digits/plan.yaml --from-results --results-dir runs/digits
 
@@ -63,7 +63,7 @@ class Config:
 def main(config: Config) -> None:
     """Write the store, tables and figures, and print the tables.
 
-    Raises InputError where not one entry of the plan has a run, before anything is written.
+    Raises InputError where no entry of the plan has a run. Nothing is written then.
     """
     plan = read_plan(config.plan)
     times = pd.DataFrame()

@@ -77,7 +77,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table. A setting that is not given has the default of the script that uses it.
+    """A table. A setting that the plan does not give has the default of the script that uses it.
 
     Paths start from the project, or from another folder where the script that reads the plan is given --directory.
     """
@@ -85,7 +85,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     table: str
     """Name of the table, as in file names."""
     title: str
-    """Heading; says what is reduced against the paper."""
+    """Heading of the tables. It says what is smaller here than in the paper."""
     dataset: str
     """Folder in data/ of the prepared arrays: MNIST, CIFAR10, DIGITS or any other. Tables and figures have the name
     that the data were prepared with (label)."""
@@ -102,54 +102,57 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     results_dir: str = ""
     """Folder of tables and figures; <work_dir>/results when not given."""
     methods: dict[str, tuple[float, ...]] = {}
-    """Noise levels sigma of each certified training method."""
+    """The training methods, and the noise levels sigma of each: {gaussianaug: [0.25, 0.5], macer: [0.25]}."""
     target_classes: tuple[int, ...] = (8,)
     """Classes that are poisoned and certified."""
     epsilon: float = 0.1
-    """l-infinity bound on the poison."""
+    """l-infinity bound on the change of a pixel; pixels are in [0, 1]."""
     rows: tuple[str, ...] = PUBLISHED_ROWS
     """Training data of each method: clean, controls (attack_generation/controls.py), optimised (poison made against the
     method itself)."""
     runs: int = 3
-    """Victims per entry, with seeds seed, seed + 1, ..."""
+    """Victims per entry. Their seeds are seed, seed + 1, ..."""
     seed: int = 0
     """Seed of the attacks, of the first victim, and of the certified points."""
     architecture: str
-    """Model of attack and victim, see models/registry.py."""
+    """Model of the attack and of the victims, see models/registry.py."""
     attack: dict[str, dict[str, Any]] = {}
-    """Flags of the attack scripts: of 'all', of a method ('macer'), of a method at one sigma ('macer 0.5')."""
+    """Flags of the attack scripts: of 'all', of a method ('macer'), or of a method at one sigma ('macer 0.5'). The more
+    special flags win. {all: {epochs: 20}, macer: {lr_u: 0.05}}"""
     victim: dict[str, dict[str, Any]] = {}
-    """Flags of the victim scripts, likewise."""
+    """Flags of the victim scripts, written in the same way."""
     attacks: dict[str, dict[str, Any]] = {}
-    """Named variants of the attack, each a row beside 'rows': flags that are added to those of 'attack' and win over
-    them. 'epochs' may be a list: a poison and a row for each, which are the budgets of one series of that name. So may
-    'seed': the same attack several times, each run with its own random numbers."""
+    """Named attacks, each a row beside 'rows'. Their flags are added to those of 'attack' and win over them. Where
+    'epochs' is a list, each number gives a poison and a row: the budgets of one series. Where 'seed' is a list, the
+    same attack runs several times, each time with its own random numbers. {soba: {optimiser: soba, epochs: [5, 10]}}"""
     ready: dict[str, str] = {}
-    """Poison that ships with the project (data/poisons/), each a row beside 'rows': the row's name, the poison's name.
-    Victims of every method and noise level are trained on it."""
+    """Poisons that ship with the project (data/poisons/), each a row beside 'rows': {name of the row: name of the
+    poison}. Victims of every method and noise level are trained on them."""
     victims: dict[str, dict[str, Any]] = {}
-    """Named variants of the victims, likewise added to 'victim'; every row is trained with each, transfers with the
-    first. Reductions are against clean victims of the same variant. None: one, which has no name."""
+    """Named kinds of victims. Their flags are added to those of 'victim'. Every row is trained with each kind,
+    transfers with the first. A reduction is against clean victims of the same kind. When not given, there is one kind
+    without a name. {plain: {}, jittered: {jitter-brightness: 0.15}}"""
     certification: dict[str, Any] = {}
     """Flags of the certification script, such as points and n. With all_classes: true, points of every class are
-    certified, and what the classes keep that are not poisoned stands beside."""
+    certified, and the tables also have the ACR of the classes that are not poisoned."""
     visibility: bool = False
     """Measure how large each poison is and how well simple detectors see it (attack_generation/visibility.py)."""
     shards: int = 1
     """Jobs that one victim's certificate is divided into."""
     method_transfer: MethodTransfer | None = None
-    """Transfer over training methods, None for no such table."""
+    """Transfer over training methods, a table of its own: {sigmas: [0.25], against: [gaussianaug, macer]}."""
     architecture_transfer: ArchitectureTransfer | None = None
-    """Transfer over architectures, None for no such table."""
+    """Transfer over architectures, a table of its own: {method: macer, sigmas: [0.25], attacked: [mnist_cnn], victims:
+    [mnist_cnn, mlp]}."""
     foreign: tuple[Foreign, ...] = ()
-    """Certificates made by other programs, which join the table."""
+    """Certificates that other programs wrote. They join the table."""
     threads: int = 1
-    """CPU threads of every job. One count gives one result: sums of floats depend on how they are divided."""
+    """CPU threads of every job. Another count gives other last bits, because sums of floats are divided otherwise."""
     limits: dict[str, Limits] = {}
     """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify'."""
 
     def check(self) -> None:
-        """Raise InputError on an entry that cannot work. What is left to the scripts, jobs.check_scripts checks."""
+        """Raise InputError on an entry that cannot work. The flags of scripts are checked by jobs.check_scripts."""
         require_usable(msgspec.to_builtins(self))
         transfers = self.method_transfer, self.architecture_transfer
         against = self.method_transfer.against if self.method_transfer else ()
@@ -344,7 +347,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:
-    """Raise InputError for what is no flag and value of a script, or a flag that the plan sets itself."""
+    """Raise InputError for a name or a value that no flag has, and for a flag that the plan itself sets."""
     for name, value in settings.items():
         if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
             raise InputError(f"{where}: {name!r} is no setting of a script; name one without dashes before it")

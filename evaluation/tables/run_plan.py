@@ -5,9 +5,9 @@
     python evaluation/tables/run_plan.py --plan config/mnist_published.yaml --max-minutes 9.5
     KERAS_BACKEND=jax python evaluation/tables/run_plan.py --plan config/mnist_methods.yaml --processes 14
 
-Finished jobs are kept and a stopped one goes on from its checkpoint when the same command is run again. A job that
-fails stops no other that does not need it. Each job is a call of a script that a user may make by hand; its output is
-in <work_dir>/logs. For many jobs at a time, and for clusters, see the Snakefile: it makes the same files.
+The same command again keeps finished jobs and continues a stopped job from its checkpoint. Where a job fails, only the
+jobs that need its files are left out. Each job is a call of a script that a user may make by hand. Its output is in
+<work_dir>/logs. For many jobs at a time, and for clusters, see the Snakefile: it makes the same files.
 """
 
 import os
