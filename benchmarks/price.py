@@ -31,6 +31,7 @@ from evaluation.MNIST import gaussian_augmented_training
 from evaluation.training import Training
 from models.registry import build_model
 from randomized_smoothing_certification.sampling import N0
+from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.lazy import pandas as pd
 
@@ -76,7 +77,7 @@ def main(config: TimedConfig) -> list[Row]:
 
     Raises InputError for settings that cannot work.
     """
-    config.check()
+    require_usable(config)
     about = machine()
     print("measuring what each stage repeats", file=sys.stderr)
     rows = price_list(config.sizes, config)

@@ -47,6 +47,7 @@ from models.registry import build_model
 from models.saving import with_precision
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.lazy import keras
@@ -85,7 +86,7 @@ def main(config: TimedConfig) -> list[Row]:
 
     Raises InputError for settings that cannot work.
     """
-    config.check()
+    require_usable(config)
     sizes, about = config.sizes, machine()
     print("measuring gradients and steps", file=sys.stderr)
     rows = measure_gradients_and_steps(sizes, config.seconds)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,8 @@ from models.stateless import StatelessModel
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
+from runtime.bounds import POSITIVE
 from runtime.lazy import keras, ops
-from runtime.long_run import require_positive
 from runtime.noise import fold_in, normal, seed_pair
 
 SIGMA = 0.5
@@ -68,14 +68,10 @@ class Sizes(NamedTuple):
 class TimedConfig(BenchmarkConfig):
     """Settings of a measurement of time."""
 
-    seconds: float = 10.0
+    seconds: Annotated[float, POSITIVE] = 10.0
     """Time for each measurement, compilation not counted; one that is slower still has five repeats."""
-    batch_size: int = 1_000
+    batch_size: Annotated[int, POSITIVE] = 1_000
     """Votes evaluated together; smaller where a batch would not fit into the time (bfloat16 on most CPUs)."""
-
-    def check(self) -> None:
-        """Raise InputError for a time or a number of votes that nothing can be measured with."""
-        require_positive(self, "seconds", "batch_size")
 
     @property
     def sizes(self) -> Sizes:

@@ -40,7 +40,7 @@ def between(least: float, most: float) -> Bound:
 
 
 def require_bounds(config: Any, owner: str = "") -> None:
-    """Raise InputError naming the first field of a dataclass whose number breaks a bound that the field declares.
+    """Raise InputError naming the first field of a dataclass or a Struct whose number breaks a bound that it declares.
 
     None is always allowed. A field of several numbers needs each of them within the bounds. owner: added to the
     field's name in the error, such as " of MACER".
@@ -61,7 +61,7 @@ def require_within(name: str, value: Any, *bounds: Bound) -> None:
 @cache
 def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
     hints = get_type_hints(config_type, include_extras=True)
-    return {field.name: tuple(_bounds_in(hints[field.name])) for field in dataclasses.fields(config_type)}
+    return {name: bounds for name, hint in hints.items() if (bounds := tuple(_bounds_in(hint)))}
 
 
 def _bounds_in(annotation: Any) -> Iterator[Bound]:

@@ -1,12 +1,13 @@
 """The entries of a plan's tables: which victims, trained on which data, certified on which class."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from attack_generation.controls import CONTROLS
-from data.datasets import require_sigma
+from data.datasets import Sigma
 from randomized_smoothing_certification.sampling import ALPHA
+from runtime.bounds import PROBABILITY, at_least, between, require_bounds
 from runtime.checks import require_name
 from runtime.files import InputError
 
@@ -90,7 +91,7 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     method: str
-    sigma: float
+    sigma: Sigma
     target_class: int
     files: tuple[str, ...]
     architecture: str = ""
@@ -98,22 +99,20 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     poison: str = CLEAN  # clean, a control, 'ready', or the method that the poison was made against
     poison_architecture: str = ""
     poison_variant: str = ""  # name of its row where it is one of Plan.attacks or Plan.ready
-    accuracy: float | None = None  # of the clean test images, where known
-    n: int | None = None  # votes, where known: entries of another n get no reduction against these
-    alpha: float = ALPHA  # of the votes
+    accuracy: Annotated[float, between(0, 1)] | None = None  # of the clean test images, where known
+    n: Annotated[int, at_least(1)] | None = (
+        None  # votes, where known: entries of another n get no reduction against these
+    )
+    alpha: Annotated[float, PROBABILITY] = ALPHA  # of the votes
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work. Names become folders of the results."""
         for name in ("method", "poison", "architecture", "victim", "poison_architecture", "poison_variant"):
             if getattr(self, name) or name in ("method", "poison"):  # the others need not be known
                 require_name(f"foreign: {name}", getattr(self, name))
-        require_sigma(self.sigma)
+        require_bounds(self, " of foreign certificates")
         if not self.files:
             raise InputError("foreign: files must name at least one file of certificates")
-        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
-            raise InputError(f"foreign: accuracy must lie between 0 and 1, got {self.accuracy}")
-        if (self.n is not None and self.n < 1) or not 0 < self.alpha < 1:
-            raise InputError(f"foreign: n must be positive and alpha between 0 and 1, got {self.n} and {self.alpha}")
 
     @property
     def records(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import yaml
@@ -29,6 +29,7 @@ from evaluation.tables.cells import CLEAN, OPTIMISED, READY, ROWS, Cell, Foreign
 from evaluation.tables.paths import Paths
 from models.registry import require_architecture
 from robust_training.methods import METHODS
+from runtime.bounds import at_least, between, require_bounds
 from runtime.checks import require_name, require_name_lengths, require_usable, shortened
 from runtime.files import InputError, read_text
 
@@ -71,7 +72,7 @@ class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one job may use: minutes (it stops cleanly before and is submitted again), MiB and GPUs."""
 
-    minutes: int = 1_440
+    minutes: Annotated[int, at_least(5)] = 1_440
     mem_mb: int = 4_000
     gpu: int = 0
 
@@ -110,7 +111,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rows: tuple[str, ...] = PUBLISHED_ROWS
     """Training data of each method: clean, controls (attack_generation/controls.py), optimised (poison made against the
     method itself)."""
-    runs: int = 3
+    runs: Annotated[int, between(1, MOST)] = 3
     """Victims per entry. Their seeds are seed, seed + 1, ..."""
     seed: int = 0
     """Seed of the attacks, of the first victim, and of the certified points."""
@@ -137,7 +138,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     certified, and the tables also have the ACR of the classes that are not poisoned."""
     visibility: bool = False
     """Measure how large each poison is and how well simple detectors see it (attack_generation/visibility.py)."""
-    shards: int = 1
+    shards: Annotated[int, between(1, MOST)] = 1
     """Jobs that one victim's certificate is divided into."""
     method_transfer: MethodTransfer | None = None
     """Transfer over training methods, a table of its own: {sigmas: [0.25], against: [gaussianaug, macer]}."""
@@ -146,7 +147,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     [mnist_cnn, mlp]}."""
     foreign: tuple[Foreign, ...] = ()
     """Certificates that other programs wrote. They join the table."""
-    threads: int = 1
+    threads: Annotated[int, between(1, MOST)] = 1
     """CPU threads of every job. Another count gives other last bits, because sums of floats are divided otherwise."""
     limits: dict[str, Limits] = {}
     """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify'."""
@@ -188,14 +189,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             require_architecture(value)
         if CLEAN not in self.rows:
             raise InputError("rows must hold 'clean': reductions are measured against it")
-        for name in ("runs", "shards", "threads"):
-            if not 0 < getattr(self, name) <= MOST:
-                raise InputError(f"{name} must lie between 1 and {MOST}, got {getattr(self, name)}")
+        require_bounds(self)
         if not self.target_classes or len(set(self.target_classes)) < len(self.target_classes):
             raise InputError(f"target_classes must be at least one, and different, got {list(self.target_classes)}")
         for rule, limits in self.limits.items():
-            if limits.minutes < 5:
-                raise InputError(f"limits.{rule}: a job needs at least 5 minutes, got {limits.minutes}")
+            require_bounds(limits, f" of a job of {rule!r}")
         sigmas = [sigma for levels in self.methods.values() for sigma in levels]
         for sigma in (*sigmas, *(sigma for transfer in transfers if transfer for sigma in transfer.sigmas)):
             require_sigma(sigma)
