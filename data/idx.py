@@ -62,7 +62,7 @@ def read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
         if array not in paths:
             raise InputError(
                 f"{folder}: is a folder without {prefixes[0]}{published}(.gz); put the four IDX files of the data set "
-                "into it, or give an .npz file"
+                "into it, or x_train.npy, y_train.npy, x_test.npy and y_test.npy, or give an .npz file"
             )
     paths = {array: paths[array] for array in _FILES}
     arrays = {array: _read(path, _FILES[array][1]) for array, path in paths.items()}
