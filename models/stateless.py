@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from models.registry import all_layers
@@ -15,7 +14,7 @@ class StatelessModel:
     """Logits as a function of (trainable, state, x), where state holds the non-trainable variables.
 
     batch_norm: 'fixed_affine' calls the model in inference mode throughout, so that BatchNorm is the affine map
-    by its initial statistics (mean 0, variance 1), as in the published code; 'proper' uses batch statistics in
+    by its initial statistics (mean 0, variance 1), as in the published code. 'proper' uses batch statistics in
     training and moving averages in inference.
     """
 
@@ -24,14 +23,12 @@ class StatelessModel:
             raise InputError(f"batch_norm must be 'fixed_affine' or 'proper', got {batch_norm!r}")
         self.model = model
         self.batch_norm = batch_norm
-        if batch_norm == "proper":
-            for layer in all_layers(model):
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer._moments = partial(_batch_moments, layer.axis)
-        if keras.backend.backend() == "jax":
-            for layer in model.layers:
-                if isinstance(layer, keras.layers.MaxPooling2D) and _divides(layer):
-                    layer.call = partial(_max_pooled, layer.pool_size)
+        on_jax = keras.backend.backend() == "jax"
+        for layer in all_layers(model):
+            if batch_norm == "proper" and isinstance(layer, keras.layers.BatchNormalization):
+                layer._moments = partial(_batch_moments, layer.axis)
+            if on_jax and isinstance(layer, keras.layers.MaxPooling2D) and _divides(layer):
+                layer.call = partial(_max_pooled, layer.pool_size)
 
     def initial(self) -> tuple[list[Any], list[Any]]:
         """The model's present variables as (trainable, state), NumPy arrays."""
@@ -80,4 +77,4 @@ def _max_pooled(size: tuple[int, int], x: Any) -> Any:
     rows, columns = size
     height, width = x.shape[1] // rows * rows, x.shape[2] // columns * columns
     parts = [x[:, i:height:rows, j:width:columns] for i in range(rows) for j in range(columns)]
-    return functools.reduce(ops.maximum, parts)
+    return reduce(ops.maximum, parts)
