@@ -1,7 +1,8 @@
-"""What a victim may do to training images that it does not trust, before it trains on them.
+"""Defences that change training images which the victim does not trust, before it trains on them.
 
-Compression, fewer grey levels and grayscale: "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838), which undoes
-availability poison measured by accuracy. Removal of what is farthest from trusted images: the simplest sanitisation.
+Compression, fewer grey levels and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838), which
+undoes availability poison measured by accuracy. Removal of the images that are farthest from trusted images is the
+simplest sanitisation.
 """
 
 import io
@@ -20,7 +21,7 @@ REMOVED = 0.1  # share of every class
 
 
 def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
-    """The dataset with its training images treated; validation images, which are trusted, and test images stay.
+    """The dataset with changed training images. Validation images, which are trusted, and test images stay the same.
 
     jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
     luminance. removal: of each class the tenth of the images is left out that is farthest (l2) from every validation
@@ -64,7 +65,7 @@ def _jpeg(x: np.ndarray) -> np.ndarray:
 
 
 def _near_validation_images(dataset: Dataset) -> np.ndarray:
-    """Of each training image whether it is kept, bool (N,)."""
+    """Whether each training image is kept, bool (N,)."""
     from attack_generation.visibility import distance_to_nearest  # scikit-learn: not at every victim's start
 
     of_train, of_validation = labels(dataset.y_train), labels(dataset.y_val)

@@ -1,4 +1,4 @@
-"""The victims' schedules: how the learning rate goes, and the epochs, batch size and rate that go with it."""
+"""The victims' schedules: the course of the learning rate, with its epochs, batch size and rate."""
 
 from typing import Literal, NamedTuple
 
@@ -7,7 +7,7 @@ RISE = 0.3  # share of the steps before the peak of one_cycle
 
 
 class Schedule(NamedTuple):
-    """What a schedule sets where a run's own settings leave it open."""
+    """Values of a schedule, for settings that the run does not give."""
 
     epochs: int
     batch_size: int
@@ -15,10 +15,10 @@ class Schedule(NamedTuple):
     ramp_epochs: int = 10  # for losses with settings that ramp up
 
 
-# A fifth of the published epochs, with the ramp scaled alike. Batch sizes and peaks were chosen by the ACR of
-# validation images under Gaussian augmentation: on DIGITS at these epochs, where smaller batches and twice the peak
-# came within a spread of each other; on MNIST the best of three, each one run of half these epochs. Those of CIFAR10
-# are MNIST's, not measured.
+# A fifth of the published epochs, and of the ramp. Batch sizes and peaks were chosen by the ACR of validation images
+# under Gaussian augmentation. On DIGITS the runs had these epochs, and smaller batches or twice the peak gave an ACR
+# within one standard deviation. On MNIST the choice is the best of three, each tried in one run of half these epochs.
+# CIFAR10 has MNIST's values, which were not measured there.
 ONE_CYCLE = {
     "DIGITS": Schedule(epochs=20, batch_size=50, learning_rate=1e-2, ramp_epochs=2),
     "MNIST": Schedule(epochs=20, batch_size=100, learning_rate=2e-3, ramp_epochs=2),
@@ -27,10 +27,10 @@ ONE_CYCLE = {
 
 
 def learning_rate(schedule: ScheduleName, rate: float, step: int, steps: int) -> float:
-    """The rate of step number ``step`` = 0 .. steps - 1, of nothing but these numbers.
+    """The rate of step number ``step`` = 0 .. steps - 1, a function of the arguments alone.
 
     constant: ``rate``, as published. one_cycle: linearly up to ``rate``, which is reached after the share RISE of the
-    steps, and linearly down to 0 at the last (the shape of Smith and Topin, arXiv 1708.07120, without momentum's).
+    steps, and linearly down to 0 at the last step (Smith and Topin, arXiv 1708.07120, without a change of momentum).
     """
     if schedule == "constant":
         return rate

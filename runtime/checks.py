@@ -13,20 +13,19 @@ from runtime.bounds import require_bounds
 from runtime.files import InputError
 
 LARGEST_COUNT = 2**31 - 1
-"""Of every whole number: votes, batches and indices are int32 on the device; seeds keep to it as well."""
+"""Largest integer setting. Votes, batches and indices are int32 on the device. Seeds have the same limit."""
 _FOLDERS = ("dir", "directory", "folder", "store", "studies")
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, temporary files and records beside an artifact add to its name
 
 
 def require_usable(settings: Any, name: str = "") -> None:
-    """Raise InputError naming the first setting, at any depth, that is no number or no place of files.
+    """Raise InputError naming the first setting, at any depth, that is no usable number or path.
 
     settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32;
-    whole numbers lie between 0 and LARGEST_COUNT. A dataclass's fields keep the bounds that they declare, see
-    runtime.bounds. Paths: see require_place; those of a name that ends in 'dir',
-    'directory', 'folder', 'store' or 'studies' are folders, those of the name 'source' may be either, the others are
-    files.
+    integers lie between 0 and LARGEST_COUNT. A dataclass's fields keep the bounds that they declare, see
+    runtime.bounds. A path is a folder where the setting's name ends in 'dir', 'directory', 'folder', 'store' or
+    'studies'. It is a file or a folder where the name is 'source', and a file otherwise: see require_place.
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         require_bounds(settings)
@@ -61,7 +60,7 @@ def require_keras_settings() -> None:
 def require_name(what: str, name: Any) -> None:
     """Raise InputError unless ``name`` is the name of one file or folder, which leads nowhere else.
 
-    what: how the error calls it. Names from files become parts of paths: one with a separator, or '..', would
+    what: its name in the error. Names from files become parts of paths: one with a separator, or '..', would
     place results anywhere.
     """
     safe = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
@@ -73,7 +72,7 @@ def require_name(what: str, name: Any) -> None:
 
 
 def require_name_lengths(what: str, path: Path) -> None:
-    """Raise InputError where a part of the path is too long for a file's name. what: how the error calls it."""
+    """Raise InputError where a part of the path is too long for a file's name. what: its name in the error."""
     long = [part for part in path.parts if len(part.encode(errors="replace")) > _LONGEST_NAME]
     if long or "\0" in str(path):
         raise InputError(
@@ -103,7 +102,7 @@ def require_place(what: str, path: Path, folder: bool | None) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether something lies there, a link that leads nowhere too. Raises OSError where there can be nothing."""
+    """Whether the path exists, as a link to a missing file too. Raises OSError where the path is impossible."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a bar with the time left, TensorBoard scalars."""
+"""Output of a running script: a progress bar with the time left, and TensorBoard scalars."""
 
 import itertools
 import os
@@ -26,7 +26,7 @@ def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
 
 @contextmanager
 def listening(listener: Callable[[float], None]) -> Iterator[None]:
-    """Draw no bars; call ``listener`` with the share that the last one has done, whenever it moves."""
+    """Draw no bars. Call ``listener`` with the finished share of the last bar whenever it moves."""
     global _listener
     before, _listener = _listener, listener
     try:
@@ -36,7 +36,7 @@ def listening(listener: Callable[[float], None]) -> Iterator[None]:
 
 
 class _Told(tqdm):
-    """A bar that is not drawn but told to the listener."""
+    """A bar that reports to the listener and draws nothing."""
 
     def __iter__(self) -> Iterator[Any]:
         for item in self.iterable:
@@ -52,8 +52,8 @@ class _Told(tqdm):
 class Scalars:
     """TensorBoard scalars without TensorFlow: ``scalars.write(step, loss=0.3)``. Use as a context manager.
 
-    Written in this thread and at once: TensorBoard's own writer does it in another, which dies with a traceback where
-    it cannot. Where a file cannot be made or written, one line says so and the run goes on without its scalars.
+    They are written at once, in this thread. TensorBoard's own writer uses another thread, which dies with a traceback
+    where it cannot write. Where a file cannot be made or written, one line says so and the run goes on without scalars.
     """
 
     _count = itertools.count()
@@ -77,7 +77,7 @@ class Scalars:
 
     def __exit__(self, *_: object) -> None:
         if self._file:
-            self._file.close()  # all is flushed: nothing is written
+            self._file.close()  # everything is flushed already
 
     def write(self, step: int, **values: float) -> None:
         """Add one point to each named curve."""
