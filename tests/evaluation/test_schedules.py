@@ -112,7 +112,7 @@ def test_the_table_has_every_data_set() -> None:
 
 
 def test_a_ramp_that_is_left_open_is_one_line_in_an_attack() -> None:
-    with pytest.raises(InputError, match="ramp_epochs of SmoothAdv is None"):
+    with pytest.raises(InputError, match="ramp_epochs of smoothadv is None"):
         SmoothAdvLoss(ramp_epochs=None).radius(np.float32(3))
     assert SmoothAdvLoss(ramp_epochs=3).ramped(7).ramp_epochs == 3
     assert SmoothAdvLoss(ramp_epochs=None).ramped(7).ramp_epochs == 7
