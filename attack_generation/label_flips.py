@@ -5,7 +5,7 @@ Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), s
 
 import numpy as np
 
-from randomized_smoothing_certification.label_flipping import class_scores
+from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
 from runtime.files import InputError
 from runtime.noise import Stream
 
@@ -28,7 +28,7 @@ def flip_greedily(
     gets right. A heuristic: no efficient optimal attack on many points is known. Made for learners without a closed
     form, such as neural networks.
 
-    alpha: (m, n) as from KernelVectors. y, y_test: classes. flips: labels to change, 0 to n.
+    alpha: (m, n) as from RidgeRegression. y, y_test: classes. flips: labels to change, 0 to n.
     """
     if not 0 <= flips <= len(y):
         raise InputError(f"flips must lie between 0 and the {len(y)} training points, got {flips}")

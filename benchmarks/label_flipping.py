@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
-from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, smooth_least_squares
+from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression
+from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
+from randomized_smoothing_certification.changed_labels.smoothed_weights import smooth_weights
 from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.progress import progress
@@ -71,11 +73,11 @@ def measure(
         seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
         return result
 
-    kernel = timed("factorisation", KernelVectors, x, 1e4)
+    kernel = timed("factorisation", RidgeRegression, x, 1e4)
     smallest, flips = 0.0, []
     for i in progress(range(0, points, _BLOCK), desc=name, unit="block"):
         alpha = timed("kernel vectors", kernel, x_test[i : i + _BLOCK])
-        smoothed = timed("Chernoff bound", smooth_least_squares, alpha, y, noise)
+        smoothed = timed("Chernoff bound", smooth_weights, alpha, y, noise)
         smallest = min(smallest, float(smoothed.log_eps.min()))
         flips.append(timed("flips", smoothed.certified, noise, size))
     total = sum(seconds.values())

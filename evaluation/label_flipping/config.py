@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from models.embeddings import EmbeddingName
 from models.registry import require_architecture
-from randomized_smoothing_certification.label_flipping import Bound, LabelFlips
+from randomized_smoothing_certification.changed_labels.label_flips import Bound, LabelFlips
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, PROBABILITY, Seed, at_least, between
 from runtime.checks import require_usable
 from runtime.files import InputError

@@ -11,8 +11,8 @@ from data.datasets import Dataset
 from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.label_flipping.images import Images
 from evaluation.training import Training, TrainingConfig
-from randomized_smoothing_certification.fixed_weights import FixedWeights
-from randomized_smoothing_certification.label_flipping import class_scores
+from randomized_smoothing_certification.changed_labels.fixed_weights import FixedWeights
+from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
 from robust_training.standard import StandardLoss
 from runtime.noise import Stream
 from runtime.part_by_part import KeptStages

@@ -32,7 +32,7 @@ from evaluation.label_flipping.config import SETTINGS, Learner
 from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.statistics import share_interval
-from randomized_smoothing_certification.label_flipping import certified_accuracy
+from randomized_smoothing_certification.changed_labels.label_flips import certified_accuracy
 from runtime.lazy import pandas as pd
 
 TABLES, FIGURE = "tables.md", "certified_accuracy.png"

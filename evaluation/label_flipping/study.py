@@ -21,16 +21,16 @@ from evaluation.label_flipping.network import undefended_networks
 from evaluation.label_flipping.report import COLUMNS, EXACT, FIGURE, TABLES, save_label_curves, tables_page
 from evaluation.store import POINTS, Store, write_store
 from evaluation.store import SETTINGS as RECORDS
-from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.fixed_weights import (
+from randomized_smoothing_certification.changed_labels.fixed_weights import (
     FixedWeights,
     KernelRegression,
     NearestNeighbours,
+    RidgeRegression,
     SignedVotes,
-    certify_block,
 )
-from randomized_smoothing_certification.label_flipping import Bound, KernelVectors, LabelFlips, certified_accuracy
-from randomized_smoothing_certification.training_set_smoothing import Smoothed
+from randomized_smoothing_certification.changed_labels.label_flips import Bound, LabelFlips, certified_accuracy
+from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
+from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.checks import require_place
 from runtime.files import array_sha256, file_sha256, read_record, remove, write_text
@@ -132,7 +132,7 @@ def _choose(
     def with_settings(settings: dict[str, float]) -> list[dict[str, float]]:
         learner, x_held_out = fitted()
         weights = learner(settings)
-        blocks = [certify_block(weights, part, train.y, _noises(config, train.classes)) for part in _blocks(x_held_out)]
+        blocks = [weights.certify(part, train.y, _noises(config, train.classes)) for part in _blocks(x_held_out)]
         scores = []
         for number, noise in enumerate(_noises(config, train.classes)):
             smoothed = Smoothed(*map(np.concatenate, zip(*(block.smoothed[number] for block in blocks), strict=True)))
@@ -152,7 +152,7 @@ def _choose(
 
 def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[dict[str, float]], FixedWeights]:
     """The learner on features x (n, d), as a function of its own settings."""
-    ridge_regression = lru_cache(maxsize=1)(partial(KernelVectors, x))  # settings of one ridge follow each other
+    ridge_regression = lru_cache(maxsize=1)(partial(RidgeRegression, x))  # settings of one ridge follow each other
 
     def with_settings(settings: dict[str, float]) -> FixedWeights:
         match config.learner:
@@ -198,9 +198,9 @@ def _certify_points(
     """Smoothed and plain classifiers at every test point, block by block."""
 
     def certified(block: np.ndarray) -> list[Any]:
-        smoothed, prediction, flips = certify_block(weights, block, train.y, _noises(config, train.classes))
-        arrays_of_q = zip(*smoothed, strict=True)
-        return [np.stack(arrays).tolist() for arrays in arrays_of_q] + [prediction.tolist(), flips.tolist()]
+        smoothed, prediction, flips = weights.certify(block, train.y, _noises(config, train.classes))
+        of_all_q = zip(*smoothed, strict=True)
+        return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
 
     blocks = []
     with progress(total=len(x_test), desc="certifying", unit="point") as bar:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from attack_generation.label_flips import flip_at_random, flip_greedily, flip_nearest, rivals
-from randomized_smoothing_certification.label_flipping import KernelVectors, LabelFlips, class_scores
-from randomized_smoothing_certification.training_set_smoothing import TrainingSet
+from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression
+from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
+from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
+from randomized_smoothing_certification.changed_labels.training_set_smoothing import TrainingSet
 from runtime.files import InputError
 
 
@@ -14,7 +16,7 @@ def test_the_attack_on_all_points_beats_random_flips() -> None:
     y = np.repeat([0, 1, 2], 60)
     centres = random.normal(size=(3, 5)) * 2
     x, x_test = centres[y] + random.normal(size=(180, 5)), centres[y] + random.normal(size=(180, 5))
-    alpha = KernelVectors(x, 1.0)(x_test)
+    alpha = RidgeRegression(x, 1.0)(x_test)
 
     def accuracy(labels: np.ndarray) -> float:
         return float(np.mean(np.argmax(class_scores(alpha, labels, 3), axis=1) == y))

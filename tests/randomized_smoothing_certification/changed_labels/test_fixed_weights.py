@@ -7,24 +7,23 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from models.neighbours import nearest, squared_distances
-from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.fixed_weights import (
+from randomized_smoothing_certification.changed_labels.fixed_weights import (
     FixedWeights,
     KernelRegression,
     NearestNeighbours,
+    RidgeRegression,
     SignedVotes,
-    certify_block,
-)
-from randomized_smoothing_certification.label_flipping import (
-    KernelVectors,
-    LabelFlips,
-    Votes,
-    _log_chernoff,
     greedy_flips,
-    smooth_least_squares,
-    smooth_votes,
     vote_flips,
 )
+from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
+from randomized_smoothing_certification.changed_labels.smoothed_weights import (
+    Votes,
+    _log_chernoff,
+    smooth_votes,
+    smooth_weights,
+)
+from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 
 
@@ -51,7 +50,7 @@ def test_votes_are_certified_as_the_weights_that_they_are(classes: int) -> None:
     for weights, size, values in (
         (NearestNeighbours(x, 21), 21, {0, 1}),
         (SignedVotes.of_distance(x, 21), 90, {-1, 1}),
-        (SignedVotes(KernelVectors(x, 1.0), 90, 30), 90, {-1, 1}),
+        (SignedVotes(RidgeRegression(x, 1.0), 90, 30), 90, {-1, 1}),
     ):
         alpha = weights(x_test)
         np.testing.assert_allclose(np.abs(alpha).sum(axis=1), 1)
@@ -63,9 +62,9 @@ def _agree_with_the_general_ones(
     weights: FixedWeights, alpha: np.ndarray, y: np.ndarray, x_test: np.ndarray, classes: int
 ) -> None:
     noises = [LabelFlips(q, classes) for q in (0.05, 0.3)]
-    found = certify_block(weights, x_test, y, noises)
+    found = weights.certify(x_test, y, noises)
     for noise, smoothed in zip(noises, found.smoothed, strict=True):
-        wanted = smooth_least_squares(alpha, y, noise)
+        wanted = smooth_weights(alpha, y, noise)
         np.testing.assert_array_equal(smoothed.prediction, wanted.prediction)
         np.testing.assert_allclose(smoothed.log_eps, wanted.log_eps, rtol=1e-4, atol=1e-5)
     prediction, flips = greedy_flips(alpha, y, classes)
@@ -78,8 +77,8 @@ def test_signed_votes_predict_as_the_neighbours_and_survive_twice_as_many_change
     """Where the classes are equally large; ties, which neither certifies, apart."""
     x, y, x_test = clusters(3)
     assert set(np.bincount(y)) == {30}
-    plain = certify_block(NearestNeighbours(x, 20), x_test, y, [LabelFlips(0.1, 3)])
-    signed = certify_block(SignedVotes.of_distance(x, 20), x_test, y, [LabelFlips(0.1, 3)])
+    plain = NearestNeighbours(x, 20).certify(x_test, y, [LabelFlips(0.1, 3)])
+    signed = SignedVotes.of_distance(x, 20).certify(x_test, y, [LabelFlips(0.1, 3)])
     np.testing.assert_array_equal(signed.prediction, plain.prediction)
     won = plain.prediction != ABSTAIN
     assert np.isin(signed.flips[won] - 2 * plain.flips[won], (0, 1)).all() and plain.flips.max() > 8
@@ -87,7 +86,7 @@ def test_signed_votes_predict_as_the_neighbours_and_survive_twice_as_many_change
 
 def test_the_points_of_the_largest_weight_vote_for_their_labels() -> None:
     x, _, x_test = clusters(3)
-    ridge = KernelVectors(x, 1.0)
+    ridge = RidgeRegression(x, 1.0)
     weight, support = ridge(x_test), SignedVotes(ridge, 90, 30)(x_test) > 0
     assert (support.sum(axis=1) == 30).all()
     largest_against = np.where(support, -np.inf, weight).max(axis=1)
@@ -162,7 +161,7 @@ def test_kernel_regression_is_its_formula() -> None:
     scale = np.sqrt((cdist(x, x) ** 2).mean())
     wanted = np.exp(-(cdist(x_test, x) ** 2) / (2 * (0.3 * scale) ** 2))
     np.testing.assert_allclose(weights(x_test), wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-3, atol=1e-9)
-    found = certify_block(weights, x_test, y, [LabelFlips(0.1, 3)])
+    found = weights.certify(x_test, y, [LabelFlips(0.1, 3)])
     assert found.flips.max() > 2
     # A narrow kernel is the nearest neighbour, however far all points are.
     narrow = KernelRegression(x, 1e-3)(x_test)

@@ -1,14 +1,14 @@
 """Randomized smoothing over the training set: predictions certified against changed training data.
 
 Source: Rosenfeld, Winston, Ravikumar, Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized
-Smoothing" (ICML 2020, arXiv 2002.03018), section 3: smoothing applies to any function, and the map from a training
-set and a test input to a class is one. The smoothed classifier answers with the class that the base learner gives
-most often when it is trained on noisy versions of the training set; its answer cannot be changed by an adversary
-whose training set has nearly the same noisy versions.
+Smoothing" (ICML 2020, arXiv 2002.03018), section 3. Smoothing applies to any function, also to the map from a training
+set and a test input to a class. The smoothed classifier predicts the class that the base learner predicts most often
+when it is trained on noisy versions of the training set. An adversary whose training set has nearly the same noisy
+versions cannot change this class.
 
-A noise distribution is one class with two methods (``TrainingSetNoise``). LabelFlips, in label_flipping.py, is the
-one of the paper; to add another, say Gaussian noise on the training inputs, say how to draw a noisy training set
-and how far an adversary may go when an event of known probability must stay the more likely one.
+A noise distribution is one class with two methods (``TrainingSetNoise``). The paper's is LabelFlips, label_flips.py.
+Another distribution, such as Gaussian noise on the training inputs, says how to draw a noisy training set, and how far
+an adversary may go while an event of known probability stays the more likely one.
 """
 
 from abc import ABC, abstractmethod
@@ -53,9 +53,9 @@ class TrainingSetNoise(ABC):
 
 
 class Smoothed(NamedTuple):
-    """What a smoothed classifier says of m test points."""
+    """Predictions of a smoothed classifier at m test points."""
 
-    prediction: np.ndarray  # int64 (m,), ABSTAIN where no class is known to be the more likely one
+    prediction: np.ndarray  # int64 (m,), ABSTAIN where no class is known to have a probability above one half
     log_eps: np.ndarray  # float64 (m,), upper bound on log(1 - P[base learner predicts so]); 0 where abstained
 
     def certified(self, noise: TrainingSetNoise, size: int) -> np.ndarray:

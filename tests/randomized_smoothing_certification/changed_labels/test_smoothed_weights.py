@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.label_flipping import (
-    KernelVectors,
-    LabelFlips,
+from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression, greedy_flips
+from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips, certified_accuracy
+from randomized_smoothing_certification.changed_labels.smoothed_weights import (
     _log_chernoff,
-    certified_accuracy,
     class_scores,
-    greedy_flips,
-    smooth_least_squares,
+    smooth_weights,
 )
+from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 
 
@@ -129,7 +127,7 @@ def test_no_set_of_certified_flips_changes_the_smoothed_prediction(classes: int,
         y = random.integers(0, classes, points)
         y[1:] *= random.random(points - 1) < 0.3  # most are of class 0
         alpha = np.abs(random.normal(1, 0.1, size=(1, points)))
-        smoothed = smooth_least_squares(alpha, y, noise)
+        smoothed = smooth_weights(alpha, y, noise)
         flips = int(smoothed.certified(noise, points)[0])
         predicted = int(smoothed.prediction[0])
         if not flips:
@@ -150,19 +148,19 @@ def test_kernel_vectors_are_those_of_ridge_regression() -> None:
     for features in (5, 80):  # the primal system, and the dual one
         x, x_test = random.normal(size=(30, features)), random.normal(size=(7, features))
         weights = np.linalg.inv(x.T @ x + 0.3 * np.eye(features)) @ x.T @ np.eye(3)[y]
-        alpha = KernelVectors(x, 0.3)(x_test)
+        alpha = RidgeRegression(x, 0.3)(x_test)
         np.testing.assert_allclose(class_scores(alpha, y, 3), x_test @ weights, rtol=1e-8, atol=1e-10)
 
 
 def test_ridge_zero_interpolates_or_says_that_it_cannot() -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(6, 20))
-    np.testing.assert_allclose(KernelVectors(x, 0.0)(x), np.eye(6), atol=1e-8)  # fewer points than features
+    np.testing.assert_allclose(RidgeRegression(x, 0.0)(x), np.eye(6), atol=1e-8)  # fewer points than features
     with pytest.raises(InputError, match="ridge 0 leaves a singular system"):
-        KernelVectors(np.concatenate([x, x[:1]]), 0.0)  # a repeated point
+        RidgeRegression(np.concatenate([x, x[:1]]), 0.0)  # a repeated point
     with pytest.raises(InputError, match="singular"):
-        KernelVectors(np.ones((10, 2)), 0.0)  # repeated features
-    duplicated = KernelVectors(np.concatenate([x, x[:1]]), 0.1)(x)
+        RidgeRegression(np.ones((10, 2)), 0.0)  # repeated features
+    duplicated = RidgeRegression(np.concatenate([x, x[:1]]), 0.1)(x)
     np.testing.assert_allclose(duplicated[:, 0], duplicated[:, 6], atol=1e-12)  # share the weight equally
 
 
@@ -170,21 +168,21 @@ def test_equal_labels_small_and_large_q() -> None:
     alpha = np.random.default_rng(0).normal(1, 0.2, size=(4, 50))
     for labels in (np.zeros(50, int), np.ones(50, int)):
         for q in (1e-12, 0.1, 0.4999999):
-            smoothed = smooth_least_squares(alpha, labels, LabelFlips(q, 2))
+            smoothed = smooth_weights(alpha, labels, LabelFlips(q, 2))
             assert np.all(np.isfinite(smoothed.log_eps))
             assert np.all((smoothed.prediction == labels[0]) | (q > 0.49))
             flips = smoothed.certified(LabelFlips(q, 2), 50)
             assert np.all((flips >= 0) & (flips <= 50))
     # The larger the majority's margin, the more flips; a tie abstains.
-    tie = smooth_least_squares(np.ones((1, 4)), np.array([0, 0, 1, 1]), LabelFlips(0.1, 2))
+    tie = smooth_weights(np.ones((1, 4)), np.array([0, 0, 1, 1]), LabelFlips(0.1, 2))
     assert tie.prediction[0] == ABSTAIN and tie.log_eps[0] == 0
-    nothing = smooth_least_squares(np.zeros((1, 4)), np.array([0, 0, 1, 1]), LabelFlips(0.1, 2))
+    nothing = smooth_weights(np.zeros((1, 4)), np.array([0, 0, 1, 1]), LabelFlips(0.1, 2))
     assert nothing.prediction[0] == ABSTAIN
 
 
 def test_logarithms_stay_finite_where_float64_has_no_such_number() -> None:
     alpha = np.ones((1, 4000))
-    smoothed = smooth_least_squares(alpha, np.zeros(4000, int), LabelFlips(0.1, 2))
+    smoothed = smooth_weights(alpha, np.zeros(4000, int), LabelFlips(0.1, 2))
     exact_power = 4000 * np.log(2 * np.sqrt(0.1 * 0.9))  # all entries equal: t = log((1 - q)/q)/2
     np.testing.assert_allclose(smoothed.log_eps, exact_power, rtol=1e-9)
     assert smoothed.log_eps[0] < np.log(10) * -600
@@ -295,10 +293,10 @@ def test_certified_accuracy_counts_right_points_with_enough_flips() -> None:
         (lambda: LabelFlips(0.0, 2), "got 0.0"),
         (lambda: LabelFlips(0.1, 1), "num_classes must be at least 2, got 1"),
         (lambda: LabelFlips(0.1, 2, "loose"), "'tight' or 'closed_form', got 'loose'"),  # type: ignore[arg-type]
-        (lambda: KernelVectors(np.ones((3, 2)), -1.0), "ridge must be finite and not negative, got -1.0"),
-        (lambda: KernelVectors(np.full((3, 2), np.nan), 1.0), "NaN"),
-        (lambda: KernelVectors(np.ones(3), 1.0), r"shape \(3,\)"),
-        (lambda: KernelVectors(np.ones((3, 2)), 1.0)(np.ones((1, 3))), r"\(1, 3\)"),
+        (lambda: RidgeRegression(np.ones((3, 2)), -1.0), "ridge must be finite and not negative, got -1.0"),
+        (lambda: RidgeRegression(np.full((3, 2), np.nan), 1.0), "NaN"),
+        (lambda: RidgeRegression(np.ones(3), 1.0), r"shape \(3,\)"),
+        (lambda: RidgeRegression(np.ones((3, 2)), 1.0)(np.ones((1, 3))), r"\(1, 3\)"),
         (lambda: class_scores(np.ones((1, 2)), np.array([0, 2]), 2), "from 0 to 2"),
         (lambda: class_scores(np.ones((1, 2)), np.array([-1.0, 1.0]), 2), "float64"),
     ],

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.label_flipping import (
-    KernelVectors,
-    LabelFlips,
-    class_scores,
-    smooth_least_squares,
+from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression
+from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
+from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores, smooth_weights
+from randomized_smoothing_certification.changed_labels.training_set_smoothing import (
+    TrainingSet,
+    TrainingSetNoise,
+    smooth_by_sampling,
 )
-from randomized_smoothing_certification.training_set_smoothing import TrainingSet, TrainingSetNoise, smooth_by_sampling
+from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 
 
 def ridge(training_set: TrainingSet, x_test: np.ndarray) -> np.ndarray:
-    alpha = KernelVectors(training_set.x, 1.0)(x_test)
+    alpha = RidgeRegression(training_set.x, 1.0)(x_test)
     return np.argmax(class_scores(alpha, training_set.y, 2), axis=1)
 
 
@@ -33,7 +34,7 @@ def two_blobs() -> tuple[TrainingSet, np.ndarray, np.ndarray]:
 def test_sampled_and_exact_certificates_agree_within_their_error() -> None:
     training_set, x_test, _ = two_blobs()
     noise = LabelFlips(0.2, 2)
-    exact = smooth_least_squares(KernelVectors(training_set.x, 1.0)(x_test), training_set.y, noise)
+    exact = smooth_weights(RidgeRegression(training_set.x, 1.0)(x_test), training_set.y, noise)
     sampled = smooth_by_sampling(ridge, noise, training_set, x_test, 2, n0=50, n=2000, alpha=1e-3, seed=1)
     both = (exact.prediction != ABSTAIN) & (sampled.prediction != ABSTAIN)
     assert both.sum() >= 6

@@ -1,0 +1,1 @@
+"""Predictions that changed training labels cannot change: smoothed over the labels, and exact."""

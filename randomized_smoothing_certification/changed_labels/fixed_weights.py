@@ -1,0 +1,237 @@
+"""Classifiers whose scores are sums over training labels, with weights that no label changes, and their certificates.
+
+The score of a class at a test point is the sum of the point's weights (alpha) over the training points of that class.
+Every classifier here has a certificate for its smoothed version (arXiv 2002.03018) and an exact certificate for itself.
+Both hold for features, weights and settings that were fixed beforehand: labels that chose them count as trusted.
+
+A changed label moves a margin by at most twice the largest weight. Between two classes, weights of at most 1 in size
+certify the most changes where the expected margin is largest: 1 for a training point that is more likely of the test
+point's class than a point at random, -1 for any other. These are SignedVotes. With more classes they need not be the
+best.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from models.neighbours import nearest, squared_distances
+from randomized_smoothing_certification.changed_labels.label_flips import EPSILON, LabelFlips
+from randomized_smoothing_certification.changed_labels.smoothed_weights import (
+    CHUNK,
+    Votes,
+    class_scores,
+    smooth_votes,
+    smooth_weights,
+)
+from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
+from randomized_smoothing_certification.core import ABSTAIN
+from runtime.files import InputError
+from runtime.lazy import linalg
+
+
+class Certified(NamedTuple):
+    """m test points: the smoothed classifier of every noise, and the classifier itself."""
+
+    smoothed: list[Smoothed]
+    prediction: np.ndarray  # int64 (m,), ABSTAIN where two classes tie
+    flips: np.ndarray  # int64 (m,), label changes that the classifier itself survives, exactly
+
+
+class FixedWeights(ABC):
+    """Weights of the training points at test points."""
+
+    @abstractmethod
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n): the weight of each training point at each test point. x_test: features (m, d)."""
+
+    def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
+        """Certificates at test points x_test (m, d), whose weights are in memory together. y: classes, int (n,)."""
+        alpha = self(x_test)
+        smoothed = [smooth_weights(alpha, y, noise) for noise in noises]
+        return Certified(smoothed, *greedy_flips(alpha, y, noises[0].num_classes))
+
+
+class VotingWeights(FixedWeights):
+    """Weights of one size, so that counts of training points are enough."""
+
+    @abstractmethod
+    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
+        """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
+
+    def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
+        """As FixedWeights.certify."""
+        votes = self.votes(x_test, y, noises[0].num_classes)
+        return Certified([smooth_votes(votes, noise) for noise in noises], *vote_flips(votes))
+
+
+class RidgeRegression(FixedWeights):
+    """Ridge regression as a function of the training labels: factored once, one vector per test point.
+
+    x_train: features, float (n, d), centred and with a constant column where these are wanted. ridge: lambda, the
+    multiple of the identity added to X^T X; 0 with fewer points than features gives the interpolating solution of
+    least norm.
+
+    Raises InputError for a negative ridge, features that are not finite, or a singular system.
+    """
+
+    def __init__(self, x_train: np.ndarray, ridge: float) -> None:
+        if not ridge >= 0 or not np.isfinite(ridge):
+            raise InputError(f"ridge must be finite and not negative, got {ridge}")
+        if x_train.ndim != 2 or x_train.size == 0:
+            raise InputError(f"features have shape {x_train.shape}, (training points, features) expected")
+        self._x = np.asarray(x_train, np.float64)
+        if not np.all(np.isfinite(self._x)):
+            raise InputError("features hold NaN or infinite values; mend the embedding or the data")
+        points, features = self._x.shape
+        self._primal = features <= points
+        system = self._x.T @ self._x if self._primal else self._x @ self._x.T
+        system[np.diag_indices_from(system)] += ridge
+        try:
+            self._factor = linalg.cholesky(system, lower=True)
+            reciprocal_condition = linalg.lapack.dpocon(self._factor, np.abs(system).sum(axis=0).max(), uplo="L")[0]
+        except linalg.LinAlgError:
+            reciprocal_condition = 0.0
+        if reciprocal_condition < 1e-14:
+            raise InputError(
+                f"ridge {ridge:g} leaves a singular system of {len(system)} equations (constant or repeated features, "
+                "or repeated points); raise it"
+            )
+
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n): the score of a class at test point j is the sum of alpha[j] over its points.
+
+        x_test: features (m, d).
+        """
+        x_test = np.asarray(x_test, np.float64)
+        if x_test.ndim != 2 or x_test.shape[1] != self._x.shape[1]:
+            raise InputError(f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected")
+        if self._primal:
+            return linalg.cho_solve((self._factor, True), x_test.T).T @ self._x.T
+        return linalg.cho_solve((self._factor, True), self._x @ x_test.T).T
+
+
+class NearestNeighbours(VotingWeights):
+    """The k nearest training points vote, each with weight 1 / k. x_train: features (n, d); nearness is l2 distance.
+
+    Raises InputError unless 1 <= k <= n.
+    """
+
+    def __init__(self, x_train: np.ndarray, k: int) -> None:
+        if not 1 <= k <= len(x_train):
+            raise InputError(f"neighbours must lie between 1 and the {len(x_train)} training points, got {k}")
+        self._x, self._k = np.asarray(x_train, np.float32), k
+
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n), see FixedWeights."""
+        alpha = np.zeros((len(x_test), len(self._x)))
+        np.put_along_axis(alpha, nearest(x_test, self._x, self._k), 1 / self._k, axis=1)
+        return alpha
+
+    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
+        """The neighbours of every class are for it, and nothing against it. y: training classes, int (n,)."""
+        return Votes(_of_each_class(np.asarray(y)[nearest(x_test, self._x, self._k)], num_classes))
+
+
+class SignedVotes(VotingWeights):
+    """The k training points most like a test point vote for their labels, all others against theirs, each by 1 / n.
+
+    Where the classes are equally large, it predicts as the k points alone and certifies twice as many changes. A change
+    takes 2 from the margin in both cases. The margin is n_a - n_b for the k alone, and here (2 n_a - N_a) - (2 n_b - N_b), with
+    n points of a class among the k and N in all. An adversary who gives a rival some of the k enlarges the rival, too.
+
+    weights: a function of test features (m, d) to an array (m, n) that grows with likeness, such as another learner.
+    points: n. Raises InputError unless 1 <= k < n.
+    """
+
+    def __init__(self, weights: Callable[[np.ndarray], np.ndarray], points: int, k: int) -> None:
+        if not 1 <= k < points:
+            raise InputError(f"signed votes need from 1 to {points - 1} neighbours of the {points} points, got {k}")
+        self._weights, self._points, self._k = weights, points, k
+
+    @classmethod
+    def of_distance(cls, x_train: np.ndarray, k: int) -> "SignedVotes":
+        """Most like are the nearest, by l2 distance. x_train: features (n, d)."""
+        x_train = np.asarray(x_train, np.float32)
+        return cls(lambda x_test: -squared_distances(x_test, x_train), len(x_train), k)
+
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n), see FixedWeights."""
+        alpha = np.full((len(x_test), self._points), -1 / self._points)
+        np.put_along_axis(alpha, self._most_like(x_test), 1 / self._points, axis=1)
+        return alpha
+
+    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
+        """Points of every class among the most like, for it, and among the others, against it. y: classes, int (n,)."""
+        of_class = _of_each_class(np.asarray(y)[self._most_like(x_test)], num_classes)
+        return Votes(of_class, np.bincount(y, minlength=num_classes) - of_class)
+
+    def _most_like(self, x_test: np.ndarray) -> np.ndarray:
+        """Indices of the k most like, int64 (m, k), in no order."""
+        return np.argpartition(self._weights(x_test), self._points - self._k, axis=1)[:, -self._k :]
+
+
+def _of_each_class(y: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many labels in each row of y (m, k) are of each class, int64 (m, K)."""
+    return np.stack([(y == label).sum(axis=1) for label in range(num_classes)], axis=1)
+
+
+class KernelRegression(FixedWeights):
+    """Every training point votes with a Gaussian kernel of its distance (Nadaraya and Watson).
+
+    x_train: features (n, d). bandwidth: the kernel's standard deviation, in units of the root of the mean squared
+    distance between two training points. Raises InputError unless the bandwidth is positive and finite.
+    """
+
+    def __init__(self, x_train: np.ndarray, bandwidth: float) -> None:
+        if not 0 < bandwidth < np.inf:
+            raise InputError(f"bandwidth must be positive and finite, got {bandwidth}")
+        self._x = np.asarray(x_train, np.float32)
+        self._variance = bandwidth**2 * 2 * float(np.var(self._x, axis=0, dtype=np.float64).sum())
+
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n), of sum 1 at each test point; see FixedWeights."""
+        exponent = -squared_distances(x_test, self._x).astype(np.float64) / (2 * self._variance)
+        kernel = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        return kernel / kernel.sum(axis=1, keepdims=True)
+
+
+def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The classifier without noise and its exact robustness: (classes, label changes survived), int64 (m,) each.
+
+    The optimal attack on one test point is known: for each rival class, it changes the labels that take most off the
+    margin, largest first, until no margin is left. A tie counts as lost. A margin that is 0 from the start, up to
+    rounding, abstains. The number of changes before that is the exact certificate.
+
+    alpha: weights (m, n). y: training classes, int (n,).
+    """
+    scores = class_scores(alpha, y, num_classes)
+    prediction = np.argmax(scores, axis=1)
+    survived = np.full(len(alpha), alpha.shape[1], np.int64)
+    rows = max(1, CHUNK // alpha.shape[1])
+    for predicted in range(num_classes):
+        chosen = np.flatnonzero(prediction == predicted)
+        for part in (chosen[i : i + rows] for i in range(0, len(chosen), rows)):
+            a, size = alpha[part], np.abs(alpha[part])
+            rounding = alpha.shape[1] * EPSILON * size.sum(axis=1)  # of a sum of all entries, in any order
+            for rival in (k for k in range(num_classes) if k != predicted):
+                # The best change leaves -|a| of a label's contribution to the margin.
+                contribution = a * ((y == predicted) * 1.0 - (y == rival))
+                drops = -np.sort(-(contribution + size), axis=1)
+                margin = scores[part, predicted] - scores[part, rival] - 4 * rounding
+                needed = (np.cumsum(drops, axis=1) < margin[:, None]).sum(axis=1) + 1
+                survived[part] = np.minimum(survived[part], np.where(margin > 0, needed - 1, -1))
+    return np.where(survived < 0, ABSTAIN, prediction), np.maximum(survived, 0)
+
+
+def vote_flips(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
+    """The vote and its exact robustness, as ``greedy_flips``: (classes, label changes survived), int64 (m,) each.
+
+    A changed label moves a vote from the first class to the second, or a vote against the second to the first. Either
+    takes 2 from the margin, and a tie is lost.
+    """
+    scores = np.subtract(*votes)
+    second, first = np.sort(scores, axis=1)[:, -2:].T
+    margin = first - second
+    return np.where(margin > 0, np.argmax(scores, axis=1), ABSTAIN), np.maximum(margin - 1, 0) // 2
