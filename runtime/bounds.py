@@ -60,8 +60,12 @@ def require_within(name: str, value: Any, *bounds: Bound) -> None:
 
 @cache
 def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
-    hints = get_type_hints(config_type, include_extras=True)
-    return {name: bounds for name, hint in hints.items() if (bounds := tuple(_bounds_in(hint)))}
+    """Bounds of every field, also those of a base class whose field a script declares again with its own constant."""
+    found: dict[str, tuple[Bound, ...]] = {}
+    for owner in (one for one in reversed(config_type.__mro__) if vars(one).get("__annotations__")):
+        for name, hint in get_type_hints(owner, include_extras=True).items():
+            found[name] = tuple(dict.fromkeys((*found.get(name, ()), *_bounds_in(hint))))
+    return {name: bounds for name, bounds in found.items() if bounds}
 
 
 def _bounds_in(annotation: Any) -> Iterator[Bound]:

@@ -137,9 +137,10 @@ class NearestNeighbours(VotingWeights):
 class SignedVotes(VotingWeights):
     """The k training points most like a test point vote for their labels, all others against theirs, each by 1 / n.
 
-    Where the classes are equally large, it predicts as the k points alone and certifies twice as many changes. A change
-    takes 2 from the margin in both cases. The margin is n_a - n_b for the k alone, and here (2 n_a - N_a) - (2 n_b - N_b), with
-    n points of a class among the k and N in all. An adversary who gives a rival some of the k enlarges the rival, too.
+    Where the classes are equally large, it predicts as the k points alone and certifies twice as many changes. A
+    change takes 2 from the margin in both cases. With n points of a class among the k and N in all, the margin is
+    n_a - n_b for the k alone, and (2 n_a - N_a) - (2 n_b - N_b) here. An adversary who gives a rival some of the k
+    enlarges the rival.
 
     weights: a function of test features (m, d) to an array (m, n) that grows with likeness, such as another learner.
     points: n. Raises InputError unless 1 <= k < n.

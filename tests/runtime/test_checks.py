@@ -171,3 +171,17 @@ def test_a_field_declares_its_bounds(settings: dict[str, Any], message: str) -> 
             require_usable(config)
     with pytest.raises(InputError, match=message.replace(" must", " of macer must")):
         require_bounds(Bounded(**settings), " of macer")
+
+
+def test_a_constant_that_a_script_declares_again_keeps_its_bounds() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Base:
+        share: Annotated[float, PROBABILITY] = 0.5
+
+    @dataclasses.dataclass(frozen=True)
+    class Script(Base):
+        share: float = 0.1
+
+    require_bounds(Script())
+    with pytest.raises(InputError, match=r"share must lie strictly between 0 and 1, got 2\.0"):
+        require_bounds(Script(share=2.0))
