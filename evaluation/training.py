@@ -41,18 +41,18 @@ from runtime.stop import Stop
 class TrainingConfig(Augmentation, CheckpointControls):
     """Constants of victim training that do not depend on the training method."""
 
-    # A run of several victims is several artifacts; which one is its seed. What the data are, is their hash.
+    # Each victim of a run is an artifact of its own, which its seed tells apart. Hashes identify the training data.
     more_controls: ClassVar[frozenset[str]] = frozenset({"runs", "training_data", "poison"})
 
     target_class: int = 8
-    """Class whose training images are replaced by poison; its test accuracy is reported in either case."""
+    """Class whose training images are replaced by poison. Its test accuracy is reported for clean data, too."""
     loss: TrainingLoss
     """Settings of the training method."""
     training_data: Literal["clean", "poisoned_radius"] = "clean"
     """Train on the clean data, or with the target class's training images replaced by poison."""
     poison: Path | None = None
-    """Poison file, or the name of one in data/poisons; the one of the same method, sigma and class in data_dir when not
-    given."""
+    """Poison file, or the name of a poison in data/poisons. When not given: the poison in data_dir made against the
+    same method, with the same sigma and class."""
     sigma: Sigma = 0.5
     """Standard deviation of the training noise; pixels are in [0, 1]."""
     runs: Annotated[int, POSITIVE] = 1
@@ -60,23 +60,23 @@ class TrainingConfig(Augmentation, CheckpointControls):
     published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200, learning_rate=1e-3)
     one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     schedule: ScheduleName = "constant"
-    """Learning rate of Adam over the steps: constant, as published, or up to a peak and down to 0 in a fifth of the
+    """Learning rate of Adam over the steps: constant (published), or up to a peak and down to 0 in a fifth of the
     epochs, with the constants of evaluation/schedules.py."""
     epochs: Annotated[int, POSITIVE] | None = None
-    """Passes over the training data; the schedule's when not given."""
+    """Passes over the training data. The number of the schedule when not given."""
     batch_size: Annotated[int, POSITIVE] | None = None
-    """Images in a batch; the last partial batch of an epoch is left out, and every epoch is shuffled anew. The
-    schedule's when not given."""
+    """Images in a batch. The last partial batch of an epoch is left out, and every epoch is shuffled anew. The
+    number of the schedule when not given."""
     learning_rate: Annotated[float, POSITIVE] | None = None
-    """Learning rate of Adam, the peak where it changes; the schedule's when not given."""
+    """Learning rate of Adam, or its peak where the rate changes. The rate of the schedule when not given."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
     """How models with BatchNorm are trained: as a fixed affine map (published code) or with batch statistics."""
     defence: DefenceName = "none"
-    """What is done to the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or removal of
-    the tenth of each class that is farthest from its validation images. See evaluation/defences.py."""
+    """Defence that changes the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or
+    removal of the tenth of each class that is farthest from its validation images. See evaluation/defences.py."""
     partitions: Annotated[int, POSITIVE] = 1
-    """Above 1, as many networks are trained, each on its part of the training images, and their majority vote is the
-    victim (Deep Partition Aggregation, arXiv 2006.14768)."""
+    """Number of networks. Above 1, each is trained on its own part of the training images, and the victim is their
+    majority vote (Deep Partition Aggregation, arXiv 2006.14768)."""
     architecture: str = "mnist_cnn"
     """Model of the victim, see models/registry.py."""
     seed: Seed = 0
@@ -104,7 +104,7 @@ class TrainingConfig(Augmentation, CheckpointControls):
 
 
 class TrainingState(NamedTuple):
-    """Everything that changes during training; what a checkpoint holds."""
+    """Everything that changes during training. A checkpoint holds it."""
 
     weights: list[Any]
     statistics: list[Any]  # the model's non-trainable variables (BatchNorm averages)

@@ -14,21 +14,21 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_held: set[Path] = set()  # by this process, which POSIX locks do not shut out from its own
+_held: set[Path] = set()  # locks of this process: POSIX locks keep out other processes only
 
 
 class Lock:
     """Context manager that holds an output, so that no second run writes it.
 
-    A folder that is not there is made, and removed again where it stays empty.
+    A missing folder is made, and removed again where it stays empty.
 
-    output: the file that is written, or one name for several. The lock is an advisory POSIX lock on the hidden file
-    .<name>.lock beside it. The system drops it when the process ends in whatever way; a file that a killed run leaves
-    behind holds nothing, and the next run takes it over. A lock that is given back removes the file.
+    output: the file that is written, or one name for several files. The lock is an advisory POSIX lock on the hidden
+    file .<name>.lock beside it. The system drops it when the process ends, even by a kill. The file that a killed run
+    leaves behind holds no lock, and the next run takes it over. Leaving the context removes the file.
 
-    What holds: runs on one machine; on NFS and other shared file systems runs on several machines too, where the
-    mount has POSIX locks (NFS 4, or 3 with its lock service; not with the option nolock). Where the system has none
-    (Windows, some network mounts) a line says so and the run goes on without.
+    The lock works between runs on one machine. On NFS and other shared file systems it also works between machines,
+    where the mount has POSIX locks (NFS 4, or 3 with its lock service, without the option nolock). Where the system has
+    no locks (Windows, some network mounts), a line says so and the run continues without a lock.
 
     Raises InputError where another run holds the output or the folder cannot be written.
     """
@@ -44,7 +44,7 @@ class Lock:
         self._made = [folder for folder in self._path.parents if not folder.exists()]
         try:
             while not self._opened():
-                pass  # a run that has ended meanwhile has removed what was opened
+                pass  # a run that ended in the meantime has removed the opened file
         except OSError as error:
             raise unwritable(self._output, error) from error
         _held.add(self._path)
@@ -52,27 +52,27 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         _held.discard(self._path)
-        with contextlib.suppress(OSError):  # a file that stays behind hinders nobody
+        with contextlib.suppress(OSError):  # a remaining file does no harm
             if not self.note:
-                self._path.unlink()  # while it is held, so that it is no other run's
+                self._path.unlink()  # while the lock is held, so that the file is not another run's
         os.close(self._file)
-        with contextlib.suppress(OSError):  # something lies in it
+        with contextlib.suppress(OSError):  # it is not empty
             for folder in self._made:
                 folder.rmdir()
 
     @property
     def is_left(self) -> bool:
-        """Whether the lock's file is there, of a run that goes on or was killed."""
+        """Whether the lock's file exists: a run is going on, or was killed."""
         return self._path.exists()
 
     @property
     def note(self) -> str:
-        """What this run wrote down last, or one that was killed or failed before it took its note back; '' if none."""
+        """The last note of this run, or of a run that was killed or failed before it removed its note; '' if none."""
         os.lseek(self._file, 0, os.SEEK_SET)
         return os.read(self._file, 4096).decode("utf-8", "replace")
 
     def write(self, note: str) -> None:
-        """Write down what an ending in the middle is to leave behind; '' takes it back."""
+        """Write a note that the next run finds if this run crashes. '' removes the note."""
         try:
             os.ftruncate(self._file, 0)
             os.lseek(self._file, 0, os.SEEK_SET)
@@ -81,11 +81,11 @@ class Lock:
             raise unwritable(self._output, error) from error
 
     def _opened(self) -> bool:
-        """Open and lock the file; whether it is still the one of that name, or else it is closed again."""
+        """Open and lock the file. False, and the file closed, where another file now has its name."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # a run that has ended meanwhile has removed the folder
+        except FileNotFoundError:  # a run that ended in the meantime has removed the folder
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -156,7 +156,7 @@ def test_what_is_in_the_way_is_one_line_before_the_work(tiny_data_dir: Path, tmp
     with Lock(tmp_path / "models" / "gaussianaug_0.25_clean_seed0.keras"), refused:
         train_victims(settings)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="file is no folder; choose another place"):
         train_victims(dataclasses.replace(settings, run_dir=tmp_path / "file"))
     assert not list(tmp_path.rglob("*.keras"))
 
