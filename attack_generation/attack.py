@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attack_generation.config import PoisonConfig
-from attack_generation.optimisers import bilevel_optimiser
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
+from bilevel_optimizer.bilevel import Problem
+from bilevel_optimizer.ensemble import Ensemble
 from bilevel_optimizer.trees import Tree
 from data.datasets import Dataset, check_poison, split_target_class
 from models.registry import build_model
@@ -31,8 +32,8 @@ class AttackState(NamedTuple):
     """Everything that changes during an attack; what a checkpoint holds."""
 
     u: Tree  # variables of the poison, see attack_generation.parametrisation
-    weights: Any  # v: the model's weights, or a tuple of those of several networks
-    lower: Tree  # what the optimiser keeps beside v
+    weights: tuple[Any, ...]  # v: the weights of each network of the lower level
+    lower: tuple[Tree, ...]  # the optimiser's state of each network
     upper: AdamState  # shaped as the variables of a minibatch
     loss: LossState  # of the training loss
 
@@ -83,7 +84,7 @@ class Attack:
     """One dataset, one lower-level loss and the compiled outer step over them."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
-        self.config = config = config.in_force()
+        self.config = config
         self.x_target, self.y_target, x_others, y_others = split_target_class(
             dataset.x_train, dataset.y_train, config.target_class
         )
@@ -99,7 +100,7 @@ class Attack:
         self.steps_per_epoch = len(x_others) // config.batch_clean
         self.total_steps = config.epochs * self.steps_per_epoch
         self._image_shape, self._num_classes = dataset.image_shape, dataset.num_classes
-        self._model = self._fresh_model(0)
+        self._model = self.fresh_model(0, 0)
         _, self._model_state = self._model.initial()
         # Moved to the device once; batches are gathered there.
         all_images = Images(x_others, y_others, self.x_target, self.y_target, x_validation, y_validation)
@@ -107,22 +108,24 @@ class Attack:
         self._poison = config.poison_parametrisation()
         self._objective = config.upper_objective()
         self._upper_augmentation = config.of_validation()
-        self._bilevel = bilevel_optimiser(
-            config, self._upper_objective, self._lower_objective,
-            lambda u, batch: self._poison.project(u, batch.x_target, batch.perturbation[config.batch_clean :]),
-        )  # fmt: skip
+        self._bilevel = Ensemble.of(config.optimiser, config.networks)
+        self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._poison.images)
         self._compiled_logits = jit(self._logits)
 
-    def _fresh_model(self, restart: int, network: int = 0) -> StatelessModel:
+    def fresh_model(self, restart: int, network: int) -> StatelessModel:
+        """A network of the lower level with fresh weights, the same for the same restart and network."""
         words = (restart, network) if network else (restart,)
         seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, *words)[0])
         model = build_model(
             self.config.architecture, self._image_shape, self._num_classes, seed, self.config.standardise
         )
         return StatelessModel(model if self.config.precision == "float32" else with_precision(model, "bfloat16"))
+
+    def _fresh_weights(self, restart: int, network: int) -> Any:
+        return self.fresh_model(restart, network).initial()[0]
 
     @property
     def gradients_per_step(self) -> float:
@@ -142,23 +145,19 @@ class Attack:
         config = self.config
         if u is None:
             u = self._poison.start(config.start, self.x_target, config.seed)
-        networks = tuple(self._fresh_model(restart, network).initial()[0] for network in range(config.networks))
-        weights = networks if config.networks > 1 else networks[0]
+        weights = self._bilevel.start(partial(self._fresh_weights, restart))
         lower = self._bilevel.init_lower(weights)
-        of_batch = self._poison.select(
+        minibatch = self._poison.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
         )
         batch_shape = (config.batch_clean + config.batch_poison, *self._image_shape)
-        return AttackState(u, weights, lower, adam_init(of_batch), config.loss.initial_state(batch_shape))
+        return AttackState(u, weights, lower, adam_init(minibatch), config.loss.initial_state(batch_shape))
 
     def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Any]:
         """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
-        restart, epoch_since = divmod(epoch, self.config.reinitialise_every)
-        if number and step == 0 and self.config.networks > 1:
-            state = self._with_one_afresh(state, epoch)
-        elif number and step == 0 and epoch_since == 0:
-            state = self.initial_state(restart, state.u)
+        if number and step == 0:
+            state = self._restarted(state, epoch)
         seeds = Seeds(
             *(
                 seed_pair(self.config.seed, stream, number)
@@ -166,21 +165,25 @@ class Attack:
             )
         )
         indices = self._draw_indices(epoch, step)
-        return self._compiled_step(state, self._images, indices, seeds, np.float32(epoch_since))
+        return self._compiled_step(
+            state, self._images, indices, seeds, np.float32(epoch % self.config.reinitialise_every)
+        )
 
-    def _with_one_afresh(self, state: AttackState, epoch: int) -> AttackState:
-        """The state at the start of an epoch, with fresh weights of the network whose turn it is, where it is one's."""
-        turn, since = divmod(epoch, self.config.reinitialise_every // self.config.networks)
+    def _restarted(self, state: AttackState, epoch: int) -> AttackState:
+        """The state at the start of an epoch, with fresh weights of the network whose turn it is, if any.
+
+        Where there is no other network, the moments of u and the state of the training loss start afresh, too.
+        """
+        networks = self._bilevel.count
+        turn, since = divmod(epoch, self.config.reinitialise_every // networks)
         if since:
             return state
-        restart, network = divmod(turn, self.config.networks)
-        weights = (self._fresh_model(restart, network).initial()[0],)
-
-        def replaced(all_of: tuple[Any, ...], one: tuple[Any]) -> tuple[Any, ...]:
-            return (*all_of[:network], *one, *all_of[network + 1 :])
-
-        lower = self._bilevel.init_lower(weights)
-        return state._replace(weights=replaced(state.weights, weights), lower=replaced(state.lower, lower))
+        restart, network = divmod(turn, networks)
+        if networks == 1:
+            return self.initial_state(restart, state.u)
+        fresh = self._fresh_weights(restart, network)
+        weights, lower = self._bilevel.renew(state.weights, state.lower, network, fresh)
+        return state._replace(weights=weights, lower=lower)
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
@@ -206,12 +209,15 @@ class Attack:
         batch = self._gather(images, indices, seeds, epoch)
         u = self._poison.select(state.u, indices.poison)
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])
-        logits = partial(self._logits, self._first(state.weights))
+        # The training method's own attack is on the first network.
+        logits = partial(self._logits, state.weights[0])
         perturbed, loss = self.config.loss.perturbed(
             logits, x, batch.y, self._lower_randomness(batch, 0), epoch, state.loss
         )
         batch = batch._replace(perturbation=perturbed - x)
-        u, weights, lower, upper, metrics = self._bilevel.step(u, state.weights, state.lower, state.upper, batch)
+        u, weights, lower, upper, metrics = self._bilevel.step(
+            self._problem, u, state.weights, state.lower, state.upper, batch
+        )
         u = self._poison.write_back(state.u, indices.poison, u)
         return AttackState(u, weights, lower, upper, loss), metrics
 
@@ -259,9 +265,8 @@ class Attack:
         fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
         return Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
 
-    def _first(self, weights: Any) -> Any:
-        """Those of the first network: SmoothAdv's own attack is on it, and it is the one that is evaluated."""
-        return weights if self.config.networks == 1 else weights[0]
+    def _project(self, u: Tree, batch: Batch) -> Tree:
+        return self._poison.project(u, batch.x_target, batch.perturbation[self.config.batch_clean :])
 
     def _logits(self, v: Any, x: Any) -> Any:
         return ops.cast(self._model(v, self._model_state, x)[0], "float32")
@@ -278,8 +283,8 @@ class Attack:
         return images
 
     def evaluate(self, state: AttackState) -> dict[str, float]:
-        """Clean validation accuracy of the lower-level model, and the poison's distortion."""
-        logits = partial(self._compiled_logits, self._first(state.weights))
+        """Clean validation accuracy of the lower level's first network, and the poison's distortion."""
+        logits = partial(self._compiled_logits, state.weights[0])
         overall, of_class = clean_accuracies(logits, self.x_val, self.y_val)
         distortion = np.abs(ops.convert_to_numpy(self._compiled_images(state.u, self.x_target)) - self.x_target)
         return {

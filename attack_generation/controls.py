@@ -1,12 +1,14 @@
 """Perturbations that train no network: the controls of every table and the starts of the attack."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from data.datasets import check_poison, load_dataset, poison_paths, require_epsilon, require_sigma, split_target_class
+from runtime.choices import chosen
 from runtime.files import InputError, array_sha256, load_array, save_array
 from runtime.lazy import linalg, ndimage
 from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative
@@ -14,73 +16,44 @@ from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
 
-ControlName = Literal[
-    "random", "constant", "contrast", "darker", "halves", "tint", "class_signs", "detectable", "class_filter"
-]
-CONTROLS: tuple[str, ...] = get_args(ControlName)
-StartName = Literal["zero", "random", "constant", "contrast", "halves"]
-STARTS: tuple[str, ...] = get_args(StartName)
+Signs = Callable[[np.ndarray, int], np.ndarray]  # images x (N, H, W, C) and a seed -> signs that broadcast over x
+
+
+def _random_signs(shape: tuple[int, ...], *seed: int) -> np.ndarray:
+    return np.random.default_rng([*seed, Stream.CONTROL_SIGNS]).choice(np.array([-1, 1], np.float32), size=shape)
+
+
+def _halves(x: np.ndarray, seed: int) -> np.ndarray:
+    return np.where(np.arange(x.shape[2])[:, None] < x.shape[2] / 2, np.float32(1), np.float32(-1))
+
+
+def _tint(x: np.ndarray, seed: int) -> np.ndarray:
+    if x.shape[-1] != 3:
+        raise InputError(f"'tint' needs images of three channels, these have {x.shape[-1]}: leave it out")
+    return np.array([1, -1, 1], np.float32)
+
+
+STARTS: dict[str, Signs] = {
+    "zero": lambda x, seed: np.zeros((), np.float32),
+    "random": lambda x, seed: _random_signs(x.shape, seed),
+    "constant": lambda x, seed: np.ones((), np.float32),
+    "contrast": lambda x, seed: np.where(x <= 0.5, np.float32(1), np.float32(-1)),
+    "halves": _halves,
+}
+"""Starts of the attack: what is added to the images, in units of epsilon.
+
+'zero': nothing. 'random': independent random signs. 'constant': a uniform brightness shift. 'contrast': dark pixels (at
+most 1/2) up and bright ones down; with epsilon at most 1/2 no pixel is clipped, so no poison is larger in l2. 'halves':
+the left half up, the right half down.
+"""
 
 
 def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
     """Perturb images x (N, H, W, C), float32 in [0, 1], within epsilon and [0, 1]; returns float32.
 
-    start: 'zero' returns x; 'random' adds epsilon times independent random signs; 'constant' adds epsilon to
-    every pixel (a uniform brightness shift); 'contrast' moves dark pixels (at most 1/2) up
-    and bright ones down by epsilon: with epsilon at most 1/2 none is clipped, so no poison is larger in l2; 'halves'
-    adds epsilon to the left half and subtracts it from the right one.
+    start: a name of STARTS. Raises InputError on another name.
     """
-    if start == "zero":
-        return x.copy()
-    if start == "random":
-        return np.clip(x + np.float32(epsilon) * _random_signs(x.shape, seed), 0, 1)
-    if start == "constant":
-        return np.clip(x + np.float32(epsilon), 0, 1)
-    if start == "contrast":
-        return np.clip(np.where(x <= 0.5, x + np.float32(epsilon), x - np.float32(epsilon)), 0, 1)
-    if start == "halves":
-        left = np.arange(x.shape[2])[:, None] < x.shape[2] / 2
-        return np.clip(np.where(left, x + np.float32(epsilon), x - np.float32(epsilon)), 0, 1)
-    raise InputError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
-
-
-def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
-    """One of CONTROLS: images x (N, H, W, C) of one class, float32 in [0, 1], changed within epsilon and [0, 1].
-
-    kind: random, constant, contrast and halves as ``starting_poison``; 'class_filter' is ``class_filter``; the others
-    add epsilon times one pattern of signs to every image, see ``class_pattern``. sigma: of the noise that 'detectable'
-    is to be seen under.
-    """
-    size = np.float32(epsilon)
-    if kind in STARTS:
-        return starting_poison(kind, x, epsilon, seed)
-    if kind == "class_filter":
-        return np.clip(np.clip(class_filter(x, seed), x - size, x + size), 0, 1)
-    return np.clip(x + size * class_pattern(kind, x, epsilon, sigma, seed), 0, 1)
-
-
-def class_pattern(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
-    """Signs (H, W, C), float32, of a control that adds the same to every image of a class x (N, H, W, C).
-
-    kind: 'darker' is minus everywhere; 'tint' plus in red and blue and minus in green, which hardly changes the
-    brightness; 'class_signs' random; 'detectable' ``detectable_signs``. Raises InputError on a tint of grey images.
-    """
-    shape = x.shape[1:]
-    if kind == "darker":
-        return np.full(shape, -1, np.float32)
-    if kind == "tint":
-        if shape[-1] != 3:
-            raise InputError(f"'tint' needs images of three channels, these have {shape[-1]}: leave it out")
-        return np.array([1, -1, 1], np.float32) * np.ones(shape, np.float32)
-    if kind == "class_signs":
-        return _random_signs(shape, seed)
-    if kind == "detectable":
-        return detectable_signs(x, epsilon, sigma, seed)
-    raise InputError(f"kind must be one of {', '.join(CONTROLS)}, got {kind!r}")
-
-
-def _random_signs(shape: tuple[int, ...], *seed: int) -> np.ndarray:
-    return np.random.default_rng([*seed, Stream.CONTROL_SIGNS]).choice(np.array([-1, 1], np.float32), size=shape)
+    return np.clip(x + np.float32(epsilon) * chosen("start", STARTS, start)(x, seed), 0, 1)
 
 
 def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int, starts: int = 16) -> np.ndarray:
@@ -88,8 +61,8 @@ def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int, sta
 
     A shift whose mean over the images is m, what clipping to [0, 1] leaves of epsilon s, is seen at m^T S^-1 m, the
     squared signal-to-noise ratio of the best linear test, with S the covariance of the images x (N, H, W, C) plus
-    sigma^2 I. From all ones, all minus ones and random signs, the sign that gains most is turned until none gains; the
-    best of the ends is returned.
+    sigma^2 I. From all ones, all minus ones and random signs, the sign that gains most is turned until none gains. The
+    best end of these climbs is returned.
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     size = flat.shape[1]
@@ -129,6 +102,51 @@ def class_filter(x: np.ndarray, seed: int) -> np.ndarray:
     return filtered / np.maximum(filtered.max(axis=(1, 2, 3), keepdims=True), 1e-6)
 
 
+Control = Callable[[np.ndarray, float, float, int], np.ndarray]  # images x, epsilon, sigma, seed -> changed images
+
+
+def _adding(signs: Signs) -> Control:
+    """The control that adds epsilon times these signs."""
+    return lambda x, epsilon, sigma, seed: x + np.float32(epsilon) * signs(x, seed)
+
+
+CONTROLS: dict[str, Control] = {
+    "random": _adding(STARTS["random"]),
+    "constant": _adding(STARTS["constant"]),
+    "contrast": _adding(STARTS["contrast"]),
+    "darker": _adding(lambda x, seed: -np.ones((), np.float32)),
+    "halves": _adding(STARTS["halves"]),
+    "tint": _adding(_tint),
+    "class_signs": _adding(lambda x, seed: _random_signs(x.shape[1:], seed)),
+    "detectable": lambda x, epsilon, sigma, seed: x + np.float32(epsilon) * detectable_signs(x, epsilon, sigma, seed),
+    "class_filter": lambda x, epsilon, sigma, seed: class_filter(x, seed),
+}
+"""Controls: images before they are brought back within epsilon and [0, 1].
+
+Beside the starts of the same names: 'darker' moves every pixel down; 'tint' moves red and blue up and green down, which
+hardly changes the brightness (colour images); 'class_signs' adds one pattern of random signs to every image;
+'detectable' adds ``detectable_signs``; 'class_filter' is ``class_filter``.
+"""
+
+if TYPE_CHECKING:
+    StartName = str
+    ControlName = str
+else:
+    StartName = Literal[tuple(STARTS)]
+    ControlName = Literal[tuple(CONTROLS)]
+
+
+def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
+    """Images x (N, H, W, C) of one class, float32 in [0, 1], changed within epsilon and [0, 1] without optimisation.
+
+    kind: a name of CONTROLS. sigma: standard deviation of the noise under which 'detectable' is to be seen. Raises
+    InputError on another name and on a tint of grey images.
+    """
+    size = np.float32(epsilon)
+    changed = chosen("kind", CONTROLS, kind)(x, epsilon, sigma, seed)
+    return np.clip(np.clip(changed, x - size, x + size), 0, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControlConfig(CheckpointControls):
     """Settings of a control."""
@@ -142,15 +160,15 @@ class ControlConfig(CheckpointControls):
     epsilon: float = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
     sigma: float = 0.5
-    """Noise level in the name of the file; of the changes only 'detectable' depends on it."""
+    """Noise level in the name of the file. Only the control 'detectable' depends on it."""
     seed: int = 0
     """Seed of random signs and filters."""
 
 
 def write_control_poison(config: ControlConfig) -> Path:
-    """Write a control in place of poison, with its record, under the names that poison has; returns its images' path.
+    """Write a control in place of poison, with its record, under the file names of poison; returns the images' path.
 
-    Raises InputError on bad settings, and where the file is there with other ones.
+    Raises InputError on bad settings, and where the file exists with other settings.
     """
     require_epsilon(config.epsilon)
     require_sigma(config.sigma)
@@ -173,7 +191,7 @@ def write_control_poison(config: ControlConfig) -> Path:
 
 
 def save_labels(path: Path, y: np.ndarray) -> None:
-    """Write a poison's labels, one-hot (N, K), where they are not there whole: a kill may have come before them."""
+    """Write a poison's labels, one-hot (N, K), unless the file holds them already."""
     try:
         found = load_array(path)
         if found.dtype == y.dtype and np.array_equal(found, y):

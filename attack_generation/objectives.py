@@ -1,7 +1,8 @@
-"""What the poison lowers: upper objectives of the bilevel attack, measured on validation images of the target class."""
+"""Upper objectives of the bilevel attack: quantities on validation images of the class that the poison lowers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
 from robust_training.loss import Logits, Randomness, mean_cross_entropy, noise_of_copies
@@ -28,8 +29,6 @@ class SoftRadius:
     copies: noisy copies per image (k). beta: inverse temperature of the softmax. clip: probabilities are mapped into
     [clip, 1 - clip] (a). fixed_noise: whether an image keeps its noise throughout the attack.
     """
-
-    name: ClassVar[str] = "soft_radius"
 
     copies: int
     beta: float
@@ -58,3 +57,16 @@ class CrossEntropy:
         noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
         scores = logits(repeat_images(x, self.copies) + noise)
         return -mean_cross_entropy(scores, repeat_images(y, self.copies))
+
+
+OBJECTIVES: dict[str, Callable[[int, float, float, bool], UpperObjective]] = {
+    "soft_radius": SoftRadius,
+    "cross_entropy": lambda copies, beta, clip, fixed_noise: CrossEntropy(),
+    "noisy_cross_entropy": lambda copies, beta, clip, fixed_noise: CrossEntropy(copies, fixed_noise),
+}
+"""Objectives by name, from copies, beta, clip and fixed_noise as ``SoftRadius`` has them."""
+
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    ObjectiveName = Literal[tuple(OBJECTIVES)]

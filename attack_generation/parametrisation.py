@@ -6,7 +6,7 @@ minibatch of poisoned images depends on. All methods are pure.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -105,3 +105,9 @@ class ClassPattern:
 
 
 PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}
+"""Parametrisations by name, from epsilon. A new parametrisation is one file and one line here."""
+
+if TYPE_CHECKING:
+    ParametrisationName = str
+else:
+    ParametrisationName = Literal[tuple(PARAMETRISATIONS)]

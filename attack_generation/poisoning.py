@@ -27,7 +27,6 @@ def poison_radius(config: PoisonConfig) -> Path:
     becomes NaN or infinite.
     """
     config.check()
-    config = config.in_force()
     dataset = load_dataset(config.data_dir)
     method = config.loss.name
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)

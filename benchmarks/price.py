@@ -27,6 +27,7 @@ from benchmarks.works import (
     training_work,
     votes_work,
 )
+from bilevel_optimizer.soba import Soba
 from evaluation.MNIST import gaussian_augmented_training
 from evaluation.training import Training
 from models.registry import build_model
@@ -47,7 +48,7 @@ class Settings(NamedTuple):
 PUBLISHED = Settings(attack={}, victim={}, votes=1.0)
 # votes: with --acr-only --n0 1000 --radius-loss 0.02, the mean over the five kinds of training data: .30 measured for a
 # victim of contrast poison (three such kinds), .65 simulated from the votes of a clean one (clean and random).
-CHEAP = Settings(attack={"optimiser": "soba", "epochs": 10}, victim={"schedule": "one_cycle"}, votes=0.44)
+CHEAP = Settings(attack={"optimiser": Soba(), "epochs": 10}, victim={"schedule": "one_cycle"}, votes=0.44)
 SETTINGS = {"published": PUBLISHED, "cheap": CHEAP}
 KINDS = 5  # of training data
 VICTIMS = 5  # of each

@@ -22,6 +22,7 @@ import numpy as np
 from attack_generation.attack import Attack
 from attack_generation.config import PoisonConfig
 from benchmarks.record import BenchmarkConfig
+from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import grad, jit, second_derivatives
 from bilevel_optimizer.trees import Tree, add_scaled, tree_map
 from data.datasets import Dataset
@@ -167,9 +168,11 @@ def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
 def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
     """The published MNIST attack ('adam'), or the one with conjugate gradient and fixed noise ('cg')."""
     config = PoisonConfig(
-        loss=GaussianAugmentationLoss(), data_dir=Path(), sigma=SIGMA, lower_steps=sizes.steps,
-        solver_steps=sizes.steps, solver="cg" if solver == "cg" else "adam",
-        redraw_noise="none" if solver == "cg" else "training_and_validation", **sizes.attack,
+        loss=GaussianAugmentationLoss(), data_dir=Path(), sigma=SIGMA, **sizes.attack,
+        optimiser=ApproxGrad(
+            lower_steps=sizes.steps, solver_steps=sizes.steps, solver=solver,
+            redraw_noise="none" if solver == "cg" else "training_and_validation",
+        ),
     )  # fmt: skip
     config.check()
     return Attack(config, dataset)

@@ -53,7 +53,7 @@ def adam_step(
         return (_fused_update() if large else _update)(x, g, m, s, rate(x), beta1, beta2, epsilon)
 
     leaves = [tree.flatten(part) for part in (x, gradient, state.first, state.second)]
-    columns = zip(*[moved(*of_one) for of_one in zip(*leaves, strict=True)], strict=True)
+    columns = zip(*[moved(*leaf) for leaf in zip(*leaves, strict=True)], strict=True)
     x, first, second = (tree.pack_sequence_as(x, column) for column in columns)
     return x, AdamState(first, second, steps)
 

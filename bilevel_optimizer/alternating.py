@@ -5,44 +5,48 @@ loss under Gaussian noise for g, its stable form (Liu et al., arXiv 2311.13091).
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import TwoLoops
+from bilevel_optimizer.bilevel import Problem, TwoLoops
 from bilevel_optimizer.trees import Tree, norm
 
 
 class AlternatingMetrics(NamedTuple):
     """Scalars of one step, at the new v."""
 
-    f: Any  # g: the upper objective is the lower one
+    f: Any  # equal to g: the upper objective is the lower one
     g: Any
     hypergradient_norm: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Alternating(TwoLoops):
-    """Adam steps on v, then one projected Adam step on u, both down g.
+    """Steps on v and one step on u, both down the training loss g: the class becomes easy to learn (arXiv 2101.04898).
 
+    With a noisy training loss this is the stable form of error-minimising noise (SEM, arXiv 2311.13091).
     By the envelope theorem the derivative of u -> g(u, v*(u)), v*(u) = argmin_v g(u, v), is g_u(u, v*): no second
     derivative is needed.
 
-    f is not looked at. The steps on v see draws 0 .. lower_steps - 1 of g, that on u the next one.
+    f is not evaluated. The steps on v see draws 0 .. lower_steps - 1 of g, the step on u sees the next draw. Ten steps
+    on v to one on u are published (arXiv 2101.04898, section 4).
     """
 
+    name: ClassVar[str] = "error_minimising"
+
     def init_lower(self, v: Tree) -> AdamState:
-        """Fresh moments."""
+        """Adam's state on v, fresh. See bilevel.BilevelOptimizer."""
         return adam_init(v)
 
     def direction(
-        self, u: Tree, v: Tree, lower: AdamState, data: Any
+        self, problem: Problem, u: Tree, v: Tree, lower: AdamState, data: Any
     ) -> tuple[Tree, Tree, AdamState, AlternatingMetrics]:
         """The steps on v, and g_u. See bilevel.BilevelOptimizer."""
-        v, lower = self.minimise_lower(u, v, lower, data)
-        g, gradient = value_and_grad(lambda u: self.g(u, v, data, self.lower_steps))(u)
+        v, lower = self.minimise_lower(problem, u, v, lower, data)
+        g, gradient = value_and_grad(lambda u: problem.g(u, v, data, self.lower_steps))(u)
         return gradient, v, lower, AlternatingMetrics(g, g, norm(gradient))
 
-    def gradients(self, of_f: float) -> float:
-        """Those of the steps on v, and one more; there is no f. See bilevel.BilevelOptimizer."""
+    def gradients(self, cost_of_f: float) -> float:
+        """One gradient for each step on v, and one for u. f costs nothing. See bilevel.BilevelOptimizer."""
         return self.lower_steps + 1

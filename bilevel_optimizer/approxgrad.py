@@ -5,19 +5,27 @@ form used by "How Robust are Randomized Smoothing based Defenses to Data Poisoni
 2012.01274), section 3 and algorithm 1.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import TwoLoops
-from bilevel_optimizer.linear_solvers import AdamResidual, LinearSolver
+from bilevel_optimizer.bilevel import Problem, TwoLoops
+from bilevel_optimizer.linear_solvers import SOLVERS, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+from runtime.choices import chosen
+from runtime.files import InputError
 from runtime.lazy import ops
+
+if TYPE_CHECKING:
+    SolverName = str
+else:
+    SolverName = Literal[tuple(SOLVERS)]
+RedrawNoise = Literal["training_and_validation", "validation", "none"]
 
 
 class LowerState(NamedTuple):
-    """What follows v: its Adam state, the solution p of the linear system, and the solver's own state."""
+    """The state of the lower level: Adam's on v, the solution p of the linear system, and the solver's own."""
 
     adam: AdamState
     p: Tree
@@ -35,27 +43,60 @@ class Metrics(NamedTuple):
     solver_iterations: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ApproxGrad(TwoLoops):
-    """The bilevel algorithm.
+    """Approximate hypergradient descent (published), with a linear system of second derivatives in each outer step.
 
-    solver: of (g_vv + damping I) p = f_v; p is kept between outer steps (warm start).
-    fixed_system: whether g is one function within an outer step's linear system and cross derivative (draw is
-    held), which lets every product share one first-order evaluation. When False each solver iteration sees its
-    own draw of g, as the published code does with redrawn noise.
-    fixed_right_side: the same of f_v. When False each solver iteration sees its own draw of f.
+    An outer step is T1 steps on v, T2 iterations on (g_vv + damping I) p = f_v, and one step on u. p is kept between
+    outer steps (warm start). Raises InputError where conjugate gradient is to solve a system that
+    changes between its iterations.
     """
 
+    name: ClassVar[str] = "approxgrad"
+
+    solver: SolverName = "adam"
+    """Solver of the linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
+    solver_steps: int = 10
+    """Iterations of the linear solver in an outer step (T2)."""
+    lr_p: float = 1e-2
+    """Adam learning rate of the linear system's solution (p); the scale of the Neumann series."""
     damping: float = 1e-3
-    solver: LinearSolver = field(default_factory=AdamResidual)
-    fixed_system: bool = True
-    fixed_right_side: bool = True
+    """Multiple of the identity added to the lower level's Hessian."""
+    redraw_noise: RedrawNoise = "training_and_validation"
+    """Noise that each iteration of the linear solver draws anew. 'training_and_validation': the noise of the training
+    images (g_vv) and of the validation images (f_v), published for Gaussian augmentation. 'validation': that of f_v
+    alone, published for SmoothAdv, whose training noise is fixed per image. 'none': one draw for the whole system,
+    published for MACER, where both are fixed. 'none' saves a forward pass and a gradient of the objective in each
+    iteration, and conjugate gradient needs it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chosen("solver", SOLVERS, self.solver)
+        if self.solver == "cg" and self.redraw_noise != "none":
+            raise InputError("solver cg needs one fixed linear system; add --redraw-noise none")
+
+    @property
+    def linear_solver(self) -> LinearSolver:
+        """The solver with its settings."""
+        return SOLVERS[self.solver](self.solver_steps, self.lr_p, self.damping)
+
+    @property
+    def fixed_system(self) -> bool:
+        """Whether g keeps its draw in the linear system, so that all products share one first-order evaluation."""
+        return self.redraw_noise != "training_and_validation"
+
+    @property
+    def fixed_right_side(self) -> bool:
+        """Whether f keeps its draw in the linear system."""
+        return self.redraw_noise == "none"
 
     def init_lower(self, v: Tree) -> LowerState:
         """The state at the start and after v is re-initialised: p = 0, fresh moments."""
-        return LowerState(adam_init(v), zeros_like(v), self.solver.init(v))
+        return LowerState(adam_init(v), zeros_like(v), self.linear_solver.init(v))
 
-    def hypergradient(self, u: Tree, v: Tree, lower: LowerState, data: Any) -> tuple[Tree, LowerState, Metrics]:
+    def hypergradient(
+        self, problem: Problem, u: Tree, v: Tree, lower: LowerState, data: Any
+    ) -> tuple[Tree, LowerState, Metrics]:
         """df/du = f_u - g_uv p at (u, v), where p solves (g_vv + damping I) p = f_v approximately.
 
         The invariant: where g_v(u, v) = 0, the solver has converged and damping is 0, this is the derivative of
@@ -64,30 +105,30 @@ class ApproxGrad(TwoLoops):
 
         u: variables of the upper level. v: those of the lower level, near its minimum. Both nested structures of
         float tensors. lower: p of the step before, where the solver starts, and the solver's state; its Adam state
-        is passed through. data: what f and g are given, as in ``step``. T2: the solver's evaluations. g sees draw
-        T1 + T2 and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw T1 + T2 + 1 and,
-        unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The residual among the
-        metrics is that of f's and g's draws outside it.
+        is passed through. data: the last argument of f and g but one, as in ``step``. T2: the solver's evaluations. g
+        sees draw T1 + T2 and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw
+        T1 + T2 + 1 and, unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The
+        residual among the metrics belongs to the draws outside the linear system.
         Returns (hypergradient shaped as u, lower state with the new p, metrics). Raises nothing: NaN shows in the
         metrics.
         """
-        draw = self.lower_steps + self.solver.evaluations
-        f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, draw + 1))((u, v))
-        g = second_derivatives(lambda u, v: self.g(u, v, data, draw), u, v)
+        draw = self.lower_steps + self.linear_solver.evaluations
+        f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, draw + 1))((u, v))
+        g = second_derivatives(lambda u, v: problem.g(u, v, data, draw), u, v)
 
         def damped(p: Tree) -> Tree:
             return add_scaled(g.matvec(p), self.damping, p)
 
         def redrawn(p: Tree, i: Any) -> Tree:
-            own = second_derivatives(lambda _, v: self.g(u, v, data, self.lower_steps + i), (), v).matvec
+            own = second_derivatives(lambda _, v: problem.g(u, v, data, self.lower_steps + i), (), v).matvec
             return add_scaled(own(p), self.damping, p)
 
         def redrawn_right_side(i: Any) -> Tree:
-            return grad(lambda v: self.f(u, v, data, draw + 2 + i))(v)
+            return grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
 
         matvec = (lambda p, _: damped(p)) if self.fixed_system else redrawn
         right_side = (lambda _: f_v) if self.fixed_right_side else redrawn_right_side
-        solution = self.solver(matvec, right_side, lower.p, lower.solver)
+        solution = self.linear_solver(matvec, right_side, lower.p, lower.solver)
         p = solution.x
         cross, product = g.both(p)
         hypergradient = tree_map(lambda a, b: a - b, f_u, cross)
@@ -102,14 +143,38 @@ class ApproxGrad(TwoLoops):
         )
         return hypergradient, LowerState(lower.adam, p, solution.state), metrics
 
-    def direction(self, u: Tree, v: Tree, lower: LowerState, data: Any) -> tuple[Tree, Tree, LowerState, Metrics]:
+    def direction(
+        self, problem: Problem, u: Tree, v: Tree, lower: LowerState, data: Any
+    ) -> tuple[Tree, Tree, LowerState, Metrics]:
         """T1 steps on v and the linear system. See bilevel.BilevelOptimizer."""
-        v, adam = self.minimise_lower(u, v, lower.adam, data)
-        hypergradient, lower, metrics = self.hypergradient(u, v, LowerState(adam, lower.p, lower.solver), data)
+        v, adam = self.minimise_lower(problem, u, v, lower.adam, data)
+        lower = LowerState(adam, lower.p, lower.solver)
+        hypergradient, lower, metrics = self.hypergradient(problem, u, v, lower, data)
         return hypergradient, v, lower, metrics
 
-    def gradients(self, of_f: float) -> float:
+    def gradients(self, cost_of_f: float) -> float:
         """T1 gradients, the solver's products, those that end the step, and f's. See bilevel.BilevelOptimizer."""
-        systems = 0 if self.fixed_system else self.solver.evaluations
-        right_sides = 0 if self.fixed_right_side else self.solver.evaluations
-        return self.lower_steps + (1 + right_sides) * of_f + systems + 2 * self.solver.products + 1 + 2
+        systems = 0 if self.fixed_system else self.linear_solver.evaluations
+        right_sides = 0 if self.fixed_right_side else self.linear_solver.evaluations
+        return self.lower_steps + (1 + right_sides) * cost_of_f + systems + 2 * self.linear_solver.products + 1 + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewSteps(ApproxGrad):
+    """ApproxGrad with few, warm-started steps (arXiv 2111.14580).
+
+    Source: Arbel and Mairal, "Amortized implicit differentiation for stochastic bilevel optimization" (ICLR 2022).
+    """
+
+    name: ClassVar[str] = "few_steps"
+
+    lower_steps: int = 1
+    """Adam steps on the weights in an outer step (T1)."""
+    solver: SolverName = "cg"
+    """Solver of the linear system: Adam on the residual, conjugate gradient, Neumann series."""
+    solver_steps: int = 2
+    """Iterations of the linear solver in an outer step (T2)."""
+    damping: float = 0.1
+    """Multiple of the identity added to the lower level's Hessian."""
+    redraw_noise: Literal["none"] = "none"
+    """One draw of the noise for the whole linear system."""

@@ -1,18 +1,19 @@
 """What every optimiser of min_u f(u, v*(u)), v*(u) = argmin_v g(u, v), has in common.
 
-An optimiser knows f, g, u and v and nothing of images. Costs are counted in gradients g_v, the unit in which methods
-that differ in everything else can be compared: a product with second derivatives of g counts 2 (reverse over reverse
-goes through the gradient's own graph once more), the value of g and its derivatives by u and v together 1.
+An optimiser knows f, g, u and v, and no images. Costs are counted in gradients g_v, so that optimisers that work in
+different ways can be compared. A product with second derivatives of g counts 2, because reverse over reverse goes
+through the gradient's own graph once more. The value of g with its derivatives by u and v counts 1.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
 from bilevel_optimizer.trees import Tree
+from runtime.files import InputError
 from runtime.lazy import ops
 
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
@@ -25,58 +26,80 @@ def unconstrained(u: Tree, _data: Any) -> Tree:
     return u
 
 
-@dataclass(frozen=True)
+class Problem(NamedTuple):
+    """The bilevel problem: min over feasible u of f(u, v*(u)), where v*(u) = argmin_v g(u, v)."""
+
+    f: Objective  # upper objective, (u, v, data, draw) -> scalar tensor
+    g: Objective  # lower objective, likewise
+    project: Callable[[Tree, Any], Tree] = unconstrained  # (u, data) -> the feasible point nearest to u
+
+
+@dataclass(frozen=True, kw_only=True)
 class BilevelOptimizer(ABC):
     """An optimiser: a frozen dataclass of its settings. All methods are pure and may be compiled with autodiff.jit.
 
-    f, g: upper and lower objective, each (u, v, data, draw) -> scalar tensor. lr_v, lr_u: learning rates of Adam on v
-    and u. project(u, data): the feasible point nearest to u.
+    Raises InputError on a setting that is not positive (on a negative one, for the settings in ``may_be_0``).
     """
 
-    f: Objective
-    g: Objective
-    lr_v: float = 1e-3
+    name: ClassVar[str]
+    """Name of the optimiser in plans, records and on the command line."""
+    may_be_0: ClassVar[frozenset[str]] = frozenset({"damping", "growth"})
+
     lr_u: float = 0.1
-    project: Callable[[Tree, Any], Tree] = unconstrained
+    """Adam learning rate of the poison (u). At epsilon or above, a step is close to a sign step and a projection."""
+    lr_v: float = 1e-3
+    """Adam learning rate of the weights (v)."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not 0 < value < float("inf"):
+                if field.name not in self.may_be_0:
+                    raise InputError(f"{field.name} must be positive, got {value}")
+                if value != 0:
+                    raise InputError(f"{field.name} must not be negative, got {value}")
 
     @abstractmethod
     def init_lower(self, v: Tree) -> Any:
-        """What follows v from step to step, at the start and after v is re-initialised."""
+        """The state that follows v from step to step, at the start and after v is re-initialised."""
 
     @abstractmethod
-    def direction(self, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Any]:
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Any]:
         """One step of the lower level: (an estimate of df/du shaped as u, the new v and lower, metrics).
 
         metrics: a named tuple of scalars, f and g among them.
         """
 
     @abstractmethod
-    def gradients(self, of_f: float) -> float:
-        """Cost of a step in gradients g_v. of_f: that of one gradient of f."""
+    def gradients(self, cost_of_f: float) -> float:
+        """Cost of a step in gradients g_v. cost_of_f: cost of one gradient of f."""
 
-    def step(self, u: Tree, v: Tree, lower: Any, upper: AdamState, data: Any) -> tuple[Tree, Tree, Any, AdamState, Any]:
+    def step(
+        self, problem: Problem, u: Tree, v: Tree, lower: Any, upper: AdamState, data: Any
+    ) -> tuple[Tree, Tree, Any, AdamState, Any]:
         """One outer step, which ends with one projected Adam step on u: the new (u, v, lower, upper) and the metrics.
 
-        u may be a minibatch of the variables to find; ``upper`` is then shaped as the minibatch, and its moments
+        u may be a minibatch of the variables to find. ``upper`` is then shaped as the minibatch, and its moments
         persist while the content of u changes.
         """
-        direction, v, lower, metrics = self.direction(u, v, lower, data)
+        direction, v, lower, metrics = self.direction(problem, u, v, lower, data)
         u, upper = adam_step(u, direction, upper, self.lr_u)
-        return self.project(u, data), v, lower, upper, metrics
+        return problem.project(u, data), v, lower, upper, metrics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TwoLoops(BilevelOptimizer):
-    """An optimiser that moves v several times in each outer step. lower_steps: how often (T1)."""
+    """An optimiser that moves v several times in each outer step."""
 
     lower_steps: int = 10
+    """Adam steps on the weights in an outer step (T1)."""
 
-    def minimise_lower(self, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
+    def minimise_lower(self, problem: Problem, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
         """T1 Adam steps on v with gradient g_v, u held. Uses draws 0 .. T1 - 1."""
 
         def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
             v, adam = carry
-            _, gradient = value_and_grad(lambda v: self.g(u, v, data, i))(v)
+            _, gradient = value_and_grad(lambda v: problem.g(u, v, data, i))(v)
             return adam_step(v, gradient, adam, self.lr_v)
 
         return ops.fori_loop(0, self.lower_steps, step, (v, adam))

@@ -1,44 +1,62 @@
-"""Several lower levels at once: u is moved by the mean of what each of them asks for.
+"""Several lower levels at once: u moves by the mean of their directions.
 
-Networks of other weights and other ages keep the upper level from fitting one of them ("MetaPoison", NeurIPS 2020,
+Networks of other weights and other ages keep the upper level from fitting a single network ("MetaPoison", NeurIPS 2020,
 arXiv 2004.00225).
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
 from bilevel_optimizer.trees import Tree, mean
 
+Several = tuple[Tree, ...]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Ensemble(BilevelOptimizer):
-    """One optimiser for each of several v: the upper objective is the mean over them.
+    """One optimiser for each of several v. The upper objective is the mean over them.
 
-    v and what follows it are tuples with an entry per lower level, which may be re-initialised by itself. Metrics are
-    means. Make it with ``of``.
+    v and the state of the lower level are tuples with an entry per lower level. Metrics are means.
     """
 
-    member: BilevelOptimizer = field(kw_only=True)
-    count: int = field(kw_only=True)
+    name: ClassVar[str] = "ensemble"
+
+    member: BilevelOptimizer
+    """Optimiser of each lower level."""
+    count: int
+    """Number of lower levels."""
 
     @classmethod
     def of(cls, member: BilevelOptimizer, count: int) -> "Ensemble":
-        """``count`` lower levels of one optimiser, whose f, g, rates and projection it has."""
-        return cls(member.f, member.g, member.lr_v, member.lr_u, member.project, member=member, count=count)
+        """``count`` lower levels of one optimiser. The learning rates are the optimiser's."""
+        return cls(member=member, count=count, lr_u=member.lr_u, lr_v=member.lr_v)
 
-    def init_lower(self, v: tuple[Tree, ...]) -> tuple[Any, ...]:
-        """That of every lower level. See bilevel.BilevelOptimizer."""
+    def start(self, make: Callable[[int], Tree]) -> Several:
+        """Every v, from make(number of the lower level)."""
+        return tuple(make(number) for number in range(self.count))
+
+    def init_lower(self, v: Several) -> Several:
+        """The state of every lower level. See bilevel.BilevelOptimizer."""
         return tuple(self.member.init_lower(one) for one in v)
 
+    def renew(self, v: Several, lower: Several, number: int, fresh: Tree) -> tuple[Several, Several]:
+        """(v, lower) with ``fresh`` in place of one v, and the state that begins with it."""
+
+        def replaced(several: Several, one: Tree) -> Several:
+            return (*several[:number], one, *several[number + 1 :])
+
+        return replaced(v, fresh), replaced(lower, self.member.init_lower(fresh))
+
     def direction(
-        self, u: Tree, v: tuple[Tree, ...], lower: tuple[Any, ...], data: Any
-    ) -> tuple[Tree, tuple[Tree, ...], tuple[Any, ...], Any]:
+        self, problem: Problem, u: Tree, v: Several, lower: Several, data: Any
+    ) -> tuple[Tree, Several, Several, Any]:
         """A step of every lower level, and the mean direction. See bilevel.BilevelOptimizer."""
-        steps = [self.member.direction(u, one, of_one, data) for one, of_one in zip(v, lower, strict=True)]
+        steps = [self.member.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
         directions, v, lower, metrics = zip(*steps, strict=True)
         return mean(directions), v, lower, mean(metrics)
 
-    def gradients(self, of_f: float) -> float:
-        """Those of every lower level. See bilevel.BilevelOptimizer."""
-        return self.count * self.member.gradients(of_f)
+    def gradients(self, cost_of_f: float) -> float:
+        """The sum over the lower levels. See bilevel.BilevelOptimizer."""
+        return self.count * self.member.gradients(cost_of_f)

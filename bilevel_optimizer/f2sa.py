@@ -6,21 +6,21 @@ arXiv 2301.10945), section 3 and algorithm 1. The penalty method of the attack's
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
 from bilevel_optimizer.trees import Tree, norm, tree_map
 from runtime.lazy import ops
 
 
 class F2saState(NamedTuple):
-    """What follows v, which minimises g: y, which minimises f / multiplier + g, and the Adam states of both."""
+    """The state of the lower level beside v: y, which minimises f / multiplier + g, and the Adam states of v and y."""
 
     adam: AdamState
     y: Tree
-    adam_of_y: AdamState
+    adam_y: AdamState
     steps: Any  # int32 (), since v was initialised
 
 
@@ -29,51 +29,61 @@ class F2saMetrics(NamedTuple):
 
     f: Any  # upper objective, at y
     g: Any  # lower objective, at v
-    g_of_y: Any  # lower objective, at y: what worsening f costs
+    g_of_y: Any  # lower objective, at y: above g by what lowering f costs
     multiplier: Any
     hypergradient_norm: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class F2sa(BilevelOptimizer):
-    """Two lower levels, v descending g and y descending f / multiplier + g; their difference shows how u moves f.
+    """A single loop of first derivatives (F2SA, arXiv 2301.10945).
 
-    D_u = f_u(u, y) + multiplier (g_u(u, y) - g_u(u, v)), which for converged v and y differs from the derivative of
-    u -> f(u, v*(u)) by O(1 / multiplier) (arXiv 2301.10945, lemma 3.1). Both see the same draw of g, for else the
-    multiplier multiplies the noise. All move once at each step, by Adam, to which the scale of an objective is nothing:
-    the paper's y descends f + multiplier g.
+    It has two lower levels: v descends g, and y descends f / multiplier + g. Their difference shows how u moves f:
+    D_u = f_u(u, y) + multiplier (g_u(u, y) - g_u(u, v)). For converged v and y it differs from the derivative of
+    u -> f(u, v*(u)) by O(1 / multiplier) (arXiv 2301.10945, lemma 3.1). g_u(u, y) and g_u(u, v) see the same draw of g:
+    with different draws, the multiplier would scale up the difference of their noise. u, v and y each move by one Adam
+    step. The paper's y descends f + multiplier g; Adam is invariant to the scale of an objective, so that is the same.
 
-    g sees draw 0, f draw 1. lr_v is that of y too. multiplier: at the start (lambda); it grows by ``growth`` a step.
+    g sees draw 0, f draw 1. lr_v is the learning rate of y too. A larger multiplier also scales up the error of a y
+    that has not converged: on the digits, 1 makes the stronger poison than 10 and 100.
     """
 
-    multiplier: float = 10.0
-    growth: float = 0.01
+    name: ClassVar[str] = "f2sa"
+
+    multiplier: float = 1.0
+    """Multiplier of the training loss at the start (lambda)."""
+    growth: float = 0.0
+    """The multiplier grows by this at each outer step."""
 
     def init_lower(self, v: Tree) -> F2saState:
         """The state at the start and after v is re-initialised: y = v, fresh moments."""
         return F2saState(adam_init(v), tree_map(ops.convert_to_tensor, v), adam_init(v), ops.zeros((), "int32"))
 
-    def directions(self, u: Tree, v: Tree, y: Tree, multiplier: Any, data: Any) -> tuple[Tree, Tree, Tree, F2saMetrics]:
+    def directions(
+        self, problem: Problem, u: Tree, v: Tree, y: Tree, multiplier: Any, data: Any
+    ) -> tuple[Tree, Tree, Tree, F2saMetrics]:
         """(D_u, gradient of g by v, gradient of f / multiplier + g by y) shaped as (u, v, v), and the metrics."""
 
         def penalised(uy: tuple[Tree, Tree]) -> tuple[Any, tuple[Any, Any]]:
             u, y = uy
-            f, g = self.f(u, y, data, 1), self.g(u, y, data, 0)
+            f, g = problem.f(u, y, data, 1), problem.g(u, y, data, 0)
             return f / multiplier + g, (f, g)
 
-        (_, (f, g_of_y)), (of_y_u, of_y) = value_and_grad(penalised, has_aux=True)((u, y))
-        g, (of_v_u, of_v) = value_and_grad(lambda uv: self.g(uv[0], uv[1], data, 0))((u, v))
-        d_u = tree_map(lambda a, b: multiplier * (a - b), of_y_u, of_v_u)
-        return d_u, of_v, of_y, F2saMetrics(f, g, g_of_y, multiplier, norm(d_u))
+        (_, (f, g_of_y)), (u_of_y, d_y) = value_and_grad(penalised, has_aux=True)((u, y))
+        g, (u_of_v, d_v) = value_and_grad(lambda uv: problem.g(uv[0], uv[1], data, 0))((u, v))
+        d_u = tree_map(lambda a, b: multiplier * (a - b), u_of_y, u_of_v)
+        return d_u, d_v, d_y, F2saMetrics(f, g, g_of_y, multiplier, norm(d_u))
 
-    def direction(self, u: Tree, v: Tree, lower: F2saState, data: Any) -> tuple[Tree, Tree, F2saState, F2saMetrics]:
+    def direction(
+        self, problem: Problem, u: Tree, v: Tree, lower: F2saState, data: Any
+    ) -> tuple[Tree, Tree, F2saState, F2saMetrics]:
         """One step of v and y, and D_u at the point before it. See bilevel.BilevelOptimizer."""
         multiplier = self.multiplier + self.growth * ops.cast(lower.steps, norm(v).dtype)
-        d_u, d_v, d_y, metrics = self.directions(u, v, lower.y, multiplier, data)
+        d_u, d_v, d_y, metrics = self.directions(problem, u, v, lower.y, multiplier, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
-        y, adam_of_y = adam_step(lower.y, d_y, lower.adam_of_y, self.lr_v)
-        return d_u, v, F2saState(adam, y, adam_of_y, lower.steps + 1), metrics
+        y, adam_y = adam_step(lower.y, d_y, lower.adam_y, self.lr_v)
+        return d_u, v, F2saState(adam, y, adam_y, lower.steps + 1), metrics
 
-    def gradients(self, of_f: float) -> float:
+    def gradients(self, cost_of_f: float) -> float:
         """g's gradient at v and at y, and f's. See bilevel.BilevelOptimizer."""
-        return 2 + of_f
+        return 2 + cost_of_f

@@ -187,15 +187,9 @@ def _all_iterations(iterations: int, x: Tree, state: Tree) -> Solution:
     return Solution(x, state, ops.convert_to_tensor(ended), ops.convert_to_tensor(made))
 
 
-def solver_named(name: str, iterations: int, learning_rate: float, damping: float) -> LinearSolver:
-    """The solver called adam, cg or neumann, for a system damped by ``damping``.
-
-    learning_rate: Adam's, or the scale of the Neumann series. Raises ValueError on another name.
-    """
-    if name == "adam":
-        return AdamResidual(iterations, learning_rate)
-    if name == "cg":
-        return ConjugateGradient(iterations, minimum_curvature=damping)
-    if name == "neumann":
-        return NeumannSeries(iterations, learning_rate)
-    raise ValueError(f"unknown linear solver {name!r}: adam, cg or neumann")
+SOLVERS: dict[str, Callable[[int, float, float], LinearSolver]] = {
+    "adam": lambda iterations, learning_rate, damping: AdamResidual(iterations, learning_rate),
+    "cg": lambda iterations, learning_rate, damping: ConjugateGradient(iterations, minimum_curvature=damping),
+    "neumann": lambda iterations, learning_rate, damping: NeumannSeries(iterations, scale=learning_rate),
+}
+"""Solvers by name, from iterations, learning rate and the damping of the system."""

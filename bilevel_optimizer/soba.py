@@ -5,17 +5,17 @@ variance reduction algorithms" (NeurIPS 2022, arXiv 2201.13409), section 2 and a
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
 from runtime.lazy import ops
 
 
 class SobaState(NamedTuple):
-    """What follows v: its Adam state, and p, which follows the solution of g_vv p = f_v."""
+    """The state of the lower level: Adam's on v, and p, which follows the solution of g_vv p = f_v."""
 
     adam: AdamState
     p: Tree
@@ -30,44 +30,52 @@ class SobaMetrics(NamedTuple):
     hypergradient_norm: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Soba(BilevelOptimizer):
-    """The three directions of arXiv 2201.13409, eq. 4, from one evaluation of g's derivatives.
+    """A single loop with second derivatives (SOBA, arXiv 2201.13409).
 
-    D_v = g_v, D_p = (g_vv + damping I) p - f_v, D_u = f_u - g_uv p, all at the point before the step: no direction
+    It has three directions (eq. 4), from one evaluation of g's derivatives:
+    D_v = g_v, D_p = (g_vv + damping I) p - f_v, D_u = f_u - g_uv p, all at the point before the step. No direction
     waits for another, and one pass through the graph of g_v gives both products. u and v move by Adam, as in
-    approxgrad.py, p by -lr_p D_p, as in the paper: it is a running average of f_v, in which Adam would lose the scale.
+    approxgrad.py. p moves by -lr_p D_p, as in the paper: p is a running average of f_v, and Adam would lose its scale.
 
-    g sees draw 0, f draw 1. lr_p: learning rate of p, which is stable for lr_p < 2 / (largest eigenvalue of g_vv +
-    damping).
+    g sees draw 0, f draw 1.
     """
 
+    name: ClassVar[str] = "soba"
+
     lr_p: float = 1e-2
-    damping: float = 1e-3
+    """Learning rate of the linear system's solution (p). Stable below 2 / (largest eigenvalue of g_vv + damping)."""
+    damping: float = 0.1
+    """Multiple of the identity added to the lower level's Hessian."""
 
     def init_lower(self, v: Tree) -> SobaState:
         """The state at the start and after v is re-initialised: p = 0, fresh moments."""
         return SobaState(adam_init(v), zeros_like(v))
 
-    def directions(self, u: Tree, v: Tree, p: Tree, data: Any) -> tuple[Tree, Tree, Tree, SobaMetrics]:
+    def directions(
+        self, problem: Problem, u: Tree, v: Tree, p: Tree, data: Any
+    ) -> tuple[Tree, Tree, Tree, SobaMetrics]:
         """(D_u, D_v, D_p) shaped as (u, v, v), and the metrics.
 
         Where D_v and D_p are 0 and damping is 0, D_u is the derivative of u -> f(u, v*(u)).
         """
-        f, (f_u, f_v) = value_and_grad(lambda uv: self.f(uv[0], uv[1], data, 1))((u, v))
-        g = second_derivatives(lambda u, v: self.g(u, v, data, 0), u, v)
+        f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, 1))((u, v))
+        g = second_derivatives(lambda u, v: problem.g(u, v, data, 0), u, v)
         cross, product = g.both(p)
         d_u = add_scaled(f_u, -1.0, cross)
         d_p = tree_map(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
         residual = norm(d_p) / ops.maximum(norm(f_v), 1e-30)
         return d_u, g.gradient, d_p, SobaMetrics(f, g.value, residual, norm(d_u))
 
-    def direction(self, u: Tree, v: Tree, lower: SobaState, data: Any) -> tuple[Tree, Tree, SobaState, SobaMetrics]:
+    def direction(
+        self, problem: Problem, u: Tree, v: Tree, lower: SobaState, data: Any
+    ) -> tuple[Tree, Tree, SobaState, SobaMetrics]:
         """One step of v and p, and D_u at the point before it. See bilevel.BilevelOptimizer."""
-        d_u, d_v, d_p, metrics = self.directions(u, v, lower.p, data)
+        d_u, d_v, d_p, metrics = self.directions(problem, u, v, lower.p, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
         return d_u, v, SobaState(adam, add_scaled(lower.p, -self.lr_p, d_p)), metrics
 
-    def gradients(self, of_f: float) -> float:
+    def gradients(self, cost_of_f: float) -> float:
         """g with its gradient, both products, and f's gradient. See bilevel.BilevelOptimizer."""
-        return 1 + 2 + of_f
+        return 1 + 2 + cost_of_f

@@ -34,6 +34,8 @@ def norm(x: Tree) -> Any:
 
 
 def mean(trees: tuple[Tree, ...]) -> Tree:
-    """Mean of structures of one shape, leaf by leaf."""
+    """Mean of structures of one shape, leaf by leaf. A single structure is returned as it is."""
+    if len(trees) == 1:
+        return trees[0]
     # ops.mean rounds float64 to float32 on JAX.
     return tree_map(lambda *leaves: sum(leaves) / len(leaves), *trees)

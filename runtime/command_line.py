@@ -6,8 +6,9 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import field, fields, make_dataclass, replace
 from io import StringIO
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
 
 import tyro
 
@@ -48,12 +49,19 @@ def _run(main: Callable[[Config], Any], config_type: type[Config], description: 
 
 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
-    """The config of a command line; words: in place of this process's. InputError where it cannot be."""
+    """The config of a command line; words: in place of this process's. InputError where it cannot be.
+
+    A config may have ``choices``, such as {'optimiser': {name: class}}. The flag --optimiser NAME then chooses the
+    class of its nested settings ``optimiser``, whose own settings are flags as well.
+    """
     said = StringIO()
     if description is not None and not IS_CHECKOUT:
         description += "\n\nThis is an installed copy: data/, saved_models/ and runs/ are those of the working folder."
     try:
         with redirect_stderr(said):
+            if hasattr(config_type, "choices"):
+                words = sys.argv[1:] if words is None else words
+                return tyro.cli(_with_choices(config_type, words), description=description, args=words).config
             return tyro.cli(config_type, description=description, args=words)
     except BrokenPipeError:  # nothing is printed but the text of --help
         raise SystemExit(0) from None
@@ -61,6 +69,37 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
         if not left.code:  # --help
             raise
         raise InputError(f"{parser_error(said.getvalue())}; see --help") from None
+
+
+def _with_choices(config_type: Any, words: Sequence[str]) -> Any:
+    """The type of a command line: a config, and a flag for each of its ``choices``.
+
+    Settings that all classes of a choice share keep the config's defaults. Raises InputError on a flag that belongs to
+    a class that is not chosen.
+    """
+    config, choosing = config_type(), []
+    for choice, table in config_type.choices.items():
+        default = getattr(config, choice)
+        given = [second for first, second in zip(words, [*words[1:], ""], strict=True) if first == f"--{choice}"]
+        given += [word.partition("=")[2] for word in words if word.startswith(f"--{choice}=")]
+        names = {name: {field.name for field in fields(kind)} for name, kind in table.items()}
+        if given and (name := given[-1]) in table and table[name] is not type(default):
+            default = table[name](**{shared: getattr(default, shared) for shared in set.intersection(*names.values())})
+            config = replace(config, **{choice: default})
+        for word in words:
+            setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
+            have = [name for name, own in names.items() if setting in own]
+            if word.startswith("--") and have and default.name not in have:
+                raise InputError(
+                    f"{choice} {default.name} has no setting {setting}, only {', '.join(have)}; leave it out"
+                )
+        known: Any = Literal[tuple(table)]
+        documented = tyro.conf.arg(
+            help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
+        )
+        choosing.append((choice, Annotated[known, documented], field(default=default.name)))
+    whole = ("config", Annotated[config_type, tyro.conf.arg(name="")], field(default=config))
+    return make_dataclass("CommandLine", [whole, *choosing], frozen=True)
 
 
 def parser_error(box: str) -> str:

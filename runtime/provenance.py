@@ -45,7 +45,12 @@ def shown_path(path: Path) -> str:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """A config dataclass (or mapping) as plain JSON values, so that two can be compared after a restart."""
+    """A config dataclass (or mapping) as plain JSON values, so that two can be compared after a restart.
+
+    A config may have a method ``recorded`` that returns the mapping to be recorded in its place.
+    """
+    if hasattr(config, "recorded"):
+        config = config.recorded()
     value = config if isinstance(config, Mapping) else dataclasses.asdict(config)
     return json.loads(json.dumps(value, default=_plain))
 

@@ -25,9 +25,10 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 # Weights that get the target class right within a few steps, for else the soft radius and its gradient are 0.
 # Two outer steps and four training steps an epoch, two epochs; the inner attack of SmoothAdv from the start.
 ATTACK_TOY = {
-    "epochs": 2, "reinitialise_every": 1, "batch_poison": 4, "batch_validation": 4, "lower_steps": 30,
-    "solver_steps": 2, "epsilon": 0.1, "sigma": 0.1, "lr_v": 0.01, "seed": 3,
+    "epochs": 2, "reinitialise_every": 1, "batch_poison": 4, "batch_validation": 4, "epsilon": 0.1, "sigma": 0.1,
+    "seed": 3,
 }  # fmt: skip
+ATTACK_STEPS = {"lower_steps": 30, "solver_steps": 2, "lr_v": 0.01}
 VICTIM_TOY = {"epochs": 2, "sigma": 0.1, "seed": 3}
 TOY_LOSS: dict[str, dict[str, Any]] = {
     "smoothadv": {"eps_adv": 0.25, "ramp_epochs": 0, "plain_epochs": 0},
@@ -68,15 +69,17 @@ def attack_config(dataset: str, method: str, data_dir: Path, folder: Path) -> tu
     script = load_script(
         ROOT / "attack_generation" / METHODS[method].attack_folder / dataset / f"poison_radius_{method}.py"
     )
+    steps: dict[str, Any] = ATTACK_STEPS
     toy = {**ATTACK_TOY, "loss": toy_loss(script, method), "batch_clean": 450 if dataset == "DIGITS" else 36}
     if method != "standard":
         toy["radius_copies"] = 2
     if dataset != "DIGITS":  # not so sure of the class either, for then the softmax has gradient 0
-        toy |= {"reinitialise_every": 2, "lower_steps": 10, "lr_v": 0.001}
+        toy["reinitialise_every"], steps = 2, steps | {"lower_steps": 10, "lr_v": 0.001}
     if dataset == "CIFAR10":
         toy["architecture"] = "resnet8v1"
         if method == "macer":  # learns the patterns more slowly
-            toy["lower_steps"] = 60
+            steps = steps | {"lower_steps": 60}
+    toy["optimiser"] = dataclasses.replace(script["Config"].optimiser, **steps)
     return poison_radius, script["Config"](**toy, data_dir=data_dir, out_dir=folder / "poison", run_dir=folder / "run")
 
 
@@ -124,7 +127,7 @@ def test_images_keep_their_noise_where_they_do_in_the_published_code(
 ) -> None:
     attack, training = (make(dataset, method, Path("data"), Path("out"))[1] for make in (attack_config, victim_config))
     assert getattr(attack.loss, "fixed_noise", False) == lower
-    assert (attack.fixed_validation_noise, attack.in_force().redraw_noise) == (upper, redrawn)
+    assert (attack.fixed_validation_noise, attack.optimiser.redraw_noise) == (upper, redrawn)
     assert getattr(training.loss, "fixed_noise", False) == victim
     assert attack.separate_crops == (dataset == "CIFAR10" and method == "gaussianaug")
     if method == "macer":

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import split_target_class
 from evaluation.boundary.picture import Panel, save_boundaries
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
 from evaluation.store import POINTS, SETTINGS, Store, write_store
@@ -38,9 +37,11 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     record, *others = files = [config.out_dir / name for name in (SETTINGS, POINTS, TABLES, PICTURE)]
     require_no_folder(*files)
     with Lock(record):
-        results, panels = _measured(config)
+        studies = [Study(config, kind) for kind in KINDS]
+        results = {study.kind.name: _rows(study) for study in studies}
         store = _store(results, config)
         remove(record)  # of an earlier picture and table: it comes last
+        panels = [_panels(study, results[study.kind.name]) for study in studies]
         save_boundaries(config.out_dir / PICTURE, panels, config)
         write_text(config.out_dir / TABLES, table := tables_page(store))
         write_store(config.out_dir, store)
@@ -48,47 +49,38 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     return results
 
 
-def _measured(config: BoundaryConfig) -> tuple[dict[str, dict[str, Row]], list[list[Panel]]]:
-    """The rows of both kinds, and what the picture shows of them."""
-    results: dict[str, dict[str, Row]] = {}
-    panels: list[list[Panel]] = []
-    for kind in KINDS:
-        study = Study(config, kind)
-        points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
-        points["optimised"] = study.optimised_poison()
-        rows = {
-            name: study.measured(x) for name, x in progress(points.items(), desc=kind.title, unit="row", leave=False)
-        }
-        results[kind.name] = rows
-        x_others = split_target_class(*study.train, config.target_class).x_others
-        planes = {
-            name: smoothed_plane(study.classifier(rows[name].weights), config.sigma, config.target_class)
-            for name in ("clean", "optimised")
-        }
-        clean, poisoned = rows["clean"], rows["optimised"]
-        clean_acr, poisoned_acr = f"ACR {mean_and_std_text(clean.acr)}", mean_and_std_text(poisoned.acr)
-        before, after = (
-            Panel(title, x_others, study.x_target, row.points, plane, planes["clean"])
-            for title, row, plane in (
-                (f"{kind.title}, clean training points\ntarget class {clean_acr}", clean, planes["clean"]),
-                (
-                    f"{kind.title}, poisoned training points\ntarget class {clean_acr} → {poisoned_acr}",
-                    poisoned,
-                    planes["optimised"],
-                ),
-            )
+def _rows(study: Study) -> dict[str, Row]:
+    """Victims of clean, control and poisoned points."""
+    config = study.constants
+    points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
+    points["optimised"] = study.optimised_poison()
+    named = progress(points.items(), desc=study.kind.title, unit="row", leave=False)
+    return {name: study.measured(x) for name, x in named}
+
+
+def _panels(study: Study, rows: dict[str, Row]) -> list[Panel]:
+    """A classifier before and after poisoning."""
+    config, clean, poisoned = study.constants, rows["clean"], rows["optimised"]
+    before, after = (
+        smoothed_plane(study.classifier(row.weights), config.sigma, config.target_class) for row in (clean, poisoned)
+    )
+    acr, lower_acr = (mean_and_std_text(row.acr) for row in (clean, poisoned))
+    return [
+        Panel(f"{study.kind.title}, {title}", study.x_others, clean.points, row.points, plane, before)
+        for title, row, plane in (
+            (f"clean training points\ntarget class ACR {acr}", clean, before),
+            (f"poisoned training points\ntarget class ACR {acr} → {lower_acr}", poisoned, after),
         )
-        panels.append([before, after])
-    return results, panels
+    ]
 
 
 def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
-    """What was measured of every victim."""
+    """The certified points and records of every victim."""
     made, points = provenance(config), []
     records: dict[str, dict[str, Any]] = {}
     for kind, rows in results.items():
         for name, row in rows.items():
-            change = row.points - rows["clean"].points
+            change = (row.points - rows["clean"].points).reshape(-1, 2)
             moved = {"largest_change": float(np.abs(change).max()), "mean_change": change.mean(axis=0).tolist()}
             entry = records.setdefault(f"{kind}/{name}", {})
             for seed, (radii, accuracy) in enumerate(zip(row.radii, row.accuracy, strict=True), config.seed):

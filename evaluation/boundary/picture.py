@@ -12,10 +12,10 @@ from runtime.lazy import stats
 
 
 class Panel(NamedTuple):
-    """One picture of a classifier. target and moved: the target class's clean and present training points (N, 2)."""
+    """One picture of a classifier. target, moved: the target class's clean and present training points."""
 
     title: str
-    others: np.ndarray
+    others: np.ndarray  # training points of the other class, (N, 1, 1, 2) as all points
     target: np.ndarray
     moved: np.ndarray
     plane: Plane
@@ -37,15 +37,16 @@ def save_boundaries(path: Path, panels: Sequence[Sequence[Panel]], config: Bound
     grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey=True)
     for axes, panel in zip(grid.flat, [panel for row in panels for panel in row], strict=True):
         axis, margin, share = panel.plane
+        others, target, moved = (points.reshape(-1, 2) for points in (panel.others, panel.target, panel.moved))
         radius = np.minimum(sigma * stats.norm.ppf(share), 2 * levels[-1])  # finite where every vote agrees
         shading = axes.contourf(axis, axis, radius, levels=levels, colors=shades, extend="max")
-        if not np.array_equal(panel.moved, panel.target):
-            for way in np.stack([panel.target, panel.moved], axis=1):
+        if not np.array_equal(moved, target):
+            for way in np.stack([target, moved], axis=1):
                 axes.plot(*way.T, color=red, lw=0.5, alpha=0.6, zorder=2)
-            axes.plot(*panel.target.T, "o", mfc="none", mec=red, mew=0.5, ms=3, alpha=0.7, zorder=2)
+            axes.plot(*target.T, "o", mfc="none", mec=red, mew=0.5, ms=3, alpha=0.7, zorder=2)
             axes.contour(axis, axis, panel.clean_plane.share, [0.5], colors="0.35", linewidths=2, linestyles=":")
-        axes.plot(*panel.others.T, "s", color=blue, ms=3.5, mec="white", mew=0.3, zorder=3)
-        axes.plot(*panel.moved.T, "o", color=red, ms=4, mec="white", mew=0.3, zorder=3, clip_on=False)
+        axes.plot(*others.T, "s", color=blue, ms=3.5, mec="white", mew=0.3, zorder=3)
+        axes.plot(*moved.T, "o", color=red, ms=4, mec="white", mew=0.3, zorder=3, clip_on=False)
         axes.contour(axis, axis, share, [0.5], colors="black", linewidths=3, zorder=4)
         axes.contour(axis, axis, margin, [0.0], colors=green, linewidths=1.1, zorder=4)
         axes.set_title(panel.title, fontsize=10.5)

@@ -11,6 +11,7 @@ from attack_generation.config import PoisonConfig
 from attack_generation.controls import STARTS, starting_poison
 from attack_generation.objectives import CrossEntropy, SoftRadius
 from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
+from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import grad
 from data.datasets import load_dataset
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
@@ -103,7 +104,7 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
     config = PoisonConfig(
         loss=GaussianAugmentationLoss(), parametrisation="class_pattern", objective="noisy_cross_entropy",
         target_class=3, sigma=0.25, batch_clean=450, batch_poison=10, batch_validation=10, radius_copies=2,
-        lower_steps=2, solver_steps=2, architecture="digits_cnn", data_dir=tiny_data_dir,
+        optimiser=ApproxGrad(lower_steps=2, solver_steps=2), architecture="digits_cnn", data_dir=tiny_data_dir,
     )  # fmt: skip
     attack = Attack(config, load_dataset(tiny_data_dir))
     state = attack.initial_state()

@@ -18,15 +18,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import attack_generation
 from attack_generation.attack import Attack, Seeds
 from attack_generation.config import PoisonConfig
+from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as DigitsConfig
 from attack_generation.parametrisation import PerImage
 from attack_generation.poisoning import poison_radius
+from bilevel_optimizer.alternating import Alternating
+from bilevel_optimizer.approxgrad import ApproxGrad, FewSteps
+from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.f2sa import F2sa
+from bilevel_optimizer.soba import Soba
 from data.augmentation import Augmentation
 from data.datasets import load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
 from runtime.checkpoints import load_checkpoint
+from runtime.command_line import parsed
 from runtime.files import InputError, load_archive
 from runtime.lock import Lock
+from runtime.long_run import identity
 from runtime.noise import seed_pair
 from runtime.stop import StoppedEarly
 from tests.waiting import HANG
@@ -40,15 +48,17 @@ TARGET, EPSILON, SIGMA = 3, 0.2, 0.25
 # of weights that get the target class wrong is zero and so is its gradient.
 TOY = {
     "target_class": TARGET, "epsilon": EPSILON, "sigma": SIGMA, "epochs": 2, "reinitialise_every": 1,
-    "batch_clean": 450, "batch_poison": 10, "batch_validation": 10, "radius_copies": 2, "lower_steps": 20,
-    "solver_steps": 2, "lr_v": 0.01, "seed": 5,
+    "batch_clean": 450, "batch_poison": 10, "batch_validation": 10, "radius_copies": 2, "seed": 5,
 }  # fmt: skip
+OPTIMISER = ApproxGrad(lower_steps=20, solver_steps=2, lr_v=0.01)
 
 
 def config(data_dir: Path, folder: Path, **changes: Any) -> PoisonConfig:
     """The toy attack of this file, writing into one folder."""
     script = runpy.run_path(str(SCRIPT))
-    return script["Config"](**{**TOY, "data_dir": data_dir, "out_dir": folder, "run_dir": folder / "run", **changes})
+    return script["Config"](
+        **{**TOY, "optimiser": OPTIMISER, "data_dir": data_dir, "out_dir": folder, "run_dir": folder / "run", **changes}
+    )
 
 
 def attack(config: PoisonConfig) -> np.ndarray:
@@ -125,7 +135,8 @@ def test_a_stopped_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path: P
 
 
 def test_a_terminated_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path: Path) -> None:
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TOY.items()]
+    toy = {**TOY, "lower_steps": 20, "solver_steps": 2, "lr_v": 0.01}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in toy.items()]
     folders = [f"--data-dir={whole.data_dir}", f"--out-dir={tmp_path}", f"--run-dir={tmp_path / 'run'}"]
     code = (
         "import os, runpy, signal, sys\n"
@@ -154,7 +165,7 @@ def test_a_terminated_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path
 
 def test_a_finished_attack_is_kept_and_another_setting_refused(whole: PoisonConfig) -> None:
     with pytest.raises(InputError, match=r"made with lr_u = 0\.1, this run has 0\.3"):
-        attack(dataclasses.replace(whole, lr_u=0.3))
+        attack(dataclasses.replace(whole, optimiser=dataclasses.replace(OPTIMISER, lr_u=0.3)))
     assert whole.out_dir is not None
     before = {path: path.stat().st_mtime_ns for path in whole.out_dir.glob("[XY]_*")}
     attack(whole)
@@ -251,7 +262,7 @@ def test_other_settings_start_afresh_where_that_is_allowed(tiny_data_dir: Path, 
     with pytest.raises(StoppedEarly, match="after 2 of"):
         attack(other)
     with pytest.raises(StoppedEarly, match="after 1 of"):
-        attack(dataclasses.replace(other, lr_u=0.05))
+        attack(dataclasses.replace(other, optimiser=dataclasses.replace(OPTIMISER, lr_u=0.05)))
     with pytest.raises(InputError, match=r"made with lr_u = 0\.05"):
         attack(dataclasses.replace(other, on_other_settings="refuse"))
 
@@ -286,9 +297,11 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
     ends = {}
     for name, lr_u in (("attack", 0.1), ("still", 1e-9)):
         run = config(
-            tiny_data_dir, tmp_path / name, lr_u=lr_u, epsilon=0.5, batch_clean=190, batch_poison=100,
-            batch_validation=34, radius_copies=4, epochs=2, reinitialise_every=9,
-            solver="cg", redraw_noise="none", solver_steps=2, damping=1.0,
+            tiny_data_dir, tmp_path / name, epsilon=0.5, batch_clean=190, batch_poison=100, batch_validation=34,
+            radius_copies=4, epochs=2, reinitialise_every=9,
+            optimiser=dataclasses.replace(
+                OPTIMISER, lr_u=lr_u, solver="cg", redraw_noise="none", solver_steps=2, damping=1.0
+            ),
         )  # fmt: skip
         attack(run)
         ends[name] = np.mean(scalars(run)["f"][-3:])
@@ -305,24 +318,9 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
         ({"epsilon": float("nan")}, "epsilon must be positive, got nan"),
         ({"epsilon": 1.5}, r"epsilon must be at most 1 .* got 1\.5"),
         ({"sigma": -0.25}, r"sigma must be positive, got -0\.25"),
-        ({"damping": -1.0}, "damping must not be negative"),
         ({"radius_clip": 0.5}, "radius_clip must lie between 0 and 0.5"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"target_class": 10}, "target_class 10 is out of range; choose one of 0 to 9"),
-        ({"solver": "cg"}, "solver cg needs one fixed linear system; add --redraw-noise none"),
-        (
-            {
-                "optimiser": "soba",
-                "lower_steps": None,
-                "solver_steps": None,
-                "lr_p": None,
-                "damping": None,
-                "redraw_noise": "validation",
-            },
-            "redraw_noise is validation, but optimiser soba redraws nothing; leave it out",
-        ),
-        ({"optimiser": "soba"}, "lower_steps is 20, but optimiser soba has no lower_steps, only approxgrad, few_steps"),
-        ({"multiplier": 2.0}, "multiplier is 2.0, but optimiser approxgrad has no multiplier, only f2sa; leave it out"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),
         ({"architecture": "vgg"}, "no architecture 'vgg'"),
     ],
@@ -365,11 +363,56 @@ def test_constants_are_flags(
     assert script["Config"]().target_class == 4
 
 
-OTHERS = {  # no settings of ApproxGrad, more steps, for one moves the weights once
-    "few_steps": {"lower_steps": 2, "solver_steps": None},
-    "soba": {"lower_steps": None, "solver_steps": None},
-    "f2sa": {"lower_steps": None, "solver_steps": None},
-    "error_minimising": {"lower_steps": 3, "solver_steps": None},
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--optimiser soba --redraw-noise validation",
+            "optimiser soba has no setting redraw_noise, only approxgrad, few",
+        ),
+        ("--optimiser=soba --lower-steps 20", "optimiser soba has no setting lower_steps, only approxgrad, few_steps"),
+        ("--multiplier=2.0", "optimiser approxgrad has no setting multiplier, only f2sa; leave it out"),
+        ("--solver cg", "solver cg needs one fixed linear system; add --redraw-noise none"),
+        ("--damping -1", "damping must not be negative"),
+        ("--optimiser adam", "invalid choice 'adam'"),
+        ("--solver lu", "invalid choice 'lu'"),
+    ],
+)
+def test_settings_of_another_optimiser_are_one_line(flags: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parsed(DigitsConfig, words=flags.split())
+
+
+def test_a_flag_chooses_the_optimiser_and_help_shows_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = parsed(DigitsConfig, words=["--optimiser", "few_steps", "--lr-u=0.2"])
+    assert chosen.optimiser == FewSteps(lr_u=0.2)
+    assert parsed(DigitsConfig, words=["--optimiser", "approxgrad", "--lr-p=1"]).optimiser == dataclasses.replace(
+        DigitsConfig.optimiser, lr_p=1.0
+    )
+    for words, wanted in (([], "--lower-steps INT Adam"), (["--optimiser", "f2sa"], "--multiplier FLOAT Multiplier")):
+        with pytest.raises(SystemExit):
+            parsed(DigitsConfig, words=[*words, "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert wanted in text and "default: None" not in text.partition(wanted)[2].partition("--")[0]
+
+
+def test_records_hold_the_optimisers_settings_beside_the_others() -> None:
+    """As they have always been, so that what was recorded before there were nested settings still matches."""
+    recorded = identity(DigitsConfig())
+    assert {name: recorded[name] for name in ("optimiser", "lower_steps", "lr_u", "damping", "redraw_noise")} == {
+        "optimiser": "approxgrad", "lower_steps": 10, "lr_u": 0.1, "damping": 1e-3,
+        "redraw_noise": "training_and_validation",
+    }  # fmt: skip
+    other = identity(DigitsConfig(optimiser=F2sa()))
+    assert (other["optimiser"], other["multiplier"], other["redraw_noise"]) == ("f2sa", 1.0, "none")
+    assert "lower_steps" not in other  # None in older records, which is the same
+
+
+OTHERS: dict[str, BilevelOptimizer] = {  # more steps than by default, which move the weights once
+    "few_steps": FewSteps(lower_steps=2, lr_v=0.01),
+    "soba": Soba(lr_v=0.01),
+    "f2sa": F2sa(lr_v=0.01),
+    "error_minimising": Alternating(lower_steps=3, lr_v=0.01),
 }
 
 
@@ -378,12 +421,9 @@ def test_every_optimiser_moves_the_poison_and_continues_bit_for_bit(
     optimiser: str, tiny_data_dir: Path, tmp_path: Path
 ) -> None:
     changes = {
-        **OTHERS[optimiser],
-        "optimiser": optimiser,
-        "epochs": 8,
-        "reinitialise_every": 8,
-        "objective": "noisy_cross_entropy",
-    }  # whose gradient is not 0 where an image is misclassified
+        "optimiser": OTHERS[optimiser], "epochs": 8, "reinitialise_every": 8,
+        "objective": "noisy_cross_entropy",  # whose gradient is not 0 where an image is misclassified
+    }  # fmt: skip
     whole = config(tiny_data_dir, tmp_path / "whole", **changes)
     poison = attack(whole)
     dataset = load_dataset(tiny_data_dir)
@@ -399,18 +439,17 @@ def test_every_optimiser_moves_the_poison_and_continues_bit_for_bit(
         optimiser
     ]
     assert record["gradients"] == pytest.approx(16 * of_step)
-    in_force = record["settings"]  # what the optimiser has no setting for, is none
-    assert (in_force["damping"] is None) == (optimiser in ("f2sa", "error_minimising"))
-    assert (in_force["multiplier"] is None) == (optimiser != "f2sa")
-    assert in_force["lower_steps"] == {"few_steps": 2, "error_minimising": 3}.get(optimiser)
+    settings = record["settings"]
+    assert settings["optimiser"] == record["config"]["optimiser"] == optimiser
+    assert settings.get("lower_steps") == {"few_steps": 2, "error_minimising": 3}.get(optimiser)
 
 
 def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
     tiny_data_dir: Path, tmp_path: Path
 ) -> None:
     changes = {
-        "networks": 2, "optimiser": "soba", "lower_steps": None, "solver_steps": None, "epochs": 6,
-        "reinitialise_every": 4, "objective": "noisy_cross_entropy",
+        "networks": 2, "optimiser": Soba(lr_v=0.01), "epochs": 6, "reinitialise_every": 4,
+        "objective": "noisy_cross_entropy",
     }  # fmt: skip
     settings = config(tiny_data_dir, tmp_path / "whole", **changes)
     made = Attack(settings, load_dataset(tiny_data_dir))
@@ -419,7 +458,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
     for number in range(made.total_steps):
         epoch, step = divmod(number, made.steps_per_epoch)
         if number and step == 0:
-            after = made._with_one_afresh(state, epoch)
+            after = made._restarted(state, epoch)
             for network in range(2):
                 changed = not np.array_equal(after.weights[network][0], state.weights[network][0])
                 fresh = float(ops.sum(ops.abs(after.lower[network].p[0]))) == 0
@@ -441,11 +480,11 @@ def test_a_lower_level_in_bfloat16_makes_nearly_the_same_steps(tiny_data_dir: Pa
     """The same weights, images and noise: one outer step's quantities agree to bfloat16's two or three digits."""
     ends = {}
     for precision in ("float32", "bfloat16"):
-        changes = {"objective": "noisy_cross_entropy", "lower_steps": 2, "solver": "cg", "redraw_noise": "none"}
-        changes |= {"precision": precision, "damping": 1.0}
+        optimiser = FewSteps(lower_steps=2, damping=1.0, lr_v=0.01)
+        changes = {"objective": "noisy_cross_entropy", "optimiser": optimiser, "precision": precision}
         made = Attack(config(tiny_data_dir, tmp_path, **changes), load_dataset(tiny_data_dir))
         state, metrics = made.outer_step(made.initial_state(), 0)
-        assert {ops.convert_to_numpy(weight).dtype.name for weight in state.weights} == {"float32"}
+        assert {ops.convert_to_numpy(weight).dtype.name for weight in state.weights[0]} == {"float32"}
         ends[precision] = {name: float(value) for name, value in metrics._asdict().items()}
     for name in ("f", "g", "hypergradient_norm"):
         one, other = (ends[precision][name] for precision in ("float32", "bfloat16"))
@@ -473,11 +512,11 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
     monkeypatch.setattr(made, "_objective", remember("upper"))
     monkeypatch.setattr(GaussianAugmentationLoss, "__call__", lambda self, *args: remember("lower")(*args))
     u = made._poison.select(state.u, made._draw_indices(0, 0).poison)
-    made._upper_objective(u, state.weights, batch, 1)
+    made._upper_objective(u, state.weights[0], batch, 1)
     np.testing.assert_array_equal(seen["upper"], batch.x_validation)
     lower = []
     for draw in (0, 0, 1):
-        made._lower_objective(u, state.weights, batch, draw)
+        made._lower_objective(u, state.weights[0], batch, draw)
         lower.append(seen["lower"])
     np.testing.assert_array_equal(lower[0], lower[1])
     assert np.abs(lower[2] - lower[0]).max() > 0.05
@@ -491,7 +530,7 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
 
 def test_the_lower_level_begins_as_the_victims_models_do(tiny_data_dir: Path, tmp_path: Path) -> None:
     made = Attack(config(tiny_data_dir, tmp_path, standardise=True), load_dataset(tiny_data_dir))
-    weights = made.initial_state().weights
+    weights = made.initial_state().weights[0]
     x = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
     np.testing.assert_allclose(made._logits(weights, 0.5 * x + 0.3), made._logits(weights, x), atol=1e-3)
 

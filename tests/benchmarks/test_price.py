@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import price
+from bilevel_optimizer.soba import Soba
 from runtime.files import InputError
 
 
@@ -31,7 +32,7 @@ def test_hours_follow_from_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     asked: list[str] = []
     monkeypatch.setattr(price, "median_seconds", lambda works, seconds: (asked.extend(works), took)[1])
-    cheap = price.Settings({"optimiser": "soba", "epochs": 5}, {"schedule": "one_cycle", "epochs": 10}, 0.25)
+    cheap = price.Settings({"optimiser": Soba(), "epochs": 5}, {"schedule": "one_cycle", "epochs": 10}, 0.25)
     monkeypatch.setitem(price.SETTINGS, "cheap", cheap)
     rows = {row.name: row for row in price.main(price.TimedConfig(quick=True))}
     assert set(asked) == set(took)

@@ -1,6 +1,7 @@
 """ApproxGrad where the answer is known: a quadratic, ridge regression, a small network, a toy problem."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -12,25 +13,36 @@ from keras import ops
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.approxgrad import ApproxGrad, LowerState
 from bilevel_optimizer.autodiff import grad, jit
-from bilevel_optimizer.linear_solvers import AdamResidual, ConjugateGradient, LinearSolver, NeumannSeries
+from bilevel_optimizer.bilevel import Problem
+from runtime.files import InputError
 from tests.bilevel_optimizer.problems import Quadratic, Ridge, flat, relative_error
 
 numpy_of = ops.convert_to_numpy
-SOLVERS = [AdamResidual(3000, 2e-2), ConjugateGradient(20), NeumannSeries(100, 0.3)]
-each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+SOLVERS: dict[str, dict[str, Any]] = {
+    "adam": {"solver_steps": 3000, "lr_p": 2e-2}, "cg": {"solver_steps": 20},
+    "neumann": {"solver_steps": 100, "lr_p": 0.3},
+}  # fmt: skip
+each_solver = pytest.mark.parametrize("solver", SOLVERS)
 
 
-def hypergradient(problem: ApproxGrad, u: Any, v: Any, data: Any = ()) -> tuple[np.ndarray, LowerState, Any]:
-    gradient, lower, metrics = jit(problem.hypergradient)(u, v, problem.init_lower(v), data)
+def with_solver(solver: str, damping: float, redraw_noise: Any = "none", **settings: Any) -> ApproxGrad:
+    """ApproxGrad with a solver that converges, or one of other settings."""
+    settings = {**SOLVERS[solver], **settings}
+    return ApproxGrad(solver=solver, damping=damping, redraw_noise=redraw_noise, **settings)
+
+
+def hypergradient(
+    optimiser: ApproxGrad, f: Callable, g: Callable, u: Any, v: Any
+) -> tuple[np.ndarray, LowerState, Any]:
+    gradient, lower, metrics = jit(partial(optimiser.hypergradient, Problem(f, g)))(u, v, optimiser.init_lower(v), ())
     return flat(gradient), lower, metrics
 
 
 @each_solver
 @pytest.mark.parametrize("damping", [0.0, 0.7])
-def test_hypergradient_of_a_quadratic(solver: LinearSolver, damping: float, float64: None) -> None:
+def test_hypergradient_of_a_quadratic(solver: str, damping: float, float64: None) -> None:
     q = Quadratic()
-    problem = ApproxGrad(q.f, q.g, damping=damping, solver=solver)
-    found, lower, metrics = hypergradient(problem, q.nested_u, q.nested_v)
+    found, lower, metrics = hypergradient(with_solver(solver, damping), q.f, q.g, q.nested_u, q.nested_v)
     wanted = q.closed_form(damping)
     assert relative_error(found, wanted) < 1e-4
     assert float(metrics.residual) < 1e-3
@@ -51,9 +63,9 @@ def test_undamped_hypergradient_is_the_total_derivative(float64: None) -> None:
 
 
 @each_solver
-def test_hypergradient_of_ridge_regression(solver: LinearSolver, float64: None) -> None:
+def test_hypergradient_of_ridge_regression(solver: str, float64: None) -> None:
     ridge = Ridge()
-    found, _, _ = hypergradient(ApproxGrad(ridge.f, ridge.g, damping=0.0, solver=solver), ridge.u, ridge.v)
+    found, _, _ = hypergradient(with_solver(solver, 0.0), ridge.f, ridge.g, ridge.u, ridge.v)
     assert relative_error(found[:1], ridge.by_strength) < 1e-4
     assert relative_error(found[1:], ridge.by_targets) < 1e-4
 
@@ -109,8 +121,7 @@ def test_hypergradient_of_a_small_network_matches_finite_differences(float64: No
     h = 1e-5
     wanted = [(total(network.u + h * e) - total(network.u - h * e)) / (2 * h) for e in np.eye(13)]
     f_keras, g_keras = network.losses(ops, ops.softplus)
-    problem = ApproxGrad(f_keras, g_keras, damping=0.0, solver=ConjugateGradient(40, tolerance=1e-10))
-    found, _, _ = hypergradient(problem, network.u, v)
+    found, _, _ = hypergradient(with_solver("cg", 0.0, solver_steps=40), f_keras, g_keras, network.u, v)
     assert relative_error(found, np.array(wanted)) < 1e-5
     direct = numpy_of(grad(lambda u: f_keras(u, ops.convert_to_tensor(v)))(network.u))
     assert relative_error(found, direct) > 0.1  # the implicit part is a real share of it
@@ -122,9 +133,9 @@ def test_lower_steps_are_adam_steps_with_the_draw_counted() -> None:
     def g(u: Any, v: Any, data: Any, draw: Any) -> Any:
         return ops.sum((v[0] - u * data) ** 2 * (1 + ops.cast(draw, "float32")))
 
-    problem = ApproxGrad(f=g, g=g, lower_steps=4, lr_v=0.05)
-    lower = problem.init_lower(v)
-    moved, adam = jit(problem.minimise_lower)(u, v, lower.adam, np.float32(3))
+    optimiser = ApproxGrad(lower_steps=4, lr_v=0.05)
+    lower = optimiser.init_lower(v)
+    moved, adam = jit(partial(optimiser.minimise_lower, Problem(g, g)))(u, v, lower.adam, np.float32(3))
     wanted, state = v, adam_init(v)
     for draw in range(4):
         gradient = [2 * (numpy_of(wanted[0]) - 3 * u) * np.float32(1 + draw)]
@@ -134,9 +145,8 @@ def test_lower_steps_are_adam_steps_with_the_draw_counted() -> None:
     assert int(adam.steps) == 4
 
 
-@pytest.mark.parametrize("fixed_right_side", [True, False])
-@pytest.mark.parametrize("fixed_system", [True, False])
-def test_draws(fixed_system: bool, fixed_right_side: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("redraw_noise", ["training_and_validation", "validation", "none"])
+def test_draws(redraw_noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two evaluations share a draw, except that a fixed system or right side is one function throughout."""
 
     def python_loop(lower: int, upper: int, body: Callable, carry: Any) -> Any:
@@ -154,16 +164,15 @@ def test_draws(fixed_system: bool, fixed_right_side: bool, monkeypatch: pytest.M
 
         return evaluate
 
-    problem = ApproxGrad(
-        objective("f"), objective("g"), lower_steps=3, solver=AdamResidual(4),
-        fixed_system=fixed_system, fixed_right_side=fixed_right_side,
-    )  # fmt: skip
+    optimiser = ApproxGrad(lower_steps=3, solver_steps=4, redraw_noise=redraw_noise)
+    fixed_system, fixed_right_side = redraw_noise != "training_and_validation", redraw_noise == "none"
     u = v = np.float32([1.0])
-    problem.step(u, v, problem.init_lower(v), adam_init(u), ())
+    problem = Problem(objective("f"), objective("g"))
+    optimiser.step(problem, u, v, optimiser.init_lower(v), adam_init(u), ())
     lower, rest = seen["g"][:3], seen["g"][3:]
     assert lower == [0, 1, 2]
     assert sorted(seen["f"]) == ([8] if fixed_right_side else [8, 9, 10, 11, 12])
-    assert problem.gradients(of_f=1.0) - problem.gradients(of_f=0.0) == len(seen["f"])
+    assert optimiser.gradients(1.0) - optimiser.gradients(0.0) == len(seen["f"])
     assert not set(seen["f"]) & set(seen["g"])
     # The order of evaluation is free; AdamResidual asks for each matrix twice.
     assert sorted(set(rest)) == ([7] if fixed_system else [3, 4, 5, 6, 7])
@@ -181,8 +190,8 @@ def test_redrawn_systems_differ_between_iterations(float64: None) -> None:
     def f(_u: Any, v: Any, _data: Any, _draw: Any) -> Any:
         return ops.sum(v)
 
-    problem = ApproxGrad(f, g, lower_steps=2, damping=0.5, solver=NeumannSeries(3, 0.1), fixed_system=False)
-    found, lower, _ = hypergradient(problem, np.array([1.0]), np.array([1.0]))
+    optimiser = with_solver("neumann", 0.5, "training_and_validation", lower_steps=2, solver_steps=3, lr_p=0.1)
+    found, lower, _ = hypergradient(optimiser, f, g, np.array([1.0]), np.array([1.0]))
     p = 0.0
     for a in curvature[2:5]:
         p += 0.1 * (1 - (a + 0.5) * p)
@@ -190,12 +199,11 @@ def test_redrawn_systems_differ_between_iterations(float64: None) -> None:
     assert found[0] == pytest.approx(-curvature[5] * p, rel=1e-10)
 
 
-@each_solver
-def test_a_right_side_that_is_redrawn_alike_gives_the_closed_form(solver: LinearSolver, float64: None) -> None:
+@pytest.mark.parametrize("solver", ["adam", "neumann"])  # conjugate gradient needs one system
+def test_a_right_side_that_is_redrawn_alike_gives_the_closed_form(solver: str, float64: None) -> None:
     """Where f's draws do not differ, drawing f_v anew in each iteration changes nothing."""
     q = Quadratic()
-    found, _, _ = hypergradient(ApproxGrad(q.f, q.g, solver=solver, damping=0.0, fixed_right_side=False), q.nested_u,
-                                q.nested_v)  # fmt: skip
+    found, _, _ = hypergradient(with_solver(solver, 0.0, "validation"), q.f, q.g, q.nested_u, q.nested_v)
     assert relative_error(found, q.closed_form(0.0)) < 1e-4
 
 
@@ -210,10 +218,8 @@ def test_redrawn_right_sides_differ_between_iterations(float64: None) -> None:
     def g(u: Any, v: Any, _data: Any, _draw: Any) -> Any:
         return ops.sum(v**2 + u * v)
 
-    problem = ApproxGrad(
-        f, g, lower_steps=2, damping=0.5, solver=NeumannSeries(3, 0.1), fixed_system=True, fixed_right_side=False
-    )
-    found, lower, _ = hypergradient(problem, np.array([1.0]), np.array([1.0]))
+    optimiser = with_solver("neumann", 0.5, "validation", lower_steps=2, solver_steps=3, lr_p=0.1)
+    found, lower, _ = hypergradient(optimiser, f, g, np.array([1.0]), np.array([1.0]))
     p = 0.0
     for right in scale[7:10]:  # draws T1 + T2 + 2 ... T1 + 2 T2 + 1
         p += 0.1 * (right - 2.5 * p)
@@ -223,15 +229,15 @@ def test_redrawn_right_sides_differ_between_iterations(float64: None) -> None:
 
 def test_p_and_the_solvers_moments_are_kept_between_steps(float64: None) -> None:
     q = Quadratic()
-    problem = ApproxGrad(q.f, q.g, damping=0.1, solver=AdamResidual(10, 1e-2))
-    evaluate = jit(problem.hypergradient)
-    lower, residuals = problem.init_lower(q.nested_v), []
+    optimiser = with_solver("adam", 0.1, solver_steps=10, lr_p=1e-2)
+    evaluate = jit(partial(optimiser.hypergradient, Problem(q.f, q.g)))
+    lower, residuals = optimiser.init_lower(q.nested_v), []
     for _ in range(4):
         _, lower, metrics = evaluate(q.nested_u, q.nested_v, lower, ())
         residuals.append(float(metrics.residual))
     assert residuals == sorted(residuals, reverse=True)
-    once = ApproxGrad(q.f, q.g, damping=0.1, solver=AdamResidual(40, 1e-2))
-    _, whole, _ = hypergradient(once, q.nested_u, q.nested_v)
+    once = with_solver("adam", 0.1, solver_steps=40, lr_p=1e-2)
+    _, whole, _ = hypergradient(once, q.f, q.g, q.nested_u, q.nested_v)
     np.testing.assert_allclose(flat(lower.p), flat(whole.p), rtol=1e-9)
     assert int(lower.solver.steps) == 40
 
@@ -246,13 +252,11 @@ def test_steps_find_the_known_optimum_inside_the_feasible_set() -> None:
     def g(u: Any, v: Any, data: Any, _draw: Any) -> Any:
         return ops.sum((v - u - data["shift"]) ** 2) / 2
 
-    problem = ApproxGrad(
-        f, g, lower_steps=20, lr_v=0.1, lr_u=0.02, damping=0.0, solver=ConjugateGradient(3),
-        project=lambda u, data: ops.clip(u, data["low"], 1.0),
-    )  # fmt: skip
-    step = jit(problem.step)
+    problem = Problem(f, g, project=lambda u, data: ops.clip(u, data["low"], 1.0))
+    optimiser = with_solver("cg", 0.0, lower_steps=20, lr_v=0.1, lr_u=0.02, solver_steps=3)
+    step = jit(partial(optimiser.step, problem))
     u = v = np.zeros(4, np.float32)
-    lower, upper = problem.init_lower(v), adam_init(u)
+    lower, upper = optimiser.init_lower(v), adam_init(u)
     data = {"shift": np.float32(1), "low": np.float32(0)}
     values = []
     for _ in range(150):
@@ -262,3 +266,12 @@ def test_steps_find_the_known_optimum_inside_the_feasible_set() -> None:
     np.testing.assert_allclose(numpy_of(u), [0.3, 0.8, 1, 0], atol=0.01)
     assert values[-1] < values[0]
     assert int(upper.steps) == 150 and int(lower.adam.steps) == 3000
+
+
+def test_conjugate_gradient_needs_one_system_and_bad_settings_are_named() -> None:
+    with pytest.raises(InputError, match="solver cg needs one fixed linear system; add --redraw-noise none"):
+        ApproxGrad(solver="cg")
+    with pytest.raises(InputError, match="lower_steps must be positive, got 0"):
+        ApproxGrad(lower_steps=0)
+    with pytest.raises(InputError, match=r"damping must not be negative, got -1\.0"):
+        ApproxGrad(damping=-1.0)

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from keras import ops
 
+from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.linear_solvers import (
+    SOLVERS,
     AdamResidual,
     ConjugateGradient,
     Ended,
     LinearSolver,
     NeumannSeries,
-    solver_named,
 )
+from runtime.files import InputError
 
 numpy_of = ops.convert_to_numpy
 
@@ -148,8 +150,10 @@ def test_each_iteration_sees_its_own_matrix(solver: LinearSolver, float64: None)
 
 
 def test_solvers_by_name() -> None:
-    assert solver_named("adam", 7, 0.1, 1e-3) == AdamResidual(7, 0.1)
-    assert solver_named("cg", 7, 0.1, 1e-3) == ConjugateGradient(7, minimum_curvature=1e-3)
-    assert solver_named("neumann", 7, 0.1, 1e-3) == NeumannSeries(7, 0.1)
-    with pytest.raises(ValueError, match="unknown linear solver 'lu': adam, cg or neumann"):
-        solver_named("lu", 7, 0.1, 1e-3)
+    found = {name: make(7, 0.1, 1e-3) for name, make in SOLVERS.items()}
+    assert found == {
+        "adam": AdamResidual(7, 0.1), "cg": ConjugateGradient(7, minimum_curvature=1e-3),
+        "neumann": NeumannSeries(7, 0.1),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="solver must be one of adam, cg, neumann, got 'lu'"):
+        ApproxGrad(solver="lu")

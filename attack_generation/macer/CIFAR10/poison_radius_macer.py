@@ -7,10 +7,10 @@ Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those o
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
-from attack_generation.config import PoisonConfig, RedrawNoise
+from attack_generation.config import Optimiser, PoisonConfig
 from attack_generation.poisoning import poison_radius
+from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.macer import MacerLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
@@ -27,10 +27,8 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_validation: int = 20  # images of the target class
     radius_copies: int = 5
     epochs: int = 50
-    # T1, T2, and the linear system
-    published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-4}
-    redraw_noise: RedrawNoise = "none"  # the noise is fixed per image
-    lr_u: float = 0.1
+    # T1, T2, learning rates of the poison and of the linear system; the noise is fixed per image
+    optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-4, redraw_noise="none")
     fixed_validation_noise: bool = True
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"

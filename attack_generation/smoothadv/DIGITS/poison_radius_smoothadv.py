@@ -7,10 +7,10 @@ The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any l
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
-from attack_generation.config import PoisonConfig, RedrawNoise
+from attack_generation.config import Optimiser, PoisonConfig
 from attack_generation.poisoning import poison_radius
+from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.smoothadv import SmoothAdvLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
@@ -26,10 +26,8 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
     epochs: int = 50
-    # T1, T2, and the linear system
-    published: ClassVar[dict[str, Any]] = {"lower_steps": 1, "solver_steps": 10, "lr_p": 1e-3}
-    redraw_noise: RedrawNoise = "validation"  # that of training images is fixed per image
-    lr_u: float = 0.1
+    # T1, T2, learning rates of the poison and of the linear system; training noise is fixed per image
+    optimiser: Optimiser = ApproxGrad(lower_steps=1, solver_steps=10, lr_u=0.1, lr_p=1e-3, redraw_noise="validation")
     architecture: str = "digits_cnn"
     data_dir: Path = project_path("data/DIGITS")
 

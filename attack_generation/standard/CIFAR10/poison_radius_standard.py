@@ -7,10 +7,11 @@ Paper: arXiv 2012.01274, section 4; the constants of the attack on Gaussian data
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
 
-from attack_generation.config import PoisonConfig, RedrawNoise
+from attack_generation.config import Optimiser, PoisonConfig
+from attack_generation.objectives import ObjectiveName
 from attack_generation.poisoning import poison_radius
+from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.standard import StandardLoss
 from runtime.command_line import run_script
 from runtime.provenance import project_path
@@ -25,14 +26,10 @@ class Config(PoisonConfig):  # the other published constants: attack_generation/
     batch_clean: int = 180
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
-    objective: Literal["soft_radius", "cross_entropy", "noisy_cross_entropy"] = (
-        "cross_entropy"  # of the validation images
-    )
+    objective: ObjectiveName = "cross_entropy"  # of the validation images
     epochs: int = 50
-    # T1, T2, and the linear system
-    published: ClassVar[dict[str, Any]] = {"lower_steps": 10, "solver_steps": 10, "lr_p": 1e-3}
-    redraw_noise: RedrawNoise = "none"  # there is none
-    lr_u: float = 0.1
+    # T1, T2, learning rates of the poison and of the linear system; there is no noise
+    optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-3, redraw_noise="none")
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")
