@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array, require_label
 from data.sources import ARRAYS, read_source
 from runtime.artifact import Artifact
+from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, read_json, save_array, write_json
 from runtime.provenance import project_path, provenance, shown_path
@@ -28,7 +29,7 @@ class PreparationConfig:
     label: str | None = None
     """Name of the data set in tables, the folder's when not given. It has to tell where the images are not the standard
     images."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random split into training and validation images."""
 
 
@@ -40,9 +41,9 @@ class SourceConfig(PreparationConfig):
     """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
     with four IDX files (train-images-idx3-ubyte.gz, ...), or with CIFAR's binary files (data_batch_1.bin, ...). Keras
     downloads MNIST and CIFAR10 when not given."""
-    validation: int = 5000
+    validation: Annotated[int, POSITIVE] = 5000
     """Number of images taken from the training images for validation."""
-    first_label: int = 0
+    first_label: Annotated[int, NOT_NEGATIVE] = 0
     """The smallest label in the source: 1 where its classes count from 1 (EMNIST letters)."""
     transpose: bool = False
     """Swap rows and columns of every image, as EMNIST's files need."""

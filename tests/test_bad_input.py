@@ -42,6 +42,7 @@ MAKE_TABLES = "evaluation/tables/make_tables.py"
 CERTIFICATES = "evaluation/tables/certificates.py"
 WRITE_RESULTS = "evaluation/tables/write_results.py"
 PREPARE = ("data/prepare_digits.py", "data/prepare_mnist.py", "data/prepare_cifar10.py")
+PREPARE_ANY = "data/prepare.py"
 BENCHMARKS = ("benchmarks/speed.py", "benchmarks/price.py", "benchmarks/memory.py", "benchmarks/label_flipping.py")
 PLAN: dict[str, Any] = {
     "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
@@ -81,6 +82,7 @@ class Place:
                     CERTIFICATES: ["--store", self.folder, "--entry", "a/class_8", "--out-dir", out],
                     WRITE_RESULTS: ["--results-dir", out, "--benchmarks-dir", out],
                     **{prepare: ["--out-dir", out] for prepare in PREPARE},
+                    PREPARE_ANY: ["--name", "A", "--source", self.folder / "source.npz", "--out-dir", out],
                     **{benchmark: ["--quick", "--out", out / "a.json"] for benchmark in BENCHMARKS},
                 }[script],
             )
@@ -126,7 +128,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 SCRIPTS = (
     ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, COLLECT, CONTRASTIVE,
-    BOUNDARY, RUN_PLAN, MAKE_TABLES, CERTIFICATES, WRITE_RESULTS, *PREPARE, *BENCHMARKS,
+    BOUNDARY, RUN_PLAN, MAKE_TABLES, CERTIFICATES, WRITE_RESULTS, *PREPARE, PREPARE_ANY, *BENCHMARKS,
 )  # fmt: skip
 
 
@@ -223,6 +225,10 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     RUN_PLAN: {"max-minutes": ("0", "-1", *NOT_FINITE), "methods": ("macer", ""), "set": ("", "x", "runs=[", "runs=0")},
     PREPARE[0]: {"seed": SEEDS, "label": ("a\nb", "x" * 1000)},
+    PREPARE_ANY: {
+        "seed": SEEDS, "validation": (0, -1, 2**40), "first-label": (-1, 2**40), "name": ("", "..", "a/b", "x" * 300),
+        "source": ("nowhere", "/dev/null"),
+    },
     BENCHMARKS[0]: {"seconds": ("0", "-1", *NOT_FINITE), "batch-size": COUNTS},
     BENCHMARKS[1]: {"steps": COUNTS, "only": ("", "macer/", "x/attack")},
     BENCHMARKS[2]: {"q": ("0", "0.5", *NOT_FINITE)},
@@ -257,7 +263,7 @@ OUTPUTS = {
     LABELS: ("work-dir", "results-dir", "data-dir"), BOUNDARY: ("out-dir",), RUN_PLAN: ("directory", "plan"),
     COLLECT: ("results-dir", "studies"), CERTIFICATES: ("store", "out-dir", "import-files"),
     MAKE_TABLES: ("results-dir", "directory", "plan"), WRITE_RESULTS: ("results-dir", "benchmarks-dir"),
-    **dict.fromkeys(PREPARE, ("out-dir",)), **dict.fromkeys(BENCHMARKS, ("out",)),
+    **dict.fromkeys((*PREPARE, PREPARE_ANY), ("out-dir",)), **dict.fromkeys(BENCHMARKS, ("out",)),
 }  # fmt: skip
 
 
