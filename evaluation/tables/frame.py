@@ -12,7 +12,8 @@ from attack_generation.controls import CONTROLS
 from evaluation.store import POINTS, SETTINGS
 from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
 from evaluation.tables.plan import AttackVariant, Plan
-from evaluation.tables.runs import Entry, Run, commits
+from evaluation.tables.records import commits
+from evaluation.tables.runs import Entry, Run
 from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 

@@ -30,14 +30,15 @@ from evaluation.tables.paths import FIGURES, PAGES, Paths
 from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.records import (
     collect,
+    commits,
     differences,
     is_in_results,
     job_times,
+    missing,
     read_entries,
     require_clean_entries,
     require_runs,
 )
-from evaluation.tables.runs import commits, missing
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd

@@ -17,7 +17,7 @@ from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables.cells import Cell, Foreign
 from evaluation.tables.paths import Paths
 from evaluation.tables.plan import Plan
-from evaluation.tables.runs import Entry, Run, commits, missing
+from evaluation.tables.runs import Entry, Run
 from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
@@ -66,7 +66,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
     directory: where the plan's own paths start. Raises InputError before anything is written: where no run is there,
     and where the folder is one of the project's results and a run is of no commit.
     """
-    paths, runs, cells = plan.paths_in(directory), foreign_runs(plan, directory), plan.cells()
+    cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     for cell in cells:
         found = {seed: _measured_run(plan, paths, cell, seed) for seed in plan.seeds}
         runs[cell] = {seed: run for seed, run in found.items() if run}
@@ -143,6 +143,14 @@ def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured |
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
     return Measured(tsv, points, records)
+
+
+def commits(records: Any) -> list[str]:
+    """The commits named anywhere in a run's records, each once."""
+    if not isinstance(records, dict):
+        return []
+    own = [str(records["commit"])] if "commit" in records else []
+    return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
 
 
 def is_in_results(folder: Path) -> bool:
@@ -223,6 +231,13 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
             found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
         lines += [f"{entry.cell}: has {one}" for one in sorted(found)]
     return lines
+
+
+def missing(entries: Sequence[Entry]) -> list[str]:
+    """A line for each entry that lacks runs."""
+    return [
+        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in entries if len(entry.runs) < entry.wanted
+    ]
 
 
 def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataFrame]:

@@ -1,6 +1,5 @@
 """The runs of an entry, as tables and figures use them."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,18 +102,3 @@ class Entry(NamedTuple):
     cell: Cell
     wanted: int  # runs that it should have
     runs: tuple[Run, ...]
-
-
-def missing(entries: Sequence[Entry]) -> list[str]:
-    """A line for each entry that lacks runs."""
-    return [
-        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in entries if len(entry.runs) < entry.wanted
-    ]
-
-
-def commits(records: Any) -> list[str]:
-    """The commits named anywhere in a run's records, each once."""
-    if not isinstance(records, dict):
-        return []
-    own = [str(records["commit"])] if "commit" in records else []
-    return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
