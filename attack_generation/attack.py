@@ -107,7 +107,7 @@ class Attack:
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._poison = config.poison_parametrisation()
         self._objective = config.upper_objective()
-        self._upper_augmentation = config.of_validation()
+        self._upper_augmentation = config.for_validation()
         self._bilevel = Ensemble.of(config.optimiser, config.networks)
         self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))

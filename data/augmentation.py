@@ -42,7 +42,7 @@ class Augmentation:
         """Raise InputError on a value that cannot work."""
         require_bounds(self)
 
-    def of_validation(self) -> "Augmentation":
+    def for_validation(self) -> "Augmentation":
         """The changes of validation images in an attack: the published crop and flip, and nothing else."""
         return Augmentation(augment=self.augment)
 
@@ -97,7 +97,7 @@ def fractal_field(shape: tuple[int, int, int], seed: Any) -> Any:
         grid = uniform((count, points, points, 1), fold_in(seed, points.bit_length()))
         field = field + weight * ops.image.resize(grid, (height, width), data_format="channels_last")
         weight, points = weight * rough, 2 * points
-    low, high = (of(field, axis=(1, 2, 3), keepdims=True) for of in (ops.min, ops.max))
+    low, high = (extreme(field, axis=(1, 2, 3), keepdims=True) for extreme in (ops.min, ops.max))
     return (field - low) / (high - low)
 
 
@@ -158,12 +158,12 @@ def random_resized_crop(x: Any, seed: Any, *, smallest: float) -> Any:
     return _warped(x, (mirror * wide, 0 * wide), (0 * tall, tall), down, right)
 
 
-def _warped(x: Any, of_column: tuple[Any, Any], of_row: tuple[Any, Any], down: Any, right: Any) -> Any:
+def _warped(x: Any, columns: tuple[Any, Any], rows: tuple[Any, Any], down: Any, right: Any) -> Any:
     """Images whose pixel at (column c, row r) from the middle is x's at (a c + b r + right, d c + f r + down).
 
-    of_column: a and b, of_row: d and f, each (N,) as down and right are, in pixels. Bilinear, 0 outside.
+    columns: a and b, rows: d and f, each (N,) as down and right are, in pixels. Bilinear, 0 outside.
     """
-    (a, b), (d, f) = of_column, of_row
+    (a, b), (d, f) = columns, rows
     middle_row, middle_column = (x.shape[1] - 1) / 2, (x.shape[2] - 1) / 2
     e = middle_column - a * middle_column - b * middle_row + right
     g = middle_row - d * middle_column - f * middle_row + down

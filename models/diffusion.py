@@ -29,8 +29,8 @@ def fit_diffusion_map(
     size = len(x_train)
     if size <= max(neighbours, coordinates):
         raise InputError(f"a diffusion map of {coordinates} coordinates needs more than {size} training points")
-    of_each = nearest(x_train, x_train, neighbours + 1)  # itself among them
-    edges = np.ones(of_each.size, np.float64), (np.repeat(np.arange(size), neighbours + 1), of_each.ravel())
+    ends = nearest(x_train, x_train, neighbours + 1)  # each point is among its own
+    edges = np.ones(ends.size, np.float64), (np.repeat(np.arange(size), neighbours + 1), ends.ravel())
     from scipy.sparse.linalg import eigsh
 
     graph = sparse.csr_matrix(edges, shape=(size, size))

@@ -40,13 +40,13 @@ def fit_embedding(
         "raw": _raw, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
     }  # fmt: skip
     transform = fits[name](x_train, seed)
-    of_train = transform(x_train)
-    mean = of_train.mean(axis=0)
+    train_features = transform(x_train)
+    mean = train_features.mean(axis=0)
 
     def centred(features: np.ndarray) -> np.ndarray:
         return np.concatenate([features - mean, np.ones((len(features), 1))], axis=1)
 
-    return centred(of_train), lambda x: centred(transform(x))
+    return centred(train_features), lambda x: centred(transform(x))
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

@@ -233,7 +233,7 @@ def test_plasma_changes_each_image_in_one_of_eight_ways() -> None:
     assert 0.3 < shuffled.mean() < 0.55  # half, less the shuffles that change nothing (1 of 6)
     stretched = np.abs(np.abs(after[..., 2] - after[..., 0]).mean(axis=(1, 2)) - 0.02) > 1e-4
     assert 0.35 < stretched[~brightened & ~shuffled].mean() < 0.65
-    assert Augmentation(plasma=True).of_validation() == Augmentation()
+    assert Augmentation(plasma=True).for_validation() == Augmentation()
 
 
 def test_plasma_of_grey_images_is_compiled_and_a_function_of_the_seed() -> None:
