@@ -1,4 +1,4 @@
-"""Perturbations that train no network: the controls of every table and the starts of the attack."""
+"""Perturbations made without a network: the controls of every table and the starts of the attack."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,10 +59,10 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
 def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int, starts: int = 16) -> np.ndarray:
     """Signs s (H, W, C), float32, of the shift epsilon s of a class that a linear classifier sees best under noise.
 
-    A shift whose mean over the images is m, what clipping to [0, 1] leaves of epsilon s, is seen at m^T S^-1 m, the
-    squared signal-to-noise ratio of the best linear test, with S the covariance of the images x (N, H, W, C) plus
-    sigma^2 I. From all ones, all minus ones and random signs, the sign that gains most is turned until none gains. The
-    best end of these climbs is returned.
+    Clipped to [0, 1], the shift has the mean m over the images. The best linear test sees it with the squared
+    signal-to-noise ratio m^T S^-1 m, where S is the covariance of the images x (N, H, W, C) plus sigma^2 I. From all
+    ones, all minus ones and random signs, the sign with the largest gain is flipped until no flip gains. The best of
+    these results is returned.
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     size = flat.shape[1]
@@ -92,8 +92,8 @@ def class_filter(x: np.ndarray, seed: int) -> np.ndarray:
     """Images x (N, H, W, C) under the class's own 3 x 3 filter, each divided by its largest value; float32.
 
     Source: "CUDA: Convolution-based Unlearnable Datasets" (CVPR 2023, arXiv 2303.04278), section 3: one entry of the
-    filter, at a random place, is 1, the others are uniform in (0, 0.3); the border is padded with zeros. It keeps no
-    epsilon.
+    filter, at a random place, is 1, the others are uniform in (0, 0.3); the border is padded with zeros. The
+    result is not within any epsilon.
     """
     draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 3])
     weights = draw.uniform(0, 0.3, size=(3, 3))

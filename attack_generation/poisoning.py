@@ -54,7 +54,7 @@ def poison_radius(config: PoisonConfig) -> Path:
     )
     if not distortion.any():
         print(
-            "note: no image was moved, for the objective had no gradient. Give more epochs, or another --objective, "
+            "note: no image was moved, because the objective had no gradient. Give more epochs, or another --objective, "
             "such as noisy_cross_entropy"
         )
     return x_path
