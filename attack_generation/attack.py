@@ -25,11 +25,11 @@ from runtime.files import InputError
 from runtime.lazy import ops, tree
 from runtime.noise import Stream, fold_in, seed_pair
 
-_OF_POISON = 2**20  # added to the draw where poisoned images have an augmentation of their own: more than all draws
+_POISON_DRAW = 2**20  # added to the draw for the poisoned images' own augmentation. It is larger than every draw
 
 
 class AttackState(NamedTuple):
-    """Everything that changes during an attack; what a checkpoint holds."""
+    """Everything that changes during an attack. A checkpoint holds it."""
 
     u: Tree  # variables of the poison, see attack_generation.parametrisation
     weights: tuple[Any, ...]  # v: the weights of each network of the lower level
@@ -58,7 +58,7 @@ class Indices(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """Seeds of one outer step, int32 (2,); each evaluation folds in its number (draw)."""
+    """Seeds of one outer step, int32 (2,). Each evaluation folds in its number (draw)."""
 
     upper_noise: Any
     lower_noise: Any
@@ -66,7 +66,7 @@ class Seeds(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one outer step sees. B = B_clean + B_poison images of the lower level, clean ones first."""
+    """The data of one outer step. B = B_clean + B_poison images of the lower level, clean ones first."""
 
     x_clean: Any  # (B_clean, H, W, C)
     x_target: Any  # (B_poison, H, W, C), the clean images behind the poisoned ones
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
     x_validation: Any  # (B_validation, H, W, C)
     y_validation: Any  # (B_validation, K)
     validation: Any  # int32 (B_validation,), their numbers
-    perturbation: Any  # (B, H, W, C), what the training method's own attack adds to the images
+    perturbation: Any  # (B, H, W, C), added to the images by the training method's own attack
     seeds: Seeds
     epoch: Any  # float32 (), since the weights were initialised
 
@@ -134,9 +134,9 @@ class Attack:
         The upper objective's gradient counts by the images that it evaluates.
         """
         config = self.config
-        of_f = self._batch_validation * max(1, self._objective.copies)
-        of_g = (config.batch_clean + config.batch_poison) * config.loss.noisy_copies
-        return self._bilevel.gradients(of_f / of_g) + config.loss.gradients_before
+        images_of_f = self._batch_validation * max(1, self._objective.copies)
+        images_of_g = (config.batch_clean + config.batch_poison) * config.loss.noisy_copies
+        return self._bilevel.gradients(images_of_f / images_of_g) + config.loss.gradients_before
 
     # The outer loop ----------------------------------------------------------------------------------------
 
@@ -249,11 +249,11 @@ class Attack:
         seed = self._augmentation_seed(batch, draw)
         if not self.config.separate_crops:
             return self.config.augmented(x, seed)
-        clean, another = self.config.batch_clean, self._augmentation_seed(batch, draw + _OF_POISON)
+        clean, another = self.config.batch_clean, self._augmentation_seed(batch, draw + _POISON_DRAW)
         return ops.concatenate([self.config.augmented(x[:clean], seed), self.config.augmented(x[clean:], another)])
 
     def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
-        """f: what the poison lowers, on clean validation images of the target class."""
+        """f: the objective that the poison lowers, on clean validation images of the target class."""
         x = self._upper_augmentation.augmented(batch.x_validation, self._augmentation_seed(batch, draw))
         return self._objective(partial(self._logits, v), x, batch.y_validation, self._upper_randomness(batch, draw))
 
@@ -285,11 +285,11 @@ class Attack:
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower level's first network, and the poison's distortion."""
         logits = partial(self._compiled_logits, state.weights[0])
-        overall, of_class = clean_accuracies(logits, self.x_val, self.y_val)
+        overall, by_class = clean_accuracies(logits, self.x_val, self.y_val)
         distortion = np.abs(ops.convert_to_numpy(self._compiled_images(state.u, self.x_target)) - self.x_target)
         return {
             "validation_accuracy": overall,
-            "validation_accuracy_target_class": of_class[self.config.target_class],
+            "validation_accuracy_target_class": by_class[self.config.target_class],
             "distortion_mean": float(distortion.mean()),
             "distortion_max": float(distortion.max()),
         }

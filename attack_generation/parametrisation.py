@@ -1,7 +1,7 @@
-"""What the attack moves: a change of each image, or one pattern for the whole class.
+"""Variables that the attack moves: a change of each image, or one pattern for the whole class.
 
-The variables of the upper level (u) are a nested structure of float32 tensors; an outer step moves those that a
-minibatch of poisoned images depends on. All methods are pure.
+The variables of the upper level (u) are a nested structure of float32 tensors. An outer step moves the variables that
+its minibatch of poisoned images depends on. All methods are pure.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Parametrisation(Protocol):
     def project(self, u: Tree, x: Any, delta: Any) -> Tree:
         """Allowed variables of a minibatch, near u. x: the clean images (B, H, W, C).
 
-        delta: what the training method's own attack has added to the images, (B, H, W, C); 0 for most methods.
+        delta: change of the images by the training method's own attack, (B, H, W, C); 0 for most methods.
         """
 
     def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
@@ -55,7 +55,7 @@ class PerImage:
         return u
 
     def project(self, u: Tree, x: Any, delta: Any) -> Tree:
-        """The nearest image in the ball; before, u + delta is clipped to [0, 1] (the published code, for SmoothAdv)."""
+        """The nearest image in the ball, after u + delta is clipped to [0, 1] (published code, for SmoothAdv)."""
         u = ops.clip(u + delta, 0.0, 1.0) - delta
         return ops.clip(ops.clip(u, x - self.epsilon, x + self.epsilon), 0.0, 1.0)
 
@@ -67,11 +67,11 @@ class PerImage:
 class ClassPattern:
     """One pattern for the class: clip(x + epsilon * clip(a + b * (1 - 2x), -1, 1)), with a and b of an image's shape.
 
-    a brightens every image alike, b bright and dark pixels in opposite directions: the constant shift is a = 1, b = 0;
-    less contrast is a = 0 and a large b. Every outer step moves all of it. Where a clip is reached the gradient is 0:
-    'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4. A pixel that is clipped in
-    every image, as a negative change is where the whole class is black, would never move again: ``project`` moves a
-    back until the first image follows it.
+    a brightens every image alike, b moves bright and dark pixels in opposite directions. The constant shift is a = 1
+    and b = 0, less contrast is a = 0 and a large b. Every outer step moves the whole pattern. Where a clip is reached
+    the gradient is 0: 'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4. A pixel that is
+    clipped in every image would never move again, for example a negative change where the whole class is black.
+    ``project`` therefore moves a back until the first image follows it.
     """
 
     epsilon: float

@@ -34,10 +34,10 @@ def poison_radius(config: PoisonConfig) -> Path:
     picture = run_dir / "poison.png"
     target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_val", "y_val")}
-    of_run = identity(config, method=method, **hashes)
+    settings = identity(config, method=method, **hashes)
     with (
         Stop(config.max_minutes) as stop,
-        LongRun(x_path, of_run, config, run_dir, stop, more=(y_path, picture)) as run,
+        LongRun(x_path, settings, config, run_dir, stop, more=(y_path, picture)) as run,
     ):
         finished = run.is_finished()
         poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, run)
@@ -54,8 +54,8 @@ def poison_radius(config: PoisonConfig) -> Path:
     )
     if not distortion.any():
         print(
-            "note: no image was moved, because the objective had no gradient. Give more epochs, or another --objective, "
-            "such as noisy_cross_entropy"
+            "note: no image was moved, because the objective had no gradient. Give more epochs, or --objective "
+            "noisy_cross_entropy"
         )
     return x_path
 

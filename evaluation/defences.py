@@ -66,12 +66,12 @@ def _jpeg(x: np.ndarray) -> np.ndarray:
 
 def _near_validation_images(dataset: Dataset) -> np.ndarray:
     """Whether each training image is kept, bool (N,)."""
-    from attack_generation.visibility import distance_to_nearest  # scikit-learn: not at every victim's start
+    from evaluation.visibility import distance_to_nearest  # scikit-learn: not at every victim's start
 
-    of_train, of_validation = labels(dataset.y_train), labels(dataset.y_val)
-    kept = np.ones(len(of_train), bool)
+    train_labels, validation_labels = labels(dataset.y_train), labels(dataset.y_val)
+    kept = np.ones(len(train_labels), bool)
     for label in range(dataset.num_classes):
-        rows = np.flatnonzero(of_train == label)
-        distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[of_validation == label])
+        rows = np.flatnonzero(train_labels == label)
+        distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[validation_labels == label])
         kept[rows[np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]]] = False
     return kept

@@ -106,5 +106,5 @@ def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray, batch_size: i
     logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
     scores = np.concatenate([ops.convert_to_numpy(logits(x[i : i + batch_size])) for i in range(0, len(x), batch_size)])
-    of_class = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
-    return float(accuracy(scores, y)), of_class
+    by_class = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
+    return float(accuracy(scores, y)), by_class

@@ -114,7 +114,7 @@ def _visibility_job(plan: Plan, poison: Poison) -> Job:
         "data_dir": plan.paths.data, "out": seen,
     }  # fmt: skip
     about = f"visibility of poison {poison}"
-    return _job(plan, "visibility", about, "attack_generation/visibility.py", values, [seen], [images])
+    return _job(plan, "visibility", about, "evaluation/visibility.py", values, [seen], [images])
 
 
 def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:

@@ -137,7 +137,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Flags of the certification script, such as points and n. With all_classes: true, points of every class are
     certified, and the tables also have the ACR of the classes that are not poisoned."""
     visibility: bool = False
-    """Measure how large each poison is and how well simple detectors see it (attack_generation/visibility.py)."""
+    """Measure how large each poison is and how well simple detectors see it (evaluation/visibility.py)."""
     shards: Annotated[int, between(1, MOST)] = 1
     """Jobs that one victim's certificate is divided into."""
     method_transfer: MethodTransfer | None = None

@@ -74,7 +74,7 @@ class Run(NamedTuple):
 
     @property
     def visibility(self) -> dict[str, float]:
-        """What attack_generation.visibility measured of its poison, by name; empty where nothing was."""
+        """What evaluation.visibility measured of its poison, by name; empty where nothing was."""
         measured = self.records.get("visibility", {}).get("measured") or {}
         return {
             **{k: v for k, v in measured.items() if k != "auc"},

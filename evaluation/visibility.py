@@ -1,14 +1,14 @@
 """How visible a poison is: its distance from the clean images, and simple detectors that tell poisoned from clean.
 
-    python attack_generation/visibility.py --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy \\
+    python evaluation/visibility.py --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy \\
         --data-dir data/DIGITS --out runs/DIGITS/visibility.json
 
-Two detectors know clean images only, those of the class in the validation set: how far an image's mean brightness is
-from theirs, and how far its nearest of them is. They are asked about the poisoned images and about clean test images.
-Two are trained to tell poisoned images from clean ones, on one half of the class and on its clean versions, and asked
-about the other half: a linear classifier and a small network. Each is told by the area under its ROC curve: 0.5 sees
-nothing, 1 everything. The part of a change that no brightness and contrast of the image makes is what victims that vary
-these in training are left with.
+Two detectors know only the clean validation images of the class. One measures how far an image's mean brightness is
+from theirs, the other how far the nearest of them is. Both score the poisoned images and clean test images. Two more
+detectors, a linear classifier and a small network, are trained to tell the poisoned images of one half of the class
+from their clean versions, and score the other half. The result of a detector is the area under its ROC curve: 0.5
+sees nothing, 1 everything. The distances also say which part of the change cannot be made by brightness and contrast:
+that part is left for victims that vary brightness and contrast in training.
 """
 
 from dataclasses import dataclass
@@ -56,16 +56,16 @@ def main(config: Config) -> None:
             (dataset.x_train, dataset.y_train), (dataset.x_val, dataset.y_val), (dataset.x_test, dataset.y_test),
         )
     )  # fmt: skip
-    of_run = {
+    settings = {
         **{name: getattr(config, name) for name in ("target_class", "sigma", "seed")}, **hashes,
         "poison_sha256": array_sha256(poison),
     }  # fmt: skip
-    if config.out.is_file() and read_record(config.out).get("settings") == of_run:
+    if config.out.is_file() and read_record(config.out).get("settings") == settings:
         print(f"{shown_path(config.out)}: already made with these settings, kept")
         return
     far = distances(poison, clean, config.sigma)
     seen = areas(poison, clean, reference, held_out, config.seed)
-    write_json(config.out, {"settings": of_run, "measured": {**far, "auc": seen}, **provenance(config)})
+    write_json(config.out, {"settings": settings, "measured": {**far, "auc": seen}, **provenance(config)})
     found = ", ".join(f"{name} {value:.3f}" for name, value in seen.items())
     print(f"{shown_path(config.out)}: l2 {far['l2']:.3f}, area under the curve of {found}")
 
@@ -130,11 +130,11 @@ def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]
 
 
-def _area(of_clean: np.ndarray, of_poison: np.ndarray) -> float:
+def _area(clean_scores: np.ndarray, poison_scores: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
-    truth = np.repeat([0, 1], [len(of_clean), len(of_poison)])
-    return float(roc_auc_score(truth, np.concatenate([of_clean, of_poison])))
+    truth = np.repeat([0, 1], [len(clean_scores), len(poison_scores)])
+    return float(roc_auc_score(truth, np.concatenate([clean_scores, poison_scores])))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attack_generation.controls import ControlConfig, write_control_poison
-from attack_generation.visibility import Config, areas, distances, main
+from evaluation.visibility import Config, areas, distances, main
 from runtime.files import read_json
 
 RANDOM = np.random.default_rng(0)
