@@ -69,9 +69,9 @@ class ClassPattern:
 
     a brightens every image alike, b moves bright and dark pixels in opposite directions. The constant shift is a = 1
     and b = 0, less contrast is a = 0 and a large b. Every outer step moves the whole pattern. Where a clip is reached
-    the gradient is 0: 'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4. A pixel that is
-    clipped in every image would never move again, for example a negative change where the whole class is black.
-    ``project`` therefore moves a back until the first image follows it.
+    the gradient is 0: 'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4. A pixel
+    that is clipped in every image would never move again, for example a negative change where the whole class is
+    black. ``project`` therefore moves a back until the first image follows it.
     """
 
     epsilon: float
