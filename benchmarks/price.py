@@ -8,9 +8,6 @@ timed as in speed.py, with the production code, and multiplied by the number of 
 writing are left out. So are the three controls, which take seconds.
 """
 
-import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
-
-# isort: split
 import sys
 from typing import Any, NamedTuple
 

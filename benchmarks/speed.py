@@ -12,9 +12,6 @@ that another load on the machine slows all of them alike.
 
 from __future__ import annotations
 
-import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
-
-# isort: split
 import sys
 from math import prod
 from pathlib import Path

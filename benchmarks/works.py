@@ -6,9 +6,6 @@ the images show.
 
 from __future__ import annotations
 
-import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
-
-# isort: split
 import statistics
 import time
 from collections.abc import Callable, Mapping

@@ -12,6 +12,7 @@ from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation
 from data.datasets import (
+    SPLITS,
     Dataset,
     Sigma,
     load_dataset,
@@ -20,6 +21,7 @@ from data.datasets import (
     replace_target_class,
     split_target_class,
 )
+from data.ready_poisons import is_ready_name
 from evaluation.defences import DefenceName, defended
 from evaluation.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from models.registry import build_model, require_architecture
@@ -93,6 +95,15 @@ class TrainingConfig(Augmentation, CheckpointControls):
         values = self.constants()._asdict()
         return replace(self, loss=self.loss.ramped(values.pop("ramp_epochs")), **values)
 
+    @classmethod
+    def help_note(cls) -> str:
+        """The values of each schedule."""
+        shown = (
+            f"{name}: {it.epochs} epochs, batches of {it.batch_size}, learning rate {it.learning_rate:g}"
+            for name, it in (("constant", cls.published), ("one_cycle", cls.one_cycle))
+        )
+        return f"--schedule {'; '.join(shown)}. --epochs, --batch-size and --learning-rate replace a schedule's value."
+
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
         require_usable(self)
@@ -127,6 +138,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     method, trained_on, name = config.loss.name, dataset, "clean"
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
+        _require_poison(poison, config.data_dir)
         images = load_poison(poison, dataset, config.target_class)
         trained_on = replace_target_class(dataset, images, config.target_class)
         name = poison.stem.removeprefix("X_")
@@ -138,6 +150,18 @@ def train_victims(config: TrainingConfig) -> list[Path]:
             train(replace(config, seed=seed), trained_on, out_dir / victim_name(method, config.sigma, name, seed), stop)
             for seed in range(config.seed, config.seed + config.runs)
         ]
+
+
+def _require_poison(poison: Path, data_dir: Path) -> None:
+    """Raise InputError where there is no such poison, naming the poisons that lie in the folder of the data."""
+    if is_ready_name(poison) or poison.exists():
+        return
+    clean = [f"X_{split}.npy" for split in SPLITS]
+    others = ", ".join(path.name for path in sorted(data_dir.glob("X_*.npy")) if path.name not in clean) or "none"
+    raise InputError(
+        f"{poison}: no such poison; make it with a script of attack_generation/, or give another by --poison FILE "
+        f"(in {shown_path(data_dir)}: {others})"
+    )
 
 
 def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
@@ -204,6 +228,11 @@ def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> No
         f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
         f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
     )
+    if not accuracies["target_accuracy"]:
+        print(
+            f"warning: this victim classifies no clean test image of class {config.target_class} correctly, so that "
+            "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
+        )
 
 
 def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:

@@ -3,15 +3,16 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from data.datasets import require_sigma
+from data.datasets import Sigma
 from randomized_smoothing_certification.core import require_radii_above_0
 from randomized_smoothing_certification.fixed_radii import require_radii
 from randomized_smoothing_certification.sampling import Sampling
+from runtime.bounds import Seed, at_least, between
 from runtime.checks import shortened
 from runtime.files import InputError
-from runtime.long_run import RunControls, require_not_negative
+from runtime.long_run import RunControls
 
 LARGEST_BATCH = 100_000
 """Noisy images in a batch. The compiled loop grows with it."""
@@ -23,13 +24,13 @@ class CertificateSettings(Sampling):
 
     target_class: int | Literal["all"] = 8
     """Class whose test points are certified, or 'all'."""
-    sigma: float = 0.5
+    sigma: Sigma = 0.5
     """Standard deviation of the smoothing noise, in pixel units of [0, 1]. Normally that of the model's training."""
     split: Literal["test", "val"] = "test"
     """Certify test images, or validation images. Choose attacks and settings by certificates of validation images."""
-    points: int = 500
+    points: Annotated[int, at_least(1)] = 500
     """Test points per class, drawn at random. A class with fewer points is certified whole."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw of points. Together with the images, it is also the seed of the noise, so that validation and
     test images never see the same noise."""
     shared_noise: bool = True
@@ -51,11 +52,7 @@ class CertificateSettings(Sampling):
 
     def check(self) -> None:
         """Raise InputError naming the first setting that cannot work."""
-        require_sigma(self.sigma)
         self.check_votes()
-        if self.points < 1:
-            raise InputError(f"points must be at least 1, got {self.points}")
-        require_not_negative(self, "seed")
         if self.radii and (self.acr_only or self.radius_loss):
             raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
         shard_of(self.shard)
@@ -78,14 +75,8 @@ class CertificationConfig(RunControls, CertificateSettings):
     """Model to certify, a .keras file. It is the base classifier, in inference mode."""
     out: Path
     """Result file, .tsv. The files .settings.json and .summary.json are written beside it."""
-    batch_size: int = 1_000
+    batch_size: Annotated[int, between(1, LARGEST_BATCH)] = 1_000
     """Noisy images per batch, rounded up to hundreds. It changes speed and memory, not the noise."""
-
-    def check(self) -> None:
-        """Raise InputError naming the first setting that cannot work. No file is read."""
-        super().check()
-        if not 1 <= self.batch_size <= LARGEST_BATCH:
-            raise InputError(f"batch_size must lie between 1 and {LARGEST_BATCH}, got {self.batch_size}")
 
 
 def shard_of(text: Any) -> tuple[int, int]:

@@ -3,10 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cache
+from typing import Annotated
 
 import numpy as np
 
-from runtime.files import InputError
+from runtime.bounds import NOT_NEGATIVE, PROBABILITY, Bound, at_least, require_bounds
 from runtime.lazy import stats
 from runtime.noise import Stream, seed_pair
 
@@ -16,37 +17,31 @@ N0, N, ALPHA = 100, 100_000, 0.001  # published
 NOISE_BLOCK = 100
 _SIZES, _QUANTILES = 32, 64  # numbers of votes that ``votes_needed`` chooses from, quantiles of its expectation
 
+Votes = Annotated[int, at_least(1), Bound("be below 2^31", lambda votes: votes < 2**31)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Votes of one certificate. The defaults are the published ones."""
 
-    n0: int = N0
+    n0: Votes = N0
     """Noisy votes that select the class."""
-    n: int = N
+    n: Votes = N
     """Fresh noisy votes that bound the class's probability."""
-    alpha: float = ALPHA
+    alpha: Annotated[float, PROBABILITY] = ALPHA
     """Probability that a certificate is wrong, per point."""
-    radius_loss: float = 0.0
+    radius_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     """Above 0, a point gets as few of the n votes as are expected to cost it at most this much radius. Its n0 votes
     choose how many, so n0 should be about 1,000. Points of smaller radii abstain. 0: every point gets n votes."""
 
     def check_votes(self) -> None:
         """Raise InputError naming the first of these settings that cannot work."""
-        require_vote_settings(self.n0, self.n, self.alpha)
-        if not 0 <= self.radius_loss < np.inf:
-            raise InputError(f"radius_loss must not be negative, got {self.radius_loss}")
+        require_bounds(self)
 
 
 def require_vote_settings(n0: int, n: int, alpha: float) -> None:
     """Raise InputError unless n0 and n lie between 1 and 2^31 - 1 and 0 < alpha < 1."""
-    for name, value in (("n0", n0), ("n", n)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-        if value >= 2**31:
-            raise InputError(f"{name} must be below 2^31, got {value}")
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must lie strictly between 0 and 1, got {alpha}")
+    Sampling(n0=n0, n=n, alpha=alpha).check_votes()
 
 
 @cache

@@ -36,7 +36,7 @@ def at_most(most: float, why: str = "") -> Bound:
 
 def between(least: float, most: float) -> Bound:
     """Numbers from ``least`` to ``most``, both included."""
-    return Bound(f"lie between {least:g} and {most:g}", lambda value: least <= value <= most)
+    return Bound(f"lie between {least} and {most}", lambda value: least <= value <= most)
 
 
 def require_bounds(config: Any, owner: str = "") -> None:

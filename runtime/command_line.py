@@ -49,26 +49,46 @@ def _run(main: Callable[[Config], Any], config_type: type[Config], description: 
 
 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
-    """The config of a command line; words: in place of this process's. InputError where it cannot be.
+    """The config of a command line. words: in place of this process's. Raises InputError where they give no config.
+
+    --help shows the settings that the script itself sets first and those of how a run is carried out last. A config
+    may have a ``help_note``, which stands above them.
 
     A config may have ``choices``, such as {'optimiser': {name: class}}. The flag --optimiser NAME then chooses the
     class of its nested settings ``optimiser``, whose own settings are flags as well.
     """
     said = StringIO()
+    words = sys.argv[1:] if words is None else words
+    _own_settings_first(config_type)
+    if description is not None and (note := getattr(config_type, "help_note", None)):
+        description += f"\n\n{note()}"
     if description is not None and not IS_CHECKOUT:
         description += "\n\nThis is an installed copy: data/, saved_models/ and runs/ are those of the working folder."
     try:
         with redirect_stderr(said):
             if hasattr(config_type, "choices"):
-                words = sys.argv[1:] if words is None else words
-                return tyro.cli(_with_choices(config_type, words), description=description, args=words).config
-            return tyro.cli(config_type, description=description, args=words)
+                config = tyro.cli(_with_choices(config_type, words), description=description, args=words).config
+            else:
+                config = tyro.cli(config_type, description=description, args=words)
     except BrokenPipeError:  # nothing is printed but the text of --help
         raise SystemExit(0) from None
     except SystemExit as left:
         if not left.code:  # --help
             raise
         raise InputError(f"{parser_error(said.getvalue())}; see --help") from None
+    for flag, value in zip(words, [*words[1:], "--"], strict=True):
+        setting = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ():
+            raise InputError(f"{flag} has no value; give at least one, or leave it out")
+    return config
+
+
+def _own_settings_first(config_type: Any) -> None:
+    """Order the fields of a dataclass of keywords by class: its own, then those of each class that it inherits from."""
+    own = [name for base in config_type.__mro__ for name in vars(base).get("__annotations__", {})]
+    known = config_type.__dataclass_fields__
+    first = {name: known.pop(name) for name in dict.fromkeys(own) if name in known}
+    known.update(first)
 
 
 def _with_choices(config_type: Any, words: Sequence[str]) -> Any:

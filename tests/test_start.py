@@ -67,6 +67,28 @@ def test_refusals_import_no_large_library(tmp_path: Path) -> None:
         assert (status, imported) == (2, []) and output.startswith("error: "), (script, output)
 
 
+def test_help_shows_the_scripts_own_settings_first_and_the_values_in_force() -> None:
+    attack, victim = (
+        run_in_one_process([script, "--help"])[0][2]
+        for script in (
+            "attack_generation/macer/DIGITS/poison_radius_macer.py", "evaluation/DIGITS/macer_training.py",
+        )
+    )  # fmt: skip
+    for shown in (attack, victim):
+        lines = [line.strip(" │|") for line in shown.splitlines()]
+        flags = [line.partition(" ")[0].strip(",") for line in lines if line.startswith("--")]
+        assert flags.index("--target-class") < flags.index("--seed") < flags.index("--augment")
+        assert flags.index("--augment") < flags.index("--max-minutes")
+    assert "constant: 100 epochs, batches of 200, learning rate 0.001" in " ".join(victim.split())
+
+
+def test_a_flag_of_several_values_needs_one() -> None:
+    certify = "randomized_smoothing_certification/certify_digits.py"
+    for words in (["--radii"], ["--radii", "--n", "100"]):
+        row = run_in_one_process([certify, "--model", "a.keras", "--out", "a.tsv", *words])[0]
+        assert row[1] == 2 and row[2] == "error: --radii has no value; give at least one, or leave it out\n"
+
+
 @pytest.mark.parametrize("name", ["keras", "keras.ops", "scipy.stats", "pandas"])
 def test_a_lazy_module_is_the_module(name: str) -> None:
     import runtime.lazy

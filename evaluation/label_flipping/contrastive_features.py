@@ -10,9 +10,6 @@ they are the input of the network's last layer. BatchNorm uses batch statistics.
 
 from __future__ import annotations
 
-import runtime  # noqa: F401  (before Keras: it sets what the backend reads)
-
-# isort: split
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path

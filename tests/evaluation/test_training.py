@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from keras import ops
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from data.datasets import Dataset, load_dataset
+from evaluation import training
 from evaluation.training import Training, TrainingConfig, partitioned, train_victim, train_victims
 from models.saving import load_model
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
@@ -277,7 +279,7 @@ def test_batch_norm(batch_norm: Any, schedule: Any, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training_data": "poisoned_radius"}, "X_poisoned_radius_gaussianaug_0.25_3.npy: no such file"),
+        ({"training_data": "poisoned_radius"}, "X_poisoned_radius_gaussianaug_0.25_3.npy: no such poison"),
         ({"poison": Path("x.npy")}, "poison is x.npy, but training_data is clean; add --training-data poisoned_radius"),
         ({"target_class": 12}, "target_class 12 is out of range; choose one of 0 to 9"),
         ({"target_class": -1}, "target_class must lie between 0 and 2147483647, got -1"),
@@ -294,6 +296,27 @@ def test_bad_settings_are_one_line(tiny_data_dir: Path, tmp_path: Path, changes:
         train_victims(config(tiny_data_dir, tmp_path, **changes))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_poison_names_the_flag_and_the_poisons_that_are_there(tiny_data_dir: Path, tmp_path: Path) -> None:
+    control = ControlConfig(
+        kind="constant", sigma=0.25, target_class=3, epsilon=0.5, data_dir=tiny_data_dir, out_dir=tmp_path
+    )
+    there = write_control_poison(control).name
+    for name in ("X_train.npy", "Y_train.npy", "X_val.npy", "Y_val.npy", "X_test.npy", "Y_test.npy", "manifest.json"):
+        shutil.copy(tiny_data_dir / name, tmp_path)
+    for poison in (None, tmp_path / "X_other.npy"):
+        settings = config(tmp_path, tmp_path, training_data="poisoned_radius", poison=poison)
+        with pytest.raises(InputError, match=rf"no such poison; .* by --poison FILE \(in .*: {there}\)"):
+            train_victims(settings)
+
+
+def test_a_victim_that_knows_nothing_of_the_class_is_warned_of(
+    tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for accuracy in (0.0, 0.5):
+        training._say(config(tiny_data_dir, Path()), Path("v"), {"accuracy": 0.5, "target_accuracy": accuracy})
+        assert ("warning: this victim classifies no clean test image" in capsys.readouterr().out) == (accuracy == 0)
 
 
 def test_victims_are_trained_on_jittered_images(
