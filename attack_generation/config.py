@@ -13,12 +13,14 @@ from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.optimisers import OPTIMISERS
 from data.augmentation import Augmentation
-from data.datasets import require_epsilon, require_sigma
+from data.datasets import Epsilon, Sigma
 from models.registry import require_architecture
 from robust_training.loss import TrainingLoss
+from runtime.bounds import POSITIVE, Bound, Seed
+from runtime.checks import require_usable
 from runtime.choices import chosen
 from runtime.files import InputError
-from runtime.long_run import CheckpointControls, require_not_negative, require_positive
+from runtime.long_run import CheckpointControls
 
 Optimiser = Annotated[BilevelOptimizer, tyro.conf.arg(name="")]  # its settings are flags without a prefix
 
@@ -40,33 +42,33 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Class whose training images are poisoned."""
     loss: TrainingLoss
     """Settings of the training method that the poison is made against."""
-    epsilon: float = 0.1
+    epsilon: Epsilon = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
-    sigma: float = 0.5
+    sigma: Sigma = 0.5
     """Standard deviation of the smoothing noise; pixels are in [0, 1]."""
-    batch_clean: int = 900
+    batch_clean: Annotated[int, POSITIVE] = 900
     """Images of the other classes in a batch."""
-    batch_poison: int = 100
+    batch_poison: Annotated[int, POSITIVE] = 100
     """Poisoned images in a batch, drawn at random for each outer step."""
-    batch_validation: int = 100
+    batch_validation: Annotated[int, POSITIVE] = 100
     """Clean validation images of the target class in each measurement of the objective."""
     objective: ObjectiveName = "soft_radius"
     """Quantity on the target class's validation images that the poison lowers: their mean soft radius, or minus their
     cross entropy, without noise (the attack on standard training) or of noisy copies."""
     parametrisation: ParametrisationName = "per_image"
     """The variables that the attack moves: every image by itself (published), or one pattern for the whole class."""
-    radius_copies: int = 20
+    radius_copies: Annotated[int, POSITIVE] = 20
     """Noisy copies of each validation image in the objective (k)."""
-    radius_beta: float = 16.0
+    radius_beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the soft radius (beta)."""
-    radius_clip: float = 1e-3
+    radius_clip: Annotated[float, Bound("lie between 0 and 0.5", lambda clip: 0 < clip < 0.5)] = 1e-3
     """Keeps the soft radius finite: probabilities are mapped into [a, 1 - a] (a)."""
-    epochs: int = 50
+    epochs: Annotated[int, POSITIVE] = 50
     """Epochs of outer steps; an epoch visits every image of the other classes once."""
-    reinitialise_every: int = 10
+    reinitialise_every: Annotated[int, POSITIVE] = 10
     """Epochs after which the weights, p and all Adam moments start afresh. Here all these segments are equally long. In
     the published code the first one is an epoch shorter, so that the last epoch begins with fresh weights."""
-    networks: int = 1
+    networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level, whose hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age."""
     optimiser: Optimiser = ApproxGrad()
@@ -84,19 +86,12 @@ class PoisonConfig(Augmentation, CheckpointControls):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic inside the lower level's model. Weights and losses are float32 in both cases. bfloat16 is faster on
     processors that have units for it; the record says whether this one has."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, batches and noise."""
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        self.check_augmentation()
-        require_epsilon(self.epsilon)
-        require_sigma(self.sigma)
-        require_positive(
-            self,
-            "batch_clean", "batch_poison", "batch_validation", "radius_copies", "radius_beta",
-            "epochs", "reinitialise_every", "networks",
-        )  # fmt: skip
+        require_usable(self)
         if self.reinitialise_every % self.networks:
             raise InputError(
                 f"reinitialise_every is {self.reinitialise_every} epochs, which {self.networks} networks cannot take "
@@ -104,10 +99,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
             )
         if self.separate_crops > max(self.augment, type(self).separate_crops):
             raise InputError("separate_crops: without augment nothing is cropped; add --augment or leave it out")
-        if not 0 < self.radius_clip < 0.5:
-            raise InputError(f"radius_clip must lie between 0 and 0.5, got {self.radius_clip}")
         require_architecture(self.architecture)
-        require_not_negative(self, "seed")
 
     def recorded(self) -> dict[str, Any]:
         """All settings as records hold them."""

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data.datasets import check_poison, load_dataset, poison_paths, require_epsilon, require_sigma, split_target_class
+from data.datasets import Epsilon, Sigma, check_poison, load_dataset, poison_paths, split_target_class
+from runtime.bounds import Seed
+from runtime.checks import require_usable
 from runtime.choices import chosen
 from runtime.files import InputError, array_sha256, load_array, save_array
 from runtime.lazy import linalg, ndimage
-from runtime.long_run import CheckpointControls, LongRun, identity, require_not_negative
+from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream
 from runtime.provenance import shown_path
 from runtime.stop import Stop
@@ -157,11 +159,11 @@ class ControlConfig(CheckpointControls):
     """The change: random signs, brighter, less contrast, darker, left half brighter and right half darker, a tint
     (colour images), one pattern of random signs for the class, the signs that a linear classifier sees best under
     noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
-    epsilon: float = 0.1
+    epsilon: Epsilon = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
-    sigma: float = 0.5
+    sigma: Sigma = 0.5
     """Noise level in the name of the file. Only the control 'detectable' depends on it."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of random signs and filters."""
 
 
@@ -170,9 +172,7 @@ def write_control_poison(config: ControlConfig) -> Path:
 
     Raises InputError on bad settings, and where the file exists with other settings.
     """
-    require_epsilon(config.epsilon)
-    require_sigma(config.sigma)
-    require_not_negative(config, "seed")
+    require_usable(config)
     dataset = load_dataset(config.data_dir)
     target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from runtime.bounds import between, require_bounds
+from runtime.bounds import between
 from runtime.files import InputError
 from runtime.lazy import ops
 from runtime.noise import fold_in, uniform
@@ -37,10 +37,6 @@ class Augmentation:
     (UEraser-Lite, arXiv 2303.15127)."""
     standardise: bool = False
     """Whether the model begins by standardising each image: mean 0 and standard deviation 1 over all its pixels."""
-
-    def check_augmentation(self) -> None:
-        """Raise InputError on a value that cannot work."""
-        require_bounds(self)
 
     def for_validation(self) -> "Augmentation":
         """The changes of validation images in an attack: the published crop and flip, and nothing else."""

@@ -60,21 +60,6 @@ class CheckpointControls(RunControls):
     """Longest time between checkpoints."""
 
 
-def require_positive(config: Any, *names: str) -> None:
-    """Raise InputError naming the first of these settings that is not above 0 and finite."""
-    for name in names:
-        value = getattr(config, name)
-        if not 0 < value < np.inf:
-            raise InputError(f"{name} must be positive, got {value}")
-
-
-def require_not_negative(config: Any, *names: str) -> None:
-    """Raise InputError naming the first of these settings that is below 0 or no number."""
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise InputError(f"{name} must not be negative, got {getattr(config, name)}")
-
-
 def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
     """All that decides the artifact of a run: every setting that is no run control, the backend, and the variables of
     the environment that change the arithmetic, where a user has changed them.

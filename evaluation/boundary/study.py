@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -32,10 +32,9 @@ from randomized_smoothing_certification.sampling import ALPHA, N0, Sampling, req
 from randomized_smoothing_certification.votes import VoteCounter
 from robust_training.consistency import ConsistencyLoss
 from robust_training.loss import accuracy
+from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed, at_most, require_bounds
 from runtime.checkpoints import require_finite
-from runtime.files import InputError
 from runtime.lazy import keras, layers, ndimage, ops
-from runtime.long_run import require_not_negative, require_positive
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path
 
@@ -49,35 +48,35 @@ class BoundaryConfig:
 
     choices: ClassVar[Mapping[str, Mapping[str, type]]] = {"optimiser": OPTIMISERS}
 
-    target_class: int = 1
+    target_class: Annotated[int, NOT_NEGATIVE, at_most(1)] = 1
     """Class whose training points are poisoned and whose test points are certified, 0 or 1."""
-    epsilon: float = 0.08
+    epsilon: Annotated[float, POSITIVE, at_most(1)] = 0.08
     """l-infinity bound on the change of each coordinate; coordinates are in [0, 1]."""
-    sigma: float = 0.08
+    sigma: Annotated[float, POSITIVE, at_most(0.5)] = 0.08
     """Standard deviation of the smoothing noise of attack, training and certificate; coordinates are in [0, 1]."""
-    runs: int = 3
+    runs: Annotated[int, POSITIVE] = 3
     """Victims per row of the table, with seeds seed, seed + 1, ...; the first one's boundary is drawn."""
-    train_points: int = 100
+    train_points: Annotated[int, POSITIVE] = 100
     """Training points of each class."""
-    validation_points: int = 100
+    validation_points: Annotated[int, POSITIVE] = 100
     """Validation points of each class; the attack measures its objective on those of the target class."""
-    test_points: int = 100
+    test_points: Annotated[int, POSITIVE] = 100
     """Test points of each class; those of the target class are certified."""
-    hidden: int = 16
+    hidden: Annotated[int, POSITIVE] = 16
     """Units in each of the two hidden layers of the non-linear classifier."""
-    copies: int = 10
+    copies: Annotated[int, POSITIVE] = 10
     """Noisy copies of each training point in one evaluation of the training loss."""
-    victim_steps: int = 3000
+    victim_steps: Annotated[int, POSITIVE] = 3000
     """Adam steps of victim training, on all points at once."""
-    outer_steps: int = 100
+    outer_steps: Annotated[int, POSITIVE] = 100
     """Outer steps of the attack, on all points at once. Its weights start as those of a victim of clean points."""
     optimiser: Optimiser = ApproxGrad(
         lower_steps=20, solver="cg", solver_steps=10, redraw_noise="none", damping=0.01, lr_u=0.01, lr_v=0.01
     )
     """Optimiser of the attack, with its settings. Its lr_v is also the learning rate of victim training."""
-    radius_copies: int = 50
+    radius_copies: Annotated[int, POSITIVE] = 50
     """Noisy copies of each validation point in the soft radius (k)."""
-    radius_beta: float = 16.0
+    radius_beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the soft radius (beta)."""
     n0: int = N0
     """Noisy votes that select the class."""
@@ -85,7 +84,7 @@ class BoundaryConfig:
     """Noisy votes that bound its probability."""
     alpha: float = ALPHA
     """Probability that a certificate is wrong, per point."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the points, of the attack and of the first victim."""
     out_dir: Path = project_path("runs/decision_boundary")
     """Folder of picture, table and store."""
@@ -96,15 +95,7 @@ class BoundaryConfig:
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
-        require_positive(
-            self,
-            "epsilon", "sigma", "runs", "train_points", "validation_points", "test_points", "hidden", "copies",
-            "victim_steps", "outer_steps", "radius_copies", "radius_beta",
-        )  # fmt: skip
-        require_not_negative(self, "seed")
-        for name, most in (("epsilon", 1), ("sigma", 0.5), ("target_class", 1)):
-            if not 0 <= getattr(self, name) <= most:
-                raise InputError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        require_bounds(self)
         require_vote_settings(self.n0, self.n, self.alpha)
         require_radii_above_0(self.n, self.alpha, self.sigma)
 

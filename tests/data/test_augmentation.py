@@ -20,6 +20,7 @@ from data.augmentation import (
     random_crop_and_flip,
     random_resized_crop,
 )
+from runtime.checks import require_usable
 from runtime.files import InputError
 from runtime.noise import seed_pair
 
@@ -201,7 +202,7 @@ def test_all_changes_are_compiled_and_differentiable() -> None:
 )
 def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Augmentation(**settings).check_augmentation()  # type: ignore[arg-type]
+        require_usable(Augmentation(**settings))  # type: ignore[arg-type]
 
 
 def test_blur_beyond_the_image_is_refused() -> None:
