@@ -10,6 +10,7 @@ from keras import ops
 
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as AttackConfig
 from attack_generation.poisoning import poison_radius
+from bilevel_optimizer.approxgrad import ApproxGrad
 from evaluation.DIGITS.gaussian_augmented_training import Config as TrainingConfig
 from evaluation.training import train_victims
 from models.registry import BUILDERS, build_model, require_architecture
@@ -66,7 +67,13 @@ def test_what_cannot_be_a_model_is_refused_in_a_line(name: str, message: str) ->
 def test_it_is_poisoned_trained_and_certified(tiny_data_dir: Path, tmp_path: Path) -> None:
     places = {"data_dir": tiny_data_dir, "out_dir": tmp_path, "run_dir": tmp_path / "runs"}
     attack = AttackConfig(
-        architecture="own_model", epochs=1, batch_clean=495, batch_poison=10, lower_steps=1, radius_copies=2, **places
+        architecture="own_model",
+        epochs=1,
+        batch_clean=495,
+        batch_poison=10,
+        optimiser=ApproxGrad(lower_steps=1),
+        radius_copies=2,
+        **places,
     )
     poison_radius(attack)
     (victim,) = train_victims(
