@@ -299,7 +299,10 @@ def ceiling_of(settings: Mapping[str, Any], votes: int, failure_mass: float = 0.
 
 
 def rounding_error(radius: str) -> float:
-    """How far a radius in another program's file may be from its value: a digit of the text, and float32's rounding."""
+    """How far the radius in a file may be from its value.
+
+    Other programs round up as well as down, and write float32 radii with more digits than these have.
+    """
     return 1.01 * 10.0 ** int(Decimal(radius).as_tuple().exponent) + 2.0**-23 * float(radius)
 
 

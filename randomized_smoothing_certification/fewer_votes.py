@@ -1,21 +1,20 @@
-"""Certificates as they come out of fewer votes, so that files of different numbers of votes can be compared.
+"""Restate certificates at a smaller number of votes, so that files of different numbers of votes can be compared.
 
     python randomized_smoothing_certification/fewer_votes.py --certificates my_certificates.tsv --n 10000 --out new.tsv
     python randomized_smoothing_certification/fewer_votes.py --certificates public_log.tsv --sigma 0.5 --n 10000 \\
         --out public_log_10000.tsv
 
-A radius is one-to-one with the votes that it was computed from: how many of n fell on the class. Votes are independent
-and alike, so n' of them drawn at random are what a run of n' votes counts, and the new radii are certificates of the
-same confidence. This holds for this project's files and, as far as the three digits of their radii go, for those that
-Cohen et al.'s code wrote. Points that have no more than n votes already keep their certificates.
+A radius tells how many of n votes fell on the class. Votes are independent and have one distribution, so a random draw
+of n' of them counts as a run of n' votes does. The new radii are certificates of the same confidence. This holds for
+this project's files, and within three digits for the files of Cohen et al.'s code. Points with at most n votes keep
+their certificates.
 
-A file of this project has its settings beside it, so that they need not be given. For other files, wrong settings are
-noticed only where no count of votes has such a radius.
+The settings of a file of this project lie beside it and need not be given. For other files, wrong settings are noticed
+only where no count of votes has a point's radius.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from randomized_smoothing_certification.certificate_file import (
     radii,
     read_certificate_record,
     read_points,
+    rounding_error,
 )
 from randomized_smoothing_certification.core import (
     ABSTAIN,
@@ -80,7 +80,7 @@ class _MadeWith(NamedTuple):
     failure_mass: float
 
     def radius(self, count: int, votes: int) -> float:
-        """What ``count`` of so many votes certify, 0 where they certify nothing."""
+        """The radius that ``count`` of the votes certify, 0 where they certify nothing."""
         return radius_of_probability(lower_confidence_bound(count, votes, self.alpha) - self.failure_mass, self.sigma)
 
 
@@ -147,7 +147,7 @@ def _made_with(config: Config) -> _MadeWith:
 
 @cache  # a file has many points and few counts
 def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failure_mass: float = 0.0) -> int:
-    """How many of so many votes fell on the class: the count whose certified radius is nearest to ``radius``."""
+    """How many votes fell on the class: the count whose certified radius is nearest to ``radius``."""
     made = _MadeWith(sigma, votes, alpha, failure_mass)
     probability = min(1.0, float(stats.norm.cdf(radius / sigma)) + failure_mass)
     # The count c with P(Binomial(votes, probability) >= c) = alpha, up to rounding.
@@ -165,9 +165,7 @@ def _count(point: Point, made: _MadeWith, path: Path) -> int | None:
         said = f"{votes} votes" if votes >= 0 else "votes that are no number"
         raise InputError(f"{path}: point {point.idx} has {said}; the file's are at most {made.votes}, mend it")
     count = count_of_radius(float(point.radius), votes, made.alpha, made.sigma, made.failure_mass)
-    # Others may round up as well as down, and write float32 radii with more digits than these have.
-    radius, last_digit = float(point.radius), 10.0 ** int(Decimal(point.radius).as_tuple().exponent)
-    if abs(made.radius(count, votes) - radius) > 1.01 * last_digit + 2.0**-23 * radius:
+    if abs(made.radius(count, votes) - float(point.radius)) > rounding_error(point.radius):
         raise InputError(
             f"{path}: no count of {votes} votes has the radius {point.radius} of point {point.idx} at sigma "
             f"{made.sigma:g}, alpha {made.alpha:g}, failure mass {made.failure_mass:.2g}; give those that the file was "
