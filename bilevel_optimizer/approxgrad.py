@@ -6,13 +6,14 @@ form used by "How Robust are Randomized Smoothing based Defenses to Data Poisoni
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
 from bilevel_optimizer.bilevel import Problem, TwoLoops
 from bilevel_optimizer.linear_solvers import SOLVERS, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.choices import chosen
 from runtime.files import InputError
 from runtime.lazy import ops
@@ -56,11 +57,11 @@ class ApproxGrad(TwoLoops):
 
     solver: SolverName = "adam"
     """Solver of the linear system: Adam on the residual (published), conjugate gradient, Neumann series."""
-    solver_steps: int = 10
+    solver_steps: Annotated[int, POSITIVE] = 10
     """Iterations of the linear solver in an outer step (T2)."""
-    lr_p: float = 1e-2
+    lr_p: Annotated[float, POSITIVE] = 1e-2
     """Adam learning rate of the linear system's solution (p); the scale of the Neumann series."""
-    damping: float = 1e-3
+    damping: Annotated[float, NOT_NEGATIVE] = 1e-3
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: RedrawNoise = "training_and_validation"
     """Noise that each iteration of the linear solver draws anew. 'training_and_validation': the noise of the training
@@ -168,13 +169,13 @@ class FewSteps(ApproxGrad):
 
     name: ClassVar[str] = "few_steps"
 
-    lower_steps: int = 1
+    lower_steps: Annotated[int, POSITIVE] = 1
     """Adam steps on the weights in an outer step (T1)."""
     solver: SolverName = "cg"
     """Solver of the linear system: Adam on the residual, conjugate gradient, Neumann series."""
-    solver_steps: int = 2
+    solver_steps: Annotated[int, POSITIVE] = 2
     """Iterations of the linear solver in an outer step (T2)."""
-    damping: float = 0.1
+    damping: Annotated[float, NOT_NEGATIVE] = 0.1
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: Literal["none"] = "none"
     """One draw of the noise for the whole linear system."""

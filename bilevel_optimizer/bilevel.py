@@ -7,13 +7,13 @@ through the gradient's own graph once more. The value of g with its derivatives 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
 from bilevel_optimizer.trees import Tree
-from runtime.files import InputError
+from runtime.bounds import POSITIVE, require_bounds
 from runtime.lazy import ops
 
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
@@ -38,26 +38,19 @@ class Problem(NamedTuple):
 class BilevelOptimizer(ABC):
     """An optimiser: a frozen dataclass of its settings. All methods are pure and may be compiled with autodiff.jit.
 
-    Raises InputError on a setting that is not positive (on a negative one, for the settings in ``may_be_0``).
+    Raises InputError on a setting that breaks the bounds that its field declares.
     """
 
     name: ClassVar[str]
     """Name of the optimiser in plans, records and on the command line."""
-    may_be_0: ClassVar[frozenset[str]] = frozenset({"damping", "growth"})
 
-    lr_u: float = 0.1
+    lr_u: Annotated[float, POSITIVE] = 0.1
     """Adam learning rate of the poison (u). At epsilon or above, a step is close to a sign step and a projection."""
-    lr_v: float = 1e-3
+    lr_v: Annotated[float, POSITIVE] = 1e-3
     """Adam learning rate of the weights (v)."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and not 0 < value < float("inf"):
-                if field.name not in self.may_be_0:
-                    raise InputError(f"{field.name} must be positive, got {value}")
-                if value != 0:
-                    raise InputError(f"{field.name} must not be negative, got {value}")
+        require_bounds(self)
 
     @abstractmethod
     def init_lower(self, v: Tree) -> Any:
@@ -91,7 +84,7 @@ class BilevelOptimizer(ABC):
 class TwoLoops(BilevelOptimizer):
     """An optimiser that moves v several times in each outer step."""
 
-    lower_steps: int = 10
+    lower_steps: Annotated[int, POSITIVE] = 10
     """Adam steps on the weights in an outer step (T1)."""
 
     def minimise_lower(self, problem: Problem, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:

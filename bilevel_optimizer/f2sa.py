@@ -6,12 +6,13 @@ arXiv 2301.10945), section 3 and algorithm 1. The penalty method of the attack's
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
 from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
 from bilevel_optimizer.trees import Tree, norm, tree_map
+from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.lazy import ops
 
 
@@ -50,9 +51,9 @@ class F2sa(BilevelOptimizer):
 
     name: ClassVar[str] = "f2sa"
 
-    multiplier: float = 1.0
+    multiplier: Annotated[float, POSITIVE] = 1.0
     """Multiplier of the training loss at the start (lambda)."""
-    growth: float = 0.0
+    growth: Annotated[float, NOT_NEGATIVE] = 0.0
     """The multiplier grows by this at each outer step."""
 
     def init_lower(self, v: Tree) -> F2saState:

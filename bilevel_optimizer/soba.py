@@ -5,12 +5,13 @@ variance reduction algorithms" (NeurIPS 2022, arXiv 2201.13409), section 2 and a
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
 from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.lazy import ops
 
 
@@ -44,9 +45,9 @@ class Soba(BilevelOptimizer):
 
     name: ClassVar[str] = "soba"
 
-    lr_p: float = 1e-2
+    lr_p: Annotated[float, POSITIVE] = 1e-2
     """Learning rate of the linear system's solution (p). Stable below 2 / (largest eigenvalue of g_vv + damping)."""
-    damping: float = 0.1
+    damping: Annotated[float, NOT_NEGATIVE] = 0.1
     """Multiple of the identity added to the lower level's Hessian."""
 
     def init_lower(self, v: Tree) -> SobaState:

@@ -57,9 +57,8 @@ def main(config: Config) -> None:
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, config.directory)
     stopped = Stop(config.max_minutes)
-    threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(plan.threads))
-    if not threads.items() <= os.environ.items():  # the backend has read them when it was imported: start again
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **threads})
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_of(plan)
     is_prepared = plan.paths_in(config.directory).manifest.is_file()
     to_do = [job for job in jobs if not (job.rule == "data" and is_prepared)]
