@@ -1,7 +1,7 @@
 """What the benchmarks time: gradients, steps and votes, each by the production code itself.
 
-The images are made in memory, random patterns of MNIST's shape and number: no stage's time depends on what
-the images show.
+The images are made in memory, random patterns of the data set's shape and number. No stage's time depends on the
+content of the images.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class TimedConfig(BenchmarkConfig):
 
 
 TOY = Sizes("digits_cnn", (8, 8, 1), 400, 100, 18, 2, 4, 2, 3, 8, 3, 1_000)
+CIFAR10 = Sizes("resnet20v1", (32, 32, 3), 45_000, 5_000, 180, 20, 20, 5)
 
 
 def random_dataset(sizes: Sizes) -> Dataset:

@@ -15,6 +15,7 @@ UNITS = {
     "gradient, batch 20": "ms",
     "Hessian-vector product, marginal": "ms",
     "outer step, Adam on the residual, redrawn noise": "ms",
+    "the same, arithmetic": "TFLOP/s",
     "outer step, conjugate gradient, fixed noise": "ms",
     "training step, batch 8": "ms",
     "training": "images/s",
@@ -48,7 +49,7 @@ def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, mo
 
     monkeypatch.setattr(speed, "median_seconds", as_if_undisturbed)
     out = tmp_path / "speed.json"
-    rows = speed.main(speed.TimedConfig(quick=True, seconds=0.05, batch_size=50, out=out))
+    rows = speed.main(speed.Config(quick=True, seconds=0.05, batch_size=50, out=out))
     assert {row.name: row.unit for row in rows} == UNITS
     for row in rows:
         assert math.isfinite(row.value)
@@ -56,7 +57,7 @@ def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, mo
         assert (row.gradients is None) == (row.unit != "ms")
         assert (row.met is None) == (row.bar is None)
     barred = [row for row in rows if row.bar is not None]
-    assert [row.bar for row in barred] == [70, 45, pytest.approx(0.2135, abs=1e-4), 120, 10, 120, 10]
+    assert [row.bar for row in barred] == [90, 45, pytest.approx(0.2135, abs=1e-4), 120, 10, 120, 10]
     printed = capsys.readouterr().out
     assert all(row.name in printed for row in rows)
     record = json.loads(out.read_text())
@@ -88,4 +89,4 @@ def test_numbers_have_three_digits() -> None:
 @pytest.mark.parametrize("setting", [{"seconds": 0.0}, {"batch_size": 0}])
 def test_bad_settings(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
-        speed.main(speed.TimedConfig(quick=True, **setting))
+        speed.main(speed.Config(quick=True, **setting))
