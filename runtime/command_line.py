@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import field, fields, make_dataclass, replace
 from io import StringIO
+from itertools import pairwise
 from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
 
 import tyro
@@ -76,7 +77,7 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
         if not left.code:  # --help
             raise
         raise InputError(f"{parser_error(said.getvalue())}; see --help") from None
-    for flag, value in zip(words, [*words[1:], "--"], strict=True):
+    for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
         if flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ():
             raise InputError(f"{flag} has no value; give at least one, or leave it out")
@@ -100,7 +101,7 @@ def _with_choices(config_type: Any, words: Sequence[str]) -> Any:
     config, choosing = config_type(), []
     for choice, table in config_type.choices.items():
         default = getattr(config, choice)
-        given = [second for first, second in zip(words, [*words[1:], ""], strict=True) if first == f"--{choice}"]
+        given = [second for first, second in pairwise([*words, ""]) if first == f"--{choice}"]
         given += [word.partition("=")[2] for word in words if word.startswith(f"--{choice}=")]
         names = {name: {field.name for field in fields(kind)} for name, kind in table.items()}
         if given and (name := given[-1]) in table and table[name] is not type(default):

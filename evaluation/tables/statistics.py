@@ -10,8 +10,8 @@ from runtime.lazy import optimize, stats
 
 PLUS_MINUS = "± is the sample standard deviation over victims"
 INTERVALS = (
-    "A reduction is of the ACR, against victims of clean data with the same seeds. Its 95 % interval is over what "
-    "varies: test points, victims and attack runs, each where there are several"
+    "A reduction says how far the ACR is below that of victims of clean data with the same seeds. Its 95 % interval "
+    "covers test points, victims and attack runs, as far as there are several of each"
 )
 CONFIDENCE = 0.95
 RESAMPLES = 2_000  # of the bootstrap over points

@@ -71,7 +71,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(other), target
 
 
-@pytest.mark.parametrize("page", HAND, ids=names)
+@pytest.mark.parametrize("page", [page for page in HAND if page.name != "CHANGELOG.md"], ids=names)
 def test_files_that_are_named_exist(page: Path) -> None:
     """Names between backticks that have a folder of the project and an ending."""
     for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|yaml|md))`", page.read_text()):

@@ -10,7 +10,7 @@ import pytest
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, PROBABILITY, at_least, at_most, between, require_bounds
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.checks import LARGEST_COUNT, require_name, require_place, require_usable
-from runtime.command_line import parser_error
+from runtime.command_line import parsed, parser_error
 from runtime.files import InputError, read_record, read_text, write_json
 
 
@@ -185,3 +185,12 @@ def test_a_constant_that_a_script_declares_again_keeps_its_bounds() -> None:
     require_bounds(Script())
     with pytest.raises(InputError, match=r"share must lie strictly between 0 and 1, got 2\.0"):
         require_bounds(Script(share=2.0))
+
+
+def test_a_command_line_without_words_has_the_defaults() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        seed: int = 3
+        radii: tuple[float, ...] = ()
+
+    assert parsed(Settings, words=[]) == Settings()

@@ -100,7 +100,7 @@ def test_every_page_says_once_what_plus_minus_and_the_intervals_are(
     main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
     pages = {name: (folder / "out" / f"tables.{name}").read_text() for name in ("md", "html", "tex")}
     captions = re.findall(r"\\caption\{(.*)\}", pages["tex"])
-    about = ("{} is the sample standard deviation over victims.", "Its 95 {} interval is over what varies")
+    about = ("{} is the sample standard deviation over victims.", "Its 95 {} interval covers test points")
     assert captions and all(one.format(text) in page for page in captions for one, text in
                             zip(about, (r"$\pm$", r"\%"), strict=True))  # fmt: skip
     for page in (pages["md"], pages["html"], capsys.readouterr().out):
