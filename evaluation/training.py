@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import tyro
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
@@ -38,6 +39,8 @@ from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path, shown_path
 from runtime.stop import Stop
 
+BY_SCHEDULE = tyro.conf.arg(help_behavior_hint="(default: the schedule's, see above)")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Augmentation, CheckpointControls):
@@ -64,13 +67,12 @@ class TrainingConfig(Augmentation, CheckpointControls):
     schedule: ScheduleName = "constant"
     """Learning rate of Adam over the steps: constant (published), or up to a peak and down to 0 in a fifth of the
     epochs, with the constants of evaluation/schedules.py."""
-    epochs: Annotated[int, POSITIVE] | None = None
-    """Passes over the training data. The number of the schedule when not given."""
-    batch_size: Annotated[int, POSITIVE] | None = None
-    """Images in a batch. The last partial batch of an epoch is left out, and every epoch is shuffled anew. The
-    number of the schedule when not given."""
-    learning_rate: Annotated[float, POSITIVE] | None = None
-    """Learning rate of Adam, or its peak where the rate changes. The rate of the schedule when not given."""
+    epochs: Annotated[Annotated[int, POSITIVE] | None, BY_SCHEDULE] = None
+    """Passes over the training data."""
+    batch_size: Annotated[Annotated[int, POSITIVE] | None, BY_SCHEDULE] = None
+    """Images in a batch. The last partial batch of an epoch is left out, and every epoch is shuffled anew."""
+    learning_rate: Annotated[Annotated[float, POSITIVE] | None, BY_SCHEDULE] = None
+    """Learning rate of Adam, or its peak where the rate changes."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
     """How models with BatchNorm are trained: as a fixed affine map (published code) or with batch statistics."""
     defence: DefenceName = "none"
