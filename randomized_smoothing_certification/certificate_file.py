@@ -8,9 +8,10 @@ import csv
 import dataclasses
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -64,17 +65,13 @@ class Point(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Time spent. Raises ValueError where the text is no time."""
+        """Time spent; NaN where the text is no time."""
         days, _, clock = self.time.rpartition(", ")
-        hours, minutes, seconds = clock.split(":")
-        return 86_400 * int(days.split()[0] if days else 0) + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
-
-    def has_time(self) -> bool:
-        """Whether the time is a time."""
         try:
-            return 0 <= self.seconds < np.inf
+            hours, minutes, seconds = clock.split(":")
+            return 86_400 * int(days.split(" ")[0] or 0) + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
         except ValueError:
-            return False
+            return np.nan
 
 
 def header_of(settings: Mapping[str, Any]) -> str:
@@ -181,13 +178,10 @@ def _whole_or_less(text: str) -> int:
 
 def _whole(text: str) -> int:
     """A whole number, also one that is written as 3.0. Raises ValueError where the text is no whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():  # infinity and NaN are not
-            raise
-        return int(number)
+    number = float(text)
+    if not number.is_integer():  # infinity and NaN are not
+        raise ValueError
+    return int(number)
 
 
 def read_own_points(
@@ -195,7 +189,7 @@ def read_own_points(
     settings: Mapping[str, Any],
     indices: Sequence[int],
     truth: np.ndarray | None = None,
-    num_classes: int = 0,
+    num_classes: int = sys.maxsize,
 ) -> list[Point]:
     """The points in a file of this project. Each line must be one that its run can have written.
 
@@ -211,26 +205,24 @@ def read_own_points(
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
     check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong
+    only_label = settings["acr_only"] or settings["radii"]
     for number, (point, line) in enumerate(zip(points, lines[1:], strict=False), start=2):
         is_next = number - 2 < len(indices) and point.idx == indices[number - 2]
         label = settings["target_class"] if truth is None else int(truth[point.idx]) if is_next else None
         wrong = {
             "point": not is_next,
             "label": label not in ("all", point.label) or point.label < 0,
-            "class": point.predict < ABSTAIN or (num_classes and point.predict >= num_classes),
-        }
-        rest = {
+            "class": point.predict not in ((ABSTAIN, point.label) if only_label else range(ABSTAIN, num_classes)),
+            **check(point, settings),
             "correct": line.split("\t")[4] != str(point.correct),
-            "time": not point.has_time(),
+            "time": not 0 <= point.seconds < np.inf,
             "form": line != point.line,
         }
-        for found in (wrong, check(point, settings), rest):
-            for what, is_wrong in found.items():
-                if is_wrong:
-                    raise InputError(
-                        f"{path}: line {number} has a {what} that its run cannot have written; delete the file and "
-                        "certify again"
-                    )
+        for what in (what for what, is_wrong in wrong.items() if is_wrong):
+            raise InputError(
+                f"{path}: line {number} has a {what} that its run cannot have written; delete the file and certify "
+                "again"
+            )
     return points
 
 
@@ -240,7 +232,6 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     # The last bits of a bound may differ between versions of SciPy.
     largest = ceiling_of(settings, votes) * (1 + 1e-9) if point.predict != ABSTAIN else 0
     return {
-        "class": bool(settings["acr_only"]) and point.predict not in (ABSTAIN, point.label),
         "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
     }
@@ -250,7 +241,6 @@ def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> 
     radii = [fixed_radius(radius) for radius in settings["radii"]]
     has_class = point.predict != ABSTAIN
     return {
-        "class": point.predict not in (ABSTAIN, point.label),
         "radius": point.radius not in (radii if has_class else (NO_RADIUS,)),
         "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == radii[-1]),
         "number of votes": not 0 <= (point.votes or 0) <= settings["n"] or (has_class and not point.votes),
@@ -270,32 +260,27 @@ def as_of_today(path: Path, text: str, radii: Sequence[float]) -> str:
     header, *lines = text.split("\n")
     if header != "\t".join(COLUMNS_AT_FIXED_RADII_BEFORE) or not radii:
         return text
-    before = ["-", *map(str, radii)]
-    today = ["\t".join((*COLUMNS, "votes", "decided"))]
+    before, today = ["-", *map(str, radii)], [NO_RADIUS, *map(fixed_radius, radii)]
+    meaning = {(certified, "-"): (radius, "1") for certified, radius in zip(before, today, strict=True)}
+    meaning |= {pair: (radius, "0") for pair, radius in zip(pairwise(before), today, strict=False)}
+    renewed = ["\t".join((*COLUMNS, "votes", "decided"))]
     for number, line in enumerate(lines, start=2):
         if line:
             try:
                 idx, label, predict, certified, undecided, votes, time = line.split("\t")
-                place = before.index(certified)
-                if undecided not in ("-", *before[place + 1 : place + 2]) or (place == 0) != (predict == str(ABSTAIN)):
+                radius, decided = meaning[certified, undecided]
+                if (certified == "-") != (predict == str(ABSTAIN)):
                     raise ValueError
-            except ValueError as error:
+            except (ValueError, KeyError) as error:
                 raise InputError(f"{path}: line {number} is damaged; delete the file and certify again") from error
-            radius = fixed_radius(radii[place - 1]) if place else NO_RADIUS
-            correct, decided = int(predict == label), int(undecided == "-")
-            line = "\t".join((idx, label, predict, radius, str(correct), time, votes, str(decided)))
-        today.append(line)
-    return "\n".join(today)
-
-
-@cache
-def _ceiling(sigma: float, votes: int, alpha: float, failure_mass: float) -> float:
-    return radius_ceiling(sigma, votes, alpha, failure_mass) if votes else 0.0
+            line = "\t".join((idx, label, predict, radius, str(int(predict == label)), time, votes, decided))
+        renewed.append(line)
+    return "\n".join(renewed)
 
 
 def ceiling_of(settings: Mapping[str, Any], votes: int, failure_mass: float = 0.0) -> float:
     """The largest radius of a run's point whose probability was bounded by this number of votes."""
-    return _ceiling(settings["sigma"], votes, settings["alpha"], failure_mass)
+    return radius_ceiling(settings["sigma"], votes, settings["alpha"], failure_mass) if votes else 0.0
 
 
 def rounding_error(radius: str) -> float:
@@ -308,7 +293,7 @@ def rounding_error(radius: str) -> float:
 
 def require_possible_radii(path: Path, points: Sequence[Point], *, n: int, alpha: float, sigma: float) -> None:
     """Raise InputError naming the first point of another program's file whose radius n votes cannot certify."""
-    ceiling = _ceiling(sigma, n, alpha, 0.0)
+    ceiling = radius_ceiling(sigma, n, alpha)
     for point in points:
         if point.predict != ABSTAIN and float(point.radius) > ceiling + rounding_error(point.radius):
             raise InputError(
@@ -318,15 +303,20 @@ def require_possible_radii(path: Path, points: Sequence[Point], *, n: int, alpha
             )
 
 
-class _Contents(msgspec.Struct):
+class _Noise(msgspec.Struct):
+    mode: Literal["float32", "grid"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings(CertificateSettings):
     dataset: str
-    noise: dict[str, Any]
+    noise: _Noise  # type: ignore[assignment]
     model_sha256: str
     noise_of: Literal["seed", "seed and images"]
 
 
 class _Record(msgspec.Struct):
-    settings: _Contents
+    settings: _Settings
     points: list[int]
     provenance: dict[str, Any]
 
@@ -341,11 +331,9 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
     if isinstance(record, dict) and isinstance(record.get("settings"), dict):
         record["settings"] = {**OLDER_SETTINGS, **record["settings"]}
     try:
-        msgspec.convert(record, _Record)
-        values = {**record["settings"], "noise": record["settings"]["noise"].get("mode")}
-        if lacking := {field.name for field in dataclasses.fields(CertificateSettings)} - values.keys():
+        msgspec.convert(record, _Record).settings.check()
+        if lacking := {field.name for field in dataclasses.fields(_Settings)} - record["settings"].keys():
             raise InputError(f"no {min(lacking)}")
-        msgspec.convert(values, CertificateSettings).check()
     except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{file}: not a record of certificates ({error}); certify again") from error
     return record

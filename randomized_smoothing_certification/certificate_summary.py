@@ -9,7 +9,6 @@ import numpy as np
 
 from randomized_smoothing_certification.certificate_file import (
     NOISE_OF_SEED,
-    RADIUS_DIGITS,
     Point,
     as_text,
     ceiling_of,
@@ -74,6 +73,7 @@ def _numbers(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
     steps = [0.25 * i for i in range(int(4 * what["sigma"] / 0.25) + 1)]
     generator = np.random.default_rng(seed_pair(what["seed"], len(points), Stream.BOOTSTRAP))
     draws = generator.integers(len(points), size=(BOOTSTRAP_SAMPLES, len(points)), dtype=np.int32)
+    at = np.unique([0.0, *at_least_0])
     abstained = float(np.mean([point.predict == ABSTAIN for point in points]))
     return {
         "count": len(points),
@@ -82,7 +82,7 @@ def _numbers(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
         "approximate_certified_accuracy": float(np.mean(certified >= 0)),
         "abstain_rate": None if what["acr_only"] else abstained,
         "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},
-        "curve": certified_curve(certified),
+        "curve": {"radius": at.tolist(), "accuracy": [float(np.mean(certified >= radius)) for radius in at]},
     }
 
 
@@ -96,16 +96,10 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
     }
 
 
-def certified_curve(radii: np.ndarray) -> dict[str, list[float]]:
-    """Certified accuracy against radius: 'radius' ascending, 'accuracy' the share of points certified there."""
-    at = np.unique(np.concatenate([[0.0], radii[radii >= 0]]))
-    return {"radius": at.tolist(), "accuracy": [float(np.mean(radii >= radius)) for radius in at]}
-
-
 def _saturation(points: Sequence[Point], votes: Sequence[int], what: dict[str, Any]) -> dict[str, Any]:
     mass = what["noise"].get("failure_mass", 0.0)
     ceiling = ceiling_of(what, what["n"], mass)
-    largest = [float(round_down(ceiling_of(what, of_point, mass), RADIUS_DIGITS)) for of_point in votes]
+    largest = [float(round_down(ceiling_of(what, of_point, mass))) for of_point in votes]
     share = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
     note = (
         f"{share:.0%} of the points have the largest radius that their votes can certify (n = {what['n']}: "
@@ -118,38 +112,36 @@ def describe(summary: dict[str, Any]) -> str:
     """The summary as a few lines of text."""
     points, accuracy = summary["point_set"], summary["certified_accuracy"]
 
-    def row(name: str, values: Iterable[str]) -> str:
-        return f"  {name:<20} " + "".join(f"{value:>8}" for value in values)
+    def row(name: str, values: Iterable[float | str]) -> str:
+        cells = (value if isinstance(value, str) else f"{value:.3f}" for value in values)
+        return f"  {name:<20} " + "".join(f"{cell:>8}" for cell in cells)
 
-    shares = row("radius", accuracy), row("certified accuracy", (f"{value:.3f}" for value in accuracy.values()))
+    classes = (summary["per_class"] or {}).items()
+    shares = row("radius", accuracy), row("certified accuracy", accuracy.values())
     if "undecided" in summary:
-        how, show_votes = ", alpha for all radii together", True
-        lines = [*shares, row("undecided", (f"{value:.3f}" for value in summary["undecided"].values()))]
+        how = ", alpha for all radii together"
+        lines = [*shares, row("undecided", summary["undecided"].values())]
+        lines += [row(f"class {label}", values["certified_accuracy"].values()) for label, values in classes]
     else:
         how = ", no votes for points whose selected class is wrong" if points["acr_only"] else ""
         if points["radius_loss"]:
             how += f", fewer votes where they are expected to cost at most {points['radius_loss']:g} of radius"
-        show_votes = bool(how)
         low, high = summary["acr_ci95"]
         acr = f"  ACR                             {round_down(summary['acr'], 4)}  (95 % {low:.4f} to {high:.4f})"
         lines = [acr, f"  approximate certified accuracy  {summary['approximate_certified_accuracy']:.4f}"]
         if summary["abstain_rate"] is not None:
             lines.append(f"  abstained                       {summary['abstain_rate']:.4f}")
         lines += shares
-    for label, values in (summary["per_class"] or {}).items():
-        if "undecided" in summary:
-            lines.append(row(f"class {label}", (f"{value:.3f}" for value in values["certified_accuracy"].values())))
-        else:
-            lines.append(
-                f"  class {label}: ACR {round_down(values['acr'], 4)}, approximate certified accuracy "
-                f"{values['approximate_certified_accuracy']:.4f}, {values['count']} points"
-            )
+        lines += [
+            f"  class {label}: ACR {round_down(values['acr'], 4)}, approximate certified accuracy "
+            f"{values['approximate_certified_accuracy']:.4f}, {values['count']} points"
+            for label, values in classes
+        ]
     if note := summary.get("saturation", {}).get("note"):
         lines.append("  note: " + note)
-    per_point = f"{summary['votes']['per_point']:,.0f} votes a point, " if show_votes else ""
-    return "\n".join(
-        [_in_words(points) + how, *lines, f"  {per_point}{summary['votes_per_second']:,.0f} votes per second"]
-    )
+    per_point = f"{summary['votes']['per_point']:,.0f} votes a point, " if how else ""
+    lines.append(f"  {per_point}{summary['votes_per_second']:,.0f} votes per second")
+    return "\n".join([_in_words(points) + how, *lines])
 
 
 def _in_words(points: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from randomized_smoothing_certification.certificate_file import (
     NOISE_OF_SEED,
     NOISE_OF_SEED_AND_IMAGES,
     OLDER_SETTINGS,
+    Point,
     as_of_today,
     header_of,
     is_older,
@@ -53,8 +54,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
-        of_split = {"test": (dataset.x_test, dataset.y_test), "val": (dataset.x_val, dataset.y_val)}
-        images, one_hot = of_split[config.split]
+        images, one_hot = (getattr(dataset, f"{letter}_{config.split}") for letter in "xy")
         truth = labels(one_hot)
         levels = grid_of(images, config.data_dir / f"X_{config.split}.npy") if config.noise == "grid" else None
         counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size, levels)
@@ -72,12 +72,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         _check_training_record(config, what["model_sha256"])
         accuracy = clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         record = {"settings": what, "points": points, "clean_accuracy": accuracy, "provenance": provenance(config)}
-        certified, found = point_certifier(counter, images, truth, config, seed), []
-
-        def line(index: int) -> str:
-            found.append(certified(index))
-            return found[-1].line
-
+        found: list[Point] = []
         with LineByLine(
             config.out, header_of(what), record, config, stop, summary_path(config.out), OLDER_SETTINGS
         ) as run:
@@ -90,15 +85,20 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done == len(points):
                 require_unchanged(config.out)
-            run.advance(points[done:], line, unit="point")
+            else:
+                certified = point_certifier(counter, images, truth, config, seed)
+
+                def line(index: int) -> str:
+                    found.append(certified(index))
+                    return found[-1].line
+
+                run.advance(points[done:], line, unit="point")
             return write_summary(config.out, found, record)
 
 
 def _renew(out: Path, what: dict[str, Any]) -> None:
     """Give a file of the run that ``what`` identifies the columns of today, where it has those of before."""
-    if not (is_older(out) and settings_path(out).is_file()):
-        return
-    if read_certificate_record(out)["settings"] == what:
+    if is_older(out) and settings_path(out).is_file() and read_certificate_record(out)["settings"] == what:
         require_unchanged(out)
         text = as_of_today(out, out.read_text().rpartition("\n")[0] + "\n", what["radii"])
         remove(summary_path(out))

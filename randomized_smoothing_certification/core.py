@@ -5,6 +5,7 @@ and the pseudocode in figure "Prediction and certification". votes.py counts the
 """
 
 from decimal import ROUND_FLOOR, Decimal
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -51,9 +52,7 @@ def certify(
     """
     sampling.check_votes()
     candidate, selected = select_class(counter, image, index, sampling.n0, seed)
-    if only_class not in (None, candidate):
-        return Certificate(ABSTAIN, 0.0, 0)
-    n = votes_needed(selected, sampling, counter.sigma)
+    n = votes_needed(selected, sampling, counter.sigma) if only_class in (None, candidate) else 0
     if not n:
         return Certificate(ABSTAIN, 0.0, 0)
     count = int(counter.count_votes(image, n, vote_seed(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
@@ -104,6 +103,7 @@ def radius_of_probability(probability: float, sigma: float) -> float:
     return max(0.0, float(sigma * stats.norm.ppf(probability)))
 
 
+@cache
 def radius_ceiling(sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> float:
     """The radius that n unanimous votes certify, which is the largest that n votes can certify."""
     return radius_of_probability(lower_confidence_bound(n, n, alpha) - failure_mass, sigma)

@@ -13,7 +13,6 @@ The settings of a file of this project lie beside it and need not be given. For 
 only where no count of votes has a point's radius.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,22 +23,15 @@ import numpy as np
 from data.datasets import require_sigma
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
-    RADIUS_DIGITS,
     Point,
     as_text,
-    radii,
     read_certificate_record,
     read_points,
     rounding_error,
 )
-from randomized_smoothing_certification.core import (
-    ABSTAIN,
-    certificate_of_count,
-    lower_confidence_bound,
-    radius_of_probability,
-    require_radii_above_0,
-    round_down,
-)
+from randomized_smoothing_certification.certification_run import require_result_place
+from randomized_smoothing_certification.certify_images import Certificates
+from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, require_radii_above_0, round_down
 from randomized_smoothing_certification.sampling import ALPHA, N, noise_seed, require_vote_settings
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
@@ -79,10 +71,6 @@ class _MadeWith(NamedTuple):
     alpha: float
     failure_mass: float
 
-    def radius(self, count: int, votes: int) -> float:
-        """The radius that ``count`` of the votes certify, 0 where they certify nothing."""
-        return radius_of_probability(lower_confidence_bound(count, votes, self.alpha) - self.failure_mass, self.sigma)
-
 
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError where the settings cannot be the file's."""
@@ -99,20 +87,19 @@ def main(config: Config) -> None:
     # of the test points, and a file of this script may be its input.
     digest = file_sha256(config.certificates)
     of_file = noise_seed(config.seed, f"{digest} {config.n}")
-    new = [_with_fewer(point, _count(point, made, config.certificates), made, config.n, of_file) for point in points]
+    new = [_with_fewer(point, made, config.certificates, config.n, of_file) for point in points]
     header = COLUMNS if all(point.votes is None for point in new) else (*COLUMNS, "votes")
     record = config.out.with_suffix(".json")
     remove(record)
     write_text(config.out, as_text(new, "\t".join(header)))
     write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
-    print(f"{shown_path(config.out)}: {len(new)} points, ACR {_acr(points):.4f} with {made.votes} votes, "
-          f"{_acr(new):.4f} with {config.n}")  # fmt: skip
+    print(f"{shown_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
+          f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
 
 
 def _check_out(config: Config) -> None:
     """Raise InputError where the output is no .tsv, the input itself, or the file of a certification run."""
-    if config.out.suffix != ".tsv":
-        raise InputError(f"{config.out}: the name of the result file ends in .tsv; rename it")
+    require_result_place(config.out)
     if config.out.resolve() == config.certificates.resolve():
         raise InputError(f"{config.out}: is the file of certificates itself; choose another output")
     if settings_path(config.out).exists():
@@ -148,49 +135,38 @@ def _made_with(config: Config) -> _MadeWith:
 @cache  # a file has many points and few counts
 def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failure_mass: float = 0.0) -> int:
     """How many votes fell on the class: the count whose certified radius is nearest to ``radius``."""
-    made = _MadeWith(sigma, votes, alpha, failure_mass)
     probability = min(1.0, float(stats.norm.cdf(radius / sigma)) + failure_mass)
     # The count c with P(Binomial(votes, probability) >= c) = alpha, up to rounding.
     guess = int(np.clip(stats.binom.isf(alpha, votes, probability) + 1, 1, votes))
     near = range(max(1, guess - 3), min(votes, guess + 3) + 1)
-    return min(near, key=lambda count: abs(made.radius(count, votes) - radius))
+    errors = {c: abs(certificate_of_count(0, c, votes, alpha, sigma, failure_mass).radius - radius) for c in near}
+    return min(errors, key=errors.__getitem__)
 
 
-def _count(point: Point, made: _MadeWith, path: Path) -> int | None:
-    """The votes on the point's class, None where it has no certificate."""
-    if point.predict == ABSTAIN:
-        return None
+def _with_fewer(point: Point, made: _MadeWith, path: Path, n: int, seed: int) -> Point:
+    """The point's certificate from n of its votes. A point that abstained keeps that: its votes are not known."""
     votes = made.votes if point.votes is None else point.votes
+    fewer = point if point.votes is None else point._replace(votes=min(max(votes, 0), n))
+    if point.predict == ABSTAIN:
+        return fewer
     if not 0 < votes <= made.votes:
         said = f"{votes} votes" if votes >= 0 else "votes that are no number"
         raise InputError(f"{path}: point {point.idx} has {said}; the file's are at most {made.votes}, mend it")
-    count = count_of_radius(float(point.radius), votes, made.alpha, made.sigma, made.failure_mass)
-    if abs(made.radius(count, votes) - float(point.radius)) > rounding_error(point.radius):
+    settings = made.alpha, made.sigma, made.failure_mass
+    count = count_of_radius(float(point.radius), votes, *settings)
+    _, nearest, _ = certificate_of_count(point.predict, count, votes, *settings)
+    if abs(nearest - float(point.radius)) > rounding_error(point.radius):
         raise InputError(
             f"{path}: no count of {votes} votes has the radius {point.radius} of point {point.idx} at sigma "
             f"{made.sigma:g}, alpha {made.alpha:g}, failure mass {made.failure_mass:.2g}; give those that the file was "
             "made with"
         )
-    return count
-
-
-def _with_fewer(point: Point, count: int | None, made: _MadeWith, n: int, seed: int) -> Point:
-    """The point's certificate from n of its votes. A point that abstained keeps that: its votes are not known."""
-    votes = made.votes if point.votes is None else point.votes
-    if point.votes is not None:
-        point = point._replace(votes=min(max(votes, 0), n))
-    if count is None or votes <= n:
-        return point
+    if votes <= n:
+        return fewer
     draw = np.random.default_rng([seed, Stream.VOTES_TAKEN, point.idx])
     taken = int(draw.hypergeometric(count, votes - count, n))
-    predict, radius, _ = certificate_of_count(point.predict, taken, n, made.alpha, made.sigma, made.failure_mass)
-    return point._replace(
-        radius=round_down(radius, RADIUS_DIGITS), predict=predict, correct=int(predict == point.label)
-    )
-
-
-def _acr(points: Sequence[Point]) -> float:
-    return float(np.maximum(radii(points), 0).mean())
+    predict, radius, _ = certificate_of_count(point.predict, taken, n, *settings)
+    return fewer._replace(radius=round_down(radius), predict=predict, correct=int(predict == point.label))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ error has a bound, which certificates take off the probability: see GridNoise.fa
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import mpmath
 import numpy as np
@@ -59,6 +59,7 @@ class GridNoise:
 
     sigma: float
     levels: int
+    dtype: ClassVar = np.int32
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma <= LARGEST_SIGMA:

@@ -59,8 +59,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     if out.resolve() in [path.resolve() for path in shards]:
         raise InputError(f"{out}: is one of the shards; choose another output")
     points, record = _joined(shards)
-    files = out, settings_path(out), summary_path(out)
-    with Artifact(*files):
+    with Artifact(out, settings_path(out), summary_path(out)):
         if out.exists():
             if not settings_path(out).exists():
                 raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")

@@ -54,11 +54,6 @@ def smoothed_probabilities(
     return mean_softmax(logits_fn(repeat_images(x, copies) + sigma * noise), copies, beta)
 
 
-def top_class(mean_probabilities: Tensor) -> Tensor:
-    """The smoothed classifier's class, int (B,)."""
-    return ops.argmax(mean_probabilities, axis=-1)
-
-
 def gaussian_margin(mean_probabilities: Tensor, a: float = 0.0, keep: Tensor | None = None) -> Tensor:
     """Phi^-1(s z1 + a) - Phi^-1(s z2 + a) per image, float32 (B,), z1 >= z2 the two largest of z.
 
@@ -90,7 +85,7 @@ def soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float,
     mean_probabilities: z, (B, K). labels_onehot: (B, K). sigma: noise standard deviation in pixel units.
     a: keeps Phi^-1 finite; the largest value is sigma * Phi^-1(1 - a).
     """
-    correct = ops.equal(top_class(mean_probabilities), ops.argmax(labels_onehot, axis=-1))
+    correct = ops.equal(ops.argmax(mean_probabilities, axis=-1), ops.argmax(labels_onehot, axis=-1))
     return sigma / 2 * gaussian_margin(mean_probabilities, a, keep=correct)
 
 

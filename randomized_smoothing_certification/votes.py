@@ -27,7 +27,7 @@ class Float32Noise:
     """The backend's normal noise. Certificates hold for classifiers that do not read the last bits of their inputs."""
 
     cut_off = 5.7  # the largest draw, in standard deviations: normals in float32 are functions of 23 or 24 random bits
-    draw = staticmethod(normal)
+    draw, dtype = staticmethod(normal), np.float32
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
         """The image that noise is added to."""
@@ -36,10 +36,6 @@ class Float32Noise:
     def added(self, image: Any, sigma: Any, noise: Any) -> Any:
         """Noisy copies: image (*shape), noise (B, *shape)."""
         return image + sigma * noise
-
-    def failure_mass(self, _: int) -> float:
-        """None, unlike GridNoise.failure_mass."""
-        return 0.0
 
     def record(self, _: int) -> dict[str, Any]:
         """The entry on noise in a certificate's record."""
@@ -86,10 +82,10 @@ class VoteCounter:
         self.num_classes, self.image_shape, self.sigma = num_classes, tuple(image_shape), float(sigma)
         self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
         self._noise = Float32Noise() if levels is None else GridNoise(self.sigma, levels)
-        self.failure_mass = self._noise.failure_mass(int(np.prod(self.image_shape)))
-        """What a certificate takes off the bound of a vote's probability because the noise is not exact."""
         self.noise_record = self._noise.record(int(np.prod(self.image_shape)))
         """How the noise is drawn: mode, largest draw in standard deviations, and the failure mass of a grid."""
+        self.failure_mass = self.noise_record.get("failure_mass", 0.0)
+        """What a certificate takes off the bound of a vote's probability because the noise is not exact."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
         if takes_tensors(classifier, self.image_shape, num_classes):
             scores = inference(self._model) if self._model is not None else lambda _, images: classifier(images)
@@ -101,30 +97,20 @@ class VoteCounter:
             {size: vote_loop(noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
             for noisy in (partial(_drawn, self._draw, self._noise.added), partial(_sliced, self._noise.added))
         )
-        self._blocks_to_keep: dict[tuple[int, ...], int] = {}
         self._kept: dict[tuple[int, ...], Any] = {}
 
     def keep_noise(self, seed: np.ndarray, votes: int) -> None:
-        """Draw the noise of a stream's first votes once, when it is first used, because several images share it.
+        """Draw the noise of a stream's first votes once, because several images share it.
 
         At most KEPT_BYTES of it are kept. The votes are the same. seed: as in ``count_votes``.
         """
         block_bytes = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
-        self._blocks_to_keep[tuple(seed.tolist())] = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // block_bytes)
-
-    def _kept_noise(self, seed: np.ndarray) -> Any | None:
-        """Noise of a stream's first blocks, (blocks, NOISE_BLOCK, *image_shape), None where it is not kept."""
-        stream = tuple(seed.tolist())
-        if blocks := self._blocks_to_keep.pop(stream, 0):
-            draw = jit(lambda seed, block: self._draw(fold_in(seed, block)))
-            words = ops.convert_to_tensor(seed)
-            drawn = (ops.convert_to_numpy(draw(words, ops.convert_to_tensor(np.int32(i)))) for i in range(blocks))
-            noise = np.empty((blocks, *(first := next(drawn)).shape), first.dtype)
-            noise[0] = first
-            for i, block in enumerate(drawn, start=1):
-                noise[i] = block
-            self._kept[stream] = ops.convert_to_tensor(noise)
-        return self._kept.get(stream)
+        blocks = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // block_bytes)
+        draw, words = jit(lambda seed, block: self._draw(fold_in(seed, block))), ops.convert_to_tensor(seed)
+        noise = np.empty((blocks, NOISE_BLOCK, *self.image_shape), self._noise.dtype)
+        for block in range(blocks):
+            noise[block] = ops.convert_to_numpy(draw(words, ops.convert_to_tensor(np.int32(block))))
+        self._kept[tuple(seed.tolist())] = ops.convert_to_tensor(noise)
 
     def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray, first: int = 0) -> np.ndarray:
         """Votes number ``first`` to n - 1 per class, int64 of shape (num_classes,), summing to n - first exactly.
@@ -161,9 +147,8 @@ class VoteCounter:
 
         Kept noise comes first, then drawn noise. Each is counted in full batches, and the rest in blocks.
         """
-        kept = self._kept_noise(seed)
         sources = [(self._count_drawn, ops.convert_to_tensor(seed), n)]
-        if kept is not None:
+        if (kept := self._kept.get(tuple(seed.tolist()))) is not None:
             sources.insert(0, (self._count_kept, kept, min(n, len(kept) * NOISE_BLOCK)))
         for loops, source, until in sources:
             for size, rounded_up in ((self.batch_size, 0), (NOISE_BLOCK, NOISE_BLOCK - 1)):
@@ -221,11 +206,8 @@ def _compiled_loop(scores: Callable, num_classes: int, noisy: Callable, batch_si
             classes = ops.arange(num_classes, dtype="int32")
             winner = ops.min(ops.where(largest, classes, num_classes), axis=-1)
             votes = ops.one_hot(winner, num_classes, dtype="int32")
-            counted = ops.cast(wanted, "int32")
-            return (
-                counts + ops.sum(votes * counted[:, None], axis=0),
-                invalid + ops.sum(ops.cast(wanted & ~valid, "int32")),
-            )
+            counts += ops.sum(votes * ops.cast(wanted, "int32")[:, None], axis=0)
+            return counts, invalid + ops.sum(ops.cast(wanted & ~valid, "int32"))
 
         start = (ops.zeros((num_classes,), "int32"), ops.zeros((), "int32"))
         return ops.fori_loop(0, batches, add_batch, start)

@@ -8,7 +8,6 @@ from randomized_smoothing_certification.soft_radius import (
     log_mean_softmax,
     mean_softmax,
     repeat_images,
-    top_class,
 )
 from robust_training.loss import Logits, Randomness, TrainingLoss, noise_of_copies
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Bound
@@ -62,7 +61,7 @@ def macer_loss(scores: Any, y: Any, sigma: float, settings: MacerLoss) -> Any:
     cross_entropy = -ops.sum(y * log_mean_softmax(scores, settings.copies), axis=-1)
     z = mean_softmax(scores, settings.copies, settings.beta)
     margin = gaussian_margin(ops.stop_gradient(z), settings.margin_clip)
-    correct = ops.equal(top_class(z), ops.argmax(y, axis=-1))
+    correct = ops.equal(ops.argmax(z, axis=-1), ops.argmax(y, axis=-1))
     # A NaN compares false, so this leaves it out together with infinity and margins beyond gamma.
     counted = ops.logical_and(correct, margin <= settings.gamma)
     hinge = ops.where(counted, settings.gamma - gaussian_margin(z, settings.margin_clip, keep=counted), 0.0)
