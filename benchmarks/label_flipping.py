@@ -10,6 +10,7 @@ same time. The limit is the product of the kernel vectors: d n (2 m) operations 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from timeit import timeit
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     points = 10_000 if config.all_points else _BLOCK
     row = measure("MNIST, ten classes", 55_000 // shrink, points // shrink, 10, config, None)
     peak = peak_resident_mib() / 1024
-    row["peak_gib"] = peak
-    rows.append(row)
+    rows.append(row | {"peak_gib": peak})
     print(f"peak memory {peak:.2f} GiB (bar {BAR_GIB:g}): {'met' if peak <= BAR_GIB else 'MISSED'}")
     finish(config, about, rows)
     return rows
@@ -82,11 +82,8 @@ def measure(
         flips.append(timed("flips", smoothed.certified, noise, size))
     total = sum(seconds.values())
 
-    block = x_test[: min(_BLOCK, points)]
-    product_start, repeats = time.perf_counter(), 3
-    for _ in range(repeats):
-        block @ x.T
-    product = (time.perf_counter() - product_start) / repeats / len(block) * points
+    block = x_test[:_BLOCK]
+    product = timeit(lambda: block @ x.T, number=3) / 3 / len(block) * points
     print(f"\n{name}: {size:,} training points, {points:,} test points, {classes} classes, q {config.q:g}")
     for stage, value in seconds.items():
         print(f"  {stage:28s}{value:9.2f} s")

@@ -88,10 +88,8 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
     sizes = TOY if config.quick else Sizes()
     dataset = random_dataset(sizes)
     # The inner attack of SmoothAdv runs from the start, not after its first epochs.
-    early: dict[str, Any] = {}
+    early: dict[str, Any] = {"loss": SmoothAdvLoss(ramp_epochs=0)} if method == "smoothadv" else {}
     training, poisoning = SCRIPTS[method]
-    if method == "smoothadv":
-        early["loss"] = SmoothAdvLoss(ramp_epochs=0)
     if stage == "victim training":
         settings = training.Config(architecture=sizes.architecture, **early)
         training_work(Training(settings, dataset), config.steps)()

@@ -11,19 +11,12 @@ writing are left out. So are the three controls, which take seconds.
 import sys
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from attack_generation.attack import Attack
 from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
+from benchmarks import works
 from benchmarks.record import VERDICTS, finish, machine
-from benchmarks.works import (
-    Sizes,
-    TimedConfig,
-    gradient_work,
-    median_seconds,
-    outer_step_work,
-    random_dataset,
-    training_work,
-    votes_work,
-)
 from bilevel_optimizer.soba import Soba
 from evaluation.MNIST import gaussian_augmented_training
 from evaluation.training import Training
@@ -70,7 +63,7 @@ class Row(NamedTuple):
         return None if self.bar is None else self.cheap <= self.bar
 
 
-def main(config: TimedConfig) -> list[Row]:
+def main(config: works.TimedConfig) -> list[Row]:
     """Measure, print the price list, write it as JSON where asked; returns its rows.
 
     Raises InputError for settings that cannot work.
@@ -84,9 +77,9 @@ def main(config: TimedConfig) -> list[Row]:
     return rows
 
 
-def price_list(sizes: Sizes, config: TimedConfig) -> list[Row]:
+def price_list(sizes: works.Sizes, config: works.TimedConfig) -> list[Row]:
     """Hours of every stage and of the row, and the milliseconds of what they repeat."""
-    dataset = random_dataset(sizes)
+    dataset = works.random_dataset(sizes)
     victim: dict[str, Any] = {"architecture": sizes.architecture}
     if config.quick:
         victim["batch_size"] = sizes.training_batch
@@ -99,37 +92,35 @@ def price_list(sizes: Sizes, config: TimedConfig) -> list[Row]:
         for name, settings in SETTINGS.items()
     }
     model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)
-    took = median_seconds(
+    took = works.median_seconds(
         {
-            "gradient": gradient_work(sizes, dataset),
-            "votes": votes_work(model, dataset.x_val[0], config.batch_size, VOTES),
-            **{f"attack, {name}": outer_step_work(attack) for name, attack in attacks.items()},
-            **{f"training, {name}": training_work(one, sizes.training_steps) for name, one in trainings.items()},
+            "gradient": works.gradient_work(sizes, dataset),
+            "votes": works.votes_work(model, dataset.x_val[0], config.batch_size, VOTES),
+            **{f"attack, {name}": works.outer_step_work(attack) for name, attack in attacks.items()},
+            **{f"training, {name}": works.training_work(one, sizes.training_steps) for name, one in trainings.items()},
         },
         config.seconds,
     )
-    victims = KINDS * VICTIMS
-    outer = {name: took[f"attack, {name}"] for name in SETTINGS}
-    step = {name: took[f"training, {name}"] / sizes.training_steps for name in SETTINGS}
-    point = {name: settings.votes * took["votes"] for name, settings in SETTINGS.items()}
-    seconds = {
-        "attack": {name: attack.total_steps * outer[name] for name, attack in attacks.items()},
-        f"{victims} victims": {name: victims * one.total_steps * step[name] for name, one in trainings.items()},
-        f"{victims} certificates": {name: victims * POINTS * value for name, value in point.items()},
+    victims, size = KINDS * VICTIMS, sizes.batch_clean + sizes.batch_poison
+    outer = np.array([took[f"attack, {name}"] for name in SETTINGS])
+    step = np.array([took[f"training, {name}"] for name in SETTINGS]) / sizes.training_steps
+    point = np.array([settings.votes for settings in SETTINGS.values()]) * took["votes"]
+    hours = {
+        "attack": outer * [attack.total_steps for attack in attacks.values()] / 3600,
+        f"{victims} victims": victims * step * [training.total_steps for training in trainings.values()] / 3600,
+        f"{victims} certificates": victims * POINTS * point / 3600,
     }
-    hours = {stage: {name: value / 3600 for name, value in both.items()} for stage, both in seconds.items()}
-    together = {name: sum(both[name] for both in hours.values()) for name in SETTINGS}
-    there = {name: value * GRADIENT / (1e3 * took["gradient"]) for name, value in together.items()}
-    size = sizes.batch_clean + sizes.batch_poison
+    together = np.sum(list(hours.values()), axis=0)
+    there = together * GRADIENT / (1e3 * took["gradient"])
+    gradient = np.full(len(SETTINGS), took["gradient"])
+    repeated = {
+        f"gradient of {size:,}": gradient, "outer step": outer, "training step": step, "certificate of a point": point,
+    }  # fmt: skip
     return [
-        *(Row(stage, "h", **both) for stage, both in hours.items()),
-        Row("together", "h", **together),
-        Row(f"together, were the gradient {GRADIENT:g} ms", "h", **there, bar=BAR),
-        Row(f"gradient of {size:,}", "ms", *2 * (1e3 * took["gradient"],)),
-        *(
-            Row(name, "ms", **{setting: 1e3 * value for setting, value in both.items()})
-            for name, both in (("outer step", outer), ("training step", step), ("certificate of a point", point))
-        ),
+        *(Row(name, "h", *both.tolist()) for name, both in hours.items()),
+        Row("together", "h", *together.tolist()),
+        Row(f"together, were the gradient {GRADIENT:g} ms", "h", *there.tolist())._replace(bar=BAR),
+        *(Row(name, "ms", *(1e3 * both).tolist()) for name, both in repeated.items()),
     ]
 
 
@@ -147,4 +138,4 @@ def table(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, TimedConfig, __doc__)
+    run_script(main, works.TimedConfig, __doc__)

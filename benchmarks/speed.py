@@ -21,27 +21,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from benchmarks import works
 from benchmarks.record import VERDICTS, finish, machine
-from benchmarks.works import (
-    CIFAR10,
-    ROUNDS,
-    SIGMA,
-    Sizes,
-    TimedConfig,
-    Work,
-    attack,
-    gradient_work,
-    matmul_work,
-    median_seconds,
-    model_work,
-    noise_work,
-    outer_step_work,
-    random_dataset,
-    system_work,
-    timed,
-    training_work,
-    votes_work,
-)
 from evaluation.training import Training, TrainingConfig
 from models.registry import build_model
 from models.saving import with_precision
@@ -62,16 +43,16 @@ SMALLEST_MATMUL, LARGEST_MATMUL = 256, 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TimedConfig):
+class Config(works.TimedConfig):
     """Settings of this measurement."""
 
     data: Literal["MNIST", "CIFAR10"] = "MNIST"
     """Whose published attack, model and images are measured."""
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> works.Sizes:
         """What is measured."""
-        return CIFAR10 if self.data == "CIFAR10" and not self.quick else super().sizes
+        return works.CIFAR10 if self.data == "CIFAR10" and not self.quick else super().sizes
 
 
 class Row(NamedTuple):
@@ -126,29 +107,29 @@ def multiply_adds(model: keras.Model) -> int:
     return total
 
 
-def measure_gradients_and_steps(sizes: Sizes, seconds: float) -> list[Row]:
+def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]:
     """Seconds of a gradient, a Hessian-vector product, an outer step and a training step, taking turns.
 
     The marginal product is what one more costs in a linear system whose first-order evaluation is shared.
     Raises InputError where another load made the longer system the faster one.
     """
-    dataset = random_dataset(sizes)
+    dataset = works.random_dataset(sizes)
     batch = sizes.batch_clean + sizes.batch_poison
     training = Training(
         TrainingConfig(
-            loss=GaussianAugmentationLoss(), sigma=SIGMA, batch_size=sizes.training_batch,
+            loss=GaussianAugmentationLoss(), sigma=works.SIGMA, batch_size=sizes.training_batch,
             architecture=sizes.architecture, data_dir=Path(),
         ),
         dataset,
     )  # fmt: skip
-    took = median_seconds(
+    took = works.median_seconds(
         {
-            "gradient": gradient_work(sizes, dataset),
-            "system 1": system_work(sizes, dataset, 1),
-            "system n": system_work(sizes, dataset, 1 + sizes.steps),
-            "adam": outer_step_work(published := attack(sizes, dataset, "adam")),
-            "cg": outer_step_work(attack(sizes, dataset, "cg")),
-            "training": training_work(training, sizes.training_steps),
+            "gradient": works.gradient_work(sizes, dataset),
+            "system 1": works.system_work(sizes, dataset, 1),
+            "system n": works.system_work(sizes, dataset, 1 + sizes.steps),
+            "adam": works.outer_step_work(published := works.attack(sizes, dataset, "adam")),
+            "cg": works.outer_step_work(works.attack(sizes, dataset, "cg")),
+            "training": works.training_work(training, sizes.training_steps),
         },
         seconds,
     )
@@ -175,7 +156,7 @@ def measure_gradients_and_steps(sizes: Sizes, seconds: float) -> list[Row]:
     ]
 
 
-def measure_certification(sizes: Sizes, dtype: str, batch_size: int, seconds: float) -> list[Row]:
+def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, seconds: float) -> list[Row]:
     """Votes per second in one precision, where their time goes, and how far from the matmul limit they are.
 
     The limit is the votes per second if every multiply-add of the model ran at the rate of one large matrix
@@ -184,17 +165,17 @@ def measure_certification(sizes: Sizes, dtype: str, batch_size: int, seconds: fl
     """
     model = build_model(sizes.architecture, sizes.image_shape, 10, seed=0)
     model = with_precision(model, dtype)
-    image = np.rint(255 * random_dataset(sizes._replace(train=10, validation=10)).x_val[0]) / np.float32(255)
+    image = np.rint(255 * works.random_dataset(sizes._replace(train=10, validation=10)).x_val[0]) / np.float32(255)
     batch_size, batches = _fitting_votes(model, image, batch_size, sizes.votes, seconds)
     votes = batch_size * batches
-    matmul, in_products = _best_matmul(dtype, seconds / ROUNDS)
-    took = median_seconds(
+    matmul, in_products = _best_matmul(dtype, seconds / works.ROUNDS)
+    took = works.median_seconds(
         {
-            "votes": votes_work(model, image, batch_size, votes),
-            "shared": votes_work(model, image, batch_size, votes, shared=True),
-            "grid": votes_work(model, image, batch_size, votes, levels=255, shared=True),
-            "model": model_work(model, image, batch_size, batches),
-            "noise": noise_work(image, batch_size, batches),
+            "votes": works.votes_work(model, image, batch_size, votes),
+            "shared": works.votes_work(model, image, batch_size, votes, shared=True),
+            "grid": works.votes_work(model, image, batch_size, votes, levels=255, shared=True),
+            "model": works.model_work(model, image, batch_size, batches),
+            "noise": works.noise_work(image, batch_size, batches),
             "matmul": matmul,
         },
         seconds,
@@ -203,16 +184,12 @@ def measure_certification(sizes: Sizes, dtype: str, batch_size: int, seconds: fl
     limit = rate / multiply_adds(model)
     per_second = votes / took["votes"]
     shared = votes / took["shared"]
+    grid = took["grid"] / took["shared"]
     lost = max(0.0, 1 - (took["model"] + took["noise"]) / took["votes"])
     return [
         Row(f"{dtype} votes, {batch_size} together", per_second, "votes/s"),
         Row(f"{dtype} votes with noise that points share", shared, "votes/s"),
-        Row(
-            f"{dtype} votes with exact noise, in the time of others",
-            100 * took["grid"] / took["shared"],
-            "%",
-            bar=GRID_BAR,
-        ),
+        Row(f"{dtype} votes with exact noise, in the time of others", 100 * grid, "%", bar=GRID_BAR),
         Row(f"{dtype} model alone", 1e6 * took["model"] / votes, "us/vote"),
         Row(f"{dtype} noise alone", 1e6 * took["noise"] / votes, "us/vote"),
         Row(f"{dtype} vote loop, neither model nor noise", 100 * lost, "%", bar=LOSS_BAR),
@@ -230,32 +207,32 @@ def _fitting_votes(
 
     One batch may take ``seconds``; where it would take longer, the smallest batch.
     """
-    probe = votes_work(model, image, NOISE_BLOCK, NOISE_BLOCK)
-    timed(probe)
-    per_vote = timed(probe) / NOISE_BLOCK
-    batch_size = VoteCounter(model, 10, image.shape, SIGMA, batch_size).batch_size  # whole noise blocks
+    probe = works.votes_work(model, image, NOISE_BLOCK, NOISE_BLOCK)
+    works.timed(probe)
+    per_vote = works.timed(probe) / NOISE_BLOCK
+    batch_size = VoteCounter(model, 10, image.shape, works.SIGMA, batch_size).batch_size  # whole noise blocks
     if batch_size * per_vote > seconds:
         batch_size = NOISE_BLOCK
-    batches = int(min(seconds / ROUNDS / per_vote, most)) // batch_size
+    batches = int(min(seconds / works.ROUNDS / per_vote, most)) // batch_size
     return batch_size, max(1, batches)
 
 
-def _best_matmul(dtype: str, seconds: float) -> tuple[Work, int]:
+def _best_matmul(dtype: str, seconds: float) -> tuple[works.Work, int]:
     """Square matrix products of the size with the highest rate whose work fits ``seconds``, and their multiply-adds.
 
     float32 means what the backend makes of it, TF32 on a GPU that has it, as for the model.
     """
     chain, size = 10, SMALLEST_MATMUL
-    candidates: list[tuple[float, Work, int]] = []
-    while True:
-        work, multiplications = matmul_work(dtype, size, chain), chain * size**3
-        timed(work)
-        took = min(timed(work), timed(work))
+    candidates: list[tuple[float, works.Work, int]] = []
+    while size <= LARGEST_MATMUL:
+        work, multiplications = works.matmul_work(dtype, size, chain), chain * size**3
+        works.timed(work)
+        took = min(works.timed(work), works.timed(work))
         candidates.append((multiplications / took, work, multiplications))
-        if size >= LARGEST_MATMUL or 8 * took > seconds:  # the next size takes 8 times as long
-            _, work, multiplications = max(candidates, key=lambda candidate: candidate[0])
-            return work, multiplications
+        if 8 * took > seconds:  # the next size takes 8 times as long
+            break
         size *= 2
+    return max(candidates, key=lambda candidate: candidate[0])[1:]
 
 
 def table(rows: list[Row]) -> str:

@@ -16,6 +16,8 @@ import lzma
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from runtime.files import InputError, atomic_path
 from runtime.lazy import pandas as pd
 
@@ -49,12 +51,9 @@ def read_store(folder: Path) -> Store:
     """Read both files. Raises InputError where one is missing or damaged, or they are not of each other."""
     text = _read(folder / POINTS)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    if (folder / SETTINGS).exists():
-        found, records = _records(folder / SETTINGS)
-    else:
-        found, records = "", {}
-    if found != digest:
-        records = _finished(folder, digest)
+    found = _records(folder / SETTINGS) if (folder / SETTINGS).exists() else None
+    if found is None or found.points_sha256 != digest:
+        found = _finished(folder, digest)
     try:
         points = pd.read_csv(
             io.StringIO(text), dtype={"entry": str}, keep_default_na=False, na_values=[""],
@@ -62,25 +61,26 @@ def read_store(folder: Path) -> Store:
         )  # fmt: skip
     except ValueError as error:  # pandas's own kinds are ValueErrors
         raise InputError(f"{folder / POINTS}: not a table ({error}); make it again") from error
-    return Store(points, records)
+    return Store(points, found.records)
 
 
-def _records(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
-    """SHA-256 of the points that records were written with, and the records. Raises InputError where they are none."""
+class _Records(msgspec.Struct):
+    """The file of records."""
+
+    points_sha256: str  # of the points that they were written with
+    records: dict[str, dict[str, Any]]
+
+
+def _records(path: Path) -> _Records:
+    """Read the file of records. Raises InputError where it is missing, damaged or none."""
+    text = _read(path)
     try:
-        settings = json.loads(_read(path))
-        digest, records = settings["points_sha256"], settings["records"]
-        whole = all(isinstance(one, dict) for one in (records, *records.values()))
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise InputError(f"{path}: not the records of a store; {MADE_FIRST}")
-    return digest, records
+        return msgspec.convert(json.loads(text), _Records)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise InputError(f"{path}: not the records of a store; {MADE_FIRST}") from error
 
 
-def _finished(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
+def _finished(folder: Path, digest: str) -> _Records:
     """The records of the points, where a run was killed after it had put its points in place and not yet its records.
 
     They lie beside the store under the name of atomic_path's temporary file, and are put in place here.
@@ -88,10 +88,9 @@ def _finished(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
     name = Path(SETTINGS)
     for path in folder.glob(f".{name.stem}-*{name.suffix}"):
         with contextlib.suppress(InputError):
-            found, records = _records(path)
-            if found == digest:
+            if (found := _records(path)).points_sha256 == digest:
                 path.replace(folder / SETTINGS)
-                return records
+                return found
     if not (folder / SETTINGS).exists():
         raise InputError(f"{folder / SETTINGS}: no such file; {MADE_FIRST}")
     raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")

@@ -100,9 +100,7 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     poison_architecture: str = ""
     poison_variant: str = ""  # name of its row where it is one of Plan.attacks or Plan.ready
     accuracy: Annotated[float, between(0, 1)] | None = None  # of the clean test images, where known
-    n: Annotated[int, at_least(1)] | None = (
-        None  # votes, where known: entries of another n get no reduction against these
-    )
+    n: Annotated[int, at_least(1)] | None = None  # votes, where known; no reduction against entries of another n
     alpha: Annotated[float, PROBABILITY] = ALPHA  # of the votes
 
     def check(self) -> None:

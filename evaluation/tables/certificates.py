@@ -32,7 +32,7 @@ from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import points_of_runs, points_table, runs_of
-from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS, Point, as_text
+from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS
 from randomized_smoothing_certification.core import round_down
 from randomized_smoothing_certification.sampling import ALPHA
 from runtime.checks import shortened
@@ -85,21 +85,19 @@ class Config:
 
 def main(config: Config) -> None:
     """Print the entries, export one, or import one. Raises InputError before anything is written."""
-    given = [f"--{one.name.replace('_', '-')}" for one in fields(config) if _is_given(config, one.name)]
+    about_files = [one for one in fields(config) if one.name not in ABOUT_THE_STORE]
+    given = [f"--{one.name.replace('_', '-')}" for one in about_files if getattr(config, one.name) != one.default]
     if config.import_files and (config.entry or config.out_dir):
         raise InputError("--import-files adds an entry, --entry and --out-dir export one; give one or the other")
     if given and not config.import_files:
         raise InputError(f"{given[0]} says what --import-files are; name the files, or leave it out")
     if config.import_files:
-        import_entry(config)
+        with Lock(config.store / SETTINGS):
+            import_entry(config)
     elif config.entry or config.out_dir:
         export_entry(config)
     else:
         print(list_of_entries(config.store))
-
-
-def _is_given(config: Config, name: str) -> bool:
-    return name not in ABOUT_THE_STORE and getattr(config, name) != Config.__dataclass_fields__[name].default
 
 
 def list_of_entries(folder: Path) -> str:
@@ -145,14 +143,10 @@ def export_entry(config: Config) -> None:
 def as_certificates(points: pd.DataFrame) -> str:
     """The points of a run as a file in the columns of Cohen et al.'s code, and votes where each point has them."""
     has_votes = "votes" in points and bool(points["votes"].notna().all())
-    votes = points["votes"].astype(int) if has_votes else [None] * len(points)
-    rows = [
-        Point(int(idx), int(label), int(predict), _radius_text(radius), int(correct), NO_TIME, counted)
-        for idx, label, predict, radius, correct, counted in zip(
-            *(points[name] for name in ("idx", "label", "predict", "radius", "correct")), votes, strict=True
-        )
-    ]
-    return as_text(rows, "\t".join((*COLUMNS, "votes") if has_votes else COLUMNS))
+    columns = [*COLUMNS, "votes"] if has_votes else [*COLUMNS]
+    rows = points.assign(radius=points["radius"].map(_radius_text), time=NO_TIME)[columns]
+    whole = dict.fromkeys(set(columns) - {"radius", "time"}, int)
+    return rows.astype(whole).to_csv(sep="\t", index=False, lineterminator="\n")
 
 
 def _radius_text(radius: float) -> str:
@@ -166,11 +160,6 @@ def import_entry(config: Config) -> None:
 
     Raises InputError where the plan or the store has the entry already, or a file or a setting cannot be used.
     """
-    with Lock(config.store / SETTINGS):
-        _import(config)
-
-
-def _import(config: Config) -> None:
     plan_file = config.store / "plan.yaml"
     plan, store = read_plan(plan_file), read_store(config.store)
     foreign, before = _foreign(config), points_of_runs(store, config.store)

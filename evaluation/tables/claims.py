@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -144,13 +145,6 @@ def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix
     return markdown_table(HEADER, rows)
 
 
-class Shown(NamedTuple):
-    """What a headline says of a number."""
-
-    number: str
-    counted: str
-
-
 def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
     """The sentences for README as a Markdown list. frames, prefix: as in claims_table.
 
@@ -160,7 +154,7 @@ def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: s
     for claim in claims:
         if claim.headline:
             numbers = [
-                Shown(f"[{one.text}]({prefix}{entries.folder}/tables.md)", one.counted)
+                SimpleNamespace(number=f"[{one.text}]({prefix}{entries.folder}/tables.md)", counted=one.counted)
                 for entries in claim.entries
                 for one in measured(entries, frames)
             ]

@@ -138,6 +138,12 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     colours |= dict.fromkeys([name for name in names if _kind(name) == OPTIMISED_KIND][1:], GREEN)
     rows = _rows_of_panels(shown)
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
+    what, scale = "certified accuracy", "radius (l2, pixels in [0, 1])"
+    if not against_radius:
+        what = (
+            "p_A: probability of the right class under the noise. Share of test points whose lower bound is at least x"
+        )
+        scale = "lower bound of p_A (scale of its normal quantile)"
     for (key, group), axes in (
         (panel, axes) for row, line in zip(rows, grid, strict=True) for panel, axes in zip(row, line, strict=False)
     ):
@@ -151,19 +157,11 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
         if not against_radius:
             ticks = [tick for tick in TICKS if stats.norm.ppf(tick) <= at[-1] / sigma]
             axes.set_xticks(stats.norm.ppf(ticks), [f"{tick:g}" for tick in ticks], fontsize="small")
-        what = (
-            "radius (l2, pixels in [0, 1])" if against_radius else "lower bound of p_A (scale of its normal quantile)"
-        )
-        axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=what, ylabel="share of points")
+        axes.set(ylim=(0, 1.02), xlim=(0, None), xlabel=scale, ylabel="share of points")
         _dress(axes, key, shown)
     for name, colour in colours.items():
         figure.axes[0].plot([], [], color=colour, label=plain_text(name.replace("_", " ")))
     figure.axes[0].legend(fontsize="small")
-    what = (
-        "certified accuracy"
-        if against_radius
-        else "p_A: probability of the right class under the noise. Share of test points whose lower bound is at least x"
-    )
     _finish(figure, title, shown, f"{what}, mean over victims")
     save_png(path, figure, colours=48)
 
@@ -199,7 +197,6 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
     return [row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)]
 
 
-@default_style()
 def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
     """A figure and its grid of axes; those without a panel are invisible. heights, wide: of a row, a panel, inches."""
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from evaluation.store import POINTS, SETTINGS
 from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
 from evaluation.tables.plan import AttackVariant, Plan
 from evaluation.tables.records import commits
-from evaluation.tables.runs import Entry, Run
+from evaluation.tables.runs import Entry
 from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 
@@ -115,12 +115,14 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
         "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
     }  # fmt: skip
     for name in OF_VICTIMS:
-        values = [value for run in runs if (value := _number(run, name)) is not None]
+        radius = SHARES.get(name)
+        found = [getattr(run, name) if radius is None else run.certified_at(radius * run.sigma) for run in runs]
+        values = [value for value in found if value is not None]
         row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(values) if values else (None, None)
     row["at_ceiling"] = _mean(run.at_ceiling for run in runs)
-    found = reduction_against(attack_runs, clean) if poison else None
-    row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), found or 3 * (None,), strict=False))
-    row |= {"interval_over": ", ".join(found.over) if found else "", "reduction": found}
+    reduction = reduction_against(attack_runs, clean) if poison else None
+    row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), reduction or 3 * (None,), strict=False))
+    row |= {"interval_over": ", ".join(reduction.over) if reduction else "", "reduction": reduction}
     row["gradients"] = _mean(run.gradients for run in runs)
     row |= runs[0].visibility if runs and poison else {}
     for name in ("backend", "machine"):
@@ -147,10 +149,6 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
     variants = plan.attack_variants()
     without_seed = {key.removesuffix(f"_seed_{one.flags.get('seed')}"): one for key, one in variants.items()}
     return (without_seed | variants).get(name, AttackVariant("", {}))
-
-
-def _number(run: Run, name: str) -> float | None:
-    return run.certified_at(SHARES[name] * run.sigma) if name in SHARES else getattr(run, name)
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None) -> Reduction | None:

@@ -73,8 +73,8 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
     order.prepare()
     place = {job: number for number, job in enumerate(jobs)}
     bar, ready = _Bar(jobs, processes), list[Job]()
-    running: dict[Future[str | None], tuple[Job, _Worker | None]] = {}
-    idle: list[_Worker] = []
+    running: dict[Future[str | None], tuple[Job, ProcessPoolExecutor | None]] = {}
+    idle: list[ProcessPoolExecutor] = []
     failed: dict[Job, str] = {}
     stopped = ""
     try:
@@ -89,7 +89,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
                 if processes == 1:
                     running[_run_here(job, stop, bar)] = job, None
                 else:
-                    free = idle.pop() if idle else _Worker()
+                    free = idle.pop() if idle else _worker()
                     running[free.submit(_run_there, job, stop.minutes_left)] = job, free
             if not running:
                 break
@@ -133,11 +133,9 @@ def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
     return future
 
 
-class _Worker(ProcessPoolExecutor):
+def _worker() -> ProcessPoolExecutor:
     """A process that runs one job after the other. Where the system kills it, the other workers go on."""
-
-    def __init__(self) -> None:
-        super().__init__(1, mp_context=_SPAWN, initializer=_in_a_worker)
+    return ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_in_a_worker)
 
 
 def _in_a_worker() -> None:

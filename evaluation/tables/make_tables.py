@@ -22,23 +22,13 @@ import msgspec
 
 from attack_generation.figures import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
+from evaluation.tables import records
 from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gradients, save_distributions
 from evaluation.tables.formats import as_html, as_latex, as_markdown, as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.layout import tables_by_victims, tables_of
 from evaluation.tables.paths import FIGURES, PAGES, Paths
 from evaluation.tables.plan import Plan, read_plan
-from evaluation.tables.records import (
-    collect,
-    commits,
-    differences,
-    is_in_results,
-    job_times,
-    missing,
-    read_entries,
-    require_clean_entries,
-    require_runs,
-)
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
@@ -70,34 +60,33 @@ def main(config: Config) -> None:
     times = pd.DataFrame()
     paths = plan.paths_in(config.directory)
     folder = config.results_dir or (config.plan.parent if config.from_results else paths.results)
-    is_published = is_in_results(folder)
+    is_published = records.is_in_results(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
     if config.from_results:
         if (there := folder / "plan.yaml").is_file() and read_plan(there).table != plan.table:
             raise InputError(f"{folder}: holds the table {read_plan(there).table!r}; choose another --results-dir")
-        entries = read_entries(plan, config.plan.parent)
-        require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
+        entries = records.read_entries(plan, config.plan.parent)
+        records.require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
     else:
-        collect(plan, folder, config.directory)
-        entries = read_entries(plan, folder)
-        times = job_times(paths)
+        records.collect(plan, folder, config.directory)
+        entries = records.read_entries(plan, folder)
+        times = records.job_times(paths)
         _images(plan, paths, folder / "images.png")
     if is_published:
-        require_clean_entries(entries.values(), folder)
-    frame, lacking = frame_of(plan, entries), missing(list(entries.values()))
+        records.require_clean_entries(entries.values(), folder)
+    frame, lacking = frame_of(plan, entries), records.missing(list(entries.values()))
     for name, text in tables_as_text(plan, frame, lacking, times).items():
         if name == "tables.md" or not is_published:
             write_text(folder / name, text)
     draw_figures(plan.title, frame, folder, curves=not is_published)
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
-    for line in differences(plan, entries.values()):
+    for line in records.differences(plan, entries.values()):
         print(f"note: {line}")
     if lacking:
         print("\nmissing:\n  " + "\n  ".join(lacking))
-    print(
-        f"\n{shown_path(folder)}: {', '.join(written)}{'' if config.from_results else ' and, per point, points.csv.xz'}"
-    )
+    stored = "" if config.from_results else " and, per point, points.csv.xz"
+    print(f"\n{shown_path(folder)}: {', '.join(written)}{stored}")
 
 
 def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: pd.DataFrame) -> dict[str, str]:
@@ -119,7 +108,7 @@ def _versions(frame: pd.DataFrame) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
-        named = [("commit", one) for one in commits(run.records)]
+        named = [("commit", one) for one in records.commits(run.records)]
         named += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
         for name, value in [*named, *victim.get("versions", {}).items()]:
             found.setdefault(name, {})[value] = None

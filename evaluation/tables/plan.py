@@ -274,8 +274,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """What one job of a rule may use."""
         return self.limits.get(rule) or self.limits.get("all") or Limits()
 
-    # Entries ---------------------------------------------------------------------------------------------
-
     def cells(self) -> list[Cell]:
         """Every entry that is made here, once."""
         main = [

@@ -43,14 +43,6 @@ class Measured(NamedTuple):
     records: dict[str, Any]  # how it was made
 
 
-def points_of_class(path: Path, target_class: int) -> list[Point]:
-    """The points in a certification file. Raises InputError where it is damaged or has no point of the class."""
-    points = read_points(path)
-    if not any(point.label == target_class for point in points):
-        raise InputError(f"{path}: has no point of class {target_class}; choose another file")
-    return points
-
-
 def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
     """Raise InputError where not one of a table's entries has a run. where, mend: for the error."""
     entries = list(entries)
@@ -117,7 +109,9 @@ def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, Measured]:
     """
     runs = {}
     for seed, file in enumerate(foreign.files):
-        path, points = folder / file, points_of_class(folder / file, foreign.target_class)
+        path, points = folder / file, read_points(folder / file)
+        if not any(point.label == foreign.target_class for point in points):
+            raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
         runs[seed] = Measured(path, points, {"file": file, **foreign.records})

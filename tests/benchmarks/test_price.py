@@ -12,7 +12,7 @@ from runtime.files import InputError
 
 
 def test_every_stage_has_its_price(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    rows = price.main(price.TimedConfig(quick=True, seconds=0.05, out=tmp_path / "price.json"))
+    rows = price.main(price.works.TimedConfig(quick=True, seconds=0.05, out=tmp_path / "price.json"))
     assert [(row.name, row.unit) for row in rows] == [
         ("attack", "h"), ("25 victims", "h"), ("25 certificates", "h"), ("together", "h"),
         ("together, were the gradient 65 ms", "h"), ("gradient of 20", "ms"), ("outer step", "ms"),
@@ -31,10 +31,10 @@ def test_hours_follow_from_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
         "training, cheap": 0.6,
     }  # fmt: skip
     asked: list[str] = []
-    monkeypatch.setattr(price, "median_seconds", lambda works, seconds: (asked.extend(works), took)[1])
+    monkeypatch.setattr(price.works, "median_seconds", lambda works, seconds: (asked.extend(works), took)[1])
     cheap = price.Settings({"optimiser": Soba(), "epochs": 5}, {"schedule": "one_cycle", "epochs": 10}, 0.25)
     monkeypatch.setitem(price.SETTINGS, "cheap", cheap)
-    rows = {row.name: row for row in price.main(price.TimedConfig(quick=True))}
+    rows = {row.name: row for row in price.main(price.works.TimedConfig(quick=True))}
     assert set(asked) == set(took)
     steps = {"attack": 360 // 18, "victim": 400 // 8}  # of an epoch at toy size
     hours = {
@@ -57,4 +57,4 @@ def test_hours_follow_from_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("setting", [{"seconds": 0.0}, {"batch_size": 0}])
 def test_bad_settings(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
-        price.main(price.TimedConfig(quick=True, **setting))
+        price.main(price.works.TimedConfig(quick=True, **setting))

@@ -40,14 +40,14 @@ UNITS = {
 def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "SMALLEST_MATMUL", 64)
     monkeypatch.setattr(speed, "LARGEST_MATMUL", 128)
-    measure = speed.median_seconds
+    measure = speed.works.median_seconds
 
-    def as_if_undisturbed(works: dict[str, speed.Work], seconds: float) -> dict[str, float]:
+    def as_if_undisturbed(works: dict[str, speed.works.Work], seconds: float) -> dict[str, float]:
         """Each work a millisecond longer than the one before: a busy machine may measure any order."""
         assert all(took > 0 for took in measure(works, seconds).values())
         return {name: 1e-3 * number for number, name in enumerate(works, start=1)}
 
-    monkeypatch.setattr(speed, "median_seconds", as_if_undisturbed)
+    monkeypatch.setattr(speed.works, "median_seconds", as_if_undisturbed)
     out = tmp_path / "speed.json"
     rows = speed.main(speed.Config(quick=True, seconds=0.05, batch_size=50, out=out))
     assert {row.name: row.unit for row in rows} == UNITS

@@ -154,7 +154,7 @@ STAGES = {
             {"studies": "results/label_flipping", "results-dir": "out"}, is_exclusive=False,
         ),
         Stage(
-            "results", "evaluation/tables/write_results.py", {"results-dir": "results", "benchmarks-dir": "benchmarks"},
+            "results", "evaluation/write_results.py", {"results-dir": "results", "benchmarks-dir": "benchmarks"},
             ("results", "benchmarks"), False,
         ),
         *(make(method) for method in METHODS if method != "gaussianaug" for make in (_attack, _victim)),

@@ -21,7 +21,7 @@ from evaluation.tables.layout import tables_by_victims
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import missing, read_entries, require_clean_commits
-from evaluation.tables.write_results import overview, read_frames, speed_page, with_headlines
+from evaluation.write_results import overview, read_frames, speed_page, with_headlines
 
 ROOT = Path(data.__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -165,11 +165,11 @@ def test_the_readme_shows_the_demo_as_it_was_measured() -> None:
 
 def test_the_overviews_are_not_stale(frames: dict[str, pd.DataFrame]) -> None:
     for name, text in overview(RESULTS, frames).items():
-        assert (RESULTS / name).read_text() == text, "python evaluation/tables/write_results.py"
+        assert (RESULTS / name).read_text() == text, "python evaluation/write_results.py"
     readme = (ROOT / "README.md").read_text()
     assert readme == with_headlines(readme, RESULTS, frames) and "(3 victims, 1 attack run," in readme
     written = (ROOT / "benchmarks/README.md").read_text()
-    assert written == speed_page(ROOT / "benchmarks/records"), "python evaluation/tables/write_results.py"
+    assert written == speed_page(ROOT / "benchmarks/records"), "python evaluation/write_results.py"
 
 
 def test_bfloat16_certificates_agree_with_float32_as_the_notes_say() -> None:

@@ -172,7 +172,7 @@ def test_imported_certificates_join_the_store_the_plan_and_the_tables(
     # From the files themselves the same run is read.
     foreign_alone = plan_of({**yaml.safe_load((store / "plan.yaml").read_text()), "methods": {}})
     again = store.parent / "again"
-    make_tables.collect(foreign_alone, again)
+    make_tables.records.collect(foreign_alone, again)
     assert [run.acr for run in read_entries(foreign_alone, again)[foreign.cell].runs] == [
         run.acr for run in entry.runs
     ]  # fmt: skip

@@ -13,11 +13,12 @@ import pytest
 
 from evaluation.store import POINTS as POINTS_FILE
 from evaluation.store import SETTINGS, read_store
+from evaluation.tables.cells import Foreign
 from evaluation.tables.frame import as_csv, frame_of
 from evaluation.tables.layout import tables_of
 from evaluation.tables.make_tables import Config, main, tables_as_text
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import collect, differences, foreign_runs, job_times, points_of_class, read_entries
+from evaluation.tables.records import collect, differences, foreign_runs, job_times, read_entries, runs_of
 from evaluation.tables.runs import Run
 from randomized_smoothing_certification.certificate_file import Point, as_text, ceiling_of, summary_path
 from randomized_smoothing_certification.core import round_down
@@ -269,10 +270,9 @@ OF_ANOTHER_PROGRAM = """idx\tlabel\tpredict\tradius\tcorrect\ttime
     ],
 )
 def test_damaged_certificates_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv"
-    path.write_text(text)
+    (tmp_path / "a.tsv").write_text(text)
     with pytest.raises(InputError, match=message):
-        points_of_class(path, 8)
+        runs_of(Foreign(method="consistency", sigma=0.5, target_class=8, files=("a.tsv",)), tmp_path)
 
 
 def foreign_plan(tmp_path: Path, *foreign: dict[str, Any]) -> Plan:

@@ -1,6 +1,6 @@
 """Write results/README.md, results/summary.csv and benchmarks/README.md from the records in both folders.
 
-    python evaluation/tables/write_results.py
+    python evaluation/write_results.py
 
 Every folder of results/ is a store (evaluation/store.py): of a plan, where a plan.yaml lies beside it, of studies of
 changed labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them
@@ -29,7 +29,7 @@ from runtime.provenance import project_path, shown_path
 
 HEAD = f"""# Results
 
-Made by `python evaluation/tables/write_results.py`. To change it, edit `claims.yaml` or a `NOTES.md` and run it again.
+Made by `python evaluation/write_results.py`. To change it, edit `claims.yaml` or a `NOTES.md` and run it again.
 ACR is the average certified radius, in l2, with pixels in [0, 1]. {ABOUT}
 
 Each folder holds `tables.md`, at most three figures (`acr.png`, `p_a.png`, `images.png`), `NOTES.md`, and the store
@@ -39,7 +39,7 @@ commits of every run. `summary.csv` has every entry of every plan. [How to read 
 
 SPEED = """# Speed and memory
 
-Made by `python evaluation/tables/write_results.py` from the records in `records/`, which are made by, for example,
+Made by `python evaluation/write_results.py` from the records in `records/`, which are made by, for example,
 `python benchmarks/speed.py --out benchmarks/records/speed.json`. `make benchmark` prints the same for your machine.
 A bar is the project's own goal. Most bars are counted in gradients, because machines differ.
 """
@@ -126,10 +126,6 @@ def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) ->
     return f"{before}{begin}\n{sentences}\n{end}{after}"
 
 
-def _indented(text: str) -> str:
-    return "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
-
-
 def speed_page(records: Path) -> str:
     """Content of benchmarks/README.md: a section per record, with its command, commit, machine and rows."""
     sections, files = [SPEED], sorted(records.glob("*.json"))
@@ -146,7 +142,8 @@ def speed_page(records: Path) -> str:
             rows[name] = (text := rows[name].fillna("").astype(str)).str.ljust(int(text.str.len().max()))
         shown = rows.to_string(index=False, na_rep="", justify="left", float_format=lambda value: f"{value:,.4g}")
         made = f"`{record['command']}`, commit {record['commit']}; {about}."
-        sections.append(f"## {path.stem}\n\n{made}\n\n{_indented(shown)}")
+        indented = "".join(f"    {line}".rstrip() + "\n" for line in shown.splitlines())
+        sections.append(f"## {path.stem}\n\n{made}\n\n{indented}")
     notes = records / "NOTES.md"
     return "\n".join([*sections, f"\n{read_text(notes)}" if notes.is_file() else ""])
 

@@ -15,7 +15,7 @@ from evaluation.store import Store, read_store, write_store
 from evaluation.tables.claims import Claim, Entries, Measured, claims_table, headlines, measured, read_claims, verdict
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import points_table, read_entries, require_clean_commits
-from evaluation.tables.write_results import MARKS, Config, main, overview, read_frames, with_headlines
+from evaluation.write_results import MARKS, Config, main, overview, read_frames, with_headlines
 from randomized_smoothing_certification.certificate_file import Point
 from runtime.files import InputError, read_text, write_json, write_text
 
