@@ -33,7 +33,7 @@ from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, cl
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256
-from runtime.lazy import ops, tree
+from runtime.lazy import keras, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path, shown_path
@@ -146,10 +146,11 @@ def train_victims(config: TrainingConfig) -> list[Path]:
         name = poison.stem.removeprefix("X_")
     trained_on = defended(trained_on, config.defence)
     out_dir = config.out_dir or project_path("saved_models") / dataset.name
-    train = train_victim if config.partitions == 1 else train_vote
     with Stop(config.max_minutes) as stop:
         return [
-            train(replace(config, seed=seed), trained_on, out_dir / victim_name(method, config.sigma, name, seed), stop)
+            train_victim(
+                replace(config, seed=seed), trained_on, out_dir / victim_name(method, config.sigma, name, seed), stop
+            )
             for seed in range(config.seed, config.seed + config.runs)
         ]
 
@@ -167,42 +168,56 @@ def _require_poison(poison: Path, data_dir: Path) -> None:
 
 
 def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
-    """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept."""
+    """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept.
+
+    The victim is a network, or the majority vote of ``config.partitions`` networks.
+    """
     config = config.in_force()
-    with _run(config, dataset, path, stop) as run:
+    run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
+    # The test set too: the accuracies in the record are measured on it.
+    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
+    with LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop) as run:
         if run.is_finished():
             return path
-        training = Training(config, dataset)
-
-        def step(state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
-            state, loss = training.step(state, number)
-            return state, {"training_loss": loss}
-
-        state = run.advance(training.initial_state(), step, training.total_steps, epoch=training.steps_per_epoch)
-        accuracies = training.evaluate(state)
-        model = training.model.assign(state.weights, state.statistics)
+        if config.partitions == 1:
+            model, accuracies = _network(config, dataset, run)
+        else:
+            model, accuracies = _vote(config, dataset, run.run_dir, stop)
         run.finish(lambda path: save_model(model, path), config, **accuracies)
-    _say(config, path, accuracies)
+    print(
+        f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
+        f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
+    )
+    if not accuracies["target_accuracy"]:
+        print(
+            f"warning: this victim classifies no clean test image of class {config.target_class} correctly, so that "
+            "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
+        )
     return path
 
 
-def train_vote(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
-    """Train a network on each part of ``dataset`` and save their majority vote as ``path``; finished ones are kept."""
-    config = config.in_force()
-    with _run(config, dataset, path, stop) as run:
-        if run.is_finished():
-            return path
-        parts = [
-            train_victim(replace(config, partitions=1), part, run.run_dir / f"part_{number}.keras", stop)
-            for number, part in enumerate(partitioned(dataset, config.partitions))
-        ]
-        model = majority_vote([load_model(part) for part in parts])
-        stateless = StatelessModel(model)
-        votes = jit(partial(stateless, *stateless.initial()))
-        accuracies = _accuracies(lambda x: votes(x)[0], dataset, config.target_class)
-        run.finish(lambda path: save_model(model, path), config, **accuracies)
-    _say(config, path, accuracies)
-    return path
+def _network(config: TrainingConfig, dataset: Dataset, run: LongRun) -> tuple["keras.Model", dict[str, float]]:
+    """A trained network and its accuracies."""
+    training = Training(config, dataset)
+
+    def step(state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
+        state, loss = training.step(state, number)
+        return state, {"training_loss": loss}
+
+    state = run.advance(training.initial_state(), step, training.total_steps, epoch=training.steps_per_epoch)
+    return training.model.assign(state.weights, state.statistics), training.evaluate(state)
+
+
+def _vote(config: TrainingConfig, dataset: Dataset, folder: Path, stop: Stop) -> tuple["keras.Model", dict[str, float]]:
+    """The majority vote of networks, each trained on a part of ``dataset`` and kept in ``folder``. Its accuracies."""
+    parts = [
+        train_victim(replace(config, partitions=1), part, folder / f"part_{number}.keras", stop)
+        for number, part in enumerate(partitioned(dataset, config.partitions))
+    ]
+    model = majority_vote([load_model(part) for part in parts])
+    stateless = StatelessModel(model)
+    votes = jit(partial(stateless, *stateless.initial()))
+    return model, _accuracies(lambda x: votes(x)[0], dataset, config.target_class)
 
 
 def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
@@ -216,25 +231,6 @@ def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
     if not all(len(rows) for rows in parts):
         raise InputError(f"partitions is {count}, too many for {len(of_image)} training images; lower it")
     return [replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows]) for rows in parts]
-
-
-def _run(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> LongRun:
-    run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
-    # The test set too: the accuracies in the record are measured on it.
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
-    return LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop)
-
-
-def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> None:
-    print(
-        f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
-        f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
-    )
-    if not accuracies["target_accuracy"]:
-        print(
-            f"warning: this victim classifies no clean test image of class {config.target_class} correctly, so that "
-            "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
-        )
 
 
 def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The owner of the files that a run makes: a lock while it makes them, and records that say how they were made."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,16 +28,18 @@ class Artifact:
 
     def __enter__(self: Owner) -> Owner:
         require_no_folder(*self.files)
-        self.lock.__enter__()
-        try:
+        with ExitStack() as held:
+            held.enter_context(self.lock)
             remove_leftovers(*self.files)
-        except BaseException:
-            self.lock.__exit__()
-            raise
+            self.require_own()
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.lock.__exit__()
+        self._held.close()
+
+    def require_own(self) -> None:
+        """Raise InputError where something in the way makes the run impossible. Called while the lock is held."""
 
 
 def read_same_record(

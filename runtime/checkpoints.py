@@ -33,12 +33,11 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
     try:
         record = json.loads(str(archive.pop("record")))
         leaves = [archive[f"leaf_{i}"] for i in range(len(archive))]
-    except (KeyError, ValueError, RecursionError) as error:
+        found = record.get("settings")
+    except (AttributeError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a checkpoint of this project; delete it to start again") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: not a checkpoint of this project; delete it to start again")
     if same is not None:
-        require_same_settings(path, record.get("settings"), same)
+        require_same_settings(path, found, same)
     template = [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(like)]
     if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in template]:
         raise InputError(f"{path}: shapes or types differ from this run's model or batch; delete it to start again")

@@ -117,43 +117,40 @@ def seeming(head: bytes) -> str:
 
 def load_array(path: Path) -> np.ndarray:
     """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
-    path = Path(path)
-    try:
-        with warnings.catch_warnings():  # NumPy's about odd headers, on the way to an error
-            warnings.simplefilter("ignore")
-            array = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such file; prepare the data first (data/prepare_*.py) or mend the path"
-        ) from error
-    except Exception as error:  # zipfile, tokenize and NumPy each raise their own kinds on a damaged header
-        raise _unreadable(path, ".npy", (NPY,), error) from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise InputError(f"{path}: holds several arrays, one .npy array expected")
-    return array
+    with _loaded(path, ".npy", (NPY,), "prepare the data first (data/prepare_*.py) or mend the path") as array:
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise InputError(f"{path}: holds several arrays, one .npy array expected")
+        return array
 
 
 def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """Read the arrays ``names`` (all when None) of an .npz file. Raises InputError as load_array does."""
-    path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = sorted(set(names or ()) - set(archive.files))
-            if missing:
-                held = shorten(", ".join(archive.files), 200, placeholder=" ...") or "nothing"
-                raise InputError(f"{path}: has no array {missing[0]!r} (it holds {held})")
-            arrays = {name: archive[name] for name in names or archive.files}
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; mend the path") from error
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own kinds on a damaged archive
-        raise _unreadable(path, ".npz", (ZIP, EMPTY_ZIP), error) from error
+    with _loaded(path, ".npz", (ZIP, EMPTY_ZIP), "mend the path") as opened, opened as archive:
+        missing = sorted(set(names or ()) - set(archive.files))
+        if missing:
+            held = shorten(", ".join(archive.files), 200, placeholder=" ...") or "nothing"
+            raise InputError(f"{path}: has no array {missing[0]!r} (it holds {held})")
+        arrays = {name: archive[name] for name in names or archive.files}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no .npy file
             raise InputError(f"{path}: {name!r} in it is no array; make it again with numpy.savez")
     return arrays
+
+
+@contextmanager
+def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> Iterator[Any]:
+    """What NumPy finds in a file. Errors become InputError, also those of reading on in the context."""
+    try:
+        with warnings.catch_warnings():  # NumPy's about odd headers, on the way to an error
+            warnings.simplefilter("ignore")
+            yield np.load(path, allow_pickle=False)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {mend}") from error
+    except Exception as error:  # zipfile, zlib, tokenize and NumPy each raise their own kinds on a damaged file
+        raise _unreadable(Path(path), ending, starts, error) from error
 
 
 def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], error: Exception) -> InputError:

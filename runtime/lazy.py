@@ -32,18 +32,13 @@ class LazyModule(ModuleType):
 if TYPE_CHECKING:
     import keras as keras
     import pandas as pandas
-    from keras import layers as layers
-    from keras import ops as ops
-    from keras import tree as tree
-    from scipy import linalg as linalg
-    from scipy import ndimage as ndimage
-    from scipy import optimize as optimize
-    from scipy import sparse as sparse
-    from scipy import special as special
-    from scipy import stats as stats
+    from keras import layers, ops, tree
+    from scipy import linalg, ndimage, optimize, sparse, special, stats
 else:
     keras, pandas = LazyModule("keras"), LazyModule("pandas")
     layers, ops, tree = (LazyModule(f"keras.{name}") for name in ("layers", "ops", "tree"))
     linalg, ndimage, optimize, sparse, special, stats = (
         LazyModule(f"scipy.{name}") for name in ("linalg", "ndimage", "optimize", "sparse", "special", "stats")
     )
+
+__all__ = ["keras", "layers", "linalg", "ndimage", "ops", "optimize", "pandas", "sparse", "special", "stats", "tree"]

@@ -6,7 +6,6 @@ checkpoint and ends with the same bits.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -25,7 +24,6 @@ from runtime.provenance import provenance, settings, shown_path
 from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
-Item = TypeVar("Item")
 Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
 _LOOK_EVERY = 50  # steps; a device is not made to wait for its numbers at every step
 
@@ -103,19 +101,13 @@ class LongRun(Artifact):
         self.identity, self.run_dir = identity, run_dir
         self.record, self.checkpoint = self.files[1], run_dir / "checkpoint.npz"
         self._controls, self._stop = controls, stop
-        self._checkpoints, self._held = Artifact(self.checkpoint), ExitStack()
+        self._checkpoints = Artifact(self.checkpoint)
         self._note = json_sha256(identity)
         self._in_the_way: tuple[Path, ...] = ()
 
-    def __enter__(self) -> "LongRun":
+    def require_own(self) -> None:
+        """Refuse a folder in place of the checkpoint before anything is computed."""
         require_no_folder(self.checkpoint)
-        return super().__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._held.close()
-        finally:
-            super().__exit__()
 
     def is_finished(self) -> bool:
         """Whether the artifact is there, whole and made with the same settings; if so a line says it.
@@ -178,10 +170,8 @@ class LongRun(Artifact):
             done = said
             print(f"continuing {self.path.stem} after {done} of {total} {unit}s")
         saved = time.monotonic()
-        with (
-            Scalars(self.run_dir / "tensorboard") as scalars,
-            progress(total=total, initial=done, desc=self.path.stem, unit=unit) as bar,
-        ):
+        scalars = Scalars(self.run_dir / "tensorboard")
+        with progress(total=total, initial=done, desc=self.path.stem, unit=unit) as bar:
             for number in range(done, total):
                 state, values = step(state, number)
                 done = number + 1

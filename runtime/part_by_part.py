@@ -11,7 +11,7 @@ from runtime.files import (
     InputError,
     append,
     json_sha256,
-    read_json,
+    read_record,
     remove,
     remove_leftovers,
     require_no_folder,
@@ -111,25 +111,17 @@ def settings_path(path: Path) -> Path:
 
 
 class KeptStages(Artifact):
-    """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on.
-
-    Entering also raises OtherSettings where the folder keeps a stage of another study.
-    """
+    """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
         super().__init__(folder / "stages")
         self.folder, self.identity, self._policy, self._stop = folder, identity, policy, stop
 
-    def __enter__(self) -> "KeptStages":
-        super().__enter__()
-        try:
-            for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
-                if _is_stage(path):  # where one of this study is damaged, ``get`` says so
-                    read_same_record(path, self.identity)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+    def require_own(self) -> None:
+        """Raise OtherSettings where the folder keeps a stage of another study that may not be replaced."""
+        for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
+            if _is_stage(path):  # where one of this study is damaged, ``get`` says so
+                read_same_record(path, self.identity)
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The result of an earlier run with the same settings, or else a new one, which is kept.
@@ -156,7 +148,6 @@ class KeptStages(Artifact):
 
 def _is_stage(path: Path) -> bool:
     try:
-        record = read_json(path)
+        return "result" in read_record(path, settings=dict)
     except InputError:
         return False
-    return isinstance(record, dict) and isinstance(record.get("settings"), dict) and "result" in record

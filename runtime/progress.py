@@ -5,9 +5,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -50,7 +50,7 @@ class _Told(tqdm):
 
 
 class Scalars:
-    """TensorBoard scalars without TensorFlow: ``scalars.write(step, loss=0.3)``. Use as a context manager.
+    """TensorBoard scalars without TensorFlow: ``scalars.write(step, loss=0.3)``.
 
     They are written at once, in this thread. TensorBoard's own writer uses another thread, which dies with a traceback
     where it cannot write. Where a file cannot be made or written, one line says so and the run goes on without scalars.
@@ -59,46 +59,28 @@ class Scalars:
     _count = itertools.count()
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
         # Files are read in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.{next(self._count)}"
         self._path = folder / name
-        self._file: BinaryIO | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab")
-        except OSError as error:
-            self._give_up(error)
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def __enter__(self) -> "Scalars":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()  # everything is flushed already
+        self._is_written = True
+        self._add(file_version="brain.Event:2")
 
     def write(self, step: int, **values: float) -> None:
         """Add one point to each named curve."""
+        self._add(
+            step=step, summary={"value": [{"tag": name, "simple_value": value} for name, value in values.items()]}
+        )
+
+    def _add(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        self._add(Event(wall_time=time.time(), step=step, summary=summary))
-
-    def _add(self, event: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        if self._file:
-            try:
-                RecordWriter(self._file).write(event.SerializeToString())
-                self._file.flush()
-            except OSError as error:
-                self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        print(f"note: {unwritable(self._path, error)}; this run goes on without TensorBoard's scalars")
-        with suppress(OSError, AttributeError):  # closing tries once more to write
-            self._file.close()  # type: ignore[union-attr]
-        self._file = None
+        if not self._is_written:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                RecordWriter(file).write(Event(wall_time=time.time(), **event).SerializeToString())
+        except OSError as error:
+            self._is_written = False
+            print(f"note: {unwritable(self._path, error)}; this run goes on without TensorBoard's scalars")

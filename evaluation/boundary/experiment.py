@@ -16,9 +16,9 @@ from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control
 from evaluation.store import POINTS, SETTINGS, Store, write_store
 from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.statistics import mean_and_std_text, reduction_of
-from runtime.files import InputError, remove, require_no_folder, write_text
+from runtime.artifact import Artifact
+from runtime.files import InputError, remove, write_text
 from runtime.lazy import pandas as pd
-from runtime.lock import Lock
 from runtime.progress import progress
 from runtime.provenance import provenance, shown_path
 
@@ -35,8 +35,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     """
     config.check()
     record, *others = files = [config.out_dir / name for name in (SETTINGS, POINTS, TABLES, PICTURE)]
-    require_no_folder(*files)
-    with Lock(record):
+    with Artifact(*files):
         studies = [Study(config, kind) for kind in KINDS]
         results = {study.kind.name: _rows(study) for study in studies}
         store = _store(results, config)

@@ -16,10 +16,10 @@ from typing import Any
 from evaluation.label_flipping.report import COLUMNS, RECORD, TABLES, save_label_curves, tables_page
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.records import is_in_results, require_clean_commits
+from runtime.artifact import Artifact
 from runtime.command_line import run_script
-from runtime.files import InputError, require_no_folder, write_text
+from runtime.files import InputError, write_text
 from runtime.lazy import pandas as pd
-from runtime.lock import Lock
 from runtime.provenance import project_path, shown_path
 
 
@@ -38,7 +38,7 @@ def main(config: Config) -> None:
 
     Raises InputError where a folder holds no study, or one of no commit is to go into the project's results.
     """
-    folder, records = config.results_dir, config.results_dir / SETTINGS
+    folder = config.results_dir
     if not config.studies:
         raise InputError("studies must name at least one folder")
     here = [folder] if has_store(folder) else []
@@ -47,14 +47,13 @@ def main(config: Config) -> None:
         for entry, by_seed in store.records.items():
             require_clean_commits(Path(entry), by_seed)
     figures = by_dataset(store)
-    require_no_folder(*(folder / name for name in (SETTINGS, POINTS, TABLES, *figures)))
     try:
         tables = tables_page(store)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
             f"{config.studies[-1]}: a study's points or records cannot be read ({error}); make it again"
         ) from error
-    with Lock(records):
+    with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, *figures))):
         write_store(folder, store)
         write_text(folder / TABLES, tables)
         for name, studies in figures.items():

@@ -35,11 +35,11 @@ from evaluation.tables.records import points_of_runs, points_table, runs_of
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS
 from randomized_smoothing_certification.core import round_down
 from randomized_smoothing_certification.sampling import ALPHA
+from runtime.artifact import Artifact
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
 from runtime.lazy import pandas as pd
-from runtime.lock import Lock
 from runtime.provenance import project_path, shown_path
 
 NO_TIME = "0:00:00.000000"  # a store keeps none
@@ -161,26 +161,29 @@ def import_entry(config: Config) -> None:
     Raises InputError where the plan or the store has the entry already, or a file or a setting cannot be used.
     """
     plan_file = config.store / "plan.yaml"
-    plan, store = read_plan(plan_file), read_store(config.store)
-    foreign, before = _foreign(config), points_of_runs(store, config.store)
-    key = foreign.cell.key
-    if key in {cell.key for cell in plan.cells()} | {one.cell.key for one in plan.foreign}:
-        raise InputError(
-            f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
-        )
-    runs = runs_of(foreign, project_path(""))
-    tables = [points_table(key, seed, run.points) for seed, run in runs.items()]
-    records = {str(seed): run.records for seed, run in runs.items()}
-    if key not in store.records:
-        points = pd.concat([store.points, *tables], ignore_index=True)
-        write_store(config.store, Store(points, {**store.records, key: records}))
-    elif store.records[key] != records or not _are_points(tables, [before[key, seed] for seed in runs]):
-        raise InputError(f"{config.store}: the store has other runs of the entry {key} already; import into another")
-    # Where a run was stopped here, the same command writes the plan.
-    joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
-    write_text(plan_file, msgspec.yaml.encode(joined).decode())
-    print(f"{shown_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
-    print(f"python evaluation/tables/make_tables.py --plan {shown_path(plan_file)} --from-results")
+    with Artifact(config.store / SETTINGS, plan_file):
+        plan, store = read_plan(plan_file), read_store(config.store)
+        foreign, before = _foreign(config), points_of_runs(store, config.store)
+        key = foreign.cell.key
+        if key in {cell.key for cell in plan.cells()} | {one.cell.key for one in plan.foreign}:
+            raise InputError(
+                f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
+            )
+        runs = runs_of(foreign, project_path(""))
+        tables = [points_table(key, seed, run.points) for seed, run in runs.items()]
+        records = {str(seed): run.records for seed, run in runs.items()}
+        if key not in store.records:
+            points = pd.concat([store.points, *tables], ignore_index=True)
+            write_store(config.store, Store(points, {**store.records, key: records}))
+        elif store.records[key] != records or not _are_points(tables, [before[key, seed] for seed in runs]):
+            raise InputError(
+                f"{config.store}: the store has other runs of the entry {key} already; import into another"
+            )
+        # Where a run was stopped here, the same command writes the plan.
+        joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
+        write_text(plan_file, msgspec.yaml.encode(joined).decode())
+        print(f"{shown_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
+        print(f"python evaluation/tables/make_tables.py --plan {shown_path(plan_file)} --from-results")
 
 
 def _foreign(config: Config) -> Foreign:

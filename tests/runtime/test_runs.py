@@ -170,10 +170,10 @@ def curve(folder: Path) -> list[float]:
 
 def test_scalars_are_there_at_once_and_in_order_over_restarts(tmp_path: Path) -> None:
     for first in (0, 2):
-        with Scalars(tmp_path) as scalars:
-            for number in (first, first + 1):
-                scalars.write(number, loss=number)
-            assert len(curve(tmp_path)) == first + 2
+        scalars = Scalars(tmp_path)
+        for number in (first, first + 1):
+            scalars.write(number, loss=number)
+        assert len(curve(tmp_path)) == first + 2
     assert curve(tmp_path) == [0, 1, 2, 3]
 
 
@@ -182,9 +182,9 @@ def test_scalars_that_cannot_be_written_cost_one_line(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "full"):
-        with Scalars(folder) as scalars:
-            for number in range(1_000):
-                scalars.write(number, loss=number)
+        scalars = Scalars(folder)
+        for number in range(1_000):
+            scalars.write(number, loss=number)
         printed = capsys.readouterr()
         assert printed.out.startswith(f"note: {folder}") and printed.out.count("\n") == 1 and printed.err == ""
     assert len(curve(tmp_path / "full")) > 100
