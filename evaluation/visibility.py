@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import Sigma, load_dataset, load_poison, split_target_class
+from data.datasets import SPLITS, Sigma, load_dataset, load_poison, split_target_class
 from runtime.bounds import Seed
 from runtime.checks import require_usable
 from runtime.command_line import run_script
@@ -48,18 +48,14 @@ def main(config: Config) -> None:
     """Measure, write the record and print it. Raises InputError on bad settings or data."""
     require_usable(config)
     dataset = load_dataset(config.data_dir)
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "x_val", "x_test")}
     poison = load_poison(config.poison, dataset, config.target_class)
     clean, reference, held_out = (
-        split_target_class(x, y, config.target_class).x_target
-        for x, y in (
-            (dataset.x_train, dataset.y_train), (dataset.x_val, dataset.y_val), (dataset.x_test, dataset.y_test),
-        )
-    )  # fmt: skip
-    settings = {
-        **{name: getattr(config, name) for name in ("target_class", "sigma", "seed")}, **hashes,
-        "poison_sha256": array_sha256(poison),
-    }  # fmt: skip
+        split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), config.target_class).x_target
+        for part in SPLITS
+    )
+    settings = {name: getattr(config, name) for name in ("target_class", "sigma", "seed")}
+    settings |= {f"x_{part}": array_sha256(getattr(dataset, f"x_{part}")) for part in SPLITS}
+    settings["poison_sha256"] = array_sha256(poison)
     if config.out.is_file() and read_record(config.out).get("settings") == settings:
         print(f"{shown_path(config.out)}: already made with these settings, kept")
         return

@@ -21,7 +21,6 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 _KERAS_BEFORE = sys.modules.get("keras") is not None
-_LOADED_BEFORE = _KERAS_BEFORE or "tensorflow" in sys.modules
 
 _INSTALL = {"tensorflow": "pip install -r requirements.txt", "jax": "pip install -e '.[jax]'"}
 
@@ -232,6 +231,6 @@ else:
     for _name in ("keras", os.environ["KERAS_BACKEND"]):
         if not _is_installed(_name):
             _cannot_run(f"{_name} is not installed: {_INSTALL.get(_name, _INSTALL['tensorflow'])}")
-if _LOADED_BEFORE:
+if _KERAS_BEFORE or "tensorflow" in sys.modules:
     _warn_where_loaded_otherwise()
 sys.meta_path.insert(0, _AtFirstImport())

@@ -80,11 +80,11 @@ def allow_discard(other: OtherSettings, policy: OnOtherSettings) -> None:
     print(f"starting afresh: {other}")
 
 
-def require_finite(step: str, **values: float) -> None:
-    """Raise FloatingPointError naming the first quantity that is NaN or infinite."""
+def require_finite(step: str, **values: Any) -> None:
+    """Raise FloatingPointError naming the first quantity, a number or an array, that is NaN or infinite."""
     for name, value in values.items():
-        if not np.all(np.isfinite(value)):
+        for bad in np.asarray(value)[~np.isfinite(value)]:
             raise FloatingPointError(
-                f"{name} is {value} at {step}; the last good checkpoint is kept. "
+                f"{name} is {bad} at {step}; the last good checkpoint is kept. "
                 "Lower the learning rates or check the data"
             )

@@ -31,22 +31,18 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
     the run ends silently in status 141, and --help in 0.
     """
     with _silent_where_nobody_reads():
-        _run(main, config_type, description)
-
-
-def _run(main: Callable[[Config], Any], config_type: type[Config], description: str | None) -> None:
-    try:
-        config = parsed(config_type, description)
-        require_usable(config)
-        main(config)
-    except InputError as error:
-        _leave(f"error: {error}", 2)
-    except MemoryError as error:
-        _leave(f"error: not enough memory ({error}); choose smaller batches or fewer points", 1)
-    except FloatingPointError as error:
-        _leave(f"error: {error}", 1)
-    except StoppedEarly as stop:
-        _leave(f"stopped: {stop}; run the same command again to continue", STOPPED_EARLY)
+        try:
+            config = parsed(config_type, description)
+            require_usable(config)
+            main(config)
+        except InputError as error:
+            _leave(f"error: {error}", 2)
+        except MemoryError as error:
+            _leave(f"error: not enough memory ({error}); choose smaller batches or fewer points", 1)
+        except FloatingPointError as error:
+            _leave(f"error: {error}", 1)
+        except StoppedEarly as stop:
+            _leave(f"stopped: {stop}; run the same command again to continue", STOPPED_EARLY)
 
 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import numpy as np
-
 from runtime import backend_name, changed_environment
 from runtime.artifact import Artifact, read_same_record
 from runtime.bounds import POSITIVE, require_bounds
@@ -187,7 +185,8 @@ class LongRun(Artifact):
                     scalars.write(number, **numbers)
                     bar.set_postfix({name: f"{numbers[name]:.3g}" for name in values})
                 if due or done == total:  # the scalars are those of the state before the step
-                    _require_finite_state(f"{unit} {number}", state)
+                    for leaf in tree.flatten(state):
+                        require_finite(f"{unit} {number}", state=ops.convert_to_numpy(leaf))
                 if due and done < total:
                     save_checkpoint(self.checkpoint, state, {"settings": self.identity, "done": done})
                     saved = time.monotonic()
@@ -221,10 +220,3 @@ class LongRun(Artifact):
         """Remove what ``is_finished`` found that may be replaced."""
         remove(*self._in_the_way)
         self._in_the_way = ()
-
-
-def _require_finite_state(step: str, state: Any) -> None:
-    for leaf in tree.flatten(state):
-        array = ops.convert_to_numpy(leaf)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            require_finite(step, state=float(array[~np.isfinite(array)][0]))

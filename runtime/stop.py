@@ -4,7 +4,7 @@ import signal
 import time
 from typing import Any
 
-from runtime.files import InputError
+from runtime.bounds import POSITIVE, require_within
 
 STOPPED_EARLY = 75  # exit status of a run that stopped cleanly and continues when run again (EX_TEMPFAIL)
 
@@ -20,8 +20,7 @@ class Stop:
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
-        if max_minutes is not None and not max_minutes > 0:  # written so that NaN fails too
-            raise InputError(f"max_minutes must be positive, got {max_minutes}")
+        require_within("max_minutes", max_minutes, POSITIVE)
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._limit = max_minutes
         self._signal: str | None = None
