@@ -184,15 +184,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
         else:
             model, accuracies = _vote(config, dataset, run.run_dir, stop)
         run.finish(lambda path: save_model(model, path), config, **accuracies)
-    print(
-        f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
-        f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
-    )
-    if not accuracies["target_accuracy"]:
-        print(
-            f"warning: this victim classifies no clean test image of class {config.target_class} correctly, so that "
-            "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
-        )
+    _say(config, path, accuracies)
     return path
 
 
@@ -231,6 +223,18 @@ def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
     if not all(len(rows) for rows in parts):
         raise InputError(f"partitions is {count}, too many for {len(of_image)} training images; lower it")
     return [replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows]) for rows in parts]
+
+
+def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> None:
+    print(
+        f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
+        f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
+    )
+    if not accuracies["target_accuracy"]:
+        print(
+            f"warning: this victim classifies no clean test image of class {config.target_class} correctly, so that "
+            "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
+        )
 
 
 def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:

@@ -17,7 +17,6 @@ from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NoReturn
 
 _KERAS_BEFORE = sys.modules.get("keras") is not None
@@ -208,19 +207,20 @@ def _warn_where_loaded_otherwise() -> None:
                       f"convolutions: for TF_ENABLE_ONEDNN_OPTS=1 {again}", RuntimeWarning, stacklevel=3)  # fmt: skip
 
 
-class _AtFirstImport:
-    """A finder of sys.meta_path: does more when one of these packages is first imported, whoever imports it."""
+_LOADERS = {"keras": _load_keras, "matplotlib": _load_matplotlib}
 
-    loaders = MappingProxyType({"keras": _load_keras, "matplotlib": _load_matplotlib})
+
+class _AtFirstImport:
+    """A finder of sys.meta_path: does more when a package of ``_LOADERS`` is first imported, whoever imports it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in self.loaders:
+        if name not in _LOADERS:
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in others if spec), None)
         if spec and spec.loader:
             execute = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: self.loaders[name](partial(execute, module))  # type: ignore
+            spec.loader.exec_module = lambda module: _LOADERS[name](partial(execute, module))  # type: ignore
         return spec
 
 

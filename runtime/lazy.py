@@ -4,7 +4,6 @@ The project's files write ``from runtime.lazy import keras, ops`` in place of ``
 a class of these libraries need ``from __future__ import annotations``: otherwise Python looks the class up at once.
 """
 
-import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,9 @@ class LazyModule(ModuleType):
         self._after = after
 
     def __getattr__(self, name: str) -> Any:
-        module = sys.modules.get(self.__name__)
-        if module is None:
-            if self._after:
-                import_module(self._after)
-            module = import_module(self.__name__)
-        return getattr(module, name)
+        if self._after:
+            import_module(self._after)
+        return getattr(import_module(self.__name__), name)
 
 
 if TYPE_CHECKING:
