@@ -87,10 +87,6 @@ def _require_backend(name: str, source: str) -> None:
         _cannot_run(f"{source}{name!r}: this project runs on {' and '.join(_INSTALL)}; choose one of them")
 
 
-def _is_installed(name: str) -> bool:
-    return sys.modules.get(name) is not None or find_spec(name) is not None
-
-
 def _load_matplotlib(load: Callable[[], None]) -> None:
     """Matplotlib refuses to be imported where MPLBACKEND (a notebook's) names what is not there.
 
@@ -229,7 +225,7 @@ if _KERAS_BEFORE:
     _pin_keras_settings()
 else:
     for _name in ("keras", os.environ["KERAS_BACKEND"]):
-        if not _is_installed(_name):
+        if sys.modules.get(_name) is None and find_spec(_name) is None:
             _cannot_run(f"{_name} is not installed: {_INSTALL.get(_name, _INSTALL['tensorflow'])}")
 if _KERAS_BEFORE or "tensorflow" in sys.modules:
     _warn_where_loaded_otherwise()

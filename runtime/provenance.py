@@ -52,11 +52,7 @@ def settings(config: Any) -> dict[str, Any]:
     if hasattr(config, "recorded"):
         config = config.recorded()
     value = config if isinstance(config, Mapping) else dataclasses.asdict(config)
-    return json.loads(json.dumps(value, default=_plain))
-
-
-def _plain(value: Any) -> str:
-    return shown_path(value) if isinstance(value, Path) else str(value)
+    return json.loads(json.dumps(value, default=lambda it: shown_path(it) if isinstance(it, Path) else str(it)))
 
 
 def git_commit() -> str:
@@ -65,23 +61,22 @@ def git_commit() -> str:
     '-dirty' is added where tracked files but results/ differ, and where a package of the project has a .py file that is
     not tracked, which may have run.
     """
-    root = ROOT
     # Git's own variables, which a hook sets for instance, may name another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", *arguments]  # a run that is killed leaves no lock of git's
         done = subprocess.run(
-            command, cwd=root, env=variables, capture_output=True, text=True, errors="backslashreplace", check=True
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, errors="backslashreplace", check=True
         )
         return done.stdout.strip()
 
     try:
         top = git("rev-parse", "--show-toplevel")
-        if Path(top).resolve() != root:
+        if Path(top).resolve() != ROOT:
             return f"unknown (the repository is that of {top}, not the project's own)"
         commit = git("rev-parse", "--short=12", "HEAD")
-        packages = [f"{path.parent.name}/*.py" for path in root.glob("*/__init__.py")]
+        packages = [f"{path.parent.name}/*.py" for path in ROOT.glob("*/__init__.py")]
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
         return commit + ("-dirty" if changed or git("ls-files", "--others", "--", *packages) else "")
     except OSError as error:
