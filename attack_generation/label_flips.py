@@ -40,10 +40,8 @@ def flip_greedily(
         if not count:
             continue
         scores = class_scores(alpha, y, num_classes)
-        own = scores[points, y_test]
-        scores[points, y_test] = -np.inf
-        rival = np.argmax(scores, axis=1)
-        right = own > scores[points, rival]
+        rival = rivals(scores, y_test)
+        right = scores[points, y_test] > scores[points, rival]
         counted = right if right.any() else np.ones_like(right)
         direction = (np.eye(num_classes)[y_test] - np.eye(num_classes)[rival]) * counted[:, None]
         influence = alpha.T @ direction  # (n, K): what a label of each class adds to the margins together

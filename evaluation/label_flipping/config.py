@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from models.embeddings import EmbeddingName
 from models.registry import require_architecture
@@ -16,12 +16,22 @@ from runtime.long_run import RunControls
 from runtime.provenance import project_path
 
 Learner = Literal["least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares"]
-SETTINGS: dict[Learner, tuple[str, ...]] = {
-    "least_squares": ("ridge",),
-    "neighbours": ("neighbours",),
-    "kernel": ("bandwidth",),
-    "signed_neighbours": ("neighbours",),
-    "signed_least_squares": ("ridge", "neighbours"),
+
+
+class LearnerKind(NamedTuple):
+    """What a study has to know of a learner."""
+
+    settings: tuple[str, ...]  # its own, chosen on held-out images
+    certificate: str  # name of its exact certificate
+    label: str  # its name for people
+
+
+LEARNERS: dict[Learner, LearnerKind] = {
+    "least_squares": LearnerKind(("ridge",), "ridge", "ridge regression"),
+    "neighbours": LearnerKind(("neighbours",), "neighbours", "neighbours"),
+    "kernel": LearnerKind(("bandwidth",), "kernel", "kernel regression"),
+    "signed_neighbours": LearnerKind(("neighbours",), "signed", "signed votes of neighbours"),
+    "signed_least_squares": LearnerKind(("ridge", "neighbours"), "signed", "signed votes by ridge weights"),
 }
 
 
@@ -115,7 +125,7 @@ class LabelFlippingConfig(RunControls):
             "neighbours": self.neighbours,
             "bandwidth": self.bandwidths,
         }
-        names = SETTINGS[self.learner]
+        names = LEARNERS[self.learner].settings
         return [dict(zip(names, chosen, strict=True)) for chosen in product(*(values[name] for name in names))]
 
     def check(self, num_classes: int) -> None:

@@ -21,14 +21,13 @@ from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation, random_affine, random_resized_crop
 from data.datasets import SPLITS, load_dataset
-from evaluation.label_flipping.features import save_features
 from evaluation.schedules import learning_rate
 from models.registry import build_model, initial_weights, require_architecture
 from models.stateless import StatelessModel
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.command_line import run_script
-from runtime.files import InputError, array_sha256
+from runtime.files import InputError, array_sha256, save_archive
 from runtime.lazy import keras, layers, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, fold_in, seed_pair, uniform
@@ -110,7 +109,7 @@ def main(config: Config) -> Path:
         training = Training(config, np.concatenate([dataset.x_train, dataset.x_val]))
         state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.per_epoch)
         features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
-        run.finish(lambda path: save_features(path, features), config)
+        run.finish(lambda path: save_archive(path, features), config)
     width = features["train"].shape[1]
     print(f"{shown_path(path)}: {width} features, trained on {len(training.x)} images without labels")
     return path

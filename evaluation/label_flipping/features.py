@@ -14,7 +14,7 @@ from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.label_flipping.images import Images
 from models.diffusion import fit_diffusion_map
 from models.embeddings import fit_embedding
-from runtime.files import InputError, load_archive, save_archive
+from runtime.files import InputError, load_archive
 
 Pair = tuple[np.ndarray, np.ndarray]  # features of the images that they are fitted to, and of others
 
@@ -28,27 +28,22 @@ class Features:
 
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
         """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d)."""
-        config = self._config
-        if self._read is None:
-            x, x_others = self._embedded(fitted, others)
-        else:
-            x, x_others = np.concatenate([self._rows(images) for images in fitted]), self._rows(others)
-        if config.joined:
-            x, x_others = _beside(self._embedded(fitted, others), (x, x_others))
+        config, read = self._config, self._read
+        if read is None or config.joined:
+            x, embed = fit_embedding(
+                config.features, np.concatenate([images.x for images in fitted]), config.seed, config.centroids
+            )
+            pair = x, embed(others.x)
+        if read is not None:
+            of_file = (
+                np.concatenate([read[images.split][images.numbers] for images in fitted]),
+                read[others.split][others.numbers],
+            )
+            pair = _beside(pair, of_file) if config.joined else of_file
         if config.diffusion:
-            x, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
-            x_others = to_map(x_others)
-        return x, x_others
-
-    def _embedded(self, fitted: Sequence[Images], others: Images) -> Pair:
-        config = self._config
-        images = np.concatenate([images.x for images in fitted])
-        x, embed = fit_embedding(config.features, images, config.seed, config.centroids)
-        return x, embed(others.x)
-
-    def _rows(self, images: Images) -> np.ndarray:
-        assert self._read is not None
-        return self._read[images.split][images.numbers]
+            x, to_map = fit_diffusion_map(pair[0], config.diffusion, config.diffusion_neighbours, config.seed)
+            return x, to_map(pair[1])
+        return pair
 
 
 def _beside(embedded: Pair, read: Pair) -> Pair:
@@ -72,13 +67,8 @@ def features_name(config: LabelFlippingConfig) -> str:
     return f"{name}_diffusion" if config.diffusion else name
 
 
-def save_features(path: Path, features: dict[str, np.ndarray]) -> None:
-    """Write float arrays (N, d) of the images of each split."""
-    save_archive(path, features)
-
-
 def load_features(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Read them, float64. Raises InputError unless each has a row of finite numbers for each image of its split."""
+    """Features, float64 (N, d), of each split. Raises InputError unless each image has a row of finite numbers."""
     features = load_archive(path, SPLITS)
     width = features[SPLITS[0]].shape[1] if features[SPLITS[0]].ndim == 2 else 0
     for split, array in features.items():

@@ -1,5 +1,6 @@
 """The reference: a network without any defence, trained on labels that were changed at random or by an attack."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -34,43 +35,40 @@ def undefended_networks(
     if not config.network_shares:
         return []
     drawn = np.random.default_rng([config.seed, Stream.LABEL_NETWORK]).permutation(len(test.y))
-    surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points]
+    surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points].tolist()
     alpha = weights(test_features[surrogate])
     rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
     flips = [round(share * len(train.y)) for share in config.network_shares]
 
-    def accuracy(attack: str, count: int) -> float:
-        def trained(name: str, y: np.ndarray, points: Images) -> float:
-            work = partial(_train, config, dataset, train, y, points, stop)
-            trainings.update()
-            return kept.get(f"network_{name}.json", work)["accuracy"]
-
+    def attacked(attack: str, count: int) -> Iterator[tuple[str, np.ndarray, Images]]:
+        """Name, training labels and test points of each training."""
         if not count:
-            return trained("clean", train.y, test)
-        if attack == "random":
-            y = flip_at_random(train.y, train.classes, count, config.seed)
-            return trained(f"random_{count}", y, test)
-        if attack == "greedy":
+            yield "clean", train.y, test
+        elif attack == "random":
+            yield f"random_{count}", flip_at_random(train.y, train.classes, count, config.seed), test
+        elif attack == "greedy":
             y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
-            return trained(f"greedy_{count}", y, test)
+            yield f"greedy_{count}", y, test
+        else:
+            for place, number in enumerate(single):
+                y = flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count)
+                yield f"pointwise_{count}_{number}", y, test.at(np.array([number]))
 
-        def accuracy_on(place: int, number: int) -> float:
-            y = flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count)
-            return trained(f"pointwise_{count}_{number}", y, test.at(np.array([number])))
+    def accuracy(attack: str, count: int) -> float:
+        found = []
+        for name, y, points in attacked(attack, count):
+            trainings.update()
+            work = partial(_train, config, dataset, train, y, points, stop)
+            found.append(kept.get(f"network_{name}.json", work)["accuracy"])
+        return float(np.mean(found))
 
-        return float(np.mean([accuracy_on(*one) for one in enumerate(single.tolist())]))
-
-    attacks = ("random", "greedy", "pointwise")[: 3 if len(single) else 2]
+    attacks = ("random", "greedy", "pointwise")[: 3 if single else 2]
     with progress(total=len(flips) * (2 + len(single)), desc="undefended network", unit="training") as trainings:
-        return [
-            {
-                "certificate": f"network_{attack}",
-                "q": None,
-                "flips": flips,
-                "accuracy": [accuracy(attack, count) for count in flips],
-            }
-            for attack in attacks
-        ]
+        accuracies = {attack: [accuracy(attack, count) for count in flips] for attack in attacks}
+    return [
+        {"certificate": f"network_{attack}", "q": None, "flips": flips, "accuracy": values}
+        for attack, values in accuracies.items()
+    ]
 
 
 def _train(

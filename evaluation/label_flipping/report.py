@@ -28,7 +28,7 @@ from attack_generation.figures import (
     plain_text,
     save_png,
 )
-from evaluation.label_flipping.config import SETTINGS, Learner
+from evaluation.label_flipping.config import LEARNERS, LearnerKind
 from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.statistics import share_interval
@@ -41,20 +41,11 @@ RECORD = {
     "title": str, "training_points": int, "held_out_points": int, "test_points": int, "features": str, "width": int,
     "choice": dict, "curves": list, "config": dict, "command": str, "commit": str,
 }  # fmt: skip
-# The certificate of each learner itself.
-EXACT: dict[Learner, str] = {
-    "least_squares": "ridge", "neighbours": "neighbours", "kernel": "kernel", "signed_neighbours": "signed",
-    "signed_least_squares": "signed",
-}  # fmt: skip
 _CERTIFICATES = {
     "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "ridge regression, exact",
     "neighbours": "neighbours, exact", "kernel": "kernel regression, exact", "signed": "signed votes, exact",
     "network_random": "network, random changes", "network_greedy": "network, one attack on all points",
     "network_pointwise": "network, an attack on each point",
-}  # fmt: skip
-_LEARNERS: dict[Learner, str] = {
-    "least_squares": "ridge regression", "neighbours": "neighbours", "kernel": "kernel regression",
-    "signed_neighbours": "signed votes of neighbours", "signed_least_squares": "signed votes by ridge weights",
 }  # fmt: skip
 _FEATURES = {"raw": "raw pixels", "contrastive": "contrastive features", "diffusion": "diffusion map"}
 _COLOURS = (BLACK, ORANGE, BLUE, GREEN, PURPLE, YELLOW, SKY, GREY)
@@ -70,7 +61,7 @@ class LabelCurve(NamedTuple):
 
     entry: str
     seed: int
-    certificate: str  # tight, closed_form, one of EXACT, network_random, network_greedy, network_pointwise
+    certificate: str  # tight, closed_form, that of a learner, network_random, network_greedy, network_pointwise
     q: float | None
     flips: np.ndarray  # ascending
     accuracy: np.ndarray
@@ -80,7 +71,7 @@ class LabelCurve(NamedTuple):
     @property
     def kind(self) -> str:
         """exact, tight, network or closed_form."""
-        if self.certificate in EXACT.values():
+        if any(self.certificate == learner.certificate for learner in LEARNERS.values()):
             return "exact"
         return "network" if self.certificate.startswith("network") else self.certificate
 
@@ -159,7 +150,7 @@ def _at(record: Mapping[str, Any]) -> int:
 def _described(record: Mapping[str, Any]) -> str:
     """What was certified with which settings, and the command that makes it again."""
     choice = record["choice"]
-    names = SETTINGS[record["config"].get("learner", "least_squares")]
+    names = _learner(record).settings
     given = len({tuple(one[name] for name in names) for one in choice["tried"]}) == 1
     values = ", ".join(f"{name} {choice[name]:g}" for name in names)
     chosen = (
@@ -173,6 +164,10 @@ def _described(record: Mapping[str, Any]) -> str:
         f"{'They were given.' if given else chosen}\n\n"
         f"    {record['command']}\n\nCommit {record['commit']}."
     )
+
+
+def _learner(record: Mapping[str, Any]) -> LearnerKind:
+    return LEARNERS[record["config"].get("learner", "least_squares")]
 
 
 def _test_points(record: Mapping[str, Any]) -> str:
@@ -195,7 +190,7 @@ def _study_label(record: Mapping[str, Any], most_points: int) -> str:
     """Learner and features of a study for people, and its test points where others of the figure have more."""
     features = " + ".join(_FEATURES.get(one, one) for one in record["features"].split("_"))
     few = "" if record["test_points"] == most_points else f", {_test_points(record)}"
-    return f"{_LEARNERS[record['config'].get('learner', 'least_squares')]}, {features}{few}"
+    return f"{_learner(record).label}, {features}{few}"
 
 
 @default_style()

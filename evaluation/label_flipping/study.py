@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache, partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from data.datasets import SPLITS, load_dataset
-from evaluation.label_flipping.config import SETTINGS, LabelFlippingConfig
+from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
 from evaluation.label_flipping.features import Features, features_name
 from evaluation.label_flipping.images import Images, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
-from evaluation.label_flipping.report import COLUMNS, EXACT, FIGURE, TABLES, save_label_curves, tables_page
+from evaluation.label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
 from evaluation.store import POINTS, Store, write_store
 from evaluation.store import SETTINGS as RECORDS
 from randomized_smoothing_certification.changed_labels.fixed_weights import (
@@ -45,15 +45,6 @@ from runtime.stop import Stop
 _BLOCK = 250  # test points whose weights are held together
 
 
-class Points(NamedTuple):
-    """What a study certifies at m test points: the smoothed classifier of each q, and the learner itself."""
-
-    prediction: np.ndarray  # int64 (Q, m)
-    log_eps: np.ndarray  # float64 (Q, m)
-    exact_prediction: np.ndarray  # int64 (m,)
-    exact_flips: np.ndarray  # int64 (m,)
-
-
 def certify_labels(config: LabelFlippingConfig) -> Store:
     """Certify test points against changed labels, with the references, and write store, figure and table.
 
@@ -66,11 +57,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     train, held_out, test = images_of_classes(dataset, config)
     features = Features(config, dataset)
     everything = together(train, held_out)
-    if config.points is not None and config.points < len(test.x):
-        drawn = np.sort(
-            np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))[: config.points]
-        )
-        test = test.at(drawn)
+    drawn = np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))
+    test = test.at(np.sort(drawn[: config.points]))
     numbers = list(map(str, config.classes or ()))
     learner = () if config.learner == "least_squares" else (config.learner,)
     name = "_".join([dataset.name, *numbers, features_name(config), *learner, config.bound])
@@ -124,6 +112,8 @@ def _choose(
     """
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
 
+    at = np.array([round(config.at * len(train.y))])
+
     @cache  # not called where the scores of all settings are kept
     def fitted() -> tuple[Callable[[dict[str, float]], FixedWeights], np.ndarray]:
         x, x_held_out = features((train,), held_out.at(drawn))
@@ -136,12 +126,17 @@ def _choose(
         scores = []
         for number, noise in enumerate(_noises(config, train.classes)):
             smoothed = Smoothed(*map(np.concatenate, zip(*(block.smoothed[number] for block in blocks), strict=True)))
-            found = _held_out_scores(config, noise, smoothed, train, held_out.y[drawn])
+            flips, correct = smoothed.certified(noise, len(train.y)), smoothed.prediction == held_out.y[drawn]
+            found = {
+                "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
+                "mean_flips": float(np.mean(flips * correct)),
+                "accuracy": float(np.mean(correct)),
+            }
             scores.append({**settings, "q": noise.q, **found})
         return scores
 
     tried = []
-    names = SETTINGS[config.learner]
+    names = LEARNERS[config.learner].settings
     for settings in progress(config.candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
         file = "_".join(f"{name}_{value:g}" for name, value in settings.items())
         tried += kept.get(f"{file}.json", partial(with_settings, settings))
@@ -152,40 +147,19 @@ def _choose(
 
 def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[dict[str, float]], FixedWeights]:
     """The learner on features x (n, d), as a function of its own settings."""
-    ridge_regression = lru_cache(maxsize=1)(partial(RidgeRegression, x))  # settings of one ridge follow each other
-
-    def with_settings(settings: dict[str, float]) -> FixedWeights:
-        match config.learner:
-            case "neighbours":
-                return NearestNeighbours(x, int(settings["neighbours"]))
-            case "kernel":
-                return KernelRegression(x, settings["bandwidth"])
-            case "least_squares":
-                return ridge_regression(settings["ridge"])
-            case "signed_neighbours":
-                return SignedVotes.of_distance(x, int(settings["neighbours"]))
-            case "signed_least_squares":
-                ridge = ridge_regression(settings["ridge"])
-                return SignedVotes(ridge, len(x), int(settings["neighbours"]))
-
-    return with_settings
+    regression = lru_cache(maxsize=1)(partial(RidgeRegression, x))  # settings of one ridge follow each other
+    learners: dict[Learner, Callable[..., FixedWeights]] = {
+        "least_squares": regression,
+        "neighbours": partial(NearestNeighbours, x),
+        "kernel": partial(KernelRegression, x),
+        "signed_neighbours": partial(SignedVotes.of_distance, x),
+        "signed_least_squares": lambda ridge, neighbours: SignedVotes(regression(ridge), len(x), neighbours),
+    }
+    return lambda settings: learners[config.learner](*(settings[name] for name in LEARNERS[config.learner].settings))
 
 
 def _noises(config: LabelFlippingConfig, classes: int) -> list[LabelFlips]:
     return [LabelFlips(q, classes, config.bound) for q in config.q]
-
-
-def _held_out_scores(
-    config: LabelFlippingConfig, noise: LabelFlips, smoothed: Smoothed, train: Images, y: np.ndarray
-) -> dict[str, float]:
-    flips = smoothed.certified(noise, len(train.y))
-    correct = smoothed.prediction == y
-    at = np.array([round(config.at * len(train.y))])
-    return {
-        "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
-        "mean_flips": float(np.mean(flips * correct)),
-        "accuracy": float(np.mean(correct)),
-    }
 
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
@@ -194,8 +168,10 @@ def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
 
 def _certify_points(
     config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages
-) -> Points:
-    """Smoothed and plain classifiers at every test point, block by block."""
+) -> list[np.ndarray]:
+    """At m test points, block by block: predictions and log eps of the smoothed classifier of each q, (Q, m) each, then
+    predictions and flips of the learner itself, (m,) each. All but log eps (float64) are int64.
+    """
 
     def certified(block: np.ndarray) -> list[Any]:
         smoothed, prediction, flips = weights.certify(block, train.y, _noises(config, train.classes))
@@ -207,18 +183,21 @@ def _certify_points(
         for number, block in enumerate(_blocks(x_test)):
             blocks.append(kept.get(f"points_{number}.json", partial(certified, block)))
             bar.update(len(block))
-    return Points(*(np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)))
+    return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
 
 
-def _lines(config: LabelFlippingConfig, name: str, points: Points, test: Images, train: Images) -> pd.DataFrame:
+def _lines(
+    config: LabelFlippingConfig, name: str, points: list[np.ndarray], test: Images, train: Images
+) -> pd.DataFrame:
     """A line per certificate and test point, in the columns of the store. Both bounds are certified for every q.
 
     idx counts the dataset's test images. Classes have the dataset's numbers.
     """
     classes = np.array([*(config.classes or range(train.classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
-    certified: list[tuple[Any, ...]] = [(EXACT[config.learner], None, points.exact_prediction, points.exact_flips)]
+    predictions, log_eps, *exact = points
+    certified: list[tuple[Any, ...]] = [(LEARNERS[config.learner].certificate, None, *exact)]
     for bound in get_args(Bound):
-        for q, *smoothed in zip(config.q, points.prediction, points.log_eps, strict=True):
+        for q, *smoothed in zip(config.q, predictions, log_eps, strict=True):
             flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
             certified.append((bound, q, smoothed[0], flips))
     frames = []

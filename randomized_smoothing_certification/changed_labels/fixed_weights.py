@@ -19,8 +19,8 @@ import numpy as np
 from models.neighbours import nearest, squared_distances
 from randomized_smoothing_certification.changed_labels.label_flips import EPSILON, LabelFlips
 from randomized_smoothing_certification.changed_labels.smoothed_weights import (
-    CHUNK,
     Votes,
+    chunks,
     class_scores,
     smooth_votes,
     smooth_weights,
@@ -54,11 +54,28 @@ class FixedWeights(ABC):
 
 
 class VotingWeights(FixedWeights):
-    """Weights of one size, so that counts of training points are enough."""
+    """Weights of one size, so that counts of training points are enough.
 
-    @abstractmethod
+    most_like: a function of test features (m, d) to the indices of the training points that vote for their labels, int
+    (m, k). points: n. weight: of each vote. against: whether all other points vote against their labels.
+    """
+
+    def __init__(
+        self, most_like: Callable[[np.ndarray], np.ndarray], points: int, weight: float, *, against: bool
+    ) -> None:
+        self._most_like, self._points, self._weight, self._against = most_like, points, weight, against
+
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n), see FixedWeights."""
+        alpha = np.full((len(x_test), self._points), -self._weight if self._against else 0.0)
+        np.put_along_axis(alpha, self._most_like(x_test), self._weight, axis=1)
+        return alpha
+
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
         """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
+        chosen = np.asarray(y)[self._most_like(x_test)]
+        support = np.stack([(chosen == label).sum(axis=1) for label in range(num_classes)], axis=1)
+        return Votes(support, np.bincount(y, minlength=num_classes) - support if self._against else 0)
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
         """As FixedWeights.certify."""
@@ -121,17 +138,8 @@ class NearestNeighbours(VotingWeights):
     def __init__(self, x_train: np.ndarray, k: int) -> None:
         if not 1 <= k <= len(x_train):
             raise InputError(f"neighbours must lie between 1 and the {len(x_train)} training points, got {k}")
-        self._x, self._k = np.asarray(x_train, np.float32), k
-
-    def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n), see FixedWeights."""
-        alpha = np.zeros((len(x_test), len(self._x)))
-        np.put_along_axis(alpha, nearest(x_test, self._x, self._k), 1 / self._k, axis=1)
-        return alpha
-
-    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
-        """The neighbours of every class are for it, and nothing against it. y: training classes, int (n,)."""
-        return Votes(_of_each_class(np.asarray(y)[nearest(x_test, self._x, self._k)], num_classes))
+        x_train = np.asarray(x_train, np.float32)
+        super().__init__(lambda x_test: nearest(x_test, x_train, k), len(x_train), 1 / k, against=False)
 
 
 class SignedVotes(VotingWeights):
@@ -149,33 +157,17 @@ class SignedVotes(VotingWeights):
     def __init__(self, weights: Callable[[np.ndarray], np.ndarray], points: int, k: int) -> None:
         if not 1 <= k < points:
             raise InputError(f"signed votes need from 1 to {points - 1} neighbours of the {points} points, got {k}")
-        self._weights, self._points, self._k = weights, points, k
+
+        def most_like(x_test: np.ndarray) -> np.ndarray:
+            return np.argpartition(weights(x_test), points - k, axis=1)[:, -k:]
+
+        super().__init__(most_like, points, 1 / points, against=True)
 
     @classmethod
     def of_distance(cls, x_train: np.ndarray, k: int) -> "SignedVotes":
         """Most like are the nearest, by l2 distance. x_train: features (n, d)."""
         x_train = np.asarray(x_train, np.float32)
         return cls(lambda x_test: -squared_distances(x_test, x_train), len(x_train), k)
-
-    def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n), see FixedWeights."""
-        alpha = np.full((len(x_test), self._points), -1 / self._points)
-        np.put_along_axis(alpha, self._most_like(x_test), 1 / self._points, axis=1)
-        return alpha
-
-    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
-        """Points of every class among the most like, for it, and among the others, against it. y: classes, int (n,)."""
-        of_class = _of_each_class(np.asarray(y)[self._most_like(x_test)], num_classes)
-        return Votes(of_class, np.bincount(y, minlength=num_classes) - of_class)
-
-    def _most_like(self, x_test: np.ndarray) -> np.ndarray:
-        """Indices of the k most like, int64 (m, k), in no order."""
-        return np.argpartition(self._weights(x_test), self._points - self._k, axis=1)[:, -self._k :]
-
-
-def _of_each_class(y: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many labels in each row of y (m, k) are of each class, int64 (m, K)."""
-    return np.stack([(y == label).sum(axis=1) for label in range(num_classes)], axis=1)
 
 
 class KernelRegression(FixedWeights):
@@ -210,19 +202,16 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
     scores = class_scores(alpha, y, num_classes)
     prediction = np.argmax(scores, axis=1)
     survived = np.full(len(alpha), alpha.shape[1], np.int64)
-    rows = max(1, CHUNK // alpha.shape[1])
-    for predicted in range(num_classes):
-        chosen = np.flatnonzero(prediction == predicted)
-        for part in (chosen[i : i + rows] for i in range(0, len(chosen), rows)):
-            a, size = alpha[part], np.abs(alpha[part])
-            rounding = alpha.shape[1] * EPSILON * size.sum(axis=1)  # of a sum of all entries, in any order
-            for rival in (k for k in range(num_classes) if k != predicted):
-                # The best change leaves -|a| of a label's contribution to the margin.
-                contribution = a * ((y == predicted) * 1.0 - (y == rival))
-                drops = -np.sort(-(contribution + size), axis=1)
-                margin = scores[part, predicted] - scores[part, rival] - 4 * rounding
-                needed = (np.cumsum(drops, axis=1) < margin[:, None]).sum(axis=1) + 1
-                survived[part] = np.minimum(survived[part], np.where(margin > 0, needed - 1, -1))
+    for predicted, part in chunks(prediction, alpha.shape[1]):
+        a, size = alpha[part], np.abs(alpha[part])
+        rounding = alpha.shape[1] * EPSILON * size.sum(axis=1)  # of a sum of all entries, in any order
+        for rival in (k for k in range(num_classes) if k != predicted):
+            # The best change leaves -|a| of a label's contribution to the margin.
+            contribution = a * ((y == predicted) * 1.0 - (y == rival))
+            drops = -np.sort(-(contribution + size), axis=1)
+            margin = scores[part, predicted] - scores[part, rival] - 4 * rounding
+            needed = (np.cumsum(drops, axis=1) < margin[:, None]).sum(axis=1) + 1
+            survived[part] = np.minimum(survived[part], np.where(margin > 0, needed - 1, -1))
     return np.where(survived < 0, ABSTAIN, prediction), np.maximum(survived, 0)
 
 

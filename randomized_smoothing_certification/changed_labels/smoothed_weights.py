@@ -6,6 +6,7 @@ the point's weights (``alpha``) with the labels. So a bound on the sum replaces 
 """
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from randomized_smoothing_certification.changed_labels.label_flips import LabelF
 from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed, answers
 from runtime.files import InputError
 
-CHUNK = 2**18  # float64 entries worked on at once, so that they stay in a processor's cache
+_CHUNK = 2**18  # float64 entries worked on at once, so that they stay in a processor's cache
 _LARGEST_EXPONENT = 300.0  # keeps exp() finite
 _NEWTON_STEPS = 60
 _NEWTON_TOLERANCE = 1e-6  # what a further step could still take off a logarithm
@@ -42,6 +43,14 @@ def class_scores(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarr
     return alpha @ np.eye(num_classes)[y]
 
 
+def chunks(prediction: np.ndarray, points: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Predicted classes, each with rows of ``prediction`` so few that the weights of all training points fit a cache."""
+    rows = max(1, _CHUNK // points)
+    for predicted in np.unique(prediction).tolist():
+        chosen = np.flatnonzero(prediction == predicted)
+        yield from ((predicted, chosen[i : i + rows]) for i in range(0, len(chosen), rows))
+
+
 def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoothed:
     """The smoothed classifier of any fixed weights at m test points.
 
@@ -52,16 +61,9 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
     prediction = np.argmax(class_scores(alpha, y, noise.num_classes), axis=1)
     groups = [np.flatnonzero(y == k) for k in range(noise.num_classes)]
     log_eps = np.full(len(alpha), -np.inf)
-    rows = max(1, CHUNK // alpha.shape[1])
-    jobs = [
-        (chosen[i : i + rows], predicted)
-        for predicted in range(noise.num_classes)
-        for chosen in [np.flatnonzero(prediction == predicted)]
-        for i in range(0, len(chosen), rows)
-    ]
 
-    def bound(job: tuple[np.ndarray, int]) -> None:
-        chosen, predicted = job
+    def bound(job: tuple[int, np.ndarray]) -> None:
+        predicted, chosen = job
         by_class = [alpha[np.ix_(chosen, group)] for group in groups]
         for rival in range(noise.num_classes):
             if rival != predicted:
@@ -71,7 +73,7 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
                 log_eps[chosen] = np.maximum(log_eps[chosen], _log_chernoff(signed, rest, noise))
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        list(pool.map(bound, jobs))  # list() raises what a job raised
+        list(pool.map(bound, chunks(prediction, alpha.shape[1])))  # list() raises what a job raised
     return answers(prediction, log_eps)
 
 
@@ -112,21 +114,22 @@ def _log_chernoff(
     stay, move = 1 - noise.q, noise.to_each
     parts = [(signed, times_signed, stay, move)] + ([(rest, times_rest, move, move)] if rest.shape[1] else [])
     largest = np.maximum(np.abs(signed).max(axis=1, initial=0.0), np.abs(rest).max(axis=1, initial=0.0))
-    ceiling = _LARGEST_EXPONENT / np.maximum(largest, 1e-300)
 
     def derivatives(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slope, curvature = np.zeros_like(t), np.zeros_like(t)
         for a, times, keep, turn in parts:
             down, up, total = _terms(a, t, keep, turn)
             mean = (up - down) / total
-            slope += _dot(a, mean, times=times)
-            spread = (up + down) / total - mean * mean
-            curvature += _dot(a, a, spread, times=times)
+            slope += _dot(a, mean, times)
+            curvature += _dot(a, a, (up + down) / total - mean * mean, times)
         return slope, curvature
 
-    low, high = np.zeros(len(signed)), ceiling.copy()
-    t = np.zeros(len(signed))
-    slope, curvature = _derivatives_at_zero(parts)
+    t = low = np.zeros(len(signed))
+    high = _LARGEST_EXPONENT / np.maximum(largest, 1e-300)
+    # At t = 0, without exponentials.
+    slope = np.sum([(turn - keep) * _total(a, times) for a, times, keep, turn in parts], axis=0)
+    spreads = [(turn + keep - (turn - keep) ** 2) * _dot(a, a, times) for a, times, keep, turn in parts]
+    curvature = np.sum(spreads, axis=0)
     for _ in range(_NEWTON_STEPS):
         low, high = np.where(slope < 0, t, low), np.where(slope < 0, high, t)
         newton = t - slope / np.maximum(curvature, 1e-300)
@@ -146,19 +149,10 @@ def _total(terms: np.ndarray, times: np.ndarray | None) -> np.ndarray:
     return terms.sum(axis=1) if times is None else _dot(terms, times)
 
 
-def _dot(*factors: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
-    """The sum over each row of the product of arrays (m, n), without an array of the products."""
-    factors = factors if times is None else (*factors, times)
-    return np.einsum(",".join(["ij"] * len(factors)) + "->i", *factors)
-
-
-def _derivatives_at_zero(
-    parts: list[tuple[np.ndarray, np.ndarray | None, float, float]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """The slope and curvature of _log_chernoff at t = 0, without exponentials."""
-    slope = [(turn - keep) * _total(a, times) for a, times, keep, turn in parts]
-    curvature = [(turn + keep - (turn - keep) ** 2) * _dot(a, a, times=times) for a, times, keep, turn in parts]
-    return np.sum(slope, axis=0), np.sum(curvature, axis=0)
+def _dot(*factors: np.ndarray | None) -> np.ndarray:
+    """The sum over each row of the product of arrays (m, n), without an array of the products. None counts as 1."""
+    arrays = [factor for factor in factors if factor is not None]
+    return np.einsum(",".join(["ij"] * len(arrays)) + "->i", *arrays)
 
 
 def _terms(a: np.ndarray, t: np.ndarray, keep: float, turn: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,13 +13,13 @@ import pytest
 import data
 from data.datasets import SPLITS, labels, load_dataset
 from data.preparation import PreparationConfig, write_dataset
-from evaluation.label_flipping.config import SETTINGS
-from evaluation.label_flipping.features import Features, features_name, save_features
+from evaluation.label_flipping.config import LEARNERS
+from evaluation.label_flipping.features import Features, features_name
 from evaluation.label_flipping.images import images_of_classes
-from evaluation.label_flipping.report import COLUMNS, EXACT, LabelCurve, curve_table, curves_of, tables_page
+from evaluation.label_flipping.report import COLUMNS, LabelCurve, curve_table, curves_of, tables_page
 from evaluation.label_flipping.study import certify_labels
 from evaluation.store import Store, read_store
-from runtime.files import InputError, write_json
+from runtime.files import InputError, save_archive, write_json
 from runtime.lock import Lock
 from runtime.stop import StoppedEarly
 
@@ -121,12 +121,12 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         store = the_store(folder)
         assert list(store.records) == [f"DIGITS_raw_{'diffusion_' * (learner == 'neighbours')}{learner}_tight"]
         choice = record_of(store)["choice"]
-        names = SETTINGS[learner]
+        names = LEARNERS[learner].settings
         for name in names:
             candidates = set(changes[f"{name.removesuffix('s')}s"])
             assert {one[name] for one in choice["tried"]} == candidates and choice[name] in candidates
         assert len(choice["tried"]) == 2 ** len(names) * len(config.q)
-        exact, smoothed = lines(store, EXACT[learner]), lines(store, "tight", 0.1)
+        exact, smoothed = lines(store, LEARNERS[learner].certificate), lines(store, "tight", 0.1)
         assert (exact["flips"] * exact["correct"]).mean() > 5 and exact["correct"].mean() > 0.75
         same = exact["predict"] == smoothed["predict"]
         # The exact number of flips is of the classifier itself: the smoothed one is another, but not far from it here.
@@ -145,7 +145,7 @@ def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_dat
             settings["features_file"] = tmp_path / "pixels.npz"
             pixels = {split: getattr(dataset, f"x_{split}").reshape(-1, 64) - mean for split in SPLITS}
             arrays = {split: np.concatenate([x, np.ones((len(x), 1))], axis=1) for split, x in pixels.items()}
-            save_features(settings["features_file"], arrays)
+            save_archive(settings["features_file"], arrays)
             write_json(tmp_path / "pixels.json", {"settings": {"epochs": 3}})
         main, config = toy("digits", tiny_data_dir, tmp_path / name, **settings)
         main(config)
@@ -160,7 +160,7 @@ def test_joined_features_are_both_of_one_scale(tiny_data_dir: Path, tmp_path: Pa
     dataset = load_dataset(tiny_data_dir)
     random = np.random.default_rng(0)
     arrays = {split: 1e3 * random.normal(3, 1, (len(getattr(dataset, f"x_{split}")), 5)) for split in SPLITS}
-    save_features(tmp_path / "wide.npz", arrays)
+    save_archive(tmp_path / "wide.npz", arrays)
     _, config = toy("digits", tiny_data_dir, tmp_path, features="patches", features_file=tmp_path / "wide.npz")
     config = dataclasses.replace(config, joined=True, centroids=7)
     assert features_name(config) == "patches_wide"
@@ -198,7 +198,7 @@ def test_a_file_of_other_features_is_refused(
             arrays[name][1, 1] = np.nan
         else:
             arrays[name] = array
-    save_features(tmp_path / "a.npz", arrays)
+    save_archive(tmp_path / "a.npz", arrays)
     main, config = toy("digits", tiny_data_dir, tmp_path, features_file=tmp_path / "a.npz")
     with pytest.raises(InputError, match=f"{tmp_path}/a.npz: {message}"):
         main(config)
