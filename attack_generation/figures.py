@@ -16,7 +16,7 @@ def plain_text(text: str) -> str:
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLACK, ORANGE, BLUE, GREEN, PURPLE, YELLOW, SKY, GREY = (
+COLOURS = BLACK, ORANGE, BLUE, GREEN, PURPLE, YELLOW, SKY, GREY = (
     "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999",
 )  # fmt: skip
 

@@ -29,8 +29,7 @@ class Images(NamedTuple):
 
 def together(train: Images, held_out: Images) -> Images:
     """The images of both."""
-    x, y, numbers = (np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True))
-    return Images(x, y, numbers, "train and val")
+    return Images(*map(np.concatenate, zip(train[:3], held_out[:3], strict=True)), "train and val")
 
 
 def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Images, Images, Images]:

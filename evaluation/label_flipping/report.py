@@ -15,19 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attack_generation.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    YELLOW,
-    default_style,
-    plain_text,
-    save_png,
-)
+from attack_generation.figures import COLOURS, default_style, plain_text, save_png
 from evaluation.label_flipping.config import LEARNERS, LearnerKind
 from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
@@ -48,7 +36,6 @@ _CERTIFICATES = {
     "network_pointwise": "network, an attack on each point",
 }  # fmt: skip
 _FEATURES = {"raw": "raw pixels", "contrastive": "contrastive features", "diffusion": "diffusion map"}
-_COLOURS = (BLACK, ORANGE, BLUE, GREEN, PURPLE, YELLOW, SKY, GREY)
 _MOST_CURVES = 12  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
@@ -212,7 +199,7 @@ def save_label_curves(path: Path, store: Store) -> None:
     for curve in curves:
         study = (curve.entry, curve.seed)
         key = study if len(records) > 1 else curve.q
-        colour = colours.setdefault(key, _COLOURS[len(colours) % len(_COLOURS)])
+        colour = colours.setdefault(key, COLOURS[len(colours) % len(COLOURS)])
         label = curve.label
         if len(records) > 1 and curve.kind != "network":
             label = f"{_study_label(records[study], most_points)}: {'exact' if curve.kind == 'exact' else label}"

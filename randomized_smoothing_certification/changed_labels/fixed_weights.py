@@ -117,10 +117,7 @@ class RidgeRegression(FixedWeights):
             )
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n): the score of a class at test point j is the sum of alpha[j] over its points.
-
-        x_test: features (m, d).
-        """
+        """alpha, float64 (m, n), see FixedWeights."""
         x_test = np.asarray(x_test, np.float64)
         if x_test.ndim != 2 or x_test.shape[1] != self._x.shape[1]:
             raise InputError(f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected")

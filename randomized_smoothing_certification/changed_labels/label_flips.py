@@ -59,9 +59,7 @@ class LabelFlips(TrainingSetNoise):
     def certified(self, log_eps: np.ndarray, size: int) -> np.ndarray:
         """Largest number of changed labels, int64 (m,), at most ``size`` (see TrainingSetNoise.certified)."""
         log_eps = np.asarray(log_eps, np.float64) + _ROUNDING
-        if self.bound == "closed_form":
-            return self._closed_form(log_eps, size)
-        return self._tight(log_eps, size)
+        return (self._closed_form if self.bound == "closed_form" else self._tight)(log_eps, size)
 
     def _closed_form(self, log_eps: np.ndarray, size: int) -> np.ndarray:
         # KL of one label's noise before and after it is changed: only its old and its new class differ.
@@ -71,13 +69,9 @@ class LabelFlips(TrainingSetNoise):
         return np.clip(np.ceil(limit) - 1, 0, size).astype(np.int64)  # strictly below the limit
 
     def _tight(self, log_eps: np.ndarray, size: int) -> np.ndarray:
-        if not len(log_eps):
-            return np.zeros(0, np.int64)
-        smallest, thresholds = float(np.min(log_eps)), []
-        for threshold in itertools.islice(self._thresholds(), size):
-            if threshold <= smallest:
-                break
-            thresholds.append(threshold)
+        smallest = np.min(log_eps, initial=0.0)
+        at_most = itertools.islice(self._thresholds(), size)
+        thresholds = list(itertools.takewhile(lambda threshold: threshold > smallest, at_most))
         # Descending thresholds: r flips are certified where log eps lies below the r-th.
         return np.searchsorted(-np.array(thresholds), -log_eps, side="left").astype(np.int64)
 

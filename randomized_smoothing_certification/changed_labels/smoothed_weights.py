@@ -44,7 +44,7 @@ def class_scores(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarr
 
 
 def chunks(prediction: np.ndarray, points: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Predicted classes, each with rows of ``prediction`` so few that the weights of all training points fit a cache."""
+    """Predicted classes, each with rows of ``prediction``, so few that their weights of all points fit a cache."""
     rows = max(1, _CHUNK // points)
     for predicted in np.unique(prediction).tolist():
         chosen = np.flatnonzero(prediction == predicted)
