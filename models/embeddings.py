@@ -37,7 +37,7 @@ def fit_embedding(
     if len(x_train) < 2:
         raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}")
     fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
-        "raw": _raw, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
+        "raw": lambda *_: _flat, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
     }  # fmt: skip
     transform = fits[name](x_train, seed)
     train_features = transform(x_train)
@@ -51,10 +51,6 @@ def fit_embedding(
 
 def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float64)
-
-
-def _raw(x_train: np.ndarray, seed: int) -> Embedding:
-    return _flat
 
 
 def _pca(x_train: np.ndarray, seed: int, components: int = 100) -> Embedding:
@@ -94,11 +90,8 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
     values, vectors = np.linalg.eigh(np.cov(sample - mean, rowvar=False))
     whiten = ((vectors / np.sqrt(np.maximum(values, 0) + 0.1)) @ vectors.T).astype(np.float32)
     count = min(centroids, len(sample))
-    centres = (
-        MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=4096)
-        .fit((sample - mean) @ whiten)
-        .cluster_centers_.astype(np.float32)
-    )
+    clusters = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=4096).fit((sample - mean) @ whiten)
+    centres = clusters.cluster_centers_.astype(np.float32)
     squares = np.square(centres).sum(axis=1)
 
     def encode(x: np.ndarray) -> np.ndarray:
@@ -108,8 +101,8 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
         distance = np.sqrt(np.maximum(distance, 0))
         active = np.maximum(distance.mean(axis=1, keepdims=True) - distance, 0)
         active = active.reshape(*grid.shape[:3], count)
-        row, column = grid.shape[1] // 2, grid.shape[2] // 2
-        quadrants = [active[:, i, j] for i in _halves(row) for j in _halves(column)]
+        halves = np.split(active, [grid.shape[1] // 2], axis=1)
+        quadrants = [part for half in halves for part in np.split(half, [grid.shape[2] // 2], axis=2)]
         return np.concatenate([part.mean(axis=(1, 2)) for part in quadrants], axis=1).astype(np.float64)
 
     def transform(x: np.ndarray) -> np.ndarray:
@@ -117,10 +110,6 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
 
     scale = transform(x_train[:5000]).std(axis=0) + 1e-6
     return lambda x: transform(x) / scale
-
-
-def _halves(middle: int) -> tuple[slice, slice]:
-    return slice(None, middle), slice(middle, None)
 
 
 def _patches_of(x: np.ndarray, size: int) -> np.ndarray:

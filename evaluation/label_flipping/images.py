@@ -29,7 +29,8 @@ class Images(NamedTuple):
 
 def together(train: Images, held_out: Images) -> Images:
     """The images of both."""
-    return Images(*map(np.concatenate, zip(train[:3], held_out[:3], strict=True)), "train and val")
+    x, y, numbers = (np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True))
+    return Images(x, y, numbers, "train and val")
 
 
 def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Images, Images, Images]:
