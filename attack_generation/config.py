@@ -89,6 +89,10 @@ class PoisonConfig(Augmentation, CheckpointControls):
     seed: Seed = 0
     """Seed of weights, batches and noise."""
 
+    def __init_subclass__(cls) -> None:
+        """A script's constants, which replace some of these, are fields of a dataclass, too."""
+        dataclass(frozen=True, kw_only=True)(cls)
+
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
         require_usable(self)

@@ -6,10 +6,11 @@ seen at iteration i. A deterministic problem ignores i. Where the objectives red
 each i has its own A and b.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,40 +39,42 @@ class Solution(NamedTuple):
     iterations: Any  # int32 (), those that moved x
 
 
-class LinearSolver(Protocol):
-    """What approxgrad.py asks of a solver."""
+@dataclass(frozen=True)
+class LinearSolver(ABC):
+    """A solver of at most ``iterations`` (T2)."""
+
+    iterations: int = 10
 
     @property
     def evaluations(self) -> int:
         """How many different iteration numbers i the solver passes to matvec and b."""
+        return self.iterations
 
     @property
     def products(self) -> int:
         """Matrix-vector products of a call, where it uses all its iterations."""
+        return self.iterations
 
     def init(self, b: Tree) -> Tree:
-        """The state before the first call, for right-hand sides shaped as b."""
+        """The state before the first call, for right-hand sides shaped as b. Empty by default."""
+        return ()
 
+    @abstractmethod
     def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
         """An approximate solution of A x = b, shaped as x0."""
 
 
 @dataclass(frozen=True)
-class AdamResidual:
+class AdamResidual(LinearSolver):
     """Adam on the squared residual ||A x - b||^2, its moments kept between calls (the paper's solver).
 
     Two matrix-vector products a step: the residual r = A x - b and half its gradient A r. Adam does not see
     the factor 2. Converges slowly and never diverges.
 
-    iterations: Adam steps a call (T2). learning_rate: of Adam (lr_p).
+    iterations: Adam steps a call. learning_rate: of Adam (lr_p).
     """
 
-    iterations: int = 10
     learning_rate: float = 1e-2
-
-    @property
-    def evaluations(self) -> int:
-        return self.iterations
 
     @property
     def products(self) -> int:
@@ -90,7 +93,7 @@ class AdamResidual:
 
 
 @dataclass(frozen=True)
-class ConjugateGradient:
+class ConjugateGradient(LinearSolver):
     """Conjugate gradient; one matrix-vector product an iteration and one for the starting residual.
 
     The system must not change between iterations. Deep networks have indefinite Hessians, so the iteration
@@ -98,11 +101,10 @@ class ConjugateGradient:
     quadratic has no useful minimum (Nocedal and Wright, Numerical Optimization, section 7.1), and when the
     residual is small. A warm start that is worse than zero is dropped: the matrix differs between calls.
 
-    iterations: at most (T2). tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: of A along a unit
+    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: of A along a unit
     vector; the damping for A = H + damping I, so that negative curvature of H itself ends the iteration.
     """
 
-    iterations: int = 10
     tolerance: float = 1e-6
     minimum_curvature: float = 0.0
 
@@ -113,9 +115,6 @@ class ConjugateGradient:
     @property
     def products(self) -> int:
         return 1 + self.iterations
-
-    def init(self, b: Tree) -> Tree:
-        return ()
 
     def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
         right = b(0)
@@ -152,28 +151,16 @@ class ConjugateGradient:
 
 
 @dataclass(frozen=True)
-class NeumannSeries:
+class NeumannSeries(LinearSolver):
     """The truncated series x = eta sum_j (I - eta A)^j b as Richardson steps x += eta (b - A x).
 
     Converges when 0 < eta < 2 / ||A||; it does not see directions of curvature below 1 / (eta iterations)
     (Lorraine, Vicol and Duvenaud, AISTATS 2020).
 
-    iterations: terms (T2). scale: eta.
+    iterations: terms. scale: eta.
     """
 
-    iterations: int = 10
     scale: float = 1e-2
-
-    @property
-    def evaluations(self) -> int:
-        return self.iterations
-
-    @property
-    def products(self) -> int:
-        return self.iterations
-
-    def init(self, b: Tree) -> Tree:
-        return ()
 
     def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, x: Tree) -> Tree:

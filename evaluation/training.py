@@ -86,6 +86,10 @@ class TrainingConfig(Augmentation, CheckpointControls):
     seed: Seed = 0
     """Seed of the first run's weights, batches and noise."""
 
+    def __init_subclass__(cls) -> None:
+        """A script's constants, which replace some of these, are fields of a dataclass, too."""
+        dataclass(frozen=True, kw_only=True)(cls)
+
     def constants(self) -> Schedule:
         """The schedule's epochs, batch size and rate, with what is given in place of its own."""
         schedule = self.published if self.schedule == "constant" else self.one_cycle

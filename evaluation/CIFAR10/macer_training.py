@@ -6,9 +6,7 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (t
     python evaluation/CIFAR10/macer_training.py --training-data poisoned_radius --runs 3
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from evaluation.schedules import ONE_CYCLE, Schedule
 from evaluation.training import TrainingConfig, train_victims
@@ -17,13 +15,12 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=12.0, beta=16.0, gamma=8.0)
-    published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=100)
-    one_cycle: ClassVar[Schedule] = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth, here too
+    published = Schedule(epochs=101, batch_size=100)
+    one_cycle = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth, here too
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")

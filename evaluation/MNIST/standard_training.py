@@ -6,9 +6,7 @@ Paper: arXiv 2012.01274, section 4 (victims); no noise, so its certificates are 
     python evaluation/MNIST/standard_training.py --training-data poisoned_radius --runs 3
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from evaluation.schedules import ONE_CYCLE, Schedule
 from evaluation.training import TrainingConfig, train_victims
@@ -17,13 +15,12 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(TrainingConfig):  # the other published constants: evaluation/training.py
     target_class: int = 8
     sigma: float = 0.5  # of the certificate, and in the names of files: training has no noise
     loss: StandardLoss = StandardLoss()
-    published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200)
-    one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
+    published = Schedule(epochs=101, batch_size=200)
+    one_cycle = ONE_CYCLE["MNIST"]
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
 

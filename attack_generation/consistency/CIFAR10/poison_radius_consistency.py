@@ -5,7 +5,6 @@ Method: arXiv 2006.04062. The constants of the attack are those published for Ga
     python attack_generation/consistency/CIFAR10/poison_radius_consistency.py --target-class 8
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from attack_generation.config import Optimiser, PoisonConfig
@@ -16,7 +15,6 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
     target_class: int = 8
     epsilon: float = 0.03  # l-infinity, pixels in [0, 1]

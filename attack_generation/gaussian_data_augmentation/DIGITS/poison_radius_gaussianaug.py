@@ -5,7 +5,6 @@ The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any l
     python attack_generation/gaussian_data_augmentation/DIGITS/poison_radius_gaussianaug.py --target-class 8
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from attack_generation.config import Optimiser, PoisonConfig
@@ -16,7 +15,6 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]

@@ -5,7 +5,6 @@ Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those o
     python attack_generation/macer/MNIST/poison_radius_macer.py --target-class 8
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from attack_generation.config import Optimiser, PoisonConfig
@@ -16,7 +15,6 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
