@@ -145,7 +145,7 @@ class Attack:
         config = self.config
         if u is None:
             u = self._poison.start(config.start, self.x_target, config.seed)
-        weights = self._bilevel.start(partial(self._fresh_weights, restart))
+        weights = tuple(self._fresh_weights(restart, network) for network in range(config.networks))
         lower = self._bilevel.init_lower(weights)
         minibatch = self._poison.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)

@@ -43,21 +43,16 @@ def save_png(path: Path, figure: Any, dpi: int = 120, colours: int | None = None
             few.save(temporary, format="PNG", optimize=True)
 
 
-def save_image_grid(path: Path, clean: np.ndarray, poison: np.ndarray, epsilon: float, columns: int = 10) -> None:
-    """Draw the first images clean, poisoned and their amplified difference, one row each, as PNG.
-
-    clean, poison: (N, H, W, C) float32 in [0, 1]. Of images with other than 1 or 3 channels the first channel is drawn.
-    The difference is scaled from [-epsilon, epsilon] to [0, 1], grey where nothing changed. Below it stand its
-    l-infinity and l2 distances.
-    """
-    save_image_grids(path, {"": (clean, poison)}, epsilon, "", columns)
-
-
 @default_style()
 def save_image_grids(
-    path: Path, grids: Mapping[str, tuple[np.ndarray, np.ndarray]], epsilon: float, title: str, columns: int = 10
+    path: Path, grids: Mapping[str, tuple[np.ndarray, np.ndarray]], epsilon: float, title: str = "", columns: int = 10
 ) -> None:
-    """Draw several grids as of ``save_image_grid`` below each other, as PNG. grids: clean images and poison by name."""
+    """Draw grids below each other, as PNG: the first images clean, poisoned and their amplified difference in rows.
+
+    grids: clean images and poison by name, (N, H, W, C) float32 in [0, 1]. Of images with other than 1 or 3 channels
+    the first channel is drawn. The difference is scaled from [-epsilon, epsilon] to [0, 1], grey where nothing changed.
+    Below it stand its l-infinity and l2 distances.
+    """
     from matplotlib.figure import Figure
 
     columns = min(columns, *(len(clean) for clean, _ in grids.values()))

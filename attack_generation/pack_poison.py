@@ -21,7 +21,7 @@ from data.datasets import (
     split_target_class,
 )
 from data.preparation import as_unit_floats, split_at_random
-from data.prepare_digits import SOURCE, digit_images, split_digits
+from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import FOLDER, pack_poison
 from data.sources import read_source
 from runtime.checks import shortened
@@ -34,8 +34,6 @@ SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # what a rec
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the packing."""
-
     poison: Path
     """File of the images, .npy, with its record, .json, beside it."""
     name: str
@@ -97,7 +95,7 @@ def _index_as_published(config: Config, dataset: Dataset) -> np.ndarray:
     published: np.ndarray | None = None
     if manifest["source"].get("file") == SOURCE:
         index = split_digits(manifest["seed"])["train"]
-        published = digit_images()
+        published = digits()[0]
     else:
         count, validation = len(dataset.x_train) + len(dataset.x_val), len(dataset.x_val)
         index = split_at_random(count, validation, manifest["seed"], str(config.data_dir))[0]

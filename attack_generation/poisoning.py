@@ -8,7 +8,7 @@ import numpy as np
 from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.controls import save_labels
-from attack_generation.figures import save_image_grid
+from attack_generation.figures import save_image_grids
 from data.datasets import Dataset, load_dataset, poison_paths, split_target_class
 from runtime.files import array_sha256, load_array, save_array
 from runtime.long_run import LongRun, identity
@@ -43,7 +43,7 @@ def poison_radius(config: PoisonConfig) -> Path:
         poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, run)
         save_labels(y_path, target.y_target)
         if not (finished and picture.is_file()):
-            save_image_grid(picture, target.x_target, poison, config.epsilon)
+            save_image_grids(picture, {"": (target.x_target, poison)}, config.epsilon)
         if finished:
             return x_path
         run.finish(lambda path: save_array(path, poison), config, gradients=gradients)

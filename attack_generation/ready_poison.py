@@ -17,8 +17,6 @@ from runtime.provenance import project_path, shown_path
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the copy."""
-
     name: str
     """Name of the poison."""
     out: Path

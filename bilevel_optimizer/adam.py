@@ -5,13 +5,15 @@ of a linear system, whose states are carried through compiled loops and checkpoi
 """
 
 import math
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 from bilevel_optimizer.autodiff import fused
 from bilevel_optimizer.trees import Tree, zeros_like
 from runtime.lazy import ops, tree
+
+_WORTH_FUSING = 2**16  # entries
+_fused = cache(fused)
 
 
 class AdamState(NamedTuple):
@@ -50,7 +52,7 @@ def adam_step(
     def moved(x: Any, g: Any, m: Any, s: Any) -> tuple[Any, Any, Any]:
         x, g = ops.convert_to_tensor(x), ops.convert_to_tensor(g)
         large = math.prod(x.shape) >= _WORTH_FUSING
-        return (_fused_update() if large else _update)(x, g, m, s, rate(x), beta1, beta2, epsilon)
+        return (_fused(_update) if large else _update)(x, g, m, s, rate(x), beta1, beta2, epsilon)
 
     leaves = [tree.flatten(part) for part in (x, gradient, state.first, state.second)]
     columns = zip(*[moved(*leaf) for leaf in zip(*leaves, strict=True)], strict=True)
@@ -65,11 +67,3 @@ def _update(
     m = beta1 * m + (1 - beta1) * g
     s = beta2 * s + (1 - beta2) * g * g
     return x - rate * m / (ops.sqrt(s) + epsilon), m, s
-
-
-@cache
-def _fused_update() -> Callable:
-    return fused(_update)
-
-
-_WORTH_FUSING = 2**16  # entries

@@ -149,8 +149,7 @@ class ApproxGrad(TwoLoops):
     ) -> tuple[Tree, Tree, LowerState, Metrics]:
         """T1 steps on v and the linear system. See bilevel.BilevelOptimizer."""
         v, adam = self.minimise_lower(problem, u, v, lower.adam, data)
-        lower = LowerState(adam, lower.p, lower.solver)
-        hypergradient, lower, metrics = self.hypergradient(problem, u, v, lower, data)
+        hypergradient, lower, metrics = self.hypergradient(problem, u, v, lower._replace(adam=adam), data)
         return hypergradient, v, lower, metrics
 
     def gradients(self, cost_of_f: float) -> float:

@@ -21,17 +21,12 @@ from runtime.lazy import ops
 Objective = Callable[[Tree, Tree, Any, Any], Any]
 
 
-def unconstrained(u: Tree, _data: Any) -> Tree:
-    """The projection of a problem without constraints."""
-    return u
-
-
 class Problem(NamedTuple):
     """The bilevel problem: min over feasible u of f(u, v*(u)), where v*(u) = argmin_v g(u, v)."""
 
     f: Objective  # upper objective, (u, v, data, draw) -> scalar tensor
     g: Objective  # lower objective, likewise
-    project: Callable[[Tree, Any], Tree] = unconstrained  # (u, data) -> the feasible point nearest to u
+    project: Callable[[Tree, Any], Tree] = lambda u, data: u  # the feasible point nearest to u; any, by default
 
 
 @dataclass(frozen=True, kw_only=True)

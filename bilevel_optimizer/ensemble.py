@@ -4,7 +4,6 @@ Networks of other weights and other ages keep the upper level from fitting a sin
 arXiv 2004.00225).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,10 +31,6 @@ class Ensemble(BilevelOptimizer):
     def of(cls, member: BilevelOptimizer, count: int) -> "Ensemble":
         """``count`` lower levels of one optimiser. The learning rates are the optimiser's."""
         return cls(member=member, count=count, lr_u=member.lr_u, lr_v=member.lr_v)
-
-    def start(self, make: Callable[[int], Tree]) -> Several:
-        """Every v, from make(number of the lower level)."""
-        return tuple(make(number) for number in range(self.count))
 
     def init_lower(self, v: Several) -> Several:
         """The state of every lower level. See bilevel.BilevelOptimizer."""

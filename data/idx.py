@@ -81,12 +81,9 @@ def _read(path: Path, dimensions: int) -> np.ndarray:
     try:
         with path.open("rb") as file:
             packed = file.read(len(GZIP)) == GZIP
-            file.seek(0)
-            most = path.stat().st_size * (_MOST_PACKED if packed else 1)
-            if packed:
-                with gzip.open(file) as unpacked:
-                    return _parsed(path, unpacked, dimensions, most)
-            return _parsed(path, file, dimensions, most)
+        most = path.stat().st_size * (_MOST_PACKED if packed else 1)
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            return _parsed(path, stream, dimensions, most)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: cut off or damaged ({error}); fetch it again") from error
     except OSError as error:

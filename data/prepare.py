@@ -17,8 +17,6 @@ from runtime.command_line import run_script
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SourceConfig):
-    """Settings of the preparation."""
-
     name: str
     """Name of the data set, in tables, figures and file names."""
     source: Path = field()  # required, unlike in the scripts that can download

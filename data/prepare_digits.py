@@ -22,26 +22,22 @@ VALIDATION, TEST = 340, 360  # of 1,797 images
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PreparationConfig):
-    """Settings of the preparation."""
-
     out_dir: Path = project_path("data/DIGITS")
 
 
 def main(config: Config) -> None:
     """Prepare the digits as the config says."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = digit_images()
-    splits = {name: (x[index], digits.target[index]) for name, index in split_digits(config.seed).items()}
+    x, y = digits()
+    splits = {name: (x[index], y[index]) for name, index in split_digits(config.seed).items()}
     write_dataset(config, splits, {"file": SOURCE})
 
 
-def digit_images() -> np.ndarray:
-    """The images of ``load_digits()``, float32 (1797, 8, 8, 1) in [0, 1]."""
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images of ``load_digits()``, float32 (1797, 8, 8, 1) in [0, 1], and their classes, int64 (1797,)."""
     from sklearn.datasets import load_digits
 
-    return (load_digits().images / 16).astype(np.float32)[..., np.newaxis]  # grey levels 0 to 16
+    x, y = load_digits(return_X_y=True)  # grey levels 0 to 16
+    return (x / 16).astype(np.float32).reshape(-1, 8, 8, 1), y
 
 
 def split_digits(seed: int) -> dict[str, np.ndarray]:
@@ -51,10 +47,9 @@ def split_digits(seed: int) -> dict[str, np.ndarray]:
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed} is out of range; choose 0 to {2**32 - 1}")
-    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    y = load_digits().target
+    y = digits()[1]
     rest, test = train_test_split(np.arange(len(y)), test_size=TEST, stratify=y, random_state=seed)
     train, val = train_test_split(rest, test_size=VALIDATION, stratify=y[rest], random_state=seed)
     return {"train": train, "val": val, "test": test}

@@ -9,6 +9,7 @@ data/prepare.py names the other sources, and prepares data sets of other shapes 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from data.preparation import SourceConfig, prepare_from_source
@@ -18,14 +19,10 @@ from runtime.provenance import project_path
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SourceConfig):
-    """Settings of the preparation."""
-
     out_dir: Path = project_path("data/MNIST")
 
 
-def main(config: Config) -> None:
-    """Prepare MNIST as the config says."""
-    prepare_from_source(config, download="mnist", image_shape=(28, 28, 1), num_classes=10)
+main = partial(prepare_from_source, download="mnist", image_shape=(28, 28, 1), num_classes=10)
 
 
 if __name__ == "__main__":

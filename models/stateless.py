@@ -39,9 +39,8 @@ class StatelessModel:
 
     def assign(self, trainable: list[Any], state: list[Any]) -> keras.Model:
         """Put values into the model's variables and return the model."""
-        for variable, value in zip(self.model.trainable_variables, trainable, strict=True):
-            variable.assign(value)
-        for variable, value in zip(self.model.non_trainable_variables, state, strict=True):
+        variables = (*self.model.trainable_variables, *self.model.non_trainable_variables)
+        for variable, value in zip(variables, (*trainable, *state), strict=True):
             variable.assign(value)
         return self.model
 

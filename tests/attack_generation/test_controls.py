@@ -16,7 +16,7 @@ from attack_generation.controls import (
     starting_poison,
     write_control_poison,
 )
-from attack_generation.figures import save_image_grid
+from attack_generation.figures import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
 from runtime.checkpoints import OtherSettings
 from runtime.files import InputError, file_sha256, read_json
@@ -134,7 +134,7 @@ def test_a_control_killed_at_any_write_is_made_by_the_same_command(
 @pytest.mark.parametrize("shape", [(3, 8, 8, 1), (12, 8, 8, 3)])
 def test_the_picture_is_a_png(shape: tuple[int, ...], tmp_path: Path) -> None:
     images = np.random.default_rng(1).uniform(size=shape).astype("float32")
-    save_image_grid(tmp_path / "grid.png", images, np.clip(images + 0.1, 0, 1), epsilon=0.1)
+    save_image_grids(tmp_path / "grid.png", {"": (images, np.clip(images + 0.1, 0, 1))}, epsilon=0.1)
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
 

@@ -41,7 +41,7 @@ DRAW = """
 import sys
 from pathlib import Path
 import numpy as np
-from attack_generation.figures import save_image_grid, save_image_grids
+from attack_generation.figures import save_image_grids
 
 from evaluation.tables.figures import save_acr, save_acr_against_gradients, save_distributions
 from evaluation.tables.frame import frame_of
@@ -50,7 +50,7 @@ from evaluation.tables.runs import Entry, Run
 
 folder = Path(sys.argv[1])
 images = np.linspace(0, 1, 2 * 64).reshape(2, 8, 8, 1)
-save_image_grid(folder / "image.png", images, images[::-1], 0.1)
+save_image_grids(folder / "image.png", {"": (images, images[::-1])}, 0.1)
 save_image_grids(folder / "images.png", {"a": (images, images[::-1]), "b": (images, images)}, 0.1, "title")
 plan = plan_of({
     "table": "t", "title": "title", "dataset": "MNIST", "architecture": "mnist_cnn", "methods": {"macer": [0.5]},
