@@ -92,8 +92,7 @@ def main(config: Config) -> None:
     if given and not config.import_files:
         raise InputError(f"{given[0]} says what --import-files are; name the files, or leave it out")
     if config.import_files:
-        with Lock(config.store / SETTINGS):
-            import_entry(config)
+        import_entry(config)
     elif config.entry or config.out_dir:
         export_entry(config)
     else:
