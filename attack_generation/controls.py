@@ -15,7 +15,7 @@ from runtime.files import InputError, array_sha256, load_array, save_array
 from runtime.lazy import linalg, ndimage
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream
-from runtime.provenance import shown_path
+from runtime.provenance import printed_path
 from runtime.stop import Stop
 
 Signs = Callable[[np.ndarray, int], np.ndarray]  # images x (N, H, W, C) and a seed -> signs that broadcast over x
@@ -186,7 +186,7 @@ def write_control_poison(config: ControlConfig) -> Path:
             poison = control_poison(config.kind, target.x_target, config.epsilon, config.sigma, config.seed)
             check_poison(poison, target.x_target, config.epsilon, x_path)
             run.finish(lambda path: save_array(path, poison), config)
-            print(f"{shown_path(x_path)}: {len(poison)} images, written")
+            print(f"{printed_path(x_path)}: {len(poison)} images, written")
     return x_path
 
 

@@ -27,7 +27,7 @@ from data.sources import read_source
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record
-from runtime.provenance import is_clean_commit, project_path, shown_path
+from runtime.provenance import is_clean_commit, printed_path, project_path
 
 SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # what a record has to say of the attack
 
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     check_poison(images, clean, epsilon, config.poison)
     index = _index_as_published(config, dataset)[labels(dataset.y_train) == target_class]
     for path in pack_poison(images, clean, index, record, config.name, config.out_dir):
-        print(f"{shown_path(path)}: {path.stat().st_size:,} bytes")
+        print(f"{printed_path(path)}: {path.stat().st_size:,} bytes")
 
 
 def _read_record(poison: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from attack_generation.figures import save_image_grids
 from data.datasets import Dataset, load_dataset, poison_paths, split_target_class
 from runtime.files import array_sha256, load_array, save_array
 from runtime.long_run import LongRun, identity
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
 
@@ -49,8 +49,8 @@ def poison_radius(config: PoisonConfig) -> Path:
         run.finish(lambda path: save_array(path, poison), config, gradients=gradients)
     distortion = np.abs(poison - target.x_target)
     print(
-        f"{shown_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} max {distortion.max():.4f}, "
-        f"{gradients:,.0f} gradients"
+        f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "
+        f"max {distortion.max():.4f}, {gradients:,.0f} gradients"
     )
     if not distortion.any():
         print(

@@ -12,7 +12,7 @@ from data.datasets import check_poison, load_dataset, split_target_class
 from data.ready_poisons import read_ready_poison
 from runtime.command_line import run_script
 from runtime.files import file_sha256, save_array, write_json
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     check_poison(ready.images, clean, config.epsilon, Path(config.name))
     save_array(config.out, ready.images)
     write_json(config.out.with_suffix(".json"), {**ready.record, "sha256": file_sha256(config.out)})
-    print(f"{shown_path(config.out)}: {len(ready.images)} images, written")
+    print(f"{printed_path(config.out)}: {len(ready.images)} images, written")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 from runtime import onednn_in_force
 from runtime.files import write_json
 from runtime.lazy import keras
-from runtime.provenance import has_bfloat16_units, provenance, shown_path
+from runtime.provenance import has_bfloat16_units, printed_path, provenance
 
 VERDICTS = {None: "", True: "yes", False: "NO"}
 """Whether a bar is met, in tables; None where there is none."""
@@ -33,7 +33,7 @@ def finish(config: BenchmarkConfig, about: dict[str, str], rows: list[dict[str, 
         print("toy sizes: these numbers mean nothing")
     if config.out is not None:
         write_json(config.out, {"about": about, "rows": rows, **provenance(config)})
-        print(f"written to {shown_path(config.out)}")
+        print(f"written to {printed_path(config.out)}")
 
 
 def peak_resident_mib() -> float:

@@ -12,7 +12,7 @@ from runtime.artifact import Artifact
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, read_json, save_array, write_json
-from runtime.provenance import project_path, provenance, shown_path
+from runtime.provenance import printed_path, project_path, provenance
 
 DARK = 64  # 8-bit images whose brightest pixel is below may be of another scale
 
@@ -205,7 +205,7 @@ def write_dataset(
             "seed": config.seed, "arrays": arrays,
         }  # fmt: skip
         write_json(manifest_path, {**manifest, "provenance": provenance(config)})
-    print(f"{label}: arrays and {MANIFEST} are in {shown_path(out_dir)}")
+    print(f"{label}: arrays and {MANIFEST} are in {printed_path(out_dir)}")
 
 
 def _say_what_is_replaced(manifest_path: Path, source: dict[str, Any]) -> None:
@@ -218,7 +218,7 @@ def _say_what_is_replaced(manifest_path: Path, source: dict[str, Any]) -> None:
             return
     if found != source:
         held = shortened(found.get("file", "?")) if isinstance(found, dict) else "arrays without a whole manifest"
-        print(f"note: {shown_path(manifest_path.parent)} held other data ({held}), which are replaced")
+        print(f"note: {printed_path(manifest_path.parent)} held other data ({held}), which are replaced")
 
 
 def as_unit_floats(x: np.ndarray) -> np.ndarray:

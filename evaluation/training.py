@@ -36,7 +36,7 @@ from runtime.files import InputError, array_sha256
 from runtime.lazy import keras, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, seed_pair
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
 BY_SCHEDULE = tyro.conf.arg(help_behavior_hint="(default: the schedule's, see above)")
@@ -167,7 +167,7 @@ def _require_poison(poison: Path, data_dir: Path) -> None:
     others = ", ".join(path.name for path in sorted(data_dir.glob("X_*.npy")) if path.name not in clean) or "none"
     raise InputError(
         f"{poison}: no such poison; make it with a script of attack_generation/, or give another by --poison FILE "
-        f"(in {shown_path(data_dir)}: {others})"
+        f"(in {printed_path(data_dir)}: {others})"
     )
 
 
@@ -231,7 +231,7 @@ def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
 
 def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> None:
     print(
-        f"{shown_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
+        f"{printed_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
         f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
     )
     if not accuracies["target_accuracy"]:

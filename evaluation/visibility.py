@@ -21,7 +21,7 @@ from runtime.bounds import Seed
 from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import array_sha256, read_record, write_json
-from runtime.provenance import project_path, provenance, shown_path
+from runtime.provenance import printed_path, project_path, provenance
 
 TRAINED_ON = 2_000  # poisoned images, at most: the detectors need no more
 
@@ -57,13 +57,13 @@ def main(config: Config) -> None:
     settings |= {f"x_{part}": array_sha256(getattr(dataset, f"x_{part}")) for part in SPLITS}
     settings["poison_sha256"] = array_sha256(poison)
     if config.out.is_file() and read_record(config.out).get("settings") == settings:
-        print(f"{shown_path(config.out)}: already made with these settings, kept")
+        print(f"{printed_path(config.out)}: already made with these settings, kept")
         return
     far = distances(poison, clean, config.sigma)
     seen = areas(poison, clean, reference, held_out, config.seed)
     write_json(config.out, {"settings": settings, "measured": {**far, "auc": seen}, **provenance(config)})
     found = ", ".join(f"{name} {value:.3f}" for name, value in seen.items())
-    print(f"{shown_path(config.out)}: l2 {far['l2']:.3f}, area under the curve of {found}")
+    print(f"{printed_path(config.out)}: l2 {far['l2']:.3f}, area under the curve of {found}")
 
 
 def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:

@@ -25,7 +25,7 @@ from evaluation.tables.records import read_entries, require_clean_commits, requi
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 
 HEAD = f"""# Results
 
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
         pages[readme] = with_headlines(read_text(readme), config.results_dir, frames)
     for path, text in pages.items():
         write_text(path, text)
-        print(f"{shown_path(path)}: written")
+        print(f"{printed_path(path)}: written")
 
 
 def read_frames(results: Path) -> dict[str, pd.DataFrame]:

@@ -38,7 +38,7 @@ from runtime.files import InputError, file_sha256, read_record, remove, write_js
 from runtime.lazy import stats
 from runtime.noise import Stream
 from runtime.part_by_part import settings_path
-from runtime.provenance import provenance, shown_path
+from runtime.provenance import printed_path, provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def main(config: Config) -> None:
     remove(record)
     write_text(config.out, as_text(new, "\t".join(header)))
     write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
-    print(f"{shown_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
+    print(f"{printed_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
           f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from runtime.checks import require_keras_settings
 from runtime.files import InputError, file_sha256, json_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
 from runtime.progress import Scalars, progress
-from runtime.provenance import provenance, settings, shown_path
+from runtime.provenance import printed_path, provenance, settings
 from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
@@ -130,13 +130,13 @@ class LongRun(Artifact):
             self._in_the_way = self.path, self.record
             return False
         if not self.path.is_file() or file_sha256(self.path) != record.get("sha256"):
-            print(f"{shown_path(self.path)}: not the file that was made; it is made again")
+            print(f"{printed_path(self.path)}: not the file that was made; it is made again")
             self._in_the_way = self.path, self.record
             return False
         if self.lock.note == self._note or self._checkpoints.lock.is_left:  # killed when all was written
             with self._checkpoints:
                 self._forget()
-        print(f"{shown_path(self.path)}: already made with these settings")
+        print(f"{printed_path(self.path)}: already made with these settings")
         return True
 
     def advance(

@@ -20,7 +20,7 @@ from runtime.files import (
 )
 from runtime.long_run import RunControls
 from runtime.progress import progress
-from runtime.provenance import shown_path
+from runtime.provenance import printed_path
 from runtime.stop import Stop, StoppedEarly
 
 Item = TypeVar("Item")
@@ -93,7 +93,7 @@ class LineByLine(Artifact):
         for done, item in enumerate(progress(items, desc=self.path.stem, unit=unit)):
             if reason := self._stop.reason:
                 left = len(items) - done
-                raise StoppedEarly(f"{reason}; {left} {unit}s are left of {shown_path(self.path)}")
+                raise StoppedEarly(f"{reason}; {left} {unit}s are left of {printed_path(self.path)}")
             text = line(item) + "\n"
             if not done:
                 remove(self._summary)

@@ -44,6 +44,14 @@ def shown_path(path: Path) -> str:
         return str(path)
 
 
+def printed_path(path: Path) -> str:
+    """The path as the user's next command takes it: relative to the working folder where it lies inside."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except (ValueError, RuntimeError, OSError):
+        return str(Path(path).absolute())
+
+
 def settings(config: Any) -> dict[str, Any]:
     """A config dataclass (or mapping) as plain JSON values, so that two can be compared after a restart.
 

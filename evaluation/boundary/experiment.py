@@ -20,7 +20,7 @@ from runtime.artifact import Artifact
 from runtime.files import InputError, remove, write_text
 from runtime.lazy import pandas as pd
 from runtime.progress import progress
-from runtime.provenance import provenance, shown_path
+from runtime.provenance import printed_path, provenance
 
 TABLES, PICTURE = "tables.md", "decision_boundary.png"
 
@@ -44,7 +44,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         save_boundaries(config.out_dir / PICTURE, panels, config)
         write_text(config.out_dir / TABLES, table := tables_page(store))
         write_store(config.out_dir, store)
-    print(f"{table}\n{shown_path(record)}, {', '.join(path.name for path in others)}")
+    print(f"{table}\n{printed_path(record)}, {', '.join(path.name for path in others)}")
     return results
 
 

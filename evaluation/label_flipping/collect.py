@@ -20,7 +20,7 @@ from runtime.artifact import Artifact
 from runtime.command_line import run_script
 from runtime.files import InputError, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def main(config: Config) -> None:
         write_text(folder / TABLES, tables)
         for name, studies in figures.items():
             save_label_curves(folder / name, studies)
-    print(f"{tables}\n{shown_path(folder)}: {TABLES}, figures, {SETTINGS} and, per test point, {POINTS}")
+    print(f"{tables}\n{printed_path(folder)}: {TABLES}, figures, {SETTINGS} and, per test point, {POINTS}")
 
 
 def read_label_studies(folder: Path) -> Store:

@@ -31,7 +31,7 @@ from runtime.files import InputError, array_sha256, save_archive
 from runtime.lazy import keras, layers, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, fold_in, seed_pair, uniform
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
 _BATCH = 1000  # images encoded together
@@ -111,7 +111,7 @@ def main(config: Config) -> Path:
         features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
         run.finish(lambda path: save_archive(path, features), config)
     width = features["train"].shape[1]
-    print(f"{shown_path(path)}: {width} features, trained on {len(training.x)} images without labels")
+    print(f"{printed_path(path)}: {width} features, trained on {len(training.x)} images without labels")
     return path
 
 

@@ -39,7 +39,7 @@ from runtime.long_run import identity
 from runtime.noise import Stream
 from runtime.part_by_part import KeptStages
 from runtime.progress import progress
-from runtime.provenance import provenance, shown_path
+from runtime.provenance import printed_path, provenance
 from runtime.stop import Stop
 
 _BLOCK = 250  # test points whose weights are held together
@@ -93,7 +93,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         save_label_curves(folder / FIGURE, store)
         write_text(folder / TABLES, table)
         write_store(folder, store)
-    print(f"{table}\n{shown_path(folder)}: {TABLES}, {FIGURE}, {RECORDS} and, per test point, {POINTS}")
+    print(f"{table}\n{printed_path(folder)}: {TABLES}, {FIGURE}, {RECORDS} and, per test point, {POINTS}")
     return store
 
 

@@ -40,7 +40,7 @@ from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path, shown_path
 
 NO_TIME = "0:00:00.000000"  # a store keeps none
 ABOUT_THE_STORE = ("store", "entry", "out_dir", "import_files")  # the other settings are of files to import
@@ -136,7 +136,7 @@ def export_entry(config: Config) -> None:
             raise InputError(f"{path}: another file of this name is there; choose another --out-dir")
     for name, text in texts.items():
         write_text(config.out_dir / name, text)
-    print(f"{shown_path(config.out_dir)}: {', '.join(texts)}")
+    print(f"{printed_path(config.out_dir)}: {', '.join(texts)}")
 
 
 def as_certificates(points: pd.DataFrame) -> str:
@@ -181,8 +181,8 @@ def import_entry(config: Config) -> None:
         # Where a run was stopped here, the same command writes the plan.
         joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
         write_text(plan_file, msgspec.yaml.encode(joined).decode())
-        print(f"{shown_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
-        print(f"python evaluation/tables/make_tables.py --plan {shown_path(plan_file)} --from-results")
+        print(f"{printed_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
+        print(f"python evaluation/tables/make_tables.py --plan {printed_path(plan_file)} --from-results")
 
 
 def _foreign(config: Config) -> Foreign:

@@ -32,7 +32,7 @@ from evaluation.tables.plan import Plan, read_plan
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 
 MOST_POISONS = 4  # in the picture of images
 
@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     if lacking:
         print("\nmissing:\n  " + "\n  ".join(lacking))
     stored = "" if config.from_results else " and, per point, points.csv.xz"
-    print(f"\n{shown_path(folder)}: {', '.join(written)}{stored}")
+    print(f"\n{printed_path(folder)}: {', '.join(written)}{stored}")
 
 
 def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: pd.DataFrame) -> dict[str, str]:

@@ -27,7 +27,7 @@ from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError, write_json
-from runtime.provenance import project_path, shown_path
+from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
 
@@ -68,10 +68,10 @@ def main(config: Config) -> None:
     write_json(plan.paths.plan, msgspec.to_builtins(plan))
     with stopped as stop:
         failed = run_jobs(to_do, config.processes, stop)
-        lines = [f"{job.about}: {line}; its output is in {shown_path(job.log)}" for job, line in failed.items()]
+        lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
         for job in jobs:  # those that need what was not made
             if lacks := {path for one in failed for path in one.outputs} & set(job.needs):
-                failed[job] = f"needs {shown_path(lacks.pop())}"
+                failed[job] = f"needs {printed_path(lacks.pop())}"
                 lines.append(f"{job.about}: {failed[job]}")
         elsewhere = f"--results-dir {shlex.quote(str(plan.paths.incomplete))}" if failed else ""
         if no_table := run_job(tables, stop, elsewhere):
