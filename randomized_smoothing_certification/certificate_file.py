@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -305,6 +305,7 @@ def require_possible_radii(path: Path, points: Sequence[Point], *, n: int, alpha
 
 class _Noise(msgspec.Struct):
     mode: Literal["float32", "grid"]
+    failure_mass: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,11 @@
 """Settings of certificates, each declared here once: flags of the scripts, a plan's certification, and records."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
 
 from data.datasets import Sigma
 from randomized_smoothing_certification.core import require_radii_above_0
@@ -50,6 +52,14 @@ class CertificateSettings(Sampling):
     shard: str | None = None
     """I/N: certify only part I (from 1) of N of the points. merge_shards.py joins the parts."""
 
+    def check_types(self) -> None:
+        """Raise InputError naming the first setting of another type. Those of flags and records are checked before."""
+        given = {field.name: getattr(self, field.name) for field in fields(CertificateSettings)}
+        try:
+            msgspec.convert(given, CertificateSettings)
+        except msgspec.ValidationError as error:
+            raise InputError(f"settings: {error}") from error
+
     def check(self) -> None:
         """Raise InputError naming the first setting that cannot work."""
         self.check_votes()
@@ -83,7 +93,7 @@ def shard_of(text: Any) -> tuple[int, int]:
     """Part and number of parts that a shard I/N names, 1 and 1 for None. Raises InputError where it is neither."""
     if text is None:
         return 1, 1
-    parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text) if isinstance(text, str) else None
+    parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII) if isinstance(text, str) else None
     if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
         raise InputError(f"shard must be I/N with 1 <= I <= N, got {shortened(text)}")
     return int(parts[1]), int(parts[2])

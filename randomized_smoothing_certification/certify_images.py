@@ -59,6 +59,7 @@ def certify_images(
     The noise depends on the settings' seed and on the set, so that shards of one set give the certificates of the
     whole. Raises InputError for bad settings and as VoteCounter.
     """
+    settings.check_types()
     settings.check()
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:

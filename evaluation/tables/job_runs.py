@@ -89,8 +89,8 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
                 if processes == 1:
                     running[_run_here(job, stop, bar)] = job, None
                 else:
-                    free = idle.pop() if idle else _worker()
-                    running[free.submit(_run_there, job, stop.minutes_left)] = job, free
+                    future, free = _submitted(job, stop.minutes_left, idle)
+                    running[future] = job, free
             if not running:
                 break
             for future in wait(running, _LOOK_EVERY, FIRST_COMPLETED).done:
@@ -120,6 +120,18 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
     if stopped:
         raise StoppedEarly(stopped)
     return failed
+
+
+def _submitted(
+    job: Job, minutes: float | None, idle: list[ProcessPoolExecutor]
+) -> "tuple[Future[str | None], ProcessPoolExecutor]":
+    """The job in an idle worker, or in a new one. An idle worker that the system has killed is dropped."""
+    while True:
+        worker = idle.pop() if idle else _worker()
+        try:
+            return worker.submit(_run_there, job, minutes), worker
+        except BrokenProcessPool:
+            worker.shutdown()
 
 
 def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":

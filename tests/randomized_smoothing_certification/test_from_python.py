@@ -119,3 +119,17 @@ def test_every_kind_of_classifier_sees_the_same_noise_whole_or_in_shards(more: d
 def test_labels_that_are_no_classes_are_refused(labels: np.ndarray, more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         certify_images(on_arrays, IMAGES, labels, SETTINGS, **more)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"noise": "Grid"}, "noise"),
+        ({"n": 1000.5}, "n"),
+        ({"target_class": "8"}, "target_class"),
+        ({"radii": 0.1}, "radii"),
+    ],
+)
+def test_settings_of_another_type_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"settings: .*\$\.{message}"):
+        certify_images(on_arrays, IMAGES, LABELS, CertificateSettings(**setting))

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 import data
-from evaluation.tables import run_plan
+from evaluation.tables import job_runs, run_plan
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import read_plan
@@ -272,3 +274,30 @@ def test_reading_the_store_needs_both_files(
     with pytest.raises(InputError, match=f"{name}: no such file"):
         main(Config(plan=tmp_path / "plan.yaml", from_results=True))
     assert not list(tmp_path.rglob("tables.md"))
+
+
+def test_an_idle_worker_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Worker:
+        def __init__(self, is_dead: bool) -> None:
+            self.is_dead, self.is_shut_down = is_dead, False
+
+        def submit(self, *_: object) -> "Future[None]":
+            if self.is_dead:
+                raise BrokenProcessPool
+            return Future()
+
+        def shutdown(self) -> None:
+            self.is_shut_down = True
+
+    dead, new = Worker(True), Worker(False)
+    monkeypatch.setattr(job_runs, "_worker", lambda: new)
+    job = jobs_of(read_plan(write_plan(tmp_path)))[1]
+    future, worker = job_runs._submitted(job, None, idle := [dead])  # type: ignore[list-item]
+    assert worker is new and not future.done() and not idle and dead.is_shut_down
+
+
+def test_a_method_without_a_script_is_one_line(tmp_path: Path) -> None:
+    jobs = [job._replace(script="attack_generation/none/DIGITS/poison_radius_none.py") for job in
+            jobs_of(read_plan(write_plan(tmp_path)))[1:2]]  # fmt: skip
+    with pytest.raises(InputError, match=r"there is no script attack_generation/none/DIGITS/poison_radius_none\.py"):
+        check_scripts(jobs)
