@@ -20,7 +20,7 @@ from runtime.bounds import POSITIVE, Bound, Seed
 from runtime.checks import require_usable
 from runtime.choices import chosen
 from runtime.files import InputError
-from runtime.long_run import CheckpointControls
+from runtime.long_run import CheckpointControls, as_dataclass
 
 Optimiser = Annotated[BilevelOptimizer, tyro.conf.arg(name="")]  # its settings are flags without a prefix
 
@@ -91,7 +91,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
 
     def __init_subclass__(cls) -> None:
         """A script's constants, which replace some of these, are fields of a dataclass, too."""
-        dataclass(frozen=True, kw_only=True)(cls)
+        as_dataclass(cls)
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""

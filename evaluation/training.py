@@ -34,7 +34,7 @@ from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256
 from runtime.lazy import keras, ops, tree
-from runtime.long_run import CheckpointControls, LongRun, identity
+from runtime.long_run import CheckpointControls, LongRun, as_dataclass, identity
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -88,7 +88,7 @@ class TrainingConfig(Augmentation, CheckpointControls):
 
     def __init_subclass__(cls) -> None:
         """A script's constants, which replace some of these, are fields of a dataclass, too."""
-        dataclass(frozen=True, kw_only=True)(cls)
+        as_dataclass(cls)
 
     def constants(self) -> Schedule:
         """The schedule's epochs, batch size and rate, with what is given in place of its own."""

@@ -26,6 +26,13 @@ Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
 _LOOK_EVERY = 50  # steps; a device is not made to wait for its numbers at every step
 
 
+def as_dataclass(config_type: type) -> None:
+    """Make a subclass of a config a frozen dataclass of keywords. It may also bear the decorator itself."""
+    dataclass(frozen=True, kw_only=True)(config_type)
+    for name in ("__setattr__", "__delattr__"):  # inherited; a second decorator wants to set them
+        delattr(config_type, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunControls:
     """How a run is carried out. Every other setting of a config is part of what it computes: see ``identity``."""
