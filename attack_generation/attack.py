@@ -23,7 +23,7 @@ from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, clean_accuracies
 from runtime.files import InputError
 from runtime.lazy import ops, tree
-from runtime.noise import Stream, fold_in, seed_pair
+from runtime.noise import Stream, epoch_order, fold_in, seed_pair
 
 _POISON_DRAW = 2**20  # added to the draw for the poisoned images' own augmentation. It is larger than every draw
 
@@ -110,7 +110,6 @@ class Attack:
         self._upper_augmentation = config.for_validation()
         self._bilevel = Ensemble.of(config.optimiser, config.networks)
         self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._poison.images)
         self._compiled_logits = jit(self._logits)
@@ -188,10 +187,7 @@ class Attack:
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
         config = self.config
-        if self._order[0] != epoch:
-            shuffle = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch])
-            self._order = epoch, shuffle.permutation(len(self._images.others)).astype(np.int32)
-        shuffled = self._order[1]
+        shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.others))
         draw = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
         return Indices(
             clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean],

@@ -35,7 +35,7 @@ from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256
 from runtime.lazy import keras, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, as_dataclass, identity
-from runtime.noise import Stream, seed_pair
+from runtime.noise import Stream, epoch_order, seed_pair
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
@@ -269,7 +269,6 @@ class Training:
         self._x, self._y = ops.convert_to_tensor(dataset.x_train), ops.convert_to_tensor(dataset.y_train)
         self._compiled_step = jit(self._step)
         self._logits = jit(lambda weights, statistics, x: self.model(weights, statistics, x)[0])
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def initial_state(self) -> TrainingState:
         """Fresh weights, Adam moments and state of the loss."""
@@ -280,11 +279,8 @@ class Training:
     def step(self, state: TrainingState, number: int) -> tuple[TrainingState, Any]:
         """Step ``number`` of the run: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            shuffle = np.random.default_rng([self._seed, Stream.VICTIM_BATCHES, epoch])
-            self._order = epoch, shuffle.permutation(len(self.dataset.x_train)).astype(np.int32)
-        size = self._batch_size
-        batch = self._order[1][step * size : (step + 1) * size]
+        size, order = self._batch_size, epoch_order(self._seed, Stream.VICTIM_BATCHES, epoch, len(self.dataset.x_train))
+        batch = order[step * size : (step + 1) * size]
         seeds = (
             seed_pair(self._seed, Stream.VICTIM_NOISE, number),
             seed_pair(self._seed, Stream.VICTIM_AUGMENTATION, number),

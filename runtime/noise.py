@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from enum import IntEnum
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,17 @@ def seed_pair(*words: int) -> np.ndarray:
     """
     digest = hashlib.blake2b(" ".join(str(int(word)) for word in words).encode(), digest_size=16).digest()
     return (np.frombuffer(digest, "<u8") % SEED_WORDS).astype(np.int32)
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, stream: Stream, epoch: int, count: int) -> np.ndarray:
+    """The numbers 0 to count - 1 in the shuffled order of one epoch, int32 (count,), read-only.
+
+    A pure function. Every step of an epoch asks for it, so that the last orders are kept.
+    """
+    order = np.random.default_rng([seed, stream, epoch]).permutation(count).astype(np.int32)
+    order.flags.writeable = False
+    return order
 
 
 def fold_in(seed: Any, count: Any) -> Any:

@@ -30,7 +30,7 @@ from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, save_archive
 from runtime.lazy import keras, layers, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
-from runtime.noise import Stream, fold_in, seed_pair, uniform
+from runtime.noise import Stream, epoch_order, fold_in, seed_pair, uniform
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
@@ -134,7 +134,6 @@ class Training:
         self._weights, self._statistics = self._model.initial()
         self._images = ops.convert_to_tensor(x)
         self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def initial_state(self) -> State:
         """Fresh weights and moments."""
@@ -145,10 +144,8 @@ class Training:
         """Step ``number`` of the run: a pure function of the state, the number and the seed."""
         config = self.config
         epoch, step = divmod(number, self.per_epoch)
-        if self._order[0] != epoch:
-            shuffle = np.random.default_rng([config.seed, Stream.CONTRASTIVE_BATCHES, epoch])
-            self._order = epoch, shuffle.permutation(len(self.x)).astype(np.int32)
-        batch = self._order[1][step * config.batch_size : (step + 1) * config.batch_size]
+        order = epoch_order(config.seed, Stream.CONTRASTIVE_BATCHES, epoch, len(self.x))
+        batch = order[step * config.batch_size : (step + 1) * config.batch_size]
         rate = learning_rate("one_cycle", config.learning_rate, number, self.total_steps)
         seed = seed_pair(config.seed, Stream.CONTRASTIVE_VIEWS, number)
         state, loss = self._compiled_step(state, self._images, batch, seed, np.float32(rate))
