@@ -6,7 +6,7 @@ from keras import ops
 from scipy import stats
 
 from bilevel_optimizer.autodiff import jit
-from runtime.noise import SEED_WORDS, Stream, fold_in, integers, normal, normal_of_images, seed_pair
+from runtime.noise import SEED_WORDS, Stream, epoch_order, fold_in, integers, normal, normal_of_images, seed_pair
 
 SHAPE, SEED = (2, 9, 5, 1), seed_pair(3, 4)
 
@@ -109,3 +109,18 @@ def test_integers_are_uniform_below_a_power_of_two() -> None:
     for shift in (26, 0):  # upper and lower bits
         counts = np.bincount((drawn >> shift) & 15, minlength=16)
         assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_the_order_of_an_epoch_is_a_shuffle_of_its_own() -> None:
+    orders = {
+        (seed, stream, epoch): epoch_order(seed, stream, epoch, 100)
+        for seed in (0, 1)
+        for stream in (Stream.ATTACK_BATCHES, Stream.VICTIM_BATCHES)
+        for epoch in (0, 1)
+    }
+    assert all(sorted(order) == list(range(100)) and order.dtype == np.int32 for order in orders.values())
+    assert len({order.tobytes() for order in orders.values()}) == len(orders)
+    epoch_order.cache_clear()
+    assert all(np.array_equal(epoch_order(*words, 100), order) for words, order in orders.items())
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(0, Stream.VICTIM_BATCHES, 0, 100)[0] = 1
