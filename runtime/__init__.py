@@ -7,6 +7,7 @@ imported Keras or TensorFlow before, with other settings, a warning says so. Whe
 script of the project ends in one line; other code gets an ImportError.
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -132,7 +133,8 @@ def backend_lines_hidden() -> Iterator[None]:
 
 
 def _load_keras(load: Callable[[], None]) -> None:
-    backend = os.environ["KERAS_BACKEND"]
+    backend, collects_garbage = os.environ["KERAS_BACKEND"], gc.isenabled()
+    gc.disable()  # an import makes none: to look for it takes a second of four, and as much when Python ends
     try:
         with backend_lines_hidden():
             load()
@@ -145,6 +147,10 @@ def _load_keras(load: Callable[[], None]) -> None:
             "the environment's variable",
             error,
         )
+    finally:
+        gc.freeze()
+        if collects_garbage:
+            gc.enable()
     _pin_keras_settings()
 
 

@@ -1,17 +1,25 @@
 """Fixtures shared by all tests."""
 
+import gc
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import runtime  # noqa: F401  (sets the backend's environment before anything imports Keras)
+
+# A process of tests has one core: several run side by side.
+for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+# Traced functions stay for long. To look through them again and again for garbage takes a tenth of the time.
+gc.set_threshold(100_000, 50, 50)
 
 # JAX compiles a toy attack for ten seconds and more; runs that are stopped and continued share the result.
 _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
@@ -63,6 +71,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def compiled_once() -> Iterator[None]:
     """Attacks and trainings with equal settings and images are compiled once for all tests that use this fixture.
 
+    Pictures of poison show two images in place of ten, which is as much as any of these tests looks at.
+
     A step is a pure function of the state, its number and the seed, so that what makes it can be used again. That a run
     continues in a fresh process to the same bits has a test of its own.
     """
@@ -93,6 +103,7 @@ def compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(poisoning, "Attack", shared(poisoning.Attack))
         patch.setattr(training, "Training", afresh)
+        patch.setattr(poisoning, "save_image_grids", partial(poisoning.save_image_grids, columns=2))
         yield
 
 
