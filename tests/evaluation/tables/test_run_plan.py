@@ -6,6 +6,8 @@ import subprocess
 import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from evaluation.tables.records import collect
 from models.saving import load_model
 from runtime.files import InputError, read_json, write_json
 from runtime.stop import STOPPED_EARLY, StoppedEarly
+from tests.faults.processes import run
 from tests.waiting import HANG, wait_until
 
 ROOT = Path(data.__file__).parents[1]
@@ -28,8 +31,11 @@ OUTPUTS = [path.name for path in jobs_of(read_plan(ROOT / "config/demo.yaml"))[-
 PLAN: dict[str, Any] = {
     "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
     "methods": {"gaussianaug": [0.25], "macer": [0.25]}, "rows": ["clean", "constant", "optimised"],
-    "attack": {"all": {"epochs": 1, "lower_steps": 2, "solver_steps": 1, "reinitialise_every": 1}},
-    # No batch of MACER can be had: its victims fail.
+    # No batch of MACER can be had: its attack and its victims fail.
+    "attack": {
+        "all": {"epochs": 1, "lower_steps": 2, "solver_steps": 1, "reinitialise_every": 1},
+        "macer": {"batch_clean": 5000},
+    },
     "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 2, "batch_size": 5000}},
     "certification": {"points": 6, "n": 200},
 }  # fmt: skip
@@ -55,33 +61,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def partly_failed(folder: Path) -> Done:
-    return run_partly(folder, processes=1)
+    """In this process, where a first run was stopped at once."""
+    with pytest.raises(StoppedEarly, match="the limit of 1e-09 minutes"):
+        run_here(folder, max_minutes=1e-9)
+    printed, failed = StringIO(), StringIO()
+    with redirect_stdout(printed), redirect_stderr(failed), pytest.raises(InputError) as refused:
+        run_here(folder)
+    return Done(f"error: {refused.value}", printed.getvalue(), failed.getvalue().rstrip())
 
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """The same in two processes, in another folder."""
+    """The same by the script in two processes, in another folder."""
     folder = tmp_path_factory.mktemp("at_once")
-    return folder, run_partly(folder, processes=2)
-
-
-def run_partly(folder: Path, processes: int) -> Done:
     command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(write_plan(folder))]
-    command += ["--directory", str(folder), "--processes", str(processes)]
-    if processes == 1:
-        with pytest.raises(StoppedEarly, match="the limit of 1e-09 minutes"):
-            run_here(folder, max_minutes=1e-9)
+    command += ["--directory", str(folder), "--processes", "2"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 2
     failed, _, error = done.stderr.rstrip().rpartition("\n")
-    return Done(error, done.stdout, failed)
+    return folder, Done(error, done.stdout, failed)
 
 
 def run_here(folder: Path, **settings: Any) -> None:
     """Run the plan in this process."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            patch.setenv(name, "1")  # else the run would start Python again in place of this process
+            patch.setenv(name, "1")  # what the run sets, which is then undone
         patch.chdir(folder)
         run_plan.main(run_plan.Config(plan=write_plan(folder), **{"directory": folder, **settings}))
 
@@ -195,10 +200,8 @@ def test_what_a_script_makes_by_itself_is_the_same(
         job = [job for job in jobs_of(plan) if job.rule == rule and "macer" not in job.flags][-1]
         flags = job.flags.replace(str(job.outputs[0].parent), str(tmp_path)).split()
         flags[flags.index("--run-dir") + 1] = str(tmp_path / "run")
-        threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-        subprocess.run(
-            [sys.executable, ROOT / job.script, *flags], check=True, capture_output=True, env={**os.environ, **threads}
-        )
+        outcome = run([job.script, *flags], folder)
+        assert outcome.status == 0, outcome
         one, other = (contents(folder / job.outputs[0].name) for folder in (tmp_path, job.outputs[0].parent))
         assert one == other
         command = read_json(job.outputs[1])["command"]
