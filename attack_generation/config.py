@@ -20,7 +20,7 @@ from runtime.bounds import POSITIVE, Bound, Seed
 from runtime.checks import require_usable
 from runtime.choices import chosen
 from runtime.files import InputError
-from runtime.long_run import CheckpointControls, as_dataclass
+from runtime.long_run import CheckpointControls
 
 Optimiser = Annotated[BilevelOptimizer, tyro.conf.arg(name="")]  # its settings are flags without a prefix
 
@@ -88,10 +88,6 @@ class PoisonConfig(Augmentation, CheckpointControls):
     processors that have units for it; the record says whether this one has."""
     seed: Seed = 0
     """Seed of weights, batches and noise."""
-
-    def __init_subclass__(cls) -> None:
-        """A script's constants, which replace some of these, are fields of a dataclass, too."""
-        as_dataclass(cls)
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""

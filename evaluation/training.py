@@ -34,7 +34,7 @@ from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256
 from runtime.lazy import keras, ops, tree
-from runtime.long_run import CheckpointControls, LongRun, as_dataclass, identity
+from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, epoch_order, seed_pair
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -85,10 +85,6 @@ class TrainingConfig(Augmentation, CheckpointControls):
     """Model of the victim, see models/registry.py."""
     seed: Seed = 0
     """Seed of the first run's weights, batches and noise."""
-
-    def __init_subclass__(cls) -> None:
-        """A script's constants, which replace some of these, are fields of a dataclass, too."""
-        as_dataclass(cls)
 
     def constants(self) -> Schedule:
         """The schedule's epochs, batch size and rate, with what is given in place of its own."""

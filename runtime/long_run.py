@@ -6,7 +6,7 @@ checkpoint and ends with the same bits.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -26,13 +26,6 @@ Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
 _LOOK_EVERY = 50  # steps; a device is not made to wait for its numbers at every step
 
 
-def as_dataclass(config_type: type) -> None:
-    """Make a subclass of a config a frozen dataclass of keywords. It may also bear the decorator itself."""
-    dataclass(frozen=True, kw_only=True)(config_type)
-    for name in ("__setattr__", "__delattr__"):  # inherited; a second decorator wants to set them
-        delattr(config_type, name)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunControls:
     """How a run is carried out. Every other setting of a config is part of what it computes: see ``identity``."""
@@ -47,6 +40,18 @@ class RunControls:
     stop, or delete it and start afresh."""
     max_minutes: Annotated[float, POSITIVE] | None = None
     """Stop cleanly after this long; the same command continues."""
+
+    def __init_subclass__(cls) -> None:
+        """Make every subclass a frozen dataclass of keywords, so that a script's constants are settings.
+
+        A class may also bear the decorator. It then finds what it would set or read as it was before the first pass.
+        """
+        dataclass(frozen=True, kw_only=True)(cls)
+        for name in ("__setattr__", "__delattr__"):
+            delattr(cls, name)  # inherited
+        for made in fields(cls):
+            if made.name in cls.__annotations__ and made.default_factory is not MISSING:
+                setattr(cls, made.name, field(default_factory=made.default_factory))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
     Raises InputError where Keras's own settings were changed since this project was imported.
     """
     require_keras_settings()
-    controls = {field.name for field in fields(CheckpointControls)} | config.more_controls
+    controls = {control.name for control in fields(CheckpointControls)} | config.more_controls
     own = {name: value for name, value in settings(config).items() if name not in controls}
     changed = {"environment": variables} if (variables := changed_environment()) else {}
     return {**own, "backend": backend_name(), **changed, **contents}

@@ -20,6 +20,7 @@ from randomized_smoothing_certification.certification_run import CertificationCo
 from robust_training.macer import MacerLoss
 from runtime import part_by_part
 from runtime.checkpoints import OtherSettings, save_checkpoint
+from runtime.command_line import parsed
 from runtime.files import InputError, save_array
 from runtime.lock import Lock
 from runtime.long_run import CheckpointControls, LongRun, RunControls, Step, identity
@@ -363,3 +364,20 @@ def test_lines_that_were_killed_are_continued_and_never_mixed(tmp_path: Path, mo
             break
         at += 1
     assert at > 6
+
+
+@pytest.mark.parametrize("again", [dataclasses.dataclass(frozen=True, kw_only=True), lambda config: config])
+def test_a_config_is_a_dataclass_with_and_without_the_decorator(again: Any, tmp_path: Path) -> None:
+    @again
+    class Script(Config):
+        rate: float = 0.7
+        names: list[str] = dataclasses.field(default_factory=lambda: ["a"])
+
+    class Further(Script):
+        rate = 0.8
+        seeds: list[int] = dataclasses.field(default_factory=list)
+
+    assert Script(data_dir=tmp_path).names == ["a"] and Further(data_dir=tmp_path).names == ["a"]
+    given = parsed(Script, words=["--data-dir", "a"])
+    assert (given.names, given.rate) == (["a"], 0.7)
+    assert Further(data_dir=tmp_path).seeds == []
