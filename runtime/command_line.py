@@ -6,7 +6,7 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import fields, make_dataclass, replace
 from io import StringIO
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
@@ -63,10 +63,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
         description += "\n\nThis is an installed copy: data/, saved_models/ and runs/ are those of the working folder."
     try:
         with redirect_stderr(said):
-            if hasattr(config_type, "choices"):
-                config = tyro.cli(_with_choices(config_type, words), description=description, args=words).config
-            else:
-                config = tyro.cli(config_type, description=description, args=words)
+            read = _parsed_with_choices if hasattr(config_type, "choices") else tyro.cli
+            config = read(config_type, description=description, args=words)
     except BrokenPipeError:  # nothing is printed but the text of --help
         raise SystemExit(0) from None
     except SystemExit as left:
@@ -88,35 +86,43 @@ def _own_settings_first(config_type: Any) -> None:
     known.update(first)
 
 
-def _with_choices(config_type: Any, words: Sequence[str]) -> Any:
-    """The type of a command line: a config, and a flag for each of its ``choices``.
+def _parsed_with_choices(config_type: Any, description: str | None, args: Sequence[str]) -> Any:
+    """What tyro.cli returns for a config that has ``choices``, each of which is a flag, too.
 
-    Settings that all classes of a choice share keep the config's defaults. Raises InputError on a flag that belongs to
-    a class that is not chosen.
+    The flag stands where the config has the chosen settings. Settings that all classes of a choice share keep the
+    config's defaults. Raises InputError on a flag that belongs to a class that is not chosen.
     """
-    config, choosing = config_type(), []
+    config, flags = config_type(), {}
     for choice, table in config_type.choices.items():
         default = getattr(config, choice)
-        given = [second for first, second in pairwise([*words, ""]) if first == f"--{choice}"]
-        given += [word.partition("=")[2] for word in words if word.startswith(f"--{choice}=")]
-        names = {name: {field.name for field in fields(kind)} for name, kind in table.items()}
+        given = [second for first, second in pairwise([*args, ""]) if first == f"--{choice}"]
+        given += [word.partition("=")[2] for word in args if word.startswith(f"--{choice}=")]
+        settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}
         if given and (name := given[-1]) in table and table[name] is not type(default):
-            default = table[name](**{shared: getattr(default, shared) for shared in set.intersection(*names.values())})
+            default = table[name](
+                **{shared: getattr(default, shared) for shared in set.intersection(*settings.values())}
+            )
             config = replace(config, **{choice: default})
-        for word in words:
+        for word in args:
             setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
-            have = [name for name, own in names.items() if setting in own]
+            have = [name for name, own in settings.items() if setting in own]
             if word.startswith("--") and have and default.name not in have:
                 raise InputError(
                     f"{choice} {default.name} has no setting {setting}, only {', '.join(have)}; leave it out"
                 )
         known: Any = Literal[tuple(table)]
         documented = tyro.conf.arg(
-            help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
+            name=choice, help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
         )
-        choosing.append((choice, Annotated[known, documented], field(default=default.name)))
-    whole = ("config", Annotated[config_type, tyro.conf.arg(name="")], field(default=config))
-    return make_dataclass("CommandLine", [whole, *choosing], frozen=True)
+        flags[choice] = f"{choice}_name", Annotated[known, documented], default.name
+    wider: Any = make_dataclass("CommandLine", flags.values(), bases=(config_type,), frozen=True, kw_only=True)
+    known_fields, names = wider.__dataclass_fields__, [own.name for own in fields(config_type)]
+    for name in names:
+        for moved in (flags[name][0], name) if name in flags else (name,):
+            known_fields[moved] = known_fields.pop(moved)
+    default = wider(**{name: getattr(config, name) for name in names})
+    line = tyro.cli(wider, default=default, description=description, args=args)
+    return config_type(**{name: getattr(line, name) for name in names})
 
 
 def parser_error(box: str) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -344,6 +345,9 @@ def test_the_script_explains_its_constants(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("COLUMNS", "200")
     assert run_script(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
+    flags = re.findall(r"^\W*--([a-z][a-z-]+)", text, re.MULTILINE)
+    own = [name.replace("_", "-") for name in DigitsConfig.__annotations__ if name != "loss"]
+    assert flags[: len(own)] == own and len(set(flags)) == len(flags)
     assert "--target-class" in text and "Class whose training images are poisoned." in text
     assert "Poison one handwritten-digits class" in text and "default: 0.25" in text
 
