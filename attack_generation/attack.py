@@ -16,7 +16,7 @@ from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import Problem
 from bilevel_optimizer.ensemble import Ensemble
 from bilevel_optimizer.trees import Tree
-from data.datasets import Dataset, check_poison, split_target_class
+from data.datasets import Dataset, TargetSplit, check_poison, split_target_class
 from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
@@ -83,11 +83,11 @@ class Batch(NamedTuple):
 class Attack:
     """One dataset, one lower-level loss and the compiled outer step over them."""
 
-    def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
+    def __init__(self, config: PoisonConfig, dataset: Dataset, train: TargetSplit | None = None) -> None:
+        """train: the training images divided by ``split_target_class``, where the caller has them already."""
         self.config = config
-        self.x_target, self.y_target, x_others, y_others = split_target_class(
-            dataset.x_train, dataset.y_train, config.target_class
-        )
+        train = train or split_target_class(dataset.x_train, dataset.y_train, config.target_class)
+        self.x_target, self.y_target, x_others, y_others = train
         self.x_val, self.y_val = dataset.x_val, dataset.y_val
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
         for name, size, images in (

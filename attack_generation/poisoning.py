@@ -9,7 +9,7 @@ from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.controls import save_labels
 from attack_generation.figures import save_image_grids
-from data.datasets import Dataset, load_dataset, poison_paths, split_target_class
+from data.datasets import Dataset, TargetSplit, load_dataset, poison_paths, split_target_class
 from runtime.files import array_sha256, load_array, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import printed_path, project_path
@@ -40,7 +40,7 @@ def poison_radius(config: PoisonConfig) -> Path:
         LongRun(x_path, settings, config, run_dir, stop, more=(y_path, picture)) as run,
     ):
         finished = run.is_finished()
-        poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, run)
+        poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, target, run)
         save_labels(y_path, target.y_target)
         if not (finished and picture.is_file()):
             save_image_grids(picture, {"": (target.x_target, poison)}, config.epsilon)
@@ -60,9 +60,9 @@ def poison_radius(config: PoisonConfig) -> Path:
     return x_path
 
 
-def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndarray, float]:
+def _make(config: PoisonConfig, dataset: Dataset, target: TargetSplit, run: LongRun) -> tuple[np.ndarray, float]:
     """The poison, float32 (N, H, W, C), from where an earlier run stopped, and the gradients that all of it takes."""
-    attack = Attack(config, dataset)
+    attack = Attack(config, dataset, target)
 
     def step(state: AttackState, number: int) -> tuple[AttackState, dict[str, Any]]:
         state, metrics = attack.outer_step(state, number)

@@ -81,14 +81,14 @@ def compiled_once() -> Iterator[None]:
     from runtime.files import array_sha256
     from runtime.long_run import identity
 
-    def shared(make: Any) -> Callable[[Any, Any], Any]:
+    def shared(make: Any) -> Callable[..., Any]:
         made: dict[str, Any] = {}
 
-        def once(config: Any, dataset: Any) -> Any:
+        def once(config: Any, dataset: Any, *split: Any) -> Any:
             arrays = [getattr(dataset, f"{letter}_{split}") for letter in "xy" for split in ("train", "val", "test")]
             key = json.dumps([identity(config), repr(config.loss), *map(array_sha256, arrays)])
             if key not in made:
-                made[key] = make(config, dataset)
+                made[key] = make(config, dataset, *split)
             return made[key]
 
         return once
