@@ -3,9 +3,11 @@
 import itertools
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ from tqdm import tqdm
 from runtime.files import unwritable
 
 _listener: Callable[[float], None] | None = None
+_LINE_EVERY = 60  # seconds, where there is no terminal
 
 
 def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
-    """A progress bar with the time left, on stderr; silent where stderr is not a terminal."""
-    if _listener:
-        return _Told(iterable, disable=True, **options)
+    """A progress bar with the time left, on stderr. Where that is no terminal: a line at most every minute."""
+    if _listener or not (sys.stderr and sys.stderr.isatty()):
+        return _WithoutBar(iterable, **options)
     options.setdefault("mininterval", 0.5)
-    return tqdm(iterable, dynamic_ncols=True, disable=None, **options)
+    return tqdm(iterable, dynamic_ncols=True, **options)
 
 
 @contextmanager
@@ -35,8 +38,13 @@ def listening(listener: Callable[[float], None]) -> Iterator[None]:
         _listener = before
 
 
-class _Told(tqdm):
-    """A bar that reports to the listener and draws nothing."""
+class _WithoutBar(tqdm):
+    """Progress that draws no bar: it reports to the listener or prints a line at most every minute."""
+
+    def __init__(self, iterable: Iterable | None, *, desc: str = "", unit: str = "", **options: Any) -> None:
+        super().__init__(iterable, disable=True, **options)
+        self._what, self._before, self._began = f"{desc}: " if desc else "", self.n, time.monotonic()
+        self._unit, self._said = unit and f" {unit}s", self._began
 
     def __iter__(self) -> Iterator[Any]:
         for item in self.iterable:
@@ -45,8 +53,21 @@ class _Told(tqdm):
 
     def update(self, n: float | None = 1) -> None:
         self.n += n or 0
-        if _listener and self.total:
-            _listener(self.n / self.total)
+        now = time.monotonic()
+        if _listener:
+            if self.total:
+                _listener(self.n / self.total)
+        elif sys.stderr and now - self._said >= _LINE_EVERY:
+            self._said = now
+            print(f"{self._what}{self._state(now - self._began)}", file=sys.stderr, flush=True)
+
+    def _state(self, seconds: float) -> str:
+        """For example '40 of 100 steps, 0:02:00 left'."""
+        if not self.total:
+            return f"{self.n}{self._unit}"
+        made, left = self.n - self._before, self.total - self.n
+        time_left = f", {timedelta(seconds=round(seconds * left / made))} left" if made else ""
+        return f"{self.n} of {self.total}{self._unit}{time_left}"
 
 
 class Scalars:
