@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.idx import is_idx_name, read_idx_files
-from runtime.files import InputError, file_sha256, load_archive, load_array
+from runtime.files import InputError, file_sha256, load_archive, load_array, require_file
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -54,6 +54,7 @@ def _read_cifar(
     for split, names in (("train", train), ("test", [test])):
         records = []
         for file in (folder / name for name in names):
+            require_file(file)
             try:
                 content = np.frombuffer(file.read_bytes(), np.uint8)
             except OSError as error:

@@ -138,9 +138,16 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
     return arrays
 
 
+def require_file(path: Path) -> None:
+    """Raise InputError where a folder, device or pipe lies at the path. Reading a pipe may wait for ever."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: cannot be read: a folder, device or pipe lies there; give a file")
+
+
 @contextmanager
 def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> Iterator[Any]:
     """What NumPy finds in a file. Errors become InputError, also those of reading on in the context."""
+    require_file(Path(path))
     try:
         with warnings.catch_warnings():  # NumPy's about odd headers, on the way to an error
             warnings.simplefilter("ignore")
@@ -204,10 +211,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read text. Raises InputError when the file is missing, cannot be read or is not UTF-8."""
+    """Read text, without the mark that some editors put before it (BOM).
+
+    Raises InputError when the file is missing, cannot be read or is not UTF-8.
+    """
     path = Path(path)
+    require_file(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; mend the path or make it again") from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +158,11 @@ def test_preparing_over_other_data_says_so(config: prepare.Config, capsys: pytes
     (config.out_dir / "manifest.json").unlink()
     prepare.main(config)
     assert "held other data (arrays without a whole manifest)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["x_train.npy", "data_batch_1.bin", "train-images-idx3-ubyte"])
+def test_a_pipe_in_place_of_a_file_is_one_line(config: prepare.Config, name: str, tmp_path: Path) -> None:
+    (tmp_path / "piped").mkdir()
+    os.mkfifo(tmp_path / "piped" / name)
+    with pytest.raises(InputError, match=f"{name}: cannot be read: a|is a folder without train-images-idx3-ubyte"):
+        prepare.main(replace(config, source=tmp_path / "piped"))

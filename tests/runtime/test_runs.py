@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import gzip
+import itertools
 import os
 import pickle
 import re
@@ -24,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from attack_generation.figures import save_png
 from models.saving import save_model
+from runtime import progress as progress_module
 from runtime.checkpoints import load_checkpoint, require_finite, require_same_settings, save_checkpoint
 from runtime.command_line import run_script
 from runtime.files import (
@@ -42,7 +44,7 @@ from runtime.files import (
     write_json,
     write_text,
 )
-from runtime.progress import Scalars
+from runtime.progress import Scalars, progress
 from runtime.provenance import project_path, provenance, settings, shown_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
@@ -509,3 +511,21 @@ def test_arrays_of_objects_are_refused_and_run_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"holds Python objects, which are not read|it seems to be a pickle"):
             (load_array if name.endswith("npy") else load_archive)(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+def test_without_a_terminal_a_line_a_minute_tells_the_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = itertools.count(step=25)
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(now)))
+    assert list(progress(range(6), desc="x", unit="step")) == list(range(6))
+    assert capsys.readouterr().err == "x: 3 of 6 steps, 0:01:15 left\nx: 6 of 6 steps, 0:00:00 left\n"
+    with progress(total=10, initial=8, unit="step") as bar:
+        for _ in range(2):
+            bar.update()
+    assert not capsys.readouterr().err
+
+
+def test_a_mark_before_utf_8_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": "\u00e9"}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": "\u00e9"}
