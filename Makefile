@@ -19,7 +19,8 @@ demo: $(INSTALLED)  ## poison, retrain and certify the digits in two minutes; ME
 
 TABLE ?= digits
 
-plan: $(INSTALLED)  ## run config/TABLE.yaml; TABLE=mnist_methods FLAGS="--processes 2 --max-minutes 60"
+plan: $(INSTALLED)  ## run config/TABLE.yaml (digits); TABLE=mnist_methods FLAGS="--processes 2 --max-minutes 60"
+	$(if $(filter file,$(origin TABLE)),@echo "plan: config/$(TABLE).yaml. For another file of config/: make plan TABLE=NAME")
 	$(RUN) $(PLAN) config/$(TABLE).yaml $(FLAGS)
 
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml

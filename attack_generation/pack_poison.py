@@ -72,16 +72,16 @@ def _read_record(poison: Path) -> dict[str, Any]:
     """The record of a poison's file, less the file's hash."""
     path = poison.with_suffix(".json")
     record = read_record(path, settings=dict, sha256=str, commit=str)
-    for name, kind in SETTINGS.items():
-        if not isinstance(value := record["settings"].get(name), kind):
-            raise InputError(f"{path}: its settings have {name} {shortened(value)}; make the poison again")
-    if not poison.is_file() or record.pop("sha256") != file_sha256(poison):
-        raise InputError(f"{poison}: is not the file that {path.name} describes; make it again")
     if not is_clean_commit(record["commit"]):
         raise InputError(
             f"{path}: made at {record['commit']}, which is no commit that others can check out; commit, and make it "
             "again"
         )
+    for name, kind in SETTINGS.items():
+        if not isinstance(value := record["settings"].get(name), kind):
+            raise InputError(f"{path}: its settings have {name} {shortened(value)}; make the poison again")
+    if not poison.is_file() or record.pop("sha256") != file_sha256(poison):
+        raise InputError(f"{poison}: is not the file that {path.name} describes; make it again")
     return record
 
 
