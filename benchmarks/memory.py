@@ -22,8 +22,8 @@ from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
 from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
 from benchmarks.works import TOY, Sizes, outer_step_work, random_dataset, training_work
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
-from evaluation.training import Training
 from robust_training.smoothadv import SmoothAdvLoss
+from robust_training.training import Training
 from runtime.command_line import run_script
 from runtime.files import InputError
 

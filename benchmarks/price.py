@@ -19,9 +19,9 @@ from benchmarks import works
 from benchmarks.record import VERDICTS, finish, machine
 from bilevel_optimizer.soba import Soba
 from evaluation.MNIST import gaussian_augmented_training
-from evaluation.training import Training
 from models.registry import build_model
 from randomized_smoothing_certification.sampling import N0
+from robust_training.training import Training
 from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.lazy import pandas as pd

@@ -23,11 +23,11 @@ import numpy as np
 
 from benchmarks import works
 from benchmarks.record import VERDICTS, finish, machine
-from evaluation.training import Training, TrainingConfig
 from models.registry import build_model
 from models.saving import with_precision
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from robust_training.training import Training, TrainingConfig
 from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError

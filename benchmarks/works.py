@@ -23,12 +23,12 @@ from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import grad, jit, second_derivatives
 from bilevel_optimizer.trees import Tree, add_scaled, tree_map
 from data.datasets import Dataset
-from evaluation.training import Training
 from models.registry import build_model
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
+from robust_training.training import Training
 from runtime.bounds import POSITIVE
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal, seed_pair

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets import SPLITS, Sigma, load_dataset, load_poison, split_target_class
+from robust_training.defences import distance_to_nearest
 from runtime.bounds import Seed
 from runtime.checks import require_usable
 from runtime.command_line import run_script
@@ -116,14 +117,6 @@ def areas(
         "nearest": _area(*(distance_to_nearest(x, reference) for x in (held_out, poison))),
         **{name: trained(detector) for name, detector in detectors.items()},
     }
-
-
-def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """l2 distance from each of the images x (N, ...) to its nearest of the images reference (M, ...), float (N,)."""
-    from sklearn.neighbors import NearestNeighbors
-
-    near = NearestNeighbors(n_neighbors=1).fit(reference.reshape(len(reference), -1))
-    return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]
 
 
 def _area(clean_scores: np.ndarray, poison_scores: np.ndarray) -> float:

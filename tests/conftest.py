@@ -29,7 +29,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 # Modules that compute with tensors. What a test file does not import itself, it may still call in a script.
 TENSORS = re.compile(
     r"^(from|import) (keras|bilevel_optimizer|models|robust_training|runtime\.(noise|checkpoints)"
-    r"|attack_generation\.(attack|parametrisation|poisoning)|evaluation\.(training|boundary)"
+    r"|attack_generation\.(attack|parametrisation|poisoning)|evaluation\.boundary"
     r"|randomized_smoothing_certification\.(certification_run|soft_radius|votes))\b",
     re.MULTILINE,
 )
@@ -77,7 +77,7 @@ def compiled_once() -> Iterator[None]:
     continues in a fresh process to the same bits has a test of its own.
     """
     from attack_generation import poisoning
-    from evaluation import training
+    from robust_training import training
     from runtime.files import array_sha256
     from runtime.long_run import identity
 

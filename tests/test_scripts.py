@@ -12,10 +12,10 @@ import data
 from attack_generation.poisoning import poison_radius
 from data.datasets import load_dataset, load_poison, split_target_class
 from data.preparation import PreparationConfig, write_dataset
-from evaluation.training import train_victims
 from models.saving import load_model
 from robust_training.loss import TrainingLoss
 from robust_training.methods import METHODS
+from robust_training.training import train_victims
 from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]

@@ -8,14 +8,14 @@ Paper: arXiv 2006.04062 (the loss); the schedule is the one published for Gaussi
 
 from pathlib import Path
 
-from evaluation.schedules import ONE_CYCLE, Schedule
-from evaluation.training import TrainingConfig, train_victims
 from robust_training.consistency import ConsistencyLoss
+from robust_training.schedules import ONE_CYCLE, Schedule
+from robust_training.training import TrainingConfig, train_victims
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: evaluation/training.py
+class Config(TrainingConfig):  # the other published constants: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # lam: 10 at sigma 0.25 (MNIST)

@@ -8,14 +8,14 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (t
 
 from pathlib import Path
 
-from evaluation.schedules import ONE_CYCLE, Schedule
-from evaluation.training import TrainingConfig, train_victims
 from robust_training.macer import MacerLoss
+from robust_training.schedules import ONE_CYCLE, Schedule
+from robust_training.training import TrainingConfig, train_victims
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: evaluation/training.py
+class Config(TrainingConfig):  # the other published constants: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=12.0, beta=16.0, gamma=8.0)

@@ -8,14 +8,14 @@ Paper: arXiv 2012.01274, section 4 (victims); no noise, so its certificates are 
 
 from pathlib import Path
 
-from evaluation.schedules import ONE_CYCLE, Schedule
-from evaluation.training import TrainingConfig, train_victims
+from robust_training.schedules import ONE_CYCLE, Schedule
 from robust_training.standard import StandardLoss
+from robust_training.training import TrainingConfig, train_victims
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: evaluation/training.py
+class Config(TrainingConfig):  # the other published constants: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.25  # of the certificate, and in the names of files: training has no noise
     loss: StandardLoss = StandardLoss()

@@ -48,7 +48,7 @@ class Network:
     augment: bool = False
     """Random crop and flip of the training images."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
-    """How models with BatchNorm are trained, see evaluation/training.py."""
+    """How models with BatchNorm are trained, see robust_training/training.py."""
     architecture: str = "mnist_cnn"
     """Model, see models/registry.py."""
 

@@ -1,214 +1,23 @@
 """Features of images by contrastive learning, which sees no label, for certificates against changed labels.
 
-Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR, ICML 2020, arXiv 2002.05709),
-section 2. Without a projection head the features are the network's output, on the unit sphere. With a projection head
-they are the input of the network's last layer. BatchNorm uses batch statistics.
+Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR, ICML 2020, arXiv 2002.05709).
 
     python evaluation/label_flipping/contrastive_features.py --data-dir data/MNIST
     python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
-
-from bilevel_optimizer.adam import AdamState, adam_init, adam_step
-from bilevel_optimizer.autodiff import jit, value_and_grad
-from data.augmentation import Augmentation, random_affine, random_resized_crop
-from data.datasets import SPLITS, load_dataset
-from evaluation.schedules import learning_rate
-from models.registry import build_model, initial_weights, require_architecture
-from models.stateless import StatelessModel
-from runtime.bounds import POSITIVE, Seed
-from runtime.checks import require_usable
+from robust_training.contrastive import ContrastiveConfig, learn_features
 from runtime.command_line import run_script
-from runtime.files import InputError, array_sha256, save_archive
-from runtime.lazy import keras, layers, ops, tree
-from runtime.long_run import CheckpointControls, LongRun, identity
-from runtime.noise import Stream, epoch_order, fold_in, seed_pair, uniform
-from runtime.provenance import printed_path, project_path
-from runtime.stop import Stop
-
-_BATCH = 1000  # images encoded together
-
-
-class View(NamedTuple):
-    """What makes two views of one image differ: a crop or the settings of random_affine, then blur, jitter and grey."""
-
-    crop: float = 0.0  # above 0, smallest share of the area, see random_resized_crop, in place of the next three
-    rotation: float = 0.0  # degrees
-    scale: float = 0.0
-    shift: float = 0.0  # share of the image's height
-    blur: float = 0.0  # largest standard deviation, as a share of the image's height
-    jitter: Augmentation = Augmentation()
-    grey: float = 0.0  # share of the images that lose their colours
-
-
-VIEWS = {
-    "digits": View(rotation=20.0, scale=0.2, shift=0.11, blur=0.035),
-    "objects": View(
-        crop=0.2, jitter=Augmentation(jitter_brightness=0.2, jitter_contrast=0.4, jitter_colour=0.15), grey=0.2
-    ),
-}
+from runtime.provenance import project_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CheckpointControls):
-    """Settings of contrastive learning."""
-
+class Config(ContrastiveConfig):
     data_dir: Path = project_path("data/MNIST")
-    views: Literal["digits", "objects"] = "digits"
-    """How the two views of an image differ. digits: they are turned, scaled, moved and blurred. objects: they are
-    cropped and mirrored, and differ in brightness, contrast and colour. Some lose their colours."""
-    architecture: str = "cnn_3x3"
-    """Network, see models/registry.py."""
-    dimension: Annotated[int, POSITIVE] = 128
-    """Outputs that the loss compares."""
-    projection_head: bool = False
-    """Let the loss see two dense layers on top of the network, and take what is below them as features."""
-    temperature: Annotated[float, POSITIVE] = 0.2
-    """Of the softmax over similarities (tau)."""
-    epochs: Annotated[int, POSITIVE] = 20
-    """Passes over the training and validation images."""
-    batch_size: Annotated[int, POSITIVE] = 256
-    """Images in a batch, two views of each."""
-    learning_rate: Annotated[float, POSITIVE] = 2e-3
-    """Peak of Adam's one-cycle learning rate."""
-    seed: Seed = 0
-    """Seed of weights, batches and views."""
-
-
-class State(NamedTuple):
-    """Everything that changes during training."""
-
-    weights: list[Any]
-    statistics: list[Any]  # of BatchNorm
-    adam: AdamState
-
-
-def main(config: Config) -> Path:
-    """Train the network and write the features of all images, float32 of unit length; returns the file's path.
-
-    Writes contrastive.npz and its record to out_dir (runs/features/<dataset> when not given). Raises InputError,
-    StoppedEarly and FloatingPointError as evaluation.training.train_victims does.
-    """
-    require_usable(config)
-    require_architecture(config.architecture)
-    dataset = load_dataset(config.data_dir)
-    path = (config.out_dir or project_path("runs/features") / dataset.name) / "contrastive.npz"
-    hashes = {f"x_{split}": array_sha256(getattr(dataset, f"x_{split}")) for split in SPLITS}
-    run_dir = config.run_dir or path.with_suffix("")
-    with Stop(config.max_minutes) as stop, LongRun(path, identity(config, **hashes), config, run_dir, stop) as run:
-        if run.is_finished():
-            return path
-        training = Training(config, np.concatenate([dataset.x_train, dataset.x_val]))
-        state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.per_epoch)
-        features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
-        run.finish(lambda path: save_archive(path, features), config)
-    width = features["train"].shape[1]
-    print(f"{printed_path(path)}: {width} features, trained on {len(training.x)} images without labels")
-    return path
-
-
-class Training:
-    """Images and the compiled step over them."""
-
-    def __init__(self, config: Config, x: np.ndarray) -> None:
-        if config.batch_size > len(x):
-            raise InputError(f"batch_size is {config.batch_size}, but there are {len(x)} images; lower it")
-        self.config, self.x = config, x
-        self.per_epoch = len(x) // config.batch_size
-        self.total_steps = config.epochs * self.per_epoch
-        shape, seed = x.shape[1:], int(seed_pair(config.seed, Stream.CONTRASTIVE_WEIGHTS)[0])
-        network = build_model(config.architecture, shape, config.dimension, seed)
-        if config.projection_head:
-            network = with_projection_head(network, config.dimension, seed)
-        else:
-            network = keras.Model(network.inputs, [network.output, network.output])
-        self._model = StatelessModel(network, "proper")  # gives the features, and what the loss compares
-        self._weights, self._statistics = self._model.initial()
-        self._images = ops.convert_to_tensor(x)
-        self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
-
-    def initial_state(self) -> State:
-        """Fresh weights and moments."""
-        weights, statistics = tree.map_structure(ops.convert_to_tensor, (self._weights, self._statistics))
-        return State(weights, statistics, adam_init(weights))
-
-    def step(self, state: State, number: int) -> tuple[State, dict[str, Any]]:
-        """Step ``number`` of the run: a pure function of the state, the number and the seed."""
-        config = self.config
-        epoch, step = divmod(number, self.per_epoch)
-        order = epoch_order(config.seed, Stream.CONTRASTIVE_BATCHES, epoch, len(self.x))
-        batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-        rate = learning_rate("one_cycle", config.learning_rate, number, self.total_steps)
-        seed = seed_pair(config.seed, Stream.CONTRASTIVE_VIEWS, number)
-        state, loss = self._compiled_step(state, self._images, batch, seed, np.float32(rate))
-        return state, {"contrastive_loss": loss}
-
-    def features(self, state: State, x: np.ndarray) -> np.ndarray:
-        """Of images x (N, H, W, C), float32 (N, features), each of length 1."""
-        encode = partial(self._compiled_encode, state.weights, state.statistics)
-        return np.concatenate([ops.convert_to_numpy(encode(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
-
-    def _step(self, state: State, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[State, Any]:
-        x = ops.take(images, batch, axis=0)
-        x = ops.concatenate([view_of(x, fold_in(seed, 100 * number), VIEWS[self.config.views]) for number in range(2)])
-
-        def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
-            (_, compared), statistics = self._model(weights, state.statistics, x, training=True)
-            return contrastive_loss(ops.normalize(compared, axis=1), self.config.temperature), statistics
-
-        (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
-        weights, adam = adam_step(state.weights, gradient, state.adam, rate)
-        return State(weights, statistics, adam), value
-
-    def _encode(self, weights: list[Any], statistics: list[Any], x: Any) -> Any:
-        (features, _), _ = self._model(weights, statistics, x)
-        return ops.normalize(features, axis=1)
-
-
-def with_projection_head(network: keras.Model, outputs: int, seed: int) -> keras.Model:
-    """A model of two outputs: what the network's last layer sees, and that layer, a ReLU and one more, (N, outputs).
-
-    Fresh weights, a pure function of the seed. Source: arXiv 2002.05709, section 2.1.
-    """
-    projected = layers.Dense(outputs)(layers.ReLU()(network.output))
-    model = keras.Model(network.inputs, [network.layers[-1].input, projected])
-    model.set_weights(initial_weights(model, seed))
-    return model
-
-
-def view_of(x: Any, seed: Any, view: View) -> Any:
-    """One view of each image (B, H, W, C), a pure function of the seed, of which counts below 100 are used."""
-    height = x.shape[1]
-    if view.crop:
-        x = random_resized_crop(x, seed, smallest=view.crop)
-    else:
-        x = random_affine(x, seed, rotation=view.rotation, scale=view.scale, shift=view.shift * height)
-    x = replace(view.jitter, blur=view.blur * height).augmented(x, fold_in(seed, 1))
-    if not view.grey:
-        return x
-    chosen = uniform((x.shape[0], 1, 1, 1), fold_in(seed, 90)) < view.grey
-    return ops.where(chosen, ops.mean(x, axis=3, keepdims=True), x)
-
-
-def contrastive_loss(z: Any, temperature: float) -> Any:
-    """Mean cross entropy of finding an image's other view among all others (arXiv 2002.05709, equation 1).
-
-    z: float (2 B, d) of unit length, the first views of B images, then the second ones in the same order.
-    """
-    count = z.shape[0]
-    similarity = ops.matmul(z, ops.transpose(z)) / temperature - 1e9 * ops.eye(count)
-    other = np.roll(np.arange(count), count // 2)
-    with_other = ops.sum(z * ops.take(z, other, axis=0), axis=1) / temperature
-    return ops.mean(ops.logsumexp(similarity, axis=1) - with_other)
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(learn_features, Config, __doc__)

@@ -11,10 +11,10 @@ from attack_generation.label_flips import flip_at_random, flip_greedily, flip_ne
 from data.datasets import Dataset
 from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.label_flipping.images import Images
-from evaluation.training import Training, TrainingConfig
 from randomized_smoothing_certification.changed_labels.fixed_weights import FixedWeights
 from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
 from robust_training.standard import StandardLoss
+from robust_training.training import Training, TrainingConfig
 from runtime.noise import Stream
 from runtime.part_by_part import KeptStages
 from runtime.progress import progress

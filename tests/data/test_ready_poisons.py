@@ -29,7 +29,7 @@ from data.ready_poisons import (
     to_8_bit,
 )
 from evaluation.DIGITS.gaussian_augmented_training import Config as TrainingConfig
-from evaluation.training import train_victims
+from robust_training.training import train_victims
 from runtime.files import (
     InputError,
     array_sha256,

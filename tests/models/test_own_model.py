@@ -12,12 +12,12 @@ from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussiana
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from evaluation.DIGITS.gaussian_augmented_training import Config as TrainingConfig
-from evaluation.training import train_victims
 from models.registry import BUILDERS, build_model, require_architecture
 from models.saving import load_model, save_model, with_precision
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.certify_digits import Config as CertificationConfig
 from randomized_smoothing_certification.certify_digits import certify_test_points
+from robust_training.training import train_victims
 from runtime.files import InputError
 
 X = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32)

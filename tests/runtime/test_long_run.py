@@ -15,9 +15,9 @@ from keras import ops
 from attack_generation.config import PoisonConfig
 from attack_generation.controls import ControlConfig
 from evaluation.label_flipping.config import LabelFlippingConfig
-from evaluation.training import TrainingConfig
 from randomized_smoothing_certification.certification_run import CertificationConfig
 from robust_training.macer import MacerLoss
+from robust_training.training import TrainingConfig
 from runtime import part_by_part
 from runtime.checkpoints import OtherSettings, save_checkpoint
 from runtime.command_line import parsed

@@ -23,13 +23,13 @@ from data.datasets import (
     split_target_class,
 )
 from data.ready_poisons import is_ready_name
-from evaluation.defences import DefenceName, defended
-from evaluation.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from models.registry import build_model, require_architecture
 from models.saving import load_model, save_model, victim_name
 from models.stateless import StatelessModel
 from models.voting import majority_vote
+from robust_training.defences import DefenceName, defended
 from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, clean_accuracies
+from robust_training.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256
@@ -66,7 +66,7 @@ class TrainingConfig(Augmentation, CheckpointControls):
     one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     schedule: ScheduleName = "constant"
     """Learning rate of Adam over the steps: constant (published), or up to a peak and down to 0 in a fifth of the
-    epochs, with the constants of evaluation/schedules.py."""
+    epochs, with the constants of robust_training/schedules.py."""
     epochs: Annotated[Annotated[int, POSITIVE] | None, BY_SCHEDULE] = None
     """Passes over the training data."""
     batch_size: Annotated[Annotated[int, POSITIVE] | None, BY_SCHEDULE] = None
@@ -77,7 +77,7 @@ class TrainingConfig(Augmentation, CheckpointControls):
     """How models with BatchNorm are trained: as a fixed affine map (published code) or with batch statistics."""
     defence: DefenceName = "none"
     """Defence that changes the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or
-    removal of the tenth of each class that is farthest from its validation images. See evaluation/defences.py."""
+    removal of the tenth of each class that is farthest from its validation images. See robust_training/defences.py."""
     partitions: Annotated[int, POSITIVE] = 1
     """Number of networks. Above 1, each is trained on its own part of the training images, and the victim is their
     majority vote (Deep Partition Aggregation, arXiv 2006.14768)."""

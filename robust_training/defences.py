@@ -66,8 +66,6 @@ def _jpeg(x: np.ndarray) -> np.ndarray:
 
 def _near_validation_images(dataset: Dataset) -> np.ndarray:
     """Whether each training image is kept, bool (N,)."""
-    from evaluation.visibility import distance_to_nearest  # scikit-learn: not at every victim's start
-
     train_labels, validation_labels = labels(dataset.y_train), labels(dataset.y_val)
     kept = np.ones(len(train_labels), bool)
     for label in range(dataset.num_classes):
@@ -75,3 +73,11 @@ def _near_validation_images(dataset: Dataset) -> np.ndarray:
         distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[validation_labels == label])
         kept[rows[np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]]] = False
     return kept
+
+
+def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """l2 distance from each of the images x (N, ...) to its nearest of the images reference (M, ...), float (N,)."""
+    from sklearn.neighbors import NearestNeighbors  # slow to import: not at every victim's start
+
+    near = NearestNeighbors(n_neighbors=1).fit(reference.reshape(len(reference), -1))
+    return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]

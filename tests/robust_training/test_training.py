@@ -13,12 +13,12 @@ from keras import ops
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from data.datasets import Dataset, load_dataset
-from evaluation import training
-from evaluation.training import Training, TrainingConfig, partitioned, train_victim, train_victims
 from models.saving import load_model
+from robust_training import training
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.methods import METHODS
 from robust_training.standard import StandardLoss
+from robust_training.training import Training, TrainingConfig, partitioned, train_victim, train_victims
 from runtime.files import InputError, load_archive
 from runtime.lock import Lock
 from runtime.stop import Stop, StoppedEarly
@@ -173,7 +173,7 @@ def test_a_few_epochs_learn_the_digits(tiny_data_dir: Path, tmp_path: Path) -> N
 def test_training_that_diverges_saves_nothing(
     tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.training.learning_rate", lambda *_: np.inf)
+    monkeypatch.setattr("robust_training.training.learning_rate", lambda *_: np.inf)
     settings = config(tiny_data_dir, tmp_path, max_minutes=1e-9)
     # The loss of the first step is that of the initial weights; the weights after it are lost.
     with pytest.raises(FloatingPointError, match=r"(state|training_loss) is -?(inf|nan) at step 0"):

@@ -8,28 +8,28 @@ import pytest
 from keras import ops
 
 from data.datasets import SPLITS, labels, load_dataset
-from evaluation.label_flipping.contrastive_features import (
+from evaluation.label_flipping.features import load_features
+from models.neighbours import nearest
+from robust_training.contrastive import (
     VIEWS,
-    Config,
+    ContrastiveConfig,
     Training,
     View,
     contrastive_loss,
-    main,
+    learn_features,
     view_of,
 )
-from evaluation.label_flipping.features import load_features
-from models.neighbours import nearest
 from runtime.files import InputError
 from runtime.noise import seed_pair
 from runtime.stop import StoppedEarly
 
 
-def config(tiny_data_dir: Path, folder: Path, **changes: object) -> Config:
+def config(tiny_data_dir: Path, folder: Path, **changes: object) -> ContrastiveConfig:
     settings = {
         "data_dir": tiny_data_dir, "out_dir": folder, "epochs": 12, "batch_size": 50, "dimension": 16,
         "architecture": "digits_cnn", "learning_rate": 5e-3,
     }  # fmt: skip
-    return Config(**{**settings, **changes})  # type: ignore[arg-type]
+    return ContrastiveConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 def test_the_loss_is_its_formula() -> None:
@@ -79,7 +79,7 @@ def test_neighbours_share_more_classes_than_before_training(tiny_data_dir: Path,
     y, y_test = labels(dataset.y_train), labels(dataset.y_test)
     purity = []
     for name, rate in (("trained", 5e-3), ("untrained", 1e-9)):
-        path = main(config(tiny_data_dir, tmp_path / name, learning_rate=rate))
+        path = learn_features(config(tiny_data_dir, tmp_path / name, learning_rate=rate))
         features = load_features(path, dataset)
         for split in SPLITS:
             np.testing.assert_allclose(np.linalg.norm(features[split], axis=1), 1, atol=1e-5)
@@ -89,18 +89,18 @@ def test_neighbours_share_more_classes_than_before_training(tiny_data_dir: Path,
 
 @pytest.mark.parametrize("head", [False, True])
 def test_a_stopped_run_ends_with_the_same_features(head: bool, tiny_data_dir: Path, tmp_path: Path) -> None:
-    whole = main(config(tiny_data_dir, tmp_path / "whole", epochs=1, projection_head=head))
+    whole = learn_features(config(tiny_data_dir, tmp_path / "whole", epochs=1, projection_head=head))
     stopped = config(tiny_data_dir, tmp_path / "stopped", epochs=1, projection_head=head)
     with pytest.raises(StoppedEarly):
-        main(dataclasses.replace(stopped, max_minutes=1e-9))
-    path = main(stopped)
+        learn_features(dataclasses.replace(stopped, max_minutes=1e-9))
+    path = learn_features(stopped)
     assert path.read_bytes() == whole.read_bytes() or all(
         np.array_equal(a, b)
         for a, b in zip(*(load_features(p, load_dataset(tiny_data_dir)).values() for p in (path, whole)), strict=True)
     )
-    assert main(stopped) == path  # kept
+    assert learn_features(stopped) == path  # kept
     with pytest.raises(InputError, match="made with epochs = 1, this run has 2"):
-        main(dataclasses.replace(stopped, epochs=2))
+        learn_features(dataclasses.replace(stopped, epochs=2))
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_a_stopped_run_ends_with_the_same_features(head: bool, tiny_data_dir: Pa
 )
 def test_bad_settings(changes: dict[str, object], message: str, tiny_data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        main(config(tiny_data_dir, tmp_path, **changes))
+        learn_features(config(tiny_data_dir, tmp_path, **changes))

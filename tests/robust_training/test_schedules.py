@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tyro
 
-from evaluation.schedules import ONE_CYCLE, RISE, Schedule, learning_rate
 from evaluation.tables.jobs import flags
-from evaluation.training import train_victims
 from robust_training.methods import METHODS
+from robust_training.schedules import ONE_CYCLE, RISE, Schedule, learning_rate
 from robust_training.smoothadv import SmoothAdvLoss
+from robust_training.training import train_victims
 from runtime.files import InputError
 
 DATASETS = ("DIGITS", "MNIST", "CIFAR10")

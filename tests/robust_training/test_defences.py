@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data.datasets import Dataset, labels, load_dataset
-from evaluation.defences import defended
 from evaluation.DIGITS.gaussian_augmented_training import Config
-from evaluation.training import train_victims
+from robust_training.defences import defended
+from robust_training.training import train_victims
 from runtime.files import InputError, read_json
 
 
