@@ -11,8 +11,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from runtime.files import InputError
+from runtime.lazy import ndimage
 
-EmbeddingName = Literal["raw", "pca", "random", "patches"]
+EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed"]
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
 _BATCH = 200  # images encoded together: keeps the activations of all their patches near 100 MiB
@@ -27,8 +28,9 @@ def fit_embedding(
 
     name: 'raw' pixels; 'pca', whitened principal components; 'random', random Fourier features of a Gaussian kernel
     (Rahimi and Recht, NIPS 2007); 'patches', k-means on whitened patches with triangle activation, pooled over the
-    four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3), which is learned from the images. x_train: float32
-    (N, H, W, C) in [0, 1]. The same seed gives the same features. centroids: of k-means on patches, four features each.
+    four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3), which is learned from the images; 'deskewed', patches of
+    images that are sheared upright first, for handwriting. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives
+    the same features. centroids: of k-means on patches, four features each.
 
     Raises InputError for an unknown name or images that are too few.
     """
@@ -38,6 +40,7 @@ def fit_embedding(
         raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}")
     fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
         "raw": lambda *_: _flat, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
+        "deskewed": partial(_deskewed_patches, centroids=centroids),
     }  # fmt: skip
     transform = fits[name](x_train, seed)
     train_features = transform(x_train)
@@ -110,6 +113,32 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
 
     scale = transform(x_train[:5000]).std(axis=0) + 1e-6
     return lambda x: transform(x) / scale
+
+
+def _deskewed_patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
+    embed = _patches(deskewed(x_train), seed, centroids)
+    return lambda x: embed(deskewed(x))
+
+
+def deskewed(x: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, C), float32, moved to the middle and sheared along their rows until no slant is left.
+
+    The slant is the covariance of the row and the column of the brightness over the variance of the row, at most 1. A
+    black image stays as it is.
+    """
+    height, width = x.shape[1:3]
+    rows, columns = np.mgrid[:height, :width]
+    upright = np.empty_like(x, dtype=np.float32)
+    for number, image in enumerate(x):
+        weight = image.sum(axis=2) / max(float(image.sum()), 1e-9)
+        middle = np.array([(weight * rows).sum(), (weight * columns).sum()]) if weight.any() else np.zeros(2)
+        from_row, from_column = rows - middle[0], columns - middle[1]
+        slant = (weight * from_row * from_column).sum() / max((weight * from_row**2).sum(), 1e-9)
+        shear = np.array([[1, 0], [np.clip(slant, -1, 1), 1]])
+        offset = middle - shear @ [(height - 1) / 2, (width - 1) / 2]
+        for channel in range(x.shape[3]):
+            upright[number, ..., channel] = ndimage.affine_transform(image[..., channel], shear, offset, order=1)
+    return upright
 
 
 def _patches_of(x: np.ndarray, size: int) -> np.ndarray:

@@ -15,7 +15,9 @@ from runtime.files import InputError
 from runtime.long_run import RunControls
 from runtime.provenance import project_path
 
-Learner = Literal["least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares"]
+Learner = Literal[
+    "least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares", "signed_clusters"
+]
 
 
 class LearnerKind(NamedTuple):
@@ -32,6 +34,7 @@ LEARNERS: dict[Learner, LearnerKind] = {
     "kernel": LearnerKind(("bandwidth",), "kernel", "kernel regression"),
     "signed_neighbours": LearnerKind(("neighbours",), "signed", "signed votes of neighbours"),
     "signed_least_squares": LearnerKind(("ridge", "neighbours"), "signed", "signed votes by ridge weights"),
+    "signed_clusters": LearnerKind(("clusters",), "signed", "signed votes of clusters"),
 }
 
 
@@ -63,7 +66,7 @@ class LabelFlippingConfig(RunControls):
     """Classes to tell apart; all of the dataset's when not given."""
     features: EmbeddingName = "raw"
     """Embedding under the learner, fitted on training images without labels: raw pixels, whitened principal
-    components, random Fourier features, or k-means patches."""
+    components, random Fourier features, k-means patches, or k-means patches of images that are sheared upright."""
     features_file: Path | None = None
     """Features from an .npz file in their place: float arrays train, val and test, a row for each image of the split,
     made without the labels (contrastive_features.py makes some)."""
@@ -80,16 +83,19 @@ class LabelFlippingConfig(RunControls):
     """What is certified: ridge regression, the vote of the nearest neighbours, or kernel regression. Each gives a class
     the sum of fixed weights over its training labels. signed_neighbours and signed_least_squares: the nearest, or those
     of the largest weight in ridge regression, vote for their labels and all others against theirs, which certifies the
-    most changes."""
+    most changes. signed_clusters: those in the test point's cluster vote so, and all points of a cluster share one
+    certificate."""
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
     ridge: float | None = None
     """Multiple of the identity in least squares (lambda); chosen on held-out training images when not given."""
     ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     """Candidates for ridge."""
-    neighbours: tuple[int, ...] = (300, 1000, 3000)
-    """How many neighbours vote (with signed votes: for their labels). Of several numbers, the best on held-out training
-    images is taken."""
+    neighbours: tuple[int, ...] = ()
+    """How many neighbours vote (with signed votes: for their labels). When not given, the training points over the
+    classes, which no label chooses. Of several numbers, the best on held-out training images is taken."""
+    clusters: tuple[int, ...] = ()
+    """Clusters of k-means on the features; as many as classes when not given. Otherwise as neighbours."""
     bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images; as neighbours."""
@@ -117,13 +123,13 @@ class LabelFlippingConfig(RunControls):
     results_dir: Path = project_path("runs/label_flipping")
     """Certificates, settings, table and figure go to a folder <name> in here."""
 
-    @property
-    def candidates(self) -> list[dict[str, float]]:
-        """The learner's own settings that are tried, every combination."""
-        values = {
+    def candidates(self, points: int, classes: int) -> list[dict[str, float]]:
+        """The learner's own settings that are tried, every combination. points: of the training set."""
+        values: dict[str, tuple[float, ...]] = {
             "ridge": self.ridges if self.ridge is None else (self.ridge,),
-            "neighbours": self.neighbours,
+            "neighbours": self.neighbours or (max(1, points // classes),),
             "bandwidth": self.bandwidths,
+            "clusters": self.clusters or (classes,),
         }
         names = LEARNERS[self.learner].settings
         return [dict(zip(names, chosen, strict=True)) for chosen in product(*(values[name] for name in names))]
@@ -143,8 +149,10 @@ class LabelFlippingConfig(RunControls):
         for ridge in self.ridges if self.ridge is None else (self.ridge,):
             if not 0 <= ridge < math.inf:
                 raise InputError(f"ridge must be finite and not negative, got {ridge}")
-        for name in ("neighbours", "bandwidths"):
-            if not getattr(self, name) or not all(0 < value < math.inf for value in getattr(self, name)):
+        if not self.bandwidths:
+            raise InputError("bandwidths must hold at least one candidate")
+        for name in ("neighbours", "bandwidths", "clusters"):
+            if not all(0 < value < math.inf for value in getattr(self, name)):
                 raise InputError(f"{name} must hold positive numbers, got {getattr(self, name)}")
         chosen = self.classes or ()
         if self.classes is not None and (len(set(chosen)) != len(chosen) or len(chosen) < 2):

@@ -19,7 +19,6 @@ class Config(LabelFlippingConfig):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
     at: float = 0.01  # share of changed labels at which ridge and q are chosen
     ridges: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-    neighbours: tuple[int, ...] = (10, 30, 100)
     network: Network = Network(epochs=30, batch_size=100, architecture="digits_cnn")
     data_dir: Path = project_path("data/DIGITS")
 

@@ -35,7 +35,12 @@ _CERTIFICATES = {
     "network_random": "network, random changes", "network_greedy": "network, one attack on all points",
     "network_pointwise": "network, an attack on each point",
 }  # fmt: skip
-_FEATURES = {"raw": "raw pixels", "contrastive": "contrastive features", "diffusion": "diffusion map"}
+_FEATURES = {
+    "raw": "raw pixels",
+    "deskewed": "deskewed patches",
+    "contrastive": "contrastive features",
+    "diffusion": "diffusion map",
+}
 _MOST_CURVES = 12  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
@@ -140,15 +145,20 @@ def _described(record: Mapping[str, Any]) -> str:
     names = _learner(record).settings
     given = len({tuple(one[name] for name in names) for one in choice["tried"]}) == 1
     values = ", ".join(f"{name} {choice[name]:g}" for name in names)
+    without_choice = f"No label chose anything, and no label is trusted: {values} was fixed beforehand."
     chosen = (
         f"They were chosen by certificates of {choice['held_out']:,} held-out training images under the labels of the "
         "images that were not held out. All of these labels count as trusted."
     )
-    return (
-        f"{record['title']}: {record['training_points']:,} training points ({record['held_out_points']:,} of them held "
-        f"out for choices), {_test_points(record)}. Features {record['features']} ({record['width']}).\n"
+    with_choice = (
         f"Certificates hold for settings that were fixed beforehand: {values} (q {choice['q']:g} was best there). "
-        f"{'They were given.' if given else chosen}\n\n"
+        f"{'They were given.' if given else chosen}"
+    )
+    held_out = f" ({record['held_out_points']:,} of them held out for choices)" if choice["held_out"] else ""
+    return (
+        f"{record['title']}: {record['training_points']:,} training points{held_out}, {_test_points(record)}. "
+        f"Features {record['features']} ({record['width']}).\n"
+        f"{with_choice if choice['held_out'] else without_choice}\n\n"
         f"    {record['command']}\n\nCommit {record['commit']}."
     )
 

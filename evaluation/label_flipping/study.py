@@ -26,6 +26,7 @@ from randomized_smoothing_certification.changed_labels.fixed_weights import (
     KernelRegression,
     NearestNeighbours,
     RidgeRegression,
+    SignedClusters,
     SignedVotes,
 )
 from randomized_smoothing_certification.changed_labels.label_flips import Bound, LabelFlips, certified_accuracy
@@ -106,10 +107,15 @@ def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
 def _choose(
     config: LabelFlippingConfig, features: Features, train: Images, held_out: Images, kept: KeptStages
 ) -> dict[str, Any]:
-    """Ridge, neighbours or bandwidth, and q, of the largest certified accuracy on held-out images, with all tried.
+    """The learner's settings, and q, of the largest certified accuracy on held-out images, with all tried.
 
-    Where they tie, as at 0, those with more certified flips in the mean.
+    Where they tie, as at 0, those with more certified flips in the mean. Where there is one candidate for the settings,
+    no label chooses anything: q, of which no exact certificate depends, is the smallest.
     """
+    candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
+    if len(candidates) == 1:
+        only = {**candidates[0], "q": min(config.q)}
+        return {**only, "held_out": 0, "tried": [only]}
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
 
     at = np.array([round(config.at * len(train.y))])
@@ -137,7 +143,7 @@ def _choose(
 
     tried = []
     names = LEARNERS[config.learner].settings
-    for settings in progress(config.candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
+    for settings in progress(candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
         file = "_".join(f"{name}_{value:g}" for name, value in settings.items())
         tried += kept.get(f"{file}.json", partial(with_settings, settings))
     best = max(tried, key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
@@ -153,6 +159,7 @@ def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[dict[str, 
         "neighbours": partial(NearestNeighbours, x),
         "kernel": partial(KernelRegression, x),
         "signed_neighbours": partial(SignedVotes.of_distance, x),
+        "signed_clusters": partial(SignedClusters, x, seed=config.seed),
         "signed_least_squares": lambda ridge, neighbours: SignedVotes(regression(ridge), len(x), neighbours),
     }
     return lambda settings: learners[config.learner](*(settings[name] for name in LEARNERS[config.learner].settings))

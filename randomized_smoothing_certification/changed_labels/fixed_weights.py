@@ -4,10 +4,16 @@ The score of a class at a test point is the sum of the point's weights (alpha) o
 Every classifier here has a certificate for its smoothed version (arXiv 2002.03018) and an exact certificate for itself.
 Both hold for features, weights and settings that were fixed beforehand: labels that chose them count as trusted.
 
-A changed label moves a margin by at most twice the largest weight. Between two classes, weights of at most 1 in size
-certify the most changes where the expected margin is largest: 1 for a training point that is more likely of the test
-point's class than a point at random, -1 for any other. These are SignedVotes. With more classes they need not be the
-best.
+A changed label moves a margin by at most twice the largest weight. So weights of at most 1 in size should make the
+margin large. Let p be the probability that a training point has the test point's class. If nothing tells the other
+classes apart before the labels are seen, the point raises the expected margin against every one of K - 1 rivals by
+(K p - 1) / (K - 1) times its weight: the best weight is 1 where p > 1/K, else -1. SignedVotes and SignedClusters have
+such weights. A learner that knows class names can do better. With P = (.4, .6, 0), class 0 and the third class as its
+rival the best weight is 1, and with the second class as its rival it is -1.
+
+No learner that treats all class names alike certifies more than (N_a + N_b - 1) // 2 changes of a prediction a, with N
+the sizes of class a and of the smallest other class b: to exchange the two names takes N_a + N_b changes, and turns the
+prediction. Signed votes reach this ceiling where the supporters are the whole class.
 """
 
 from abc import ABC, abstractmethod
@@ -54,7 +60,20 @@ class FixedWeights(ABC):
 
 
 class VotingWeights(FixedWeights):
-    """Weights of one size, so that counts of training points are enough.
+    """Weights of one size, so that counts of training points are enough."""
+
+    @abstractmethod
+    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
+        """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
+
+    def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
+        """As FixedWeights.certify."""
+        votes = self.votes(x_test, y, noises[0].num_classes)
+        return Certified([smooth_votes(votes, noise) for noise in noises], *vote_flips(votes))
+
+
+class VotesOfMostLike(VotingWeights):
+    """Equally many training points vote for their labels at each test point.
 
     most_like: a function of test features (m, d) to the indices of the training points that vote for their labels, int
     (m, k). points: n. weight: of each vote. against: whether all other points vote against their labels.
@@ -72,15 +91,10 @@ class VotingWeights(FixedWeights):
         return alpha
 
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
-        """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
+        """As VotingWeights.votes."""
         chosen = np.asarray(y)[self._most_like(x_test)]
         support = np.stack([(chosen == label).sum(axis=1) for label in range(num_classes)], axis=1)
         return Votes(support, np.bincount(y, minlength=num_classes) - support if self._against else 0)
-
-    def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
-        """As FixedWeights.certify."""
-        votes = self.votes(x_test, y, noises[0].num_classes)
-        return Certified([smooth_votes(votes, noise) for noise in noises], *vote_flips(votes))
 
 
 class RidgeRegression(FixedWeights):
@@ -126,7 +140,7 @@ class RidgeRegression(FixedWeights):
         return linalg.cho_solve((self._factor, True), self._x @ x_test.T).T
 
 
-class NearestNeighbours(VotingWeights):
+class NearestNeighbours(VotesOfMostLike):
     """The k nearest training points vote, each with weight 1 / k. x_train: features (n, d); nearness is l2 distance.
 
     Raises InputError unless 1 <= k <= n.
@@ -139,13 +153,16 @@ class NearestNeighbours(VotingWeights):
         super().__init__(lambda x_test: nearest(x_test, x_train, k), len(x_train), 1 / k, against=False)
 
 
-class SignedVotes(VotingWeights):
+class SignedVotes(VotesOfMostLike):
     """The k training points most like a test point vote for their labels, all others against theirs, each by 1 / n.
 
     Where the classes are equally large, it predicts as the k points alone and certifies twice as many changes. A
     change takes 2 from the margin in both cases. With n points of a class among the k and N in all, the margin is
     n_a - n_b for the k alone, and (2 n_a - N_a) - (2 n_b - N_b) here. An adversary who gives a rival some of the k
     enlarges the rival.
+
+    Where a class is larger than 2 k, its points that are not among the k can outvote k that all have its label: of ten
+    0s and one 1, a point with four 0s as its k gets -2 for class 0 and -1 for class 1. The certificate stays exact.
 
     weights: a function of test features (m, d) to an array (m, n) that grows with likeness, such as another learner.
     points: n. Raises InputError unless 1 <= k < n.
@@ -165,6 +182,40 @@ class SignedVotes(VotingWeights):
         """Most like are the nearest, by l2 distance. x_train: features (n, d)."""
         x_train = np.asarray(x_train, np.float32)
         return cls(lambda x_test: -squared_distances(x_test, x_train), len(x_train), k)
+
+
+class SignedClusters(VotingWeights):
+    """The training points in a test point's cluster vote for their labels, all others against theirs, each by 1 / n.
+
+    All test points of a cluster share one prediction and one certificate. With two clusters this is the better of the
+    two ways to name them, as in the appendix of arXiv 2006.14768 on MNIST 1 against 7. Classes that differ in size: see
+    SignedVotes, with the size of the cluster in place of k.
+
+    x_train: features (n, d), which k-means divides into ``clusters`` clusters. A test point is in the cluster of the
+    nearest mean. The same seed gives the same clusters. Raises InputError unless 2 <= clusters <= n.
+    """
+
+    def __init__(self, x_train: np.ndarray, clusters: int, seed: int = 0) -> None:
+        from sklearn.cluster import KMeans
+
+        if not 2 <= clusters <= len(x_train):
+            raise InputError(f"clusters must lie between 2 and the {len(x_train)} training points, got {clusters}")
+        self._means = KMeans(clusters, n_init=10, random_state=seed).fit(np.asarray(x_train, np.float64))
+
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n), see FixedWeights."""
+        inside = self._cluster_of(x_test)[:, None] == self._means.labels_
+        return np.where(inside, 1.0, -1.0) / len(self._means.labels_)
+
+    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
+        """As VotingWeights.votes."""
+        counts = np.zeros((self._means.n_clusters, num_classes), np.int64)
+        np.add.at(counts, (self._means.labels_, y), 1)
+        support = counts[self._cluster_of(x_test)]
+        return Votes(support, counts.sum(axis=0) - support)
+
+    def _cluster_of(self, x_test: np.ndarray) -> np.ndarray:
+        return np.asarray(self._means.predict(np.asarray(x_test, np.float64)))
 
 
 class KernelRegression(FixedWeights):

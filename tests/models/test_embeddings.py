@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.embeddings import fit_embedding
+from models.embeddings import deskewed, fit_embedding
 from runtime.files import InputError
 
 
@@ -20,7 +20,7 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return np.clip(x + random.normal(scale=0.03, size=x.shape), 0, 1).astype(np.float32), kind
 
 
-@pytest.mark.parametrize("name", ["raw", "pca", "random", "patches"])
+@pytest.mark.parametrize("name", ["raw", "pca", "random", "patches", "deskewed"])
 def test_features_are_centred_end_with_one_and_repeat(name: str, images: tuple[np.ndarray, np.ndarray]) -> None:
     x, _ = images
     features, _ = fit_embedding(name, x, seed=1)  # type: ignore[arg-type]
@@ -71,7 +71,24 @@ def test_patches_tell_directions_apart_that_pixels_do_not(images: tuple[np.ndarr
 
 def test_wrong_arguments_get_one_clear_line() -> None:
     x = np.zeros((3, 8, 8, 1), np.float32)
-    with pytest.raises(InputError, match="must be one of raw, pca, random, patches, got 'deep'"):
+    with pytest.raises(InputError, match="must be one of raw, pca, random, patches, deskewed, got 'deep'"):
         fit_embedding("deep", x)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 2 training images, got 1"):
         fit_embedding("raw", x[:1])
+
+
+def test_deskewing_makes_a_slanted_stroke_upright_and_central() -> None:
+    upright, slanted = np.zeros((2, 21, 21, 1), np.float32)
+    for row in range(4, 17):
+        upright[row, 9:12] = 1
+        column = 7 + (row - 10) // 2
+        slanted[row, column : column + 3] = 1
+    found = deskewed(np.stack([upright, slanted, np.zeros_like(upright)]))
+    np.testing.assert_allclose(found[0], upright, atol=1e-6)
+    assert np.abs(found[1] - upright).sum() < 0.3 * np.abs(slanted - upright).sum()
+    rows, columns = np.mgrid[:21, :21]
+    weight = found[1, ..., 0] / found[1].sum()
+    middle = np.array([(weight * rows).sum(), (weight * columns).sum()])
+    np.testing.assert_allclose(middle, 10, atol=0.05)
+    assert abs((weight * (rows - middle[0]) * (columns - middle[1])).sum()) < 0.3  # 6.3 before
+    assert not found[2].any()

@@ -134,6 +134,23 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         assert ", ".join(f"{name} {choice[name]:g}" for name in names) in tables_page(store)
 
 
+def test_no_label_chooses_as_many_clusters_as_classes(tiny_data_dir: Path, tmp_path: Path) -> None:
+    """All points of a cluster share a certificate, and no held-out label is trusted. So do neighbours, n / K of them."""
+    settings: dict[str, Any] = {"features": "deskewed", "centroids": 40, "diffusion": 10, "network_shares": ()}
+    main, config = toy("digits", tiny_data_dir, tmp_path, learner="signed_clusters", **settings)
+    main(config)
+    store = the_store(tmp_path)
+    exact, record = lines(store, "signed"), record_of(store)
+    assert list(store.records) == ["DIGITS_deskewed_diffusion_signed_clusters_tight"]
+    assert record["choice"] == {"clusters": 10, "q": 0.1, "held_out": 0, "tried": [{"clusters": 10, "q": 0.1}]}
+    assert exact.groupby("predict")["flips"].nunique().max() <= 3  # clusters of one class may be several
+    assert exact["correct"].mean() > 0.7 and exact["flips"].nunique() <= 10 and exact["flips"].max() > 60
+    assert "No label chose anything, and no label is trusted: clusters 10 was fixed beforehand." in tables_page(store)
+    chosen = config.candidates(1_437, 10)
+    assert chosen == [{"clusters": 10}]
+    assert dataclasses.replace(config, learner="neighbours").candidates(1_437, 10) == [{"neighbours": 143}]
+
+
 def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_data_dir: Path, tmp_path: Path) -> None:
     """Raw pixels from a file, centred with a constant, give the raw features' files to the letter."""
     dataset = load_dataset(tiny_data_dir)
@@ -321,7 +338,8 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
         ({"points": 0}, "points must be at least 1, got 0"),
         ({"ridges": ()}, "ridges must hold at least one candidate"),
         ({"ridge": -1.0}, "ridge must be finite and not negative, got -1.0"),
-        ({"neighbours": ()}, r"neighbours must hold positive numbers, got \(\)"),
+        ({"neighbours": (0,)}, r"neighbours must hold positive numbers, got \(0,\)"),
+        ({"bandwidths": ()}, "bandwidths must hold at least one candidate"),
         ({"bandwidths": (0.1, 0.0)}, r"bandwidths must hold positive numbers, got \(0.1, 0.0\)"),
         ({"diffusion": -2}, "diffusion must not be negative, got -2"),
         ({"learner": "neighbours", "neighbours": (10**6,)}, "neighbours must lie between 1 and the"),

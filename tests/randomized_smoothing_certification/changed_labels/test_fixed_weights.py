@@ -12,6 +12,7 @@ from randomized_smoothing_certification.changed_labels.fixed_weights import (
     KernelRegression,
     NearestNeighbours,
     RidgeRegression,
+    SignedClusters,
     SignedVotes,
     greedy_flips,
     vote_flips,
@@ -177,6 +178,9 @@ def test_settings_and_points_that_cannot_be() -> None:
     for k in (0, 5):
         with pytest.raises(InputError, match=f"signed votes need from 1 to 4 neighbours of the 5 points, got {k}"):
             SignedVotes.of_distance(x, k)
+    for count in (1, 6):
+        with pytest.raises(InputError, match=f"clusters must lie between 2 and the 5 training points, got {count}"):
+            SignedClusters(x, count)
     for bandwidth in (0.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="bandwidth must be positive and finite"):
             KernelRegression(x, bandwidth)
@@ -200,3 +204,56 @@ def _losers(k: int) -> list[tuple[int, int]]:
     """Neighbours of the second class and of the third, among k."""
     shares = (0.0, 0.05, 0.2, 0.35, 0.45)
     return [(int(a * k), int(b * k)) for a in shares for b in shares if b <= a and 2 * a + b < 0.95]
+
+
+def test_signed_votes_of_a_cluster_are_exact_for_every_labeling() -> None:
+    """All labelings of a small set, with ties, and clusters and classes of unequal size: enumeration agrees."""
+    x = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [9.0]])
+    learner, reached = SignedClusters(x, 3), 0
+    x_test = np.array([[0.05], [5.05], [9.0]])
+    alpha = learner(x_test)
+    np.testing.assert_array_equal(np.sign(alpha[0]), [1, 1, 1, -1, -1, -1])
+    for y in map(np.array, itertools.product(range(3), repeat=len(x))):
+        found = learner.certify(x_test, y, [LabelFlips(0.1, 3)])
+        np.testing.assert_allclose(np.subtract(*learner.votes(x_test, y, 3)), alpha @ np.eye(3)[y] * len(x), atol=1e-9)
+        np.testing.assert_array_equal(found[1:], greedy_flips(alpha, y, 3))
+        for place in range(len(x_test)):
+            prediction, flips = int(found.prediction[place]), int(found.flips[place])
+            if prediction != ABSTAIN and y[:3].sum() <= 1:  # the exhaustive search is slow
+                assert not loses(alpha[place], y, prediction, flips) and loses(alpha[place], y, prediction, flips + 1)
+                reached = max(reached, flips)
+    assert reached == 1
+
+
+def test_two_clusters_have_the_better_of_their_two_names() -> None:
+    """The majority over both clusters of arXiv 2006.14768, appendix B: agreement beyond half of all points."""
+    x = np.concatenate([np.full((7, 1), 0.0), np.full((9, 1), 1.0)])
+    y = np.array([0] * 6 + [1] * 8 + [0] * 2)  # 1 of 7 and 2 of 9 are of the other class
+    found = SignedClusters(x, 2).certify(np.array([[0.0], [1.0]]), y, [LabelFlips(0.1, 2)])
+    agreeing = 6 + 7
+    assert found.prediction.tolist() == [0, 1] and found.flips.tolist() == [(2 * agreeing - len(y) - 1) // 2] * 2
+
+
+def test_a_class_beyond_twice_the_supporters_outvotes_them() -> None:
+    """What SignedVotes' docstring says of unequal classes."""
+    x, y = np.arange(11.0)[:, None], np.array([0] * 10 + [1])
+    found = SignedVotes.of_distance(x, 4).certify(x[:1], y, [LabelFlips(0.1, 2)])
+    assert found.prediction.tolist() == [1]
+    enough = SignedVotes.of_distance(x, 6).certify(x[:1], y, [LabelFlips(0.1, 2)])
+    assert enough.prediction.tolist() == [0]
+
+
+def test_no_certificate_is_beyond_the_ceiling_and_a_whole_class_reaches_it() -> None:
+    y = np.repeat([0, 1, 2], [5, 3, 4])
+    found = SignedClusters(y[:, None].astype(float), 3).certify(np.arange(3.0)[:, None], y, [LabelFlips(0.1, 3)])
+    assert found.prediction.tolist() == [0, 1, 2] and found.flips.tolist() == [(5 + 3 - 1) // 2, (3 + 4 - 1) // 2, 3]
+
+
+@pytest.mark.parametrize("power", [-1000, -600, 600])
+def test_the_scale_of_the_weights_changes_no_smoothed_certificate(power: int) -> None:
+    x, y, x_test = clusters(3)
+    alpha = KernelRegression(x, 0.3)(x_test)
+    wanted, found = (smooth_weights(a, y, LabelFlips(0.1, 3)) for a in (alpha, np.ldexp(alpha, power)))
+    assert (wanted.prediction != ABSTAIN).any()
+    np.testing.assert_array_equal(found.prediction, wanted.prediction)
+    np.testing.assert_allclose(found.log_eps, wanted.log_eps, rtol=1e-12)
