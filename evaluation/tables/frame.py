@@ -39,10 +39,7 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     out UNWRITTEN: reduction (a Reduction), cell, entries (those that the row is of), and whether it is in a transfer
     table.
     """
-    transfers = {
-        "in_method_transfer": set(plan.method_transfer_cells()),
-        "in_architecture_transfer": set(plan.architecture_transfer_cells()),
-    }
+    transfers = {f"in_{over}_transfer": set(cells) for over, cells in plan.transfer_cells().items()}
     rows = [_row(plan, cell, [entry], entries.get(cell._replace(poison=None))) for cell, entry in entries.items()]
     rows += [_row(plan, *group) for group in _attack_runs(plan, entries)]
     rows += [_row(plan, *group) | {"target_class": MEAN} for group in _classes(plan, entries)]
