@@ -106,9 +106,9 @@ def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
 def _choose(
     config: LabelFlippingConfig, features: Features, train: Images, held_out: Images, kept: KeptStages
 ) -> dict[str, Any]:
-    """Ridge, neighbours or bandwidth, and q, of the largest certified accuracy on held-out images, with all tried.
+    """The learner's settings and the q of the largest certified accuracy on held-out images, and all that were tried.
 
-    Where they tie, as at 0, those with more certified flips in the mean.
+    On a tie, the settings with the larger mean number of certified flips.
     """
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
 
@@ -169,8 +169,10 @@ def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
 def _certify_points(
     config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages
 ) -> list[np.ndarray]:
-    """At m test points, block by block: predictions and log eps of the smoothed classifier of each q, (Q, m) each, then
-    predictions and flips of the learner itself, (m,) each. All but log eps (float64) are int64.
+    """Certify m test points block by block.
+
+    Returns predictions and log eps of the smoothed classifier of each q, (Q, m) each. Then predictions and flips of the
+    learner itself, (m,) each. log eps is float64, the others are int64.
     """
 
     def certified(block: np.ndarray) -> list[Any]:
