@@ -157,16 +157,10 @@ class Attack:
         epoch, step = divmod(number, self.steps_per_epoch)
         if number and step == 0:
             state = self._restarted(state, epoch)
-        seeds = Seeds(
-            *(
-                seed_pair(self.config.seed, stream, number)
-                for stream in (Stream.ATTACK_UPPER_NOISE, Stream.ATTACK_LOWER_NOISE, Stream.ATTACK_AUGMENTATION)
-            )
-        )
-        indices = self._draw_indices(epoch, step)
-        return self._compiled_step(
-            state, self._images, indices, seeds, np.float32(epoch % self.config.reinitialise_every)
-        )
+        streams = Stream.ATTACK_UPPER_NOISE, Stream.ATTACK_LOWER_NOISE, Stream.ATTACK_AUGMENTATION
+        seeds = Seeds(*(seed_pair(self.config.seed, stream, number) for stream in streams))
+        since = np.float32(epoch % self.config.reinitialise_every)
+        return self._compiled_step(state, self._images, self._draw_indices(epoch, step), seeds, since)
 
     def _restarted(self, state: AttackState, epoch: int) -> AttackState:
         """The state at the start of an epoch, with fresh weights of the network whose turn it is, if any.
@@ -188,14 +182,15 @@ class Attack:
         """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
         config = self.config
         shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.others))
-        draw = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
-        return Indices(
-            clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean],
-            poison=draw.choice(len(self.x_target), config.batch_poison, replace=False).astype(np.int32),
-            validation=draw.choice(len(self._images.validation), self._batch_validation, replace=False).astype(
-                np.int32
-            ),
+        random = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
+        poison, validation = (
+            random.choice(len(images), count, replace=False).astype(np.int32)
+            for images, count in (
+                (self.x_target, config.batch_poison),
+                (self._images.validation, self._batch_validation),
+            )
         )
+        return Indices(shuffled[step * config.batch_clean : (step + 1) * config.batch_clean], poison, validation)
 
     # One outer step, compiled ------------------------------------------------------------------------------
 
@@ -242,33 +237,28 @@ class Attack:
 
     def _augmented(self, x: Any, batch: Batch, draw: Any) -> Any:
         """A batch of the lower level after the augmentation, clean images first."""
-        seed = self._augmentation_seed(batch, draw)
+        seed = fold_in(batch.seeds.augmentation, draw)
         if not self.config.separate_crops:
             return self.config.augmented(x, seed)
-        clean, another = self.config.batch_clean, self._augmentation_seed(batch, draw + _POISON_DRAW)
+        clean, another = self.config.batch_clean, fold_in(batch.seeds.augmentation, draw + _POISON_DRAW)
         return ops.concatenate([self.config.augmented(x[:clean], seed), self.config.augmented(x[clean:], another)])
 
     def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
         """f: the objective that the poison lowers, on clean validation images of the target class."""
-        x = self._upper_augmentation.augmented(batch.x_validation, self._augmentation_seed(batch, draw))
-        return self._objective(partial(self._logits, v), x, batch.y_validation, self._upper_randomness(batch, draw))
+        x = self._upper_augmentation.augmented(batch.x_validation, fold_in(batch.seeds.augmentation, draw))
+        fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
+        randomness = Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
+        return self._objective(partial(self._logits, v), x, batch.y_validation, randomness)
 
     def _lower_randomness(self, batch: Batch, draw: Any) -> Randomness:
         fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_LOWER_NOISE)
         return Randomness(self.config.sigma, fold_in(batch.seeds.lower_noise, draw), fixed, batch.numbers)
-
-    def _upper_randomness(self, batch: Batch, draw: Any) -> Randomness:
-        fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
-        return Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
 
     def _project(self, u: Tree, batch: Batch) -> Tree:
         return self._poison.project(u, batch.x_target, batch.perturbation[self.config.batch_clean :])
 
     def _logits(self, v: Any, x: Any) -> Any:
         return ops.cast(self._model(v, self._model_state, x)[0], "float32")
-
-    def _augmentation_seed(self, batch: Batch, draw: Any) -> Any:
-        return fold_in(batch.seeds.augmentation, draw)
 
     # What comes out ----------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from runtime.files import InputError, array_sha256, load_array, save_array
 from runtime.lazy import linalg, ndimage
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream
-from runtime.provenance import printed_path
+from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
 Signs = Callable[[np.ndarray, int], np.ndarray]  # images x (N, H, W, C) and a seed -> signs that broadcast over x
@@ -157,14 +157,16 @@ class ControlConfig(CheckpointControls):
     """Class whose training images are changed."""
     kind: ControlName = "constant"
     """The change: random signs, brighter, less contrast, darker, left half brighter and right half darker, a tint
-    (colour images), one pattern of random signs for the class, the signs that a linear classifier sees best under
-    noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
+    (colour images: red and blue up, green down), one pattern of random signs for the class, the signs that a linear
+    classifier sees best under noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
     epsilon: Epsilon = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
     sigma: Sigma = 0.5
     """Noise level in the name of the file. Only the control 'detectable' depends on it."""
     seed: Seed = 0
     """Seed of random signs and filters."""
+    data_dir: Path = project_path("data/MNIST")
+    """Folder of the prepared arrays."""
 
 
 def write_control_poison(config: ControlConfig) -> Path:

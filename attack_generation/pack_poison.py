@@ -6,24 +6,25 @@ python attack_generation/pack_poison.py --data-dir data/DIGITS --name digits \\
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from data.datasets import (
     MANIFEST,
     Dataset,
+    Epsilon,
     check_poison,
     labels,
     load_dataset,
     load_poison,
-    require_epsilon,
     split_target_class,
 )
 from data.preparation import as_unit_floats, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import FOLDER, pack_poison
 from data.sources import read_source
+from runtime.bounds import require_within
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record
@@ -37,7 +38,7 @@ class Config:
     poison: Path
     """File of the images, .npy, with its record, .json, beside it."""
     name: str
-    """Name that it is to have."""
+    """Name of the packed poison."""
     data_dir: Path = project_path("data/MNIST")
     """Folder of the prepared arrays that it was made from."""
     source: Path | None = None
@@ -57,7 +58,7 @@ def main(config: Config) -> None:
         raise InputError(
             f"{config.poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
         )
-    require_epsilon(epsilon)
+    require_within("epsilon", epsilon, *get_args(Epsilon)[1:])
     images = load_poison(config.poison, dataset, target_class)
     clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target
     if (there := config.out_dir / f"{config.name}.json").exists():

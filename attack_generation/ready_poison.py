@@ -22,9 +22,9 @@ class Config:
     out: Path
     """File of its images, .npy; the record is the .json beside it."""
     target_class: int = 8
-    """Class that it must be of."""
+    """Class of the poison."""
     epsilon: float = 0.1
-    """l-infinity bound that it must keep; pixels are in [0, 1]."""
+    """l-infinity bound that the poison must keep. Pixels are in [0, 1]."""
     data_dir: Path = project_path("data/MNIST")
     """Folder of the prepared arrays that it was made from."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from attack_generation.attack import Attack
 from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
 from benchmarks import works
-from benchmarks.record import VERDICTS, finish, machine
+from benchmarks.record import finish, machine
 from bilevel_optimizer.soba import Soba
 from evaluation.MNIST import gaussian_augmented_training
 from models.registry import build_model
@@ -24,7 +24,6 @@ from randomized_smoothing_certification.sampling import N0
 from robust_training.training import Training
 from runtime.checks import require_usable
 from runtime.command_line import run_script
-from runtime.lazy import pandas as pd
 
 
 class Settings(NamedTuple):
@@ -72,7 +71,6 @@ def main(config: works.TimedConfig) -> list[Row]:
     about = machine()
     print("measuring what each stage repeats", file=sys.stderr)
     rows = price_list(config.sizes, config)
-    print(table(rows))
     finish(config, about, [row._asdict() | {"ratio": row.published / row.cheap, "met": row.met} for row in rows])
     return rows
 
@@ -122,19 +120,6 @@ def price_list(sizes: works.Sizes, config: works.TimedConfig) -> list[Row]:
         Row(f"together, were the gradient {GRADIENT:g} ms", "h", *there.tolist())._replace(bar=BAR),
         *(Row(name, "ms", *(1e3 * both).tolist()) for name, both in repeated.items()),
     ]
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as aligned text."""
-    cells = {
-        "": [f"{row.name:<40}" for row in rows],
-        "unit": [row.unit for row in rows],
-        **{name: [f"{getattr(row, name):,.3g}" for row in rows] for name in SETTINGS},
-        "ratio": [f"{row.published / row.cheap:.1f}" for row in rows],
-        "bar": ["" if row.bar is None else f"<= {row.bar:g}" for row in rows],
-        "met": [VERDICTS[row.met] for row in rows],
-    }
-    return pd.DataFrame(cells).to_string(index=False)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.tables.formats import rows_as_text
 from runtime import onednn_in_force
 from runtime.files import write_json
 from runtime.lazy import keras
 from runtime.provenance import has_bfloat16_units, printed_path, provenance
-
-VERDICTS = {None: "", True: "yes", False: "NO"}
-"""Whether a bar is met, in tables; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,8 @@ class BenchmarkConfig:
 
 
 def finish(config: BenchmarkConfig, about: dict[str, str], rows: list[dict[str, Any]]) -> None:
-    """Say so where sizes were toys, and write the rows of a benchmark where ``config.out`` asks for it."""
+    """Print the rows of a benchmark, and write them where ``config.out`` asks for it."""
+    print(rows_as_text(rows))
     if config.quick:
         print("toy sizes: these numbers mean nothing")
     if config.out is not None:

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from benchmarks import works
-from benchmarks.record import VERDICTS, finish, machine
+from benchmarks.record import finish, machine
 from models.registry import build_model
 from models.saving import with_precision
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
@@ -32,7 +32,6 @@ from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.lazy import keras
-from runtime.lazy import pandas as pd
 
 ADAM_BAR = 90.0  # outer step with the Adam residual solver, in gradients
 CG_BAR = 45.0  # outer step with conjugate gradient, in gradients
@@ -87,7 +86,6 @@ def main(config: Config) -> list[Row]:
     for dtype in ("float32", "bfloat16"):
         print(f"measuring votes in {dtype}", file=sys.stderr)
         rows += measure_certification(sizes, dtype, config.batch_size, config.seconds)
-    print(table(rows))
     finish(config, about, [row._asdict() | {"met": row.met} for row in rows])
     return rows
 
@@ -233,25 +231,6 @@ def _best_matmul(dtype: str, seconds: float) -> tuple[works.Work, int]:
             break
         size *= 2
     return max(candidates, key=lambda candidate: candidate[0])[1:]
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as aligned text."""
-    cells = {
-        "measurement": [f"{row.name:<50}" for row in rows],
-        "value": [_number(row.value) for row in rows],
-        "unit": [f"{row.unit:<8}" for row in rows],
-        "gradients": ["" if row.gradients is None else _number(row.gradients) for row in rows],
-        "bar": ["" if row.bar is None else f"<= {_number(row.bar)}" for row in rows],
-        "met": [VERDICTS[row.met] for row in rows],
-    }
-    return pd.DataFrame(cells).to_string(index=False)
-
-
-def _number(value: float) -> str:
-    """Three significant digits, without exponent."""
-    digits = 2 - int(np.floor(np.log10(abs(value)))) if value else 0
-    return f"{round(value, digits):,.{max(0, digits)}f}"
 
 
 if __name__ == "__main__":

@@ -36,17 +36,16 @@ class Alternating(TwoLoops):
     name: ClassVar[str] = "error_minimising"
 
     def init_lower(self, v: Tree) -> AdamState:
-        """Adam's state on v, fresh. See bilevel.BilevelOptimizer."""
         return adam_init(v)
 
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: AdamState, data: Any
     ) -> tuple[Tree, Tree, AdamState, AlternatingMetrics]:
-        """The steps on v, and g_u. See bilevel.BilevelOptimizer."""
+        """The steps on v, and g_u."""
         v, lower = self.minimise_lower(problem, u, v, lower, data)
         g, gradient = value_and_grad(lambda u: problem.g(u, v, data, self.lower_steps))(u)
         return gradient, v, lower, AlternatingMetrics(g, g, norm(gradient))
 
     def gradients(self, cost_of_f: float) -> float:
-        """One gradient for each step on v, and one for u. f costs nothing. See bilevel.BilevelOptimizer."""
+        """One gradient for each step on v, and one for u. f costs nothing."""
         return self.lower_steps + 1

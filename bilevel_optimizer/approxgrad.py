@@ -92,7 +92,6 @@ class ApproxGrad(TwoLoops):
         return self.redraw_noise == "none"
 
     def init_lower(self, v: Tree) -> LowerState:
-        """The state at the start and after v is re-initialised: p = 0, fresh moments."""
         return LowerState(adam_init(v), zeros_like(v), self.linear_solver.init(v))
 
     def hypergradient(
@@ -147,13 +146,13 @@ class ApproxGrad(TwoLoops):
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: LowerState, data: Any
     ) -> tuple[Tree, Tree, LowerState, Metrics]:
-        """T1 steps on v and the linear system. See bilevel.BilevelOptimizer."""
+        """T1 steps on v and the linear system."""
         v, adam = self.minimise_lower(problem, u, v, lower.adam, data)
         hypergradient, lower, metrics = self.hypergradient(problem, u, v, lower._replace(adam=adam), data)
         return hypergradient, v, lower, metrics
 
     def gradients(self, cost_of_f: float) -> float:
-        """T1 gradients, the solver's products, those that end the step, and f's. See bilevel.BilevelOptimizer."""
+        """T1 gradients, the solver's products, those that end the step, and f's."""
         systems = 0 if self.fixed_system else self.linear_solver.evaluations
         right_sides = 0 if self.fixed_right_side else self.linear_solver.evaluations
         return self.lower_steps + (1 + right_sides) * cost_of_f + systems + 2 * self.linear_solver.products + 1 + 2

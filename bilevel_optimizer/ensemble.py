@@ -33,7 +33,6 @@ class Ensemble(BilevelOptimizer):
         return cls(member=member, count=count, lr_u=member.lr_u, lr_v=member.lr_v)
 
     def init_lower(self, v: Several) -> Several:
-        """The state of every lower level. See bilevel.BilevelOptimizer."""
         return tuple(self.member.init_lower(one) for one in v)
 
     def renew(self, v: Several, lower: Several, number: int, fresh: Tree) -> tuple[Several, Several]:
@@ -47,11 +46,9 @@ class Ensemble(BilevelOptimizer):
     def direction(
         self, problem: Problem, u: Tree, v: Several, lower: Several, data: Any
     ) -> tuple[Tree, Several, Several, Any]:
-        """A step of every lower level, and the mean direction. See bilevel.BilevelOptimizer."""
         steps = [self.member.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
         directions, v, lower, metrics = zip(*steps, strict=True)
         return mean(directions), v, lower, mean(metrics)
 
     def gradients(self, cost_of_f: float) -> float:
-        """The sum over the lower levels. See bilevel.BilevelOptimizer."""
         return self.count * self.member.gradients(cost_of_f)

@@ -57,7 +57,6 @@ class F2sa(BilevelOptimizer):
     """The multiplier grows by this at each outer step."""
 
     def init_lower(self, v: Tree) -> F2saState:
-        """The state at the start and after v is re-initialised: y = v, fresh moments."""
         return F2saState(adam_init(v), tree_map(ops.convert_to_tensor, v), adam_init(v), ops.zeros((), "int32"))
 
     def directions(
@@ -78,7 +77,7 @@ class F2sa(BilevelOptimizer):
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: F2saState, data: Any
     ) -> tuple[Tree, Tree, F2saState, F2saMetrics]:
-        """One step of v and y, and D_u at the point before it. See bilevel.BilevelOptimizer."""
+        """One step of v and y, and D_u at the point before it."""
         multiplier = self.multiplier + self.growth * ops.cast(lower.steps, norm(v).dtype)
         d_u, d_v, d_y, metrics = self.directions(problem, u, v, lower.y, multiplier, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
@@ -86,5 +85,5 @@ class F2sa(BilevelOptimizer):
         return d_u, v, F2saState(adam, y, adam_y, lower.steps + 1), metrics
 
     def gradients(self, cost_of_f: float) -> float:
-        """g's gradient at v and at y, and f's. See bilevel.BilevelOptimizer."""
+        """g's gradient at v and at y, and f's."""
         return 2 + cost_of_f

@@ -51,7 +51,6 @@ class Soba(BilevelOptimizer):
     """Multiple of the identity added to the lower level's Hessian."""
 
     def init_lower(self, v: Tree) -> SobaState:
-        """The state at the start and after v is re-initialised: p = 0, fresh moments."""
         return SobaState(adam_init(v), zeros_like(v))
 
     def directions(
@@ -72,11 +71,11 @@ class Soba(BilevelOptimizer):
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: SobaState, data: Any
     ) -> tuple[Tree, Tree, SobaState, SobaMetrics]:
-        """One step of v and p, and D_u at the point before it. See bilevel.BilevelOptimizer."""
+        """One step of v and p, and D_u at the point before it."""
         d_u, d_v, d_p, metrics = self.directions(problem, u, v, lower.p, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
         return d_u, v, SobaState(adam, add_scaled(lower.p, -self.lr_p, d_p)), metrics
 
     def gradients(self, cost_of_f: float) -> float:
-        """g with its gradient, both products, and f's gradient. See bilevel.BilevelOptimizer."""
+        """g with its gradient, both products, and f's gradient."""
         return 1 + 2 + cost_of_f

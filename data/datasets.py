@@ -204,11 +204,6 @@ def _target_mask(y: np.ndarray, target_class: int) -> np.ndarray:
     return mask
 
 
-def require_epsilon(epsilon: float) -> None:
-    """Raise InputError unless epsilon, the bound on a change of pixels in [0, 1], lies in (0, 1]."""
-    require_within("epsilon", epsilon, *get_args(Epsilon)[1:])
-
-
 def require_sigma(sigma: float) -> None:
     """Raise InputError unless sigma, the noise's standard deviation, lies in (0, LARGEST_SIGMA]."""
     require_within("sigma", sigma, *get_args(Sigma)[1:])

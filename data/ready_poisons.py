@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from runtime.files import InputError, array_sha256, load_archive, read_record, save_archive, write_json
-from runtime.provenance import source_path
+from runtime.provenance import ROOT
 
-FOLDER = source_path("data/poisons")
+FOLDER = ROOT / "data/poisons"
 KEY = "X_poisoned"
 DTYPES = {KEY: np.uint8, "index": np.int32}
 LEVELS = 255

@@ -18,7 +18,7 @@ from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import read_store
 from evaluation.tables.claims import claims_table, headlines, read_claims
-from evaluation.tables.formats import ABOUT, markdown_table
+from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
@@ -137,12 +137,8 @@ def speed_page(records: Path) -> str:
         if not all(isinstance(row, dict) for row in record["rows"]):
             raise InputError(f"{path}: 'rows' must be a list of objects; make it again")
         about = "; ".join(f"{name}: {value}" for name, value in record["about"].items())
-        rows = pd.json_normalize(record["rows"], sep=" ")
-        for name in rows.select_dtypes(exclude="number"):
-            rows[name] = (text := rows[name].fillna("").astype(str)).str.ljust(int(text.str.len().max()))
-        shown = rows.to_string(index=False, na_rep="", justify="left", float_format=lambda value: f"{value:,.4g}")
         made = f"`{record['command']}`, commit {record['commit']}; {about}."
-        indented = "".join(f"    {line}".rstrip() + "\n" for line in shown.splitlines())
+        indented = "".join(f"    {line}".rstrip() + "\n" for line in rows_as_text(record["rows"]).splitlines())
         sections.append(f"## {path.stem}\n\n{made}\n\n{indented}")
     notes = records / "NOTES.md"
     return "\n".join([*sections, f"\n{read_text(notes)}" if notes.is_file() else ""])

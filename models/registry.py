@@ -21,10 +21,10 @@ from runtime.noise import seed_pair
 
 # The name of a model and of its function: the module of the function.
 BUILDERS = {
-    "mnist_cnn": "models.mnist_keras_models",
-    "digits_cnn": "models.digits_keras_models",
-    "mlp": "models.transfer_keras_models",
-    "cnn_3x3": "models.transfer_keras_models",
+    "mnist_cnn": "models.small_keras_models",
+    "digits_cnn": "models.small_keras_models",
+    "mlp": "models.small_keras_models",
+    "cnn_3x3": "models.small_keras_models",
 }
 _RESNET = re.compile(r"resnet(\d{1,3})(v1|v2)(?:x([2-9]|1\d))?")
 _RESNETS = {"v1": (resnet_v1, 6), "v2": (resnet_v2, 9)}  # function, and layers that all three stages' first blocks add

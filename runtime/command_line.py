@@ -71,9 +71,11 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
         if not left.code:  # --help
             raise
         raise InputError(f"{parser_error(said.getvalue())}; see --help") from None
+    defaults = {setting.name: setting.default for setting in fields(config_type)}
     for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ():
+        is_empty = flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ()
+        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):  # else it takes values away
             raise InputError(f"{flag} has no value; give at least one, or leave it out")
     return config
 

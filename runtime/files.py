@@ -27,7 +27,7 @@ class InputError(ValueError):
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
 
-    What a run that was killed here left of the same file is removed first.
+    First it removes the temporary files that killed runs left of the same file.
     Raises InputError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
@@ -36,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         name = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the user's umask takes away
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the user's umask applies
         temporary = name
         yield temporary
         temporary.replace(path)
@@ -62,7 +62,7 @@ def unwritable(path: Path, error: OSError) -> InputError:
 
 
 def remove(*paths: Path) -> None:
-    """Delete files, those that are there, in this order. Raises InputError where one cannot be."""
+    """Delete the files that exist, in this order. Raises InputError for a file that cannot be deleted."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
@@ -71,22 +71,22 @@ def remove(*paths: Path) -> None:
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Delete what runs that were killed in ``atomic_path`` left beside these files; none may be at it now."""
+    """Delete the temporary files that killed runs left beside these files. No other run may be writing them."""
     for path in paths:
         remove(*path.parent.glob(f".{glob.escape(path.stem)}-{8 * '[a-z0-9_]'}{glob.escape(path.suffix)}"))
 
 
 def require_no_folder(*paths: Path) -> None:
-    """Raise InputError naming the first of these files to write in whose place a folder lies."""
+    """Raise InputError where a folder lies in the place of one of these files. The error names the first."""
     for path in paths:
         if path.is_dir():
-            raise InputError(f"{path}: is a folder, a file is to be written there; move it or choose another output")
+            raise InputError(f"{path}: is a folder in the place of an output file; move it or choose another output")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write one array as .npy, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        # By Python's own write: NumPy's, in C, may lose the last bytes on a full disk without an error.
+        # NumPy's own write, in C, may lose the last bytes on a full disk without an error. Python's does not.
         np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
@@ -107,7 +107,7 @@ _KINDS = {
 
 
 def seeming(head: bytes) -> str:
-    """The kind of file that the first bytes tell, for an error: ', it seems to be HDF5'; '' where they tell none."""
+    """The kind of file by its first bytes, as the end of an error: ', it seems to be HDF5'. '' for an unknown kind."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         return ", it seems to be a web page (HTML or XML), as failed downloads leave"
@@ -133,7 +133,7 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, 
             raise InputError(f"{path}: has no array {missing[0]!r} (it holds {held})")
         arrays = {name: archive[name] for name in names or archive.files}
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no .npy file
+        if not isinstance(array, np.ndarray):  # NumPy returns bytes for an entry that is no .npy file
             raise InputError(f"{path}: {name!r} in it is no array; make it again with numpy.savez")
     return arrays
 
@@ -146,10 +146,10 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> Iterator[Any]:
-    """What NumPy finds in a file. Errors become InputError, also those of reading on in the context."""
+    """What NumPy reads from a file. Every error becomes an InputError, also one that is raised in the context."""
     require_file(Path(path))
     try:
-        with warnings.catch_warnings():  # NumPy's about odd headers, on the way to an error
+        with warnings.catch_warnings():  # NumPy warns of an odd header before it raises an error
             warnings.simplefilter("ignore")
             yield np.load(path, allow_pickle=False)
     except InputError:
@@ -161,7 +161,7 @@ def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> It
 
 
 def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], error: Exception) -> InputError:
-    """The one-line error for a file that NumPy cannot read. starts: first bytes that files of this ending have."""
+    """The one-line error for a file that NumPy cannot read. starts: the first bytes of files with this ending."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -197,7 +197,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add text to the end of a file, which is made where it is not there."""
+    """Add text to the end of a file. A missing file is made."""
     try:
         with Path(path).open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -232,14 +232,14 @@ def read_json(path: Path) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number of too many digits, lists nested too deep
+    except (ValueError, RecursionError) as error:  # too many digits or too deep lists, too
         raise InputError(f"{path}: not valid JSON ({error}); make it again") from error
 
 
 def read_record(path: Path, **kinds: type) -> dict[str, Any]:
-    """Read JSON that is an object. kinds: entries that it must have, each with its type.
+    """Read a JSON object. kinds: the type of each entry that it must have.
 
-    Raises InputError as read_json does, and where the object or an entry is of another form.
+    Raises InputError as read_json does, for no object, and for an entry that is missing or has another type.
     """
     record = read_json(path)
     if not isinstance(record, dict):

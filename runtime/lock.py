@@ -14,21 +14,22 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_held: set[Path] = set()  # locks of this process: POSIX locks keep out other processes only
+_held: set[Path] = set()  # by this process. POSIX locks keep out other processes only
 
 
 class Lock:
-    """Context manager that holds an output, so that no second run writes it.
+    """Context manager: while one run holds an output, no other run writes it.
 
-    A missing folder is made, and removed again where it stays empty.
+    output: the file that is written, or one name for several files. A missing folder is made. If it is still empty at
+    the end, it is removed again.
 
-    output: the file that is written, or one name for several files. The lock is an advisory POSIX lock on the hidden
-    file .<name>.lock beside it. The system drops it when the process ends, even by a kill. The file that a killed run
-    leaves behind holds no lock, and the next run takes it over. Leaving the context removes the file.
+    The lock is an advisory POSIX lock on the hidden file .<name>.lock beside the output. The system releases it when
+    the process ends, even when it is killed. A killed run leaves the hidden file, but no lock. The next run uses that
+    file. Leaving the context removes it.
 
-    The lock works between runs on one machine. On NFS and other shared file systems it also works between machines,
-    where the mount has POSIX locks (NFS 4, or 3 with its lock service, without the option nolock). Where the system has
-    no locks (Windows, some network mounts), a line says so and the run continues without a lock.
+    The lock works between runs on one machine. It works between machines where a shared file system has POSIX locks:
+    NFS 4, or NFS 3 with its lock service and without the option nolock. Windows and some network mounts have no locks.
+    There a line says so, and the run continues without a lock.
 
     Raises InputError where another run holds the output or the folder cannot be written.
     """
@@ -44,7 +45,7 @@ class Lock:
         self._made = [folder for folder in self._path.parents if not folder.exists()]
         try:
             while not self._opened():
-                pass  # a run that ended in the meantime has removed the opened file
+                pass  # another run has ended and removed the file that was opened
         except OSError as error:
             raise unwritable(self._output, error) from error
         _held.add(self._path)
@@ -52,7 +53,7 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         _held.discard(self._path)
-        with contextlib.suppress(OSError):  # a remaining file does no harm
+        with contextlib.suppress(OSError):  # a file that stays does no harm
             if not self.note:
                 self._path.unlink()  # while the lock is held, so that the file is not another run's
         os.close(self._file)
@@ -67,7 +68,7 @@ class Lock:
 
     @property
     def note(self) -> str:
-        """The last note of this run, or of a run that was killed or failed before it removed its note; '' if none."""
+        """The last note, also that of an earlier run that was killed or failed. '' if there is none."""
         os.lseek(self._file, 0, os.SEEK_SET)
         return os.read(self._file, 4096).decode("utf-8", "replace")
 
@@ -81,11 +82,11 @@ class Lock:
             raise unwritable(self._output, error) from error
 
     def _opened(self) -> bool:
-        """Open and lock the file. False, and the file closed, where another file now has its name."""
+        """Open and lock the file. Returns False, the file closed, if another file has its name by now."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # a run that ended in the meantime has removed the folder
+        except FileNotFoundError:  # another run has ended and removed the folder
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -36,8 +36,8 @@ class RunControls:
     data_dir: Path
     """Folder of the prepared arrays."""
     on_other_settings: OnOtherSettings = "refuse"
-    """What to do where a result or checkpoint made with other settings is in the way: name the difference and
-    stop, or delete it and start afresh."""
+    """What to do with an existing result or checkpoint that was made with other settings: stop and name the
+    difference (refuse), or delete it."""
     max_minutes: Annotated[float, POSITIVE] | None = None
     """Stop cleanly after this long; the same command continues."""
 
@@ -56,14 +56,14 @@ class RunControls:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointControls(RunControls):
-    """Those of a run with checkpoints."""
+    """Controls of a run with checkpoints."""
 
     out_dir: Path | None = None
-    """Folder of what is made."""
+    """Folder of the results."""
     run_dir: Path | None = None
     """Folder of checkpoint and TensorBoard scalars."""
     overwrite: bool = False
-    """Start afresh, replacing a result or a checkpoint that is already there; leave it out to continue."""
+    """Replace an existing result or checkpoint. Without this flag a run continues from its checkpoint."""
     checkpoint_minutes: Annotated[float, POSITIVE] = 5.0
     """Longest time between checkpoints."""
 
@@ -122,7 +122,7 @@ class LongRun(Artifact):
     def is_finished(self) -> bool:
         """Whether the artifact is there, whole and made with the same settings; if so a line says it.
 
-        What may be replaced is removed when the run first writes, so that a run that is refused changes nothing.
+        Files that may be replaced are removed when the run first writes. So a run that is refused changes nothing.
         Raises OtherSettings where something else is in the way.
         """
         if self._controls.overwrite:
@@ -210,8 +210,8 @@ class LongRun(Artifact):
         """Write the artifact, then the record that says so, and drop the checkpoint; returns the artifact's path.
 
         write(path) makes the file whole or not at all. record: what was measured, beside settings and provenance.
-        Where this ends in the middle, a note in the lock's file says whose the artifact without a record is, and the
-        run makes it again.
+        A run that is killed in between leaves an artifact without a record. Its note in the lock's file says so, and
+        the next run of the same settings makes the artifact again.
         """
         self._clear()
         remove(self.record)

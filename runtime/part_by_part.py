@@ -87,8 +87,7 @@ class LineByLine(Artifact):
     def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
         """Append the lines of the items that are left. Raises StoppedEarly when asked to stop, the lines kept.
 
-        Nothing is written, and nothing of an earlier run removed, before the first line is there: a setting with
-        which none can be made leaves no file.
+        The first line is made before anything is written or removed. Settings that fail at it leave no file.
         """
         for done, item in enumerate(progress(items, desc=self.path.stem, unit=unit)):
             if reason := self._stop.reason:

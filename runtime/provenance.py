@@ -19,6 +19,7 @@ from runtime import backend_name, environment
 from runtime.lazy import keras
 
 ROOT = Path(__file__).resolve().parent.parent
+"""Folder of the code, of scripts and of the poisons that the project ships."""
 IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()
 """Whether the project runs from its repository. False: pip has copied it among the installed packages."""
 
@@ -31,25 +32,21 @@ def project_path(relative: str) -> Path:
     return (ROOT if IS_CHECKOUT else Path.cwd()) / relative
 
 
-def source_path(relative: str) -> Path:
-    """A path of a file that is installed with the code: a script, or a poison that the project ships."""
-    return ROOT / relative
-
-
 def shown_path(path: Path) -> str:
     """The path as records show it: relative to the project where it lies inside."""
-    try:
-        return str(Path(path).resolve().relative_to(project_path("")))
-    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
-        return str(path)
+    return _relative(path, project_path("")) or str(path)
 
 
 def printed_path(path: Path) -> str:
     """The path as the user's next command takes it: relative to the working folder where it lies inside."""
+    return _relative(path, Path.cwd()) or str(Path(path).absolute())
+
+
+def _relative(path: Path, folder: Path) -> str | None:
     try:
-        return str(Path(path).resolve().relative_to(Path.cwd()))
-    except (ValueError, RuntimeError, OSError):
-        return str(Path(path).absolute())
+        return str(Path(path).resolve().relative_to(folder))
+    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
+        return None
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -10,13 +10,13 @@ STOPPED_EARLY = 75  # exit status of a run that stopped cleanly and continues wh
 
 
 class StoppedEarly(Exception):
-    """A run saved its state and stopped because it was asked to."""
+    """A run was asked to stop. It has saved its state and stopped."""
 
 
 class Stop:
     """Context manager that turns SIGTERM, Ctrl-C and a time limit into a request to stop cleanly.
 
-    max_minutes: wall-clock limit in minutes, None for no limit.
+    max_minutes: wall-clock limit in minutes. None: no limit.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
@@ -37,17 +37,17 @@ class Stop:
 
     def _request(self, number: int, _frame: object) -> None:
         if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C means now
+            raise KeyboardInterrupt  # the second Ctrl-C stops at once
         self._signal = signal.Signals(number).name
 
     @property
     def minutes_left(self) -> float | None:
-        """Minutes to the limit, not below 0; None without one."""
+        """Minutes left to the limit, at least 0. None: there is no limit."""
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0) / 60
 
     @property
     def reason(self) -> str | None:
-        """Why to stop now, None to go on."""
+        """Why the run has to stop now. None: it goes on."""
         if self._signal is not None:
             return self._signal
         if self._deadline is not None and time.monotonic() >= self._deadline:

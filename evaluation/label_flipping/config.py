@@ -68,23 +68,23 @@ class LabelFlippingConfig(RunControls):
     """Embedding under the learner, fitted on training images without labels: raw pixels, whitened principal
     components, random Fourier features, k-means patches, or k-means patches of images that are sheared upright."""
     features_file: Path | None = None
-    """Features from an .npz file in their place: float arrays train, val and test, a row for each image of the split,
-    made without the labels (contrastive_features.py makes some)."""
+    """An .npz file whose features take the place of the embedding: float arrays train, val and test, a row for each
+    image of the split. They must be made without the labels, as contrastive_features.py does."""
     joined: bool = False
     """Keep the embedding beside the features of features_file, both centred and of mean squared norm 1."""
     centroids: Annotated[int, POSITIVE] = 200
-    """Centroids of k-means where the embedding is patches, for each of which there are four features."""
+    """Centroids of k-means where the embedding is patches. Each centroid gives four features."""
     diffusion: Annotated[int, NOT_NEGATIVE] = 0
-    """Above 0, that many coordinates of a diffusion map of the features take their place: near are then images that a
-    random walk over nearest neighbours joins."""
+    """Above 0: replace the features by this many coordinates of their diffusion map. Two images are then near where a
+    random walk over nearest neighbours often leads from one to the other."""
     diffusion_neighbours: Annotated[int, POSITIVE] = 10
     """Nearest neighbours that are joined in the diffusion map."""
     learner: Learner = "least_squares"
     """What is certified: ridge regression, the vote of the nearest neighbours, or kernel regression. Each gives a class
-    the sum of fixed weights over its training labels. signed_neighbours and signed_least_squares: the nearest, or those
-    of the largest weight in ridge regression, vote for their labels and all others against theirs, which certifies the
-    most changes. signed_clusters: those in the test point's cluster vote so, and all points of a cluster share one
-    certificate."""
+    the sum of fixed weights over its training labels. signed_neighbours: the nearest training points vote for their
+    labels, all others against theirs. signed_least_squares: the points of the largest weight in ridge regression take
+    the place of the nearest. signed_clusters: the points in the test point's cluster take it. Signed votes certify the
+    most changes."""
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
     ridge: float | None = None
@@ -92,13 +92,14 @@ class LabelFlippingConfig(RunControls):
     ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     """Candidates for ridge."""
     neighbours: tuple[int, ...] = ()
-    """How many neighbours vote (with signed votes: for their labels). When not given, the training points over the
-    classes, which no label chooses. Of several numbers, the best on held-out training images is taken."""
+    """How many neighbours vote (with signed votes: for their labels). The best of several numbers is chosen on held-out
+    training images. When not given, it is the number of training points over the number of classes."""
     clusters: tuple[int, ...] = ()
-    """Clusters of k-means on the features; as many as classes when not given. Otherwise as neighbours."""
+    """Clusters of k-means on the features. The best of several numbers is chosen on held-out training images. When not
+    given, there are as many as classes."""
     bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
-    two training images; as neighbours."""
+    two training images. The best of several numbers is chosen on held-out training images."""
     bound: Bound = "tight"
     """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It chooses ridge and
     q; all that is written holds both."""
@@ -108,12 +109,12 @@ class LabelFlippingConfig(RunControls):
     points: Annotated[int, at_least(1)] | None = None
     """Test points to certify, drawn at random; all when not given."""
     held_out: Annotated[int, at_least(1)] = 1000
-    """Held-out training images that choose; at most those of the validation set."""
+    """Held-out training images (from the validation set) that choose the settings. All of them where it has fewer."""
     network_shares: tuple[Annotated[float, between(0, 1)], ...] = (0.0, 0.01, 0.04, 0.16)
-    """Shares of changed labels at which an undefended network is trained, on random changes, under a greedy attack on
-    all test points at once, and under one on each of a few; none leaves it out."""
+    """Shares of changed labels at which an undefended network is trained. Labels are changed at random, by a greedy
+    attack on all test points at once, and by an attack on each of a few test points. No share: no network."""
     network_points: Annotated[int, NOT_NEGATIVE] = 10
-    """Test points for which the network is attacked one by one, a training for each and every share; 0 for none."""
+    """Test points that are attacked one by one. Each takes a training of the network for every share. 0: none."""
     network: Network = Network()
     """Constants of the network's training."""
     seed: Seed = 0

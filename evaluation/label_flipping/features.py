@@ -1,7 +1,7 @@
-"""Features under a study of certificates against changed labels, none of which sees a label.
+"""The features of a study of certificates against changed labels. No feature may depend on a label.
 
-They are fitted to the training images, or come from a file: arrays train, val and test of an .npz file, a row for each
-image of the split, from wherever they are. A file's must not have been made from this dataset's labels.
+They are fitted to the training images, or read from an .npz file: arrays train, val and test, a row for each image of
+the split. The features in a file must not have been made from this dataset's labels.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,8 @@
 
 A store (evaluation/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
 entry (the study's name), seed, certificate, q (empty for an exact certificate), idx, label, predict, flips, correct.
-A record has the keys of RECORD and those of runtime.provenance. Its 'curves' are accuracies that have no line per
-point: networks', and those of certificates of which an earlier version of this project kept nothing else.
+A record has the keys of RECORD and those of runtime.provenance. Its 'curves' are accuracies without a line per point:
+those of networks, and certificates of earlier versions of this project, which kept no points.
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ def _test_points(record: Mapping[str, Any]) -> str:
 
 
 def _drawn(store: Store) -> list[LabelCurve]:
-    """At most 12 curves, of several studies those of the best q alone: exact ones first, large medians first."""
+    """At most 12 curves: those of the best q first, then exact ones, then large medians. Of several studies only the
+    best q is drawn."""
     curves, order = curves_of(store), ("exact", "tight", "network", "closed_form")
     median = {curve.entry: curve.median_flips or 0 for curve in curves if curve.kind == "exact"}
 

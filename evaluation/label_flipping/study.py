@@ -107,10 +107,10 @@ def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
 def _choose(
     config: LabelFlippingConfig, features: Features, train: Images, held_out: Images, kept: KeptStages
 ) -> dict[str, Any]:
-    """The learner's settings, and q, of the largest certified accuracy on held-out images, with all tried.
+    """The learner's settings and the q of the largest certified accuracy on held-out images, and all that were tried.
 
-    Where they tie, as at 0, those with more certified flips in the mean. Where there is one candidate for the settings,
-    no label chooses anything: q, of which no exact certificate depends, is the smallest.
+    On a tie, the settings with the larger mean number of certified flips. Where there is one candidate for the
+    settings, no label chooses anything. q is then the smallest. The exact certificate does not depend on it.
     """
     candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
     if len(candidates) == 1:
@@ -176,8 +176,10 @@ def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
 def _certify_points(
     config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages
 ) -> list[np.ndarray]:
-    """At m test points, block by block: predictions and log eps of the smoothed classifier of each q, (Q, m) each, then
-    predictions and flips of the learner itself, (m,) each. All but log eps (float64) are int64.
+    """Certify m test points block by block.
+
+    Returns predictions and log eps of the smoothed classifier of each q, (Q, m) each. Then predictions and flips of the
+    learner itself, (m,) each. log eps is float64, the others are int64.
     """
 
     def certified(block: np.ndarray) -> list[Any]:

@@ -67,8 +67,8 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     of: Literal["reduction", "acr", "accuracy_loss", "class_accuracy_loss", "unattacked", "certified", "median"] = (
         "reduction"
     )
-    """What is told of them. The last three are of studies of changed labels: accuracy without attack, certified
-    accuracy at the study's number of changes, and the changes that half of the test points are certified to stand."""
+    """The number that is shown. The last three are of studies of changed labels: accuracy without attack, certified
+    accuracy at the study's number of changes, and the number of changes to which half of the points are certified."""
     name: str = ""
     """What the entries are called in the row."""
     judged: bool = True
@@ -109,7 +109,7 @@ def read_claims(path: Path) -> list[Claim]:
 
 
 def verdict(claim: Claim, measured: list[Measured]) -> str:
-    """As the rule above says."""
+    """The verdict by the rule at the top of this file."""
     if not measured:
         return "not measured"
     if claim.equals is not None:

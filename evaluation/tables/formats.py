@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from evaluation.tables.layout import MISSING, Table
 from evaluation.tables.statistics import INTERVALS, PLUS_MINUS
@@ -38,6 +39,14 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     first = list(header)
     lines = (first, ["---"] * len(first), *rows)
     return "\n".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines)
+
+
+def rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each row of a benchmark, a column for each entry. Numbers have four digits."""
+    table = pd.json_normalize(list(rows), sep=" ")
+    for name in table.select_dtypes(exclude="number"):
+        table[name] = (text := table[name].fillna("").astype(str)).str.ljust(int(text.str.len().max()))
+    return table.to_string(index=False, na_rep="", justify="left", float_format=lambda value: f"{value:,.4g}")
 
 
 def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:

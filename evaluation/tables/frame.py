@@ -36,13 +36,10 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     Columns: what the entry is (table, dataset, method, sigma, architecture, target_class, data, ...), how it was
     measured (n, points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius
     that n votes can certify (at_ceiling), the reduction with its interval, and how visible the poison is. Files leave
-    out UNWRITTEN: reduction (a Reduction), cell, entries (those that the row is of), and whether it is in a transfer
-    table.
+    out UNWRITTEN: reduction (a Reduction), cell, entries (what the row was computed from), and whether the row is in a
+    transfer table.
     """
-    transfers = {
-        "in_method_transfer": set(plan.method_transfer_cells()),
-        "in_architecture_transfer": set(plan.architecture_transfer_cells()),
-    }
+    transfers = {f"in_{over}_transfer": set(cells) for over, cells in plan.transfer_cells().items()}
     rows = [_row(plan, cell, [entry], entries.get(cell._replace(poison=None))) for cell, entry in entries.items()]
     rows += [_row(plan, *group) for group in _attack_runs(plan, entries)]
     rows += [_row(plan, *group) | {"target_class": MEAN} for group in _classes(plan, entries)]
@@ -62,7 +59,8 @@ def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entr
 
 
 def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
-    """Entries that differ in the class alone, with each victim's points of all classes together; whole ones only."""
+    """Entries that differ only in the class, joined: each victim's points of all classes. Incomplete entries are left
+    out."""
     if len(plan.target_classes) < 2:
         return
     first = plan.target_classes[0]
@@ -132,7 +130,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
-    """The name of the training data, as the plan has it; that of a transfer says what the poison was made against."""
+    """Name of the training data, as in the plan. In a transfer it also says what the poison was made against."""
     poison, victim = cell.poison, cell.victim
     if poison is None or cell.row != OPTIMISED:
         return cell.row
@@ -144,7 +142,7 @@ def data_name(plan: Plan, cell: Cell) -> str:
 
 
 def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
-    """The named attack of an entry, also of all its seeds; one without name and flags for any other training data."""
+    """The named attack of an entry or of all its seeds. Other training data have one without name and flags."""
     name = cell.poison.variant if cell.poison else ""
     variants = plan.attack_variants()
     without_seed = {key.removesuffix(f"_seed_{one.flags.get('seed')}"): one for key, one in variants.items()}

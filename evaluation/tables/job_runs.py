@@ -20,7 +20,7 @@ from evaluation.tables.jobs import Job
 from evaluation.tables.plan import LIMITED
 from runtime.files import unwritable
 from runtime.progress import listening, progress
-from runtime.provenance import source_path
+from runtime.provenance import ROOT
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
 _SPAWN = multiprocessing.get_context("spawn")  # a forked backend is a broken one
@@ -35,7 +35,7 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
     limit = "--on-other-settings start_afresh" if job.rule in LIMITED else ""
     if job.rule in LIMITED and stop.minutes_left is not None:
         limit += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
-    script = source_path(job.script)
+    script = ROOT / job.script
     words = shlex.split(f"{job.flags} {limit} {more_flags}")
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from robust_training.methods import METHODS
 from runtime.checks import require_usable
 from runtime.command_line import parsed
 from runtime.files import InputError
-from runtime.provenance import source_path
+from runtime.provenance import ROOT
 
 
 class Job(NamedTuple):
@@ -201,7 +201,7 @@ def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
         if kind in seen:
             continue
         seen.add(kind)
-        if not source_path(job.script).is_file():
+        if not (ROOT / job.script).is_file():
             raise InputError(f"{where}: {job.about}: there is no script {job.script}; write it, or leave the row out")
         try:
             module = importlib.import_module(job.script.removesuffix(".py").replace("/", "."))

@@ -15,7 +15,7 @@ Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transf
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -282,7 +282,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             for target_class in self.target_classes
             for poison in self._main_poisons(victim, target_class)
         ]
-        return list(dict.fromkeys([*main, *self.method_transfer_cells(), *self.architecture_transfer_cells()]))
+        return list(dict.fromkeys(chain(main, *self.transfer_cells().values())))
 
     def main_victims(self) -> list[Victim]:
         """Victims of every method, noise level and variant."""
@@ -304,27 +304,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         yield from (Poison(victim.method, self.architecture, *where, name) for name in self.attack_variants())
         yield from (Poison(READY, "", *where, name) for name in self.ready)
 
-    def method_transfer_cells(self) -> list[Cell]:
-        """Clean entries and those of poison made against each method, for victims of every method of one sigma."""
-        if (transfer := self.method_transfer) is None:
-            return []
-        pairs = [
-            (method, sigma) for sigma in transfer.sigmas for method in self.methods if sigma in self.methods[method]
-        ]
-        victims = [self._first_victim(method, sigma, self.architecture) for method, sigma in pairs]
-        return self._crossed(victims, [(against, self.architecture) for against in transfer.against])
+    def transfer_cells(self) -> dict[str, list[Cell]]:
+        """The entries of the two transfer tables: over methods, and over architectures. Victims are of the first kind.
 
-    def architecture_transfer_cells(self) -> list[Cell]:
-        """Clean entries and those of poison made with each architecture, for victims of each."""
-        if (transfer := self.architecture_transfer) is None:
-            return []
-        pairs = product(transfer.sigmas, transfer.victims)
-        victims = [self._first_victim(transfer.method, sigma, architecture) for sigma, architecture in pairs]
-        return self._crossed(victims, [(transfer.method, attacked) for attacked in transfer.attacked])
-
-    def _first_victim(self, method: str, sigma: float, architecture: str) -> Victim:
-        """One of the first kind of victims, which transfers are to."""
-        return Victim(method, sigma, architecture, next(iter(self.victims), ""))
+        Transfer over methods is between methods that have the same sigma.
+        """
+        kind = next(iter(self.victims), "")
+        cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
+        if methods := self.method_transfer:
+            pairs = product(methods.sigmas, self.methods)
+            victims = [Victim(name, at, self.architecture, kind) for at, name in pairs if at in self.methods[name]]
+            cells["method"] = self._crossed(victims, [(name, self.architecture) for name in methods.against])
+        if models := self.architecture_transfer:
+            victims = [Victim(models.method, at, name, kind) for at, name in product(models.sigmas, models.victims)]
+            cells["architecture"] = self._crossed(victims, [(models.method, name) for name in models.attacked])
+        return cells
 
     def _crossed(self, victims: Sequence[Victim], attacked: Sequence[tuple[str, str]]) -> list[Cell]:
         """Each of the victims on clean data and on poison of its sigma. attacked: method and model of each poison."""

@@ -48,12 +48,12 @@ class Run(NamedTuple):
 
     @property
     def accuracy(self) -> float | None:
-        """Of the clean test images without noise, None where it is not known."""
+        """Accuracy on the clean test images without noise, None where it is not known."""
         return self.records["victim"].get("accuracy")
 
     @property
     def target_accuracy(self) -> float | None:
-        """The same of those of the certified class."""
+        """Accuracy on the clean test images of the certified class, None where it is not known."""
         return self.records["victim"].get(f"accuracy_class_{self.target_class}")
 
     @property
@@ -74,7 +74,7 @@ class Run(NamedTuple):
 
     @property
     def visibility(self) -> dict[str, float]:
-        """What evaluation.visibility measured of its poison, by name; empty where nothing was."""
+        """What evaluation/visibility.py measured of its poison, by name. Empty where it measured nothing."""
         measured = self.records.get("visibility", {}).get("measured") or {}
         return {
             **{k: v for k, v in measured.items() if k != "auc"},

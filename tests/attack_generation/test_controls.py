@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attack_generation.control_poison import Config
 from attack_generation.controls import (
     CONTROLS,
+    ControlConfig,
     class_filter,
     control_poison,
     detectable_signs,
@@ -67,7 +67,9 @@ def test_an_unknown_start_is_refused() -> None:
 
 
 def test_the_script_writes_a_control_with_its_record(tiny_data_dir: Path, tmp_path: Path) -> None:
-    settings = Config(kind="random", target_class=7, sigma=0.25, seed=3, data_dir=tiny_data_dir, out_dir=tmp_path)
+    settings = ControlConfig(
+        kind="random", target_class=7, sigma=0.25, seed=3, data_dir=tiny_data_dir, out_dir=tmp_path
+    )
     write_control_poison(settings)
     dataset = load_dataset(tiny_data_dir)
     clean = split_target_class(dataset.x_train, dataset.y_train, 7).x_target
@@ -83,7 +85,7 @@ def test_the_script_writes_a_control_with_its_record(tiny_data_dir: Path, tmp_pa
 
 
 def test_a_control_of_other_settings_is_not_overwritten(tiny_data_dir: Path, tmp_path: Path) -> None:
-    settings = Config(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path)
+    settings = ControlConfig(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path)
     write_control_poison(settings)
     before = (tmp_path / "X_poisoned_radius_constant_0.5_7.npy").read_bytes()
     for change in ({"epsilon": 0.05}, {"seed": 1}):
@@ -103,9 +105,9 @@ def test_a_control_killed_at_any_write_is_made_by_the_same_command(
         pass
 
     replace = Path.replace
-    whole = write_control_poison(Config(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / "whole"))
+    whole = write_control_poison(ControlConfig(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / "whole"))
     for at in range(1, 5):
-        left, settings = [at], Config(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / f"{at}")
+        left, settings = [at], ControlConfig(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / f"{at}")
 
         def kill(path: Path, target: Path, left: list[int] = left) -> Path:
             left[0] -= 1

@@ -17,5 +17,5 @@ def test_it_runs_and_its_stages_add_up(tmp_path: Path, capsys: pytest.CaptureFix
         assert sum(stages.values()) == pytest.approx(row["seconds"]["together"])
     assert rows[0]["met"] is (rows[0]["seconds"]["together"] <= BAR_SECONDS) and rows[1]["peak_gib"] < 8
     printed = capsys.readouterr().out
-    assert "toy sizes" in printed and "the product alone" in printed
+    assert "toy sizes" in printed and "seconds product" in printed
     assert json.loads((tmp_path / "speed.json").read_text())["rows"][0]["training_points"] == 650

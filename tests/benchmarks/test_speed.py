@@ -82,10 +82,6 @@ def test_bars_compare_gradients_first() -> None:
     assert speed.Row("votes", 11.0, "votes/s").met is None
 
 
-def test_numbers_have_three_digits() -> None:
-    assert [speed._number(x) for x in (0.21348, 69.84, 1234567.0, 0.0)] == ["0.213", "69.8", "1,230,000", "0"]
-
-
 @pytest.mark.parametrize("setting", [{"seconds": 0.0}, {"batch_size": 0}])
 def test_bad_settings(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):

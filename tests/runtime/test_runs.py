@@ -196,7 +196,7 @@ def test_what_cannot_be_deleted_or_lies_in_the_way_is_one_line(tmp_path: Path) -
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="folder: cannot be deleted"):
         remove(tmp_path / "missing", tmp_path / "folder")
-    with pytest.raises(InputError, match="folder: is a folder, a file is to be written there"):
+    with pytest.raises(InputError, match="folder: is a folder in the place of an output file"):
         require_no_folder(tmp_path / "missing", tmp_path / "folder")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.saving import load_model
+from tests.faults.processes import run as run_script
 from tests.waiting import HANG, wait_until
 from tests.workflow.snakemake_runs import ROOT, run, snakemake, without_time
 
@@ -55,8 +56,9 @@ def test_a_killed_job_continues_to_the_same_result(tmp_path: Path) -> None:
     (certificates,) = work.glob("certificates/**/seed_0.tsv")
 
     # The same plan in one process, without a crash.
-    command = [sys.executable, str(ROOT / "evaluation/tables/run_plan.py"), "--plan", str(tmp_path / "plan.yaml")]
-    subprocess.run([*command, "--directory", str(tmp_path / "here")], check=True, capture_output=True, timeout=HANG)
+    words = ["evaluation/tables/run_plan.py", "--plan", str(tmp_path / "plan.yaml")]
+    outcome = run_script([*words, "--directory", str(tmp_path / "here")], tmp_path)
+    assert outcome.status == 0, outcome
     here = tmp_path / "here/runs/tables/killed"
     assert without_time(next(here.glob("certificates/**/seed_0.tsv"))) == without_time(certificates)
     weights = (load_model(next(place.rglob("*.keras"))).get_weights() for place in (work, here))

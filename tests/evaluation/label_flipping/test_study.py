@@ -135,7 +135,7 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
 
 
 def test_no_label_chooses_as_many_clusters_as_classes(tiny_data_dir: Path, tmp_path: Path) -> None:
-    """All points of a cluster share a certificate, and no held-out label is trusted. So do neighbours, n / K of them."""
+    """All points of a cluster share a certificate, and no held-out label is trusted. Of neighbours n / K vote."""
     settings: dict[str, Any] = {"features": "deskewed", "centroids": 40, "diffusion": 10, "network_shares": ()}
     main, config = toy("digits", tiny_data_dir, tmp_path, learner="signed_clusters", **settings)
     main(config)

@@ -43,7 +43,7 @@ def test_a_victim_on_clean_data_is_trained_once_for_all_classes() -> None:
 
 def test_method_transfer_crosses_poisons_and_victims_of_one_sigma() -> None:
     transfer = {"sigmas": [0.25], "against": ["gaussianaug", "standard"]}
-    cells = plan_of({**SMALL, "target_classes": [8], "method_transfer": transfer}).method_transfer_cells()
+    cells = plan_of({**SMALL, "target_classes": [8], "method_transfer": transfer}).transfer_cells()["method"]
     pairs = {(cell.victim.method, cell.poison.against if cell.poison else None) for cell in cells}
     assert pairs == {(m, a) for m in ("gaussianaug", "macer") for a in (None, "gaussianaug", "standard")}
     assert {cell.victim.sigma for cell in cells} == {0.25}
@@ -51,7 +51,7 @@ def test_method_transfer_crosses_poisons_and_victims_of_one_sigma() -> None:
 
 def test_architecture_transfer_crosses_attacked_models_and_victims() -> None:
     transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp"], "victims": ["digits_cnn", "cnn_3x3"]}
-    cells = plan_of({**SMALL, "architecture_transfer": transfer}).architecture_transfer_cells()
+    cells = plan_of({**SMALL, "architecture_transfer": transfer}).transfer_cells()["architecture"]
     poison = Poison("macer", "mlp", 0.5, 8)
     assert Cell(Victim("macer", 0.5, "cnn_3x3"), 8, poison) in cells
     assert len(cells) == 2 * 2 * 2
@@ -164,7 +164,7 @@ def test_a_ready_poison_is_a_row_for_every_victim() -> None:
 
 def test_transfers_are_to_the_first_kind_of_victims() -> None:
     transfer = {"sigmas": [0.5], "against": ["macer"]}
-    cells = plan_of({**CROSSED, "method_transfer": transfer}).method_transfer_cells()
+    cells = plan_of({**CROSSED, "method_transfer": transfer}).transfer_cells()["method"]
     assert {cell.victim.variant for cell in cells} == {"published"}
     assert {cell.poison.variant for cell in cells if cell.poison} == {""}
 

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from attack_generation.control_poison import Config as ControlConfig
-from attack_generation.controls import write_control_poison
+from attack_generation.controls import ControlConfig, write_control_poison
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables import run_plan
 from evaluation.tables.cells import Cell
