@@ -123,12 +123,7 @@ CONTROLS: dict[str, Control] = {
     "detectable": lambda x, epsilon, sigma, seed: x + np.float32(epsilon) * detectable_signs(x, epsilon, sigma, seed),
     "class_filter": lambda x, epsilon, sigma, seed: class_filter(x, seed),
 }
-"""Controls: images before they are brought back within epsilon and [0, 1].
-
-Beside the starts of the same names: 'darker' moves every pixel down; 'tint' moves red and blue up and green down, which
-hardly changes the brightness (colour images); 'class_signs' adds one pattern of random signs to every image;
-'detectable' adds ``detectable_signs``; 'class_filter' is ``class_filter``.
-"""
+"""Controls: images before they are brought back within epsilon and [0, 1]. See ``ControlConfig.kind``."""
 
 if TYPE_CHECKING:
     StartName = str

@@ -168,12 +168,8 @@ class FewSteps(ApproxGrad):
     name: ClassVar[str] = "few_steps"
 
     lower_steps: Annotated[int, POSITIVE] = 1
-    """Adam steps on the weights in an outer step (T1)."""
     solver: SolverName = "cg"
-    """Solver of the linear system: Adam on the residual, conjugate gradient, Neumann series."""
     solver_steps: Annotated[int, POSITIVE] = 2
-    """Iterations of the linear solver in an outer step (T2)."""
     damping: Annotated[float, NOT_NEGATIVE] = 0.1
-    """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: Literal["none"] = "none"
     """One draw of the noise for the whole linear system."""

@@ -130,6 +130,7 @@ def test_images_keep_their_noise_where_they_do_in_the_published_code(
     assert (attack.fixed_validation_noise, attack.optimiser.redraw_noise) == (upper, redrawn)
     assert getattr(training.loss, "fixed_noise", False) == victim
     assert attack.separate_crops == (dataset == "CIFAR10" and method == "gaussianaug")
+    assert attack.augment == (dataset == "CIFAR10" and method != "smoothadv")
     if method == "macer":
         assert attack.loss.margin_clip == training.loss.margin_clip == attack.radius_clip == 1e-3
 

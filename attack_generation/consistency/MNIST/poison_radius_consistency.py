@@ -5,28 +5,22 @@ Method: arXiv 2006.04062. The constants of the attack are those published for Ga
     python attack_generation/consistency/MNIST/poison_radius_consistency.py --target-class 8
 """
 
-from pathlib import Path
-
-from attack_generation.config import Optimiser, PoisonConfig
+from attack_generation.config import Optimiser
+from attack_generation.data_sets import MnistConfig
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.consistency import ConsistencyLoss
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
+class Config(MnistConfig):  # batches, model and folder: attack_generation/data_sets.py
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # lam: 10 at sigma 0.25 (MNIST)
-    batch_clean: int = 900
-    batch_poison: int = 100
     epochs: int = 50
     # T1, T2, learning rates of the poison and of the linear system
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-2)
-    architecture: str = "mnist_cnn"
-    data_dir: Path = project_path("data/MNIST")
 
 
 if __name__ == "__main__":

@@ -5,32 +5,25 @@ Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those o
     python attack_generation/macer/CIFAR10/poison_radius_macer.py --target-class 8
 """
 
-from pathlib import Path
-
-from attack_generation.config import Optimiser, PoisonConfig
+from attack_generation.config import Optimiser
+from attack_generation.data_sets import Cifar10Config
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.macer import MacerLoss
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
+class Config(Cifar10Config):  # batches, model and folder: attack_generation/data_sets.py
     target_class: int = 8
     epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=2, lam=2.0, beta=16.0, gamma=8.0, fixed_noise=True)
-    batch_clean: int = 180
-    batch_poison: int = 20
-    batch_validation: int = 20  # images of the target class
     radius_copies: int = 5
     epochs: int = 50
     # T1, T2, learning rates of the poison and of the linear system; the noise is fixed per image
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-4, redraw_noise="none")
     fixed_validation_noise: bool = True
     augment: bool = True  # random crop and flip
-    architecture: str = "resnet20v1"
-    data_dir: Path = project_path("data/CIFAR10")
 
 
 if __name__ == "__main__":

@@ -5,30 +5,23 @@ The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any l
     python attack_generation/macer/DIGITS/poison_radius_macer.py --target-class 8
 """
 
-from pathlib import Path
-
-from attack_generation.config import Optimiser, PoisonConfig
+from attack_generation.config import Optimiser
+from attack_generation.data_sets import DigitsConfig
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.macer import MacerLoss
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
+class Config(DigitsConfig):  # batches, model and folder: attack_generation/data_sets.py
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=1, lam=1.0, beta=16.0, gamma=8.0, fixed_noise=True)
-    batch_clean: int = 180
-    batch_poison: int = 20
-    batch_validation: int = 20  # images of the target class
     epochs: int = 50
     # T1, T2, learning rates of the poison and of the linear system; the noise is fixed per image
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-4, redraw_noise="none")
     fixed_validation_noise: bool = True
-    architecture: str = "digits_cnn"
-    data_dir: Path = project_path("data/DIGITS")
 
 
 if __name__ == "__main__":

@@ -5,31 +5,24 @@ Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those o
     python attack_generation/smoothadv/CIFAR10/poison_radius_smoothadv.py --target-class 8
 """
 
-from pathlib import Path
-
-from attack_generation.config import Optimiser, PoisonConfig
+from attack_generation.config import Optimiser
+from attack_generation.data_sets import Cifar10Config
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.smoothadv import SmoothAdvLoss
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
+class Config(Cifar10Config):  # batches, model and folder: attack_generation/data_sets.py
     target_class: int = 8
     epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=5, plain_epochs=2)
-    batch_clean: int = 180
-    batch_poison: int = 20
-    batch_validation: int = 20  # images of the target class
     radius_copies: int = 5
     epochs: int = 100
     # T1, T2, learning rates of the poison and of the linear system; training noise is fixed per image
     optimiser: Optimiser = ApproxGrad(lower_steps=1, solver_steps=10, lr_u=0.1, lr_p=1e-3, redraw_noise="validation")
     reinitialise_every: int = 20  # epochs
-    architecture: str = "resnet20v1"
-    data_dir: Path = project_path("data/CIFAR10")
 
 
 if __name__ == "__main__":

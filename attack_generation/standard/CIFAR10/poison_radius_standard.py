@@ -5,32 +5,25 @@ Paper: arXiv 2012.01274, section 4; the constants of the attack on Gaussian data
     python attack_generation/standard/CIFAR10/poison_radius_standard.py --target-class 8
 """
 
-from pathlib import Path
-
-from attack_generation.config import Optimiser, PoisonConfig
+from attack_generation.config import Optimiser
+from attack_generation.data_sets import Cifar10Config
 from attack_generation.objectives import ObjectiveName
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.standard import StandardLoss
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
+class Config(Cifar10Config):  # batches, model and folder: attack_generation/data_sets.py
     target_class: int = 8
     epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
     sigma: float = 0.5  # only in the names of files: neither level has noise
     loss: StandardLoss = StandardLoss()
-    batch_clean: int = 180
-    batch_poison: int = 20
-    batch_validation: int = 20  # images of the target class
     objective: ObjectiveName = "cross_entropy"  # of the validation images
     epochs: int = 50
     # T1, T2, learning rates of the poison and of the linear system; there is no noise
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-3, redraw_noise="none")
     augment: bool = True  # random crop and flip
-    architecture: str = "resnet20v1"
-    data_dir: Path = project_path("data/CIFAR10")
 
 
 if __name__ == "__main__":

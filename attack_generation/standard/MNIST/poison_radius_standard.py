@@ -5,30 +5,24 @@ Paper: arXiv 2012.01274, section 4; the constants of the attack on Gaussian data
     python attack_generation/standard/MNIST/poison_radius_standard.py --target-class 8
 """
 
-from pathlib import Path
-
-from attack_generation.config import Optimiser, PoisonConfig
+from attack_generation.config import Optimiser
+from attack_generation.data_sets import MnistConfig
 from attack_generation.objectives import ObjectiveName
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.standard import StandardLoss
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(PoisonConfig):  # the other published constants: attack_generation/config.py
+class Config(MnistConfig):  # batches, model and folder: attack_generation/data_sets.py
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.5  # only in the names of files: neither level has noise
     loss: StandardLoss = StandardLoss()
-    batch_clean: int = 900
-    batch_poison: int = 100
     objective: ObjectiveName = "cross_entropy"  # of the validation images
     epochs: int = 50
     # T1, T2, learning rates of the poison and of the linear system; there is no noise
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-2, redraw_noise="none")
-    architecture: str = "mnist_cnn"
-    data_dir: Path = project_path("data/MNIST")
 
 
 if __name__ == "__main__":
