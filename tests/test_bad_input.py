@@ -314,7 +314,7 @@ def test_records_of_another_form(content: bytes, place: Place, refused: Callable
     model.with_suffix(".json").write_bytes(content)
     assert "model.json" in refused(place, CERTIFY, "--model", model)
     (place.folder / "ridge_1.json").write_bytes(content)
-    assert "ridge_1.json" in refused(place, LABELS, "--work-dir", place.folder, "--ridge=1", "--points=2")
+    assert "ridge_1.json" in refused(place, LABELS, "--work-dir", place.folder, "--ridges", "1", "2", "--points=2")
     for name in ("benchmarks/records/speed.json", "a/plan.yaml"):
         path = place.folder / "store" / name
         path.parent.mkdir(parents=True, exist_ok=True)
