@@ -204,19 +204,19 @@ def save_label_curves(path: Path, store: Store) -> None:
     first, most_points = next(iter(records.values())), max(one["test_points"] for one in records.values())
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes, curves = figure.subplots(), _drawn(store)
-    colours: dict[Any, str] = {}
+    places: dict[Any, int] = {}
     markers = {"network_random": "o", "network_greedy": "s", "network_pointwise": "^"}
     styles = {"exact": "-", "tight": "--", "closed_form": ":", "network": "-."}
     for curve in curves:
         study = (curve.entry, curve.seed)
         key = study if len(records) > 1 else curve.q
-        colour = colours.setdefault(key, COLOURS[len(colours) % len(COLOURS)])
+        cycle, place = divmod(places.setdefault(key, len(places)), len(COLOURS))  # lines of a second cycle are thin
         label = curve.label
         if len(records) > 1 and curve.kind != "network":
             label = f"{_study_label(records[study], most_points)}: {'exact' if curve.kind == 'exact' else label}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        colouring = {"color": "0.45"} if curve.kind == "network" else {"color": colour, "drawstyle": "steps-pre"}
-        look: dict[str, Any] = {**colouring, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5}
+        colouring = {"color": "0.45"} if curve.kind == "network" else {"color": COLOURS[place], "drawstyle": "steps-pre"}
+        look: dict[str, Any] = {**colouring, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5 / (1 + cycle)}
         axes.plot(curve.flips, curve.accuracy, styles[curve.kind], label=plain_text(label), **look)
     count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))

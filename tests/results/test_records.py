@@ -102,6 +102,9 @@ HEADLINES = {
     ("MNIST_1_7_raw_tight", "ridge", 0): ("0.961", "0.944", None),
     ("MNIST_1_7_raw_signed_least_squares_tight", "closed_form", 0.01): ("0.963", "0.878", 1313),
     ("MNIST_1_7_raw_signed_least_squares_tight", "signed", 0): ("0.963", "0.954", 4083),
+    ("MNIST_1_7_raw_signed_clusters_tight", "signed", 0): ("0.955", "0.955", 5952),
+    ("MNIST_1_7_deskewed_diffusion_signed_clusters_tight", "signed", 0): ("0.993", "0.993", 6342),
+    ("MNIST_deskewed_diffusion_signed_clusters_tight", "signed", 0): ("0.971", "0.971", 5578),
     ("MNIST_raw_tight", "ridge", 0): ("0.718", "0.374", None),
     ("MNIST_raw_signed_least_squares_tight", "signed", 0): ("0.807", "0.471", 1096),
     ("MNIST_contrastive_neighbours_tight", "neighbours", 0): ("0.950", "0.504", 603),
@@ -126,6 +129,16 @@ def test_headlines_of_the_label_studies_are_those_of_their_first_tables() -> Non
         row = rows.loc[key]
         assert (f"{row['unattacked']:.3f}", f"{row['accuracy']:.3f}") == (unattacked, accuracy), key
         assert median is None or row["median"] == median, key
+
+
+def test_every_test_point_of_a_cluster_study_is_certified() -> None:
+    """What its notes say of the least certificate, and that nothing was held out."""
+    store = read_label_studies(LABELS)
+    exact = store.points[store.points["certificate"] == "signed"].groupby("entry")["flips"].min()
+    least = {"MNIST_1_7_raw": 5952, "MNIST_1_7_deskewed_diffusion": 6342, "MNIST_deskewed_diffusion": 5117}
+    for study, flips in least.items():
+        entry = f"{study}_signed_clusters_tight"
+        assert exact[entry] == flips and store.records[entry]["0"]["choice"]["held_out"] == 0
 
 
 def test_the_table_of_the_decision_boundary_follows_from_its_radii() -> None:
