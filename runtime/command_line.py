@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, make_dataclass, replace
 from io import StringIO
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar, cast
 
 import tyro
 
@@ -71,7 +71,7 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
         if not left.code:  # --help
             raise
         raise InputError(f"{parser_error(said.getvalue())}; see --help") from None
-    defaults = {setting.name: setting.default for setting in fields(config_type)}
+    defaults = {setting.name: setting.default for setting in fields(cast(Any, config_type))}
     for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
         is_empty = flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ()

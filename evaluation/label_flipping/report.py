@@ -215,8 +215,15 @@ def save_label_curves(path: Path, store: Store) -> None:
         if len(records) > 1 and curve.kind != "network":
             label = f"{_study_label(records[study], most_points)}: {'exact' if curve.kind == 'exact' else label}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        colouring = {"color": "0.45"} if curve.kind == "network" else {"color": COLOURS[place], "drawstyle": "steps-pre"}
-        look: dict[str, Any] = {**colouring, "marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5 / (1 + cycle)}
+        colouring = (
+            {"color": "0.45"} if curve.kind == "network" else {"color": COLOURS[place], "drawstyle": "steps-pre"}
+        )
+        look: dict[str, Any] = {
+            **colouring,
+            "marker": markers.get(curve.certificate, ""),
+            "ms": 4,
+            "lw": 1.5 / (1 + cycle),
+        }
         axes.plot(curve.flips, curve.accuracy, styles[curve.kind], label=plain_text(label), **look)
     count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
@@ -230,4 +237,4 @@ def save_label_curves(path: Path, store: Store) -> None:
     to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
     percent = axes.secondary_xaxis("top", functions=to_percent_and_back)
     percent.set_xlabel(f"in percent of the {size:,} training labels")
-    save_png(path, figure, colours=128)
+    save_png(path, figure, colours=64)
