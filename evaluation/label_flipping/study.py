@@ -1,8 +1,8 @@
 """Certified accuracy against the number of changed training labels: certificates, references, store.
 
-Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. Ridge (or the number of
-neighbours, or the bandwidth) and q are chosen on held-out training images. Every stage is kept in the work folder, so
-that a run that was stopped goes on.
+Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. The
+learner's settings and q are chosen on held-out training images where there are several candidates. Every stage is kept
+in the work folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -58,15 +58,15 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
     other class, eps bounds the probability that flipped labels let it catch up, and the largest eps counts: with more
     than two classes, the smoothed classifier predicts the class that wins every pairwise majority.
     """
-    # A point's weights may be scaled: times a power of two, exactly, so that their products do not underflow.
-    alpha = np.ldexp(alpha, -np.frexp(np.abs(alpha).max(axis=1, keepdims=True))[1])
     prediction = np.argmax(class_scores(alpha, y, noise.num_classes), axis=1)
     groups = [np.flatnonzero(y == k) for k in range(noise.num_classes)]
     log_eps = np.full(len(alpha), -np.inf)
+    # A point's weights may be scaled. A power of two does it exactly, and products of small weights do not underflow.
+    power = -np.frexp(np.maximum(alpha.max(axis=1), -alpha.min(axis=1)))[1]
 
     def bound(job: tuple[int, np.ndarray]) -> None:
         predicted, chosen = job
-        by_class = [alpha[np.ix_(chosen, group)] for group in groups]
+        by_class = [np.ldexp(alpha[np.ix_(chosen, group)], power[chosen, None]) for group in groups]
         for rival in range(noise.num_classes):
             if rival != predicted:
                 signed = np.concatenate([by_class[predicted], -by_class[rival]], axis=1)
