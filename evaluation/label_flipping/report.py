@@ -42,7 +42,7 @@ _FEATURES = {
     "contrastive": "contrastive features",
     "diffusion": "diffusion map",
 }
-_MOST_CURVES = 12  # in one figure
+_MOST_CURVES = 13  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
 The interval is Wilson's, over test points. At least half of all test points are certified to the median.
@@ -177,7 +177,7 @@ def _test_points(record: Mapping[str, Any]) -> str:
 
 
 def _drawn(store: Store) -> list[LabelCurve]:
-    """At most 12 curves: those of the best q first, then exact ones, then large medians. Of several studies only the
+    """At most 13 curves: those of the best q first, then exact ones, then large medians. Of several studies only the
     best q is drawn."""
     curves, order = curves_of(store), ("exact", "together", "tight", "network", "closed_form")
     median = {curve.entry: curve.median_flips or 0 for curve in curves if curve.kind == "exact"}
@@ -218,7 +218,8 @@ def save_label_curves(path: Path, store: Store) -> None:
         cycle, place = divmod(places.setdefault(key, len(places)), len(COLOURS))  # lines of a second cycle are thin
         label = curve.label
         if len(records) > 1 and curve.kind != "network":
-            label = f"{_study_label(records[study], most_points)}: {'exact' if curve.kind == 'exact' else label}"
+            short = "exact" if curve.kind == "exact" else label.removeprefix("signed votes, ")
+            label = f"{_study_label(records[study], most_points)}: {short}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
         colouring = (
             {"color": "0.45"} if curve.kind == "network" else {"color": COLOURS[place], "drawstyle": "steps-pre"}
