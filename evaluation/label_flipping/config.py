@@ -110,6 +110,9 @@ class LabelFlippingConfig(RunControls):
     """Test points to certify, drawn at random; all when not given."""
     held_out: Annotated[int, at_least(1)] = 1000
     """Held-out training images (from the validation set) that choose the settings. All of them where it has fewer."""
+    together_seconds: Annotated[float, NOT_NEGATIVE] = 20.0
+    """With signed_clusters: time limit for each number of changes at which one adversary meets all test points at once.
+    When it is over, what was proven until then is the certificate. 0: only certificates of single points."""
     network_shares: tuple[Annotated[float, between(0, 1)], ...] = (0.0, 0.01, 0.04, 0.16)
     """Shares of changed labels at which an undefended network is trained. Labels are changed at random, by a greedy
     attack on all test points at once, and by an attack on each of a few test points. No share: no network."""

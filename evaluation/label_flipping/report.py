@@ -32,6 +32,7 @@ RECORD = {
 _CERTIFICATES = {
     "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "ridge regression, exact",
     "neighbours": "neighbours, exact", "kernel": "kernel regression, exact", "signed": "signed votes, exact",
+    "signed_together": "signed votes, one adversary against all points",
     "network_random": "network, random changes", "network_greedy": "network, one attack on all points",
     "network_pointwise": "network, an attack on each point",
 }  # fmt: skip
@@ -41,10 +42,11 @@ _FEATURES = {
     "contrastive": "contrastive features",
     "diffusion": "diffusion map",
 }
-_MOST_CURVES = 12  # in one figure
+_MOST_CURVES = 13  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
 The interval is Wilson's, over test points. At least half of all test points are certified to the median.
+Of one adversary against all points, it is the share that stays right under any one set of so many flips.
 A row without test points is a curve in settings.json.xz; every other row is counted from points.csv.xz."""
 
 
@@ -59,12 +61,15 @@ class LabelCurve(NamedTuple):
     accuracy: np.ndarray
     points: int | None = None  # test points, where the curve is counted from a line for each
     printed: Mapping[str, Any] = MappingProxyType({})  # of a curve without points: what its table said
+    attacked: tuple[float, ...] = ()  # of one adversary: what an attack leaves; where it is above accuracy, a bound
 
     @property
     def kind(self) -> str:
-        """exact, tight, network or closed_form."""
+        """exact, together, tight, network or closed_form."""
         if any(self.certificate == learner.certificate for learner in LEARNERS.values()):
             return "exact"
+        if self.certificate.endswith("_together"):
+            return "together"
         return "network" if self.certificate.startswith("network") else self.certificate
 
     def at(self, flips: int) -> float:
@@ -172,9 +177,9 @@ def _test_points(record: Mapping[str, Any]) -> str:
 
 
 def _drawn(store: Store) -> list[LabelCurve]:
-    """At most 12 curves: those of the best q first, then exact ones, then large medians. Of several studies only the
+    """At most 13 curves: those of the best q first, then exact ones, then large medians. Of several studies only the
     best q is drawn."""
-    curves, order = curves_of(store), ("exact", "tight", "network", "closed_form")
+    curves, order = curves_of(store), ("exact", "together", "tight", "network", "closed_form")
     median = {curve.entry: curve.median_flips or 0 for curve in curves if curve.kind == "exact"}
 
     def is_best(curve: LabelCurve) -> bool:
@@ -206,14 +211,15 @@ def save_label_curves(path: Path, store: Store) -> None:
     axes, curves = figure.subplots(), _drawn(store)
     places: dict[Any, int] = {}
     markers = {"network_random": "o", "network_greedy": "s", "network_pointwise": "^"}
-    styles = {"exact": "-", "tight": "--", "closed_form": ":", "network": "-."}
+    styles = {"exact": "-", "together": (0, (4, 1, 1, 1)), "tight": "--", "closed_form": ":", "network": "-."}
     for curve in curves:
         study = (curve.entry, curve.seed)
         key = study if len(records) > 1 else curve.q
         cycle, place = divmod(places.setdefault(key, len(places)), len(COLOURS))  # lines of a second cycle are thin
         label = curve.label
         if len(records) > 1 and curve.kind != "network":
-            label = f"{_study_label(records[study], most_points)}: {'exact' if curve.kind == 'exact' else label}"
+            short = "exact" if curve.kind == "exact" else label.removeprefix("signed votes, ")
+            label = f"{_study_label(records[study], most_points)}: {short}"
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
         colouring = (
             {"color": "0.45"} if curve.kind == "network" else {"color": COLOURS[place], "drawstyle": "steps-pre"}
@@ -224,7 +230,7 @@ def save_label_curves(path: Path, store: Store) -> None:
             "ms": 4,
             "lw": 1.5 / (1 + cycle),
         }
-        axes.plot(curve.flips, curve.accuracy, styles[curve.kind], label=plain_text(label), **look)
+        axes.plot(curve.flips, curve.accuracy, ls=styles[curve.kind], label=plain_text(label), **look)
     count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy")

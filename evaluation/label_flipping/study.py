@@ -21,6 +21,7 @@ from evaluation.label_flipping.network import undefended_networks
 from evaluation.label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
 from evaluation.store import POINTS, Store, write_store
 from evaluation.store import SETTINGS as RECORDS
+from randomized_smoothing_certification.changed_labels.collective import turned_at_once
 from randomized_smoothing_certification.changed_labels.fixed_weights import (
     FixedWeights,
     KernelRegression,
@@ -85,7 +86,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
             "title": f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}",
             "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice,
-            "curves": undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
+            "curves": _together(config, weights, everything, test, x_test, points, kept)
+            + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
             **_record_of_features(config), **provenance(config),
         }  # fmt: skip
         store = Store(_lines(config, name, points, test, everything), {name: {str(config.seed): record}})
@@ -193,6 +195,33 @@ def _certify_points(
             blocks.append(kept.get(f"points_{number}.json", partial(certified, block)))
             bar.update(len(block))
     return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
+
+
+def _together(
+    config: LabelFlippingConfig, weights: FixedWeights, train: Images, test: Images, x_test: np.ndarray,
+    points: list[np.ndarray], kept: KeptStages,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).
+
+    It has 'at' and numbers of changes at which certificates of single points end, and four beyond the largest of these.
+    """
+    if not (isinstance(weights, SignedClusters) and config.together_seconds):
+        return []
+    right = points[-2] == test.y
+    flips = np.where(right, points[-1], 0)
+    ends = np.quantile(flips, np.linspace(0, 1, 13), method="lower")
+    beyond = flips.max() * np.linspace(1.25, 2, 4)
+    grid = np.unique([0, round(config.at * len(train.y)), *ends, *beyond.round()]).astype(int).tolist()
+    counts = weights.counts(train.y, train.classes), weights.counts(test.y, train.classes, x_test)
+    found = [
+        kept.get(f"together_{r}.json", partial(turned_at_once, *counts, r, config.together_seconds))
+        for r in progress(grid, desc="one adversary", unit="number of changes")
+    ]
+    bound, attack = np.array(found).T
+    bound, attack = np.minimum.accumulate(bound[::-1])[::-1], np.maximum.accumulate(attack)  # more changes turn more
+    certified, attacked = (((right.sum() - turned) / len(right)).tolist() for turned in (bound, attack))
+    curve = {"certificate": "signed_together", "q": None, "flips": grid}
+    return [{**curve, "accuracy": certified, "attacked": attacked}]
 
 
 def _lines(

@@ -187,7 +187,8 @@ class SignedVotes(VotesOfMostLike):
 class SignedClusters(VotingWeights):
     """The training points in a test point's cluster vote for their labels, all others against theirs, each by 1 / n.
 
-    All test points of a cluster share one prediction and one certificate. With two clusters this is the better of the
+    All test points of a cluster share one prediction and one certificate. collective.py certifies all test points
+    against one adversary. With two clusters this is the better of the
     two ways to name them, as in the appendix of arXiv 2006.14768 on MNIST 1 against 7. Classes that differ in size: see
     SignedVotes, with the size of the cluster in place of k.
 
@@ -209,10 +210,16 @@ class SignedClusters(VotingWeights):
 
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
         """As VotingWeights.votes."""
-        counts = np.zeros((self._means.n_clusters, num_classes), np.int64)
-        np.add.at(counts, (self._means.labels_, y), 1)
+        counts = self.counts(y, num_classes)
         support = counts[self._cluster_of(x_test)]
         return Votes(support, counts.sum(axis=0) - support)
+
+    def counts(self, y: np.ndarray, num_classes: int, x: np.ndarray | None = None) -> np.ndarray:
+        """Points of each class in every cluster, int64 (clusters, K). y: their classes. x: their features, where they
+        are not the training points."""
+        counts = np.zeros((self._means.n_clusters, num_classes), np.int64)
+        np.add.at(counts, (self._means.labels_ if x is None else self._cluster_of(x), y), 1)
+        return counts
 
     def _cluster_of(self, x_test: np.ndarray) -> np.ndarray:
         return np.asarray(self._means.predict(np.asarray(x_test, np.float64)))

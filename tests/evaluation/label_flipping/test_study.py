@@ -137,9 +137,11 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
 def test_no_label_chooses_as_many_clusters_as_classes(tiny_data_dir: Path, tmp_path: Path) -> None:
     """All points of a cluster share a certificate, and no held-out label is trusted. Of neighbours n / K vote."""
     settings: dict[str, Any] = {"features": "deskewed", "centroids": 40, "diffusion": 10, "network_shares": ()}
+    settings["together_seconds"] = 0.0
     main, config = toy("digits", tiny_data_dir, tmp_path, learner="signed_clusters", **settings)
     main(config)
     store = the_store(tmp_path)
+    assert record_of(store)["curves"] == []
     exact, record = lines(store, "signed"), record_of(store)
     assert list(store.records) == ["DIGITS_deskewed_diffusion_signed_clusters_tight"]
     assert record["choice"] == {"clusters": 10, "q": 0.1, "held_out": 0, "tried": [{"clusters": 10, "q": 0.1}]}
@@ -149,6 +151,32 @@ def test_no_label_chooses_as_many_clusters_as_classes(tiny_data_dir: Path, tmp_p
     chosen = config.candidates(1_437, 10)
     assert chosen == [{"clusters": 10}]
     assert dataclasses.replace(config, learner="neighbours").candidates(1_437, 10) == [{"neighbours": 143}]
+
+
+def test_one_adversary_against_all_points_is_a_second_curve(tiny_data_dir: Path, tmp_path: Path) -> None:
+    """It lies above the certificates of single points, at their ends and beyond. A stopped study goes on."""
+    main, config = toy(
+        "digits", tiny_data_dir, tmp_path, learner="signed_clusters", classes=(0, 1, 4), network_shares=(), points=None
+    )
+    for done in ("points_0.json", "together_0.json", "together_4.json"):
+        with pytest.raises(StoppedEarly):
+            main(dataclasses.replace(config, max_minutes=1e-9))
+        assert (tmp_path / "work" / done).is_file()
+    main(config)
+    store = the_store(tmp_path)
+    table = curve_table(store).set_index("certificate")
+    single, together = (
+        next(curve for curve in curves_of(store) if curve.certificate == name) for name in ("signed", "signed_together")
+    )
+    assert together.at(0) == single.at(0) > 0.9 and together.flips[1] == 4
+    ends = lines(store, "signed").query("correct == 1")["flips"]
+    assert {*ends} <= {*together.flips} and together.flips.max() == 2 * ends.max()
+    assert all(together.at(flips) >= single.at(flips) for flips in together.flips)
+    assert together.at(ends.max() + 1) > single.at(ends.max() + 1) == 0
+    assert np.all(np.diff(together.accuracy) <= 0) and list(together.attacked) == together.accuracy.tolist()
+    row = table.loc["signed_together"]
+    assert row["label"] == "signed votes, one adversary against all points" and np.isnan(row["points"])
+    assert f"| {row['label']} | {row['unattacked']:.3f} | {row['accuracy']:.3f} |" in tables_page(store)
 
 
 def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_data_dir: Path, tmp_path: Path) -> None:
