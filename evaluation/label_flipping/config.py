@@ -18,12 +18,13 @@ from runtime.provenance import project_path
 Learner = Literal[
     "least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares", "signed_clusters"
 ]
+Select = Literal["held_out", "every"]
 
 
 class LearnerKind(NamedTuple):
     """What a study has to know of a learner."""
 
-    settings: tuple[str, ...]  # its own, chosen on held-out images
+    settings: tuple[str, ...]  # its own, chosen as config.select says
     certificate: str  # name of its exact certificate
     label: str  # its name for people
 
@@ -60,7 +61,7 @@ class Network:
 class LabelFlippingConfig(RunControls):
     """Settings of one curve of certified accuracy against changed labels."""
 
-    more_controls: ClassVar[frozenset[str]] = frozenset({"work_dir", "results_dir"})
+    more_controls: ClassVar[frozenset[str]] = frozenset({"work_dir", "results_dir", "features_dir"})
 
     classes: tuple[int, ...] | None = None
     """Classes to tell apart; all of the dataset's when not given."""
@@ -87,29 +88,35 @@ class LabelFlippingConfig(RunControls):
     most changes."""
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
+    select: Select = "held_out"
+    """What happens where settings of the learner have several candidates. held_out: those with the largest exact
+    certified accuracy on held-out training images are taken. All labels that entered the choice are trusted: those of
+    the held-out images, and those of the training images that their certificates were computed from. every: nothing is
+    chosen, and no label is trusted. A class is predicted where the classifiers of all candidates predict it, and the
+    fewest changes that one of them survives are certified. So the certificate holds for any choice among them, also for
+    one that depends on the labels. The smoothed classifiers of the candidates with the same q are joined likewise."""
     ridge: float | None = None
-    """Multiple of the identity in least squares (lambda); chosen on held-out training images when not given."""
+    """Multiple of the identity in least squares (lambda). When not given, ridges are the candidates."""
     ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     """Candidates for ridge."""
     neighbours: tuple[int, ...] = ()
-    """How many neighbours vote (with signed votes: for their labels). The best of several numbers is chosen on held-out
-    training images. When not given, it is the number of training points over the number of classes."""
+    """How many neighbours vote (with signed votes: for their labels). Several numbers are candidates, see select.
+    When not given, it is the number of training points over the number of classes."""
     clusters: tuple[int, ...] = ()
-    """Clusters of k-means on the features. The best of several numbers is chosen on held-out training images. When not
-    given, there are as many as classes."""
+    """Clusters of k-means on the features. Several numbers are candidates, see select. When not given, there are as
+    many as classes."""
     bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
-    two training images. The best of several numbers is chosen on held-out training images."""
+    two training images. Several numbers are candidates, see select."""
     bound: Bound = "tight"
-    """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It chooses ridge and
-    q; all that is written holds both."""
+    """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It chooses q.
+    All that is written holds both."""
     at: Annotated[float, PROBABILITY] = 0.04
-    """Share of changed training labels at which ridge (or neighbours, or bandwidth) and q are chosen and the table is
-    made."""
+    """Share of changed training labels at which the learner's settings and q are chosen and the table is made."""
     points: Annotated[int, at_least(1)] | None = None
     """Test points to certify, drawn at random; all when not given."""
     held_out: Annotated[int, at_least(1)] = 1000
-    """Held-out training images (from the validation set) that choose the settings. All of them where it has fewer."""
+    """Held-out training images (from the validation set) that choose settings. All of them where it has fewer."""
     together_seconds: Annotated[float, NOT_NEGATIVE] = 20.0
     """With signed_clusters: time limit for each number of changes at which one adversary meets all test points at once.
     When it is over, what was proven until then is the certificate. 0: only certificates of single points."""
@@ -124,6 +131,8 @@ class LabelFlippingConfig(RunControls):
     """Seed of the draws of points, embedding, random flips and network."""
     work_dir: Path | None = None
     """Folder of what a stopped run keeps; <results_dir>/<name>/work when not given."""
+    features_dir: Path | None = project_path("runs/label_flipping/features")
+    """Folder that keeps features, for later studies of the same images with the same embedding. None keeps nothing."""
     results_dir: Path = project_path("runs/label_flipping")
     """Certificates, settings, table and figure go to a folder <name> in here."""
 

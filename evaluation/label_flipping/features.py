@@ -2,10 +2,14 @@
 
 They are fitted to the training images, or read from an .npz file: arrays train, val and test, a row for each image of
 the split. The features in a file must not have been made from this dataset's labels.
+
+Fitted features depend on images, settings of the embedding and seed alone. The name of the file that keeps them is the
+hash of exactly these, so that studies with other learners find it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +18,12 @@ from evaluation.label_flipping.config import LabelFlippingConfig
 from evaluation.label_flipping.images import Images
 from models.diffusion import fit_diffusion_map
 from models.embeddings import fit_embedding
-from runtime.files import InputError, load_archive
+from runtime.artifact import Artifact
+from runtime.files import InputError, array_sha256, json_sha256, load_archive, save_archive
+from runtime.provenance import printed_path
 
+_VERSION = 1  # to be raised where an embedding or a diffusion map of the same settings has other features
+_ARRAYS = "fitted", "others"
 Pair = tuple[np.ndarray, np.ndarray]  # features of the images that they are fitted to, and of others
 
 
@@ -27,22 +35,61 @@ class Features:
         self._read = load_features(config.features_file, dataset) if config.features_file else None
 
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
-        """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d)."""
+        """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d).
+
+        What takes long to make is kept in config.features_dir: embeddings other than raw pixels, and diffusion maps.
+        """
         config, read = self._config, self._read
+        images: tuple[np.ndarray, ...] = ()
+        of_file: tuple[np.ndarray, ...] = ()
         if read is None or config.joined:
-            x, embed = fit_embedding(
-                config.features, np.concatenate([images.x for images in fitted]), config.seed, config.centroids
-            )
-            pair = x, embed(others.x)
+            images = np.concatenate([one.x for one in fitted]), others.x
         if read is not None:
-            of_file = (
-                np.concatenate([read[images.split][images.numbers] for images in fitted]),
-                read[others.split][others.numbers],
+            of_file = tuple(
+                np.concatenate([read[one.split][one.numbers] for one in side]) for side in (fitted, (others,))
             )
-            pair = _beside(pair, of_file) if config.joined else of_file
-        if config.diffusion:
-            x, to_map = fit_diffusion_map(pair[0], config.diffusion, config.diffusion_neighbours, config.seed)
-            return x, to_map(pair[1])
+        embedding = {
+            "version": _VERSION,
+            "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
+            **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
+        }
+        mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
+
+        def embedded() -> Pair:
+            if not images:
+                return of_file[0], of_file[1]
+            x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids)
+            pair = x, embed(images[1])
+            return _beside(pair, (of_file[0], of_file[1])) if of_file else pair
+
+        def kept_embedding() -> Pair:
+            return self._kept(embedding, embedded) if images and config.features != "raw" else embedded()
+
+        def mapped() -> Pair:
+            x, x_others = kept_embedding()
+            coordinates, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
+            return coordinates, to_map(x_others)
+
+        return self._kept({**embedding, **mapping}, mapped) if config.diffusion else kept_embedding()
+
+    def _kept(self, made_of: dict[str, Any], make: Callable[[], Pair]) -> Pair:
+        """Those that an earlier study kept, or else new ones, kept where the folder allows it."""
+        if self._config.features_dir is None:
+            return make()
+        path = self._config.features_dir / f"{json_sha256(made_of)}.npz"
+        if path.is_file():
+            try:
+                x, x_others = load_archive(path, _ARRAYS).values()
+                print(f"features: {printed_path(path)}, of an earlier study")
+                return x, x_others
+            except InputError as error:
+                print(f"the features are made again: {error}")
+        pair = make()
+        try:
+            with Artifact(path):
+                save_archive(path, dict(zip(_ARRAYS, pair, strict=True)))
+        except InputError as error:
+            print(f"the features are not kept: {error}")
         return pair
 
 

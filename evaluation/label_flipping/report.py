@@ -45,6 +45,7 @@ _FEATURES = {
 _MOST_CURVES = 13  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
+Trusted labels chose settings of a study: no certificate covers changes of them before that choice.
 The interval is Wilson's, over test points. At least half of all test points are certified to the median.
 Of one adversary against all points, it is the share that stays right under any one set of so many flips.
 A row without test points is a curve in settings.json.xz; every other row is counted from points.csv.xz."""
@@ -144,26 +145,33 @@ def _at(record: Mapping[str, Any]) -> int:
     return round(record["config"]["at"] * record["training_points"])
 
 
+def trusted_labels(record: Mapping[str, Any]) -> int:
+    """Labels that chose settings, so that no certificate covers a change of them. Older records do not count them."""
+    choice = record["choice"]
+    chose = record["training_points"] - record["held_out_points"] + choice["held_out"] if choice["held_out"] else 0
+    return int(choice.get("trusted", chose))
+
+
 def _described(record: Mapping[str, Any]) -> str:
     """What was certified with which settings, and the command that makes it again."""
-    choice = record["choice"]
-    names = _learner(record).settings
-    given = len({tuple(one[name] for name in names) for one in choice["tried"]}) == 1
-    values = ", ".join(f"{name} {choice[name]:g}" for name in names)
-    without_choice = f"No label chose anything, and no label is trusted: {values} was fixed beforehand."
-    chosen = (
-        f"They were chosen by certificates of {choice['held_out']:,} held-out training images under the labels of the "
-        "images that were not held out. All of these labels count as trusted."
-    )
-    with_choice = (
-        f"Certificates hold for settings that were fixed beforehand: {values} (q {choice['q']:g} was best there). "
-        f"{'They were given.' if given else chosen}"
-    )
-    held_out = f" ({record['held_out_points']:,} of them held out for choices)" if choice["held_out"] else ""
+    choice, names, trusted = record["choice"], _learner(record).settings, trusted_labels(record)
+    tried = choice["tried"] if len(choice["tried"]) > 1 and not choice["held_out"] else [choice]
+    values = "; ".join(", ".join(f"{name} {one[name]:g}" for name in names) for one in tried)
+    how = f"No label chose anything: {values} was fixed beforehand."
+    if len(tried) > 1:
+        how = f"Certificates hold for any choice among {values}. The classifier abstains where these differ."
+    if trusted:
+        # Records without this setting are of studies that chose all settings by smoothed certificates.
+        kind = "exact" if "select" in record["config"] else "smoothed"
+        how = (
+            f"{values} was chosen by the {kind} certificates of {choice['held_out']:,} held-out training images under "
+            f"the labels of the other {trusted - choice['held_out']:,}, and q {choice['q']:g} by the smoothed ones."
+        )
+    held_out = f" ({record['held_out_points']:,} of them held out for choices)" if trusted else ""
     return (
         f"{record['title']}: {record['training_points']:,} training points{held_out}, {_test_points(record)}. "
         f"Features {record['features']} ({record['width']}).\n"
-        f"{with_choice if choice['held_out'] else without_choice}\n\n"
+        f"Labels trusted: {trusted:,}. {how}\n\n"
         f"    {record['command']}\n\nCommit {record['commit']}."
     )
 

@@ -1,14 +1,15 @@
 """Certified accuracy against the number of changed training labels: certificates, references, store.
 
-Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. The
-learner's settings and q are chosen on held-out training images where there are several candidates. Every stage is kept
-in the work folder, so that a run that was stopped goes on.
+Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. Where
+the learner's settings have several candidates, config.select says how they are chosen. Every stage is kept in the work
+folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -29,6 +30,7 @@ from randomized_smoothing_certification.changed_labels.fixed_weights import (
     RidgeRegression,
     SignedClusters,
     SignedVotes,
+    agreed,
 )
 from randomized_smoothing_certification.changed_labels.label_flips import Bound, LabelFlips, certified_accuracy
 from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
@@ -63,7 +65,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     test = test.at(np.sort(drawn[: config.points]))
     numbers = list(map(str, config.classes or ()))
     learner = () if config.learner == "least_squares" else (config.learner,)
-    name = "_".join([dataset.name, *numbers, features_name(config), *learner, config.bound])
+    every = ("every",) if config.select == "every" else ()
+    name = "_".join([dataset.name, *numbers, features_name(config), *learner, *every, config.bound])
     folder = config.results_dir / name
     work_dir = config.work_dir or folder / "work"
     hashes = {name: array_sha256(getattr(dataset, name)) for split in SPLITS for name in (f"x_{split}", f"y_{split}")}
@@ -80,13 +83,19 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     ):
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
-        weights = _learner(config, x)(choice)
-        points = _certify_points(config, weights, everything, x_test, kept)
+        learner_of, of_each = _learner(config, x), []
+        candidates = [choice] if choice["held_out"] else choice["tried"]
+        for number, settings in enumerate(candidates):
+            weights = learner_of(settings)
+            _warn_of_large_classes(config, weights, settings, everything)
+            stage = "points" if len(candidates) == 1 else f"points_{number}"
+            of_each.append(_certify_points(config, weights, everything, x_test, kept, stage))
+        points = _of_every(of_each)  # of several, networks are attacked along the weights of the last one
         record = {
             "title": f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}",
             "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice,
-            "curves": _together(config, weights, everything, test, x_test, points, kept)
+            "curves": (_together(config, weights, everything, test, x_test, points, kept) if len(of_each) == 1 else [])
             + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
             **_record_of_features(config), **provenance(config),
         }  # fmt: skip
@@ -109,38 +118,39 @@ def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
 def _choose(
     config: LabelFlippingConfig, features: Features, train: Images, held_out: Images, kept: KeptStages
 ) -> dict[str, Any]:
-    """The learner's settings and the q of the largest certified accuracy on held-out images, and all that were tried.
+    """The settings of the largest exact certified accuracy on held-out images, their best q, and all that were tried.
 
-    On a tie, the settings with the larger mean number of certified flips. Where there is one candidate for the
-    settings, no label chooses anything. q is then the smallest. The exact certificate does not depend on it.
+    On a tie, those with the larger mean number of certified flips. The exact certificate does not depend on q: it is
+    that of the largest smoothed certified accuracy. Where there is one candidate for the settings, or certificates are
+    to hold for every candidate, no label chooses anything. q is then the smallest. 'trusted' counts the labels that
+    the choice depends on.
     """
     candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
-    if len(candidates) == 1:
-        only = {**candidates[0], "q": min(config.q)}
-        return {**only, "held_out": 0, "tried": [only]}
+    if len(candidates) == 1 or config.select == "every":
+        tried = [{**settings, "q": min(config.q)} for settings in candidates]
+        only = tried[0] if len(tried) == 1 else {"q": min(config.q)}
+        return {**only, "held_out": 0, "trusted": 0, "tried": tried}
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
 
     at = np.array([round(config.at * len(train.y))])
 
     @cache  # not called where the scores of all settings are kept
-    def fitted() -> tuple[Callable[[dict[str, float]], FixedWeights], np.ndarray]:
+    def fitted() -> tuple[Callable[[Mapping[str, float]], FixedWeights], np.ndarray]:
         x, x_held_out = features((train,), held_out.at(drawn))
         return _learner(config, x), x_held_out
 
-    def with_settings(settings: dict[str, float]) -> list[dict[str, float]]:
+    def with_settings(settings: dict[str, float]) -> list[dict[str, Any]]:
         learner, x_held_out = fitted()
-        weights = learner(settings)
-        blocks = [weights.certify(part, train.y, _noises(config, train.classes)) for part in _blocks(x_held_out)]
+        certified = partial(_certified, config, learner(settings), train)
         scores = []
-        for number, noise in enumerate(_noises(config, train.classes)):
-            smoothed = Smoothed(*map(np.concatenate, zip(*(block.smoothed[number] for block in blocks), strict=True)))
-            flips, correct = smoothed.certified(noise, len(train.y)), smoothed.prediction == held_out.y[drawn]
+        for _, q, prediction, flips in _certificates(config, _joined(map(certified, _blocks(x_held_out))), train):
+            correct = prediction == held_out.y[drawn]
             found = {
                 "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
                 "mean_flips": float(np.mean(flips * correct)),
                 "accuracy": float(np.mean(correct)),
             }
-            scores.append({**settings, "q": noise.q, **found})
+            scores.append({**settings, "q": q, **found})
         return scores
 
     tried = []
@@ -148,12 +158,16 @@ def _choose(
     for settings in progress(candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
         file = "_".join(f"{name}_{value:g}" for name, value in settings.items())
         tried += kept.get(f"{file}.json", partial(with_settings, settings))
-    best = max(tried, key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
-    chosen = {name: best[name] for name in (*names, "q")}
-    return {**chosen, "held_out": len(drawn), "tried": tried}
+
+    tried.sort(key=lambda one: (-one["certified_accuracy"], -one["mean_flips"]))  # stable: of equal ones the first
+    best = next(one for one in tried if one["q"] is None)
+    chosen = {name: best[name] for name in names}
+    q = next(one["q"] for one in tried if one["q"] is not None and chosen.items() <= one.items())
+    trusted = len(train.y) + len(drawn)
+    return {**chosen, "q": q, "held_out": len(drawn), "trusted": trusted, "tried": tried}
 
 
-def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[dict[str, float]], FixedWeights]:
+def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
     """The learner on features x (n, d), as a function of its own settings."""
     regression = lru_cache(maxsize=1)(partial(RidgeRegression, x))  # settings of one ridge follow each other
     learners: dict[Learner, Callable[..., FixedWeights]] = {
@@ -167,34 +181,63 @@ def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[dict[str, 
     return lambda settings: learners[config.learner](*(settings[name] for name in LEARNERS[config.learner].settings))
 
 
-def _noises(config: LabelFlippingConfig, classes: int) -> list[LabelFlips]:
-    return [LabelFlips(q, classes, config.bound) for q in config.q]
+def _warn_of_large_classes(
+    config: LabelFlippingConfig, weights: FixedWeights, settings: Mapping[str, float], train: Images
+) -> None:
+    """Print a line for each class that can outvote supporters of its own, see SignedVotes. No result depends on it."""
+    if isinstance(weights, SignedClusters):
+        k, supporters = int(weights.counts(train.y, train.classes).sum(axis=1).min()), "points of the smallest cluster"
+    elif isinstance(weights, SignedVotes):
+        k, supporters = int(settings["neighbours"]), "points that vote for their labels (k)"
+    else:
+        return
+    names = config.classes or range(train.classes)
+    for name, size in zip(names, np.bincount(train.y, minlength=train.classes).tolist(), strict=True):
+        if size > 2 * k:
+            print(
+                f"warning: class {name} has {size:,} of the training labels, more than twice the {k:,} {supporters}. "
+                "Its other points can outvote them where all of these have its label. Certificates hold, but the "
+                "accuracy may be low"
+            )
 
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
     return (features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK))
 
 
+def _certified(config: LabelFlippingConfig, weights: FixedWeights, train: Images, block: np.ndarray) -> list[Any]:
+    """Certificates of one block of features, as lists in the order of _certify_points."""
+    noises = [LabelFlips(q, train.classes, config.bound) for q in config.q]
+    smoothed, prediction, flips = weights.certify(block, train.y, noises)
+    of_all_q = zip(*smoothed, strict=True)
+    return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
+
+
+def _joined(blocks: Iterable[list[Any]]) -> list[np.ndarray]:
+    return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
+
+
 def _certify_points(
-    config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages
+    config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages, stage: str
 ) -> list[np.ndarray]:
-    """Certify m test points block by block.
+    """Certify m test points block by block. stage: begins the name of what is kept of each.
 
     Returns predictions and log eps of the smoothed classifier of each q, (Q, m) each. Then predictions and flips of the
     learner itself, (m,) each. log eps is float64, the others are int64.
     """
-
-    def certified(block: np.ndarray) -> list[Any]:
-        smoothed, prediction, flips = weights.certify(block, train.y, _noises(config, train.classes))
-        of_all_q = zip(*smoothed, strict=True)
-        return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
-
     blocks = []
     with progress(total=len(x_test), desc="certifying", unit="point") as bar:
         for number, block in enumerate(_blocks(x_test)):
-            blocks.append(kept.get(f"points_{number}.json", partial(certified, block)))
+            blocks.append(kept.get(f"{stage}_{number}.json", partial(_certified, config, weights, train, block)))
             bar.update(len(block))
-    return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
+    return _joined(blocks)
+
+
+def _of_every(of_each: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    """Certificates that hold for every candidate, from those of each. They are as _certify_points gives them."""
+    predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
+    smoothed, confidence = agreed(predictions, -log_eps)
+    return [smoothed, -confidence, *agreed(*exact)]
 
 
 def _together(
@@ -224,6 +267,18 @@ def _together(
     return [{**curve, "accuracy": certified, "attacked": attacked}]
 
 
+def _certificates(
+    config: LabelFlippingConfig, points: list[np.ndarray], train: Images, *bounds: Bound
+) -> list[tuple[str, float | None, np.ndarray, np.ndarray]]:
+    """Name, q, predictions and flips of each certificate: the exact one, then those of bounds (config.bound) and q."""
+    predictions, log_eps, *exact = points
+    found: list[Any] = [(LEARNERS[config.learner].certificate, None, *exact)]
+    for bound, (q, *smoothed) in product(bounds or (config.bound,), zip(config.q, predictions, log_eps, strict=True)):
+        flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
+        found.append((bound, q, smoothed[0], flips))
+    return found
+
+
 def _lines(
     config: LabelFlippingConfig, name: str, points: list[np.ndarray], test: Images, train: Images
 ) -> pd.DataFrame:
@@ -232,14 +287,8 @@ def _lines(
     idx counts the dataset's test images. Classes have the dataset's numbers.
     """
     classes = np.array([*(config.classes or range(train.classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
-    predictions, log_eps, *exact = points
-    certified: list[tuple[Any, ...]] = [(LEARNERS[config.learner].certificate, None, *exact)]
-    for bound in get_args(Bound):
-        for q, *smoothed in zip(config.q, predictions, log_eps, strict=True):
-            flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
-            certified.append((bound, q, smoothed[0], flips))
     frames = []
-    for *named, prediction, flips in certified:
+    for *named, prediction, flips in _certificates(config, points, train, *get_args(Bound)):
         per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
         columns = zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True)
         frames.append(pd.DataFrame(dict(columns)))

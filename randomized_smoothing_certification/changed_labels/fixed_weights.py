@@ -3,6 +3,7 @@
 The score of a class at a test point is the sum of the point's weights (alpha) over the training points of that class.
 Every classifier here has a certificate for its smoothed version (arXiv 2002.03018) and an exact certificate for itself.
 Both hold for features, weights and settings that were fixed beforehand: labels that chose them count as trusted.
+``agreed`` makes certificates of several settings into one for any choice among them, which trusts no label.
 
 A changed label moves a margin by at most twice the largest weight. So weights of at most 1 in size should make the
 margin large. Let p be the probability that a training point has the test point's class. If nothing tells the other
@@ -280,3 +281,17 @@ def vote_flips(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     second, first = np.sort(scores, axis=1)[:, -2:].T
     margin = first - second
     return np.where(margin > 0, np.argmax(scores, axis=1), ABSTAIN), np.maximum(margin - 1, 0) // 2
+
+
+def agreed(predictions: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What all of H classifiers predict, ABSTAIN where they differ, and how strong the weakest certificate of it is.
+
+    predictions: int (H, ...). strengths: (H, ...), flips that each classifier survives, or its -log eps. Either is 0
+    where it abstains. Returns arrays (...), the strength 0 where the classifiers differ.
+
+    Within the least number of flips every classifier still predicts the class. So does the one that any function of the
+    labels selects. The numbers must be of the same training labels, and no label may have made the list of classifiers.
+    With Smoothed classifiers of one noise the least -log eps certifies the least number of flips.
+    """
+    same = (predictions == predictions[0]).all(axis=0)
+    return np.where(same, predictions[0], ABSTAIN), np.where(same, strengths.min(axis=0), 0)

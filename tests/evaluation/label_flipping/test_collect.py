@@ -10,7 +10,7 @@ import pytest
 
 import data
 from evaluation.label_flipping.collect import Config, by_dataset, joined, main, read_label_studies
-from evaluation.label_flipping.report import COLUMNS, curve_table, tables_page
+from evaluation.label_flipping.report import COLUMNS, curve_table, tables_page, trusted_labels
 from evaluation.store import Store, read_store, write_store
 from runtime.files import InputError
 from runtime.provenance import project_path
@@ -59,6 +59,21 @@ def test_studies_become_one_store_and_the_store_gives_its_tables_again(
     before = {path.name: path.read_bytes() for path in config.results_dir.iterdir()}
     main(dataclasses.replace(config, studies=(config.results_dir,)))
     assert {path.name: path.read_bytes() for path in config.results_dir.iterdir()} == before
+
+
+def test_studies_of_before_the_count_say_how_many_labels_they_trust() -> None:
+    """They chose on held-out images by smoothed certificates, computed from the labels of the other images."""
+    old = study("A", "MNIST", [1, 1, 1, 1])
+    record = old.records["A"]["0"]
+    assert trusted_labels(record) == 100
+    record["choice"]["held_out"] = 4
+    assert "Labels trusted: 94. ridge 1 was chosen by the smoothed certificates of 4 held-out" in tables_page(old)
+    record["choice"]["held_out"] = 0
+    assert "Labels trusted: 0. No label chose anything: ridge 1 was fixed beforehand." in tables_page(old)
+    recorded = read_label_studies(project_path("results/label_flipping")).records
+    counts = {entry: trusted_labels(one["0"]) for entry, one in recorded.items() if "0" in one}
+    assert counts["CIFAR10_contrastive_neighbours_tight"] == 45_000 + 1_000
+    assert counts["MNIST_raw_tight"] == 55_000 + 300 and counts["MNIST_deskewed_diffusion_signed_clusters_tight"] == 0
 
 
 def test_of_one_study_twice_the_last_is_taken_and_another_seed_stands_beside_it(folders: tuple[Path, ...]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import runpy
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from evaluation.label_flipping.images import images_of_classes
 from evaluation.label_flipping.report import COLUMNS, LabelCurve, curve_table, curves_of, tables_page
 from evaluation.label_flipping.study import certify_labels
 from evaluation.store import Store, read_store
+from randomized_smoothing_certification.changed_labels.fixed_weights import Certified, FixedWeights
+from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
+from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
+from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError, save_archive, write_json
 from runtime.lock import Lock
 from runtime.stop import StoppedEarly
@@ -37,7 +42,7 @@ def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, A
     settings = {
         "q": (0.1, 0.3), "ridges": (10.0, 1e3), "points": 40, "network_shares": (0.0, 0.2), "network_points": 2,
         "features": "raw", "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir,
-        "network": network,
+        "network": network, "features_dir": folder / "features",
     }  # fmt: skip
     return certify_labels, loaded["Config"](**{**settings, **changes})
 
@@ -100,9 +105,12 @@ def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path)
         )
     assert (results / "certified_accuracy.png").stat().st_size > 10_000
     record = record_of(store)
-    best = max(record["choice"]["tried"], key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
-    assert record["choice"]["ridge"] == best["ridge"] and len(record["choice"]["tried"]) == 4
-    assert "14 flips (1.0%)" in page
+    tried = [one for one in record["choice"]["tried"] if one["q"] is None]  # exact certificates
+    best = max(tried, key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
+    assert record["choice"]["ridge"] == best["ridge"] and len(record["choice"]["tried"]) == 2 * 3
+    assert "14 flips (1.0%)" in page and record["choice"]["trusted"] == 1_437
+    chosen = f"Labels trusted: 1,437. ridge {best['ridge']:g} was chosen by the exact certificates of 340 held-out"
+    assert chosen in page
     names = ["network_random", "network_greedy", "network_pointwise"]
     assert [curve["certificate"] for curve in record["curves"]] == names
     assert all(len(curve["accuracy"]) == len(curve["flips"]) == 2 for curve in record["curves"])
@@ -125,7 +133,7 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         for name in names:
             candidates = set(changes[f"{name.removesuffix('s')}s"])
             assert {one[name] for one in choice["tried"]} == candidates and choice[name] in candidates
-        assert len(choice["tried"]) == 2 ** len(names) * len(config.q)
+        assert len(choice["tried"]) == 2 ** len(names) * (1 + len(config.q))
         exact, smoothed = lines(store, LEARNERS[learner].certificate), lines(store, "tight", 0.1)
         assert (exact["flips"] * exact["correct"]).mean() > 5 and exact["correct"].mean() > 0.75
         same = exact["predict"] == smoothed["predict"]
@@ -144,13 +152,131 @@ def test_no_label_chooses_as_many_clusters_as_classes(tiny_data_dir: Path, tmp_p
     assert record_of(store)["curves"] == []
     exact, record = lines(store, "signed"), record_of(store)
     assert list(store.records) == ["DIGITS_deskewed_diffusion_signed_clusters_tight"]
-    assert record["choice"] == {"clusters": 10, "q": 0.1, "held_out": 0, "tried": [{"clusters": 10, "q": 0.1}]}
+    only = {"clusters": 10, "q": 0.1}
+    assert record["choice"] == {**only, "held_out": 0, "trusted": 0, "tried": [only]}
     assert exact.groupby("predict")["flips"].nunique().max() <= 3  # clusters of one class may be several
     assert exact["correct"].mean() > 0.7 and exact["flips"].nunique() <= 10 and exact["flips"].max() > 60
-    assert "No label chose anything, and no label is trusted: clusters 10 was fixed beforehand." in tables_page(store)
+    assert "Labels trusted: 0. No label chose anything: clusters 10 was fixed beforehand." in tables_page(store)
     chosen = config.candidates(1_437, 10)
     assert chosen == [{"clusters": 10}]
     assert dataclasses.replace(config, learner="neighbours").candidates(1_437, 10) == [{"neighbours": 143}]
+
+
+def test_the_exact_certificate_chooses_settings_and_the_smoothed_one_q(
+    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two made-up settings the first has the better exact certificates, the second the better smoothed ones."""
+
+    class MadeUp(FixedWeights):
+        def __init__(self, ridge: float) -> None:
+            self._first = ridge == 10
+
+        def __call__(self, x_test: np.ndarray) -> np.ndarray:
+            raise AssertionError
+
+        def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
+            zeros = np.zeros(len(x_test), np.int64)  # predictions, right for some points
+            log_eps = [-20.0, -25.0] if self._first else [-90.0, -80.0]  # of each q
+            smoothed = [Smoothed(zeros, zeros + one) for one in log_eps]
+            return Certified(smoothed, zeros, zeros + (50 if self._first else 40))
+
+    monkeypatch.setattr("evaluation.label_flipping.study._learner", lambda *_: lambda one: MadeUp(one["ridge"]))
+    main, config = toy("digits", tiny_data_dir, tmp_path, q=(0.25, 0.3), network_shares=(), held_out=100)
+    choice = record_of(main(config))["choice"]
+    smoothed = [one for one in choice["tried"] if one["q"] is not None]
+    best = max(smoothed, key=lambda one: (one["certified_accuracy"], one["mean_flips"]))
+    assert best["ridge"] == 1e3 and choice["ridge"] == 10 and choice["q"] == 0.3
+    assert (choice["held_out"], choice["trusted"]) == (100, 1_097 + 100)
+
+
+def test_certificates_for_every_candidate_trust_no_label(tiny_data_dir: Path, tmp_path: Path) -> None:
+    """They are the least of those of studies with one candidate each, exact and smoothed, where all of these agree."""
+    frames = {}
+    for name, clusters in {"both": (10, 16), "10": (10,), "16": (16,)}.items():
+        changes: dict[str, Any] = {"clusters": clusters, "select": "every" if name == "both" else "held_out"}
+        changes |= {"learner": "signed_clusters", "network_shares": (), "together_seconds": float(name == "both")}
+        main, config = toy("digits", tiny_data_dir, tmp_path / name, **changes)
+        frames[name] = main(config)
+    store = frames["both"]
+    assert list(store.records) == ["DIGITS_raw_signed_clusters_every_tight"] and record_of(store)["curves"] == []
+    tried = [{"clusters": 10, "q": 0.1}, {"clusters": 16, "q": 0.1}]
+    assert record_of(store)["choice"] == {"q": 0.1, "held_out": 0, "trusted": 0, "tried": tried}
+    assert "Labels trusted: 0. Certificates hold for any choice among clusters 10; clusters 16." in tables_page(store)
+    both, first, second = (frames[name].points for name in ("both", "10", "16"))
+    same = first["predict"] == second["predict"]
+    least = np.minimum(first["flips"], second["flips"])
+    assert (both["predict"] == first["predict"].where(same, ABSTAIN)).all()
+    assert (both["flips"] == least.where(same, 0)).all() and same.any() and not same.all()
+    assert (least < np.maximum(first["flips"], second["flips"]))[same].any() and both["flips"].max() > 10
+
+
+def test_a_class_that_can_outvote_its_supporters_is_named(
+    tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The labels are read for the line alone: the study without it has the same points."""
+    dataset = load_dataset(tiny_data_dir)
+    sizes = np.bincount(np.concatenate([labels(dataset.y_train), labels(dataset.y_val)]))
+    most, largest = int(sizes.max()), int(sizes.argmax())
+    for learner, setting, k, told in (
+        ("signed_neighbours", "neighbours", (most - 1) // 2, (sizes > 2 * ((most - 1) // 2)).sum()),
+        ("signed_neighbours", "neighbours", (most + 1) // 2, 0),
+        ("neighbours", "neighbours", 2, 0),
+        ("signed_clusters", "clusters", 40, 10),
+        ("signed_clusters", "clusters", 2, 0),
+    ):
+        changes: dict[str, Any] = {setting: (k,), "network_shares": (), "together_seconds": 0.0}
+        main, config = toy("digits", tiny_data_dir, tmp_path / f"{learner}{k}", learner=learner, **changes)
+        main(config)
+        found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: class")]
+        assert len(found) == told, (learner, k)
+        if learner == "signed_neighbours" and told:
+            line = f"warning: class {largest} has {most} of the training labels, more than twice the {k} points that"
+            assert sum(one.startswith(line) for one in found) == 1
+
+
+def test_a_study_with_another_learner_takes_the_features_that_are_kept(
+    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its certificates are those of a study that makes them, to the bit. A damaged file is made again."""
+    made = []
+    real = Features.__call__.__globals__["fit_embedding"]
+    monkeypatch.setattr("evaluation.label_flipping.features.fit_embedding", lambda *a: made.append(a) or real(*a))
+    kept = tmp_path / "features"
+
+    def study(name: str, **changes: Any) -> Store:
+        settings = {"features": "patches", "centroids": 20, "diffusion": 8, "network_shares": (), "features_dir": kept}
+        main, config = toy("digits", tiny_data_dir, tmp_path / name, **{**settings, "neighbours": (60, 140), **changes})
+        return main(config)
+
+    study("first", learner="signed_neighbours")
+    assert len(made) == 2 and len(list(kept.iterdir())) == 4  # held-out and test images, embedding and map
+    with_kept = study("second", learner="neighbours")
+    assert len(made) == 2 and "of an earlier study" in capsys.readouterr().out
+    without = study("without", learner="neighbours", features_dir=None)
+    assert len(made) == 4
+    pd.testing.assert_frame_equal(with_kept.points, without.points, check_exact=True)
+    assert record_of(with_kept)["choice"] == record_of(without)["choice"]
+    for path in kept.iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    again = study("again", learner="neighbours")
+    pd.testing.assert_frame_equal(again.points, without.points, check_exact=True)
+    out = capsys.readouterr().out
+    assert len(made) == 6 and f"the features are made again: {kept}/" in out and "not a whole .npz file" in out
+    for changes in ({"seed": 1}, {"centroids": 21}, {"features": "pca"}, {"classes": (3, 8)}):
+        before = len(made)
+        study("_".join(map(str, changes)), learner="neighbours", neighbours=(60,), **changes)
+        assert len(made) == before + 1
+    study("map", learner="neighbours", diffusion=5)  # the embedding of another map is the same
+    assert len(made) == before + 1
+
+    def full(*_: object) -> None:
+        raise InputError("no space left on the disk")
+
+    monkeypatch.setattr("evaluation.label_flipping.features.save_archive", full)
+    in_vain = study("full", learner="neighbours", features_dir=tmp_path / "full_disk")
+    pd.testing.assert_frame_equal(in_vain.points, without.points, check_exact=True)
+    assert "the features are not kept: no space left on the disk" in capsys.readouterr().out
+    assert not (tmp_path / "full_disk").exists()
 
 
 def test_one_adversary_against_all_points_is_a_second_curve(tiny_data_dir: Path, tmp_path: Path) -> None:
