@@ -13,7 +13,7 @@ import numpy as np
 from runtime.files import InputError
 from runtime.lazy import ndimage
 
-EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed"]
+EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_patches"]
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
 _BATCH = 200  # images encoded together: keeps the activations of all their patches near 100 MiB
@@ -29,7 +29,8 @@ def fit_embedding(
     name: 'raw' pixels; 'pca', whitened principal components; 'random', random Fourier features of a Gaussian kernel
     (Rahimi and Recht, NIPS 2007); 'patches', k-means on whitened patches with triangle activation, pooled over the
     four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3), which is learned from the images; 'deskewed', patches of
-    images that are sheared upright first, for handwriting. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives
+    images that are sheared upright first, for handwriting; 'root_patches', the principal components of their square
+    roots, which weigh weak activations more. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives
     the same features. centroids: of k-means on patches, four features each.
 
     Raises InputError for an unknown name or images that are too few.
@@ -41,6 +42,7 @@ def fit_embedding(
     fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
         "raw": lambda *_: _flat, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
         "deskewed": partial(_deskewed_patches, centroids=centroids),
+        "root_patches": partial(_root_patches, centroids=centroids),
     }  # fmt: skip
     transform = fits[name](x_train, seed)
     train_features = transform(x_train)
@@ -118,6 +120,20 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
 def _deskewed_patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
     embed = _patches(deskewed(x_train), seed, centroids)
     return lambda x: embed(deskewed(x))
+
+
+def _root_patches(
+    x_train: np.ndarray, seed: int, centroids: int, components: int = 1000, images: int = 10_000
+) -> Embedding:
+    """Square roots of patches, each of mean 0 and variance 1 over ``images`` images, in these images' components."""
+    embed = _patches(x_train, seed, centroids)
+    sample = np.sqrt(embed(x_train[np.random.default_rng(seed).permutation(len(x_train))[:images]]))
+    mean, scale = sample.mean(axis=0), sample.std(axis=0) + 1e-6
+    standard = (sample - mean) / scale
+    axes = np.linalg.eigh(standard.T @ standard)[1][:, -components:] / scale[:, None]
+    return lambda x: np.concatenate(
+        [(np.sqrt(embed(x[i : i + _BATCH])) - mean) @ axes for i in range(0, len(x), _BATCH)]
+    )
 
 
 def deskewed(x: np.ndarray) -> np.ndarray:

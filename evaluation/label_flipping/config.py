@@ -97,6 +97,9 @@ class LabelFlippingConfig(RunControls):
     one that depends on the labels. The smoothed classifiers of the candidates with the same q are joined likewise."""
     ridge: float | None = None
     """Multiple of the identity in least squares (lambda). When not given, ridges are the candidates."""
+    ridge_unit: Literal["one", "mean_eigenvalue"] = "one"
+    """Unit of ridge and ridges. The mean eigenvalue of X^T X, with X the training features, needs no label and fits any
+    scale of the features."""
     ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
     """Candidates for ridge."""
     neighbours: tuple[int, ...] = ()

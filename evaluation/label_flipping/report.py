@@ -39,6 +39,7 @@ _CERTIFICATES = {
 _FEATURES = {
     "raw": "raw pixels",
     "deskewed": "deskewed patches",
+    "root_patches": "roots of patches",
     "contrastive": "contrastive features",
     "diffusion": "diffusion map",
 }

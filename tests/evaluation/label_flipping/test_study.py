@@ -14,13 +14,13 @@ import pytest
 import data
 from data.datasets import SPLITS, labels, load_dataset
 from data.preparation import PreparationConfig, write_dataset
-from evaluation.label_flipping.config import LEARNERS
+from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig
 from evaluation.label_flipping.features import Features, features_name
 from evaluation.label_flipping.images import images_of_classes
 from evaluation.label_flipping.report import COLUMNS, LabelCurve, curve_table, curves_of, tables_page
-from evaluation.label_flipping.study import certify_labels
+from evaluation.label_flipping.study import _learner, certify_labels
 from evaluation.store import Store, read_store
-from randomized_smoothing_certification.changed_labels.fixed_weights import Certified, FixedWeights
+from randomized_smoothing_certification.changed_labels.fixed_weights import Certified, FixedWeights, RidgeRegression
 from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
 from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
 from randomized_smoothing_certification.core import ABSTAIN
@@ -518,3 +518,12 @@ def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
     assert certificate.median_flips == 9
     network = LabelCurve("a", 0, "network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
     assert network.at(5) == 0.75 and network.median_flips is None
+
+
+def test_ridge_in_units_of_the_mean_eigenvalue_fits_any_scale_of_the_features() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 5))
+    config = LabelFlippingConfig(data_dir=Path(), learner="least_squares", ridge=2.0, ridge_unit="mean_eigenvalue")
+    first, scaled = (_learner(config, scale * x)({"ridge": 2.0})(scale * x[:4]) for scale in (1, 7))
+    np.testing.assert_allclose(scaled, first)
+    by_hand = np.linalg.eigvalsh(x.T @ x).mean()
+    np.testing.assert_allclose(first, RidgeRegression(x, 2 * by_hand)(x[:4]))
