@@ -16,7 +16,7 @@ from runtime.lazy import ndimage
 EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_patches"]
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
-_BATCH = 200  # images encoded together: keeps the activations of all their patches near 100 MiB
+_BATCH = 200  # images encoded together, fewer where there are more centroids: their activations take much memory
 
 
 def fit_embedding(
@@ -110,8 +110,10 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
         quadrants = [part for half in halves for part in np.split(half, [grid.shape[2] // 2], axis=2)]
         return np.concatenate([part.mean(axis=(1, 2)) for part in quadrants], axis=1).astype(np.float64)
 
+    together = max(1, _BATCH * 200 // max(count, 200))
+
     def transform(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([encode(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+        return np.concatenate([encode(x[i : i + together]) for i in range(0, len(x), together)])
 
     scale = transform(x_train[:5000]).std(axis=0) + 1e-6
     return lambda x: transform(x) / scale
