@@ -69,7 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def compiled_once() -> Iterator[None]:
-    """Attacks and trainings with equal settings and images are compiled once for all tests that use this fixture.
+    """Attacks and trainings with equal settings and images, and votes of equal models, are compiled once for all tests.
 
     Pictures of poison show two images in place of ten, which is as much as any of these tests looks at.
 
@@ -77,6 +77,7 @@ def compiled_once() -> Iterator[None]:
     continues in a fresh process to the same bits has a test of its own.
     """
     from attack_generation import poisoning
+    from randomized_smoothing_certification import certification_run
     from robust_training import training
     from runtime.files import array_sha256
     from runtime.long_run import identity
@@ -99,10 +100,20 @@ def compiled_once() -> Iterator[None]:
         one.model.assign(*first.setdefault(id(one), one.model.initial()))
         return one
 
+    def counter(model: Any, *settings: Any) -> Any:
+        """A VoteCounter that keeps no noise yet."""
+        key = json.dumps([model.get_config(), *map(array_sha256, model.get_weights()), settings])
+        if key not in counters:
+            counters[key] = make_counter(model, *settings)
+        counters[key]._kept = {}
+        return counters[key]
+
+    make_counter, counters = certification_run.VoteCounter, {}
     shared_training, first = shared(training.Training), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(poisoning, "Attack", shared(poisoning.Attack))
         patch.setattr(training, "Training", afresh)
+        patch.setattr(certification_run, "VoteCounter", counter)
         patch.setattr(poisoning, "save_image_grids", partial(poisoning.save_image_grids, columns=2))
         yield
 
