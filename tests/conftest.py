@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-import runtime  # noqa: F401  (sets the backend's environment before anything imports Keras)
+import runtime.provenance  # (runtime sets the backend's environment before anything imports Keras)
+
+# Nothing is committed while tests run. To ask each time takes four processes of git.
+runtime.provenance.git_commit = cache(runtime.provenance.git_commit)
 
 # A process of tests has one core: several run side by side.
 for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
