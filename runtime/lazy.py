@@ -15,11 +15,10 @@ class LazyModule(ModuleType):
     after: a module that is imported before it.
     """
 
-    _module: ModuleType | None
-
     def __init__(self, name: str, after: str | None = None) -> None:
         super().__init__(name)
-        self._after, self._module = after, None
+        self._after = after
+        self._module: ModuleType | None = None
 
     def __getattr__(self, name: str) -> Any:
         if self._module is None:

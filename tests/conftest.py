@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-import runtime.provenance  # (runtime sets the backend's environment before anything imports Keras)
+# A process of tests has one core: several run side by side. NumPy reads the last when it is imported.
+for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import runtime.provenance  # noqa: E402 (sets the backend's environment before anything imports Keras)
 
 # Nothing is committed while tests run. To ask each time takes four processes of git.
 runtime.provenance.git_commit = cache(runtime.provenance.git_commit)
-
-# A process of tests has one core: several run side by side.
-for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 # Traced functions stay for long. To look through them again and again for garbage takes a tenth of the time.
 gc.set_threshold(100_000, 50, 50)
