@@ -16,7 +16,7 @@ from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import Problem
 from bilevel_optimizer.ensemble import Ensemble
 from bilevel_optimizer.trees import Tree
-from data.datasets import Dataset, TargetSplit, check_poison, split_target_class
+from data.datasets import Dataset, TargetSplit, check_poison, poisoned_places, split_target_class
 from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
@@ -87,6 +87,7 @@ class Attack:
         """train: the training images divided by ``split_target_class``, where the caller has them already."""
         self.config = config
         train = train or split_target_class(dataset.x_train, dataset.y_train, config.target_class)
+        self._class, train = train.x_target, train.with_share(config.share)
         self.x_target, self.y_target, x_others, y_others = train
         self.x_val, self.y_val = dataset.x_val, dataset.y_val
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
@@ -263,9 +264,12 @@ class Attack:
     # What comes out ----------------------------------------------------------------------------------------
 
     def poison(self, state: AttackState, path: Any) -> np.ndarray:
-        """The poisoned images of the class, float32, checked to be within epsilon and [0, 1]; path: for the error."""
-        images = ops.convert_to_numpy(self._compiled_images(state.u, self.x_target))
-        check_poison(images, self.x_target, self.config.epsilon, path)
+        """All images of the class, float32, checked to be within epsilon and [0, 1]. path: for the error."""
+        images = self._class.copy()
+        images[poisoned_places(len(images), self.config.share)] = ops.convert_to_numpy(
+            self._compiled_images(state.u, self.x_target)
+        )
+        check_poison(images, self._class, self.config.epsilon, path)
         return images
 
     def evaluate(self, state: AttackState) -> dict[str, float]:

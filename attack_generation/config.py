@@ -13,7 +13,7 @@ from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.optimisers import OPTIMISERS
 from data.augmentation import Augmentation
-from data.datasets import Epsilon, Sigma
+from data.datasets import Epsilon, Share, Sigma
 from models.registry import require_architecture
 from robust_training.loss import TrainingLoss
 from runtime.bounds import POSITIVE, Bound, Seed
@@ -44,6 +44,10 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Settings of the training method that the poison is made against."""
     epsilon: Epsilon = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
+    share: Share = 1.0
+    """Share of the class's training images that are poisoned. They are the same in every run. The other images of the
+    class are drawn with the clean ones, so that batch_poison has to fall with the share where batches are to hold the
+    victim's mixture."""
     sigma: Sigma = 0.5
     """Standard deviation of the smoothing noise; pixels are in [0, 1]."""
     batch_clean: Annotated[int, POSITIVE] = 900

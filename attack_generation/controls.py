@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data.datasets import Epsilon, Sigma, check_poison, load_dataset, poison_paths, split_target_class
+from data.datasets import (
+    Epsilon,
+    Share,
+    Sigma,
+    check_poison,
+    load_dataset,
+    partly_poisoned,
+    poison_paths,
+    split_target_class,
+)
 from runtime.bounds import Seed
 from runtime.checks import require_usable
 from runtime.choices import chosen
@@ -156,6 +165,8 @@ class ControlConfig(CheckpointControls):
     classifier sees best under noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
     epsilon: Epsilon = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
+    share: Share = 1.0
+    """Share of the class's training images that are changed. They are the same in every run."""
     sigma: Sigma = 0.5
     """Noise level in the name of the file. Only the control 'detectable' depends on it."""
     seed: Seed = 0
@@ -181,6 +192,7 @@ def write_control_poison(config: ControlConfig) -> Path:
         save_labels(y_path, target.y_target)
         if not finished:
             poison = control_poison(config.kind, target.x_target, config.epsilon, config.sigma, config.seed)
+            poison = partly_poisoned(poison, target.x_target, config.share)
             check_poison(poison, target.x_target, config.epsilon, x_path)
             run.finish(lambda path: save_array(path, poison), config)
             print(f"{printed_path(x_path)}: {len(poison)} images, written")

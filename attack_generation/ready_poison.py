@@ -8,8 +8,9 @@ The victim scripts take the name itself: --training-data poisoned_radius --poiso
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.datasets import check_poison, load_dataset, split_target_class
+from data.datasets import Epsilon, Share, check_poison, load_dataset, partly_poisoned, split_target_class
 from data.ready_poisons import read_ready_poison
+from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import file_sha256, save_array, write_json
 from runtime.provenance import printed_path, project_path
@@ -23,20 +24,25 @@ class Config:
     """File of its images, .npy; the record is the .json beside it."""
     target_class: int = 8
     """Class of the poison."""
-    epsilon: float = 0.1
+    epsilon: Epsilon = 0.1
     """l-infinity bound that the poison must keep. Pixels are in [0, 1]."""
+    share: Share = 1.0
+    """Share of its images that are used, the same in every run. The other images of the class stay clean."""
     data_dir: Path = project_path("data/MNIST")
     """Folder of the prepared arrays that it was made from."""
 
 
 def main(config: Config) -> None:
     """Copy as the config says. Raises InputError where the poison is of other images, or beyond epsilon."""
+    require_usable(config)
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
     clean = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
     check_poison(ready.images, clean, config.epsilon, Path(config.name))
-    save_array(config.out, ready.images)
-    write_json(config.out.with_suffix(".json"), {**ready.record, "sha256": file_sha256(config.out)})
+    save_array(config.out, partly_poisoned(ready.images, clean, config.share))
+    write_json(
+        config.out.with_suffix(".json"), {**ready.record, "share": config.share, "sha256": file_sha256(config.out)}
+    )
     print(f"{printed_path(config.out)}: {len(ready.images)} images, written")
 
 

@@ -15,6 +15,7 @@ from data.ready_poisons import is_ready_name, read_ready_poison
 from runtime.bounds import POSITIVE, at_most, require_within
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, array_sha256, load_array, read_record
+from runtime.noise import Stream
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
@@ -23,6 +24,8 @@ Epsilon = Annotated[float, POSITIVE, at_most(1, "pixels are in [0, 1]")]
 """Type of a bound on the change of a pixel."""
 Sigma = Annotated[float, POSITIVE, at_most(LARGEST_SIGMA, "pixels are in [0, 1]")]
 """Type of a standard deviation of the smoothing noise, in pixel units of [0, 1]."""
+Share = Annotated[float, POSITIVE, at_most(1, "1 is the whole class")]
+"""Type of the share of the target class's training images that are poisoned."""
 DARKEST = 1.001 / 255  # images whose largest pixel is no larger were divided by 255 twice; float32 rounds 1 / 255
 EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
@@ -64,6 +67,15 @@ class TargetSplit(NamedTuple):
     y_target: np.ndarray
     x_others: np.ndarray
     y_others: np.ndarray
+
+    def with_share(self, share: float) -> "TargetSplit":
+        """The poisoned share of the target class (``poisoned_places``), and its other images behind the others."""
+        if share == 1:
+            return self
+        poisoned = poisoned_places(len(self.x_target), share)
+        x_others = np.concatenate([self.x_others, self.x_target[~poisoned]])
+        y_others = np.concatenate([self.y_others, self.y_target[~poisoned]])
+        return TargetSplit(self.x_target[poisoned], self.y_target[poisoned], x_others, y_others)
 
 
 def labels(y: np.ndarray) -> np.ndarray:
@@ -217,6 +229,23 @@ def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -
     """
     stem = f"poisoned_radius_{method}_{float(sigma)}_{target_class}.npy"
     return Path(data_dir) / f"X_{stem}", Path(data_dir) / f"Y_{stem}"
+
+
+def poisoned_places(images: int, share: float) -> np.ndarray:
+    """Which of a class's training images are poisoned, bool (images,): at least one, at random, the same in every run.
+
+    The images of a smaller share are among those of a larger one.
+    """
+    order = np.random.default_rng(Stream.POISONED_PLACES).permutation(images)
+    places = np.zeros(images, bool)
+    places[order[: max(1, round(share * images))]] = True
+    return places
+
+
+def partly_poisoned(poison_x: np.ndarray, clean_x: np.ndarray, share: float) -> np.ndarray:
+    """The poison at a share of its places (``poisoned_places``), the clean images elsewhere; both (N, H, W, C)."""
+    _require_same_shape("the poison", poison_x.shape, clean_x.shape)
+    return np.where(poisoned_places(len(clean_x), share)[:, None, None, None], poison_x, clean_x)
 
 
 def check_poison(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: float, path: Path) -> None:

@@ -15,9 +15,11 @@ from data.augmentation import Augmentation
 from data.datasets import (
     SPLITS,
     Dataset,
+    Share,
     Sigma,
     load_dataset,
     load_poison,
+    partly_poisoned,
     poison_paths,
     replace_target_class,
     split_target_class,
@@ -47,7 +49,7 @@ class TrainingConfig(Augmentation, CheckpointControls):
     """Constants of victim training that do not depend on the training method."""
 
     # Each victim of a run is an artifact of its own, which its seed tells apart. Hashes identify the training data.
-    more_controls: ClassVar[frozenset[str]] = frozenset({"runs", "training_data", "poison"})
+    more_controls: ClassVar[frozenset[str]] = frozenset({"runs", "training_data", "poison", "share"})
 
     target_class: int = 8
     """Class whose training images are replaced by poison. Its test accuracy is reported for clean data, too."""
@@ -58,6 +60,8 @@ class TrainingConfig(Augmentation, CheckpointControls):
     poison: Path | None = None
     """Poison file, or the name of a poison in data/poisons. When not given: the poison in data_dir made against the
     same method, with the same sigma and class."""
+    share: Share = 1.0
+    """Share of the poison's images that are used, the same in every run. The other images of the class stay clean."""
     sigma: Sigma = 0.5
     """Standard deviation of the training noise; pixels are in [0, 1]."""
     runs: Annotated[int, POSITIVE] = 1
@@ -110,10 +114,9 @@ class TrainingConfig(Augmentation, CheckpointControls):
         """Raise InputError on a value that cannot work."""
         require_usable(self)
         require_architecture(self.architecture)
-        if self.training_data == "clean" and self.poison is not None:
-            raise InputError(
-                f"poison is {self.poison}, but training_data is clean; add --training-data poisoned_radius"
-            )
+        for name, unused in (("poison", None), ("share", 1.0)):
+            if self.training_data == "clean" and (value := getattr(self, name)) != unused:
+                raise InputError(f"{name} is {value}, but training_data is clean; add --training-data poisoned_radius")
 
 
 class TrainingState(NamedTuple):
@@ -136,14 +139,15 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     """
     config.check()
     dataset = load_dataset(config.data_dir)
-    split_target_class(dataset.x_test, dataset.y_test, config.target_class)  # refuses a class that is not there
+    clean = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
     method, trained_on, name = config.loss.name, dataset, "clean"
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
         _require_poison(poison, config.data_dir)
         images = load_poison(poison, dataset, config.target_class)
+        images = partly_poisoned(images, clean, config.share)
         trained_on = replace_target_class(dataset, images, config.target_class)
-        name = poison.stem.removeprefix("X_")
+        name = poison.stem.removeprefix("X_") + (f"_share_{config.share:g}" if config.share < 1 else "")
     trained_on = defended(trained_on, config.defence)
     out_dir = config.out_dir or project_path("saved_models") / dataset.name
     with Stop(config.max_minutes) as stop:

@@ -191,6 +191,7 @@ SEEDS = ("-1", 2**31, 2**63, 10**400)
 COUNTS = ("-1", "0", 2**31, 10**30)
 VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     ATTACK: {
+        "share": ("0", "2", "nan"),
         "epsilon": ("-1", "0", "2", "1e39", *NOT_FINITE), "sigma": SIGMAS, "seed": SEEDS, "epochs": COUNTS,
         "batch-clean": (*COUNTS, 10**6), "batch-poison": (*COUNTS, 10**6), "batch-validation": COUNTS,
         "lower-steps": COUNTS, "lr-u": ("0", "1e39", *NOT_FINITE), "lr-v": ("-1", *NOT_FINITE), "damping": NOT_FINITE,
@@ -198,6 +199,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "radius-clip": ("0", "0.5", "nan"), "architecture": ("", "../x", "resnet1000001v1"),
     },
     CONTROL: {
+        "share": ("0", "2", "nan"),
         "epsilon": ("-1", "0", "2", *NOT_FINITE), "sigma": SIGMAS, "seed": SEEDS, "max-minutes": ("0", "-1", "nan"),
         "target-class": ("-1", "10"),
     },

@@ -23,17 +23,20 @@ class Poison(NamedTuple):
     sigma: float
     target_class: int
     variant: str = ""  # name of the attack in Plan.attacks, or of the poison in Plan.ready
+    share: float = 1.0  # of the class's training images
 
     @property
     def key(self) -> str:
         """Name of its folder."""
-        parts = (self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}", self.variant)
-        return "_".join(filter(None, parts))
+        share = f"share_{self.share:g}" if self.share < 1 else ""
+        about = self.against, self.architecture, f"sigma_{self.sigma}", f"class_{self.target_class}", self.variant
+        return "_".join(filter(None, (*about, share)))
 
     @property
     def row(self) -> str:
         """Its name in the plan and in tables: a control, 'optimised', a named attack or a ready poison."""
-        return self.variant or (self.against if self.against in CONTROLS else OPTIMISED)
+        name = self.variant or (self.against if self.against in CONTROLS else OPTIMISED)
+        return name + (f", {100 * self.share:g} % of the class" if self.share < 1 else "")
 
     def __str__(self) -> str:
         made = f" against {self.against} with {self.architecture}" if self.architecture else ""

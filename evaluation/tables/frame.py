@@ -106,7 +106,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
         "poison_variant": poison.variant if poison else "", "attack": attack.series,
         "optimiser": made.get("optimiser", ""), "parametrisation": made.get("parametrisation", ""),
         "attack_epochs": attack.flags.get("epochs", ""),
-        "epsilon": plan.epsilon if poison else "",
+        "epsilon": plan.epsilon if poison else "", "share": poison.share if poison else "",
         "n": _all(run.votes for run in runs), "points": _all(len(run.radii) for run in runs),
         "runs": len(runs), "runs_wanted": sum(entry.wanted for entry in attack_runs),
         "attack_runs": "" if poison is None or poison.against in CONTROLS else len(attack_runs),
@@ -194,7 +194,7 @@ def measured_line(frame: pd.DataFrame) -> str:
 
 UNWRITTEN = ["reduction", "cell", "entries", "in_method_transfer", "in_architecture_transfer"]
 DIGITS = {"reduction": 1, "gradients": 1}  # after the point in files, by the start of the column's name; else 4
-AS_THEY_ARE = ("sigma", "epsilon")
+AS_THEY_ARE = ("sigma", "epsilon", "share")
 
 
 def as_csv(frame: pd.DataFrame) -> str:

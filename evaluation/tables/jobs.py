@@ -86,15 +86,16 @@ def _data_job(plan: Plan) -> Job:
 def _poison_job(plan: Plan, poison: Poison) -> Job:
     images, about = plan.paths.poison(poison), f"poison {poison}"
     outputs = [images, images.with_suffix(".json")]
+    share = {"share": poison.share} if poison.share < 1 else {}
     if poison.against == READY:
         values: dict[str, Any] = {
             "name": plan.ready[poison.variant], "target_class": poison.target_class, "epsilon": plan.epsilon,
-            "data_dir": plan.paths.data, "out": images,
+            "data_dir": plan.paths.data, "out": images, **share,
         }  # fmt: skip
         return _job(plan, "control", about, "attack_generation/ready_poison.py", values, outputs)
     values = {
         "target_class": poison.target_class, "epsilon": plan.epsilon, "sigma": poison.sigma, "seed": plan.seed,
-        "data_dir": plan.paths.data, "out_dir": images.parent,
+        "data_dir": plan.paths.data, "out_dir": images.parent, **share,
     }  # fmt: skip
     if poison.against in CONTROLS:
         values |= {"kind": poison.against}

@@ -17,19 +17,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 import yaml
 
 from attack_generation.controls import CONTROLS
-from data.datasets import require_sigma
+from data.datasets import Share, require_sigma
 from data.ready_poisons import ready_names
 from evaluation.tables.cells import CLEAN, OPTIMISED, READY, ROWS, Cell, Foreign, Poison, Victim
 from evaluation.tables.paths import Paths
 from models.registry import require_architecture
 from robust_training.methods import METHODS
-from runtime.bounds import at_least, between, require_bounds
+from runtime.bounds import at_least, between, require_bounds, require_within
 from runtime.checks import require_name, require_name_lengths, require_usable, shortened
 from runtime.files import InputError, read_text
 
@@ -37,7 +37,7 @@ PUBLISHED_ROWS = (CLEAN, "random", "constant", "contrast", OPTIMISED)
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")  # those with scripts of their own
 # Flags of the scripts that follow from a plan's other entries.
 DECIDED = (
-    "target_class", "epsilon", "sigma", "seed", "runs", "architecture", "training_data", "poison", "data_dir",
+    "target_class", "epsilon", "share", "sigma", "seed", "runs", "architecture", "training_data", "poison", "data_dir",
     "out_dir", "run_dir", "overwrite", "on_other_settings", "max_minutes",
 )  # fmt: skip
 DECIDED_OF_CERTIFICATES = ("target_class", "sigma", "seed", "model", "data_dir", "out", "shard", "radii", "max_minutes")
@@ -108,6 +108,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Classes that are poisoned and certified."""
     epsilon: float = 0.1
     """l-infinity bound on the change of a pixel; pixels are in [0, 1]."""
+    shares: tuple[float, ...] = (1.0,)
+    """Shares of the class's training images that are poisoned. Every kind of poisoned data is a row at each share."""
     rows: tuple[str, ...] = PUBLISHED_ROWS
     """Training data of each method: clean, controls (attack_generation/controls.py), optimised (poison made against the
     method itself)."""
@@ -192,6 +194,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         require_bounds(self)
         if not self.target_classes or len(set(self.target_classes)) < len(self.target_classes):
             raise InputError(f"target_classes must be at least one, and different, got {list(self.target_classes)}")
+        for share in self.shares:
+            require_within("shares", share, *get_args(Share)[1:])
+        if not self.shares or len(set(self.shares)) < len(self.shares):
+            raise InputError(f"shares must be at least one, and different, got {list(self.shares)}")
         for rule, limits in self.limits.items():
             require_bounds(limits, f" of a job of {rule!r}")
         sigmas = [sigma for levels in self.methods.values() for sigma in levels]
@@ -280,7 +286,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             Cell(victim, target_class, poison)
             for victim in self.main_victims()
             for target_class in self.target_classes
-            for poison in self._main_poisons(victim, target_class)
+            for whole in self._main_poisons(victim, target_class)
+            for poison in ([whole._replace(share=share) for share in self.shares] if whole else [None])
         ]
         return list(dict.fromkeys(chain(main, *self.transfer_cells().values())))
 

@@ -28,7 +28,14 @@ from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.soba import Soba
 from data.augmentation import Augmentation
-from data.datasets import load_dataset, load_poison, poison_paths, replace_target_class, split_target_class
+from data.datasets import (
+    load_dataset,
+    load_poison,
+    poison_paths,
+    poisoned_places,
+    replace_target_class,
+    split_target_class,
+)
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
 from runtime.checkpoints import load_checkpoint
@@ -104,6 +111,15 @@ def test_the_poison_keeps_to_the_threat_model(whole: PoisonConfig) -> None:
     others = dataset.y_train[:, TARGET] == 0
     np.testing.assert_array_equal(poisoned.x_train[others], dataset.x_train[others])
     np.testing.assert_array_equal(poisoned.x_train[~others], poison)
+
+
+def test_an_attack_on_a_share_of_the_class_moves_no_other_image(tiny_data_dir: Path, tmp_path: Path) -> None:
+    poison = attack(config(tiny_data_dir, tmp_path, share=0.5))
+    dataset = load_dataset(tiny_data_dir)
+    clean = split_target_class(dataset.x_train, dataset.y_train, TARGET).x_target
+    moved = np.any(poison != clean, axis=(1, 2, 3))
+    assert np.array_equal(np.load(tmp_path / "run/poison_after_epoch_2.npy"), poison)
+    assert moved.any() and not np.any(moved & ~poisoned_places(len(clean), 0.5))
 
 
 def test_settings_and_curves_lie_beside_the_poison(whole: PoisonConfig) -> None:

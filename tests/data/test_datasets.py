@@ -13,7 +13,9 @@ from data.datasets import (
     labels,
     load_dataset,
     load_poison,
+    partly_poisoned,
     poison_paths,
+    poisoned_places,
     replace_target_class,
     split_target_class,
 )
@@ -193,6 +195,25 @@ def test_poison_replaces_the_target_class_in_order_and_nothing_else(dataset: Dat
     assert poisoned.y_train is dataset.y_train and poisoned.x_test is dataset.x_test
     with pytest.raises(InputError, match=r"the poison: shape .*, the 6 training images"):
         replace_target_class(dataset, poison[1:], 8)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.25, 10), (0.5, 20), (1, 40)])
+def test_a_share_is_a_part_of_every_larger_share(share: float, count: int) -> None:
+    places = poisoned_places(40, share)
+    assert places.sum() == count and np.array_equal(places, poisoned_places(40, share))
+    assert not np.any(places & ~poisoned_places(40, min(1, 2 * share)))
+    clean, poison = np.zeros((2, 40, 2, 2, 1), np.float32) + np.array([0, 1], np.float32)[:, None, None, None, None]
+    np.testing.assert_array_equal(partly_poisoned(poison, clean, share)[:, 0, 0, 0], places)
+
+
+def test_the_clean_images_of_a_class_that_is_partly_poisoned_are_among_the_others(dataset: Dataset) -> None:
+    whole = split_target_class(dataset.x_train, dataset.y_train, 8)
+    places = poisoned_places(6, 0.5)
+    part = whole.with_share(0.5)
+    np.testing.assert_array_equal(part.x_target, whole.x_target[places])
+    np.testing.assert_array_equal(part.x_others, np.concatenate([whole.x_others, whole.x_target[~places]]))
+    np.testing.assert_array_equal(part.y_others, np.concatenate([whole.y_others, whole.y_target[~places]]))
+    assert whole.with_share(1) is whole
 
 
 def test_poison_that_does_not_fit_is_refused(dataset: Dataset, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from keras import ops
 
 from attack_generation.controls import ControlConfig, write_control_poison
-from data.datasets import Dataset, load_dataset
+from data.datasets import Dataset, load_dataset, partly_poisoned
 from models.saving import load_model
 from robust_training import training
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
@@ -117,6 +117,11 @@ def test_poisoned_training_uses_the_poison_file(
     np.testing.assert_array_equal(seen[0].x_train[target], np.load(poison))
     np.testing.assert_array_equal(seen[0].x_train[~target], dataset.x_train[~target])
     assert not np.array_equal(weights(path), weights(clean))  # same seed, other images
+    half = train_victims(dataclasses.replace(poisoned, share=0.5))[0]
+    assert half.name == "gaussianaug_0.25_poisoned_radius_constant_0.25_3_share_0.5_seed0.keras"
+    np.testing.assert_array_equal(
+        seen[1].x_train[target], partly_poisoned(np.load(poison), dataset.x_train[target], 0.5)
+    )
     # Other images under the same file name are another victim.
     write_control_poison(dataclasses.replace(control, epsilon=0.1, overwrite=True))
     with pytest.raises(InputError, match="made with x_train = "):
@@ -281,6 +286,7 @@ def test_batch_norm(batch_norm: Any, schedule: Any, tmp_path: Path, monkeypatch:
     [
         ({"training_data": "poisoned_radius"}, "X_poisoned_radius_gaussianaug_0.25_3.npy: no such poison"),
         ({"poison": Path("x.npy")}, "poison is x.npy, but training_data is clean; add --training-data poisoned_radius"),
+        ({"share": 0.5}, "share is 0.5, but training_data is clean; add --training-data poisoned_radius"),
         ({"target_class": 12}, "target_class 12 is out of range; choose one of 0 to 9"),
         ({"target_class": -1}, "target_class must lie between 0 and 2147483647, got -1"),
         ({"batch_size": 2000}, "batch_size is 2000, but .* has 1097 training images"),

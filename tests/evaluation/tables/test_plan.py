@@ -162,6 +162,17 @@ def test_a_ready_poison_is_a_row_for_every_victim() -> None:
     assert made.outputs[0] in victim.needs and f"--poison {made.outputs[0]}" in victim.flags
 
 
+def test_every_kind_of_poisoned_data_is_a_row_at_each_share_of_the_class() -> None:
+    shares = {"rows": ["clean", "constant"], "ready": {"theirs": "mnist_published"}, "shares": [0.25, 1]}
+    plan = plan_of({**SMALL, **shares, "methods": {"macer": [0.5]}, "target_classes": [8]})
+    rows = [cell.row for cell in plan.cells()]
+    assert rows == ["clean", "constant, 25 % of the class", "constant", "theirs, 25 % of the class", "theirs"]
+    made = [job for job in jobs_of(plan) if job.rule == "control"]
+    assert ["--share 0.25" in job.flags for job in made] == [True, False, True, False]
+    assert len({job.outputs[0] for job in made}) == 4
+    check_scripts(jobs_of(plan))
+
+
 def test_transfers_are_to_the_first_kind_of_victims() -> None:
     transfer = {"sigmas": [0.5], "against": ["macer"]}
     cells = plan_of({**CROSSED, "method_transfer": transfer}).transfer_cells()["method"]
@@ -272,6 +283,9 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"rows": ["optimised"]}, "rows must hold 'clean'"),
         ({"runs": 0}, "runs must lie between 1 and 1000, got 0"),
         ({"epsilon": "big"}, r"Expected `float`.*epsilon"),
+        ({"shares": [0.5, 2]}, "shares must be at most 1"),
+        ({"shares": [0.5, 0.5]}, "shares must be at least one, and different"),
+        ({"attack": {"all": {"share": 0.5}}}, "share is decided by the plan's own entries"),
         ({"epsylon": 0.1}, "unknown field `epsylon`"),
         ({"certification": {"shard": "1/2"}}, "certification: shard is decided by the plan's own entries"),
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
