@@ -18,11 +18,14 @@ class LazyModule(ModuleType):
     def __init__(self, name: str, after: str | None = None) -> None:
         super().__init__(name)
         self._after = after
+        self._module: ModuleType | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if self._after:
-            import_module(self._after)
-        return getattr(import_module(self.__name__), name)
+        if self._module is None:
+            if self._after:
+                import_module(self._after)
+            self._module = import_module(self.__name__)
+        return getattr(self._module, name)
 
 
 if TYPE_CHECKING:

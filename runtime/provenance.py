@@ -96,8 +96,8 @@ def is_clean_commit(name: str) -> bool:
 
 
 def has_bfloat16_units() -> bool | None:
-    """Whether bfloat16 is fast here: on a GPU, or by the processor's own account; None where that is not known."""
-    if any("cpu" not in str(device) for device in keras.distribution.list_devices()):
+    """Whether bfloat16 is fast here: on a loaded backend's GPU, or by the processor's own account; None: not known."""
+    if "keras" in sys.modules and any("cpu" not in str(device) for device in keras.distribution.list_devices()):
         return True
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-import runtime  # noqa: F401  (sets the backend's environment before anything imports Keras)
-
-# A process of tests has one core: several run side by side.
-for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+# A process of tests has one core: several run side by side. NumPy reads the last when it is imported.
+for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+import runtime.provenance  # noqa: E402 (sets the backend's environment before anything imports Keras)
+
+# Nothing is committed while tests run. To ask each time takes four processes of git.
+runtime.provenance.git_commit = cache(runtime.provenance.git_commit)
 
 # Traced functions stay for long. To look through them again and again for garbage takes a tenth of the time.
 gc.set_threshold(100_000, 50, 50)
@@ -69,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def compiled_once() -> Iterator[None]:
-    """Attacks and trainings with equal settings and images are compiled once for all tests that use this fixture.
+    """Attacks and trainings with equal settings and images, and votes of equal models, are compiled once for all tests.
 
     Pictures of poison show two images in place of ten, which is as much as any of these tests looks at.
 
@@ -77,6 +80,7 @@ def compiled_once() -> Iterator[None]:
     continues in a fresh process to the same bits has a test of its own.
     """
     from attack_generation import poisoning
+    from randomized_smoothing_certification import certification_run
     from robust_training import training
     from runtime.files import array_sha256
     from runtime.long_run import identity
@@ -99,10 +103,20 @@ def compiled_once() -> Iterator[None]:
         one.model.assign(*first.setdefault(id(one), one.model.initial()))
         return one
 
+    def counter(model: Any, *settings: Any) -> Any:
+        """A VoteCounter that keeps no noise yet."""
+        key = json.dumps([model.get_config(), *map(array_sha256, model.get_weights()), settings])
+        if key not in counters:
+            counters[key] = make_counter(model, *settings)
+        counters[key]._kept = {}
+        return counters[key]
+
+    make_counter, counters = certification_run.VoteCounter, {}
     shared_training, first = shared(training.Training), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(poisoning, "Attack", shared(poisoning.Attack))
         patch.setattr(training, "Training", afresh)
+        patch.setattr(certification_run, "VoteCounter", counter)
         patch.setattr(poisoning, "save_image_grids", partial(poisoning.save_image_grids, columns=2))
         yield
 

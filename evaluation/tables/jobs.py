@@ -192,12 +192,13 @@ def flags(values: Mapping[str, Any]) -> str:
 def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
     """Raise InputError for the first job whose script does not know a flag, or refuses its settings.
 
-    Of jobs that differ in seed and files alone, one is looked at. where: the plan's name in the error.
+    Of jobs that differ in seed, class and files alone, one is looked at. where: the plan's name in the error.
     """
     seen = set()
     for job in jobs:
         words = job.flags.split()  # shlex.split takes a millisecond, and a plan may have thousands of jobs
-        settings = (word for flag, word in pairwise(["", *words]) if "/" not in word and flag != "--seed")
+        pairs = pairwise(["", *words])  # a class is checked when the data are read
+        settings = (word for flag, word in pairs if "/" not in word and flag not in ("--seed", "--target-class"))
         kind = job.script, tuple(settings)
         if kind in seen:
             continue

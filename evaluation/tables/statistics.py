@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runtime.lazy import optimize, stats
+from runtime.lazy import optimize, special
 
 PLUS_MINUS = "± is the sample standard deviation over victims"
 INTERVALS = (
@@ -90,7 +90,7 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
             return abs(float(difference.mean()))
         counts = [after.shape[axis] - 1 for axis in axes]
         freedom = total**2 / sum(one**2 / count for one, count in zip(variances, counts, strict=True))
-        widest = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(total)
+        widest = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(total)
         return float(abs(difference.mean()) - widest)
 
     if refused(ratio) > 0:  # by rounding: all ratios are the same

@@ -40,6 +40,7 @@ from runtime.files import InputError, append, array_sha256, file_sha256
 from runtime.noise import Stream
 from runtime.stop import StoppedEarly
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 CLASSES, COUNT = 3, 24
 
 

@@ -78,8 +78,8 @@ def test_neighbours_share_more_classes_than_before_training(tiny_data_dir: Path,
     dataset = load_dataset(tiny_data_dir)
     y, y_test = labels(dataset.y_train), labels(dataset.y_test)
     purity = []
-    for name, rate in (("trained", 5e-3), ("untrained", 1e-9)):
-        path = learn_features(config(tiny_data_dir, tmp_path / name, learning_rate=rate))
+    for name, changes in (("trained", {}), ("untrained", {"epochs": 1, "learning_rate": 1e-9})):
+        path = learn_features(config(tiny_data_dir, tmp_path / name, **changes))
         features = load_features(path, dataset)
         for split in SPLITS:
             np.testing.assert_allclose(np.linalg.norm(features[split], axis=1), 1, atol=1e-5)

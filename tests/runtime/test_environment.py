@@ -89,7 +89,8 @@ def test_a_users_keras_json_changes_no_number(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("text", ['{"floatx": "float31"}', "[]", '{"epsilon": 1}'])
 def test_a_keras_json_that_keras_refuses_is_one_line(text: str, tmp_path: Path) -> None:
-    done = script("data/prepare_digits.py", "--out-dir", str(tmp_path / "DIGITS"), **home_with(tmp_path, text))
+    settings = home_with(tmp_path, text)
+    done = script("evaluation/boundary/two_dimensional.py", "--out-dir", str(tmp_path / "boundary"), **settings)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "/keras.json" in done.stderr, done.stderr
 
 
@@ -124,14 +125,14 @@ def test_a_run_is_refused_where_its_process_has_changed_keras(name: str, value: 
 
 
 def test_what_jax_reads_is_its_default_and_other_arithmetic_is_recorded() -> None:
-    # Whether bfloat16 is fast here is asked of the backend, which need not be loaded for this.
-    say = f"{IDENTITY}\nimport os, runtime.provenance as of_run; of_run.has_bfloat16_units = lambda: None"
-    say += "\nprint(json.dumps([identity(controls), provenance(Config()), dict(os.environ)]))"
+    say = f"{IDENTITY}\nimport os; found = [identity(controls), provenance(Config()), dict(os.environ)]"
+    say += "\nprint(json.dumps([*found, 'keras' in sys.modules]))"
     mine = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0"}
     mine |= {"JAX_DEFAULT_DTYPE_BITS": "32", "JAX_RANDOM_SEED_OFFSET": "7", "NVIDIA_TF32_OVERRIDE": ""}
     mine |= {"JAX_EXPLICIT_X64_DTYPES": ""}
     default, pinned = (json.loads(python(say, **variables).stdout) for variables in ({}, mine))
     assert pinned[0] == default[0] and "environment" not in default[0]
+    assert default[3] is False  # a record does not load the backend, which takes seconds
     assert default[1]["environment"]["TF_DETERMINISTIC_OPS"] == "1"
     assert all(pinned[2][name] == default[2][name] != value for name, value in mine.items() if value)
 

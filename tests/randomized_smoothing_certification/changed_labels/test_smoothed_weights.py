@@ -1,6 +1,7 @@
 """Certificates against label flips, checked against enumeration, a linear program and exhaustive attacks."""
 
 import itertools
+from functools import cache
 
 import mpmath
 import numpy as np
@@ -18,6 +19,7 @@ from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 
 
+@cache
 def label_vectors(n: int, classes: int) -> np.ndarray:
     return np.array(list(itertools.product(range(classes), repeat=n)))
 
@@ -254,14 +256,14 @@ def _exact_threshold(flips: int, q: float, classes: int) -> mpmath.mpf:
             for j in range(flips):
                 clean.append(clean[-1] * (flips - j) / (j + 1) * old / (1 - old))
             return _threshold_of(clean, mpmath.mpf(1))
-    b, c, k = (int(2**20 * p) for p in (q / (classes - 1), q - q / (classes - 1), 1 - q))
-    assert b + c + k == 2**20
+    b, c, k = (int(2**5 * p) for p in (q / (classes - 1), q - q / (classes - 1), 1 - q))
+    assert b + c + k == 2**5
     of = [b**flips]
     for j in range(2 * flips):
         of.append((c * (flips - j) * of[j] + (k * (2 * flips - j + 1) * of[j - 1] if j else 0)) // (b * (j + 1)))
-    assert sum(of) == 2 ** (20 * flips)
+    assert sum(of) == 2 ** (5 * flips)
     with mpmath.workdps(50):
-        return _threshold_of(of, mpmath.ldexp(1, 20 * flips))
+        return _threshold_of(of, mpmath.ldexp(1, 5 * flips))
 
 
 def _threshold_of(clean: list, total: mpmath.mpf) -> mpmath.mpf:
