@@ -92,9 +92,9 @@ class LabelFlippingConfig(RunControls):
     """What happens where settings of the learner have several candidates. held_out: those with the largest exact
     certified accuracy on held-out training images are taken. All labels that entered the choice are trusted: those of
     the held-out images, and those of the training images that their certificates were computed from. every: nothing is
-    chosen, and no label is trusted. A class is predicted where the classifiers of all candidates predict it, and the
-    fewest changes that one of them survives are certified. So the certificate holds for any choice among them, also for
-    one that depends on the labels. The smoothed classifiers of the candidates with the same q are joined likewise."""
+    chosen, and no label is trusted. A class is predicted where the classifiers of all candidates predict it, else none.
+    The fewest changes that one of them survives are certified, whichever of them any labels would choose. The smoothed
+    classifiers of the candidates with one q are joined likewise."""
     ridge: float | None = None
     """Multiple of the identity in least squares (lambda). When not given, ridges are the candidates."""
     ridge_unit: Literal["one", "mean_eigenvalue"] = "one"

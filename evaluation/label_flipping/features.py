@@ -40,14 +40,9 @@ class Features:
         What takes long to make is kept in config.features_dir: embeddings other than raw pixels, and diffusion maps.
         """
         config, read = self._config, self._read
-        images: tuple[np.ndarray, ...] = ()
-        of_file: tuple[np.ndarray, ...] = ()
-        if read is None or config.joined:
-            images = np.concatenate([one.x for one in fitted]), others.x
-        if read is not None:
-            of_file = tuple(
-                np.concatenate([read[one.split][one.numbers] for one in side]) for side in (fitted, (others,))
-            )
+        sides = fitted, (others,)
+        images = [] if read and not config.joined else [np.concatenate([one.x for one in side]) for side in sides]
+        of_file = [np.concatenate([read[one.split][one.numbers] for one in side]) for side in sides] if read else []
         embedding = {
             "version": _VERSION,
             "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
@@ -59,8 +54,7 @@ class Features:
             if not images:
                 return of_file[0], of_file[1]
             x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids)
-            pair = x, embed(images[1])
-            return _beside(pair, (of_file[0], of_file[1])) if of_file else pair
+            return _beside((x, embed(images[1])), (of_file[0], of_file[1])) if of_file else (x, embed(images[1]))
 
         def kept_embedding() -> Pair:
             return self._kept(embedding, embedded) if images and config.features != "raw" else embedded()

@@ -120,10 +120,9 @@ def _choose(
 ) -> dict[str, Any]:
     """The settings of the largest exact certified accuracy on held-out images, their best q, and all that were tried.
 
-    On a tie, those with the larger mean number of certified flips. The exact certificate does not depend on q: it is
-    that of the largest smoothed certified accuracy. Where there is one candidate for the settings, or certificates are
-    to hold for every candidate, no label chooses anything. q is then the smallest. 'trusted' counts the labels that
-    the choice depends on.
+    On a tie, those with the larger mean number of certified flips. q, on which no exact certificate depends, is that of
+    the largest smoothed certified accuracy. Where the settings have one candidate, or certificates are to hold for
+    every candidate, no label chooses anything, and q is the smallest. trusted: labels that the choice depends on.
     """
     candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
     if len(candidates) == 1 or config.select == "every":
@@ -131,7 +130,6 @@ def _choose(
         only = tried[0] if len(tried) == 1 else {"q": min(config.q)}
         return {**only, "held_out": 0, "trusted": 0, "tried": tried}
     drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
-
     at = np.array([round(config.at * len(train.y))])
 
     @cache  # not called where the scores of all settings are kept
@@ -163,8 +161,7 @@ def _choose(
     best = next(one for one in tried if one["q"] is None)
     chosen = {name: best[name] for name in names}
     q = next(one["q"] for one in tried if one["q"] is not None and chosen.items() <= one.items())
-    trusted = len(train.y) + len(drawn)
-    return {**chosen, "q": q, "held_out": len(drawn), "trusted": trusted, "tried": tried}
+    return {**chosen, "q": q, "held_out": len(drawn), "trusted": len(train.y) + len(drawn), "tried": tried}
 
 
 def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
@@ -195,11 +192,8 @@ def _warn_of_large_classes(
     names = config.classes or range(train.classes)
     for name, size in zip(names, np.bincount(train.y, minlength=train.classes).tolist(), strict=True):
         if size > 2 * k:
-            print(
-                f"warning: class {name} has {size:,} of the training labels, more than twice the {k:,} {supporters}. "
-                "Its other points can outvote them where all of these have its label. Certificates hold, but the "
-                "accuracy may be low"
-            )
+            more = f"class {name} has {size:,} of the training labels, more than twice the {k:,} {supporters}"
+            print(f"warning: {more}. They can be outvoted by its other points. Certificates hold, accuracy may be low")
 
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:

@@ -37,6 +37,7 @@ def frames() -> dict[str, pd.DataFrame]:
 
 def test_the_results_fit_in_the_hand() -> None:
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
+    # 8 MB until all 10,000 points of FashionMNIST were certified against changed labels. Each such study takes .2 MB.
     assert len(files) <= 250 and sum(path.stat().st_size for path in files) <= 8_500_000
     assert {path for path in RESULTS.iterdir() if path.is_dir()} == {*PLANS, *OTHERS} and len(PLANS) > 20
     assert len((RESULTS / "README.md").read_text().splitlines()) <= 150
@@ -88,7 +89,7 @@ def test_tables_of_changed_labels_follow_from_the_points() -> None:
     assert (LABELS / "tables.md").read_text() == tables_page(store), remade
     assert {path.name for path in LABELS.glob("*.png")} == set(by_dataset(store)), remade
     headings = re.findall("^## (.*)$", (LABELS / "NOTES.md").read_text(), flags=re.MULTILINE)
-    assert sorted(headings) == list(store.records) and len(headings) == 15
+    assert sorted(headings) == list(store.records) and len(headings) == 16
     for entry, of_seeds in store.records.items():
         require_clean_commits(LABELS / entry, of_seeds)
 
@@ -105,6 +106,7 @@ HEADLINES = {
     ("MNIST_1_7_raw_signed_clusters_tight", "signed", 0): ("0.955", "0.955", 5952),
     ("MNIST_1_7_deskewed_diffusion_signed_clusters_tight", "signed", 0): ("0.993", "0.993", 6342),
     ("MNIST_deskewed_diffusion_signed_clusters_tight", "signed", 0): ("0.971", "0.971", 5578),
+    ("FASHION_patches_diffusion_signed_neighbours_tight", "signed", 0): ("0.683", "0.613", 2686),
     ("MNIST_raw_tight", "ridge", 0): ("0.718", "0.374", None),
     ("MNIST_raw_signed_least_squares_tight", "signed", 0): ("0.807", "0.471", 1096),
     ("MNIST_contrastive_neighbours_tight", "neighbours", 0): ("0.950", "0.504", 603),

@@ -262,12 +262,6 @@ def test_a_study_with_another_learner_takes_the_features_that_are_kept(
     pd.testing.assert_frame_equal(again.points, without.points, check_exact=True)
     out = capsys.readouterr().out
     assert len(made) == 6 and f"the features are made again: {kept}/" in out and "not a whole .npz file" in out
-    for changes in ({"seed": 1}, {"centroids": 21}, {"features": "pca"}, {"classes": (3, 8)}):
-        before = len(made)
-        study("_".join(map(str, changes)), learner="neighbours", neighbours=(60,), **changes)
-        assert len(made) == before + 1
-    study("map", learner="neighbours", diffusion=5)  # the embedding of another map is the same
-    assert len(made) == before + 1
 
     def full(*_: object) -> None:
         raise InputError("no space left on the disk")
@@ -277,6 +271,39 @@ def test_a_study_with_another_learner_takes_the_features_that_are_kept(
     pd.testing.assert_frame_equal(in_vain.points, without.points, check_exact=True)
     assert "the features are not kept: no space left on the disk" in capsys.readouterr().out
     assert not (tmp_path / "full_disk").exists()
+
+
+@pytest.mark.parametrize("of_file", [False, True])
+def test_features_of_other_settings_or_images_are_not_those_that_are_kept(
+    of_file: bool, tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, made = load_dataset(tiny_data_dir), []
+    real = Features.__call__.__globals__["fit_diffusion_map"]
+    monkeypatch.setattr("evaluation.label_flipping.features.fit_diffusion_map", lambda *a: made.append(a) or real(*a))
+    settings: dict[str, Any] = {"features": "patches", "centroids": 20, "diffusion": 8, "features_dir": tmp_path}
+    for name, factor in (("a", 1), ("b", 2)):
+        of_split = {split: getattr(dataset, f"x_{split}").reshape(-1, 64)[:, ::factor] for split in SPLITS}
+        save_archive(tmp_path / f"{name}.npz", of_split)
+    if of_file:
+        settings |= {"features_file": tmp_path / "a.npz", "joined": True}
+    _, first = toy("digits", tiny_data_dir, tmp_path, **settings)
+    train, _, test = images_of_classes(dataset, first)
+    few = train.at(np.arange(300)), test
+    Features(first, dataset)((few[0],), test)
+    changes = [{"seed": 1}, {"centroids": 21}, {"features": "pca"}, {"diffusion": 5}, {"diffusion_neighbours": 5}]
+    if of_file:
+        changes += [{"features_file": tmp_path / "b.npz"}, {"joined": False}]
+    other_images = [(few[0].at(np.arange(299)), test), (few[0], train.at(np.arange(50)))]
+    for change, images in [*((change, few) for change in changes), *(({}, images) for images in other_images)]:
+        config = dataclasses.replace(first, **change)
+        kept, again, anew = (
+            Features(dataclasses.replace(config, features_dir=folder), dataset)((images[0],), images[1])
+            for folder in (tmp_path, tmp_path, None)
+        )
+        for found, found_again, wanted in zip(kept, again, anew, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+            np.testing.assert_array_equal(found_again, wanted)
+    assert len(made) == 1 + 2 * (len(changes) + len(other_images))  # of three each, one is read
 
 
 def test_one_adversary_against_all_points_is_a_second_curve(tiny_data_dir: Path, tmp_path: Path) -> None:
