@@ -43,7 +43,7 @@ def test_the_results_fit_in_the_hand() -> None:
     assert len((RESULTS / "README.md").read_text().splitlines()) <= 150
     for folder in (*PLANS, *OTHERS):
         pictures = sorted(folder.glob("*.png"))
-        most = 4 if folder == LABELS.name else 3  # label_flipping has one for each data set and choice of classes
+        most = 4 if folder == LABELS else 3  # label_flipping has one for each data set and choice of classes
         assert len(pictures) <= most and all(imread(picture).shape[1] <= 2_000 for picture in pictures), folder
         assert {"points.csv.xz", "settings.json.xz", "tables.md"} <= {path.name for path in folder.iterdir()}
 
