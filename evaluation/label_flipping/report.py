@@ -8,6 +8,7 @@ those of networks, and certificates of earlier versions of this project, which k
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -200,7 +201,8 @@ def _drawn(store: Store) -> list[LabelCurve]:
 
 def _study_label(record: Mapping[str, Any], most_points: int) -> str:
     """Learner and features of a study for people, and its test points where others of the figure have more."""
-    features = " + ".join(_FEATURES.get(one, one) for one in record["features"].split("_"))
+    parts = re.findall("|".join([*_FEATURES, "[^_]+"]), record["features"])
+    features = " + ".join(_FEATURES.get(one, one) for one in parts)
     few = "" if record["test_points"] == most_points else f", {_test_points(record)}"
     return f"{_learner(record).label}, {features}{few}"
 

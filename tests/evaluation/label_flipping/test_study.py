@@ -17,7 +17,7 @@ from data.preparation import PreparationConfig, write_dataset
 from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig
 from evaluation.label_flipping.features import Features, features_name
 from evaluation.label_flipping.images import images_of_classes
-from evaluation.label_flipping.report import COLUMNS, LabelCurve, curve_table, curves_of, tables_page
+from evaluation.label_flipping.report import COLUMNS, LabelCurve, _study_label, curve_table, curves_of, tables_page
 from evaluation.label_flipping.study import _learner, certify_labels
 from evaluation.store import Store, read_store
 from randomized_smoothing_certification.changed_labels.fixed_weights import Certified, FixedWeights, RidgeRegression
@@ -554,3 +554,8 @@ def test_ridge_in_units_of_the_mean_eigenvalue_fits_any_scale_of_the_features() 
     np.testing.assert_allclose(scaled, first)
     by_hand = np.linalg.eigvalsh(x.T @ x).mean()
     np.testing.assert_allclose(first, RidgeRegression(x, 2 * by_hand)(x[:4]))
+
+
+def test_a_figure_names_features_whose_name_has_two_words() -> None:
+    record = {"features": "root_patches_diffusion", "test_points": 10, "config": {"learner": "signed_clusters"}}
+    assert _study_label(record, 10) == "signed votes of clusters, roots of patches + diffusion map"
