@@ -309,14 +309,15 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     return poison_x
 
 
-def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: int) -> Dataset:
-    """The data set with the target class's training images replaced by the poison, in order.
+def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: int, share: float = 1.0) -> Dataset:
+    """The data set with a share of the target class's training images replaced by the poison, in order.
 
-    poison_x: float32, one image for each training image of the class. Everything else is shared with ``dataset``, which
-    stays as it is. Raises InputError when the shape does not fit.
+    poison_x: float32, one image for each training image of the class. share: see ``poisoned_places``. Everything else
+    is shared with ``dataset``, which stays as it is. Raises InputError when the shape does not fit.
     """
     mask = _target_mask(dataset.y_train, target_class)
     _require_same_shape("the poison", poison_x.shape, (int(mask.sum()), *dataset.image_shape))
     x_train = dataset.x_train.copy()
-    x_train[mask] = poison_x
+    poisoned = poisoned_places(len(poison_x), share)
+    x_train[np.flatnonzero(mask)[poisoned]] = poison_x[poisoned]
     return replace(dataset, x_train=x_train)

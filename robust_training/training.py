@@ -19,7 +19,6 @@ from data.datasets import (
     Sigma,
     load_dataset,
     load_poison,
-    partly_poisoned,
     poison_paths,
     replace_target_class,
     split_target_class,
@@ -139,14 +138,13 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     """
     config.check()
     dataset = load_dataset(config.data_dir)
-    clean = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
+    split_target_class(dataset.x_test, dataset.y_test, config.target_class)  # refuses a class that is not there
     method, trained_on, name = config.loss.name, dataset, "clean"
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
         _require_poison(poison, config.data_dir)
         images = load_poison(poison, dataset, config.target_class)
-        images = partly_poisoned(images, clean, config.share)
-        trained_on = replace_target_class(dataset, images, config.target_class)
+        trained_on = replace_target_class(dataset, images, config.target_class, config.share)
         name = poison.stem.removeprefix("X_") + (f"_share_{config.share:g}" if config.share < 1 else "")
     trained_on = defended(trained_on, config.defence)
     out_dir = config.out_dir or project_path("saved_models") / dataset.name

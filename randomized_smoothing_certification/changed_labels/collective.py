@@ -80,7 +80,7 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
             options={"time_limit": seconds, "mip_rel_gap": 0.0},
         )
         if solved.x is not None:
-            found = max(found, _turned(train, right, solved.x[: each[0]], changes))
+            found = max(found, _turned(train, own, right, solved.x[: each[0]], changes))
         if solved.mip_dual_bound is not None and np.isfinite(solved.mip_dual_bound):
             bound = max(found, min(bound, int(np.floor(0.5 - solved.mip_dual_bound))))
         if solved.status != 0:
@@ -125,12 +125,12 @@ def _margins(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return own, margin
 
 
-def _turned(train: np.ndarray, right: np.ndarray, moved: np.ndarray, changes: int) -> int:
+def _turned(train: np.ndarray, own: np.ndarray, right: np.ndarray, moved: np.ndarray, changes: int) -> int:
     """Points that an attack (out, in) turns, 0 where it is none of so many changes."""
     out, entering = np.rint(moved).astype(int).reshape(2, *train.shape)
     after = train - out + entering
     if out.sum() > changes or (out.sum(axis=1) != entering.sum(axis=1)).any() or min(out.min(), after.min()) < 0:
         return 0
-    scores, own = 2 * after - after.sum(axis=0), _margins(train)[0]
+    scores = 2 * after - after.sum(axis=0)
     wins = scores[np.arange(len(train)), own][:, None] > scores
     return int(right[wins.sum(axis=1) < train.shape[1] - 1].sum())
