@@ -16,7 +16,8 @@ from runtime.lazy import ndimage
 EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_patches"]
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
-_BATCH = 200  # images encoded together, fewer where there are more centroids: their activations take much memory
+_BATCH = 200  # images encoded together
+_DISTANCES = 2**20  # about so many distances of patches to centroids are held at once: they fit in a processor's cache
 
 
 def fit_embedding(
@@ -102,15 +103,18 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
     def encode(x: np.ndarray) -> np.ndarray:
         grid = _patches_of(x, size)
         whitened = (_normalised(grid.reshape(-1, len(mean))) - mean) @ whiten
-        distance = np.square(whitened).sum(axis=1, keepdims=True) - 2 * whitened @ centres.T + squares
-        distance = np.sqrt(np.maximum(distance, 0))
-        active = np.maximum(distance.mean(axis=1, keepdims=True) - distance, 0)
+        active = 2 * whitened @ centres.T  # each step below replaces it in place
+        np.subtract(np.square(whitened).sum(axis=1, keepdims=True), active, out=active)
+        active += squares
+        np.sqrt(np.maximum(active, 0, out=active), out=active)
+        np.subtract(active.mean(axis=1, keepdims=True), active, out=active)
+        np.maximum(active, 0, out=active)
         active = active.reshape(*grid.shape[:3], count)
         halves = np.split(active, [grid.shape[1] // 2], axis=1)
         quadrants = [part for half in halves for part in np.split(half, [grid.shape[2] // 2], axis=2)]
         return np.concatenate([part.mean(axis=(1, 2)) for part in quadrants], axis=1).astype(np.float64)
 
-    together = max(1, _BATCH * 200 // max(count, 200))
+    together = max(1, _DISTANCES // (count * int(np.prod(x_train.shape[1:3]))))
 
     def transform(x: np.ndarray) -> np.ndarray:
         return np.concatenate([encode(x[i : i + together]) for i in range(0, len(x), together)])

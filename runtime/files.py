@@ -264,4 +264,4 @@ def json_sha256(value: Any) -> str:
 
 def array_sha256(array: np.ndarray) -> str:
     """SHA-256 (hex) of an array's bytes in C order; shape and dtype are recorded beside it."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -47,5 +47,5 @@ def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Im
                 f"{config.data_dir}: the {split} images have none of class {classes[min(missing)]}; "
                 "choose other classes or prepare the data again"
             )
-        sets.append(Images(x[index], chosen, index, split))
+        sets.append(Images(x if len(index) == len(x) else x[index], chosen, index, split))
     return sets[0], sets[1], sets[2]

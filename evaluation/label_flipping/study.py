@@ -60,7 +60,6 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     config.check(dataset.num_classes)
     train, held_out, test = images_of_classes(dataset, config)
     features = Features(config, dataset)
-    everything = together(train, held_out)
     drawn = np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))
     test = test.at(np.sort(drawn[: config.points]))
     numbers = list(map(str, config.classes or ()))
@@ -83,6 +82,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     ):
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
+        everything = together(train, held_out)  # after the features, which hold a copy of all images
         learner_of, of_each = _learner(config, x), []
         candidates = [choice] if choice["held_out"] else choice["tried"]
         for number, settings in enumerate(candidates):
