@@ -19,7 +19,7 @@ EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_pat
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
 _BATCH = 200  # images encoded together
-_DISTANCES = 2**20  # about so many distances of patches to centroids are held at once: they fit in a processor's cache
+_DISTANCES = 2**22  # about so many distances of patches to centroids are held at once: few enough for a fast cache
 
 
 def fit_embedding(

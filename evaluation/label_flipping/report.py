@@ -37,13 +37,9 @@ _CERTIFICATES = {
     "network_pointwise": "network, an attack on each point",
 }  # fmt: skip
 _FEATURES = {
-    "raw": "raw pixels",
-    "deskewed": "deskewed patches",
-    "root_patches": "roots of patches",
-    "imagenet": "ImageNet features (outside data)",
-    "contrastive": "contrastive features",
-    "diffusion": "diffusion map",
-}
+    "raw": "raw pixels", "deskewed": "deskewed patches", "root_patches": "roots of patches",
+    "imagenet": "ImageNet features (outside data)", "contrastive": "contrastive features", "diffusion": "diffusion map",
+}  # fmt: skip
 _MOST_CURVES = 13  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
@@ -230,16 +226,10 @@ def save_label_curves(path: Path, store: Store) -> None:
         if len(records) > 1 and curve.kind != "network":
             short = "exact" if curve.kind == "exact" else label.removeprefix("signed votes, ")
             label = f"{_study_label(records[study], most_points)}: {short}"
+        look: dict[str, Any] = {"marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5 / (1 + cycle)}
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        colouring = (
-            {"color": "0.45"} if curve.kind == "network" else {"color": COLOURS[place], "drawstyle": "steps-pre"}
-        )
-        look: dict[str, Any] = {
-            **colouring,
-            "marker": markers.get(curve.certificate, ""),
-            "ms": 4,
-            "lw": 1.5 / (1 + cycle),
-        }
+        steps = {"color": COLOURS[place], "drawstyle": "steps-pre"}
+        look |= {"color": "0.45"} if curve.kind == "network" else steps
         axes.plot(curve.flips, curve.accuracy, ls=styles[curve.kind], label=plain_text(label), **look)
     count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
@@ -250,7 +240,8 @@ def save_label_curves(path: Path, store: Store) -> None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     size: int = first["training_points"]
-    to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
-    percent = axes.secondary_xaxis("top", functions=to_percent_and_back)
+    percent = axes.secondary_xaxis(
+        "top", functions=(lambda flips: 100 * flips / size, lambda share: share * size / 100)
+    )
     percent.set_xlabel(f"in percent of the {size:,} training labels")
     save_png(path, figure, colours=64)
