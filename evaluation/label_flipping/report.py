@@ -240,8 +240,7 @@ def save_label_curves(path: Path, store: Store) -> None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     size: int = first["training_points"]
-    percent = axes.secondary_xaxis(
-        "top", functions=(lambda flips: 100 * flips / size, lambda share: share * size / 100)
-    )
+    to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
+    percent = axes.secondary_xaxis("top", functions=to_percent_and_back)
     percent.set_xlabel(f"in percent of the {size:,} training labels")
     save_png(path, figure, colours=64)
