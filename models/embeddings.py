@@ -6,22 +6,24 @@ training images alone.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from models.imagenet import imagenet_features
 from runtime.files import InputError
 from runtime.lazy import ndimage
 
-EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_patches"]
+EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_patches", "imagenet"]
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
 _BATCH = 200  # images encoded together
-_DISTANCES = 2**20  # about so many distances of patches to centroids are held at once: they fit in a processor's cache
+_DISTANCES = 2**22  # about so many distances of patches to centroids are held at once: few enough for a fast cache
 
 
 def fit_embedding(
-    name: EmbeddingName, x_train: np.ndarray, seed: int = 0, centroids: int = 200
+    name: EmbeddingName, x_train: np.ndarray, seed: int = 0, centroids: int = 200, weights: Path | None = None
 ) -> tuple[np.ndarray, Embedding]:
     """Fit an embedding to training images: their features, float64 (N, d), and the embedding, for any others.
 
@@ -31,8 +33,9 @@ def fit_embedding(
     (Rahimi and Recht, NIPS 2007); 'patches', k-means on whitened patches with triangle activation, pooled over the
     four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3), which is learned from the images; 'deskewed', patches of
     images that are sheared upright first, for handwriting; 'root_patches', the principal components of their square
-    roots, which weigh weak activations more. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives
-    the same features. centroids: of k-means on patches, four features each.
+    roots, which weigh weak activations more; 'imagenet', the same of a network that ImageNet's labels trained: outside
+    data. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives the same features. centroids: of k-means on
+    patches, four features each. weights: file of the network, see models/imagenet.py.
 
     Raises InputError for an unknown name or images that are too few.
     """
@@ -43,7 +46,8 @@ def fit_embedding(
     fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
         "raw": lambda *_: _flat, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
         "deskewed": partial(_deskewed_patches, centroids=centroids),
-        "root_patches": partial(_root_patches, centroids=centroids),
+        "root_patches": lambda x, seed: _root_components(_patches(x, seed, centroids), x, seed),
+        "imagenet": lambda x, seed: _root_components(imagenet_features(weights), x, seed),
     }  # fmt: skip
     transform = fits[name](x_train, seed)
     train_features = transform(x_train)
@@ -128,11 +132,10 @@ def _deskewed_patches(x_train: np.ndarray, seed: int, centroids: int) -> Embeddi
     return lambda x: embed(deskewed(x))
 
 
-def _root_patches(
-    x_train: np.ndarray, seed: int, centroids: int, components: int = 1000, images: int = 10_000
+def _root_components(
+    embed: Embedding, x_train: np.ndarray, seed: int, components: int = 1000, images: int = 10_000
 ) -> Embedding:
-    """Square roots of patches, each of mean 0 and variance 1 over ``images`` images, in these images' components."""
-    embed = _patches(x_train, seed, centroids)
+    """Square roots of features, each of mean 0 and variance 1 over ``images`` images, in these images' components."""
     sample = np.sqrt(embed(x_train[np.random.default_rng(seed).permutation(len(x_train))[:images]]))
     mean, scale = sample.mean(axis=0), sample.std(axis=0) + 1e-6
     standard = (sample - mean) / scale

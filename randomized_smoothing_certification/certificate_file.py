@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -24,17 +23,10 @@ from runtime.files import InputError, file_sha256, read_json
 from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-COLUMNS_AT_FIXED_RADII_BEFORE = ("idx", "label", "predict", "certified_at", "undecided_at", "votes", "time")
-"""Columns of older files, which are read as files of today: certified_at is the radius, undecided_at the next radius
-where the votes were too few for it. '-' stands for no radius."""
 RADIUS_DIGITS = 6
 NO_RADIUS = round_down(0.0, RADIUS_DIGITS)
-NOISE_OF_SEED, NOISE_OF_SEED_AND_IMAGES = "seed", "seed and images"
-"""What a run's noise depends on: see sampling.noise_seed."""
-OLDER_SETTINGS: dict[str, Any] = {
-    "shared_noise": False, "acr_only": False, "radius_loss": 0.0, "radii": [], "noise_of": NOISE_OF_SEED,
-}  # fmt: skip
-"""Values of the settings that older records lack."""
+NOISE_OF = "seed and images"
+"""What a run's noise depends on, for its record: see sampling.noise_seed."""
 
 
 class Point(NamedTuple):
@@ -123,7 +115,7 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
     if not columns and not rows:
         raise InputError(f"{path}: has no point, it is empty; certify the model first")
     if not at_fixed_radii:
-        require_certified_radii(path, {"radii": {"decided", "certified_at"} & set(columns)})
+        require_certified_radii(path, {"radii": {"decided"} & set(columns)})
     if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
         raise InputError(
             f"{path}: has no column {lacking[0]!r}; the first line must name label, predict and radius, with tabs "
@@ -199,8 +191,7 @@ def read_own_points(
     is no such class, ``correct`` is wrong, or the votes cannot show the radius. A radius that was changed to another
     possible one shows once all points are there: the summary holds the file's hash, see ``is_summarised``.
     """
-    settings = {**OLDER_SETTINGS, **settings}
-    text = as_of_today(path, _text_of(path), settings["radii"])
+    text = _text_of(path)
     points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
@@ -247,37 +238,6 @@ def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> 
     }
 
 
-def is_older(path: Path) -> bool:
-    """Whether a file has the columns that files at fixed radii had before."""
-    return Path(path).is_file() and _text_of(path).startswith("\t".join(COLUMNS_AT_FIXED_RADII_BEFORE) + "\n")
-
-
-def as_of_today(path: Path, text: str, radii: Sequence[float]) -> str:
-    """The text of a file, in the columns of today where it has those of before. radii: the fixed radii of the run.
-
-    Raises InputError where a line of an older file is damaged.
-    """
-    header, *lines = text.split("\n")
-    if header != "\t".join(COLUMNS_AT_FIXED_RADII_BEFORE) or not radii:
-        return text
-    before, today = ["-", *map(str, radii)], [NO_RADIUS, *map(fixed_radius, radii)]
-    meaning = {(certified, "-"): (radius, "1") for certified, radius in zip(before, today, strict=True)}
-    meaning |= {pair: (radius, "0") for pair, radius in zip(pairwise(before), today, strict=False)}
-    renewed = ["\t".join((*COLUMNS, "votes", "decided"))]
-    for number, line in enumerate(lines, start=2):
-        if line:
-            try:
-                idx, label, predict, certified, undecided, votes, time = line.split("\t")
-                radius, decided = meaning[certified, undecided]
-                if (certified == "-") != (predict == str(ABSTAIN)):
-                    raise ValueError
-            except (ValueError, KeyError) as error:
-                raise InputError(f"{path}: line {number} is damaged; delete the file and certify again") from error
-            line = "\t".join((idx, label, predict, radius, str(int(predict == label)), time, votes, decided))
-        renewed.append(line)
-    return "\n".join(renewed)
-
-
 def ceiling_of(settings: Mapping[str, Any], votes: int, failure_mass: float = 0.0) -> float:
     """The largest radius of a run's point whose probability was bounded by this number of votes."""
     return radius_ceiling(settings["sigma"], votes, settings["alpha"], failure_mass) if votes else 0.0
@@ -313,7 +273,7 @@ class _Settings(CertificateSettings):
     dataset: str
     noise: _Noise  # type: ignore[assignment]
     model_sha256: str
-    noise_of: Literal["seed", "seed and images"]
+    noise_of: Literal["seed and images"]
 
 
 class _Record(msgspec.Struct):
@@ -329,8 +289,6 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
     """
     file = settings_path(path)
     record = read_json(file)
-    if isinstance(record, dict) and isinstance(record.get("settings"), dict):
-        record["settings"] = {**OLDER_SETTINGS, **record["settings"]}
     try:
         msgspec.convert(record, _Record).settings.check()
         if lacking := {field.name for field in dataclasses.fields(_Settings)} - record["settings"].keys():

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from randomized_smoothing_certification.certificate_file import (
-    NOISE_OF_SEED,
     Point,
     as_text,
     ceiling_of,
@@ -149,7 +148,6 @@ def _in_words(points: dict[str, Any]) -> str:
     if points["noise"]["mode"] == "grid":
         noise += f", failure mass {points['noise']['failure_mass']:.2g}"
     noise += ", shared by the points" if points["shared_noise"] else ", of each point"
-    noise += ", named by the seed alone" if points["noise_of"] == NOISE_OF_SEED else ""
     shard = f", shard {points['shard']}" if points["shard"] else ""
     return (
         f"{points['dataset']} {points['split']}, class {points['target_class']}, {points['count']} points, "

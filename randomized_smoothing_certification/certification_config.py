@@ -37,7 +37,7 @@ class CertificateSettings(Sampling):
     test images never see the same noise."""
     shared_noise: bool = True
     """The same noise for every point, which compares points and victims on equal terms. Each certificate is as valid
-    as with noise of its own. --no-shared-noise continues files of older runs."""
+    as with noise of its own. --no-shared-noise draws noise for each point, as Cohen et al. do."""
     acr_only: bool = False
     """No further votes for points whose selected class is wrong. They count 0 in the ACR in any case, and the file says
     -1, abstained. Certified accuracies stay the same, but the share of points that abstain is then unknown."""

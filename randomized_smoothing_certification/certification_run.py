@@ -10,13 +10,9 @@ from typing import Any
 from data.datasets import labels, load_dataset
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.certificate_file import (
-    NOISE_OF_SEED,
-    NOISE_OF_SEED_AND_IMAGES,
-    OLDER_SETTINGS,
+    NOISE_OF,
     Point,
-    as_of_today,
     header_of,
-    is_older,
     read_certificate_record,
     read_own_points,
     require_unchanged,
@@ -30,7 +26,7 @@ from randomized_smoothing_certification.grid_noise import grid_of
 from randomized_smoothing_certification.sampling import noise_seed
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.checks import require_place
-from runtime.files import InputError, array_sha256, file_sha256, read_json, read_record, remove, write_text
+from runtime.files import InputError, array_sha256, file_sha256, read_record
 from runtime.long_run import identity
 from runtime.part_by_part import LineByLine, settings_path
 from runtime.provenance import provenance
@@ -63,20 +59,13 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         # The hash stands in place of the model's path.
         what = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=file_sha256(config.model),
-            test_sha256=array_sha256(images) + array_sha256(one_hot), noise_of=NOISE_OF_SEED_AND_IMAGES,
+            test_sha256=array_sha256(images) + array_sha256(one_hot), noise_of=NOISE_OF,
         )  # fmt: skip
-        seed = noise_seed(config.seed, what["test_sha256"])
-        if _has_noise_of_seed_alone(config, what):
-            what["noise_of"], seed = NOISE_OF_SEED, config.seed
-            print(f"note: {config.out} goes on with the noise that it began with, which depends on the seed alone")
         _check_training_record(config, what["model_sha256"])
         accuracy = clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         record = {"settings": what, "points": points, "clean_accuracy": accuracy, "provenance": provenance(config)}
         found: list[Point] = []
-        with LineByLine(
-            config.out, header_of(what), record, config, stop, summary_path(config.out), OLDER_SETTINGS
-        ) as run:
-            _renew(config.out, what)
+        with LineByLine(config.out, header_of(what), record, config, stop, summary_path(config.out)) as run:
             if done := run.resume():
                 record = read_certificate_record(config.out)
                 if record["points"] != points:
@@ -86,7 +75,9 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             if done == len(points):
                 require_unchanged(config.out)
             else:
-                certified = point_certifier(counter, images, truth, config, seed)
+                certified = point_certifier(
+                    counter, images, truth, config, noise_seed(config.seed, what["test_sha256"])
+                )
 
                 def line(index: int) -> str:
                     found.append(certified(index))
@@ -94,29 +85,6 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
 
                 run.advance(points[done:], line, unit="point")
             return write_summary(config.out, found, record)
-
-
-def _renew(out: Path, what: dict[str, Any]) -> None:
-    """Give a file of the run that ``what`` identifies the columns of today, where it has those of before."""
-    if is_older(out) and settings_path(out).is_file() and read_certificate_record(out)["settings"] == what:
-        require_unchanged(out)
-        text = as_of_today(out, out.read_text().rpartition("\n")[0] + "\n", what["radii"])
-        remove(summary_path(out))
-        write_text(out, text)
-
-
-def _has_noise_of_seed_alone(config: CertificationConfig, what: dict[str, Any]) -> bool:
-    """Whether the run that ``what`` identifies began ``config.out`` before noise depended on the images.
-
-    A file of another run that may be replaced is begun anew, with the noise of today.
-    """
-    path = settings_path(config.out)
-    record = read_json(path) if path.is_file() else None
-    found = record.get("settings") if isinstance(record, dict) else None
-    if not isinstance(found, dict) or found.get("noise_of", NOISE_OF_SEED) != NOISE_OF_SEED:
-        return False
-    is_this_run = {**OLDER_SETTINGS, **found} == {**what, "noise_of": NOISE_OF_SEED}
-    return is_this_run or config.on_other_settings == "refuse"
 
 
 def _check_training_record(config: CertificationConfig, model_sha256: str) -> None:

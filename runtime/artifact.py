@@ -1,6 +1,5 @@
 """The owner of the files that a run makes: a lock while it makes them, and records that say how they were made."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,18 +41,15 @@ class Artifact:
         """Raise InputError where something in the way makes the run impossible. Called while the lock is held."""
 
 
-def read_same_record(
-    path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None, older: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None) -> dict[str, Any]:
     """The record in a JSON file: an object with an object 'settings', which must be those wanted.
 
-    more: what else the record must have. about: the file that errors name, in place of the record. older: settings that
-    older records lack, with the values that they had.
+    more: what else the record must have. about: the file that errors name, in place of the record.
 
     Raises OtherSettings where the record is none or has other settings, InputError where the file cannot be read.
     """
     record = read_json(path)
     if not (isinstance(record, dict) and isinstance(record.get("settings"), dict) and record.keys() >= {*more}):
         raise OtherSettings(f"{path}: not a record of this project; delete it or choose another folder")
-    require_same_settings(about or path, {**(older or {}), **record["settings"]}, wanted)
+    require_same_settings(about or path, record["settings"], wanted)
     return record

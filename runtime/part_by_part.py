@@ -1,7 +1,7 @@
 """Runs that keep what they have made part by part: lines of one file, or results of a study's stages."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,22 +31,15 @@ class LineByLine(Artifact):
 
     record: the settings under 'settings', and whatever else is to be known. It is written as .settings.json beside the
     file together with the first line. summary: a file that is made from the whole file. It is removed before the file
-    changes. older: settings that older records lack, with the values that they had.
+    changes.
     """
 
     def __init__(
-        self,
-        path: Path,
-        header: str,
-        record: dict[str, Any],
-        controls: RunControls,
-        stop: Stop,
-        summary: Path,
-        older: Mapping[str, Any] | None = None,
+        self, path: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop, summary: Path
     ) -> None:
         super().__init__(path, settings_path(path), summary)
         self._header, self._record, self._summary = header, record, summary
-        self._controls, self._stop, self._older, self._starts = controls, stop, older, True
+        self._controls, self._stop, self._starts = controls, stop, True
 
     def resume(self) -> int:
         """How many items the file of an earlier run holds; its unfinished last line is cut off.
@@ -70,7 +63,7 @@ class LineByLine(Artifact):
             raise OtherSettings(
                 f"{self.path}: exists without {record.name}, which would say how it was made; choose another output"
             )
-        read_same_record(record, self._record["settings"], about=self.path, older=self._older)
+        read_same_record(record, self._record["settings"], about=self.path)
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if not whole:

@@ -18,7 +18,7 @@ from runtime.provenance import project_path
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelFlippingConfig):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
-    features: EmbeddingName = "patches"  # raw, pca, random, patches, deskewed or root_patches
+    features: EmbeddingName = "patches"  # raw, pca, random, patches, deskewed, root_patches or imagenet
     at: float = 0.01  # share of changed labels at which ridge and q are chosen
     held_out: int = 300
     ridges: tuple[float, ...] = (1e5, 1e6, 1e7)

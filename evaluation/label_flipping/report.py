@@ -3,7 +3,7 @@
 A store (evaluation/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
 entry (the study's name), seed, certificate, q (empty for an exact certificate), idx, label, predict, flips, correct.
 A record has the keys of RECORD and those of runtime.provenance. Its 'curves' are accuracies without a line per point:
-those of networks, and certificates of earlier versions of this project, which kept no points.
+those of networks, and of one adversary against all points.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +37,9 @@ _CERTIFICATES = {
     "network_pointwise": "network, an attack on each point",
 }  # fmt: skip
 _FEATURES = {
-    "raw": "raw pixels",
-    "deskewed": "deskewed patches",
-    "root_patches": "roots of patches",
-    "contrastive": "contrastive features",
-    "diffusion": "diffusion map",
-}
+    "raw": "raw pixels", "deskewed": "deskewed patches", "root_patches": "roots of patches",
+    "imagenet": "ImageNet features (outside data)", "contrastive": "contrastive features", "diffusion": "diffusion map",
+}  # fmt: skip
 _MOST_CURVES = 13  # in one figure
 _HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
 labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
@@ -63,7 +59,6 @@ class LabelCurve(NamedTuple):
     flips: np.ndarray  # ascending
     accuracy: np.ndarray
     points: int | None = None  # test points, where the curve is counted from a line for each
-    printed: Mapping[str, Any] = MappingProxyType({})  # of a curve without points: what its table said
     attacked: tuple[float, ...] = ()  # of one adversary: what an attack leaves; where it is above accuracy, a bound
 
     @property
@@ -121,7 +116,7 @@ def curve_table(store: Store) -> pd.DataFrame:
     for curve in curves_of(store):
         record = store.records[curve.entry][str(curve.seed)]
         values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.median_flips}
-        rows.append({**curve._asdict(), "label": curve.label, **values, **curve.printed})
+        rows.append({**curve._asdict(), "label": curve.label, **values})
     table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "points"), float))
     table["low"], table["high"] = share_interval(table["accuracy"], table["points"])
     return table
@@ -170,9 +165,10 @@ def _described(record: Mapping[str, Any]) -> str:
             f"the labels of the other {trusted - choice['held_out']:,}, and q {choice['q']:g} by the smoothed ones."
         )
     held_out = f" ({record['held_out_points']:,} of them held out for choices)" if trusted else ""
+    outside = " **Outside data:** ImageNet's labels made them." if record["features"].startswith("imagenet") else ""
     return (
         f"{record['title']}: {record['training_points']:,} training points{held_out}, {_test_points(record)}. "
-        f"Features {record['features']} ({record['width']}).\n"
+        f"Features {record['features']} ({record['width']}).{outside}\n"
         f"Labels trusted: {trusted:,}. {how}\n\n"
         f"    {record['command']}\n\nCommit {record['commit']}."
     )
@@ -231,16 +227,10 @@ def save_label_curves(path: Path, store: Store) -> None:
         if len(records) > 1 and curve.kind != "network":
             short = "exact" if curve.kind == "exact" else label.removeprefix("signed votes, ")
             label = f"{_study_label(records[study], most_points)}: {short}"
+        look: dict[str, Any] = {"marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5 / (1 + cycle)}
         # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        colouring = (
-            {"color": "0.45"} if curve.kind == "network" else {"color": COLOURS[place], "drawstyle": "steps-pre"}
-        )
-        look: dict[str, Any] = {
-            **colouring,
-            "marker": markers.get(curve.certificate, ""),
-            "ms": 4,
-            "lw": 1.5 / (1 + cycle),
-        }
+        steps = {"color": COLOURS[place], "drawstyle": "steps-pre"}
+        look |= {"color": "0.45"} if curve.kind == "network" else steps
         axes.plot(curve.flips, curve.accuracy, ls=styles[curve.kind], label=plain_text(label), **look)
     count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))

@@ -69,20 +69,24 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     folder = config.results_dir / name
     work_dir = config.work_dir or folder / "work"
     hashes = {name: array_sha256(getattr(dataset, name)) for split in SPLITS for name in (f"x_{split}", f"y_{split}")}
-    if config.features_file:
-        hashes["features_file"] = file_sha256(config.features_file)
+    files = {
+        "features_file": config.features_file,
+        "weights": config.weights if config.features == "imagenet" else None,
+    }
+    hashes |= {name: file_sha256(path) for name, path in files.items() if path}
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
-    files = [folder / name for name in (RECORDS, POINTS, TABLES, FIGURE)]
+    made = [folder / name for name in (RECORDS, POINTS, TABLES, FIGURE)]
 
     with (
         Stop(config.max_minutes) as stop,
         KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
-        Artifact(*files),
+        Artifact(*made),
     ):
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
-        everything = together(train, held_out)  # after the features, which hold a copy of all images
+        both = [one if config.network_shares else one._replace(x=one.x[:, :0]) for one in (train, held_out)]
+        everything = together(*both)  # only networks see images: a copy of all
         learner_of, of_each = _learner(config, x), []
         candidates = [choice] if choice["held_out"] else choice["tried"]
         for number, settings in enumerate(candidates):
@@ -101,7 +105,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         }  # fmt: skip
         store = Store(_lines(config, name, points, test, everything), {name: {str(config.seed): record}})
         table = tables_page(store)
-        remove(files[0])  # of earlier files: it is there when all of them are
+        remove(made[0])  # of earlier files: it is there when all of them are
         save_label_curves(folder / FIGURE, store)
         write_text(folder / TABLES, table)
         write_store(folder, store)

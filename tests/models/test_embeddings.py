@@ -79,7 +79,9 @@ def test_patches_tell_directions_apart_that_pixels_do_not(images: tuple[np.ndarr
 
 def test_wrong_arguments_get_one_clear_line() -> None:
     x = np.zeros((3, 8, 8, 1), np.float32)
-    with pytest.raises(InputError, match="one of raw, pca, random, patches, deskewed, root_patches, got 'deep'"):
+    with pytest.raises(
+        InputError, match="one of raw, pca, random, patches, deskewed, root_patches, imagenet, got 'deep'"
+    ):
         fit_embedding("deep", x)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 2 training images, got 1"):
         fit_embedding("raw", x[:1])

@@ -17,12 +17,11 @@ from scipy import stats
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
 from models.saving import load_model, save_model
-from randomized_smoothing_certification import certification_run, certify_images, core
+from randomized_smoothing_certification import certify_images, core
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
-    COLUMNS_AT_FIXED_RADII_BEFORE,
-    OLDER_SETTINGS,
     is_summarised,
+    read_certificate_record,
     read_own_points,
     read_points,
     summary_path,
@@ -36,7 +35,7 @@ from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.merge_shards import merge
 from randomized_smoothing_certification.sampling import Sampling, noise_seed, vote_seed
 from randomized_smoothing_certification.votes import VoteCounter
-from runtime.files import InputError, append, array_sha256, file_sha256
+from runtime.files import InputError, append, array_sha256
 from runtime.noise import Stream
 from runtime.stop import StoppedEarly
 
@@ -251,36 +250,23 @@ def test_shards_of_other_settings_do_not_merge(toy: Path, tmp_path: Path) -> Non
         merge([tmp_path / "300.tsv", tmp_path / "200.tsv"], tmp_path / "merged.tsv")
 
 
-def test_a_file_of_an_older_version_is_continued_with_the_noise_that_it_began_with(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_noise_of_each_point_depends_on_its_number_and_older_files_without_that_record_are_refused(
+    toy: Path, tmp_path: Path
 ) -> None:
-    """Of before noise was shared between points, and depended on the images."""
-    out, whole, shared = tmp_path / "a.tsv", tmp_path / "whole.tsv", tmp_path / "shared.tsv"
-    with monkeypatch.context() as older:
-        older.setattr(certification_run, "noise_seed", lambda seed, _: seed)
-        certify_test_points(config(toy, whole, shared_noise=False))
-    certify_test_points(config(toy, shared))
-    assert without_time(shared) != without_time(whole)
-    record = json.loads(whole.with_suffix(".settings.json").read_text())
-    for name in OLDER_SETTINGS:
-        del record["settings"][name]
-    out.with_suffix(".settings.json").write_text(json.dumps(record))
-    out.write_text("\n".join(whole.read_text().split("\n")[:3]) + "\n")
-    with pytest.raises(InputError, match="made with shared_noise = False, this run has True"):
-        certify_test_points(config(toy, out))
-    capsys.readouterr()
+    out = tmp_path / "a.tsv"
     certify_test_points(config(toy, out, shared_noise=False))
-    assert f"note: {out} goes on with the noise that it began with" in capsys.readouterr().out
-    assert without_time(out) == without_time(whole)
-    out.with_suffix(".settings.json").write_text(json.dumps(record))
-    certify_test_points(config(toy, out, on_other_settings="start_afresh"))  # what is begun anew has noise of today
-    assert without_time(out) == without_time(shared)
-    shutil.copy(whole, out)
-    assert len(read_own_points(out, record["settings"], record["points"])) == 6
     counter, images = VoteCounter(load_model(toy / "model.keras"), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
     for row in read_points(out):
-        found = certify(counter, images[row.idx], row.idx, Sampling(n0=100, n=300, alpha=0.001), seed=0)
+        seed = noise_of(toy)
+        found = certify(counter, images[row.idx], row.idx, Sampling(n0=100, n=300, alpha=0.001), seed=seed)
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
+    record = json.loads(out.with_suffix(".settings.json").read_text())
+    del record["settings"]["noise_of"]
+    out.with_suffix(".settings.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="made with noise_of = None, this run has 'seed and images'"):
+        certify_test_points(config(toy, out, shared_noise=False))
+    with pytest.raises(InputError, match="missing required field `noise_of`"):
+        read_certificate_record(out)
 
 
 @pytest.fixture(scope="module")
@@ -407,73 +393,8 @@ def test_certified_accuracies_at_fixed_radii(
     assert without_time(merged) == without_time(out) and is_summarised(merged)
 
 
-def in_older_columns(path: Path) -> str:
-    """A file at fixed radii as it was written before it had the columns of Cohen et al."""
-    radii = summary_settings(path)["radii"]
-    lines = ["idx\tlabel\tpredict\tcertified_at\tundecided_at\tvotes\ttime"]
-    for point in read_own_points(path, summary_settings(path), read_record(path)["points"]):
-        place = 0 if point.predict == -1 else radii.index(float(point.radius)) + 1
-        certified, undecided = ["-", *radii][place], "-" if point.decided else radii[place]
-        lines.append("\t".join(map(str, (*point[:3], certified, undecided, point.votes, point.time))))
-    return "\n".join(lines) + "\n"
-
-
 def read_record(path: Path) -> dict[str, Any]:
     return json.loads(path.with_suffix(".settings.json").read_text())
-
-
-@pytest.mark.parametrize("left", ["all", "cut off", "two lines", "the header"])
-def test_older_files_at_fixed_radii_are_continued_in_the_columns_of_today(
-    toy: Path, doubtful: Path, tmp_path: Path, left: str
-) -> None:
-    out, shards = tmp_path / "a.tsv", [tmp_path / "1.tsv", tmp_path / "2.tsv"]
-    settings: dict[str, Any] = {"model": doubtful, "target_class": "all", "n": 1_000, "radii": (0.0, 0.25, 0.5)}
-    summary = certify_test_points(config(toy, out, **settings))
-    today, rows = out.read_text(), without_time(out)
-    older = in_older_columns(out)
-    assert {"-", "0.25"} <= {line.split("\t")[3] for line in older.splitlines()}
-    lines = older.split("\n")
-    kept = {
-        "all": older,
-        "cut off": older[:-40],
-        "two lines": "\n".join(lines[:3]) + "\n",
-        "the header": lines[0] + "\n",
-    }
-    out.write_text(kept[left])
-    if left == "all":
-        written = {**json.loads(summary_path(out).read_text()), "tsv_sha256": file_sha256(out)}
-        summary_path(out).write_text(json.dumps(written))
-        assert is_summarised(out)
-        points = read_own_points(out, summary_settings(out), read_record(out)["points"])
-        assert [point.line for point in points] == today.split("\n")[1:-1]
-        out.write_text(older.replace("0.25\t0.5", "0.5\t-", 1))
-        with pytest.raises(InputError, match=r"changed since a\.summary\.json was made"):
-            certify_test_points(config(toy, out, **settings))
-        out.write_text(older)
-    else:
-        summary_path(out).unlink()
-    with pytest.raises(InputError, match="made with n = 1000, this run has 2000"):
-        certify_test_points(config(toy, out, **{**settings, "n": 2_000}))
-    assert out.read_text() == kept[left]  # a run that is refused changes nothing
-    again = certify_test_points(config(toy, out, **settings))
-    assert without_time(out) == rows and is_summarised(out)
-    assert again["certified_accuracy"] == summary["certified_accuracy"] and again["undecided"] == summary["undecided"]
-    for path in shards:
-        certify_test_points(config(toy, path, **settings, shard=f"{path.stem}/2"))
-    summary_path(shards[0]).unlink()
-    shards[0].write_text(in_older_columns(shards[0]))
-    merge(shards, tmp_path / "merged.tsv")
-    assert without_time(tmp_path / "merged.tsv") == rows
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["4\t1\t1\t0.25\t0.25\t100\t0:00:01", "4\t1\t1\t0.3\t-\t100\t0:00:01", "4\t1\t1\t-\t0.0\t100\t0:00:01", "4\t1\t1"],
-)
-def test_damaged_lines_of_older_files_are_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "a.tsv").write_text("\t".join(COLUMNS_AT_FIXED_RADII_BEFORE) + f"\n{line}\n")
-    with pytest.raises(InputError, match="line 2 is damaged"):
-        read_own_points(tmp_path / "a.tsv", {"radii": [0.0, 0.25]}, [4])
 
 
 def summary_settings(path: Path) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def with_record(file: Path, failure_mass: float = 0.0, **settings: Any) -> None:
     what = {
         "dataset": "MNIST", "split": "test", "target_class": 8, "points": 2, "seed": 0, "n0": 100, "n": 1_000,
         "alpha": 0.001, "sigma": 0.5, "precision": "float32", "noise": noise, "shard": None, "model_sha256": "",
+        "shared_noise": True, "acr_only": False, "radius_loss": 0.0, "radii": [], "noise_of": "seed and images",
         **settings,
     }  # fmt: skip
     write_json(file.with_suffix(".settings.json"), {"settings": what, "points": [], "provenance": {}})

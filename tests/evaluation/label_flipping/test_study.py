@@ -354,6 +354,31 @@ def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_dat
     pd.testing.assert_frame_equal(own.points.drop(columns="entry"), of_file.points.drop(columns="entry"))
 
 
+def test_features_of_a_network_are_kept_by_the_content_of_its_file(
+    tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def powers(path: Path) -> Any:
+        return lambda x: x.reshape(len(x), -1) ** len(path.read_bytes())
+
+    monkeypatch.setattr("models.embeddings.imagenet_features", powers)
+    dataset, found = load_dataset(tiny_data_dir), []
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"11")):
+        (tmp_path / name).write_bytes(content)
+        changes: dict[str, Any] = {
+            "features": "imagenet",
+            "weights": tmp_path / name,
+            "features_dir": tmp_path / "kept",
+        }
+        _, config = toy("digits", tiny_data_dir, tmp_path, **changes)
+        train, _, test = images_of_classes(dataset, config)
+        found.append(Features(config, dataset)((train,), test)[1])
+        assert len(list((tmp_path / "kept").glob("*.npz"))) == 1 + (name == "c")
+    assert np.array_equal(found[0], found[1]) and not np.allclose(found[0], found[2])
+    assert _study_label({"features": "imagenet", "test_points": 1, "config": {"learner": "kernel"}}, 1) == (
+        "kernel regression, ImageNet features (outside data)"
+    )
+
+
 def test_joined_features_are_both_of_one_scale(tiny_data_dir: Path, tmp_path: Path) -> None:
     dataset = load_dataset(tiny_data_dir)
     random = np.random.default_rng(0)
@@ -526,6 +551,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
         ({"learner": "neighbours", "neighbours": (10**6,)}, "neighbours must lie between 1 and the"),
         ({"learner": "signed_neighbours", "neighbours": (10**6,)}, "signed votes need from 1 to"),
         ({"joined": True}, "joined needs features_file"),
+        ({"features": "imagenet"}, "imagenet features need a file of weights, got None; give the .pth file"),
         ({"centroids": 0}, "centroids must be positive, got 0"),
         ({"network_shares": (1.5,)}, "network_shares must lie between 0 and 1, got 1.5"),
     ],

@@ -44,6 +44,7 @@ def plan(tmp_path: Path) -> Plan:
         "dataset": "MNIST", "split": "test", "target_class": 8, "points": 9, "seed": 0, "n0": 100, "n": 1000,
         "alpha": 0.001, "sigma": 0.5, "precision": "float32", "noise": {"mode": "float32"}, "shard": None,
         "model_sha256": "of the model",
+        "shared_noise": True, "acr_only": False, "radius_loss": 0.0, "radii": [], "noise_of": "seed and images",
     }  # fmt: skip
     for folder in (tsv.parent, victim.parent):
         folder.mkdir(parents=True)

