@@ -14,24 +14,25 @@ PADDING = 4  # pixels of zeros on each side
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Settings of victims and of the attack's lower level; without any, images stay as they are.
+    """Settings of victims and of the attack's lower level. The defaults leave images unchanged.
 
-    Each image of a batch is changed by itself: cropped and flipped, then x -> (x - 1/2)(1 + c) + 1/2 + b + s, with b
-    and c of the image and s of each of its channels, then blurred, then plasma; noise is added last. Jittered pixels
-    may leave [0, 1]. They are not clipped, because a classifier under noise sees pixels outside [0, 1] anyway.
+    The changes come in this order: crop and flip, jitter, blur, plasma. Noise is added last. Jitter is x -> (x - 1/2)(1
+    + c) + 1/2 + b + s. Each image has its own b and c, each channel its own s. Jittered pixels may leave [0, 1]. They
+    are not clipped, because a classifier under noise sees pixels outside [0, 1] anyway.
     """
 
     augment: bool = False
-    """Random crop and flip of training images; in an attack of the validation images too (published for CIFAR10)."""
+    """Random crop and flip of training images, in an attack also of validation images (published for CIFAR10)."""
     jitter_brightness: Annotated[float, between(0, 1)] = 0.0
-    """Largest shift b of a training image's brightness, uniform in -b .. b; pixels are in [0, 1]."""
+    """Largest shift b of a training image's brightness, uniform from -b to b. Pixels are in [0, 1]."""
     jitter_contrast: Annotated[float, between(0, 1)] = 0.0
-    """Largest relative change c of a training image's contrast around mid-grey, uniform in -c .. c."""
+    """Largest relative change c of a training image's contrast around mid-grey, uniform from -c to c."""
     jitter_colour: Annotated[float, between(0, 1)] = 0.0
-    """Largest shift s of each channel of a training image by itself, uniform in -s .. s. On grey images it shifts
-    the brightness."""
+    """Largest shift s of each single channel of a training image, uniform from -s to s. On grey images it shifts the
+    brightness.
+    """
     blur: Annotated[float, between(0, 5)] = 0.0
-    """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform in 0 .. blur."""
+    """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform from 0 to blur."""
     plasma: bool = False
     """Strong augmentation against poison: brightness and contrast that vary over each image, and shuffled channels
     (UEraser-Lite, arXiv 2303.15127)."""
@@ -39,7 +40,7 @@ class Augmentation:
     """Whether the model begins by standardising each image: mean 0 and standard deviation 1 over all its pixels."""
 
     def for_validation(self) -> "Augmentation":
-        """The changes of validation images in an attack: the published crop and flip, and nothing else."""
+        """The changes of validation images in an attack: only the published crop and flip."""
         return Augmentation(augment=self.augment)
 
     def augmented(self, x: Any, seed: Any) -> Any:
@@ -49,7 +50,7 @@ class Augmentation:
         """
         if self.augment:
             x = random_crop_and_flip(x, seed)
-        another = ops.stack([seed[1], seed[0]])  # another seed than the crop's
+        another = ops.stack([seed[1], seed[0]])  # the crop uses ``seed``
         if self.jitter_brightness or self.jitter_contrast or self.blur:
             draws = uniform((x.shape[0], 3), another)
             brightness, contrast = (
@@ -68,8 +69,8 @@ def plasma(x: Any, seed: Any) -> Any:
     """Three changes, each with probability 1/2: x + i (2 p - 1), i in (0, 1); 4 p (x - 1/2) + 1/2; channels shuffled.
 
     x: float (N, height, width, channels) in [0, 1], and so is the result. p: a random field of each image, see
-    ``fractal_field``. seed: int32 (2,), may be traced; counts from it up to 50 are used.
-    Source: UEraser-Lite (arXiv 2303.15127, section 3), which has the fields and ranges of the library Kornia.
+    ``fractal_field``. seed: int32 (2,), may be traced. Draws up to number 50 of it are used.
+    Source: UEraser-Lite (arXiv 2303.15127, section 3), with fields and ranges from the library Kornia.
     """
     draws = uniform((x.shape[0], 4 + x.shape[3]), seed)
     chosen = draws[:, :3, None, None, None] < 0.5
@@ -84,7 +85,8 @@ def plasma(x: Any, seed: Any) -> Any:
 def fractal_field(shape: tuple[int, int, int], seed: Any) -> Any:
     """A smooth random field per image, float32 (N, height, width, 1), from 0 to 1 in each.
 
-    The sum of uniform noise on grids of 2, 4, 8, ... points a side, each finer one weaker by a factor from 0.1 to 0.7.
+    The sum of uniform noise on grids of 2, 4, 8, ... points a side. Each finer grid is weaker by a factor from 0.1 to
+    0.7.
     """
     count, height, width = shape
     rough = 0.1 + 0.6 * uniform((count, 1, 1, 1), seed)
@@ -98,16 +100,16 @@ def fractal_field(shape: tuple[int, int, int], seed: Any) -> Any:
 
 
 def gaussian_blur(x: Any, std: Any, radius: int) -> Any:
-    """Blur each image by a Gaussian of its own standard deviation, its border reflected.
+    """Blur each image by a Gaussian with its own standard deviation. Pixels beyond the border are reflected.
 
-    x: float (N, height, width, channels). std: float (N,), in pixels, at least 0; 0 leaves an image as it is.
-    radius: pixels on each side that are averaged. Raises InputError where an image is not larger than the radius.
+    x: float (N, height, width, channels). std: float (N,), in pixels, at least 0. 0 leaves an image unchanged. radius:
+    pixels on each side that are averaged. Raises InputError where an image is not larger than the radius.
     """
     height, width = x.shape[1:3]
     if radius >= min(height, width):
-        raise InputError(f"blur reaches {radius} pixels, images of {height} x {width} have no more; lower it")
+        raise InputError(f"blur reaches {radius} pixels, images of {height} x {width} are too small for it; lower it")
     distances = ops.arange(-radius, radius + 1, dtype=x.dtype)
-    # Nearly 0 stands for 0: every neighbour's weight underflows.
+    # 0 becomes 1e-3, at which the weights of all neighbours underflow to 0.
     weights = ops.exp(-0.5 * ops.square(distances / ops.maximum(std, 1e-3)[:, None]))
     weights = weights / ops.sum(weights, axis=1, keepdims=True)
     for axis in (1, 2):
@@ -122,10 +124,11 @@ def gaussian_blur(x: Any, std: Any, radius: int) -> Any:
 
 
 def random_affine(x: Any, seed: Any, *, rotation: float, scale: float, shift: float) -> Any:
-    """Turn, scale and move each image by itself, around its middle.
+    """Turn, scale and move each image around its middle, by its own random amounts.
 
     x: float (N, height, width, channels), N known. rotation: largest angle, in degrees. scale: largest relative change
-    of the size, shift: of the place, in pixels, along each axis; all are uniform. Pixels from outside are 0.
+    of the size along each axis. shift: largest move along each axis, in pixels. All are uniform. Pixels from outside
+    are 0.
     seed: int32 (2,), may be traced. Works eagerly and inside compiled code.
     """
     draws = 2 * uniform((x.shape[0], 5), seed) - 1
@@ -138,10 +141,11 @@ def random_affine(x: Any, seed: Any, *, rotation: float, scale: float, shift: fl
 
 
 def random_resized_crop(x: Any, seed: Any, *, smallest: float) -> Any:
-    """A random part of each image, at its full size, and mirrored in half of them.
+    """Crop a random part of each image, enlarge it to the image's size, and mirror it with probability 1/2.
 
-    x: float (N, height, width, channels), N known. The part's share of the area is uniform from ``smallest`` to 1, its
-    width over its height, in units of the image's, log-uniform from 3/4 to 4/3 (at most the image), its place uniform.
+    x: float (N, height, width, channels), N known. The part's share of the area is uniform from ``smallest`` to 1. Its
+    aspect ratio, relative to the image's, is log-uniform from 3/4 to 4/3. Sides are cut to the image's, and the place
+    is uniform.
     seed: int32 (2,), may be traced. Source: arXiv 2002.05709, appendix A.
     """
     _, height, width, _ = x.shape
@@ -171,10 +175,10 @@ def random_crop_and_flip(x: Any, seed: Any) -> Any:
     """Zero-pad images by 4 pixels, crop all at one random place to their size, and mirror each with probability 1/2.
 
     x: float (N, height, width, channels), any values, N known. seed: int32 (2,), see runtime.noise, may be traced.
-    One place for the whole batch is that of the published code.
+    As in the published code, the whole batch has one place.
     Returns a tensor like x, differentiable with respect to it. Works eagerly and inside compiled code.
     """
-    draws = uniform((x.shape[0], 3), seed)  # one draw for everything: callers count up the seed themselves
+    draws = uniform((x.shape[0], 3), seed)  # one draw for everything, because callers count up the seed
     top, left = (ops.cast(ops.floor(draws[0, axis] * (2 * PADDING + 1)), "int32") for axis in (0, 1))
     padded = ops.pad(x, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
     cropped = ops.slice(padded, (0, top, left, 0), x.shape)

@@ -1,10 +1,10 @@
-"""What every long run needs, whatever it computes: files, noise, stop, checkpoints, provenance, command line.
+"""Tools of every long run: files, noise, stop, checkpoints, provenance, command line.
 
-Importing this package imports no backend. It sets the variables of the environment that a backend reads when it is
-first imported, and it sees to it that Keras has this project's settings, whatever ~/.keras/keras.json says, as soon as
-anything imports Keras. Every other package of the project therefore imports this one first. Where a user's code has
-imported Keras or TensorFlow before, with other settings, a warning says so. Where Keras or the backend is missing, a
-script of the project ends in one line; other code gets an ImportError.
+Importing this package imports no backend. It sets the environment variables that a backend reads at its first import.
+When any code first imports Keras, it gives Keras this project's settings in place of ~/.keras/keras.json. Every other
+package of the project therefore imports this one first. A warning tells where a user's code imported Keras or
+TensorFlow earlier with other settings. Where Keras or the backend is missing, a script of the project ends in one line;
+other code gets an ImportError.
 """
 
 import gc
@@ -26,15 +26,15 @@ _INSTALL = {"tensorflow": "pip install -r requirements.txt", "jax": "pip install
 
 # TensorFlow is the default backend (Keras's own default may be overridden by ~/.keras/keras.json).
 os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
-# Keras's second way to keep JAX's variables is not this project's.
+# This project does not use Flax NNX, Keras's second way to keep JAX's variables.
 os.environ["KERAS_NNX_ENABLED"] = "0"
 # GPU memory is taken as needed, not all at once.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 _DEFAULTS = {
-    # TensorFlow switches oneDNN's convolutions on by itself only for some Intel processors; on the others
-    # they are about twice as fast as the fallback.
+    # TensorFlow switches oneDNN's convolutions on only for some Intel processors. On other processors they are
+    # about twice as fast as TensorFlow's fallback.
     "TF_ENABLE_ONEDNN_OPTS": "1",
     # The same seeds give the same bits on the same machine.
     "TF_DETERMINISTIC_OPS": "1",
@@ -43,7 +43,7 @@ _DEFAULTS = {
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
-# Other dtypes and other random numbers: JAX's own defaults hold, unless it has read them already.
+# These variables change JAX's dtypes and random numbers. They get JAX's own defaults, unless JAX has read them.
 _JAX = {
     "JAX_ENABLE_X64": "0", "JAX_DEFAULT_DTYPE_BITS": "64", "JAX_DEFAULT_PRNG_IMPL": "threefry2x32",
     "JAX_THREEFRY_PARTITIONABLE": "1", "JAX_RANDOM_SEED_OFFSET": "0",
@@ -52,7 +52,7 @@ if "jax" not in sys.modules:
     os.environ.update(_JAX)
     os.environ.pop("JAX_EXPLICIT_X64_DTYPES", None)  # its default differs between versions
 
-# What a user may want to set, though it changes the arithmetic: records say so, see ``changed_environment``.
+# A user may set these variables. They change the arithmetic, so records name them: see ``changed_environment``.
 _LEFT_TO_THE_USER = (
     "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE",
     "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_AUTO_MIXED_PRECISION", "TF_SET_ONEDNN_FPMATH_MODE",
@@ -61,20 +61,20 @@ _LEFT_TO_THE_USER = (
 
 
 def environment() -> dict[str, str]:
-    """The variables that change a backend's arithmetic or random numbers, those that are set."""
+    """The environment variables that are set and change a backend's arithmetic or random numbers."""
     found = {name: os.environ.get(name, "") for name in (*_DEFAULTS, *_LEFT_TO_THE_USER)}
     return {name: value for name, value in found.items() if value} | changed_environment()
 
 
 def changed_environment() -> dict[str, str]:
-    """Those of them that a user has set otherwise than this project does."""
+    """The variables of ``environment`` that a user has set to other values than this project's."""
     defaults = {**_DEFAULTS, **dict.fromkeys(_LEFT_TO_THE_USER, ""), **_JAX}
     found = {name: os.environ.get(name, default) for name, default in defaults.items()}
     return {name: value for name, value in found.items() if value != defaults[name]}
 
 
 def _cannot_run(line: str, error: Exception | None = None) -> NoReturn:
-    """End a script of the project with a line and status 2; in other code raise ImportError with that line."""
+    """End a script of the project with a line and exit status 2. In other code raise ImportError with that line."""
     script = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "-").resolve()
     root = Path(__file__).resolve().parents[1]
     if script.is_relative_to(root) and (root / script.relative_to(root).parts[0] / "__init__.py").is_file():
@@ -89,14 +89,14 @@ def _require_backend(name: str, source: str) -> None:
 
 
 def _load_matplotlib(load: Callable[[], None]) -> None:
-    """Matplotlib refuses to be imported where MPLBACKEND (a notebook's) names what is not there.
+    """Import Matplotlib even where MPLBACKEND names a missing backend, as a notebook may. Otherwise the import fails.
 
-    A backend that Matplotlib takes stays, so that a notebook's plots stay inline.
+    A backend that Matplotlib accepts is kept, so that a notebook's plots stay inline.
     """
-    name = os.environ.pop("MPLBACKEND", "")  # an import that failed half-way could not be done again
+    name = os.environ.pop("MPLBACKEND", "")  # Matplotlib cannot be imported again after a failed import
     try:
         load()
-    except Exception as error:  # of the user's matplotlibrc
+    except Exception as error:  # an error in the user's matplotlibrc
         _cannot_run(f"matplotlib cannot be imported ({_first_line(error)}): mend your matplotlibrc", error)
     if name:
         try:
@@ -111,7 +111,7 @@ _IS_QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"
 
 @contextmanager
 def backend_lines_hidden() -> Iterator[None]:
-    """Hide what a backend's libraries write about themselves, past Python's stderr, when they are first imported.
+    """Hide the lines that a backend's libraries write to file descriptor 2 (stderr) at their first import.
 
     The lines are shown where an import fails, and where the user has set TF_CPP_MIN_LOG_LEVEL to see them.
     """
@@ -134,17 +134,17 @@ def backend_lines_hidden() -> Iterator[None]:
 
 def _load_keras(load: Callable[[], None]) -> None:
     backend, collects_garbage = os.environ["KERAS_BACKEND"], gc.isenabled()
-    gc.disable()  # an import makes none: to look for it takes a second of four, and as much when Python ends
+    gc.disable()  # an import makes no garbage: a search takes 1 s of 4 s, and 1 s more when Python ends
     try:
         with backend_lines_hidden():
             load()
     except ImportError as error:
         _cannot_run(f"keras or {backend} cannot be imported ({_first_line(error)}): {_INSTALL[backend]}", error)
-    except Exception as error:  # of ~/.keras/keras.json, or a variable that Keras reads
+    except Exception as error:  # a mistake in ~/.keras/keras.json or in a variable that Keras reads
         home = os.environ.get("KERAS_HOME") or "~/.keras"
         _cannot_run(
             f"keras cannot be imported ({type(error).__name__}: {_first_line(error)}); mend {home}/keras.json or "
-            "the environment's variable",
+            "the environment variable",
             error,
         )
     finally:
@@ -162,7 +162,7 @@ _KERAS = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 
 
 
 def changed_keras_settings() -> dict[str, tuple[Any, Any]]:
-    """Keras's settings that are not as every run of this project has them: as they are, and as they should be."""
+    """Keras's settings that differ from this project's: for each name, Keras's value and this project's value."""
     if "keras" not in sys.modules:
         return {}
     from keras import config
@@ -173,7 +173,7 @@ def changed_keras_settings() -> dict[str, tuple[Any, Any]]:
 
 
 def _pin_keras_settings() -> None:
-    """~/.keras/keras.json may say otherwise, and a notebook that has imported Keras before."""
+    """Give Keras this project's settings. ~/.keras/keras.json or a notebook may have set others."""
     from keras import config
 
     changed = changed_keras_settings()
@@ -186,7 +186,7 @@ def _pin_keras_settings() -> None:
 
 
 def onednn_in_force() -> bool | None:
-    """Whether TensorFlow's convolutions are oneDNN's, as it read when it was imported; None where that is not known."""
+    """Whether TensorFlow uses oneDNN's convolutions since its import. None: not known."""
     port = sys.modules.get("tensorflow.python.util._pywrap_util_port")  # there is no public way to ask
     return bool(port.IsMklEnabled()) if port else None
 
@@ -197,7 +197,7 @@ def backend_name() -> str:
 
 
 def _warn_where_loaded_otherwise() -> None:
-    """The variables here change nothing that the backend has read already."""
+    """Warn where the backend was imported before this package with other variables: setting them now has no effect."""
     again = "set it before Python starts, or import this project before keras and tensorflow"
     _require_backend(backend := backend_name(), "Keras was imported before this project with the backend ")
     if backend != (wanted := os.environ["KERAS_BACKEND"]):
@@ -213,7 +213,7 @@ _LOADERS = {"keras": _load_keras, "matplotlib": _load_matplotlib}
 
 
 class _AtFirstImport:
-    """A finder of sys.meta_path: does more when a package of ``_LOADERS`` is first imported, whoever imports it."""
+    """A finder in sys.meta_path. It calls the function in ``_LOADERS`` when any code first imports that package."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name not in _LOADERS:

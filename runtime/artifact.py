@@ -12,12 +12,12 @@ Owner = TypeVar("Owner", bound="Artifact")
 
 
 class Artifact:
-    """Files that one run at a time makes. Use as a context manager: no other run makes them meanwhile.
+    """Files that one run at a time makes. Use as a context manager: it keeps other runs out.
 
     path: the file that locks and errors name. more: the files that are made with it.
 
-    Entering removes what killed runs left half-written. It raises InputError where another run makes the files, where a
-    folder lies in the place of one, or where their folder cannot be written.
+    Entering removes half-written files of killed runs. It raises InputError where another run makes the files, where a
+    folder lies at the path of a file, or where the files' folder cannot be written.
     """
 
     def __init__(self, path: Path, *more: Path) -> None:
@@ -38,15 +38,15 @@ class Artifact:
         self._held.close()
 
     def require_own(self) -> None:
-        """Raise InputError where something in the way makes the run impossible. Called while the lock is held."""
+        """Raise InputError where existing files make the run impossible. Called while the lock is held."""
 
 
 def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None) -> dict[str, Any]:
-    """The record in a JSON file: an object with an object 'settings', which must be those wanted.
+    """Read the record in a JSON file: an object whose entry 'settings' must equal ``wanted``.
 
-    more: what else the record must have. about: the file that errors name, in place of the record.
+    more: other entries that the record must have. about: the file that errors name. None: the record.
 
-    Raises OtherSettings where the record is none or has other settings, InputError where the file cannot be read.
+    Raises OtherSettings where the file holds no record or other settings, InputError where it cannot be read.
     """
     record = read_json(path)
     if not (isinstance(record, dict) and isinstance(record.get("settings"), dict) and record.keys() >= {*more}):

@@ -40,9 +40,9 @@ def between(least: float, most: float) -> Bound:
 
 
 def require_bounds(config: Any, owner: str = "") -> None:
-    """Raise InputError naming the first field of a dataclass or a Struct whose number breaks a bound that it declares.
+    """Raise InputError for the first field of a dataclass or a Struct whose number is outside the declared bounds.
 
-    None is always allowed. A field of several numbers needs each of them within the bounds. owner: added to the
+    None is always allowed. Where a field holds several numbers, each must be within the bounds. owner: added to the
     field's name in the error, such as " of MACER".
     """
     for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def require_within(name: str, value: Any, *bounds: Bound) -> None:
 
 @cache
 def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
-    """Bounds of every field, also those of a base class whose field a script declares again with its own constant."""
+    """Bounds of every field. A field that a script declares again keeps the bounds of its base class."""
     found: dict[str, tuple[Bound, ...]] = {}
     for owner in (one for one in reversed(config_type.__mro__) if vars(one).get("__annotations__")):
         for name, hint in get_type_hints(owner, include_extras=True).items():

@@ -13,7 +13,7 @@ OnOtherSettings = Literal["refuse", "start_afresh"]
 
 
 class OtherSettings(InputError):
-    """A result or checkpoint that lies in the way was made with other settings."""
+    """An existing result or checkpoint was made with other settings."""
 
 
 def save_checkpoint(path: Path, tree: Any, record: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def save_checkpoint(path: Path, tree: Any, record: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-    """Read what save_checkpoint wrote, packed as the structure ``like``; returns (tree, record).
+    """Read a file that save_checkpoint wrote. Returns (tree, record), the tree with the structure of ``like``.
 
     same: settings that the record must hold under 'settings'.
     Raises InputError where the file does not fit ``like``, OtherSettings where it was made with other settings.
@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
 def resume(
     checkpoint: Path, like: Any, same: dict[str, Any], policy: OnOtherSettings
 ) -> tuple[Any, dict[str, Any]] | None:
-    """What load_checkpoint returns; None where there is none, or where one of other settings was discarded."""
+    """The checkpoint as load_checkpoint returns it. None: it is missing, or it had other settings and was deleted."""
     if not checkpoint.exists():
         return None
     try:
@@ -61,7 +61,7 @@ def resume(
 def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> None:
     """Raise OtherSettings naming the first setting in which a file made earlier differs from this run.
 
-    found: what the file's record holds under 'settings'; anything but an object is no record of this project.
+    found: the entry 'settings' of the file's record. Any type but a dict raises OtherSettings, too.
     """
     if not isinstance(found, dict):
         raise OtherSettings(f"{path}: not a record of this project; delete it or choose another output")
@@ -74,7 +74,7 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
 
 
 def allow_discard(other: OtherSettings, policy: OnOtherSettings) -> None:
-    """Say that a file of other settings is replaced. Where the policy refuses that, raise ``other`` with a mend."""
+    """Print that a file with other settings is replaced. If the policy is "refuse", raise ``other`` with a mend."""
     if policy == "refuse":
         raise OtherSettings(f"{other}; --on-other-settings start_afresh replaces it") from other
     print(f"starting afresh: {other}")

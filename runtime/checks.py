@@ -1,4 +1,4 @@
-"""Settings that no script can use, refused before anything is done: numbers, names of files, places of files."""
+"""Checks of settings before a run begins: numbers, file names, paths."""
 
 import dataclasses
 import math
@@ -16,14 +16,14 @@ LARGEST_COUNT = 2**31 - 1
 """Largest integer setting. Votes, batches and indices are int32 on the device. Seeds have the same limit."""
 _FOLDERS = ("dir", "directory", "folder", "store", "studies")
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
-_LONGEST_NAME = 200  # bytes; file systems allow 255, temporary files and records beside an artifact add to its name
+_LONGEST_NAME = 200  # bytes. File systems allow 255, and temporary files and records have longer names than an artifact
 
 
 def require_usable(settings: Any, name: str = "") -> None:
     """Raise InputError naming the first setting, at any depth, that is no usable number or path.
 
-    settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32;
-    integers lie between 0 and LARGEST_COUNT. A dataclass's fields keep the bounds that they declare, see
+    settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32.
+    Integers must lie between 0 and LARGEST_COUNT. Fields of a dataclass must keep their declared bounds, see
     runtime.bounds. A path is a folder where the setting's name ends in 'dir', 'directory', 'folder', 'store' or
     'studies'. It is a file or a folder where the name is 'source', and a file otherwise: see require_place.
     """
@@ -58,10 +58,10 @@ def require_keras_settings() -> None:
 
 
 def require_name(what: str, name: Any) -> None:
-    """Raise InputError unless ``name`` is the name of one file or folder, which leads nowhere else.
+    """Raise InputError unless ``name`` is the name of a file or folder without a path.
 
-    what: its name in the error. Names from files become parts of paths: one with a separator, or '..', would
-    place results anywhere.
+    what: the setting's name in the error. Names that are read from files become parts of paths. A separator or '..' in
+    a name would place results anywhere.
     """
     safe = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
     if not safe or "/" in name or "\\" in name or len(name.encode()) > _LONGEST_NAME // 2:
@@ -81,10 +81,10 @@ def require_name_lengths(what: str, path: Path) -> None:
 
 
 def require_place(what: str, path: Path, folder: bool | None) -> None:
-    """Raise InputError where there can be no such folder, or no such file: something else lies there or above.
+    """Raise InputError where the path cannot be a folder or a file because something else lies there or above.
 
-    what: the setting's name, for the error. folder: None where it may be a folder or a file. A folder or file that is
-    not there yet is fine.
+    what: the setting's name, for the error. folder: True for a folder, False for a file, None for either. A missing
+    folder or file is allowed.
     """
     require_name_lengths(what, path)
     try:
@@ -102,7 +102,7 @@ def require_place(what: str, path: Path, folder: bool | None) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether the path exists, as a link to a missing file too. Raises OSError where the path is impossible."""
+    """Whether the path exists. A link to a missing file counts, too. Raises OSError where the path is impossible."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -111,8 +111,8 @@ def _is_there(path: Path) -> bool:
 
 
 def shortened(value: Any) -> str:
-    """A value as an error shows it, quoted where it is text, its middle left out where it is long."""
-    if isinstance(value, int) and abs(value) >= 10**20:  # str() of a number of 5,000 digits is an error of its own
+    """A value as errors show it: text in quotes, a long value without its middle."""
+    if isinstance(value, int) and abs(value) >= 10**20:  # str() fails for a number of 5,000 digits
         return f"a number of about 2^{value.bit_length()}"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:50]} ... {text[-20:]}"

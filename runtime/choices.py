@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 def chosen(what: str, table: Mapping[str, Value], name: str) -> Value:
-    """The entry of this name. Raises InputError, naming the setting ``what`` and all names, where there is none."""
+    """The entry ``name`` of a table. Where it is missing, raises InputError with the setting ``what`` and all names."""
     if name not in table:
         raise InputError(f"{what} must be one of {', '.join(table)}, got {name!r}")
     return table[name]

@@ -19,16 +19,16 @@ from runtime.provenance import IS_CHECKOUT
 from runtime.stop import STOPPED_EARLY, StoppedEarly
 
 Config = TypeVar("Config")
-READER_GONE = 141  # exit status of a run whose output nobody reads to the end, as shells give it (128 + SIGPIPE)
-_LONGEST_LINE = 500  # of what the parser says, which repeats the values given
+READER_GONE = 141  # exit status when the reader of the output has gone, as in shells (128 + SIGPIPE)
+_LONGEST_LINE = 500  # characters of a parser error, which repeats the given values
 
 
 def run_script(main: Callable[[Config], Any], config_type: type[Config], description: str | None) -> None:
     """Parse the command line into ``config_type``, whose defaults are the script's constants, and run.
 
-    Bad input ends in one line on stderr and status 2; a stop on request in status 75. Numbers and paths that no
-    script can use are refused here, before ``main`` begins. Where the reader of the output goes away (script | head -1)
-    the run ends silently in status 141, and --help in 0.
+    Bad input ends in one line on stderr and exit status 2. A requested stop ends in exit status 75. Numbers and paths
+    that no script can use are refused here, before ``main`` begins. Where the reader of the output goes away (script |
+    head -1), a run ends silently with status 141, and --help with status 0.
     """
     with _silent_where_nobody_reads():
         try:
@@ -46,10 +46,11 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
 
 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
-    """The config of a command line. words: in place of this process's. Raises InputError where they give no config.
+    """The config of a command line. words: the command line, None for this process's own. Raises InputError for words
+    that no config has.
 
-    --help shows the settings that the script itself sets first and those of how a run is carried out last. A config
-    may have a ``help_note``, which stands above them.
+    --help shows the script's own settings first and run controls last. The text of a config's ``help_note`` stands
+    above them.
 
     A config may have ``choices``, such as {'optimiser': {name: class}}. The flag --optimiser NAME then chooses the
     class of its nested settings ``optimiser``, whose own settings are flags as well.
@@ -60,7 +61,7 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     if description is not None and (note := getattr(config_type, "help_note", None)):
         description += f"\n\n{note()}"
     if description is not None and not IS_CHECKOUT:
-        description += "\n\nThis is an installed copy: data/, saved_models/ and runs/ are those of the working folder."
+        description += "\n\nThis is an installed copy: data/, saved_models/ and runs/ are in the working folder."
     try:
         with redirect_stderr(said):
             read = _parsed_with_choices if hasattr(config_type, "choices") else tyro.cli
@@ -75,13 +76,13 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
         is_empty = flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ()
-        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):  # else it takes values away
-            raise InputError(f"{flag} has no value; give at least one, or leave it out")
+        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):  # else it empties them
+            raise InputError(f"{flag} has no value; give at least one value, or leave the flag out")
     return config
 
 
 def _own_settings_first(config_type: Any) -> None:
-    """Order the fields of a dataclass of keywords by class: its own, then those of each class that it inherits from."""
+    """Sort the fields of a keyword-only dataclass: its own fields, then the fields of each base class in turn."""
     own = [name for base in config_type.__mro__ for name in vars(base).get("__annotations__", {})]
     known = config_type.__dataclass_fields__
     first = {name: known.pop(name) for name in dict.fromkeys(own) if name in known}
@@ -89,10 +90,10 @@ def _own_settings_first(config_type: Any) -> None:
 
 
 def _parsed_with_choices(config_type: Any, description: str | None, args: Sequence[str]) -> Any:
-    """What tyro.cli returns for a config that has ``choices``, each of which is a flag, too.
+    """Call tyro.cli for a config with ``choices`` and make each choice a flag, too.
 
-    The flag stands where the config has the chosen settings. Settings that all classes of a choice share keep the
-    config's defaults. Raises InputError on a flag that belongs to a class that is not chosen.
+    In --help the flag stands at the place of the chosen settings. Settings that all classes of a choice share keep the
+    config's defaults. Raises InputError for a flag of a class that is not chosen.
     """
     config, flags = config_type(), {}
     for choice, table in config_type.choices.items():
@@ -128,10 +129,10 @@ def _parsed_with_choices(config_type: Any, description: str | None, args: Sequen
 
 
 def parser_error(box: str) -> str:
-    """One line of what tyro says in a box of several: what is wrong, and what may have been meant.
+    """One line from tyro's error box of several lines: the errors and tyro's suggestions.
 
-    Its versions differ in words and frame, so that only their form is relied on: a title, and parts between rules,
-    in which help texts are indented by eight. A box of another form becomes one line as it is.
+    tyro's versions differ in words and frame. This function relies only on the form of the box: a title, and parts
+    between rules. Help texts in a part are indented by eight columns. A box of another form is joined into one line.
     """
     rows = [row.rstrip() for row in box.translate(str.maketrans("─│╭╮╰╯", "-     ")).splitlines()]
     rows = [row for row in rows if row.strip()]
@@ -165,7 +166,7 @@ def _silent_where_nobody_reads() -> Iterator[None]:
             raise
         finally:
             if not sys.stdout.closed:
-                sys.stdout.flush()  # here, and not when Python ends, where an error is printed
+                sys.stdout.flush()  # now, because Python would print an error at its end
     except BrokenPipeError:
         unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
         if not unread:  # it was another pipe
@@ -175,7 +176,7 @@ def _silent_where_nobody_reads() -> Iterator[None]:
             os.dup2(nowhere, stream.fileno())
         raise SystemExit(status) from None
     except OSError as error:
-        if error.filename is not None:  # a file, not what the run prints
+        if error.filename is not None:  # the error concerns a file, not the output
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(f"error: the output cannot be written ({error.strerror}); free some space or print elsewhere", 1)

@@ -27,7 +27,7 @@ class InputError(ValueError):
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
 
-    First it removes the temporary files that killed runs left of the same file.
+    First it removes the temporary files of ``path`` that killed runs left.
     Raises InputError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
@@ -50,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 _NO_ROOM = {
     errno.ENOSPC: "no space left on the disk; free some",
     errno.EDQUOT: "no space left in the disk quota; free some",
-    errno.EFBIG: "larger than files may be here; raise the limit (ulimit -f)",
+    errno.EFBIG: "larger than the limit for files; raise the limit (ulimit -f)",
 }
 
 
@@ -90,7 +90,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
-GZIP, NPY, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06"  # first bytes of such files
+GZIP, NPY, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06"  # first bytes of these files
 _KINDS = {
     GZIP: "packed with gzip (unpack it first)",
     NPY: "a single array (.npy)",
@@ -146,7 +146,7 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> Iterator[Any]:
-    """What NumPy reads from a file. Every error becomes an InputError, also one that is raised in the context."""
+    """Yield the contents that NumPy reads from a file. Every error becomes an InputError, also in the with block."""
     require_file(Path(path))
     try:
         with warnings.catch_warnings():  # NumPy warns of an odd header before it raises an error
@@ -166,7 +166,7 @@ def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], error: Excep
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as unread:
-        return InputError(f"{path}: cannot be read ({unread.strerror}); give a {ending} file that can")
+        return InputError(f"{path}: cannot be read ({unread.strerror}); give a readable {ending} file")
     if head.startswith(GZIP):
         with contextlib.suppress(zlib.error):
             unpacked = zlib.decompressobj(wbits=31).decompress(head, 4)
@@ -211,7 +211,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read text, without the mark that some editors put before it (BOM).
+    """Read text, without the byte order mark (BOM) that some editors write first.
 
     Raises InputError when the file is missing, cannot be read or is not UTF-8.
     """
@@ -224,7 +224,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); mend the path or make it again") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8 ({error}); save it as such or make it again") from error
+        raise InputError(f"{path}: not text in UTF-8 ({error}); save it as UTF-8 or make it again") from error
 
 
 def read_json(path: Path) -> Any:
@@ -239,7 +239,8 @@ def read_json(path: Path) -> Any:
 def read_record(path: Path, **kinds: type) -> dict[str, Any]:
     """Read a JSON object. kinds: the type of each entry that it must have.
 
-    Raises InputError as read_json does, for no object, and for an entry that is missing or has another type.
+    Raises InputError as read_json does, for JSON that is no object, and for an entry that is missing or has another
+    type.
     """
     record = read_json(path)
     if not isinstance(record, dict):
@@ -247,7 +248,7 @@ def read_record(path: Path, **kinds: type) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
             raise InputError(
-                f"{path}: not a record of this project ({name!r} is missing or of another kind); make it again"
+                f"{path}: not a record of this project ({name!r} is missing or has another type); make it again"
             )
     return record
 
@@ -263,5 +264,5 @@ def json_sha256(value: Any) -> str:
 
 
 def array_sha256(array: np.ndarray) -> str:
-    """SHA-256 (hex) of an array's bytes in C order; shape and dtype are recorded beside it."""
+    """SHA-256 (hex) of an array's bytes in C order. It does not cover shape and dtype."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

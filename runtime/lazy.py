@@ -1,4 +1,4 @@
-"""Large libraries, each imported when something in it is first used, so that --help and refusals answer at once.
+"""Large libraries that are imported at their first use, so that --help and error lines appear at once.
 
 The project's files write ``from runtime.lazy import keras, ops`` in place of ``import keras``. Annotations that name
 a class of these libraries need ``from __future__ import annotations``: otherwise Python looks the class up at once.

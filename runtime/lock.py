@@ -68,7 +68,7 @@ class Lock:
 
     @property
     def note(self) -> str:
-        """The last note, also that of an earlier run that was killed or failed. '' if there is none."""
+        """The last note, also from an earlier run that was killed or failed. '': there is no note."""
         os.lseek(self._file, 0, os.SEEK_SET)
         return os.read(self._file, 4096).decode("utf-8", "replace")
 
@@ -82,7 +82,7 @@ class Lock:
             raise unwritable(self._output, error) from error
 
     def _opened(self) -> bool:
-        """Open and lock the file. Returns False, the file closed, if another file has its name by now."""
+        """Open and lock the file. Returns False and closes the file if the path names another file by now."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)

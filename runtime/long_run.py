@@ -1,7 +1,7 @@
 """A long run: its settings, its identity, its checkpoint and its stop.
 
-A finished artifact is kept, and one of other settings is refused. A run that was stopped or killed continues from its
-checkpoint and ends with the same bits.
+A finished artifact is kept. An artifact with other settings is refused. A run that was stopped or killed continues from
+its checkpoint and ends with the same bits.
 """
 
 import time
@@ -23,12 +23,12 @@ from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
 Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
-_LOOK_EVERY = 50  # steps; a device is not made to wait for its numbers at every step
+_LOOK_EVERY = 50  # steps. Reading numbers at every step would make the device wait
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunControls:
-    """How a run is carried out. Every other setting of a config is part of what it computes: see ``identity``."""
+    """Settings of how a run is carried out. Every other setting of a config decides the artifact: see ``identity``."""
 
     more_controls: ClassVar[frozenset[str]] = frozenset()
     """Names of a config's own fields that change nothing in an artifact."""
@@ -36,15 +36,17 @@ class RunControls:
     data_dir: Path
     """Folder of the prepared arrays."""
     on_other_settings: OnOtherSettings = "refuse"
-    """What to do with an existing result or checkpoint that was made with other settings: stop and name the
-    difference (refuse), or delete it."""
+    """What to do with an existing result or checkpoint that was made with other settings: refuse stops the run and
+    names the difference, start_afresh deletes it.
+    """
     max_minutes: Annotated[float, POSITIVE] | None = None
-    """Stop cleanly after this long; the same command continues."""
+    """Stop cleanly after this many minutes. The same command continues the run."""
 
     def __init_subclass__(cls) -> None:
-        """Make every subclass a frozen dataclass of keywords, so that a script's constants are settings.
+        """Make every subclass a frozen, keyword-only dataclass, so that a script's constants are settings.
 
-        A class may also bear the decorator. It then finds what it would set or read as it was before the first pass.
+        A subclass may also have the decorator, which then runs twice. The loops undo the parts of the first pass that
+        the second pass refuses or misreads.
         """
         dataclass(frozen=True, kw_only=True)(cls)
         for name in ("__setattr__", "__delattr__"):
@@ -69,12 +71,12 @@ class CheckpointControls(RunControls):
 
 
 def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
-    """All that decides the artifact of a run: every setting that is no run control, the backend, and the variables of
-    the environment that change the arithmetic, where a user has changed them.
+    """All values that decide the artifact of a run: the settings that are no run controls, the backend, and the
+    environment variables by which a user has changed the arithmetic.
 
-    contents: values in place of settings of the same name (the hash of the file that a path names), or beside the
-    settings. Two runs of one identity end with the same artifact. A setting that is added to a config belongs to it at
-    once.
+    contents: more values, or values in place of settings of the same name, such as a file's hash in place of its path.
+    Two runs of one identity end with the same artifact. A new setting of a config is part of the identity without
+    further code.
 
     Raises InputError where Keras's own settings were changed since this project was imported.
     """
@@ -92,9 +94,9 @@ class LongRun(Artifact):
     identity: see ``identity``. controls: paths, limits and policies. run_dir: folder of checkpoint and scalars.
     more: other files that are written.
 
-    The record is written last and removed last, and it holds the hash of the file. The next run therefore sees when a
-    killed run left a record beside a file that it does not describe. A file without a record belongs to the run whose
-    note is in the lock's file, see ``finish``.
+    The record is written after the file and removed after it. It holds the hash of the file. The next run therefore
+    notices a record that a killed run left beside another file. A file without a record belongs to the run whose note
+    is in the lock's file, see ``finish``.
     """
 
     def __init__(
@@ -120,10 +122,10 @@ class LongRun(Artifact):
         require_no_folder(self.checkpoint)
 
     def is_finished(self) -> bool:
-        """Whether the artifact is there, whole and made with the same settings; if so a line says it.
+        """Whether the artifact is there, whole and made with the same settings. If so, prints a line.
 
         Files that may be replaced are removed when the run first writes. So a run that is refused changes nothing.
-        Raises OtherSettings where something else is in the way.
+        Raises OtherSettings where another artifact is in its place.
         """
         if self._controls.overwrite:
             self._in_the_way = self.checkpoint, self.path, self.record
@@ -142,7 +144,7 @@ class LongRun(Artifact):
             self._in_the_way = self.path, self.record
             return False
         if not self.path.is_file() or file_sha256(self.path) != record.get("sha256"):
-            print(f"{printed_path(self.path)}: not the file that was made; it is made again")
+            print(f"{printed_path(self.path)}: missing or changed since it was made; it is made again")
             self._in_the_way = self.path, self.record
             return False
         if self.lock.note == self._note or self._checkpoints.lock.is_left:  # killed when all was written
@@ -162,13 +164,13 @@ class LongRun(Artifact):
         at_epoch_end: Callable[[State, int], Mapping[str, float]] | None = None,
         look_every: int = _LOOK_EVERY,
     ) -> State:
-        """Take steps 0 .. total - 1 from ``state``, or those that are left after the checkpoint; the last state.
+        """Take steps 0 to total - 1 from ``state``, or the steps left after the checkpoint. Returns the last state.
 
-        step(state, number) -> (state, scalars) is pure, so that a run that goes on ends with the same bits. Scalars
-        are looked at every ``look_every`` steps and at the end of an epoch (of ``epoch`` steps), where
-        at_epoch_end(state, epochs done) may add some.
-        Raises StoppedEarly when asked to stop, its checkpoint written; FloatingPointError on NaN or infinity;
-        InputError where another run uses the folder.
+        step(state, number) -> (state, scalars) is a pure function, so that a continued run ends with the same bits.
+        Scalars are read every ``look_every`` steps and at the end of each epoch of ``epoch`` steps. There
+        at_epoch_end(state, epochs done) may add scalars.
+        Raises StoppedEarly after a requested stop, with the checkpoint written. Raises FloatingPointError on NaN or
+        infinity, and InputError where another run uses the folder.
         """
         self._held.enter_context(self._checkpoints)
         self._clear()
@@ -186,7 +188,7 @@ class LongRun(Artifact):
                 state, values = step(state, number)
                 done = number + 1
                 bar.update()
-                reason = self._stop.reason  # asked once: it may come up between saving and stopping
+                reason = self._stop.reason  # read once: a request may come between saving and stopping
                 due = reason or time.monotonic() - saved > 60 * self._controls.checkpoint_minutes
                 ended = epoch is not None and done % epoch == 0
                 if due or ended or done % look_every == 0 or done == total:
@@ -196,7 +198,7 @@ class LongRun(Artifact):
                         numbers |= at_epoch_end(state, done // epoch)
                     scalars.write(number, **numbers)
                     bar.set_postfix({name: f"{numbers[name]:.3g}" for name in values})
-                if due or done == total:  # the scalars are those of the state before the step
+                if due or done == total:  # the scalars describe the state before the step
                     for leaf in tree.flatten(state):
                         require_finite(f"{unit} {number}", state=ops.convert_to_numpy(leaf))
                 if due and done < total:
@@ -207,11 +209,11 @@ class LongRun(Artifact):
         return state
 
     def finish(self, write: Callable[[Path], None], config: Any, **record: Any) -> Path:
-        """Write the artifact, then the record that says so, and drop the checkpoint; returns the artifact's path.
+        """Write the artifact, then its record, and delete the checkpoint. Returns the artifact's path.
 
-        write(path) makes the file whole or not at all. record: what was measured, beside settings and provenance.
-        A run that is killed in between leaves an artifact without a record. Its note in the lock's file says so, and
-        the next run of the same settings makes the artifact again.
+        write(path) makes the file whole or not at all. record: measured values, stored beside settings and provenance.
+        A run that is killed in between leaves an artifact without a record. The run's note in the lock's file says so,
+        and the next run with the same settings makes the artifact again.
         """
         self._clear()
         remove(self.record)
@@ -224,11 +226,11 @@ class LongRun(Artifact):
         return self.path
 
     def _forget(self) -> None:
-        """Drop what a finished run needs no more."""
+        """Delete the checkpoint and the note, which a finished run does not need."""
         remove(self.checkpoint)
         self.lock.write("")
 
     def _clear(self) -> None:
-        """Remove what ``is_finished`` found that may be replaced."""
+        """Remove the files that ``is_finished`` marked for replacement."""
         remove(*self._in_the_way)
         self._in_the_way = ()

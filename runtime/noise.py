@@ -12,7 +12,7 @@ from runtime.lazy import keras, ops
 
 
 class Stream(IntEnum):
-    """Every use of a run's seed, so that no two draw the same random numbers. See seed_pair."""
+    """The uses of a run's seed. Each use draws its own random numbers, see seed_pair."""
 
     ATTACK_WEIGHTS, ATTACK_BATCHES, ATTACK_UPPER_NOISE, ATTACK_LOWER_NOISE, ATTACK_AUGMENTATION = range(5)
     ATTACK_FIXED_UPPER_NOISE, ATTACK_FIXED_LOWER_NOISE = 5, 6
@@ -28,14 +28,14 @@ class Stream(IntEnum):
     VOTES_TAKEN = 0x5E1EC73
 
 
-SEED_WORDS = 2**31 - 2  # the words of a seed lie below it: Keras takes them modulo this number on TensorFlow
+SEED_WORDS = 2**31 - 2  # words of a seed lie below this number: on TensorFlow, Keras takes them modulo it
 
 
 def seed_pair(*words: int) -> np.ndarray:
     """Hash integers (run seed, stream, step, ...) into one seed, int32 of shape (2,), each word below SEED_WORDS.
 
-    Different words, and different numbers of words, give independent streams; the same words, the same seed on
-    every machine.
+    Different words, or another number of words, give independent streams. The same words give the same seed on every
+    machine.
     """
     digest = hashlib.blake2b(" ".join(str(int(word)) for word in words).encode(), digest_size=16).digest()
     return (np.frombuffer(digest, "<u8") % SEED_WORDS).astype(np.int32)
@@ -45,7 +45,7 @@ def seed_pair(*words: int) -> np.ndarray:
 def epoch_order(seed: int, stream: Stream, epoch: int, count: int) -> np.ndarray:
     """The numbers 0 to count - 1 in the shuffled order of one epoch, int32 (count,), read-only.
 
-    A pure function. Every step of an epoch asks for it, so that the last orders are kept.
+    Every step of an epoch calls this pure function, so the last four orders are cached.
     """
     order = np.random.default_rng([seed, stream, epoch]).permutation(count).astype(np.int32)
     order.flags.writeable = False
@@ -82,12 +82,12 @@ def integers(bits: int, shape: tuple[int, ...], seed: Any) -> Any:
 def normal_of_images(shape: tuple[int, ...], images: Any, seed: Any) -> Any:
     """Standard normal float32 tensor (B, *shape): each image's own noise, the same whenever it is asked for.
 
-    images: int32 (B,), the images' numbers, not negative. seed: int32 (2,). All may be traced. An image's noise
-    depends on nothing but its number, the seed and the place in ``shape``: neither on the batch around it nor on
-    the backend (up to the rounding of log and cos), so the noise of a whole data set need not be kept.
+    images: int32 (B,), the images' numbers, not negative. seed: int32 (2,). All may be traced. An image's noise depends
+    only on the image's number, the seed and the place in ``shape``. The batch does not change it. The backend changes
+    only the rounding of log, cos and sin. So the noise of a data set need not be stored.
 
     A counter-based generator: two rounds of a 32-bit hash of place, number and seed, then Box and Muller's
-    transform. Values go no further than 5.9.
+    transform. No value is larger than 5.9 in size.
     """
     size = int(np.prod(shape))
     pairs = (size + 1) // 2
@@ -97,7 +97,7 @@ def normal_of_images(shape: tuple[int, ...], images: Any, seed: Any) -> Any:
     second = _mixed(number * np.uint32(0x9E3779B9) + words[1])
     place = ops.convert_to_tensor(np.arange(2 * pairs, dtype=np.uint32))[None]
     bits = _mixed(_mixed(place * np.uint32(0x9E3779B9) + first) + second)
-    # The upper 24 bits, halfway between 0 and 1: exact in float32, and never 0, whose logarithm is infinite.
+    # The upper 24 bits plus 1/2, scaled to (0, 1]. They are never 0, whose logarithm is infinite.
     units = (ops.cast(ops.right_shift(bits, np.uint32(8)), "float32") + 0.5) * 2.0**-24
     radius = ops.sqrt(-2 * ops.log(units[:, :pairs]))
     angle = 2 * np.pi * units[:, pairs:]
@@ -106,7 +106,7 @@ def normal_of_images(shape: tuple[int, ...], images: Any, seed: Any) -> Any:
 
 
 def _mixed(x: Any) -> Any:
-    """A bijection of uint32 in which every bit of x moves about half of the result's bits.
+    """A bijection of uint32. A flip of any bit of x flips about half of the result's bits.
 
     Two rounds of multiplication and shift, with constants from a search for the least bias:
     https://nullprogram.com/blog/2018/07/31/.

@@ -1,4 +1,4 @@
-"""Runs that keep what they have made part by part: lines of one file, or results of a study's stages."""
+"""Runs that save their results part by part: the lines of a file, or the stages of a study."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,9 +27,10 @@ Item = TypeVar("Item")
 
 
 class LineByLine(Artifact):
-    """A file of a header and a line for each item, each written when it is done. The file is its own checkpoint.
+    """A file with a header and a line for each item. Each line is written when its item is done. The file is its own
+    checkpoint.
 
-    record: the settings under 'settings', and whatever else is to be known. It is written as .settings.json beside the
+    record: the settings under 'settings', and any other entries. It is written as .settings.json beside the
     file together with the first line. summary: a file that is made from the whole file. It is removed before the file
     changes.
     """
@@ -42,9 +43,9 @@ class LineByLine(Artifact):
         self._controls, self._stop, self._starts = controls, stop, True
 
     def resume(self) -> int:
-        """How many items the file of an earlier run holds; its unfinished last line is cut off.
+        """The number of items in the file of an earlier run. An unfinished last line is cut off.
 
-        Raises OtherSettings where it belongs to a run with other settings and may not be replaced.
+        Raises OtherSettings where the file belongs to a run with other settings and may not be replaced.
         """
         try:
             done = self._items_done()
@@ -55,7 +56,7 @@ class LineByLine(Artifact):
         return done or 0
 
     def _items_done(self) -> int | None:
-        """None where there is no file yet that could be continued."""
+        """The number of finished items. None: there is no file to continue."""
         if not self.path.exists():
             return None
         record = settings_path(self.path)
@@ -78,9 +79,9 @@ class LineByLine(Artifact):
         return content[:whole].count(b"\n") - 1
 
     def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
-        """Append the lines of the items that are left. Raises StoppedEarly when asked to stop, the lines kept.
+        """Append the lines of the remaining items. Raises StoppedEarly after a requested stop, written lines are kept.
 
-        The first line is made before anything is written or removed. Settings that fail at it leave no file.
+        The first line is made before anything is written or removed. Settings that fail there leave no file.
         """
         for done, item in enumerate(progress(items, desc=self.path.stem, unit=unit)):
             if reason := self._stop.reason:
@@ -103,7 +104,7 @@ def settings_path(path: Path) -> Path:
 
 
 class KeptStages(Artifact):
-    """Results of the stages of one study, a JSON file each, so that a study that was stopped goes on."""
+    """Results of a study's stages, each in a JSON file. A stopped study continues after its last stage."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
         super().__init__(folder / "stages")
@@ -112,13 +113,14 @@ class KeptStages(Artifact):
     def require_own(self) -> None:
         """Raise OtherSettings where the folder keeps a stage of another study that may not be replaced."""
         for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
-            if _is_stage(path):  # where one of this study is damaged, ``get`` says so
+            if _is_stage(path):  # ``get`` reports a damaged stage of this study
                 read_same_record(path, self.identity)
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
-        """The result of an earlier run with the same settings, or else a new one, which is kept.
+        """The kept result of an earlier run with the same settings, or a new result, which is then kept.
 
-        Raises StoppedEarly after a new one when asked to stop, OtherSettings where the kept one is another's.
+        Raises StoppedEarly after a new result if a stop was requested, OtherSettings where the kept result has other
+        settings.
         """
         path = self.folder / name
         require_no_folder(path)
@@ -127,7 +129,7 @@ class KeptStages(Artifact):
             try:
                 record = read_same_record(path, self.identity, "result")
                 if record.get("sha256") != json_sha256(record["result"]):
-                    raise OtherSettings(f"{path}: not the result that was kept; delete it to have it made again")
+                    raise OtherSettings(f"{path}: the result changed since it was kept; delete it to make it again")
                 return record["result"]
             except OtherSettings as other:
                 allow_discard(other, self._policy)

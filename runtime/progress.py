@@ -20,7 +20,7 @@ _LINE_EVERY = 60  # seconds, where there is no terminal
 
 
 def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
-    """A progress bar with the time left, on stderr. Where that is no terminal: a line at most every minute."""
+    """A progress bar with the time left, on stderr. Where stderr is no terminal: a line at most every minute."""
     if _listener or not (sys.stderr and sys.stderr.isatty()):
         return _WithoutBar(iterable, **options)
     options.setdefault("mininterval", 0.5)

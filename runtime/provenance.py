@@ -50,7 +50,7 @@ def _relative(path: Path, folder: Path) -> str | None:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """A config dataclass (or mapping) as plain JSON values, so that two can be compared after a restart.
+    """A config dataclass (or mapping) as plain JSON values, so that a restarted run can compare its settings.
 
     A config may have a method ``recorded`` that returns the mapping to be recorded in its place.
     """
@@ -61,12 +61,12 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The project's commit, or 'unknown (why)' where git has none of the project's own folder.
+    """The project's commit, or 'unknown (reason)' where git gives no commit of the project's own folder.
 
-    '-dirty' is added where tracked files but results/ differ, and where a package of the project has a .py file that is
-    not tracked, which may have run.
+    '-dirty' is added where a tracked file outside results/ is changed, and where a package of the project has an
+    untracked .py file, which may have run.
     """
-    # Git's own variables, which a hook sets for instance, may name another repository.
+    # Git's environment variables, for example in a hook, may name another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
@@ -79,7 +79,7 @@ def git_commit() -> str:
     try:
         top = git("rev-parse", "--show-toplevel")
         if Path(top).resolve() != ROOT:
-            return f"unknown (the repository is that of {top}, not the project's own)"
+            return f"unknown (the repository is {top}, not the project's own)"
         commit = git("rev-parse", "--short=12", "HEAD")
         packages = [f"{path.parent.name}/*.py" for path in ROOT.glob("*/__init__.py")]
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
@@ -91,12 +91,12 @@ def git_commit() -> str:
 
 
 def is_clean_commit(name: str) -> bool:
-    """Whether this is a commit that others can check out, as git_commit names it."""
+    """Whether a name from git_commit is a commit that others can check out."""
     return re.fullmatch("[0-9a-f]{7,}", name) is not None
 
 
 def has_bfloat16_units() -> bool | None:
-    """Whether bfloat16 is fast here: on a loaded backend's GPU, or by the processor's own account; None: not known."""
+    """Whether bfloat16 is fast: a loaded backend has a GPU, or the processor lists bfloat16 units. None: not known."""
     if "keras" in sys.modules and any("cpu" not in str(device) for device in keras.distribution.list_devices()):
         return True
     cpuinfo = Path("/proc/cpuinfo")

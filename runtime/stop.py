@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime.bounds import POSITIVE, require_within
 
-STOPPED_EARLY = 75  # exit status of a run that stopped cleanly and continues when run again (EX_TEMPFAIL)
+STOPPED_EARLY = 75  # exit status of a clean stop, after which the same command continues (EX_TEMPFAIL)
 
 
 class StoppedEarly(Exception):
@@ -47,7 +47,7 @@ class Stop:
 
     @property
     def reason(self) -> str | None:
-        """Why the run has to stop now. None: it goes on."""
+        """Why the run has to stop now. None: it may continue."""
         if self._signal is not None:
             return self._signal
         if self._deadline is not None and time.monotonic() >= self._deadline:

@@ -86,7 +86,7 @@ def test_a_flag_of_several_values_needs_one() -> None:
     certify = "randomized_smoothing_certification/certify_digits.py"
     for words in (["--radii"], ["--radii", "--n", "100"]):
         row = run_in_one_process([certify, "--model", "a.keras", "--out", "a.tsv", *words])[0]
-        assert row[1] == 2 and row[2] == "error: --radii has no value; give at least one, or leave it out\n"
+        assert row[1] == 2 and row[2] == "error: --radii has no value; give at least one value, or leave the flag out\n"
 
 
 def test_a_flag_without_values_takes_those_of_the_script_away() -> None:

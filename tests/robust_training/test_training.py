@@ -138,7 +138,7 @@ def test_a_victim_that_was_cut_short_is_trained_again(
     copy = tmp_path / "models" / path.name
     copy.write_bytes(path.read_bytes()[:100])
     train_victims(dataclasses.replace(settings, runs=1, out_dir=copy.parent, run_dir=tmp_path / "runs"))
-    assert "not the file that was made; it is made again" in capsys.readouterr().out
+    assert "missing or changed since it was made; it is made again" in capsys.readouterr().out
     np.testing.assert_array_equal(weights(copy), weights(path))
 
 

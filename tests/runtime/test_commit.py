@@ -79,7 +79,7 @@ def test_what_may_have_run_and_is_in_no_commit_is_dirty(project: Path, name: str
 
 def test_sources_inside_another_repository_have_not_its_commit(project: Path) -> None:
     repository(project.parent)
-    said = f"unknown (the repository is that of {project.parent}, not the project's own)"
+    said = f"unknown (the repository is {project.parent}, not the project's own)"
     assert commits_of(project) == [said]
 
 

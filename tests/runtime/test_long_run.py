@@ -120,7 +120,7 @@ def test_a_truncated_artifact_is_made_again(tmp_path: Path, capsys: pytest.Captu
     assert json.loads((tmp_path / "x.json").read_text())["measured"] == 1
     (tmp_path / "x.npy").write_bytes(b"cut short")
     assert np.array_equal(make(tmp_path, config), whole)
-    assert "not the file that was made; it is made again" in capsys.readouterr().out
+    assert "missing or changed since it was made; it is made again" in capsys.readouterr().out
 
 
 def test_an_artifact_of_unknown_origin_is_refused_or_replaced(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_limit_on_file_sizes_is_one_line(kind: str, tmp_path: Path, size_limit: int) -> None:
-    with pytest.raises(InputError, match=r"file\.[a-z]+: larger than files may be here; raise the limit \(ulimit -f\)"):
+    with pytest.raises(InputError, match=r"file\.[a-z]+: larger than the limit for files; raise the limit \(ulimit -f\)"):
         WRITERS[kind](tmp_path)
     assert list(tmp_path.iterdir()) == [] or kind == "line"
 
@@ -442,7 +442,7 @@ def test_an_array_that_lacks_its_last_bytes_is_refused(tmp_path: Path) -> None:
     for missing in (1, 264, size // 2):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, hard))
         try:
-            with pytest.raises(InputError, match="larger than files may be here"):
+            with pytest.raises(InputError, match="larger than the limit for files"):
                 save_array(tmp_path / "b.npy", np.arange(3375.0))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
