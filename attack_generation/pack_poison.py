@@ -1,4 +1,4 @@
-"""Let a poison ship with the project: its images rounded to 8 bits within epsilon, and its record, in data/poisons/.
+"""Pack a poison to ship with the project: images rounded to 8 bits within epsilon, and a record, in data/poisons/.
 
 python attack_generation/pack_poison.py --data-dir data/DIGITS --name digits \\
     --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy
@@ -30,7 +30,7 @@ from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record
 from runtime.provenance import is_clean_commit, printed_path, project_path
 
-SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # what a record has to say of the attack
+SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # settings of the attack that a record must hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +40,16 @@ class Config:
     name: str
     """Name of the packed poison."""
     data_dir: Path = project_path("data/MNIST")
-    """Folder of the prepared arrays that it was made from."""
+    """Folder of the prepared arrays that the poison was made from."""
     source: Path | None = None
-    """The data set as published that these arrays were prepared from: the place of each image in it is checked. The
-    digits are checked without it."""
+    """Published data set that these arrays were prepared from. The place of each image in it is checked. For the
+    digits no source is needed."""
     out_dir: Path = FOLDER
     """Folder of the archive and the record."""
 
 
 def main(config: Config) -> None:
-    """Pack as the config says. Raises InputError where the record is of another file, of no commit or of other data."""
+    """Pack as the config says. Raises InputError if the record has another file, other data or no clean commit."""
     record = _read_record(config.poison)
     dataset = load_dataset(config.data_dir)
     settings = record["settings"]
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
 
 
 def _read_record(poison: Path) -> dict[str, Any]:
-    """The record of a poison's file, less the file's hash."""
+    """The record of a poison's file, without the file's hash."""
     path = poison.with_suffix(".json")
     record = read_record(path, settings=dict, sha256=str, commit=str)
     if not is_clean_commit(record["commit"]):
@@ -87,9 +87,9 @@ def _read_record(poison: Path) -> dict[str, Any]:
 
 
 def _index_as_published(config: Config, dataset: Dataset) -> np.ndarray:
-    """Where each training image lies in the data set as published, (N,): the split is a function of its seed.
+    """The place of each training image in the published data set, int (N,), which follows from the split's seed.
 
-    Raises InputError where the image that lies there in the source is another.
+    Raises InputError if the source has another image at one of these places.
     """
     path = config.data_dir / MANIFEST
     manifest = read_record(path, source=dict, seed=int)
@@ -105,16 +105,16 @@ def _index_as_published(config: Config, dataset: Dataset) -> np.ndarray:
             if manifest.get("provenance", {}).get("config", {}).get("transpose"):
                 published = np.swapaxes(published, 1, 2)
     if published is None:
-        print("note: the place of each image in the published data set is that of the manifest's seed; to check it, "
-              "give the data set as --source")  # fmt: skip
+        print("note: the place of each image in the published data set follows from the manifest's seed and was not "
+              "checked. To check it, give the data set as --source")  # fmt: skip
         return index
     size = (len(published), *dataset.image_shape)
     if published.size != np.prod(size) or len(published) <= index.max() or not np.array_equal(
         published.reshape(size)[index], dataset.x_train
     ):  # fmt: skip
         raise InputError(
-            f"{path}: by its seed {manifest['seed']}, the training images are not those of "
-            f"{config.source or SOURCE}; prepare the data again, or give the --source that they are from"
+            f"{path}: {config.source or SOURCE} has other images at the places that seed {manifest['seed']} gives to "
+            "the training images; prepare the data again, or give the --source that they are from"
         )
     return index
 
