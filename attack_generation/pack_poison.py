@@ -21,7 +21,7 @@ from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record
 from runtime.provenance import is_clean_commit, printed_path, project_path
 
-SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # what a record has to say of the attack
+SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # settings of the attack that a record must hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def _packed_file(config: Config, poison: Path) -> list[Path]:
 
 
 def _read_record(poison: Path) -> dict[str, Any]:
-    """The record of a poison's file, less the file's hash."""
+    """The record of a poison's file, without the file's hash."""
     path = poison.with_suffix(".json")
     record = read_record(path, settings=dict, sha256=str, commit=str)
     if not is_clean_commit(record["commit"]):

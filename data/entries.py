@@ -143,8 +143,8 @@ def published_places(dataset: Dataset, data_dir: Path, published: Path | None = 
         and np.array_equal(images[index].reshape(dataset.x_train.shape), dataset.x_train)
     ):  # fmt: skip
         raise InputError(
-            f"{path}: by its seed {manifest['seed']}, the training images are not those of {published or SOURCE}; "
-            "prepare the data again, or give the source that they are from as --published"
+            f"{path}: {published or SOURCE} has other images at the places that seed {manifest['seed']} gives to the "
+            "training images; prepare the data again, or give the source that they are from as --published"
         )
     return index, count
 

@@ -1,8 +1,8 @@
-"""Defences that change training images which the victim does not trust, before it trains on them.
+"""Defences that change untrusted training images before the victim is trained.
 
-Compression, fewer grey levels and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838), which
-undoes availability poison measured by accuracy. Removal of the images that are farthest from trusted images is the
-simplest sanitisation.
+Compression, fewer grey levels and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838). There
+they undo poison that lowers the accuracy. Removal of the images that are farthest from trusted images is the simplest
+sanitisation.
 """
 
 import io
@@ -16,16 +16,16 @@ from runtime.files import InputError
 
 DefenceName = Literal["none", "jpeg", "bit_depth", "grayscale", "removal"]
 JPEG_QUALITY = 10  # of 100, arXiv 2301.13838, section 4
-BITS = 2  # per channel, the same
+BITS = 2  # per channel, from the same section
 REMOVED = 0.1  # share of every class
 
 
 def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
-    """The dataset with changed training images. Validation images, which are trusted, and test images stay the same.
+    """The dataset with changed training images. Validation images (trusted) and test images stay the same.
 
     jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
-    luminance. removal: of each class the tenth of the images is left out that is farthest (l2) from every validation
-    image of the class. Raises InputError for grayscale and jpeg of images with other channels.
+    luminance. removal: leaves out the tenth of each class whose l2 distance to the nearest validation image of
+    the class is largest. Raises InputError for grayscale without 3 channels, and for jpeg without 1 or 3 channels.
     """
     if defence == "none":
         return dataset
@@ -76,7 +76,7 @@ def _near_validation_images(dataset: Dataset) -> np.ndarray:
 
 
 def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """l2 distance from each of the images x (N, ...) to its nearest of the images reference (M, ...), float (N,)."""
+    """l2 distance from each image of x (N, ...) to the nearest image of reference (M, ...), float (N,)."""
     from sklearn.neighbors import NearestNeighbors  # slow to import: not at every victim's start
 
     near = NearestNeighbors(n_neighbors=1).fit(reference.reshape(len(reference), -1))

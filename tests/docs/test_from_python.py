@@ -28,7 +28,7 @@ def test_load_a_poison(folder_with_mnist: Path) -> None:
 
     poison, mnist = load_ready_poison("mnist_published"), np.load("mnist.npz")
     x, y = mnist["x_train"], mnist["y_train"]  # uint8 (60000, 28, 28), as published
-    x[poison.index] = poison.pixels[..., 0]  # each poisoned image replaces the one that it was made from
+    x[poison.index] = poison.pixels[..., 0]  # each poisoned image replaces its clean image
     # end of snippet
     clean = np.load("mnist.npz")["x_train"]
     changed = np.flatnonzero((x != clean).any(axis=(1, 2)))
