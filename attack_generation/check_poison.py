@@ -1,4 +1,4 @@
-"""Check a poison that is to be ranked (data/entries.py says what its file holds), and measure how visible it is.
+"""Check a poison from elsewhere (data/entries.py says what its file holds), and measure how visible it is.
 
     python attack_generation/check_poison.py mine.npz --data-dir data/MNIST
 
@@ -10,16 +10,16 @@ are then written as PNG files.
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
-from data.datasets import SPLITS, load_dataset, split_target_class
-from data.entries import Entry, checks, read_entry, write_pngs
-from robust_training.detectors import areas, distances
+from data.datasets import load_dataset
+from data.entries import checks, read_entry, write_pngs
+from data.ready_poisons import ReadyPoison
+from robust_training.defences import visibility
 from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.provenance import project_path
-
-FEWEST = 10  # images that detectors are trained on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +32,22 @@ class Config:
     """Folder to write its images to as PNG files, each named by its place in the data set as published."""
 
 
-def main(config: Config) -> Entry:
-    """Print the checks, and return the poison. Raises InputError where one fails or the file cannot be read."""
-    entry, dataset = read_entry(config.poison), load_dataset(config.data_dir)
-    found, images, changed = checks(entry, dataset, config.data_dir)
+def main(config: Config) -> tuple[ReadyPoison, np.ndarray]:
+    """Print the checks. Returns the poison and the class's images with it. Raises InputError where a check fails."""
+    poison, dataset = read_entry(config.poison), load_dataset(config.data_dir)
+    found, images, changed = checks(poison, dataset, config.data_dir)
     for name, (holds, text) in found.items():
         print(f"{'ok  ' if holds else 'FAIL'}  {name:<12} {text}")
+    target_class = poison.record["settings"]["target_class"]
     if failed := [name for name, (holds, _) in found.items() if not holds]:
-        raise InputError(f"{config.poison}: fails {', '.join(failed)} on {dataset.label}, class {entry.target_class}")
-    clean, reference, held_out = (
-        split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), entry.target_class).x_target
-        for part in SPLITS
-    )
-    far = distances(images[changed], clean[changed], sigma=1.0)
-    seen = areas(images[changed], clean[changed], reference, held_out, seed=0) if changed.sum() >= FEWEST else {}
-    text = ", ".join(f"{name} {value:.3f}" for name, value in seen.items()) or f"fewer than {FEWEST} images"
-    print(f"      {'visible':<12} l2 {far['l2']:.3f}, beyond jitter {far['beyond_jitter_over_sigma']:.3f}; detectors "
-          f"(area under the curve, 0.5 sees nothing): {text}")  # fmt: skip
+        raise InputError(f"{config.poison}: fails {', '.join(failed)} on {dataset.label}, class {target_class}")
+    seen = visibility(dataset, images, target_class, sigma=1.0, seed=0, places=changed)
+    areas = ", ".join(f"{name} {value:.3f}" for name, value in seen["auc"].items())
+    far = f"l2 {seen['l2']:.3f}, beyond jitter {seen['beyond_jitter_over_sigma']:.3f}"
+    print(f"      {'visible':<12} {far}; area under the curve of detectors: {areas}")
     if config.png_dir:
-        write_pngs(config.png_dir, entry)
-    return entry
+        write_pngs(config.png_dir, poison)
+    return poison, images
 
 
 if __name__ == "__main__":

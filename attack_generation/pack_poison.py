@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from data.datasets import Epsilon, check_poison, labels, load_dataset, load_poison, split_target_class
-from data.entries import Entry, published_places, read_pngs, write_entry
-from data.ready_poisons import FOLDER, pack_poison
+import numpy as np
+
+from data.datasets import Epsilon, check_poison, labels, load_dataset, load_poison, require_label, split_target_class
+from data.entries import ABOUT, published_places, read_pngs
+from data.ready_poisons import FOLDER, pack_poison, require_poison_name
 from runtime.bounds import require_within
 from runtime.checks import shortened
 from runtime.command_line import run_script
-from runtime.files import InputError, array_sha256, file_sha256, read_record
+from runtime.files import InputError, array_sha256, file_sha256, read_record, save_archive
 from runtime.provenance import is_clean_commit, printed_path, project_path
 
 SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # settings of the attack that a record must hold
@@ -49,25 +51,24 @@ class Config:
 
 def main(config: Config) -> None:
     """Pack as the config says. Raises InputError where the record is of another file, of no commit or of other data."""
-    if (config.poison is None) == (config.png_dir is None):
-        raise InputError("give the images as --poison FILE.npy or as --png-dir FOLDER, one of the two")
-    for there in (config.out_dir / f"{config.name}{ending}" for ending in (".json", ".npz")):
-        if there.exists():
-            raise InputError(f"{there}: a poison of this name is there; choose another name, or delete it first")
-    for path in _packed_file(config, config.poison) if config.poison else _packed_pngs(config, config.png_dir):
-        print(f"{printed_path(path)}: {path.stat().st_size:,} bytes")
-
-
-def _packed_pngs(config: Config, folder: Path | None) -> list[Path]:
-    """Pack a folder of PNG images."""
-    if folder is None or config.target_class is None or config.epsilon is None:
-        raise InputError("PNG images do not say their class and bound; give --target-class and --epsilon")
     path = config.out_dir / f"{config.name}.npz"
-    write_entry(path, Entry(*read_pngs(folder), config.target_class, config.epsilon, config.name, config.source))
-    return [path]
+    if (there := path.with_suffix(".json")).exists() or (there := path).exists():
+        raise InputError(f"{there}: a poison of this name is there; choose another name, or delete it first")
+    if config.poison and not config.png_dir:
+        made = _packed(config, config.poison)
+    elif config.png_dir and not config.poison and config.target_class is not None and config.epsilon is not None:
+        require_poison_name("name", config.name)
+        require_label("source", config.source)
+        about = {name: np.array(getattr(config, name)) for name in ABOUT}
+        save_archive(path, {**read_pngs(config.png_dir), **about}, compressed=True)
+        made = [path]
+    else:
+        raise InputError("give --poison FILE.npy, or --png-dir FOLDER with --target-class and --epsilon")
+    for file in made:
+        print(f"{printed_path(file)}: {file.stat().st_size:,} bytes")
 
 
-def _packed_file(config: Config, poison: Path) -> list[Path]:
+def _packed(config: Config, poison: Path) -> list[Path]:
     """Pack a file with its record."""
     record = _read_record(poison)
     dataset = load_dataset(config.data_dir)

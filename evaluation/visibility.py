@@ -14,8 +14,8 @@ that part is left for victims that vary brightness and contrast in training.
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.datasets import SPLITS, Sigma, load_dataset, load_poison, split_target_class
-from robust_training.detectors import areas, distances
+from data.datasets import SPLITS, Sigma, load_dataset, load_poison
+from robust_training.defences import visibility
 from runtime.bounds import Seed
 from runtime.checks import require_usable
 from runtime.command_line import run_script
@@ -46,21 +46,16 @@ def main(config: Config) -> None:
     require_usable(config)
     dataset = load_dataset(config.data_dir)
     poison = load_poison(config.poison, dataset, config.target_class)
-    clean, reference, held_out = (
-        split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), config.target_class).x_target
-        for part in SPLITS
-    )
     settings = {name: getattr(config, name) for name in ("target_class", "sigma", "seed")}
     settings |= {f"x_{part}": array_sha256(getattr(dataset, f"x_{part}")) for part in SPLITS}
     settings["poison_sha256"] = array_sha256(poison)
     if config.out.is_file() and read_record(config.out).get("settings") == settings:
         print(f"{printed_path(config.out)}: already made with these settings, kept")
         return
-    far = distances(poison, clean, config.sigma)
-    seen = areas(poison, clean, reference, held_out, config.seed)
-    write_json(config.out, {"settings": settings, "measured": {**far, "auc": seen}, **provenance(config)})
-    found = ", ".join(f"{name} {value:.3f}" for name, value in seen.items())
-    print(f"{printed_path(config.out)}: l2 {far['l2']:.3f}, area under the curve of {found}")
+    measured = visibility(dataset, poison, config.target_class, config.sigma, config.seed)
+    write_json(config.out, {"settings": settings, "measured": measured, **provenance(config)})
+    found = ", ".join(f"{name} {value:.3f}" for name, value in measured["auc"].items())
+    print(f"{printed_path(config.out)}: l2 {measured['l2']:.3f}, area under the curve of {found}")
 
 
 if __name__ == "__main__":
