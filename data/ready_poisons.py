@@ -114,6 +114,8 @@ def pack_poison(
         raise InputError(f"name is made of small letters, digits and _, got {name!r}")
     arrays = {KEY: to_8_bit(images, clean, record["settings"]["epsilon"]), "index": index.astype(np.int32)}
     rounded = arrays[KEY] / LEVELS
+    settings, source = record["settings"], str(record.get("command", "this project"))[:100]
+    about = {"target_class": settings["target_class"], "epsilon": settings["epsilon"], "name": name, "source": source}
     packed = {
         **record,
         "rounding": {
@@ -123,6 +125,7 @@ def pack_poison(
         },
         "arrays_sha256": {key: array_sha256(array) for key, array in arrays.items()},
     }
-    save_archive(folder / f"{name}.npz", arrays, compressed=True)
+    as_entry = {key: np.array(value) for key, value in about.items()}  # data/entries.py
+    save_archive(folder / f"{name}.npz", {**arrays, **as_entry}, compressed=True)
     write_json(folder / f"{name}.json", packed)
     return [folder / f"{name}.npz", folder / f"{name}.json"]

@@ -129,8 +129,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     'epochs' is a list, each number gives a poison and a row: the budgets of one series. Where 'seed' is a list, the
     same attack runs several times, each time with its own random numbers. {soba: {optimiser: soba, epochs: [5, 10]}}"""
     ready: dict[str, str] = {}
-    """Poisons that ship with the project (data/poisons/), each a row beside 'rows': {name of the row: name of the
-    poison}. Victims of every method and noise level are trained on them."""
+    """Poisons that ship with the project (data/poisons/) or are files (data/entries.py), each a row beside 'rows':
+    {name of the row: name of the poison, or its .npz}. Victims of every method and noise level are trained on them."""
     victims: dict[str, dict[str, Any]] = {}
     """Named kinds of victims. Their flags are added to those of 'victim'. Every row is trained with each kind,
     transfers with the first. A reduction is against clean victims of the same kind. When not given, there is one kind
@@ -231,8 +231,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                         f"from {least} on"
                     )
         for name, poison in self.ready.items():
-            if poison not in (names := ready_names()):
-                raise InputError(f"ready: no poison {poison!r} ships with the project; choose from {', '.join(names)}")
+            if not poison.endswith(".npz") and poison not in ready_names():
+                known = ", ".join(ready_names())
+                raise InputError(
+                    f"ready: no poison {poison!r} ships with the project; choose from {known}, or give a .npz"
+                )
             if name in self.attack_variants():
                 raise InputError(f"ready: {name!r} is the name of an attack; choose another")
         self.attack_variants()
