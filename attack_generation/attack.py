@@ -71,7 +71,7 @@ class Batch(NamedTuple):
     x_clean: Any  # (B_clean, H, W, C)
     x_target: Any  # (B_poison, H, W, C), the clean images behind the poisoned ones
     y: Any  # (B, K)
-    numbers: Any  # int32 (B,), one for each training image: the other classes are numbered first
+    numbers: Any  # int32 (B,), numbers of the training images: those of the other classes come first
     x_validation: Any  # (B_validation, H, W, C)
     y_validation: Any  # (B_validation, K)
     validation: Any  # int32 (B_validation,), numbers of the validation images

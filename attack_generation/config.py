@@ -71,7 +71,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Epochs of outer steps. An epoch visits every image of the other classes once."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
     """Epochs after which the weights, the linear system's solution p and all Adam moments start afresh. All segments
-    are equally long. In the published code the first segment is an epoch shorter: its last epoch has fresh weights."""
+    are equally long. In the published code the first is an epoch shorter, so that the last epoch has fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age."""

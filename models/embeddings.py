@@ -19,7 +19,7 @@ EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_pat
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
 _BATCH = 200  # images encoded together
-_DISTANCES = 2**22  # distances of patches to centroids that are held at once, about: few enough for a fast cache
+_DISTANCES = 2**22  # approximate number of patch-centroid distances held at once: few enough for a fast cache
 
 
 def fit_embedding(
