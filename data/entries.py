@@ -74,7 +74,7 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     share = f"{100 * changed.mean():.1f} % of the class's {len(changed):,} training images; {twice} places twice, "
     share += f"{outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for validation or test, which stay clean"
     found = {
-        "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype}, to be uint8"),
+        "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
         "complete": (not (outside or twice) and bool(changed.any()), share),
         "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}"),
         "epsilon": (far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.4f}, epsilon {epsilon:g}"),

@@ -76,7 +76,7 @@ def _named(path: Path, plan: Plan, data_dir: Path) -> str:
         ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}"
         raise InputError(f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}")
     same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256
-    if name in (*ROWS, *plan.ready) or (is_file and not same):
+    if name in ROWS or (is_file and (name in plan.ready or not same)):
         raise InputError(f"{name}: another poison has this name; choose another name")
     if is_file and not is_there:
         dataset = load_dataset(data_dir)

@@ -95,6 +95,15 @@ def test_a_part_of_the_class_leaves_the_rest_clean(arrays: dict[str, Any], tiny_
     np.testing.assert_array_equal(images[:7], arrays["X_poisoned"][:7].astype(np.float32) / np.float32(255))
 
 
+def test_the_visibility_of_a_single_image(
+    arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {**arrays, "X_poisoned": arrays["X_poisoned"][:1], "index": arrays["index"][:1]}
+    check(CheckConfig(poison=saved(tmp_path / "mine.npz", one), data_dir=tiny_data_dir))
+    printed = capsys.readouterr().out
+    assert "brightness" in printed and "linear" not in printed  # there is no other half to train on
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
