@@ -67,7 +67,7 @@ CALL = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads} {PYTHO
 WHOLE = r"(?!.*_shard_\d+_of_\d+\.).*"
 
 
-localrules: all, plan, data, control, visibility, merge, tables
+localrules: all, plan, data, control, visibility, tables
 
 
 wildcard_constraints:
@@ -139,6 +139,8 @@ use rule poison as certify with:
 
 
 if PLAN.shards > 1:
+
+    localrules: merge
 
     use rule control as merge with:
         output:

@@ -165,9 +165,10 @@ def _described(record: Mapping[str, Any]) -> str:
             f"the labels of the other {trusted - choice['held_out']:,}, and q {choice['q']:g} by the smoothed ones."
         )
     held_out = f" ({record['held_out_points']:,} of them held out for choices)" if trusted else ""
+    outside = " **Outside data:** ImageNet's labels made them." if record["features"].startswith("imagenet") else ""
     return (
         f"{record['title']}: {record['training_points']:,} training points{held_out}, {_test_points(record)}. "
-        f"Features {record['features']} ({record['width']}).\n"
+        f"Features {record['features']} ({record['width']}).{outside}\n"
         f"Labels trusted: {trusted:,}. {how}\n\n"
         f"    {record['command']}\n\nCommit {record['commit']}."
     )

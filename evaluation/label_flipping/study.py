@@ -85,7 +85,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     ):
         choice = _choose(config, features, train, held_out, kept)
         x, x_test = features((train, held_out), test)
-        everything = together(train, held_out)  # after the features, which hold a copy of all images
+        both = [one if config.network_shares else one._replace(x=one.x[:, :0]) for one in (train, held_out)]
+        everything = together(*both)  # only networks see images: a copy of all
         learner_of, of_each = _learner(config, x), []
         candidates = [choice] if choice["held_out"] else choice["tried"]
         for number, settings in enumerate(candidates):

@@ -48,6 +48,7 @@ def test_a_failing_combination_stops_no_other_and_is_named_at_the_end(
 ) -> None:
     output = partly_failed.stdout + partly_failed.stderr
     assert partly_failed.returncode != 0
+    assert "rules that are not present" not in output  # a warning of Snakemake about a rule of other plans
     assert "batch_clean is 5000" in output  # the failed job's own line
     lacking = output[output.rindex("missing:") :]
     assert "training data: optimised against standard with digits_cnn, σ = 0.25, class 8: 0 of 1 runs" in lacking

@@ -58,7 +58,7 @@ def test_studies_become_one_store_and_the_store_gives_its_tables_again(
     assert {path.name: path.read_bytes() for path in config.results_dir.iterdir()} == before
 
 
-def test_studies_of_before_the_count_say_how_many_labels_they_trust() -> None:
+def test_studies_say_how_many_labels_they_trust_and_what_is_outside_data() -> None:
     """They chose on held-out images by smoothed certificates, computed from the labels of the other images."""
     old = study("A", "MNIST", [1, 1, 1, 1])
     record = old.records["A"]["0"]
@@ -67,6 +67,8 @@ def test_studies_of_before_the_count_say_how_many_labels_they_trust() -> None:
     assert "Labels trusted: 94. ridge 1 was chosen by the smoothed certificates of 4 held-out" in tables_page(old)
     record["choice"]["held_out"] = 0
     assert "Labels trusted: 0. No label chose anything: ridge 1 was fixed beforehand." in tables_page(old)
+    record["features"] = "imagenet_diffusion"
+    assert "Features imagenet_diffusion (2). **Outside data:** ImageNet's labels made them." in tables_page(old)
     recorded = read_label_studies(project_path("results/label_flipping")).records
     counts = {entry: trusted_labels(one["0"]) for entry, one in recorded.items() if "0" in one}
     assert counts["MNIST_raw_tight"] == 55_000 + 300 and counts["MNIST_deskewed_diffusion_signed_clusters_tight"] == 0

@@ -374,6 +374,14 @@ def test_features_of_a_network_are_kept_by_the_content_of_its_file(
         found.append(Features(config, dataset)((train,), test)[1])
         assert len(list((tmp_path / "kept").glob("*.npz"))) == 1 + (name == "c")
     assert np.array_equal(found[0], found[1]) and not np.allclose(found[0], found[2])
+    monkeypatch.setattr("evaluation.label_flipping.config.read_weights", powers)
+    main, config = toy(
+        "digits", tiny_data_dir, tmp_path, features="imagenet", weights=tmp_path / "a", network_shares=()
+    )
+    main(config)
+    (tmp_path / "a").write_bytes(b"111")
+    with pytest.raises(InputError, match="made with weights"):  # the same path with another content
+        main(config)
     assert _study_label({"features": "imagenet", "test_points": 1, "config": {"learner": "kernel"}}, 1) == (
         "kernel regression, ImageNet features (outside data)"
     )
