@@ -1,12 +1,12 @@
-# Every target builds .venv when it is missing; nothing else is needed beside Python and make.
+# Every target builds .venv when it is missing. Only Python and make are needed.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo plan table report test test-jax test-slow test-slurm test-faults fuzz lint format benchmark clean
+.PHONY: help demo plan rank table report test test-jax test-slow test-slurm test-faults fuzz lint format benchmark clean
 
-# A target's line in this list is the comment behind it, after two number signs.
+# The list shows the comment after two number signs on the line of each target.
 help:
 	@echo "make TARGET [NAME=value ...]"; echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1:\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F: '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -23,9 +23,14 @@ plan: $(INSTALLED)  ## run config/TABLE.yaml (digits); TABLE=mnist_methods FLAGS
 	$(if $(filter file,$(origin TABLE)),@echo "plan: config/$(TABLE).yaml. For another file of config/: make plan TABLE=NAME")
 	$(RUN) $(PLAN) config/$(TABLE).yaml $(FLAGS)
 
+rank: $(INSTALLED)  ## check a poison and rank it by what it does to certificates; POISON=mine.npz DATA=MNIST
+	$(if $(and $(POISON),$(DATA)),,$(error make rank needs a poison and its data set: POISON=mine.npz DATA=MNIST))
+	$(RUN) evaluation/tables/rank.py --plan config/rank_$(shell echo $(DATA) | tr A-Z a-z).yaml --poison $(POISON) \
+		--processes 2 $(FLAGS)
+
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
 
-table: $(INSTALLED)  ## the same by Snakemake with its options; TABLE=mnist_paper FLAGS="--config runs=1"
+table: $(INSTALLED)  ## run config/TABLE.yaml by Snakemake, with its options; TABLE=mnist_paper FLAGS="--config runs=1"
 	$(SNAKEMAKE) $(FLAGS)
 
 report: $(INSTALLED)  ## one HTML page of a finished table; TABLE=digits
@@ -41,19 +46,19 @@ test-jax: $(INSTALLED)  ## the tests that depend on the backend, with JAX
 	$(RUN) -m pip install --quiet -e '.[jax]'
 	KERAS_BACKEND=jax $(PYTEST) -m 'backend and not slow and not slurm and not faults'
 
-test-slow: $(INSTALLED)  ## tests that take minutes
+test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(RUN) -m pytest -m slow
 
-test-slurm: $(INSTALLED)  ## starts a SLURM of its own; needs root and Debian's slurm-wlm and munge
+test-slurm: $(INSTALLED)  ## test on a SLURM that the test starts; needs root and Debian's slurm-wlm and munge
 	$(RUN) -m pytest -m slurm tests/slurm
 
-test-faults: $(INSTALLED)  ## runs that are killed, met by another or out of space; N=100 kills, SEED=0
+test-faults: $(INSTALLED)  ## test runs that are killed, meet another run or fill the disk; N=100 kills, SEED=0
 	KILLS=$(or $(N),100) SEED=$(or $(SEED),0) $(RUN) -m pytest -m faults tests/faults
 
-fuzz: $(INSTALLED)  ## malformed command lines and files; N=1000 SEED=0
+fuzz: $(INSTALLED)  ## try malformed command lines and files; N=1000 SEED=0
 	$(RUN) tests/fuzz/run_fuzz.py --n $(or $(N),1000) --seed $(or $(SEED),0)
 
-lint: $(INSTALLED)  ## style, types and import rules
+lint: $(INSTALLED)  ## check style, types and import rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -63,7 +68,7 @@ format: $(INSTALLED)  ## rewrite all files in the project's style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-benchmark: $(INSTALLED)  ## speed, price and memory on this machine
+benchmark: $(INSTALLED)  ## measure speed, price and memory on this machine
 	$(RUN) benchmarks/speed.py
 	$(RUN) benchmarks/price.py
 	$(RUN) benchmarks/memory.py
@@ -74,5 +79,5 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[dev]'
 	touch $@
 
-clean:  ## delete .venv and what the tools left
+clean:  ## delete .venv and the caches of the tools
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .mypy_cache
