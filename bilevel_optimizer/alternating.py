@@ -1,7 +1,8 @@
 """Alternating minimisation of one objective: min over u and v of g(u, v), the bilevel problem whose f is g itself.
 
 Source: error-minimising noise (Huang et al., "Unlearnable Examples", ICLR 2021, arXiv 2101.04898) and, with a training
-loss under Gaussian noise for g, its stable form (Liu et al., arXiv 2311.13091).
+loss under Gaussian noise for g, its stable form (Liu et al., arXiv 2311.13091). With the loss at adversarial images for
+g, it is close to robust error-minimising noise (REM: Fu et al., ICLR 2022, arXiv 2203.14533).
 """
 
 from dataclasses import dataclass
