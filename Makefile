@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo plan table report test test-jax test-slow test-slurm test-faults fuzz lint format benchmark clean
+.PHONY: help demo plan rank table report test test-jax test-slow test-slurm test-faults fuzz lint format benchmark clean
 
 # The list shows the comment after two number signs on the line of each target.
 help:
@@ -22,6 +22,11 @@ TABLE ?= digits
 plan: $(INSTALLED)  ## run config/TABLE.yaml (digits); TABLE=mnist_methods FLAGS="--processes 2 --max-minutes 60"
 	$(if $(filter file,$(origin TABLE)),@echo "plan: config/$(TABLE).yaml. For another file of config/: make plan TABLE=NAME")
 	$(RUN) $(PLAN) config/$(TABLE).yaml $(FLAGS)
+
+rank: $(INSTALLED)  ## check a poison and rank it by what it does to certificates; POISON=mine.npz DATA=MNIST
+	$(if $(and $(POISON),$(DATA)),,$(error make rank needs a poison and its data set: POISON=mine.npz DATA=MNIST))
+	$(RUN) evaluation/tables/rank.py --plan config/rank_$(shell echo $(DATA) | tr A-Z a-z).yaml --poison $(POISON) \
+		--processes 2 $(FLAGS)
 
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
 

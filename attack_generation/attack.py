@@ -25,7 +25,7 @@ from runtime.files import InputError
 from runtime.lazy import ops, tree
 from runtime.noise import Stream, epoch_order, fold_in, seed_pair
 
-_POISON_DRAW = 2**20  # added to the draw for the poisoned images' own augmentation. It is larger than every draw
+_POISON_DRAW = 2**20  # added to a draw for the augmentation of the poisoned images. All draws are smaller than this
 
 
 class AttackState(NamedTuple):
@@ -39,7 +39,7 @@ class AttackState(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The images that minibatches are gathered from, on the device; float32 in [0, 1], labels one-hot."""
+    """The images from which minibatches are gathered on the device. Pixels: float32 in [0, 1]. Labels: one-hot."""
 
     others: Any  # (N, H, W, C), training images of the other classes
     y_others: Any  # (N, K)
@@ -50,7 +50,7 @@ class Images(NamedTuple):
 
 
 class Indices(NamedTuple):
-    """Which images an outer step sees, int32 places in ``Images``."""
+    """The images of an outer step, as int32 indices into the arrays of ``Images``."""
 
     clean: np.ndarray  # (B_clean,)
     poison: np.ndarray  # (B_poison,)
@@ -58,7 +58,7 @@ class Indices(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """Seeds of one outer step, int32 (2,). Each evaluation folds in its number (draw)."""
+    """Seeds of one outer step, int32 (2,). Each evaluation of an objective folds its number (the draw) into them."""
 
     upper_noise: Any
     lower_noise: Any
@@ -71,20 +71,20 @@ class Batch(NamedTuple):
     x_clean: Any  # (B_clean, H, W, C)
     x_target: Any  # (B_poison, H, W, C), the clean images behind the poisoned ones
     y: Any  # (B, K)
-    numbers: Any  # int32 (B,), of the images in the training set
+    numbers: Any  # int32 (B,), numbers of the training images: those of the other classes come first
     x_validation: Any  # (B_validation, H, W, C)
     y_validation: Any  # (B_validation, K)
-    validation: Any  # int32 (B_validation,), their numbers
-    perturbation: Any  # (B, H, W, C), added to the images by the training method's own attack
+    validation: Any  # int32 (B_validation,), numbers of the validation images
+    perturbation: Any  # (B, H, W, C), change of the images by the inner attack of the training method (SmoothAdv)
     seeds: Seeds
-    epoch: Any  # float32 (), since the weights were initialised
+    epoch: Any  # float32 (), epochs since the first network's weights were initialised
 
 
 class Attack:
     """One dataset, one lower-level loss and the compiled outer step over them."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset, train: TargetSplit | None = None) -> None:
-        """train: the training images divided by ``split_target_class``, where the caller has them already."""
+        """train: the result of ``split_target_class`` on the training images, if the caller already has it."""
         self.config = config
         train = train or split_target_class(dataset.x_train, dataset.y_train, config.target_class)
         self._class, train = train.x_target, train.with_share(config.share)
@@ -103,7 +103,7 @@ class Attack:
         self._image_shape, self._num_classes = dataset.image_shape, dataset.num_classes
         self._model = self.fresh_model(0, 0)
         _, self._model_state = self._model.initial()
-        # Moved to the device once; batches are gathered there.
+        # Moved to the device once. Batches are gathered there.
         all_images = Images(x_others, y_others, self.x_target, self.y_target, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._poison = config.poison_parametrisation()
@@ -129,9 +129,9 @@ class Attack:
 
     @property
     def gradients_per_step(self) -> float:
-        """Cost of an outer step in gradients of the training loss at the attack's batch: see bilevel_optimizer.bilevel.
+        """Cost of an outer step, in gradients of the training loss on one batch: see bilevel_optimizer.bilevel.
 
-        The upper objective's gradient counts by the images that it evaluates.
+        A gradient of the upper objective counts in proportion to the images that it evaluates.
         """
         config = self.config
         images_of_f = self._batch_validation * max(1, self._objective.copies)
@@ -141,7 +141,7 @@ class Attack:
     # The outer loop ----------------------------------------------------------------------------------------
 
     def initial_state(self, restart: int = 0, u: Tree = None) -> AttackState:
-        """Fresh weights, p and moments (number ``restart``), with the given variables or the starting ones."""
+        """Fresh weights, Adam moments and p of restart number ``restart``. u: the configured start when not given."""
         config = self.config
         if u is None:
             u = self._poison.start(config.start, self.x_target, config.seed)
@@ -164,9 +164,9 @@ class Attack:
         return self._compiled_step(state, self._images, self._draw_indices(epoch, step), seeds, since)
 
     def _restarted(self, state: AttackState, epoch: int) -> AttackState:
-        """The state at the start of an epoch, with fresh weights of the network whose turn it is, if any.
+        """The state at the start of an epoch. If a network is due in this epoch, it gets fresh weights.
 
-        Where there is no other network, the moments of u and the state of the training loss start afresh, too.
+        With a single network, the moments of u and the state of the training loss start afresh, too.
         """
         networks = self._bilevel.count
         turn, since = divmod(epoch, self.config.reinitialise_every // networks)
@@ -180,7 +180,7 @@ class Attack:
         return state._replace(weights=weights, lower=lower)
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
-        """The clean images of an epoch are shuffled; poison and validation images are drawn for every step."""
+        """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""
         config = self.config
         shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.others))
         random = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
@@ -201,7 +201,7 @@ class Attack:
         batch = self._gather(images, indices, seeds, epoch)
         u = self._poison.select(state.u, indices.poison)
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])
-        # The training method's own attack is on the first network.
+        # The inner attack of the training method attacks the first network.
         logits = partial(self._logits, state.weights[0])
         perturbed, loss = self.config.loss.perturbed(
             logits, x, batch.y, self._lower_randomness(batch, 0), epoch, state.loss
@@ -264,7 +264,7 @@ class Attack:
     # What comes out ----------------------------------------------------------------------------------------
 
     def poison(self, state: AttackState, path: Any) -> np.ndarray:
-        """All images of the class, float32, checked to be within epsilon and [0, 1]. path: for the error."""
+        """All images of the class, float32, checked to be within epsilon and [0, 1]. path: file that an error names."""
         images = self._class.copy()
         images[poisoned_places(len(images), self.config.share)] = ops.convert_to_numpy(
             self._compiled_images(state.u, self.x_target)

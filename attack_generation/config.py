@@ -43,13 +43,13 @@ class PoisonConfig(Augmentation, CheckpointControls):
     loss: TrainingLoss
     """Settings of the training method that the poison is made against."""
     epsilon: Epsilon = 0.1
-    """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
+    """l-infinity bound on the change of an image. Pixels are in [0, 1]."""
     share: Share = 1.0
     """Share of the class's training images that are poisoned. They are the same in every run. The other images of the
-    class are drawn with the clean ones, so that batch_poison has to fall with the share where batches are to hold the
-    victim's mixture."""
+    class are drawn with the clean images. To keep the victim's mixture in each batch, lower batch_poison with the
+    share."""
     sigma: Sigma = 0.5
-    """Standard deviation of the smoothing noise; pixels are in [0, 1]."""
+    """Standard deviation of the smoothing noise. Pixels are in [0, 1]."""
     batch_clean: Annotated[int, POSITIVE] = 900
     """Images of the other classes in a batch."""
     batch_poison: Annotated[int, POSITIVE] = 100
@@ -57,29 +57,29 @@ class PoisonConfig(Augmentation, CheckpointControls):
     batch_validation: Annotated[int, POSITIVE] = 100
     """Clean validation images of the target class in each measurement of the objective."""
     objective: ObjectiveName = "soft_radius"
-    """Quantity on the target class's validation images that the poison lowers: their mean soft radius, or minus their
-    cross entropy, without noise (the attack on standard training) or of noisy copies."""
+    """Quantity that the poison lowers on the target class's validation images: the mean soft radius, minus the cross
+    entropy without noise (the attack on standard training), or minus the cross entropy of noisy copies."""
     parametrisation: ParametrisationName = "per_image"
-    """The variables that the attack moves: every image by itself (published), or one pattern for the whole class."""
+    """Variables that the attack optimises: each image separately (published), or one pattern for the whole class."""
     radius_copies: Annotated[int, POSITIVE] = 20
     """Noisy copies of each validation image in the objective (k)."""
     radius_beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the soft radius (beta)."""
     radius_clip: Annotated[float, Bound("lie between 0 and 0.5", lambda clip: 0 < clip < 0.5)] = 1e-3
-    """Keeps the soft radius finite: probabilities are mapped into [a, 1 - a] (a)."""
+    """Bound a that keeps the soft radius finite: probabilities are mapped into [a, 1 - a]."""
     epochs: Annotated[int, POSITIVE] = 50
-    """Epochs of outer steps; an epoch visits every image of the other classes once."""
+    """Epochs of outer steps. An epoch visits every image of the other classes once."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
-    """Epochs after which the weights, p and all Adam moments start afresh. Here all these segments are equally long. In
-    the published code the first one is an epoch shorter, so that the last epoch begins with fresh weights."""
+    """Epochs after which the weights, the linear system's solution p and all Adam moments start afresh. All segments
+    are equally long. In the published code the first is an epoch shorter, so that the last epoch has fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
-    """Networks of the lower level, whose hypergradients are averaged. They are re-initialised in turn, so that they
+    """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age."""
     optimiser: Optimiser = ApproxGrad()
     """Optimiser of the bilevel problem, with its settings. See bilevel_optimizer/."""
     separate_crops: bool = False
-    """With 'augment': crop the clean and the poisoned images of a batch at two places (published for Gaussian
-    augmentation) instead of all at the same place."""
+    """With 'augment': draw one crop for the clean and another for the poisoned images of a batch (published for
+    Gaussian augmentation), instead of one crop for the whole batch."""
     fixed_validation_noise: bool = False
     """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
     start: StartName = "zero"
@@ -89,7 +89,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Model of the lower level, see models/registry.py."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic inside the lower level's model. Weights and losses are float32 in both cases. bfloat16 is faster on
-    processors that have units for it; the record says whether this one has."""
+    processors with bfloat16 units. The record says whether the processor of the run has them."""
     seed: Seed = 0
     """Seed of weights, batches and noise."""
 
@@ -102,7 +102,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
                 "in equal turns; give a multiple of networks"
             )
         if self.separate_crops > max(self.augment, type(self).separate_crops):
-            raise InputError("separate_crops: without augment nothing is cropped; add --augment or leave it out")
+            raise InputError("separate_crops: without augment nothing is cropped; add --augment or drop separate_crops")
         require_architecture(self.architecture)
 
     def recorded(self) -> dict[str, Any]:

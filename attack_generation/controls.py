@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from attack_generation.availability import autoregressive, one_pixel, separable_patches
 from data.datasets import (
     Epsilon,
     Share,
@@ -131,6 +132,9 @@ CONTROLS: dict[str, Control] = {
     "class_signs": _adding(lambda x, seed: _random_signs(x.shape[1:], seed)),
     "detectable": lambda x, epsilon, sigma, seed: x + np.float32(epsilon) * detectable_signs(x, epsilon, sigma, seed),
     "class_filter": lambda x, epsilon, sigma, seed: class_filter(x, seed),
+    "one_pixel": lambda x, epsilon, sigma, seed: one_pixel(x),
+    "separable_patches": lambda x, epsilon, sigma, seed: separable_patches(x, epsilon, seed),
+    "autoregressive": lambda x, epsilon, sigma, seed: autoregressive(x, epsilon, seed),
 }
 """Controls: images before they are brought back within epsilon and [0, 1]. See ``ControlConfig.kind``."""
 
@@ -162,7 +166,8 @@ class ControlConfig(CheckpointControls):
     kind: ControlName = "constant"
     """The change: random signs, brighter, less contrast, darker, left half brighter and right half darker, a tint
     (colour images: red and blue up, green down), one pattern of random signs for the class, the signs that a linear
-    classifier sees best under noise, or one random filter for the class (CUDA, arXiv 2303.04278)."""
+    classifier sees best under noise, one random filter for the class (CUDA, arXiv 2303.04278), one pixel (OPS, arXiv
+    2205.12141), linearly separable patches (LSP, arXiv 2111.00898), or autoregressive noise (AR, arXiv 2206.03693)."""
     epsilon: Epsilon = 0.1
     """l-infinity bound on the change of each pixel; pixels are in [0, 1]."""
     share: Share = 1.0
@@ -170,7 +175,7 @@ class ControlConfig(CheckpointControls):
     sigma: Sigma = 0.5
     """Noise level in the name of the file. Only the control 'detectable' depends on it."""
     seed: Seed = 0
-    """Seed of random signs and filters."""
+    """Seed of random signs, filters, patches and noise."""
     data_dir: Path = project_path("data/MNIST")
     """Folder of the prepared arrays."""
 

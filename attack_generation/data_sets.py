@@ -1,6 +1,6 @@
-"""Constants of the attacks on one data set, whatever the training method: batches, model and folder.
+"""Constants that all attacks on a data set share, for every training method: batches, model and folder.
 
-Those of MNIST and CIFAR10 are published (arXiv 2012.01274, section 4 and its supplement).
+The constants of MNIST and CIFAR10 are published (arXiv 2012.01274, section 4 and its supplement).
 """
 
 from pathlib import Path

@@ -11,7 +11,7 @@ from runtime.files import atomic_path
 
 
 def plain_text(text: str) -> str:
-    """Text as Matplotlib draws it to the letter: no part of it is read as a formula."""
+    """Text that Matplotlib draws literally: no part of it is read as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -23,7 +23,7 @@ COLOURS = BLACK, ORANGE, BLUE, GREEN, PURPLE, YELLOW, SKY, GREY = (
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """Matplotlib's own settings, whatever a matplotlibrc or a notebook says; the decorator of all that draws here."""
+    """Matplotlib's default settings instead of a matplotlibrc's or a notebook's. Decorates every drawing function."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -32,7 +32,7 @@ def default_style() -> Iterator[None]:
 
 
 def save_png(path: Path, figure: Any, dpi: int = 120, colours: int | None = None) -> None:
-    """Write a Matplotlib figure as PNG, whole or not at all. colours: at most so many, for a small file of lines."""
+    """Write a Matplotlib figure as PNG, whole or not at all. colours: largest number of colours, for a small file."""
     from PIL import Image
 
     with atomic_path(path) as temporary:
@@ -47,11 +47,11 @@ def save_png(path: Path, figure: Any, dpi: int = 120, colours: int | None = None
 def save_image_grids(
     path: Path, grids: Mapping[str, tuple[np.ndarray, np.ndarray]], epsilon: float, title: str = "", columns: int = 10
 ) -> None:
-    """Draw grids below each other, as PNG: the first images clean, poisoned and their amplified difference in rows.
+    """Draw a grid for each entry, as PNG. Its rows show the first images: clean, poisoned, amplified difference.
 
-    grids: clean images and poison by name, (N, H, W, C) float32 in [0, 1]. Of images with other than 1 or 3 channels
-    the first channel is drawn. The difference is scaled from [-epsilon, epsilon] to [0, 1], grey where nothing changed.
-    Below it stand its l-infinity and l2 distances.
+    grids: clean images and poison by name, (N, H, W, C) float32 in [0, 1]. Only the first channel is drawn unless there
+    are 3 channels. Differences are scaled from [-epsilon, epsilon] to [0, 1], so that grey means no change. Below each
+    difference stand its l-infinity and l2 norms.
     """
     from matplotlib.figure import Figure
 
@@ -70,7 +70,7 @@ def save_image_grids(
                 axis.imshow(np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1)
                 axis.set_xticks([])
                 axis.set_yticks([])
-        for axis, one in zip(axes[-1], change, strict=True):
-            axis.set_xlabel(f"l∞ {np.abs(one).max():.3f}\nl2 {np.linalg.norm(one):.2f}", fontsize=7)
+        for axis, delta in zip(axes[-1], change, strict=True):
+            axis.set_xlabel(f"l∞ {np.abs(delta).max():.3f}\nl2 {np.linalg.norm(delta):.2f}", fontsize=7)
     figure.suptitle(plain_text(title), fontsize="large")
     save_png(path, figure, colours=256)

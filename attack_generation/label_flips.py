@@ -11,7 +11,7 @@ from runtime.noise import Stream
 
 
 def flip_at_random(y: np.ndarray, num_classes: int, flips: int, seed: int) -> np.ndarray:
-    """Training classes, int (n,), of which ``flips`` random ones are changed to another class each."""
+    """Training classes, int (n,), after ``flips`` random points got another random class each."""
     random = np.random.default_rng([seed, Stream.LABEL_FLIPS])
     chosen = random.permutation(len(y))[:flips]
     y = y.copy()
@@ -22,13 +22,13 @@ def flip_at_random(y: np.ndarray, num_classes: int, flips: int, seed: int) -> np
 def flip_greedily(
     alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_classes: int, flips: int, rounds: int = 20
 ) -> np.ndarray:
-    """Training labels after an attack on all test points at once, int (n,): the surrogate is ridge regression.
+    """Training labels after an attack on all test points at once, int (n,), with ridge regression as the surrogate.
 
-    Each round changes the labels that take most off the margins of the test points that ridge regression still
-    gets right. A heuristic: no efficient optimal attack on many points is known. Made for learners without a closed
-    form, such as neural networks.
+    Each round considers the test points that ridge regression still classifies correctly. It changes the labels that
+    lower the sum of their margins most. This is a heuristic: no efficient optimal attack on many points is known. It
+    serves against learners without a closed form, such as neural networks.
 
-    alpha: (m, n) as from RidgeRegression. y, y_test: classes. flips: labels to change, 0 to n.
+    alpha: weights (m, n), as from RidgeRegression. y, y_test: classes. flips: labels to change, 0 to n.
     """
     if not 0 <= flips <= len(y):
         raise InputError(f"flips must lie between 0 and the {len(y)} training points, got {flips}")
@@ -44,7 +44,7 @@ def flip_greedily(
         right = scores[points, y_test] > scores[points, rival]
         counted = right if right.any() else np.ones_like(right)
         direction = (np.eye(num_classes)[y_test] - np.eye(num_classes)[rival]) * counted[:, None]
-        influence = alpha.T @ direction  # (n, K): what a label of each class adds to the margins together
+        influence = alpha.T @ direction  # (n, K): contribution of a label of each class to the sum of the margins
         gain = influence[np.arange(len(y)), y] - influence.min(axis=1)
         chosen = np.argsort(-np.where(untouched, gain, -np.inf), kind="stable")[:count]
         y[chosen] = np.argmin(influence[chosen], axis=1)
@@ -53,9 +53,9 @@ def flip_greedily(
 
 
 def flip_nearest(x: np.ndarray, y: np.ndarray, image: np.ndarray, label: int, rival: int, flips: int) -> np.ndarray:
-    """Training classes y, int (n,), with the images of class ``label`` nearest to ``image`` given to the rival.
+    """Training classes, int (n,), after the images of class ``label`` nearest to ``image`` got the label ``rival``.
 
-    flips: how many. x: training images (n, H, W, C); nearest in l2 of pixels.
+    flips: number of changed labels. x: training images (n, H, W, C). y: their classes. Distance: l2 of the pixels.
     """
     own = np.flatnonzero(y == label)
     nearest = np.argsort(np.square(x[own] - image).sum(axis=(1, 2, 3)), kind="stable")[:flips]
@@ -65,5 +65,5 @@ def flip_nearest(x: np.ndarray, y: np.ndarray, image: np.ndarray, label: int, ri
 
 
 def rivals(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The class other than y, int (n,), of the largest of scores (n, K), for each row."""
+    """The class with the largest score among the classes other than y, int (n,). scores: (n, K). y: int (n,)."""
     return np.argmax(np.where(np.eye(scores.shape[1], dtype=bool)[y], -np.inf, scores), axis=1)

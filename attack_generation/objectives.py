@@ -9,10 +9,10 @@ from robust_training.loss import Logits, Randomness, mean_cross_entropy, noise_o
 
 
 class UpperObjective(Protocol):
-    """Called as objective(logits, x, y, randomness) -> float32 (): lower is worse for the smoothed classifier.
+    """Called as objective(logits, x, y, randomness) -> float32 (). Lower values are worse for the smoothed classifier.
 
-    logits: the lower level's model, its weights bound. x: clean images (B, H, W, C) float32 in [0, 1] of the target
-    class. y: one-hot (B, K). randomness: numbers of the images and the seeds of their noise.
+    logits: the lower level's model as a function of images. x: clean images (B, H, W, C) of the target class, float32
+    in [0, 1]. y: one-hot (B, K). randomness: numbers of the images and the seeds of their noise.
     """
 
     @property
@@ -64,7 +64,7 @@ OBJECTIVES: dict[str, Callable[[int, float, float, bool], UpperObjective]] = {
     "cross_entropy": lambda copies, beta, clip, fixed_noise: CrossEntropy(),
     "noisy_cross_entropy": lambda copies, beta, clip, fixed_noise: CrossEntropy(copies, fixed_noise),
 }
-"""Objectives by name, from copies, beta, clip and fixed_noise as ``SoftRadius`` has them."""
+"""Constructors of the objectives by name. They take the fields of ``SoftRadius``: copies, beta, clip, fixed_noise."""
 
 if TYPE_CHECKING:
     ObjectiveName = str

@@ -1,7 +1,11 @@
-"""Let a poison ship with the project: its images rounded to 8 bits within epsilon, and its record, in data/poisons/.
+"""Pack a poison into one .npz file of 8-bit images (data/entries.py): one that this project made, or PNG images.
 
-python attack_generation/pack_poison.py --data-dir data/DIGITS --name digits \\
-    --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy
+    python attack_generation/pack_poison.py --name mine --data-dir data/DIGITS --out-dir . \\
+        --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy
+    python attack_generation/pack_poison.py --name theirs --png-dir images --target-class 8 --epsilon 0.1 \\
+        --source https://example.org/paper --out-dir .
+
+The first rounds the images within epsilon and writes their record, too. In data/poisons/ they ship with the project.
 """
 
 from dataclasses import dataclass
@@ -10,38 +14,35 @@ from typing import Any, get_args
 
 import numpy as np
 
-from data.datasets import (
-    MANIFEST,
-    Dataset,
-    Epsilon,
-    check_poison,
-    labels,
-    load_dataset,
-    load_poison,
-    split_target_class,
-)
-from data.preparation import as_unit_floats, split_at_random
-from data.prepare_digits import SOURCE, digits, split_digits
-from data.ready_poisons import FOLDER, pack_poison
-from data.sources import read_source
+from data.datasets import Epsilon, check_poison, labels, load_dataset, load_poison, require_label, split_target_class
+from data.entries import ABOUT, published_places, read_pngs
+from data.ready_poisons import FOLDER, pack_poison, require_poison_name
 from runtime.bounds import require_within
 from runtime.checks import shortened
 from runtime.command_line import run_script
-from runtime.files import InputError, array_sha256, file_sha256, read_record
+from runtime.files import InputError, array_sha256, file_sha256, read_record, save_archive
 from runtime.provenance import is_clean_commit, printed_path, project_path
 
-SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # what a record has to say of the attack
+SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # settings of the attack that a record must hold
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    poison: Path
+    poison: Path | None = None
     """File of the images, .npy, with its record, .json, beside it."""
+    png_dir: Path | None = None
+    """Folder of PNG images in place of a file: 8-bit, named by their places in the data set as published."""
     name: str
     """Name of the packed poison."""
+    target_class: int | None = None
+    """Class of PNG images. A record names its own."""
+    epsilon: Epsilon | None = None
+    """l-infinity bound that PNG images keep; pixels are in [0, 1]. A record names its own."""
+    source: str = "not named"
+    """Where PNG images come from, in one line, such as a paper or an address."""
     data_dir: Path = project_path("data/MNIST")
-    """Folder of the prepared arrays that it was made from."""
-    source: Path | None = None
+    """Folder of the prepared arrays that the file was made from."""
+    published: Path | None = None
     """The data set as published that these arrays were prepared from: the place of each image in it is checked. The
     digits are checked without it."""
     out_dir: Path = FOLDER
@@ -50,27 +51,44 @@ class Config:
 
 def main(config: Config) -> None:
     """Pack as the config says. Raises InputError where the record is of another file, of no commit or of other data."""
-    record = _read_record(config.poison)
+    path = config.out_dir / f"{config.name}.npz"
+    if (there := path.with_suffix(".json")).exists() or (there := path).exists():
+        raise InputError(f"{there}: a poison of this name is there; choose another name, or delete it first")
+    if config.poison and not config.png_dir:
+        made = _packed(config, config.poison)
+    elif config.png_dir and not config.poison and config.target_class is not None and config.epsilon is not None:
+        require_poison_name("name", config.name)
+        require_label("source", config.source)
+        about = {name: np.array(getattr(config, name)) for name in ABOUT}
+        save_archive(path, {**read_pngs(config.png_dir), **about}, compressed=True)
+        made = [path]
+    else:
+        raise InputError("give --poison FILE.npy, or --png-dir FOLDER with --target-class and --epsilon")
+    for file in made:
+        print(f"{printed_path(file)}: {file.stat().st_size:,} bytes")
+
+
+def _packed(config: Config, poison: Path) -> list[Path]:
+    """Pack a file with its record."""
+    record = _read_record(poison)
     dataset = load_dataset(config.data_dir)
     settings = record["settings"]
     target_class, epsilon = settings["target_class"], settings["epsilon"]
     if settings["x_train"] != array_sha256(dataset.x_train):
         raise InputError(
-            f"{config.poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
+            f"{poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
         )
     require_within("epsilon", epsilon, *get_args(Epsilon)[1:])
-    images = load_poison(config.poison, dataset, target_class)
+    images = load_poison(poison, dataset, target_class)
     clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target
-    if (there := config.out_dir / f"{config.name}.json").exists():
-        raise InputError(f"{there}: a poison of this name is there; choose another name, or delete it first")
-    check_poison(images, clean, epsilon, config.poison)
-    index = _index_as_published(config, dataset)[labels(dataset.y_train) == target_class]
-    for path in pack_poison(images, clean, index, record, config.name, config.out_dir):
-        print(f"{printed_path(path)}: {path.stat().st_size:,} bytes")
+    check_poison(images, clean, epsilon, poison)
+    places, _ = published_places(dataset, config.data_dir, config.published)
+    index = places[labels(dataset.y_train) == target_class]
+    return pack_poison(images, clean, index, record, config.name, config.out_dir)
 
 
 def _read_record(poison: Path) -> dict[str, Any]:
-    """The record of a poison's file, less the file's hash."""
+    """The record of a poison's file, without the file's hash."""
     path = poison.with_suffix(".json")
     record = read_record(path, settings=dict, sha256=str, commit=str)
     if not is_clean_commit(record["commit"]):
@@ -84,39 +102,6 @@ def _read_record(poison: Path) -> dict[str, Any]:
     if not poison.is_file() or record.pop("sha256") != file_sha256(poison):
         raise InputError(f"{poison}: is not the file that {path.name} describes; make it again")
     return record
-
-
-def _index_as_published(config: Config, dataset: Dataset) -> np.ndarray:
-    """Where each training image lies in the data set as published, (N,): the split is a function of its seed.
-
-    Raises InputError where the image that lies there in the source is another.
-    """
-    path = config.data_dir / MANIFEST
-    manifest = read_record(path, source=dict, seed=int)
-    published: np.ndarray | None = None
-    if manifest["source"].get("file") == SOURCE:
-        index = split_digits(manifest["seed"])["train"]
-        published = digits()[0]
-    else:
-        count, validation = len(dataset.x_train) + len(dataset.x_val), len(dataset.x_val)
-        index = split_at_random(count, validation, manifest["seed"], str(config.data_dir))[0]
-        if config.source:
-            published = as_unit_floats(read_source(config.source)[0]["x_train"])
-            if manifest.get("provenance", {}).get("config", {}).get("transpose"):
-                published = np.swapaxes(published, 1, 2)
-    if published is None:
-        print("note: the place of each image in the published data set is that of the manifest's seed; to check it, "
-              "give the data set as --source")  # fmt: skip
-        return index
-    size = (len(published), *dataset.image_shape)
-    if published.size != np.prod(size) or len(published) <= index.max() or not np.array_equal(
-        published.reshape(size)[index], dataset.x_train
-    ):  # fmt: skip
-        raise InputError(
-            f"{path}: by its seed {manifest['seed']}, the training images are not those of "
-            f"{config.source or SOURCE}; prepare the data again, or give the --source that they are from"
-        )
-    return index
 
 
 if __name__ == "__main__":

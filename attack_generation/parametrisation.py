@@ -1,4 +1,4 @@
-"""Variables that the attack moves: a change of each image, or one pattern for the whole class.
+"""Variables that the attack optimises: each image separately, or one pattern for the whole class.
 
 The variables of the upper level (u) are a nested structure of float32 tensors. An outer step moves the variables that
 its minibatch of poisoned images depends on. All methods are pure.
@@ -14,34 +14,34 @@ from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
 from runtime.lazy import ops
 
-FOLLOWING = 1e-3  # of epsilon: how far inside the clip ``ClassPattern.project`` moves a, for a gradient that is not 0
+FOLLOWING = 1e-3  # in units of epsilon: ``ClassPattern.project`` moves a this far inside the clip, to get a gradient
 
 
 class Parametrisation(Protocol):
-    """How poisoned images depend on the variables u, within an l-infinity bound epsilon, pixels in [0, 1]."""
+    """How poisoned images depend on the variables u, within an l-infinity bound epsilon. Pixels are in [0, 1]."""
 
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
-        """u at the start. kind: one of controls.STARTS; x: all clean images (N, H, W, C) of the class."""
+        """u at the start. kind: one of controls.STARTS. x: all clean images (N, H, W, C) of the class."""
 
     def select(self, u: Tree, index: Any) -> Tree:
         """The variables of a minibatch. index: int32 (B,), the images' places in the class."""
 
     def images(self, u: Tree, x: Any) -> Any:
-        """Poisoned images (B, H, W, C), differentiable in u. u: as ``select`` returns it; x: the clean images."""
+        """Poisoned images (B, H, W, C), differentiable in u. u: as ``select`` returns it. x: the clean images."""
 
     def project(self, u: Tree, x: Any, delta: Any) -> Tree:
-        """Allowed variables of a minibatch, near u. x: the clean images (B, H, W, C).
+        """Feasible variables of a minibatch, near u. x: the clean images (B, H, W, C).
 
-        delta: change of the images by the training method's own attack, (B, H, W, C); 0 for most methods.
+        delta: change of the images by the inner attack of the training method, (B, H, W, C). Only SmoothAdv has one.
         """
 
     def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
-        """All variables, those of the minibatch ``index`` replaced by ``moved``."""
+        """All variables u, after those of the minibatch ``index`` were replaced by ``moved``."""
 
 
 @dataclass(frozen=True)
 class PerImage:
-    """Every image of the class is its own variable, within epsilon of the clean one (arXiv 2012.01274, section 3)."""
+    """Each poisoned image is a variable, within epsilon of its clean image (arXiv 2012.01274, section 3)."""
 
     epsilon: float
 
@@ -67,11 +67,11 @@ class PerImage:
 class ClassPattern:
     """One pattern for the class: clip(x + epsilon * clip(a + b * (1 - 2x), -1, 1)), with a and b of an image's shape.
 
-    a brightens every image alike, b moves bright and dark pixels in opposite directions. The constant shift is a = 1
-    and b = 0, less contrast is a = 0 and a large b. Every outer step moves the whole pattern. Where a clip is reached
-    the gradient is 0: 'contrast' starts at b = 2, which clips pixels darker than 1/4 or brighter than 3/4. A pixel
-    that is clipped in every image would never move again, for example a negative change where the whole class is
-    black. ``project`` therefore moves a back until the first image follows it.
+    a brightens all images equally. b moves bright and dark pixels in opposite directions. The constant shift is a = 1
+    and b = 0. Less contrast is a = 0 and a large b. Every outer step moves the whole pattern. The gradient is 0 at a
+    clip: 'contrast' starts at b = 2, which clips the change of pixels darker than 1/4 or brighter than 3/4. A pixel
+    that is clipped in all images would never move again, for example a negative change where the whole class is black.
+    Therefore ``project`` moves a back until the pixel is no longer clipped in at least one image.
     """
 
     epsilon: float
@@ -80,7 +80,7 @@ class ClassPattern:
         zero = np.zeros(x.shape[1:], np.float32)
         if kind == "contrast":
             return {"a": zero, "b": zero + 2}
-        grey = np.full((1, *zero.shape), 0.5, np.float32)  # the other starts do the same to every pixel
+        grey = np.full((1, *zero.shape), 0.5, np.float32)  # the other starts do not depend on the pixels' values
         return {"a": 2 * starting_poison(kind, grey, 0.5, seed)[0] - 1, "b": zero}
 
     def select(self, u: Tree, index: Any) -> Tree:
@@ -105,7 +105,7 @@ class ClassPattern:
 
 
 PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}
-"""Parametrisations by name, from epsilon. A new parametrisation is one file and one line here."""
+"""Constructors of the parametrisations by name, called with epsilon. A new one takes one file and one line here."""
 
 if TYPE_CHECKING:
     ParametrisationName = str

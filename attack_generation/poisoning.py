@@ -17,11 +17,11 @@ from runtime.stop import Stop
 
 
 def poison_radius(config: PoisonConfig) -> Path:
-    """Make poison against ``config.loss``, or continue a run that was stopped; returns the poison's path.
+    """Make poison against ``config.loss``, or continue a run that was stopped. Returns the poison's path.
 
     Writes X_poisoned_radius_<method>_<sigma>_<class>.npy, its labels and its record to out_dir (data_dir when not
-    given), and checkpoint, TensorBoard scalars and a picture to run_dir (runs/<dataset>/<poison name>). Labels and
-    picture of a finished poison are made again where they are missing.
+    given). Writes a checkpoint, TensorBoard scalars and a picture to run_dir (runs/<dataset>/<poison name>). If the
+    labels or the picture of a finished poison are missing, they are made again.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop, FloatingPointError when a quantity
     becomes NaN or infinite.
@@ -54,14 +54,14 @@ def poison_radius(config: PoisonConfig) -> Path:
     )
     if not distortion.any():
         print(
-            "note: no image was moved, because the objective had no gradient. Give more epochs, or --objective "
+            "note: no image was changed, because the objective had no gradient. Give more epochs, or --objective "
             "noisy_cross_entropy"
         )
     return x_path
 
 
 def _make(config: PoisonConfig, dataset: Dataset, target: TargetSplit, run: LongRun) -> tuple[np.ndarray, float]:
-    """The poison, float32 (N, H, W, C), from where an earlier run stopped, and the gradients that all of it takes."""
+    """The poison, float32 (N, H, W, C), and the cost of the whole attack in gradients. Continues a stopped run."""
     attack = Attack(config, dataset, target)
 
     def step(state: AttackState, number: int) -> tuple[AttackState, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Write a poison that ships with the project (data/poisons/) as a file of its own, with its record.
+"""Write a poison that ships with the project (data/poisons/) and its record as separate files.
 
     python attack_generation/ready_poison.py --name mnist_published --out runs/X_mnist_published.npy
 
@@ -21,19 +21,19 @@ class Config:
     name: str
     """Name of the poison."""
     out: Path
-    """File of its images, .npy; the record is the .json beside it."""
+    """File for its images, .npy. The record is written beside it as .json."""
     target_class: int = 8
     """Class of the poison."""
     epsilon: Epsilon = 0.1
     """l-infinity bound that the poison must keep. Pixels are in [0, 1]."""
     share: Share = 1.0
-    """Share of its images that are used, the same in every run. The other images of the class stay clean."""
+    """Share of the poisoned images that are used. They are the same in every run. The rest of the class stays clean."""
     data_dir: Path = project_path("data/MNIST")
-    """Folder of the prepared arrays that it was made from."""
+    """Folder of the prepared arrays that the poison was made from."""
 
 
 def main(config: Config) -> None:
-    """Copy as the config says. Raises InputError where the poison is of other images, or beyond epsilon."""
+    """Copy as the config says. Raises InputError if the poison was made from other images or exceeds epsilon."""
     require_usable(config)
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)

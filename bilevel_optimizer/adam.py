@@ -1,7 +1,7 @@
-"""Adam on nested structures, state in and state out.
+"""Adam on nested structures, as a pure function of parameters, gradient and state.
 
-Keras's optimizers own their variables; ApproxGrad also needs Adam on a poison minibatch and on the solution
-of a linear system, whose states are carried through compiled loops and checkpoints.
+Keras's optimizers own their variables. ApproxGrad also needs Adam on a minibatch of poison and on the solution of a
+linear system. Compiled loops and checkpoints carry the states of both.
 """
 
 import math
@@ -63,7 +63,7 @@ def adam_step(
 def _update(
     x: Any, g: Any, m: Any, s: Any, rate: Any, beta1: float, beta2: float, epsilon: float
 ) -> tuple[Any, Any, Any]:
-    """New parameters and moments of one tensor; rate: the learning rate with the corrections of both biases."""
+    """New parameters and moments of one tensor. rate: the learning rate with both bias corrections."""
     m = beta1 * m + (1 - beta1) * g
     s = beta2 * s + (1 - beta2) * g * g
     return x - rate * m / (ops.sqrt(s) + epsilon), m, s

@@ -1,7 +1,8 @@
 """Alternating minimisation of one objective: min over u and v of g(u, v), the bilevel problem whose f is g itself.
 
 Source: error-minimising noise (Huang et al., "Unlearnable Examples", ICLR 2021, arXiv 2101.04898) and, with a training
-loss under Gaussian noise for g, its stable form (Liu et al., arXiv 2311.13091).
+loss under Gaussian noise for g, its stable form (Liu et al., arXiv 2311.13091). With the loss at adversarial images for
+g, it is close to robust error-minimising noise (REM: Fu et al., ICLR 2022, arXiv 2203.14533).
 """
 
 from dataclasses import dataclass
@@ -23,14 +24,14 @@ class AlternatingMetrics(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Alternating(TwoLoops):
-    """Steps on v and one step on u, both down the training loss g: the class becomes easy to learn (arXiv 2101.04898).
+    """Steps on v and a step on u, which lower the training loss g. The class becomes easy to learn (arXiv 2101.04898).
 
     With a noisy training loss this is the stable form of error-minimising noise (SEM, arXiv 2311.13091).
     By the envelope theorem the derivative of u -> g(u, v*(u)), v*(u) = argmin_v g(u, v), is g_u(u, v*): no second
     derivative is needed.
 
-    f is not evaluated. The steps on v see draws 0 .. lower_steps - 1 of g, the step on u sees the next draw. Ten steps
-    on v to one on u are published (arXiv 2101.04898, section 4).
+    f is not evaluated. The steps on v see draws 0 .. lower_steps - 1 of g. The step on u sees the next draw. The
+    published attack takes ten steps on v for each step on u (arXiv 2101.04898, section 4).
     """
 
     name: ClassVar[str] = "error_minimising"
@@ -41,7 +42,7 @@ class Alternating(TwoLoops):
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: AdamState, data: Any
     ) -> tuple[Tree, Tree, AdamState, AlternatingMetrics]:
-        """The steps on v, and g_u."""
+        """The steps on v, then the gradient g_u."""
         v, lower = self.minimise_lower(problem, u, v, lower, data)
         g, gradient = value_and_grad(lambda u: problem.g(u, v, data, self.lower_steps))(u)
         return gradient, v, lower, AlternatingMetrics(g, g, norm(gradient))

@@ -26,7 +26,7 @@ RedrawNoise = Literal["training_and_validation", "validation", "none"]
 
 
 class LowerState(NamedTuple):
-    """The state of the lower level: Adam's on v, the solution p of the linear system, and the solver's own."""
+    """The state of the lower level: the Adam state of v, the solution p of the linear system, the solver's state."""
 
     adam: AdamState
     p: Tree
@@ -49,8 +49,8 @@ class ApproxGrad(TwoLoops):
     """Approximate hypergradient descent (published), with a linear system of second derivatives in each outer step.
 
     An outer step is T1 steps on v, T2 iterations on (g_vv + damping I) p = f_v, and one step on u. p is kept between
-    outer steps (warm start). Raises InputError where conjugate gradient is to solve a system that
-    changes between its iterations.
+    outer steps (warm start). Raises InputError if conjugate gradient is chosen for a system that changes between
+    iterations.
     """
 
     name: ClassVar[str] = "approxgrad"
@@ -60,15 +60,15 @@ class ApproxGrad(TwoLoops):
     solver_steps: Annotated[int, POSITIVE] = 10
     """Iterations of the linear solver in an outer step (T2)."""
     lr_p: Annotated[float, POSITIVE] = 1e-2
-    """Adam learning rate of the linear system's solution (p); the scale of the Neumann series."""
+    """Adam learning rate of the linear system's solution (p), or the scale of the Neumann series."""
     damping: Annotated[float, NOT_NEGATIVE] = 1e-3
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: RedrawNoise = "training_and_validation"
     """Noise that each iteration of the linear solver draws anew. 'training_and_validation': the noise of the training
-    images (g_vv) and of the validation images (f_v), published for Gaussian augmentation. 'validation': that of f_v
-    alone, published for SmoothAdv, whose training noise is fixed per image. 'none': one draw for the whole system,
-    published for MACER, where both are fixed. 'none' saves a forward pass and a gradient of the objective in each
-    iteration, and conjugate gradient needs it."""
+    images (g_vv) and of the validation images (f_v), published for Gaussian augmentation. 'validation': only the
+    noise of f_v, published for SmoothAdv, whose training noise is fixed per image. 'none': one draw for the whole
+    system, published for MACER, where both noises are fixed per image. 'none' saves a forward pass and a gradient of
+    the objective in each iteration. Conjugate gradient needs 'none'."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,14 +103,14 @@ class ApproxGrad(TwoLoops):
         u -> f(u, v*(u)) with v*(u) = argmin_v g(u, v), by the implicit function theorem. Elsewhere it is the
         approximation of arXiv 1602.02355, algorithm 1 (arXiv 2012.01274, eq. 4).
 
-        u: variables of the upper level. v: those of the lower level, near its minimum. Both nested structures of
-        float tensors. lower: p of the step before, where the solver starts, and the solver's state; its Adam state
-        is passed through. data: the last argument of f and g but one, as in ``step``. T2: the solver's evaluations. g
-        sees draw T1 + T2 and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw
-        T1 + T2 + 1 and, unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The
-        residual among the metrics belongs to the draws outside the linear system.
-        Returns (hypergradient shaped as u, lower state with the new p, metrics). Raises nothing: NaN shows in the
-        metrics.
+        u: variables of the upper level. v: variables of the lower level, near its minimum. Both are nested structures
+        of float tensors. lower: the last p, from which the solver starts, and the solver's state. Its Adam state is
+        passed through. data: the argument ``data`` of f and g. Let T2 be the solver's evaluations. g sees draw
+        T1 + T2 and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw T1 + T2 + 1
+        and, unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The residual in the
+        metrics is computed with the draws outside the linear system.
+        Returns (hypergradient shaped as u, lower state with the new p, metrics). Raises nothing: the metrics show
+        NaN.
         """
         draw = self.lower_steps + self.linear_solver.evaluations
         f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, draw + 1))((u, v))
@@ -146,13 +146,13 @@ class ApproxGrad(TwoLoops):
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: LowerState, data: Any
     ) -> tuple[Tree, Tree, LowerState, Metrics]:
-        """T1 steps on v and the linear system."""
+        """T1 steps on v, then the linear system and the hypergradient."""
         v, adam = self.minimise_lower(problem, u, v, lower.adam, data)
         hypergradient, lower, metrics = self.hypergradient(problem, u, v, lower._replace(adam=adam), data)
         return hypergradient, v, lower, metrics
 
     def gradients(self, cost_of_f: float) -> float:
-        """T1 gradients, the solver's products, those that end the step, and f's."""
+        """Cost of T1 gradients of g, the solver, the hypergradient's products and the gradients of f."""
         systems = 0 if self.fixed_system else self.linear_solver.evaluations
         right_sides = 0 if self.fixed_right_side else self.linear_solver.evaluations
         return self.lower_steps + (1 + right_sides) * cost_of_f + systems + 2 * self.linear_solver.products + 1 + 2

@@ -1,7 +1,7 @@
-"""What differs between TensorFlow and JAX: compilation, gradients and second derivatives.
+"""The operations that differ between TensorFlow and JAX: compilation, gradients and second derivatives.
 
-The only file of the project that names a backend. Every function takes and returns nested structures
-(lists, tuples, dicts) of tensors and works inside and outside compiled code.
+No other file of the project calls a backend directly. Every function takes and returns nested structures (lists,
+tuples, dicts) of tensors and works inside and outside compiled code.
 """
 
 import logging
@@ -16,24 +16,24 @@ Scalar = Any  # a tensor of shape ()
 
 
 class SecondDerivatives(NamedTuple):
-    """A function g(u, v) at one point, and products with its second derivatives; neither matrix is formed."""
+    """A function g(u, v) at one point, and products with its second derivatives. No matrix of these is formed."""
 
     value: Scalar
     gradient: Tree  # g_v
     matvec: Callable[[Tree], Tree]  # p -> g_vv p, p shaped as v
-    both: Callable[[Tree], tuple[Tree, Tree]]  # p -> (g_uv p, g_vv p) for little more than one of them
+    both: Callable[[Tree], tuple[Tree, Tree]]  # p -> (g_uv p, g_vv p) for little more than one's cost
 
 
 if backend_name() == "tensorflow":
     tf = LazyModule("tensorflow", after="keras")
 
     def jit(function: Callable) -> Callable:
-        """Compile a pure function of nested tensors; traced once per argument shapes and dtypes.
+        """Compile a pure function of nested tensors. It is traced once per argument shapes and dtypes.
 
         XLA stays off: on CPUs it halves the speed of convolutions. AutoGraph is off too: loops over tensors
         are written with keras.ops.
         """
-        # Every run compiles its own steps on purpose; TensorFlow would warn of retracing after the fifth.
+        # Every run compiles its own steps on purpose. TensorFlow would warn of retracing after the fifth step function.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         if tf.config.list_physical_devices("GPU"):
             return tf.function(function, jit_compile=False, autograph=False)
@@ -42,8 +42,8 @@ if backend_name() == "tensorflow":
     class _Compiled:
         """A compiled function that is called on flat lists, for CPUs.
 
-        tf.function's own way through nested arguments takes a millisecond of Python for the thirty tensors of a
-        training step, which is much of a small model's. Inside other compiled code it is the function itself.
+        tf.function spends a millisecond of Python on the thirty nested tensors of a training step. That is much of a
+        small model's step. Inside other compiled code, the original function is called.
         """
 
         def __init__(self, function: Callable) -> None:
@@ -83,14 +83,14 @@ if backend_name() == "tensorflow":
         return keras.tree.map_structure(lambda _: None, x)
 
     def fused(function: Callable) -> Callable:
-        """A function of tensors, element by element, in one pass over memory instead of one for each operation.
+        """An elementwise function of tensors in one pass over memory, instead of one pass for each operation.
 
-        XLA compiles this part, in a fifth of a second for each shape, so that only large tensors are worth it.
+        XLA compiles it in a fifth of a second for each shape. This pays off only for large tensors.
         """
         return tf.function(function, jit_compile=True, autograph=False)
 
     def value_and_grad(function: Callable[[Tree], Any], has_aux: bool = False) -> Callable[[Tree], Any]:
-        """Return x -> (function(x), d function / dx); with has_aux function returns (value, aux)."""
+        """Return x -> (function(x), d function / dx). With has_aux, function returns (value, aux)."""
 
         def value_and_gradient(x: Tree) -> Any:
             x = _as_tensors(x)
@@ -103,7 +103,7 @@ if backend_name() == "tensorflow":
         return value_and_gradient
 
     def second_derivatives(g: Callable[[Tree, Tree], Scalar], u: Tree, v: Tree) -> SecondDerivatives:
-        """See SecondDerivatives. The first-order graph is evaluated once; reverse over reverse."""
+        """See SecondDerivatives. The first-order graph is evaluated once, in reverse over reverse mode."""
         u, v = _as_tensors(u), _as_tensors(v)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
             outer.watch(keras.tree.flatten((u, v)))
@@ -121,7 +121,7 @@ if backend_name() == "tensorflow":
         return SecondDerivatives(value, gradient, matvec, both)
 
     def mapped(function: Callable[[Any], Any], x: Any) -> Any:
-        """The function of each x[i], stacked."""
+        """The stacked values function(x[i])."""
         return tf.stack([function(one) for one in tf.unstack(x)])
 
     def _as_tensors(x: Tree) -> Tree:
@@ -140,22 +140,22 @@ else:
     jax = LazyModule("jax", after="keras")
 
     def jit(function: Callable) -> Callable:
-        """Compile a pure function of nested tensors; traced once per argument shapes and dtypes."""
+        """Compile a pure function of nested tensors. It is traced once per argument shapes and dtypes."""
         return jax.jit(function)
 
     def fused(function: Callable) -> Callable:
-        """A function of tensors, element by element, in one pass over memory: what compiled code here is anyway."""
+        """An elementwise function of tensors in one pass over memory. JAX fuses compiled code without help."""
         return function
 
     def value_and_grad(function: Callable[[Tree], Any], has_aux: bool = False) -> Callable[[Tree], Any]:
-        """Return x -> (function(x), d function / dx); with has_aux function returns (value, aux)."""
+        """Return x -> (function(x), d function / dx). With has_aux, function returns (value, aux)."""
         return jax.value_and_grad(function, has_aux=has_aux)
 
     def second_derivatives(g: Callable[[Tree, Tree], Scalar], u: Tree, v: Tree) -> SecondDerivatives:
-        """See SecondDerivatives. The first-order graph is evaluated once; forward over reverse.
+        """See SecondDerivatives. The first-order graph is evaluated once, in forward over reverse mode.
 
-        The derivative of (g_u, g_v) along p in v is (g_uv p, g_vv p), for mixed derivatives are symmetric. Reverse over
-        reverse gives the same, but asks cuDNN for convolutions that it has no fast kernel for.
+        The derivative of (g_u, g_v) along p in v is (g_uv p, g_vv p), because mixed derivatives are symmetric. Reverse
+        over reverse gives the same result, but needs convolutions for which cuDNN has no fast kernel.
         """
 
         def first_order(v: Tree) -> tuple[Scalar, tuple[Tree, Tree]]:
@@ -169,12 +169,12 @@ else:
         return SecondDerivatives(value, gradient, lambda p: both(p)[1], both)
 
     def mapped(function: Callable[[Any], Any], x: Any) -> Any:
-        """The function of each x[i], stacked; compiled as one computation, however many there are."""
+        """The stacked values function(x[i]), compiled as one computation for any number of x[i]."""
         return jax.vmap(function)(x)
 
 
 def grad(function: Callable[[Tree], Scalar]) -> Callable[[Tree], Tree]:
-    """Return x -> d function / dx, shaped as x; zero where the function does not depend on x."""
+    """Return x -> d function / dx, shaped as x. It is 0 where the function does not depend on x."""
     return lambda x: value_and_grad(function)(x)[1]
 
 

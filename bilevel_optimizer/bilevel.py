@@ -1,4 +1,4 @@
-"""What every optimiser of min_u f(u, v*(u)), v*(u) = argmin_v g(u, v), has in common.
+"""The common base of all optimisers of min_u f(u, v*(u)), v*(u) = argmin_v g(u, v).
 
 An optimiser knows f, g, u and v, and no images. Costs are counted in gradients g_v, so that optimisers that work in
 different ways can be compared. A product with second derivatives of g counts 2, because reverse over reverse goes
@@ -26,7 +26,7 @@ class Problem(NamedTuple):
 
     f: Objective  # upper objective, (u, v, data, draw) -> scalar tensor
     g: Objective  # lower objective, likewise
-    project: Callable[[Tree, Any], Tree] = lambda u, data: u  # the feasible point nearest to u; any, by default
+    project: Callable[[Tree, Any], Tree] = lambda u, data: u  # the nearest feasible point. Default: all are feasible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class BilevelOptimizer(ABC):
     """Name of the optimiser in plans, records and on the command line."""
 
     lr_u: Annotated[float, POSITIVE] = 0.1
-    """Adam learning rate of the poison (u). At epsilon or above, a step is close to a sign step and a projection."""
+    """Adam learning rate of the poison (u). If it is epsilon or more, a step is nearly a sign step with projection."""
     lr_v: Annotated[float, POSITIVE] = 1e-3
     """Adam learning rate of the weights (v)."""
 
@@ -49,11 +49,11 @@ class BilevelOptimizer(ABC):
 
     @abstractmethod
     def init_lower(self, v: Tree) -> Any:
-        """The state that follows v from step to step, at the start and after v is re-initialised."""
+        """The optimiser's state for v, at the start and after v is re-initialised."""
 
     @abstractmethod
     def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Any]:
-        """One step of the lower level: (an estimate of df/du shaped as u, the new v and lower, metrics).
+        """One step of the lower level. Returns (an estimate of df/du shaped as u, new v, new lower, metrics).
 
         metrics: a named tuple of scalars, f and g among them.
         """
@@ -65,10 +65,10 @@ class BilevelOptimizer(ABC):
     def step(
         self, problem: Problem, u: Tree, v: Tree, lower: Any, upper: AdamState, data: Any
     ) -> tuple[Tree, Tree, Any, AdamState, Any]:
-        """One outer step, which ends with one projected Adam step on u: the new (u, v, lower, upper) and the metrics.
+        """One outer step, which ends with a projected Adam step on u. Returns the new (u, v, lower, upper) and metrics.
 
-        u may be a minibatch of the variables to find. ``upper`` is then shaped as the minibatch, and its moments
-        persist while the content of u changes.
+        u may be a minibatch of the variables to optimise. Then ``upper`` has the minibatch's shape, and its moments
+        persist from one minibatch to the next.
         """
         direction, v, lower, metrics = self.direction(problem, u, v, lower, data)
         u, upper = adam_step(u, direction, upper, self.lr_u)
@@ -83,7 +83,7 @@ class TwoLoops(BilevelOptimizer):
     """Adam steps on the weights in an outer step (T1)."""
 
     def minimise_lower(self, problem: Problem, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
-        """T1 Adam steps on v with gradient g_v, u held. Uses draws 0 .. T1 - 1."""
+        """T1 Adam steps on v with gradient g_v and fixed u. Uses draws 0 .. T1 - 1."""
 
         def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
             v, adam = carry

@@ -1,7 +1,7 @@
 """Several lower levels at once: u moves by the mean of their directions.
 
-Networks of other weights and other ages keep the upper level from fitting a single network ("MetaPoison", NeurIPS 2020,
-arXiv 2004.00225).
+Networks with different weights and ages keep the upper level from overfitting to one network ("MetaPoison", NeurIPS
+2020, arXiv 2004.00225).
 """
 
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ class Ensemble(BilevelOptimizer):
 
     @classmethod
     def of(cls, member: BilevelOptimizer, count: int) -> "Ensemble":
-        """``count`` lower levels of one optimiser. The learning rates are the optimiser's."""
+        """``count`` lower levels, each with the optimiser ``member`` and its learning rates."""
         return cls(member=member, count=count, lr_u=member.lr_u, lr_v=member.lr_v)
 
     def init_lower(self, v: Several) -> Several:
         return tuple(self.member.init_lower(one) for one in v)
 
     def renew(self, v: Several, lower: Several, number: int, fresh: Tree) -> tuple[Several, Several]:
-        """(v, lower) with ``fresh`` in place of one v, and the state that begins with it."""
+        """(v, lower) with ``fresh`` as v of the given number, and with a fresh state for it."""
 
         def replaced(several: Several, one: Tree) -> Several:
             return (*several[:number], one, *several[number + 1 :])

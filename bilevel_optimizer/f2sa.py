@@ -22,7 +22,7 @@ class F2saState(NamedTuple):
     adam: AdamState
     y: Tree
     adam_y: AdamState
-    steps: Any  # int32 (), since v was initialised
+    steps: Any  # int32 (), steps since v was initialised
 
 
 class F2saMetrics(NamedTuple):
@@ -30,7 +30,7 @@ class F2saMetrics(NamedTuple):
 
     f: Any  # upper objective, at y
     g: Any  # lower objective, at v
-    g_of_y: Any  # lower objective, at y: above g by what lowering f costs
+    g_of_y: Any  # lower objective, at y: above g, because y also lowers f
     multiplier: Any
     hypergradient_norm: Any
 
@@ -39,14 +39,14 @@ class F2saMetrics(NamedTuple):
 class F2sa(BilevelOptimizer):
     """A single loop of first derivatives (F2SA, arXiv 2301.10945).
 
-    It has two lower levels: v descends g, and y descends f / multiplier + g. Their difference shows how u moves f:
+    It has two lower levels: v descends g, and y descends f / multiplier + g. The direction for u is
     D_u = f_u(u, y) + multiplier (g_u(u, y) - g_u(u, v)). For converged v and y it differs from the derivative of
     u -> f(u, v*(u)) by O(1 / multiplier) (arXiv 2301.10945, lemma 3.1). g_u(u, y) and g_u(u, v) see the same draw of g:
     with different draws, the multiplier would scale up the difference of their noise. u, v and y each move by one Adam
-    step. The paper's y descends f + multiplier g; Adam is invariant to the scale of an objective, so that is the same.
+    step. The paper's y descends f + multiplier g. Adam ignores the scale of an objective, so the steps are the same.
 
     g sees draw 0, f draw 1. lr_v is the learning rate of y too. A larger multiplier also scales up the error of a y
-    that has not converged: on the digits, 1 makes the stronger poison than 10 and 100.
+    that has not converged. On the digits, a multiplier of 1 makes stronger poison than 10 and 100.
     """
 
     name: ClassVar[str] = "f2sa"
@@ -54,7 +54,7 @@ class F2sa(BilevelOptimizer):
     multiplier: Annotated[float, POSITIVE] = 1.0
     """Multiplier of the training loss at the start (lambda)."""
     growth: Annotated[float, NOT_NEGATIVE] = 0.0
-    """The multiplier grows by this at each outer step."""
+    """Growth of the multiplier per outer step."""
 
     def init_lower(self, v: Tree) -> F2saState:
         return F2saState(adam_init(v), tree_map(ops.convert_to_tensor, v), adam_init(v), ops.zeros((), "int32"))
@@ -85,5 +85,5 @@ class F2sa(BilevelOptimizer):
         return d_u, v, F2saState(adam, y, adam_y, lower.steps + 1), metrics
 
     def gradients(self, cost_of_f: float) -> float:
-        """g's gradient at v and at y, and f's."""
+        """Cost of the gradients of g at v and at y, and of the gradient of f."""
         return 2 + cost_of_f

@@ -1,9 +1,9 @@
-"""Approximate solvers of A x = b from matrix-vector products, A symmetric, all called alike.
+"""Approximate solvers of A x = b with symmetric A, from matrix-vector products. All have the same signature.
 
-``solver.init(b)`` makes the state kept between calls; ``solver(matvec, b, x0, state)`` starts at x0 and returns a
-Solution: x, the new state, how it ended and after how many iterations. ``matvec(p, i)`` is A p and ``b(i)`` is b as
-seen at iteration i. A deterministic problem ignores i. Where the objectives redraw their noise at every evaluation,
-each i has its own A and b.
+``solver.init(b)`` makes the state that is kept between calls. ``solver(matvec, b, x0, state)`` starts at x0 and returns
+a Solution: x, the new state, how the solver ended, and the number of iterations. ``matvec(p, i)`` is A p and ``b(i)``
+is b at iteration i. A deterministic problem ignores i. If the objectives redraw their noise at every evaluation, each i
+has its own A and b.
 """
 
 from abc import ABC, abstractmethod
@@ -25,34 +25,34 @@ RightSide = Callable[[Any], Tree]
 class Ended(IntEnum):
     """How a solver ended."""
 
-    OUT_OF_ITERATIONS = 0  # all of them were made
+    OUT_OF_ITERATIONS = 0  # all iterations were made
     CONVERGED = 1  # the residual is within the tolerance
     NEGATIVE_CURVATURE = 2  # the system is not positive definite along the next direction
 
 
 class Solution(NamedTuple):
-    """What a solver returns."""
+    """Result of a solver."""
 
     x: Tree
     state: Tree  # kept between calls
     ended: Any  # int32 (), a value of Ended
-    iterations: Any  # int32 (), those that moved x
+    iterations: Any  # int32 (), number of iterations that moved x
 
 
 @dataclass(frozen=True)
 class LinearSolver(ABC):
-    """A solver of at most ``iterations`` (T2)."""
+    """A solver that makes at most ``iterations`` iterations (T2)."""
 
     iterations: int = 10
 
     @property
     def evaluations(self) -> int:
-        """How many different iteration numbers i the solver passes to matvec and b."""
+        """Number of different values of i that the solver passes to matvec and b."""
         return self.iterations
 
     @property
     def products(self) -> int:
-        """Matrix-vector products of a call, where it uses all its iterations."""
+        """Matrix-vector products in a call that makes all iterations."""
         return self.iterations
 
     def init(self, b: Tree) -> Tree:
@@ -66,12 +66,12 @@ class LinearSolver(ABC):
 
 @dataclass(frozen=True)
 class AdamResidual(LinearSolver):
-    """Adam on the squared residual ||A x - b||^2, its moments kept between calls (the paper's solver).
+    """Adam on the squared residual ||A x - b||^2 (the paper's solver). The moments are kept between calls.
 
-    Two matrix-vector products a step: the residual r = A x - b and half its gradient A r. Adam does not see
-    the factor 2. Converges slowly and never diverges.
+    Each step takes two matrix-vector products, for the residual r = A x - b and for A r, half the gradient. The factor
+    2 does not change the steps of Adam. The solver converges slowly and never diverges.
 
-    iterations: Adam steps a call. learning_rate: of Adam (lr_p).
+    iterations: Adam steps per call. learning_rate: Adam's learning rate (lr_p).
     """
 
     learning_rate: float = 1e-2
@@ -94,15 +94,15 @@ class AdamResidual(LinearSolver):
 
 @dataclass(frozen=True)
 class ConjugateGradient(LinearSolver):
-    """Conjugate gradient; one matrix-vector product an iteration and one for the starting residual.
+    """Conjugate gradient: one matrix-vector product per iteration and one for the residual at the start.
 
-    The system must not change between iterations. Deep networks have indefinite Hessians, so the iteration
-    stops, keeping x, at the first direction whose curvature is not above ``minimum_curvature``, where the
-    quadratic has no useful minimum (Nocedal and Wright, Numerical Optimization, section 7.1), and when the
-    residual is small. A warm start that is worse than zero is dropped: the matrix differs between calls.
+    The system must not change between iterations. The solver stops when the residual is small. Hessians of deep
+    networks are indefinite. So the solver also stops, and keeps x, at the first direction whose curvature is not above
+    ``minimum_curvature``: there the quadratic has no useful minimum (Nocedal and Wright, Numerical Optimization,
+    section 7.1). The matrix differs between calls. So a warm start is dropped if x = 0 has no larger residual.
 
-    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: of A along a unit
-    vector; the damping for A = H + damping I, so that negative curvature of H itself ends the iteration.
+    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: curvature of A along a unit vector. For
+    A = H + damping I it is the damping: negative curvature of H ends the iteration.
     """
 
     tolerance: float = 1e-6
@@ -154,10 +154,10 @@ class ConjugateGradient(LinearSolver):
 class NeumannSeries(LinearSolver):
     """The truncated series x = eta sum_j (I - eta A)^j b as Richardson steps x += eta (b - A x).
 
-    Converges when 0 < eta < 2 / ||A||; it does not see directions of curvature below 1 / (eta iterations)
+    It converges when 0 < eta < 2 / ||A||. It does not resolve directions of curvature below 1 / (eta iterations)
     (Lorraine, Vicol and Duvenaud, AISTATS 2020).
 
-    iterations: terms. scale: eta.
+    iterations: number of terms. scale: eta.
     """
 
     scale: float = 1e-2
@@ -179,4 +179,4 @@ SOLVERS: dict[str, Callable[[int, float, float], LinearSolver]] = {
     "cg": lambda iterations, learning_rate, damping: ConjugateGradient(iterations, minimum_curvature=damping),
     "neumann": lambda iterations, learning_rate, damping: NeumannSeries(iterations, scale=learning_rate),
 }
-"""Solvers by name, from iterations, learning rate and the damping of the system."""
+"""Constructors of the solvers by name, called with iterations, learning rate and the damping of the system."""

@@ -16,7 +16,7 @@ from runtime.lazy import ops
 
 
 class SobaState(NamedTuple):
-    """The state of the lower level: Adam's on v, and p, which follows the solution of g_vv p = f_v."""
+    """The state of the lower level: the Adam state of v, and p, which follows the solution of g_vv p = f_v."""
 
     adam: AdamState
     p: Tree
@@ -38,7 +38,7 @@ class Soba(BilevelOptimizer):
     It has three directions (eq. 4), from one evaluation of g's derivatives:
     D_v = g_v, D_p = (g_vv + damping I) p - f_v, D_u = f_u - g_uv p, all at the point before the step. No direction
     waits for another, and one pass through the graph of g_v gives both products. u and v move by Adam, as in
-    approxgrad.py. p moves by -lr_p D_p, as in the paper: p is a running average of f_v, and Adam would lose its scale.
+    approxgrad.py. p moves by -lr_p D_p, as in the paper: p is a running average of f_v, whose scale Adam would lose.
 
     g sees draw 0, f draw 1.
     """
@@ -77,5 +77,5 @@ class Soba(BilevelOptimizer):
         return d_u, v, SobaState(adam, add_scaled(lower.p, -self.lr_p, d_p)), metrics
 
     def gradients(self, cost_of_f: float) -> float:
-        """g with its gradient, both products, and f's gradient."""
+        """Cost of g with its gradient, of both products, and of the gradient of f."""
         return 1 + 2 + cost_of_f

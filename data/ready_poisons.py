@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.checks import shortened
 from runtime.files import InputError, array_sha256, load_archive, read_record, save_archive, write_json
 from runtime.provenance import ROOT
 
@@ -87,6 +88,12 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
     return poison
 
 
+def require_poison_name(what: str, name: str) -> None:
+    """Raise InputError unless a poison may have this name. what: how the error calls it."""
+    if not re.fullmatch(r"[a-z0-9_]{1,60}", name):
+        raise InputError(f"{what} is made of small letters, digits and _, at most 60, got {shortened(name)}")
+
+
 def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarray:
     """The nearest images of whole grey levels within epsilon of the clean ones, uint8 of the same shape.
 
@@ -110,8 +117,7 @@ def pack_poison(
     module says; record: of the attack, with settings.epsilon. Raises InputError where the name is not allowed, and as
     ``to_8_bit`` does.
     """
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise InputError(f"name is made of small letters, digits and _, got {name!r}")
+    require_poison_name("name", name)
     arrays = {KEY: to_8_bit(images, clean, record["settings"]["epsilon"]), "index": index.astype(np.int32)}
     rounded = arrays[KEY] / LEVELS
     packed = {

@@ -1,7 +1,7 @@
 """ResNet v1 and v2 for CIFAR10, as in the Keras documentation's CIFAR10 ResNet example.
 
-The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss. The penalty is no part of
-the function that the network computes, and the losses of this project are those of the papers. So it is left out here.
+The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss. This project
+leaves it out: the penalty is no part of the function that the network computes, and the losses are those of the papers.
 
 BatchNorm. The published poisoning experiments never switch the training phase on, so every BatchNorm keeps its initial
 moving statistics (mean 0, variance 1) and acts as a fixed affine map, gamma * x / sqrt(1 + 1e-3) + beta, with trainable
@@ -17,7 +17,7 @@ from runtime.lazy import keras, layers
 def resnet_v1(x: keras.KerasTensor, num_classes: int, depth: int, width: int = 1) -> keras.KerasTensor:
     """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images x (N, height, width, channels) to logits.
 
-    Three stages of n blocks with 16, 32 and 64 filters, times ``width``, each later stage at half the resolution;
+    Three stages of n blocks with 16, 32 and 64 filters, times ``width``. Stages 2 and 3 halve the resolution.
     He-normal initialisation.
     """
     x = _activate(_convolution(x, 16 * width))
@@ -36,7 +36,7 @@ def resnet_v2(x: keras.KerasTensor, num_classes: int, depth: int, width: int = 1
     """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images x (N, height, width, channels) to logits.
 
     Three stages of n bottleneck blocks (1x1, 3x3, 1x1) with normalisation and ReLU before each convolution,
-    64, 128 and 256 filters out, times ``width``, each later stage at half the resolution; He-normal initialisation.
+    64, 128 and 256 output filters, times ``width``. Stages 2 and 3 halve the resolution. He-normal initialisation.
     """
     x = _activate(_convolution(x, 16 * width))
     filters_in = 16 * width
@@ -63,6 +63,6 @@ def _activate(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _classify(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    # At 32 x 32 pixels the same as the example's 8 x 8 average pooling, and right for other sizes.
+    # For 32 x 32 pixels this equals the example's 8 x 8 average pooling. It also serves other sizes.
     x = layers.GlobalAveragePooling2D()(x)
     return layers.Dense(num_classes, kernel_initializer="he_normal")(x)

@@ -1,8 +1,8 @@
-"""Diffusion maps: features in which points are near when a random walk over nearest neighbours often joins them.
+"""Diffusion maps: points are near each other if a random walk over nearest neighbours often joins them.
 
-Sources: Coifman and Lafon, "Diffusion maps" (2006), section 2; rows of unit length as in Ng, Jordan and Weiss, "On
-spectral clustering" (NIPS 2001). No label is seen: groups of images that few steps leave become tight clusters, so that
-many neighbours of a point share its class.
+Sources: Coifman and Lafon, "Diffusion maps" (2006), section 2, and for rows of unit length Ng, Jordan and Weiss, "On
+spectral clustering" (NIPS 2001). No label is used. Groups of images that the walk seldom leaves become tight clusters,
+so that many neighbours of a point share its class.
 """
 
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from models.neighbours import nearest
 from runtime.files import InputError
 from runtime.lazy import sparse
 
-STEPS = 10  # of the random walk: a coordinate of eigenvalue l is weighted by l^10
+STEPS = 10  # steps of the random walk: a coordinate with eigenvalue l is weighted by l^10
 
 
 def fit_diffusion_map(
     x_train: np.ndarray, coordinates: int, neighbours: int = 10, seed: int = 0
 ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Coordinates of the points x_train, float64 (n, coordinates), and the map of other points, both of unit length.
+    """Coordinates of the points x_train, float64 (n, coordinates), and a map for other points, both of unit length.
 
-    x_train: features (n, d). neighbours: edges that each point begins; the graph has them in both directions. Another
-    point is at the mean of its neighbours' coordinates (the extension of Nyström). The same seed gives the same map.
+    x_train: features (n, d). neighbours: edges from each point to its nearest points. All edges go in both directions.
+    Another point gets the mean of its neighbours' coordinates (Nyström extension). The same seed gives the same map.
 
-    Raises InputError where there are too few points.
+    Raises InputError if there are too few points.
     """
     size = len(x_train)
     if size <= max(neighbours, coordinates):
         raise InputError(f"a diffusion map of {coordinates} coordinates needs more than {size} training points")
-    ends = nearest(x_train, x_train, neighbours + 1)  # each point is among its own
+    ends = nearest(x_train, x_train, neighbours + 1)  # each point is its own neighbour, too
     edges = np.ones(ends.size, np.float64), (np.repeat(np.arange(size), neighbours + 1), ends.ravel())
     from scipy.sparse.linalg import eigsh
 

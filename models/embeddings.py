@@ -1,7 +1,7 @@
 """Feature embeddings learned without labels, for least squares on top of them.
 
-A certificate against changed labels must not look at labels before the noise does: every embedding here is fitted to
-training images alone.
+A certificate against changed labels needs features that do not depend on these labels. So every embedding here is
+fitted to training images alone.
 """
 
 from collections.abc import Callable
@@ -19,25 +19,26 @@ EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_pat
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
 _BATCH = 200  # images encoded together
-_DISTANCES = 2**22  # about so many distances of patches to centroids are held at once: few enough for a fast cache
+_DISTANCES = 2**22  # approximate number of patch-centroid distances held at once: few enough for a fast cache
 
 
 def fit_embedding(
     name: EmbeddingName, x_train: np.ndarray, seed: int = 0, centroids: int = 200, weights: Path | None = None
 ) -> tuple[np.ndarray, Embedding]:
-    """Fit an embedding to training images: their features, float64 (N, d), and the embedding, for any others.
+    """Fit an embedding to training images. Returns their features, float64 (N, d), and the embedding of other images.
 
     Features are centred on the training images and end with a constant 1.
 
-    name: 'raw' pixels; 'pca', whitened principal components; 'random', random Fourier features of a Gaussian kernel
-    (Rahimi and Recht, NIPS 2007); 'patches', k-means on whitened patches with triangle activation, pooled over the
-    four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3), which is learned from the images; 'deskewed', patches of
-    images that are sheared upright first, for handwriting; 'root_patches', the principal components of their square
-    roots, which weigh weak activations more; 'imagenet', the same of a network that ImageNet's labels trained: outside
-    data. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives the same features. centroids: of k-means on
-    patches, four features each. weights: file of the network, see models/imagenet.py.
+    name: raw: pixels. pca: whitened principal components. random: random Fourier features of a Gaussian kernel (Rahimi
+    and Recht, NIPS 2007). patches: k-means on whitened patches of the training images, with triangle activation, pooled
+    over the four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3). deskewed: patches of handwriting that is sheared
+    upright first. root_patches: principal components of the square roots of the features 'patches', where weak
+    activations have more weight. imagenet: the same from a network's features. The network is outside data: it was
+    trained with ImageNet's labels. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives the same features.
+    centroids: number of centroids of k-means, with four features each. weights: file of the network, see
+    models/imagenet.py.
 
-    Raises InputError for an unknown name or images that are too few.
+    Raises InputError for an unknown name or too few images.
     """
     if name not in get_args(EmbeddingName):
         raise InputError(f"features must be one of {', '.join(get_args(EmbeddingName))}, got {name!r}")
@@ -77,7 +78,7 @@ def _random(x_train: np.ndarray, seed: int, components: int = 1000) -> Embedding
     from sklearn.kernel_approximation import RBFSampler
 
     sampler = RBFSampler(gamma="scale", n_components=components, random_state=seed).fit(_flat(x_train))
-    unit_variance = np.sqrt(components)  # as that of the other embeddings beside the constant feature
+    unit_variance = np.sqrt(components)  # the other embeddings have it, except for the constant
     return lambda x: (
         unit_variance * np.concatenate([sampler.transform(_flat(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
     )
@@ -135,7 +136,7 @@ def _deskewed_patches(x_train: np.ndarray, seed: int, centroids: int) -> Embeddi
 def _root_components(
     embed: Embedding, x_train: np.ndarray, seed: int, components: int = 1000, images: int = 10_000
 ) -> Embedding:
-    """Square roots of features, each of mean 0 and variance 1 over ``images`` images, in these images' components."""
+    """Principal components of the square roots of features, standardised and fitted on ``images`` training images."""
     sample = np.sqrt(embed(x_train[np.random.default_rng(seed).permutation(len(x_train))[:images]]))
     mean, scale = sample.mean(axis=0), sample.std(axis=0) + 1e-6
     standard = (sample - mean) / scale
@@ -146,10 +147,10 @@ def _root_components(
 
 
 def deskewed(x: np.ndarray) -> np.ndarray:
-    """Images (N, H, W, C), float32, moved to the middle and sheared along their rows until no slant is left.
+    """Images (N, H, W, C), float32, with their brightness centred and sheared along the rows until no slant is left.
 
-    The slant is the covariance of the row and the column of the brightness over the variance of the row, at most 1. A
-    black image stays as it is.
+    The slant is Cov(row, column) / Var(row) under the brightness as density, at most 1 in size. Black images stay
+    black.
     """
     height, width = x.shape[1:3]
     rows, columns = np.mgrid[:height, :width]
@@ -172,6 +173,6 @@ def _patches_of(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def _normalised(patches: np.ndarray) -> np.ndarray:
-    """Patches (N, d) of mean 0 and standard deviation 1, flat ones left small."""
+    """Patches (N, d) of mean 0 and standard deviation 1. Patches of little contrast stay small."""
     centred = patches - patches.mean(axis=1, keepdims=True)
     return centred / np.sqrt(centred.var(axis=1, keepdims=True) + 0.01)

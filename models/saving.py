@@ -1,7 +1,7 @@
 """Saving and loading models, and copies that compute in another precision.
 
-Models are .keras files, which load on every backend with Keras's safe mode on. Those of this project's architectures
-have standard layers only and load without code from this project. Other classes come from the modules that
+Models are .keras files, which load on every backend in Keras's safe mode. This project's architectures have only
+standard layers, so their files load without code from this project. Other classes come from the modules that
 models.registry.BUILDERS names.
 """
 
@@ -24,7 +24,7 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def victim_name(method: str, sigma: float, trained_on: str, seed: int) -> str:
-    """File name of a victim; trained_on: 'clean', or its poison's name without 'X_'."""
+    """File name of a victim. trained_on: 'clean', or the poison's name without 'X_'."""
     return f"{method}_{sigma}_{trained_on}_seed{seed}.keras"
 
 
@@ -32,7 +32,7 @@ def victim_name(method: str, sigma: float, trained_on: str, seed: int) -> str:
 def save_model(model: keras.Model, path: Path) -> None:
     """Write the model as a .keras file, whole or not at all.
 
-    Raises InputError for another suffix and when the file cannot be written.
+    Raises InputError for another suffix and if the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".keras":
@@ -45,23 +45,23 @@ def save_model(model: keras.Model, path: Path) -> None:
 def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> keras.Model:
     """Read a .keras file in safe mode: no code stored in the file is run.
 
-    image_shape: the (height, width, channels) that the model must take, when given.
-    Raises InputError where the file is missing, damaged or not a .keras file, where the model does not go from images
-    to one row of scores for each, where a weight is not finite, and where the model takes images of another shape.
+    image_shape: the (height, width, channels) that the model must take, if given.
+    Raises InputError if the file is missing, damaged or not a .keras file, if the model does not map each image to one
+    row of scores, if a weight is not finite, and if the model takes images of another shape.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; train the model first or mend the path")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a whole .keras file; give a model saved by this project")
-    for module in dict.fromkeys(BUILDERS.values()):  # it registers its classes
+    for module in dict.fromkeys(BUILDERS.values()):  # each module registers its classes
         import_module(module)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         found: Any = getattr(model, "input_shape", None)  # a subclassed model has none
         scores: Any = "anything"
         if _is_one_tensor(found, 4):
-            # What a call returns: output_shape shows a mapping of one tensor as that tensor.
+            # The type that a call returns. Keras's output_shape hides a mapping around one tensor.
             called = model.compute_output_spec(keras.KerasTensor(found))
             scores = called.shape if isinstance(called, keras.KerasTensor) else type(called).__name__
         weights = [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in model.variables]
@@ -69,7 +69,7 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
         reason = " ".join(str(error).split())
         if missing := re.search(r"Could not locate (?:class|function) '([^']{1,80})'", reason):
             raise InputError(
-                f"{path}: {missing[1]} is code of the program that saved it, which is not run here; register the "
+                f"{path}: {missing[1]} is code of the program that saved the model and is not run here; register the "
                 "class in a module that models/registry.py names, or certify the model from Python (README)"
             ) from error
         raise InputError(
@@ -82,8 +82,8 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
         )
     if not _is_one_tensor(scores, 2):
         raise InputError(
-            f"{path}: the model goes from {found} to {scores}, not from images (None, height, width, channels) to "
-            "scores (None, classes); choose a classifier"
+            f"{path}: the model maps {found} to {scores}, not images (None, height, width, channels) to scores "
+            "(None, classes); choose a classifier"
         )
     require_float_inputs(model, f"{path}: the model")
     for name, value in weights:
@@ -105,8 +105,8 @@ def require_float_inputs(model: keras.Model, what: str) -> None:
     for tensor in getattr(model, "inputs", None) or ():  # a subclassed model has none
         if not keras.backend.is_float_dtype(tensor.dtype):
             raise InputError(
-                f"{what} takes {tensor.dtype} pixels, this project gives it floats in [0, 1]; build it with a float32 "
-                "Input, with keras.layers.Rescaling(255) behind it where it was made for pixels 0 to 255"
+                f"{what} takes {tensor.dtype} pixels, this project has floats in [0, 1]; build it with a float32 "
+                "Input, followed by keras.layers.Rescaling(255) if it was made for pixels 0 to 255"
             )
 
 
@@ -119,21 +119,21 @@ def _is_one_tensor(shape: Any, rank: int) -> bool:
 def with_precision(model: keras.Model, dtype: str) -> keras.Model:
     """A copy of the model with the same weights (float32) whose layers compute in ``dtype``.
 
-    dtype: 'float32', or 'bfloat16' for faster certification on a GPU.  The logits come out in that dtype;
-    callers cast them.  Raises InputError for another dtype, and for a model that cannot be copied layer by layer.
+    dtype: 'float32', or 'bfloat16' for faster certification on a GPU. The logits have that dtype, and callers cast
+    them. Raises InputError for another dtype, and for a model that cannot be copied layer by layer.
     """
     if dtype not in _POLICIES:
         raise InputError(f"no precision {dtype!r}; choose one of {', '.join(_POLICIES)}")
 
     def copy_layer(layer: keras.Layer) -> keras.Layer:
-        if layer.dtype_policy.name == _POLICIES[dtype]:  # a class of a user's own may take no dtype
+        if layer.dtype_policy.name == _POLICIES[dtype]:  # a user's own class may take no dtype
             return type(layer).from_config(layer.get_config())
         return type(layer).from_config({**layer.get_config(), "dtype": _POLICIES[dtype]})
 
     try:
         copy = keras.models.clone_model(model, clone_function=copy_layer)
         copy.set_weights(model.get_weights())
-    except Exception as error:  # layers raise their own kinds; those of this project's models do not
+    except Exception as error:  # a user's own layers may raise any error
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"the model {model.name} cannot compute in {dtype} ({reason}); choose another model"

@@ -1,9 +1,8 @@
-"""Small models: of the published MNIST experiments, of the 8 x 8 digits, and two of other families.
+"""Small models for the published MNIST experiments and for the 8 x 8 digits, and two of other families.
 
-In the first two, ReLU comes after each max-pooling instead of before it. ReLU is monotone, so the maximum and the ReLU
-can be exchanged and the function is the same. The ReLU then runs on a quarter of the values: a training step takes a
-fifth less time. The last two are for poison made with one architecture and victims with another (arXiv 2012.01274,
-section 4, transfer over architectures).
+In the first two, ReLU comes after each max-pooling instead of before it. ReLU is monotone, so the function is the same.
+The ReLU then runs on a quarter of the values, and a training step takes a fifth less time. The last two measure the
+transfer of poison from one architecture to victims of another (arXiv 2012.01274, section 4).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from runtime.lazy import keras, layers
 def mnist_cnn(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """The published CNN from images x (N, height, width, channels), of at least 16 x 16 pixels, to logits.
 
-    Convolution 5x5x20, max-pooling, convolution 5x5x50, max-pooling, dense 500, dense num_classes; valid
+    Convolution 5x5x20, max-pooling, convolution 5x5x50, max-pooling, dense 500, dense num_classes. Valid
     padding, Keras's default initialisation.
     """
     for filters in (20, 50):
@@ -23,9 +22,9 @@ def mnist_cnn(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
 
 
 def digits_cnn(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """A small CNN from images x (N, height, width, channels) to logits; images have at least 4 x 4 pixels.
+    """A small CNN from images x (N, height, width, channels) to logits. Images have at least 4 x 4 pixels.
 
-    Convolution 3x3x16, max-pooling, convolution 3x3x32, max-pooling, dense 64, dense num_classes; same
+    Convolution 3x3x16, max-pooling, convolution 3x3x32, max-pooling, dense 64, dense num_classes. Same
     padding, Keras's default initialisation.
     """
     for filters in (16, 32):
@@ -51,6 +50,6 @@ def cnn_3x3(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
 
 
 def _dense(x: keras.KerasTensor, hidden: int, num_classes: int) -> keras.KerasTensor:
-    """Logits by two dense layers, of which the first has ``hidden`` units."""
+    """Logits from two dense layers. The first has ``hidden`` units."""
     x = layers.Dense(hidden, activation="relu")(x)
     return layers.Dense(num_classes)(x)

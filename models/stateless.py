@@ -13,8 +13,8 @@ from runtime.lazy import keras, ops
 class StatelessModel:
     """Logits as a function of (trainable, state, x), where state holds the non-trainable variables.
 
-    batch_norm: 'fixed_affine' calls the model in inference mode throughout, so that BatchNorm is the affine map
-    by its initial statistics (mean 0, variance 1), as in the published code. 'proper' uses batch statistics in
+    batch_norm: 'fixed_affine' always calls the model in inference mode. BatchNorm is then an affine map with its
+    initial statistics (mean 0, variance 1), as in the published code. 'proper' uses batch statistics in
     training and moving averages in inference.
     """
 
@@ -51,7 +51,7 @@ class StatelessModel:
 
 
 def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:
-    """Mean and variance over every axis but one, to be differentiated twice.
+    """Mean and variance over all axes except ``axis``, which can be differentiated twice.
 
     Keras's BatchNorm calls TensorFlow's moments, which treat the mean inside the variance as a constant. That is right
     for a gradient and wrong for a Hessian-vector product.
@@ -62,16 +62,16 @@ def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:
 
 
 def _divides(layer: keras.layers.MaxPooling2D) -> bool:
-    """Whether a layer's windows lie side by side, the channels last."""
+    """Whether a layer's windows lie side by side, with the channels last."""
     sizes = tuple(layer.pool_size), tuple(layer.strides), layer.padding, layer.data_format
     return sizes[0] == sizes[1] and sizes[2:] == ("valid", "channels_last")
 
 
 def _max_pooled(size: tuple[int, int], x: Any) -> Any:
-    """The largest of each window of ``size`` = (rows, columns), side by side; what does not fill a window is left out.
+    """Max-pooling with windows of ``size`` = (rows, columns) side by side. Incomplete windows are left out.
 
-    The same values as the layer's. XLA's gradient of the layer sorts all windows where operations must be deterministic
-    on a GPU. Sorting took most of the time of a victim's training step. Here, equally large pixels share the gradient.
+    The values equal those of the layer. XLA's gradient of the layer sorts all windows if a GPU must be deterministic,
+    which took most of the time of a victim's training step. Here, equal maxima share the gradient.
     """
     rows, columns = size
     height, width = x.shape[1] // rows * rows, x.shape[2] // columns * columns

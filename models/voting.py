@@ -1,4 +1,4 @@
-"""One classifier from several: the majority vote of networks that were trained apart."""
+"""The majority vote of several separately trained networks as one classifier."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from runtime.lazy import keras, layers
 
-# Softmaxes in a row, each of SHARPNESS times the scores before it, give the class of the largest score 1 and the others
-# 0, unless two scores differ by less than 1e-5. One softmax of a million times the logits does so only in exact
-# arithmetic: a compiler may fuse the product with the subtraction of the maximum, and the product's rounding errors
-# then end up in the exponent.
+# A chain of softmaxes, each of SHARPNESS times the scores before it, gives 1 to the class of the largest score and 0 to
+# the others, unless two scores differ by less than 1e-5. One softmax of a million times the logits does this only in
+# exact arithmetic: a compiler may fuse the product with the subtraction of the maximum. Then the exponent has the
+# product's rounding errors.
 SHARPNESS, SOFTMAXES = 100.0, 3
-TIE = 1e-4  # a vote for a class counts less than a vote for the class before it, by this much
+TIE = 1e-4  # a vote for a class counts this much less than a vote for the class before it
 
 
 def majority_vote(models: Sequence[keras.Model]) -> keras.Model:
     """A model from images to the share of the models that vote for each class, of standard layers only.
 
-    models: all of the same input shape and number of classes. They are not changed. As in "Deep Partition Aggregation"
-    (ICLR 2021, arXiv 2006.14768) the class with most votes wins, and of two classes with equally many the smaller.
+    models: all of the same input shape and number of classes. They are not changed. The class with most votes wins. At
+    a tie the class of the smaller number wins, as in "Deep Partition Aggregation" (ICLR 2021, arXiv 2006.14768).
     """
     inputs = keras.Input(models[0].input_shape[1:])
     votes = []

@@ -26,7 +26,7 @@ COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 RADIUS_DIGITS = 6
 NO_RADIUS = round_down(0.0, RADIUS_DIGITS)
 NOISE_OF = "seed and images"
-"""What a run's noise depends on, for its record: see sampling.noise_seed."""
+"""The inputs of a run's noise, for its record: see sampling.noise_seed."""
 
 
 class Point(NamedTuple):
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     predict: int  # the certified class, or ABSTAIN
     radius: str  # l2; at fixed radii the largest radius that is certified
     correct: int  # 1 where predict is label
-    time: str  # time spent on it, h:mm:ss.ffffff
+    time: str  # time spent on the point, h:mm:ss.ffffff
     votes: int | None = None  # votes that bounded the class's probability, where the file has this column
     decided: int | None = None  # 0 where the votes were too few for the next of the fixed radii, else 1
 
@@ -52,12 +52,12 @@ class Point(NamedTuple):
 
     @property
     def certified_radius(self) -> float:
-        """The radius; -1 where the certificate abstains or is of another class."""
+        """The radius, or -1 if the certificate abstains or is for another class than the label."""
         return float(self.radius) if self.predict == self.label != ABSTAIN else -1.0
 
     @property
     def seconds(self) -> float:
-        """Time spent; NaN where the text is no time."""
+        """Time spent, or NaN if the text is no time."""
         days, _, clock = self.time.rpartition(", ")
         try:
             hours, minutes, seconds = clock.split(":")
@@ -77,7 +77,7 @@ def _votes_differ(settings: Mapping[str, Any]) -> bool:
 
 
 def fixed_radius(radius: float) -> str:
-    """One of the fixed radii as text, which is read back as the same number."""
+    """A fixed radius as text that is read back as the same number."""
     text = f"{radius:.{RADIUS_DIGITS}f}"
     return text if float(text) == radius else repr(radius)
 
@@ -87,8 +87,8 @@ def read_points(path: Path) -> list[Point]:
 
     The columns label, predict and radius are found by name in the first line. predict is -1 where the certificate
     abstains. The columns idx (by default the line's number), time and votes are read where the file has them. A
-    byte-order mark is passed over.
-    Raises InputError where the file is missing, damaged or without a point, holds a point twice, has a radius that is
+    byte-order mark is skipped.
+    Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
     negative or not finite, or holds certified accuracies at fixed radii.
     """
     return _points_of(path, _text_of(path))
@@ -155,13 +155,13 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
 
 
 def require_certified_radii(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raise InputError where certificates are of fixed radii, which give no ACR. settings: of the run."""
+    """Raise InputError if certificates are for fixed radii, which give no ACR. settings: settings of the run."""
     if settings["radii"]:
         raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
 
 
 def _whole_or_less(text: str) -> int:
-    """A whole number; -1 where the text is no number, which is refused only where the number is needed."""
+    """A whole number, or -1 if the text is none. Callers refuse -1 only if they need the number."""
     try:
         return _whole(text)
     except ValueError:
@@ -169,7 +169,7 @@ def _whole_or_less(text: str) -> int:
 
 
 def _whole(text: str) -> int:
-    """A whole number, also one that is written as 3.0. Raises ValueError where the text is no whole number."""
+    """A whole number, which may be written as 3.0. Raises ValueError if the text is no whole number."""
     number = float(text)
     if not number.is_integer():  # infinity and NaN are not
         raise ValueError
@@ -183,13 +183,13 @@ def read_own_points(
     truth: np.ndarray | None = None,
     num_classes: int = sys.maxsize,
 ) -> list[Point]:
-    """The points in a file of this project. Each line must be one that its run can have written.
+    """The points in a file of this project. Its run must be able to have written each line.
 
-    settings: of the run. indices: its test points; the file holds the first of them, or all. truth: class of every
-    test point, int (N,), and the number of classes, where the data are at hand.
-    Raises InputError naming the first line where columns, order or form are others, the label is not the data's, there
-    is no such class, ``correct`` is wrong, or the votes cannot show the radius. A radius that was changed to another
-    possible one shows once all points are there: the summary holds the file's hash, see ``is_summarised``.
+    settings: settings of the run. indices: numbers of its test points. The file holds all points or the first few.
+    truth, num_classes: class of every test point, int (N,), and the number of classes, if the data are available.
+    Raises InputError that names the first line with wrong columns, order or form, a label that differs from the data, a
+    class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
+    another possible value, the file's hash in the summary of a whole run shows it: see ``is_summarised``.
     """
     text = _text_of(path)
     points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
@@ -239,14 +239,14 @@ def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> 
 
 
 def ceiling_of(settings: Mapping[str, Any], votes: int, failure_mass: float = 0.0) -> float:
-    """The largest radius of a run's point whose probability was bounded by this number of votes."""
+    """The largest radius that this number of votes can certify with a run's settings."""
     return radius_ceiling(settings["sigma"], votes, settings["alpha"], failure_mass) if votes else 0.0
 
 
 def rounding_error(radius: str) -> float:
-    """How far the radius in a file may be from its value.
+    """The largest rounding error of a radius in a file.
 
-    Other programs round up as well as down, and write float32 radii with more digits than these have.
+    Other programs round up or down. They also write float32 radii with more digits than float32 holds.
     """
     return 1.01 * 10.0 ** int(Decimal(radius).as_tuple().exponent) + 2.0**-23 * float(radius)
 
@@ -285,7 +285,7 @@ class _Record(msgspec.Struct):
 def read_certificate_record(path: Path) -> dict[str, Any]:
     """The record beside certificates: 'settings' of the run, its test 'points', 'provenance'.
 
-    Raises InputError where it is missing, of another form, or holds a value that no run has.
+    Raises InputError if the record is missing, has another form, or holds a value that no run has.
     """
     file = settings_path(path)
     record = read_json(file)
@@ -301,7 +301,7 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
 def read_whole_points(path: Path, record: Mapping[str, Any]) -> list[Point]:
     """The points of a whole run. record: from ``read_certificate_record``.
 
-    Raises InputError as ``read_own_points``, and where points are missing or the file changed after its summary.
+    Raises InputError as ``read_own_points``, and if points are missing or the file changed after its summary.
     """
     points = read_own_points(path, record["settings"], record["points"])
     if len(points) < len(record["points"]):
@@ -311,27 +311,27 @@ def read_whole_points(path: Path, record: Mapping[str, Any]) -> list[Point]:
 
 
 def as_text(points: Sequence[Point], header: str = "\t".join(COLUMNS)) -> str:
-    """A whole file."""
+    """The text of a whole file."""
     return "\n".join([header, *(point.line for point in points)]) + "\n"
 
 
 def radii(points: Sequence[Point]) -> np.ndarray:
-    """Radii, float64 (points,); -1 where a point is certified at no radius."""
+    """Radii, float64 (points,), with -1 where a point is not certified for its label."""
     return np.array([point.certified_radius for point in points])
 
 
 def summary_path(path: Path) -> Path:
-    """The file that appears beside certificates when they are whole."""
+    """Path of the summary, which is written beside certificates when all points are certified."""
     return Path(path).with_suffix(".summary.json")
 
 
 def is_summarised(path: Path) -> bool:
-    """Whether the summary beside certificates is there and of this very file: then they are whole and unchanged."""
+    """Whether a summary beside certificates has the hash of their file: then they are whole and unchanged."""
     return summary_path(path).is_file() and Path(path).is_file() and _hash_in_summary(path) == file_sha256(path)
 
 
 def require_unchanged(path: Path) -> None:
-    """Raise InputError where whole certificates differ from those that the summary beside them was made of."""
+    """Raise InputError if whole certificates changed after the summary beside them was made."""
     if summary_path(path).is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
         raise InputError(f"{path}: changed since {summary_path(path).name} was made; delete both and certify again")
 

@@ -1,4 +1,4 @@
-"""What the certificates of many points amount to: average certified radius, certified accuracy, saturation."""
+"""Summary of the certificates of many points: average certified radius, certified accuracy, saturation."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -34,11 +34,11 @@ def write_summary(out: Path, points: Sequence[Point], record: dict[str, Any]) ->
 
 
 def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of a whole file's points, the set of points, and how they were certified.
+    """Statistics of a whole file's points, the set of points, and the settings of their certificates.
 
     what: settings of the run. Radii are in pixel units (l2). With several classes, every number is also given for each
     class. Certified radii give certified accuracies and the ACR, with a percentile bootstrap over the points.
-    abstain_rate is None with acr_only: it is then unknown which points of a wrong class would be certified. Fixed radii
+    abstain_rate is None with acr_only, because points of a wrong selected class then get no further votes. Fixed radii
     give the certified accuracy at each radius, and the share of 'undecided' points: with more votes, the certified
     accuracy may be higher by at most this share.
     """

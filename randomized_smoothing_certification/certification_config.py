@@ -17,17 +17,17 @@ from runtime.files import InputError
 from runtime.long_run import RunControls
 
 LARGEST_BATCH = 100_000
-"""Noisy images in a batch. The compiled loop grows with it."""
+"""Largest number of noisy images in a batch. The compiled loop grows with the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateSettings(Sampling):
-    """The settings that decide a run's certificates, beside model and data. The defaults are published."""
+    """The settings that determine a run's certificates, with model and data. The defaults are the published values."""
 
     target_class: int | Literal["all"] = 8
     """Class whose test points are certified, or 'all'."""
     sigma: Sigma = 0.5
-    """Standard deviation of the smoothing noise, in pixel units of [0, 1]. Normally that of the model's training."""
+    """Standard deviation of the smoothing noise, in pixel units of [0, 1]. Normally the model was trained with it."""
     split: Literal["test", "val"] = "test"
     """Certify test images, or validation images. Choose attacks and settings by certificates of validation images."""
     points: Annotated[int, at_least(1)] = 500
@@ -36,24 +36,24 @@ class CertificateSettings(Sampling):
     """Seed of the draw of points. Together with the images, it is also the seed of the noise, so that validation and
     test images never see the same noise."""
     shared_noise: bool = True
-    """The same noise for every point, which compares points and victims on equal terms. Each certificate is as valid
-    as with noise of its own. --no-shared-noise draws noise for each point, as Cohen et al. do."""
+    """Use the same noise for every point, so that points and victims are compared on equal terms. Each certificate is
+    as valid as with separate noise. --no-shared-noise draws separate noise for each point, as Cohen et al. do."""
     acr_only: bool = False
-    """No further votes for points whose selected class is wrong. They count 0 in the ACR in any case, and the file says
-    -1, abstained. Certified accuracies stay the same, but the share of points that abstain is then unknown."""
+    """Draw no further votes for points whose selected class is wrong. They count 0 in the ACR in any case. The file
+    says -1 (abstained). Certified accuracies stay the same, but the share of points that abstain is then unknown."""
     radii: tuple[float, ...] = ()
-    """Certify accuracy at these radii instead of certified radii. A point's votes end when all radii are decided, with
-    n as the limit. Alpha is for all radii together. The file then gives no ACR."""
+    """Certify accuracy at these radii instead of certified radii. Votes for a point end when all radii are decided, or
+    after n votes. alpha covers all radii together. The file then gives no ACR."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic inside the model. bfloat16 is faster on GPUs and is another base classifier."""
     noise: Literal["float32", "grid"] = "float32"
-    """Noise of the backend, or noise on the grid of pixel values that is exact in floating point. Certificates with
-    grid noise hold for any classifier, also for one that reads the last bits of its input. See grid_noise.py."""
+    """float32: noise of the backend. grid: noise on the grid of pixel values, exact in floating point. Certificates
+    with grid noise hold even for a classifier that reads the last bits of its input. See grid_noise.py."""
     shard: str | None = None
     """I/N: certify only part I (from 1) of N of the points. merge_shards.py joins the parts."""
 
     def check_types(self) -> None:
-        """Raise InputError naming the first setting of another type. Those of flags and records are checked before."""
+        """Raise InputError that names the first setting of a wrong type. Flags and records are checked elsewhere."""
         given = {field.name: getattr(self, field.name) for field in fields(CertificateSettings)}
         try:
             msgspec.convert(given, CertificateSettings)
@@ -69,7 +69,7 @@ class CertificateSettings(Sampling):
         self.check_largest_radius()
 
     def check_largest_radius(self, failure_mass: float = 0.0) -> None:
-        """Raise InputError where n votes cannot certify the radii that are asked for. failure_mass: of the noise."""
+        """Raise InputError if n votes cannot certify the requested radii. failure_mass: see GridNoise.failure_mass."""
         require_radii_above_0(self.n, self.alpha, self.sigma, self.radius_loss, failure_mass)
         if self.radii:
             require_radii(self.radii, self.sigma, self.n, self.alpha, failure_mass)
@@ -90,7 +90,7 @@ class CertificationConfig(RunControls, CertificateSettings):
 
 
 def shard_of(text: Any) -> tuple[int, int]:
-    """Part and number of parts that a shard I/N names, 1 and 1 for None. Raises InputError where it is neither."""
+    """Part and number of parts that a shard I/N names, 1 and 1 for None. Raises InputError for other values."""
     if text is None:
         return 1, 1
     parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII) if isinstance(text, str) else None

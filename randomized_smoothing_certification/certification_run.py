@@ -1,7 +1,7 @@
-"""Certify test points of a saved model: one TSV row per point, and a summary; restartable and shardable.
+"""Certify test points of a saved model: a TSV row per point, and a summary. Runs can be continued and sharded.
 
-The protocol is that of the poisoning paper (CVPR 2021, section 4): randomly drawn test points of the target
-class, n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of training.
+The protocol comes from the poisoning paper (CVPR 2021, section 4): randomly drawn test points of the target class,
+n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of training.
 """
 
 from pathlib import Path
@@ -34,16 +34,16 @@ from runtime.stop import Stop
 
 
 def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
-    """Certify the configured test points, continuing an earlier run's file; returns the summary.
+    """Certify the configured test points, or continue an earlier run's file. Returns the summary.
 
-    ``core.certify`` says what each certificate guarantees, and ``fixed_radii.decide`` for given radii.
+    Guarantees: see ``core.certify`` for certified radii, and ``fixed_radii.decide`` for fixed radii.
 
-    Writes ``config.out`` (a row as each point is done), its .settings.json and its .summary.json, and prints
-    the summary. Nothing is written before the first point is certified.
+    Writes a row to ``config.out`` after each point, and .settings.json and .summary.json beside it. Prints the summary.
+    Nothing is written before the first point is certified.
 
-    Raises InputError for bad settings, missing files, an ``out`` made with other settings, with rows that this run
-    cannot have written, or that another run is writing; StoppedEarly when SIGTERM, Ctrl-C or max_minutes ended the
-    run, its rows kept.
+    Raises InputError for bad settings, missing files, and an ``out`` that has other settings, has rows that this run
+    cannot have written, or is in use by another run. Raises StoppedEarly when SIGTERM, Ctrl-C or max_minutes ends the
+    run. Its rows are kept.
     """
     config.check()
     require_result_place(config.out)
@@ -56,7 +56,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size, levels)
         config.check_largest_radius(counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config)
-        # The hash stands in place of the model's path.
+        # The hash replaces the model's path.
         what = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=file_sha256(config.model),
             test_sha256=array_sha256(images) + array_sha256(one_hot), noise_of=NOISE_OF,
@@ -88,7 +88,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
 
 
 def _check_training_record(config: CertificationConfig, model_sha256: str) -> None:
-    """Raise InputError where the record beside the model is of another file, and say where its sigma is another."""
+    """Raise InputError if the record beside the model describes another file. Print a note if its sigma differs."""
     path = config.model.with_suffix(".json")
     if not path.exists():
         return

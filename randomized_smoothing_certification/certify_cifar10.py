@@ -19,7 +19,7 @@ from runtime.provenance import project_path
 @dataclass(frozen=True, kw_only=True)
 class Config(CertificationConfig):
     target_class: int | Literal["all"] = 8
-    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]; the paper has 0.25 and 0.5
+    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]. The paper has 0.25 and 0.5
     points: int = 500
     n: int = N  # 100,000 fresh noisy votes bound the class's probability
     data_dir: Path = project_path("data/CIFAR10")

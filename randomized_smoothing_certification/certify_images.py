@@ -28,16 +28,16 @@ class Certificates(NamedTuple):
     """Certificates of images."""
 
     points: list[Point]
-    """One for each certified image, with its number, label, prediction and radius."""
+    """An entry for each certified image, with its number, label, prediction and radius."""
 
     @property
     def radii(self) -> np.ndarray:
-        """Certified l2 radii in pixel units, float64 (points,); -1 where an image is not certified for its label."""
+        """Certified l2 radii in pixel units, float64 (points,), with -1 for images not certified for their label."""
         return radii(self.points)
 
     @property
     def acr(self) -> float:
-        """Average certified radius; images that are not certified for their label count 0."""
+        """Average certified radius. Images that are not certified for their label count 0."""
         return float(np.maximum(self.radii, 0.0).mean())
 
 
@@ -50,14 +50,14 @@ def certify_images(
     num_classes: int | None = None,
     batch_size: int = 1_000,
 ) -> Certificates:
-    """Certify images of a set, drawn as the settings say. What each certificate guarantees: see ``core.certify``.
+    """Certify images of a set, drawn as the settings say. ``core.certify`` states the guarantee of each certificate.
 
-    classifier, batch_size: as VoteCounter takes them; a Keras model, a function of tensors, or any callable on NumPy
-    arrays. images: the whole set, (N, height, width, channels) in [0, 1]. labels: their classes, int (N,).
-    settings: split and precision are not used. num_classes: 1 more than the largest label when not given.
+    classifier: a Keras model, a function of tensors, or any callable on NumPy arrays, as for VoteCounter. batch_size:
+    as for VoteCounter. images: the whole set, (N, height, width, channels) in [0, 1]. labels: their classes, int (N,).
+    settings: split and precision are not used. num_classes: the largest label plus 1 when not given.
 
-    The noise depends on the settings' seed and on the set, so that shards of one set give the certificates of the
-    whole. Raises InputError for bad settings and as VoteCounter.
+    The noise depends on the settings' seed and on the whole set. So the shards of a set together give the certificates
+    of the set. Raises InputError for bad settings, and as VoteCounter does.
     """
     settings.check_types()
     settings.check()
@@ -82,7 +82,7 @@ def draw_points(truth: np.ndarray, num_classes: int, settings: CertificateSettin
     """Sorted numbers of the images to certify: at most ``points`` random images of each class, or a shard of them.
 
     truth: class of each image, int (N,). The draw depends only on seed, class and set.
-    Prints a line where a class has fewer images. Raises InputError for an unknown class, and a shard of no points.
+    Prints a line if a class has fewer images. Raises InputError for an unknown class and for a shard without points.
     """
     target, (part, parts) = settings.target_class, shard_of(settings.shard)
     if target != "all" and not 0 <= target < num_classes:
@@ -102,7 +102,7 @@ def draw_points(truth: np.ndarray, num_classes: int, settings: CertificateSettin
 def point_certifier(
     counter: VoteCounter, images: np.ndarray, truth: np.ndarray, settings: CertificateSettings, seed: int
 ) -> Callable[[int], Point]:
-    """A function that certifies the image of a number. truth: classes, int (N,). seed: of the noise."""
+    """A function that certifies the image of a given number. truth: classes, int (N,). seed: seed of the noise."""
     if settings.shared_noise:
         for stage, votes in ((Stream.VOTES_THAT_SELECT, settings.n0), (Stream.VOTES_THAT_BOUND, settings.n)):
             counter.keep_noise(vote_seed(seed, None, stage), votes)

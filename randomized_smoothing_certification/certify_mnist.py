@@ -1,4 +1,4 @@
-"""Certify a MNIST model on 500 random test points of the target class (CVPR 2021, section 4).
+"""Certify an MNIST model on 500 random test points of the target class (CVPR 2021, section 4).
 
     python randomized_smoothing_certification/certify_mnist.py --model m.keras --out m_class8.tsv
     python randomized_smoothing_certification/certify_mnist.py --help
@@ -19,7 +19,7 @@ from runtime.provenance import project_path
 @dataclass(frozen=True, kw_only=True)
 class Config(CertificationConfig):
     target_class: int | Literal["all"] = 8
-    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]; the paper has 0.25, 0.5 and 0.75
+    sigma: float = 0.5  # smoothing noise, pixels in [0, 1]. The paper has 0.25, 0.5 and 0.75
     points: int = 500
     n: int = N  # 100,000 fresh noisy votes bound the class's probability
     data_dir: Path = project_path("data/MNIST")

@@ -1,4 +1,4 @@
-"""Checks of a classifier before its votes are counted: its kind, and its scores or classes."""
+"""Checks of a classifier before its votes are counted: its kind of input, and its scores or classes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def inference(model: keras.Model) -> Callable:
 
 
 def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int) -> bool:
-    """Whether a classifier works on tensors of the backend, so that it can be compiled, and not on NumPy arrays.
+    """Whether a classifier takes tensors of the backend, so that it can be compiled. Otherwise it takes NumPy arrays.
 
     It is tried on two batches of NOISE_BLOCK noisy images, which also builds a Keras model that is not built yet.
-    Raises InputError where it does not take these images, where votes cannot be counted from its output, or where
-    images that are in both batches get different outputs.
+    Raises InputError if it does not take these images, if votes cannot be counted from its output, or if it gives
+    different outputs to images that are in both batches.
     """
     shared = NOISE_BLOCK // 2
     noise = np.random.default_rng(0).uniform(size=(NOISE_BLOCK + shared, *image_shape)).astype(np.float32)
@@ -75,7 +75,7 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
 def _on_tensors(classifier: Callable[[Any], Any], batches: list[np.ndarray]) -> tuple[list[Any], str]:
     """Outputs for batches of tensors. Where the outputs are not tensors: an empty list, and the reason."""
     try:
-        # Compiled twice, as two functions: random numbers of NumPy would be constants of one compiled function.
+        # Two compiled functions, because NumPy's random numbers would be constants of a single compiled function.
         calls = [classifier if isinstance(classifier, keras.Model) else jit(lambda x: classifier(x)) for _ in batches]
         outputs = [call(ops.convert_to_tensor(batch)) for call, batch in zip(calls, batches, strict=True)]
     except InputError:
@@ -102,9 +102,9 @@ def require_scores(output: Any, count: int, num_classes: int) -> None:
 
 
 def winners(output: Any, count: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, int (count,), of scores or classes in NumPy, and whether the scores are valid: bool (count,).
+    """Predicted classes, int (count,), from NumPy scores or classes, and whether the scores are valid, bool (count,).
 
-    Raises InputError where the output of a Python callable is neither scores nor classes.
+    Raises InputError if the output of a Python callable is neither scores nor classes.
     """
     try:
         found = np.asarray(output)

@@ -1,4 +1,4 @@
-"""How good a base classifier is on the points that are certified, and whether its pixels have another scale."""
+"""Accuracy of a base classifier on the certified points, and a check of its pixel scale."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from runtime.lazy import keras, ops
 
 
 def clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float) -> float:
-    """Share of images, without noise, that the base classifier gives their class; printed, with a note where it is odd.
+    """Accuracy of the base classifier on images without noise. Prints it, with a note if the pixel scale seems wrong.
 
-    images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,). sigma: of noise, with which other
-    scales of the pixels are tried as well.
+    images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,). sigma: standard deviation of noise.
+    Other pixel scales are tried without and with this noise.
     """
     noise = np.random.default_rng(0).normal(0, sigma, images.shape).astype(np.float32)
 
     def accuracies(scale: float, offset: float) -> np.ndarray:
-        """Without and with noise, on the pixels scale * x + offset."""
+        """Accuracies without and with noise, on the pixels scale * x + offset."""
         pixels = np.float32(scale) * np.concatenate([images, images + noise]) + np.float32(offset)
         scores = [model(pixels[i : i + 500], training=False) for i in range(0, len(pixels), 500)]
         classes = np.concatenate([np.argmax(ops.convert_to_numpy(ops.cast(s, "float32")), axis=1) for s in scores])

@@ -24,7 +24,7 @@ class Certificate(NamedTuple):
 
     prediction: int  # the class, or ABSTAIN
     radius: float  # l2, in pixel units
-    votes: int  # votes that bounded its probability
+    votes: int  # votes that bounded the class's probability
 
 
 def certify(
@@ -38,17 +38,17 @@ def certify(
 ) -> Certificate:
     """CERTIFY: the smoothed classifier's class at one image, and an l2 radius within which it is constant.
 
-    image: float32 (height, width, channels) in [0, 1]. index: its number in its set of images, which names its noise
-    together with ``seed``. None: all images of a run see the same noise. seed: seed of the run's noise,
+    image: float32 (height, width, channels) in [0, 1]. index: number of the image in its set. ``seed`` and index
+    determine its noise. None: all images of a run see the same noise. seed: seed of the run's noise,
         see ``sampling.noise_seed``.
-    only_class: abstain without further votes where another class is selected.
-    Returns ABSTAIN and radius 0 where the bound of the probability is below one half.
+    only_class: abstain without further votes if another class is selected.
+    Returns ABSTAIN and radius 0 if the bound of the probability is below one half.
 
     For every image, a returned class or radius is wrong with probability at most alpha over the noise. This also holds
-    where several images share their noise, but their errors are then not independent. It also holds where the selection
-    votes choose the number of fresh votes, because these are independent of them. An abstention claims nothing.
+    if several images share their noise, but then their errors are not independent. It also holds if the selection votes
+    choose the number of fresh votes, because the fresh votes are independent of them. An abstention claims nothing.
 
-    Raises as VoteCounter.count_votes, and InputError where the sampling cannot work.
+    Raises as VoteCounter.count_votes, and InputError if the sampling cannot work.
     """
     sampling.check_votes()
     candidate, selected = select_class(counter, image, index, sampling.n0, seed)
@@ -60,7 +60,7 @@ def certify(
 
 
 def select_class(counter: VoteCounter, image: np.ndarray, index: int | None, n0: int, seed: int) -> tuple[int, int]:
-    """The most frequent class of n0 votes, on a tie the lowest, and its number of votes. Arguments: see ``certify``."""
+    """The most frequent class of n0 votes (at a tie the lowest) and its number of votes. Arguments: see ``certify``."""
     votes = counter.count_votes(image, n0, vote_seed(seed, index, Stream.VOTES_THAT_SELECT))
     return int(np.argmax(votes)), int(votes.max())
 
@@ -68,7 +68,7 @@ def select_class(counter: VoteCounter, image: np.ndarray, index: int | None, n0:
 def certificate_of_count(
     candidate: int, count: int, n: int, alpha: float, sigma: float, failure_mass: float = 0.0
 ) -> Certificate:
-    """The certificate that ``count`` of n votes for the candidate give. failure_mass: see VoteCounter."""
+    """The certificate if ``count`` of n votes are for the candidate. failure_mass: see VoteCounter."""
     bound = lower_confidence_bound(count, n, alpha) - failure_mass
     if bound < 0.5:
         return Certificate(ABSTAIN, 0.0, n)
@@ -76,7 +76,7 @@ def certificate_of_count(
 
 
 def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alpha: float, seed: int) -> int:
-    """PREDICT: the smoothed classifier's class at one image, ABSTAIN where n votes do not settle it.
+    """PREDICT: the smoothed classifier's class at one image, or ABSTAIN if n votes do not decide it.
 
     A two-sided binomial test compares the two most frequent classes at level alpha. Arguments as in ``certify``.
     """
@@ -90,7 +90,7 @@ def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alph
 def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
     """One-sided (1 - alpha) Clopper-Pearson lower bound of a binomial probability.
 
-    0 successes give 0; n give alpha^(1/n). Raises InputError unless 0 <= successes <= n and n >= 1.
+    0 successes give 0. n successes give alpha^(1/n). Raises InputError unless 0 <= successes <= n and n >= 1.
     """
     require_vote_settings(1, n, alpha)
     if not 0 <= successes <= n:
@@ -99,7 +99,7 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
 
 
 def radius_of_probability(probability: float, sigma: float) -> float:
-    """sigma * Phi^-1(probability), 0 where the probability is at most one half (Cohen et al., theorem 1)."""
+    """sigma * Phi^-1(probability), or 0 if the probability is at most one half (Cohen et al., theorem 1)."""
     return max(0.0, float(sigma * stats.norm.ppf(probability)))
 
 
@@ -115,7 +115,7 @@ def round_down(radius: float, digits: int = 6) -> str:
 
 
 def require_radii_above_0(n: int, alpha: float, sigma: float, radius_loss: float = 0.0, mass: float = 0.0) -> None:
-    """Raise InputError where not even n unanimous votes certify a radius above ``radius_loss``.
+    """Raise InputError if not even n unanimous votes certify a radius above ``radius_loss``.
 
     sigma, radius_loss: in pixel units. mass: failure mass of the noise, see VoteCounter.failure_mass.
     """

@@ -4,13 +4,13 @@
     python randomized_smoothing_certification/fewer_votes.py --certificates public_log.tsv --sigma 0.5 --n 10000 \\
         --out public_log_10000.tsv
 
-A radius tells how many of n votes fell on the class. Votes are independent and have one distribution, so a random draw
-of n' of them counts as a run of n' votes does. The new radii are certificates of the same confidence. This holds for
-this project's files, and within three digits for the files of Cohen et al.'s code. Points with at most n votes keep
-their certificates.
+A radius shows how many of its votes were for the class. Votes are independent and identically distributed, so n of
+them, drawn at random, are distributed as the votes of a run with n votes. The new radii are certificates of the same
+confidence. This holds for this project's files, and within three digits for the files of Cohen et al.'s code. Points
+with at most n votes keep their certificates.
 
 The settings of a file of this project lie beside it and need not be given. For other files, wrong settings are noticed
-only where no count of votes has a point's radius.
+only if no number of votes gives a point's radius.
 """
 
 from dataclasses import dataclass
@@ -43,28 +43,28 @@ from runtime.provenance import printed_path, provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the drawing."""
+    """Settings of the draw of votes."""
 
     certificates: Path
     """File of certificates, of this project or of Cohen et al.'s code."""
     sigma: float | None = None
-    """Noise level that it was made with; the record's where the file has one beside it."""
+    """Noise level of the certificates. When not given: from the record beside the file."""
     votes: int | None = None
-    """Votes that each of its radii was bounded with; the record's, or the published 100,000."""
+    """Votes behind each radius. When not given: from the record, or the published 100,000."""
     alpha: float | None = None
-    """Failure probability that it was made with, and that of the new radii; the record's, or the published 0.001."""
+    """Failure probability of the old and the new radii. When not given: from the record, or the published 0.001."""
     failure_mass: float | None = None
-    """What exact noise took off each bound (--noise grid); the record's, or none."""
+    """Probability that --noise grid took off each bound. When not given: from the record, or 0."""
     n: int = 10_000
     """Votes of the new radii."""
     seed: int = 0
-    """Seed of which votes are taken."""
+    """Seed of the random draw of votes."""
     out: Path
-    """File of the new certificates, .tsv; a .json beside it says how it was made."""
+    """File of the new certificates, .tsv. A record of its making is written beside it as .json."""
 
 
 class _MadeWith(NamedTuple):
-    """What a file's certificates were made with."""
+    """The settings of a file's certificates."""
 
     sigma: float
     votes: int
@@ -73,7 +73,7 @@ class _MadeWith(NamedTuple):
 
 
 def main(config: Config) -> None:
-    """Write the new certificates as the config says. Raises InputError where the settings cannot be the file's."""
+    """Write the new certificates as the config says. Raises InputError if the settings do not fit the file."""
     require_vote_settings(1, config.n, ALPHA)
     _check_out(config)
     points = read_points(config.certificates)
@@ -83,8 +83,8 @@ def main(config: Config) -> None:
     require_radii_above_0(config.n, made.alpha, made.sigma, mass=made.failure_mass)
     if config.n > made.votes:
         raise InputError(f"n is {config.n}, more than the file's {made.votes} votes; give fewer")
-    # Other files, and other numbers of votes, have other draws. What is chosen on validation points must not see those
-    # of the test points, and a file of this script may be its input.
+    # Each file and each n have their own draw, for two reasons: choices on validation points must not depend on the
+    # draw for test points, and an output of this script may be its next input.
     digest = file_sha256(config.certificates)
     of_file = noise_seed(config.seed, f"{digest} {config.n}")
     new = [_with_fewer(point, made, config.certificates, config.n, of_file) for point in points]
@@ -98,7 +98,7 @@ def main(config: Config) -> None:
 
 
 def _check_out(config: Config) -> None:
-    """Raise InputError where the output is no .tsv, the input itself, or the file of a certification run."""
+    """Raise InputError if the output is no .tsv, is the input itself, or belongs to a certification run."""
     require_result_place(config.out)
     if config.out.resolve() == config.certificates.resolve():
         raise InputError(f"{config.out}: is the file of certificates itself; choose another output")
@@ -110,7 +110,7 @@ def _check_out(config: Config) -> None:
 
 
 def _made_with(config: Config) -> _MadeWith:
-    """The file's settings: those given, or else of the record beside it. Raises InputError where the two differ."""
+    """The file's settings, from the config or from the record beside the file. Raises InputError if these differ."""
     found: dict[str, Any] = {}
     if settings_path(config.certificates).is_file():
         settings = read_certificate_record(config.certificates)["settings"]
@@ -134,7 +134,7 @@ def _made_with(config: Config) -> _MadeWith:
 
 @cache  # a file has many points and few counts
 def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failure_mass: float = 0.0) -> int:
-    """How many votes fell on the class: the count whose certified radius is nearest to ``radius``."""
+    """The number of votes for the class: the count whose certified radius is nearest to ``radius``."""
     probability = min(1.0, float(stats.norm.cdf(radius / sigma)) + failure_mass)
     # The count c with P(Binomial(votes, probability) >= c) = alpha, up to rounding.
     guess = int(np.clip(stats.binom.isf(alpha, votes, probability) + 1, 1, votes))
@@ -144,14 +144,14 @@ def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failu
 
 
 def _with_fewer(point: Point, made: _MadeWith, path: Path, n: int, seed: int) -> Point:
-    """The point's certificate from n of its votes. A point that abstained keeps that: its votes are not known."""
+    """The point's certificate from n of its votes. An abstention stays, because its votes are not known."""
     votes = made.votes if point.votes is None else point.votes
     fewer = point if point.votes is None else point._replace(votes=min(max(votes, 0), n))
     if point.predict == ABSTAIN:
         return fewer
     if not 0 < votes <= made.votes:
         said = f"{votes} votes" if votes >= 0 else "votes that are no number"
-        raise InputError(f"{path}: point {point.idx} has {said}; the file's are at most {made.votes}, mend it")
+        raise InputError(f"{path}: point {point.idx} has {said}; give a whole number of at most {made.votes}")
     settings = made.alpha, made.sigma, made.failure_mass
     count = count_of_radius(float(point.radius), votes, *settings)
     _, nearest, _ = certificate_of_count(point.predict, count, votes, *settings)

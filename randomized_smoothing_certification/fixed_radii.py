@@ -1,8 +1,8 @@
-"""Whether points are certified at given radii. Votes are drawn until this is decided: far fewer than a radius takes.
+"""Certificates at given radii. Votes are drawn until all radii are decided: far fewer than for a certified radius.
 
-Robbins' mixture tests whether a class's probability is above a number (Annals of Mathematical Statistics 41, 1970; as a
-test martingale: Howard, Ramdas, McAuliffe, Sekhon, Annals of Statistics 49, 2021). The test may be looked at after any
-vote. CERTIFY in core.py bounds the probability with a fixed number of votes instead.
+Robbins' mixture tests whether a class's probability is above a number (Annals of Mathematical Statistics 41, 1970, and
+as a test martingale Howard, Ramdas, McAuliffe, Sekhon, Annals of Statistics 49, 2021). The test may be evaluated after
+any vote. CERTIFY in core.py bounds the probability with a fixed number of votes instead.
 """
 
 import itertools
@@ -18,16 +18,16 @@ from runtime.files import InputError
 from runtime.lazy import special, stats
 from runtime.noise import Stream
 
-_PRIOR = 0.5  # both parameters of the Beta distribution over the probability: Jeffreys'
-_ROUNDING = 1e-4  # more than the errors of the logarithms below for 2^31 votes
-_GROWTH = 0.1  # new votes between two looks, as a share of the votes so far
+_PRIOR = 0.5  # both parameters of the Beta prior of the probability (Jeffreys)
+_ROUNDING = 1e-4  # more than the rounding errors of the logarithms below for 2^31 votes
+_GROWTH = 0.1  # new votes between two evaluations of the test, as a share of the votes so far
 
 
 class Decision(NamedTuple):
     """Outcome at one point."""
 
-    prediction: int  # the class, ABSTAIN where no radius is certified
-    certified: int  # how many of the radii are, from the smallest
+    prediction: int  # the class, or ABSTAIN if no radius is certified
+    certified: int  # number of certified radii, from the smallest
     decided: bool  # False where n votes were too few for the next radius
     votes: int  # fresh votes
 
@@ -37,13 +37,13 @@ def log_evidence(
 ) -> np.ndarray:
     """Log of the evidence that votes give against "the success probability is at most ``probability``", float64.
 
-    The likelihood ratio to ``probability``, averaged over Beta(1/2, 1/2) restricted to what lies above it:
+    The likelihood ratio to ``probability`` (p0), averaged over Beta(1/2, 1/2) restricted to values above p0, is
 
         B(a + S, b + F) / (B(a, b) p0^S (1 - p0)^F)  *  (1 - I_p0(a + S, b + F)) / (1 - I_p0(a, b)),  a = b = 1/2.
 
-    It is 1 before the first vote. Where the statement is true, it is a supermartingale, because each vote multiplies it
-    by at most 1 in expectation. So the probability that it ever reaches 1 / alpha is at most alpha (Ville), however
-    often it is looked at. The arguments broadcast.
+    It is 1 before the first vote. If the statement is true, the ratio is a supermartingale, because each vote
+    multiplies it by at most 1 in expectation. So the probability that it ever reaches 1 / alpha is at most alpha
+    (Ville), for any number of evaluations. The arguments broadcast.
     """
     a = b = _PRIOR
     ratio = special.betaln(a + successes, b + failures) - special.betaln(a, b)
@@ -75,17 +75,17 @@ def decide(
     seed: int,
     only_class: int | None = None,
 ) -> Decision:
-    """At which of the ascending radii the smoothed classifier is certified to be constant around one image.
+    """Decide for each of the ascending radii whether the smoothed classifier is certified as constant around an image.
 
     sampling: n is the largest number of fresh votes, and alpha the probability, over the noise, that any radius of the
-    list is certified wrongly. The other arguments and the noise as in ``core.certify``.
+    list is certified wrongly. The other arguments and the noise are as in ``core.certify``.
 
-    A radius is certified only where all smaller radii are. So the first radius that is certified wrongly can only be
-    the smallest radius that does not hold. It does not depend on the votes: this is one test at level alpha, which
-    needs no correction for the number of radii.
+    A radius is certified only if all smaller radii are. So the first radius that is certified wrongly can only be the
+    smallest radius that does not hold. This radius does not depend on the votes. So there is a single test at level
+    alpha, and the number of radii needs no correction.
 
-    A point is given up, which claims nothing, as soon as the votes show at the same level that the probability is too
-    low for the next radius, or when the remaining votes could not certify it even if all agreed.
+    Votes end, and claim nothing more, as soon as they show at the same level that the probability is too low for the
+    next radius, or when the remaining votes could not certify it even if all agreed.
 
     Raises as ``core.certify``, and InputError for radii that ``require_radii`` refuses.
     """
@@ -114,13 +114,13 @@ def decide(
 
 
 def next_look(votes: int, n: int) -> int:
-    """How many votes there are at the look after ``votes``: whole noise blocks, at most n."""
+    """Number of votes at the evaluation after ``votes`` votes: whole noise blocks, at most n."""
     more = max(NOISE_BLOCK, int(_GROWTH * votes))
     return min(n, -(-(votes + more) // NOISE_BLOCK) * NOISE_BLOCK)
 
 
 def require_radii(radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> np.ndarray:
-    """``probabilities_of`` the radii. InputError unless they ascend from 0 or more and n votes can certify each."""
+    """Return ``probabilities_of`` the radii. Raise InputError unless they ascend from 0 or more and n votes suffice."""
     if not radii or not 0 <= radii[0] < np.inf or any(not a < b for a, b in itertools.pairwise(radii)):
         raise InputError(f"radii must be ascending numbers, none negative, got {' '.join(map(str, radii))}")
     wanted = probabilities_of(radii, sigma, failure_mass)

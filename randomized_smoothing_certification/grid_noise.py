@@ -31,7 +31,7 @@ LARGEST_SIGMA = 8.0  # the table of the draws grows with sigma
 def grid_of(images: np.ndarray, what: object) -> int:
     """The number of grid steps per unit, one of LEVELS, of images whose pixels are float32(i) / float32(levels).
 
-    Raises InputError, naming ``what``, where they lie on neither grid.
+    Raises InputError, which names ``what``, if they lie on neither grid.
     """
     for levels in LEVELS:
         if _on_grid(images, levels):
@@ -84,7 +84,7 @@ class GridNoise:
 
     @property
     def reach(self) -> int:
-        """The largest draw in grid steps; the most negative one is -reach."""
+        """The largest draw in grid steps. The smallest draw is -reach."""
         return self.levels * (int(6 * self.sigma) + 1)
 
     @cached_property
@@ -103,10 +103,10 @@ class GridNoise:
         return np.concatenate([half, [2**_BITS - 2 * int(half.sum())], half[::-1]])
 
     def failure_mass(self, pixels: int) -> float:
-        """How far the probability of an event may be from its exact value, for an image of ``pixels`` values.
+        """The largest error of an event's probability, for an image of ``pixels`` values.
 
-        A certificate takes it off the bound of a vote's probability. It adds up the mass of the two extreme draws,
-        which stand for everything beyond the cut-off, and half of 2^-60 for the rounding of each threshold.
+        A certificate subtracts it from the bound of the class's probability. Each pixel adds the mass of the two
+        extreme draws, which hold all values beyond the cut-off, and 2^-61 for the rounding of each threshold.
         """
         return float(pixels * (2 * int(self.weights[0]) + self.reach + 1)) * 2.0**-_BITS * (1 + 1e-9)
 
@@ -114,9 +114,9 @@ class GridNoise:
     def alias_table(self) -> np.ndarray:
         """Walker's alias method in integers: int32 (columns, 3), rows (upper word, lower word, draw).
 
-        The leading bits of a uniform 60-bit integer choose the column j. Below the row's 60-bit threshold, in two words
-        of 30, the integer stands for the draw j - reach, and from there on for the row's own draw. The columns' masses
-        add up to ``weights`` exactly.
+        The leading bits of a uniform 60-bit integer choose the column j. If the integer is below the row's 60-bit
+        threshold (two words of 30 bits), the draw is j - reach. Otherwise it is the draw in the row. The columns'
+        masses add up to ``weights`` exactly.
         """
         columns = 1 << (len(self.weights) - 1).bit_length()
         capacity = 2**_BITS // columns
@@ -146,6 +146,6 @@ class GridNoise:
         upper, lower = words[0], words[1]
         column = ops.right_shift(upper, np.int32(_WORD - (len(table) - 1).bit_length()))
         row = ops.take(table, column, axis=0)
-        # upper < t where the lower words say no, upper <= t where they say yes: the 60-bit comparison.
+        # The 60-bit comparison: the upper words decide, and where they are equal, the lower words.
         below = upper < row[..., 0] + ops.cast(lower < row[..., 1], "int32")
         return ops.where(below, column - np.int32(self.reach), row[..., 2])

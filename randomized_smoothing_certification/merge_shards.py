@@ -2,7 +2,7 @@
 
     python randomized_smoothing_certification/merge_shards.py --shards a.tsv b.tsv --out whole.tsv
 
-The rows are those of an unsharded run, in its order.
+The rows and their order are the same as in an unsharded run.
 """
 
 from collections.abc import Sequence
@@ -47,13 +47,13 @@ def main(config: Config) -> None:
 
 
 def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Join the result files of all shards of one run into the file of the whole run; returns the summary.
+    """Join the result files of all shards of one run into the file of the whole run. Returns the summary.
 
     Everything is read and checked before anything is written. After a merge that was killed, the same command merges
     again.
 
-    Raises InputError when the shards differ in any other setting, overlap or are incomplete, when one is missing or
-    holds rows that its run cannot have written, when ``out`` holds something else, or another run is writing it.
+    Raises InputError if the shards differ in a setting other than ``shard``, overlap or are incomplete, if a shard is
+    missing or holds rows that its run cannot have written, if ``out`` holds other rows, or if another run writes it.
     """
     require_result_place(out)
     if out.resolve() in [path.resolve() for path in shards]:

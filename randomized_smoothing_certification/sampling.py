@@ -1,4 +1,4 @@
-"""How many noisy votes a certificate takes, which noise they see, and how often it may be wrong."""
+"""Number of noisy votes of a certificate, seeds of their noise, and failure probability."""
 
 import hashlib
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class Sampling:
     alpha: Annotated[float, PROBABILITY] = ALPHA
     """Probability that a certificate is wrong, per point."""
     radius_loss: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Above 0, a point gets as few of the n votes as are expected to cost it at most this much radius. Its n0 votes
-    choose how many, so n0 should be about 1,000. Points of smaller radii abstain. 0: every point gets n votes."""
+    """Largest expected loss of a point's radius from fewer than n votes, in pixel units. The n0 votes choose the number
+    of votes, so n0 should be about 1,000. Points with smaller radii abstain. 0: every point gets n votes."""
 
     def check_votes(self) -> None:
         """Raise InputError naming the first of these settings that cannot work."""
@@ -48,11 +48,11 @@ def require_vote_settings(n0: int, n: int, alpha: float) -> None:
 def votes_needed(successes: int, sampling: Sampling, sigma: float) -> int:
     """The fewest votes, at most n, whose expected radius is at most ``radius_loss`` below that of n votes.
 
-    successes: selection votes, of n0, for the selected class. sigma: in pixel units, as radius_loss. Returns n where
-    radius_loss is 0, and 0 where n votes are expected to show no radius above it.
+    successes: selection votes, of n0, for the selected class. sigma: in pixel units, as radius_loss. Returns n if
+    radius_loss is 0, and 0 if n votes are expected to show no radius above it.
 
     The class's probability is assumed to be distributed as Beta(successes + 1/2, n0 - successes + 1/2) (Jeffreys). The
-    expectation is a mean over its quantiles. A certificate holds even where the assumption is wrong: see
+    expectation is a mean over quantiles of this distribution. A certificate holds even if the assumption is wrong: see
     ``core.certify``.
     """
     n0, n = sampling.n0, sampling.n
@@ -71,12 +71,12 @@ def votes_needed(successes: int, sampling: Sampling, sigma: float) -> int:
 
 
 def vote_seed(seed: int, index: int | None, stage: Stream) -> np.ndarray:
-    """Seed of the noise of one stage, int32 (2,): of one image, or of all images where index is None."""
+    """Seed of the noise in one stage, int32 (2,), for one image, or for all images if index is None."""
     return seed_pair(seed, stage) if index is None else seed_pair(seed, index, stage)
 
 
 def noise_seed(seed: int, images_sha256: str) -> int:
-    """Seed of a run's noise for one set of images, named by its hash: other images see other noise.
+    """Seed of a run's noise for the set of images with this hash. Other sets see other noise.
 
     Certificates of validation images choose classifiers and settings. If test images saw the same noise, the choice
     would depend on it, and their certificates would be wrong more often than stated: with 50 classifiers to choose

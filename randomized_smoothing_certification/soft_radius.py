@@ -4,10 +4,10 @@ With k noisy copies of each image, z = mean_k softmax(beta * logits), and z1 >= 
 
     soft radius = sigma/2 * (Phi^-1(s z1 + a) - Phi^-1(s z2 + a)),   s = 1 - 2a,
 
-where the top class is the label, and 0 elsewhere.  The map z -> s z + a keeps Phi^-1 finite at z = 0 and 1.
+where the top class is the label, and 0 elsewhere. The map z -> s z + a keeps Phi^-1 finite at z = 0 and 1.
 
 Sources: Mehra et al., "How Robust are Randomized Smoothing based Defenses to Data Poisoning?" (CVPR 2021),
-section 3; Zhai et al., "MACER" (ICLR 2020), section 4.  Everything here can be differentiated twice.
+section 3, and Zhai et al., "MACER" (ICLR 2020), section 4. All functions here can be differentiated twice.
 """
 
 import math
@@ -20,7 +20,7 @@ Tensor = Any
 
 
 def repeat_images(x: Tensor, copies: int) -> Tensor:
-    """Each image ``copies`` times in a row: (B, ...) to (B * copies, ...), image b at b*copies onwards."""
+    """Each image ``copies`` times in a row: (B, ...) to (B * copies, ...). Copies of image b begin at b * copies."""
     return ops.repeat(x, copies, axis=0)
 
 
@@ -57,10 +57,10 @@ def smoothed_probabilities(
 def gaussian_margin(mean_probabilities: Tensor, a: float = 0.0, keep: Tensor | None = None) -> Tensor:
     """Phi^-1(s z1 + a) - Phi^-1(s z2 + a) per image, float32 (B,), z1 >= z2 the two largest of z.
 
-    mean_probabilities: z, (B, K). a: in [0, 1/2), with a = 0 the margin is infinite at z1 = 1 or z2 = 0.
-    keep: bool (B,), images whose margin counts; the others get margin 0 and gradient 0, also where theirs
-        would be infinite or NaN. A caller that must leave out infinite margins evaluates this function once
-        on ``stop_gradient(z)`` to find them and then with ``keep``.
+    mean_probabilities: z, (B, K). a: in [0, 1/2). With a = 0 the margin is infinite at z1 = 1 or z2 = 0.
+    keep: bool (B,), images whose margin counts. The others get margin 0 and gradient 0, even if theirs would be
+        infinite or NaN. To leave out infinite margins, a caller evaluates this function twice: on
+        ``stop_gradient(z)`` to find them, and then with ``keep``.
     """
     classes = mean_probabilities.shape[-1]
     # Selecting by one-hot products, not by max or top_k, keeps every derivative a plain product.
@@ -80,10 +80,10 @@ def normal_quantile(p: Tensor) -> Tensor:
 
 
 def soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float = 1e-3) -> Tensor:
-    """Soft radius per image in pixel units (l2), float32 (B,); 0, with gradient 0, where misclassified.
+    """Soft radius per image in pixel units (l2), float32 (B,). It and its gradient are 0 for misclassified images.
 
     mean_probabilities: z, (B, K). labels_onehot: (B, K). sigma: noise standard deviation in pixel units.
-    a: keeps Phi^-1 finite; the largest value is sigma * Phi^-1(1 - a).
+    a: keeps Phi^-1 finite. The largest soft radius is sigma * Phi^-1(1 - a).
     """
     correct = ops.equal(ops.argmax(mean_probabilities, axis=-1), ops.argmax(labels_onehot, axis=-1))
     return sigma / 2 * gaussian_margin(mean_probabilities, a, keep=correct)

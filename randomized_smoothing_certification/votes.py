@@ -20,7 +20,7 @@ from runtime.files import InputError
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
-KEPT_BYTES = 2**29  # of noise that is kept for several images, at most
+KEPT_BYTES = 2**29  # largest amount of noise that is kept for several images
 
 
 class Float32Noise:
@@ -58,7 +58,7 @@ class VoteCounter:
     levels: steps per unit of the grid that the images' pixels lie on, for noise that is exact in floating point
         (see GridNoise). None: float32 noise.
 
-    The noise depends on the seed alone, so that classifiers of all kinds see the same. A Keras model's vote loop is
+    The noise depends on the seed alone, so that all classifiers see the same noise. A Keras model's vote loop is
     compiled. A callable on NumPy arrays is called batch by batch, which is slower.
     Raises InputError for a sigma that cannot be used, batch_size < 1, Keras settings that the user has changed, and a
     classifier that takes other images, returns neither scores nor classes, or is not deterministic.
@@ -85,7 +85,7 @@ class VoteCounter:
         self.noise_record = self._noise.record(int(np.prod(self.image_shape)))
         """How the noise is drawn: mode, largest draw in standard deviations, and the failure mass of a grid."""
         self.failure_mass = self.noise_record.get("failure_mass", 0.0)
-        """What a certificate takes off the bound of a vote's probability because the noise is not exact."""
+        """Probability that a certificate subtracts from its lower bound because the noise is not exact."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
         if takes_tensors(classifier, self.image_shape, num_classes):
             scores = inference(self._model) if self._model is not None else lambda _, images: classifier(images)
@@ -100,9 +100,9 @@ class VoteCounter:
         self._kept: dict[tuple[int, ...], Any] = {}
 
     def keep_noise(self, seed: np.ndarray, votes: int) -> None:
-        """Draw the noise of a stream's first votes once, because several images share it.
+        """Draw the noise of a stream's first votes once, for several images.
 
-        At most KEPT_BYTES of it are kept. The votes are the same. seed: as in ``count_votes``.
+        At most KEPT_BYTES are kept. The votes do not change. seed: as in ``count_votes``.
         """
         block_bytes = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
         blocks = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // block_bytes)
@@ -113,12 +113,12 @@ class VoteCounter:
         self._kept[tuple(seed.tolist())] = ops.convert_to_tensor(noise)
 
     def count_votes(self, image: np.ndarray, n: int, seed: np.ndarray, first: int = 0) -> np.ndarray:
-        """Votes number ``first`` to n - 1 per class, int64 of shape (num_classes,), summing to n - first exactly.
+        """Counts per class of votes number ``first`` to n - 1, int64 of shape (num_classes,), with sum n - first.
 
         image: shape image_shape, values in [0, 1]. seed: int32 of shape (2,), names the noise stream. first: a
         multiple of NOISE_BLOCK, for votes that are counted part by part.
         A tie between scores goes to the lowest class index.
-        Raises InputError for a bad image, n or first, FloatingPointError where the scores are not numbers.
+        Raises InputError for a bad image, n or first, and FloatingPointError if the scores are not numbers.
         """
         prepared = ops.convert_to_tensor(self._noise.prepared(self._checked(image)))
         if not 1 <= n < 2**31:
@@ -172,7 +172,7 @@ def _drawn(draw: Callable, added: Callable, image: Any, sigma: Any, seed: Any, b
 
 
 def _sliced(added: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
-    """The same with kept noise, (all blocks, NOISE_BLOCK, *image.shape)."""
+    """As ``_drawn``, with kept noise, (all blocks, NOISE_BLOCK, *image.shape)."""
     shape = (NOISE_BLOCK, *image.shape)
     noise = ops.slice(kept, (block, *(0 for _ in shape)), (blocks, *shape))
     return added(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
@@ -184,7 +184,7 @@ def _compiled_loop(scores: Callable, num_classes: int, noisy: Callable, batch_si
     noisy(image, sigma, source, block, blocks): noisy copies with the noise of ``blocks`` blocks from number ``block``.
     The function takes (weights, image, sigma, source, numbers), numbers = int32 (first block, batches, n). It returns
     the counts, int32 (num_classes,), of the votes whose number is below n, and how many of these had no finite
-    largest score. Tracing it raises InputError where the scores have another shape.
+    largest score. Tracing it raises InputError if the scores have another shape.
     """
     blocks = batch_size // NOISE_BLOCK
 
@@ -201,7 +201,7 @@ def _compiled_loop(scores: Callable, num_classes: int, noisy: Callable, batch_si
             wanted = ops.arange(batch_size, dtype="int32") < n - block * NOISE_BLOCK
             # NaN compares false. -inf is a legitimate log-probability of 0, unless every score is -inf.
             valid = ops.all(output < np.inf, axis=-1) & ops.any(output > -np.inf, axis=-1)
-            # Not ops.argmax: which of two equal scores it takes (or of 0 and -0) is left to the backend.
+            # Not ops.argmax: its choice between equal scores (or 0 and -0) depends on the backend.
             largest = output >= ops.max(output, axis=-1, keepdims=True)
             classes = ops.arange(num_classes, dtype="int32")
             winner = ops.min(ops.where(largest, classes, num_classes), axis=-1)
@@ -216,7 +216,7 @@ def _compiled_loop(scores: Callable, num_classes: int, noisy: Callable, batch_si
 
 
 def _python_loop(classifier: Callable[[Any], Any], num_classes: int, noisy: Callable, batch_size: int) -> Callable:
-    """The same for a callable on NumPy arrays, which is called outside compiled code."""
+    """As ``_compiled_loop``, for a callable on NumPy arrays, which is called outside compiled code."""
     blocks = batch_size // NOISE_BLOCK
     draw = jit(lambda image, sigma, source, block: noisy(image, sigma, source, block, blocks))
 

@@ -13,7 +13,7 @@ from runtime.lazy import ops
 class ConsistencyLoss(TrainingLoss):
     """Cross entropy under noise, plus the disagreement of an image's noisy copies (arXiv 2006.04062, eq. 8).
 
-    With p_i = softmax(logits) of an image's noisy copies and p their mean over i, the mean over the batch of
+    Let p_i = softmax(logits) of noisy copy i of an image, and p the mean over i. The loss is the mean over the batch of
 
         mean_i (-log p_i,y)  +  lam * mean_i KL(p || p_i)  +  eta * H(p).
     """
@@ -23,7 +23,7 @@ class ConsistencyLoss(TrainingLoss):
     copies: Annotated[int, Bound("be at least 2, which can disagree", lambda value: value >= 2)] = 2
     """Noisy copies per image (m)."""
     lam: Annotated[float, NOT_NEGATIVE] = 5.0
-    """Weight of the disagreement (lambda); published for MNIST: 10 at sigma 0.25, 5 above."""
+    """Weight of the disagreement (lambda). Published for MNIST: 10 at sigma 0.25, 5 above."""
     eta: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the mean prediction's entropy."""
 

@@ -34,9 +34,9 @@ _BATCH = 1000  # images encoded together
 
 
 class View(NamedTuple):
-    """What makes two views of one image differ: a crop or the settings of random_affine, then blur, jitter and grey."""
+    """Random changes that make a view of an image: a crop or random_affine, then blur, jitter and grey."""
 
-    crop: float = 0.0  # above 0, smallest share of the area, see random_resized_crop, in place of the next three
+    crop: float = 0.0  # smallest share of the area (random_resized_crop). Above 0 it replaces the next three settings
     rotation: float = 0.0  # degrees
     scale: float = 0.0
     shift: float = 0.0  # share of the image's height
@@ -63,11 +63,11 @@ class ContrastiveConfig(CheckpointControls):
     architecture: str = "cnn_3x3"
     """Network, see models/registry.py."""
     dimension: Annotated[int, POSITIVE] = 128
-    """Outputs that the loss compares."""
+    """Number of outputs that the loss compares."""
     projection_head: bool = False
-    """Let the loss see two dense layers on top of the network, and take what is below them as features."""
+    """Compare images by the output of a projection head, which is two dense layers. Its input is the features."""
     temperature: Annotated[float, POSITIVE] = 0.2
-    """Of the softmax over similarities (tau)."""
+    """Temperature of the softmax over similarities (tau)."""
     epochs: Annotated[int, POSITIVE] = 20
     """Passes over the training and validation images."""
     batch_size: Annotated[int, POSITIVE] = 256
@@ -87,7 +87,7 @@ class State(NamedTuple):
 
 
 def learn_features(config: ContrastiveConfig) -> Path:
-    """Train the network and write the features of all images, float32 of unit length; returns the file's path.
+    """Train the network and write the features of all images, float32 of unit length. Returns the file's path.
 
     Writes contrastive.npz and its record to out_dir (runs/features/<dataset> when not given). Raises InputError,
     StoppedEarly and FloatingPointError as robust_training.training.train_victims does.
@@ -111,7 +111,7 @@ def learn_features(config: ContrastiveConfig) -> Path:
 
 
 class Training:
-    """Images and the compiled step over them."""
+    """The images, and the compiled training step on them."""
 
     def __init__(self, config: ContrastiveConfig, x: np.ndarray) -> None:
         if config.batch_size > len(x):
@@ -125,7 +125,7 @@ class Training:
             network = with_projection_head(network, config.dimension, seed)
         else:
             network = keras.Model(network.inputs, [network.output, network.output])
-        self._model = StatelessModel(network, "proper")  # gives the features, and what the loss compares
+        self._model = StatelessModel(network, "proper")  # returns the features, and the outputs for the loss
         self._weights, self._statistics = self._model.initial()
         self._images = ops.convert_to_tensor(x)
         self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
@@ -147,7 +147,7 @@ class Training:
         return state, {"contrastive_loss": loss}
 
     def features(self, state: State, x: np.ndarray) -> np.ndarray:
-        """Of images x (N, H, W, C), float32 (N, features), each of length 1."""
+        """Features of images x (N, H, W, C), float32 (N, features), each row of length 1."""
         encode = partial(self._compiled_encode, state.weights, state.statistics)
         return np.concatenate([ops.convert_to_numpy(encode(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
 
@@ -169,9 +169,9 @@ class Training:
 
 
 def with_projection_head(network: keras.Model, outputs: int, seed: int) -> keras.Model:
-    """A model of two outputs: what the network's last layer sees, and that layer, a ReLU and one more, (N, outputs).
+    """A model with two outputs: the input of the network's last layer, and its projection, (N, outputs).
 
-    Fresh weights, a pure function of the seed. Source: arXiv 2002.05709, section 2.1.
+    The projection is the last layer, a ReLU and a dense layer (section 2.1). The weights are a function of the seed.
     """
     projected = layers.Dense(outputs)(layers.ReLU()(network.output))
     model = keras.Model(network.inputs, [network.layers[-1].input, projected])
@@ -180,7 +180,7 @@ def with_projection_head(network: keras.Model, outputs: int, seed: int) -> keras
 
 
 def view_of(x: Any, seed: Any, view: View) -> Any:
-    """One view of each image (B, H, W, C), a pure function of the seed, of which counts below 100 are used."""
+    """One view of each image (B, H, W, C), a pure function of the seed. It folds numbers below 100 into the seed."""
     height = x.shape[1]
     if view.crop:
         x = random_resized_crop(x, seed, smallest=view.crop)
@@ -194,9 +194,9 @@ def view_of(x: Any, seed: Any, view: View) -> Any:
 
 
 def contrastive_loss(z: Any, temperature: float) -> Any:
-    """Mean cross entropy of finding an image's other view among all others (arXiv 2002.05709, equation 1).
+    """Mean cross entropy of finding an image's other view among all other views (arXiv 2002.05709, equation 1).
 
-    z: float (2 B, d) of unit length, the first views of B images, then the second ones in the same order.
+    z: unit vectors, float (2 B, d): the first views of B images, then their second views in the same order.
     """
     count = z.shape[0]
     similarity = ops.matmul(z, ops.transpose(z)) / temperature - 1e9 * ops.eye(count)

@@ -1,31 +1,32 @@
-"""Defences that change training images which the victim does not trust, before it trains on them.
+"""Defences that change untrusted training images before the victim is trained, and how visible poison is.
 
-Compression, fewer grey levels and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838), which
-undoes availability poison measured by accuracy. Removal of the images that are farthest from trusted images is the
-simplest sanitisation.
+Compression, fewer grey levels and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838). There
+they undo poison that lowers the accuracy. Removal of the images that are farthest from trusted images is the simplest
+sanitisation.
 """
 
 import io
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from data.datasets import Dataset, labels
+from data.datasets import SPLITS, Dataset, labels, split_target_class
 from runtime.files import InputError
 
 DefenceName = Literal["none", "jpeg", "bit_depth", "grayscale", "removal"]
 JPEG_QUALITY = 10  # of 100, arXiv 2301.13838, section 4
-BITS = 2  # per channel, the same
+BITS = 2  # per channel, from the same section
 REMOVED = 0.1  # share of every class
+TRAINED_ON = 2_000  # poisoned images, at most: the detectors need no more
 
 
 def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
-    """The dataset with changed training images. Validation images, which are trusted, and test images stay the same.
+    """The dataset with changed training images. Validation images (trusted) and test images stay the same.
 
     jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
-    luminance. removal: of each class the tenth of the images is left out that is farthest (l2) from every validation
-    image of the class. Raises InputError for grayscale and jpeg of images with other channels.
+    luminance. removal: leaves out the tenth of each class whose l2 distance to the nearest validation image of
+    the class is largest. Raises InputError for grayscale without 3 channels, and for jpeg without 1 or 3 channels.
     """
     if defence == "none":
         return dataset
@@ -76,8 +77,79 @@ def _near_validation_images(dataset: Dataset) -> np.ndarray:
 
 
 def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """l2 distance from each of the images x (N, ...) to its nearest of the images reference (M, ...), float (N,)."""
+    """l2 distance from each image of x (N, ...) to the nearest image of reference (M, ...), float (N,)."""
     from sklearn.neighbors import NearestNeighbors  # slow to import: not at every victim's start
 
     near = NearestNeighbors(n_neighbors=1).fit(reference.reshape(len(reference), -1))
     return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]
+
+
+def visibility(
+    dataset: Dataset, poison: np.ndarray, target_class: int, sigma: float, seed: int, places: Any = ...
+) -> dict[str, Any]:
+    """Distances, and as 'auc' the areas. poison: the class's training images. places: those to look at, else all."""
+    clean, reference, held_out = (
+        split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), target_class).x_target
+        for part in SPLITS
+    )
+    poison, clean = poison[places], clean[places]
+    return {**distances(poison, clean, sigma), "auc": areas(poison, clean, reference, held_out, seed)}
+
+
+def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:
+    """Largest and mean change of a pixel, mean l2 norm of an image's change, that over sigma, and what of it is left.
+
+    poison, clean: (N, H, W, C). What is left, beyond_jitter_over_sigma, is the mean l2 norm over sigma of the part of
+    each image's change that is orthogonal to every change of its brightness and contrast: to 1 and to the image.
+    """
+    change, image = (x.reshape(len(clean), -1).astype(np.float64) for x in (poison - clean, clean))
+    l2 = float(np.linalg.norm(change, axis=1).mean())
+    centred, image = (x - x.mean(axis=1, keepdims=True) for x in (change, image))
+    length = np.maximum(np.square(image).sum(axis=1, keepdims=True), 1e-12)  # 0 of an image of one colour
+    beyond = centred - (centred * image).sum(axis=1, keepdims=True) / length * image
+    return {
+        "linf": float(np.abs(change).max()), "mean_change": float(np.abs(change).mean()), "l2": l2,
+        "l2_over_sigma": l2 / sigma,
+        "beyond_jitter_over_sigma": float(np.linalg.norm(beyond, axis=1).mean()) / sigma,
+    }  # fmt: skip
+
+
+def areas(
+    poison: np.ndarray, clean: np.ndarray, reference: np.ndarray, held_out: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Area under the ROC curve of each detector. The trained ones need four images or more.
+
+    poison, clean: (N, H, W, C), the class's training images with and without poison. reference, held_out: other clean
+    images of the class.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    poison, clean, reference, held_out = (x.reshape(len(x), -1) for x in (poison, clean, reference, held_out))
+    brightness = reference.mean(axis=1)
+    order = np.random.default_rng(seed).permutation(len(poison))[: 2 * TRAINED_ON]
+    first, second = np.array_split(order, 2)
+    detectors = {
+        "linear": LogisticRegression(C=0.1, max_iter=1_000),
+        "network": MLPClassifier((64,), alpha=1e-3, early_stopping=len(first) >= 100, max_iter=200, random_state=seed),
+    }
+
+    def trained(detector: LogisticRegression | MLPClassifier) -> float:
+        pipeline = make_pipeline(StandardScaler(), detector)
+        pipeline.fit(np.concatenate([clean[first], poison[first]]), np.repeat([0, 1], len(first)))
+        return _area(*(pipeline.predict_proba(x[second])[:, 1] for x in (clean, poison)))
+
+    return {
+        "brightness": _area(*(np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison))),
+        "nearest": _area(*(distance_to_nearest(x, reference) for x in (held_out, poison))),
+        **{name: trained(detector) for name, detector in detectors.items() if len(second) > 1},
+    }
+
+
+def _area(clean_scores: np.ndarray, poison_scores: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    truth = np.repeat([0, 1], [len(clean_scores), len(poison_scores)])
+    return float(roc_auc_score(truth, np.concatenate([clean_scores, poison_scores])))

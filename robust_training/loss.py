@@ -18,18 +18,18 @@ class Randomness(NamedTuple):
     """The sources of a loss's noise."""
 
     sigma: float  # standard deviation of the noise, in units of pixels in [0, 1]
-    seed: Any  # int32 (2,), another one at every evaluation
-    fixed_seed: Any  # int32 (2,), one for the whole run
+    seed: Any  # int32 (2,), a new seed for every evaluation
+    fixed_seed: Any  # int32 (2,), the same throughout the run
     images: Any  # int32 (B,), the number of each image of the batch in the training set
 
 
 class TrainingLoss(ABC):
-    """A training method: a frozen dataclass of its settings that is called on a batch.
+    """A training method: a frozen dataclass of its settings, which is called on a batch.
 
-    ``name`` is the method's in file names, tables and plans.
+    ``name`` is the name of the method in file names, tables and plans.
 
-    A step of training, and an outer step of the attack, first calls ``perturbed`` and then, once or more often,
-    the loss itself at the images it returned.
+    Each training step, and each outer step of the attack, first calls ``perturbed``. Then it calls the loss, once or
+    more often, on the images that ``perturbed`` returned.
     """
 
     name: ClassVar[str]
@@ -39,28 +39,28 @@ class TrainingLoss(ABC):
 
     @property
     def noisy_copies(self) -> int:
-        """Noisy copies of each image that a value of the loss looks at."""
+        """Noisy copies of each image in one evaluation of the loss."""
         return 1
 
     @property
     def gradients_before(self) -> int:
-        """Gradients that ``perturbed`` costs."""
+        """Cost of ``perturbed``, in gradients of the training loss."""
         return 0
 
     def ramped(self, epochs: int) -> "TrainingLoss":
-        """The loss whose ramp has this many epochs, where its settings leave the length open. Itself by default."""
+        """The loss with a ramp of this many epochs, if its settings give no length. By default the loss itself."""
         return self
 
     def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
-        """The state that ``perturbed`` carries from batch to batch, for fresh weights. Empty by default."""
+        """The state that ``perturbed`` carries from batch to batch, at fresh weights. Empty by default."""
         return ()
 
     def perturbed(
         self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, state: LossState
     ) -> tuple[Any, LossState]:
-        """The images to train on in place of x, constants to every gradient, and the new state.
+        """The images to train on in place of x, and the new state. No gradient flows through these images.
 
-        The arguments are those of the loss. The images themselves, by default.
+        The arguments are the same as for the loss. By default, the images are x.
         """
         return x, state
 
@@ -74,10 +74,10 @@ class TrainingLoss(ABC):
 
 
 def noise_of_copies(x: Any, copies: int, randomness: Randomness, fixed: bool) -> Any:
-    """Gaussian noise of standard deviation sigma for ``copies`` of each image in a row, float32 (B * copies, H, W, C).
+    """Gaussian noise of standard deviation sigma, float32 (B * copies, H, W, C), the copies of an image in a row.
 
-    x: images (B, H, W, C), of which only the shape counts. fixed: each image's own noise, the same throughout
-    the run, instead of fresh noise. Copy 0, 1, ... of an image differ in either case.
+    x: images (B, H, W, C), of which only the shape is used. fixed: whether each image keeps its noise throughout
+    the run, instead of fresh noise. The copies of an image have different noise in both cases.
     """
     shape = tuple(x.shape[1:])
     if fixed:

@@ -22,7 +22,7 @@ class MacerLoss(TrainingLoss):
     softmax(beta * logits). m = Phi^-1(s z1 + a) - Phi^-1(s z2 + a), s = 1 - 2a, is the margin. The loss is the mean
     over the batch of
 
-        -log z_y  +  lam * sigma/2 * (gamma - m)    where z1 is the label's, m <= gamma and m is finite,
+        -log z_y  +  lam * sigma/2 * (gamma - m)    where z1 belongs to the label, m <= gamma and m is finite,
         -log z_y                                    elsewhere.
     """
 
@@ -37,8 +37,8 @@ class MacerLoss(TrainingLoss):
     gamma: Annotated[float, POSITIVE] = 8.0
     """Margin beyond which an image adds nothing to the robustness term."""
     margin_clip: Annotated[float, Bound("be at least 0 and below 0.5", lambda value: 0 <= value < 0.5)] = 1e-3
-    """Probabilities are mapped into [a, 1 - a] before the margin is taken (a). The code of arXiv 2012.01274 has 1e-3,
-    so that no margin is infinite. The code of arXiv 2001.02378 has 0 and leaves out images of infinite margin."""
+    """Bound a: probabilities are mapped into [a, 1 - a] before the margin is computed. The code of arXiv 2012.01274 has
+    1e-3, so that no margin is infinite. The code of arXiv 2001.02378 has 0 and leaves out images of infinite margin."""
     fixed_noise: bool = False
     """Each image keeps its noise throughout the run (the published attack's lower level), instead of new noise at every
     step (the published victims, and arXiv 2001.02378)."""
@@ -62,7 +62,7 @@ def macer_loss(scores: Any, y: Any, sigma: float, settings: MacerLoss) -> Any:
     z = mean_softmax(scores, settings.copies, settings.beta)
     margin = gaussian_margin(ops.stop_gradient(z), settings.margin_clip)
     correct = ops.equal(ops.argmax(z, axis=-1), ops.argmax(y, axis=-1))
-    # A NaN compares false, so this leaves it out together with infinity and margins beyond gamma.
+    # NaN compares false. So NaN margins are left out, as infinite margins and margins beyond gamma are.
     counted = ops.logical_and(correct, margin <= settings.gamma)
     hinge = ops.where(counted, settings.gamma - gaussian_margin(z, settings.margin_clip, keep=counted), 0.0)
     return ops.mean(cross_entropy + settings.lam * sigma / 2 * hinge)

@@ -1,4 +1,4 @@
-"""The training methods: the one table that the attack, the victims and the plans of experiments read."""
+"""The only table of the training methods. The attack, the victims and the plans of experiments read it."""
 
 from typing import NamedTuple
 

@@ -20,14 +20,13 @@ class SmoothAdvLoss(TrainingLoss):
     """Mean cross entropy at noisy copies of adversarial images (arXiv 1906.04584, section 2.3).
 
     The adversarial images raise the smoothed classifier's loss -log(mean over the copies of softmax(logits)_y)
-    (eq. 6) within an l2 ball around each image and within [0, 1]; attack and training share the noise.
-
+    (eq. 6) within an l2 ball around each image and within [0, 1]. The inner attack and the training share the noise.
     """
 
     name: ClassVar[str] = "smoothadv"
 
     eps_adv: Annotated[float, POSITIVE] = 1.0
-    """l2 radius of the inner attack's ball, pixels in [0, 1]."""
+    """l2 radius of the inner attack's ball. Pixels are in [0, 1]."""
     attack_steps: Annotated[int, POSITIVE] = 2
     """Ascent steps of the inner attack."""
     step_size: Annotated[float, POSITIVE] | None = None
@@ -36,17 +35,17 @@ class SmoothAdvLoss(TrainingLoss):
     samples: Annotated[int, POSITIVE] = 1
     """Noisy copies per image (m), shared by inner attack and training."""
     inner_attack: Literal["adam", "pgd"] = "adam"
-    """Ascent with Adam (the published code of arXiv 2012.01274, with one copy), or by step_size times the normalised
-    gradient (arXiv 1906.04584, with several copies). There a random direction replaces a gradient of 0."""
+    """adam: ascent with Adam (published code of arXiv 2012.01274, with one copy). pgd: ascent by step_size times the
+    normalised gradient (arXiv 1906.04584, with several copies), where a random direction replaces a gradient of 0."""
     fixed_noise: bool = True
     """Each image keeps its noise throughout the run, instead of new noise at every step."""
     persistent_moments: bool = True
-    """Adam's moments of the inner attack carry over from batch to batch (published code), or start at zero."""
+    """Whether Adam's moments of the inner attack carry over from batch to batch (published code) or start at 0."""
     ramp_epochs: Annotated[int, NOT_NEGATIVE] | None = 10
-    """eps_adv grows linearly from 0, at epoch 0 of the weights, to its value at this epoch; 0: no ramp, None: what
-    the victim's schedule says."""
+    """Epochs in which the inner attack's radius grows linearly from 0 to eps_adv. 0: no ramp. None: the length that
+    the victim's schedule gives."""
     plain_epochs: Annotated[int, NOT_NEGATIVE] = 0
-    """This many first epochs have no inner attack."""
+    """Number of first epochs without an inner attack."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +70,7 @@ class SmoothAdvLoss(TrainingLoss):
         return ()
 
     def radius(self, epoch: Any) -> Any:
-        """l2 radius of the attack at an epoch, float32 (). Raises InputError where the ramp's length is open."""
+        """l2 radius of the inner attack at an epoch, float32 (). Raises InputError if ramp_epochs is None."""
         if self.ramp_epochs is None:
             raise InputError("ramp_epochs of smoothadv is None, which only a victim's schedule fills in; give a number")
         ramp = ops.minimum(epoch / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
@@ -93,7 +92,7 @@ class SmoothAdvLoss(TrainingLoss):
         def attacked() -> tuple[Any, LossState]:
             start = ops.zeros_like(x)
             if self.inner_attack == "pgd":
-                # Not the generator of fresh noise, so one seed serves both.
+                # Fresh noise has another generator, so the same seed can serve both.
                 directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.images, randomness.seed)
 
                 def normalised_ascent(step: Any, delta: Any) -> Any:
@@ -121,7 +120,7 @@ class SmoothAdvLoss(TrainingLoss):
 def into_ball(delta: Any, x: Any, radius: Any) -> Any:
     """Bring perturbations delta of images x (B, H, W, C) into [0, 1] and then to l2 norms of at most radius.
 
-    In this order both hold: shrinking a perturbation that stays in [0, 1] leaves it there.
+    In this order both bounds hold: an image that lies in [0, 1] stays there when its perturbation shrinks.
     """
     delta = ops.clip(x + delta, 0.0, 1.0) - x
     norms = _norms(delta)

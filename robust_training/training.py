@@ -47,11 +47,11 @@ BY_SCHEDULE = tyro.conf.arg(help_behavior_hint="(default: the schedule's, see ab
 class TrainingConfig(Augmentation, CheckpointControls):
     """Constants of victim training that do not depend on the training method."""
 
-    # Each victim of a run is an artifact of its own, which its seed tells apart. Hashes identify the training data.
+    # Each victim of a run has its own file, named by its seed. Hashes identify the training data.
     more_controls: ClassVar[frozenset[str]] = frozenset({"runs", "training_data", "poison", "share"})
 
     target_class: int = 8
-    """Class whose training images are replaced by poison. Its test accuracy is reported for clean data, too."""
+    """Class whose training images are replaced by poison. Its test accuracy is also reported after clean training."""
     loss: TrainingLoss
     """Settings of the training method."""
     training_data: Literal["clean", "poisoned_radius"] = "clean"
@@ -60,16 +60,16 @@ class TrainingConfig(Augmentation, CheckpointControls):
     """Poison file, or the name of a poison in data/poisons. When not given: the poison in data_dir made against the
     same method, with the same sigma and class."""
     share: Share = 1.0
-    """Share of the poison's images that are used, the same in every run. The other images of the class stay clean."""
+    """Share of the poisoned images that are used. They are the same in every run. The rest of the class stays clean."""
     sigma: Sigma = 0.5
-    """Standard deviation of the training noise; pixels are in [0, 1]."""
+    """Standard deviation of the training noise. Pixels are in [0, 1]."""
     runs: Annotated[int, POSITIVE] = 1
     """Independent runs, with seeds seed, seed + 1, ..."""
     published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200, learning_rate=1e-3)
     one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     schedule: ScheduleName = "constant"
-    """Learning rate of Adam over the steps: constant (published), or up to a peak and down to 0 in a fifth of the
-    epochs, with the constants of robust_training/schedules.py."""
+    """Course of Adam's learning rate. constant: as published. one_cycle: up to a peak and down to 0, in a fifth of the
+    published epochs, with the constants of robust_training/schedules.py."""
     epochs: Annotated[Annotated[int, POSITIVE] | None, BY_SCHEDULE] = None
     """Passes over the training data."""
     batch_size: Annotated[Annotated[int, POSITIVE] | None, BY_SCHEDULE] = None
@@ -90,13 +90,13 @@ class TrainingConfig(Augmentation, CheckpointControls):
     """Seed of the first run's weights, batches and noise."""
 
     def constants(self) -> Schedule:
-        """The schedule's epochs, batch size and rate, with what is given in place of its own."""
+        """The schedule's epochs, batch size and learning rate. Values that the config gives replace the schedule's."""
         schedule = self.published if self.schedule == "constant" else self.one_cycle
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate")}
         return schedule._replace(**{name: value for name, value in given.items() if value is not None})
 
     def in_force(self) -> "TrainingConfig":
-        """The settings with nothing left to the schedule: what a run computes, and what its record holds."""
+        """The settings with the schedule's values filled in. The run uses them, and its record holds them."""
         values = self.constants()._asdict()
         return replace(self, loss=self.loss.ramped(values.pop("ramp_epochs")), **values)
 
@@ -128,11 +128,11 @@ class TrainingState(NamedTuple):
 
 
 def train_victims(config: TrainingConfig) -> list[Path]:
-    """Train ``config.runs`` victims with ``config.loss``; returns the paths of the saved models.
+    """Train ``config.runs`` victims with ``config.loss``. Returns the paths of the saved models.
 
     Each model is saved as <out_dir>/<method>_<sigma>_<training data>_seed<k>.keras (out_dir: saved_models/<dataset>
-    when not given) with its settings and accuracies as .json beside it; a model that is already there with the same
-    settings is kept.
+    when not given). Its settings and accuracies are saved beside it as .json. An existing model with the same settings
+    is kept.
 
     Raises InputError, StoppedEarly and FloatingPointError as attack_generation.poisoning.poison_radius does.
     """
@@ -203,7 +203,7 @@ def _network(config: TrainingConfig, dataset: Dataset, run: LongRun) -> tuple["k
 
 
 def _vote(config: TrainingConfig, dataset: Dataset, folder: Path, stop: Stop) -> tuple["keras.Model", dict[str, float]]:
-    """The majority vote of networks, each trained on a part of ``dataset`` and kept in ``folder``. Its accuracies."""
+    """The majority vote of networks and its accuracies. Each network has a part of ``dataset`` and is in ``folder``."""
     parts = [
         train_victim(replace(config, partitions=1), part, folder / f"part_{number}.keras", stop)
         for number, part in enumerate(partitioned(dataset, config.partitions))
@@ -215,9 +215,9 @@ def _vote(config: TrainingConfig, dataset: Dataset, folder: Path, stop: Stop) ->
 
 
 def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
-    """The training images in ``count`` parts by their content alone: a change of one image changes two parts at most.
+    """The training images in ``count`` parts, chosen by their content alone: changing an image changes at most 2 parts.
 
-    Raises InputError where a part has none.
+    Raises InputError if a part is empty.
     """
     content = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in dataset.x_train)
     of_image = np.array([int.from_bytes(digest, "little") % count for digest in content])
@@ -240,7 +240,7 @@ def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> No
 
 
 def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:
-    """On the clean test images without noise: overall, of the target class and of each class."""
+    """Accuracies on the clean test images without noise: overall, of the target class and of each class."""
     overall, of_class = clean_accuracies(logits, dataset.x_test, dataset.y_test)
     of_classes = {f"accuracy_class_{label}": value for label, value in enumerate(of_class)}
     return {"accuracy": overall, "target_accuracy": of_class[target_class], **of_classes}
@@ -263,7 +263,7 @@ class Training:
             config.architecture, dataset.image_shape, dataset.num_classes, weights_seed, config.standardise
         )
         self.model = StatelessModel(network, config.batch_norm)
-        # Moved to the device once; batches are gathered there.
+        # Moved to the device once. Batches are gathered there.
         self._x, self._y = ops.convert_to_tensor(dataset.x_train), ops.convert_to_tensor(dataset.y_train)
         self._compiled_step = jit(self._step)
         self._logits = jit(lambda weights, statistics, x: self.model(weights, statistics, x)[0])

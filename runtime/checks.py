@@ -25,7 +25,7 @@ def require_usable(settings: Any, name: str = "") -> None:
     settings: a config dataclass, a mapping, a sequence or a single value. Floats must be finite, also in float32.
     Integers must lie between 0 and LARGEST_COUNT. Fields of a dataclass must keep their declared bounds, see
     runtime.bounds. A path is a folder where the setting's name ends in 'dir', 'directory', 'folder', 'store' or
-    'studies'. It is a file or a folder where the name is 'source', and a file otherwise: see require_place.
+    'studies'. It is a file or a folder where the name is 'source' or 'published', else a file: see require_place.
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         require_bounds(settings)
@@ -37,7 +37,7 @@ def require_usable(settings: Any, name: str = "") -> None:
         for value in settings:
             require_usable(value, name)
     elif isinstance(settings, Path):
-        either = name.rpartition(".")[2] == "source"
+        either = name.rpartition(".")[2] in ("source", "published")
         require_place(name, settings, folder=None if either else name.endswith(_FOLDERS))
     elif isinstance(settings, bool):
         return

@@ -124,9 +124,14 @@ def load_array(path: Path) -> np.ndarray:
         return array
 
 
-def load_archive(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """Read the arrays ``names`` (all when None) of an .npz file. Raises InputError as load_array does."""
+def load_archive(path: Path, names: tuple[str, ...] | None = None, largest: float = 1e99) -> dict[str, np.ndarray]:
+    """Read the arrays ``names`` (all when None) of an .npz file that holds at most ``largest`` bytes when unpacked.
+
+    Raises InputError as load_array does.
+    """
     with _loaded(path, ".npz", (ZIP, EMPTY_ZIP), "mend the path") as opened, opened as archive:
+        if (size := sum(member.file_size for member in archive.zip.infolist())) > largest:
+            raise InputError(f"{path}: holds {size:,} bytes when unpacked, more than {largest:,}; make it smaller")
         missing = sorted(set(names or ()) - set(archive.files))
         if missing:
             held = shorten(", ".join(archive.files), 200, placeholder=" ...") or "nothing"

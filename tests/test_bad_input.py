@@ -32,6 +32,8 @@ MERGE = "randomized_smoothing_certification/merge_shards.py"
 FEWER_VOTES = "randomized_smoothing_certification/fewer_votes.py"
 READY = "attack_generation/ready_poison.py"
 PACK = "attack_generation/pack_poison.py"
+CHECK = "attack_generation/check_poison.py"
+RANK = "evaluation/tables/rank.py"
 VISIBILITY = "evaluation/visibility.py"
 LABELS = "evaluation/label_flipping/digits.py"
 COLLECT = "evaluation/label_flipping/collect.py"
@@ -74,6 +76,8 @@ class Place:
                     READY: ["--name", "mnist_published", "--data-dir", self.data, "--out", out / "a.npy"],
                     VISIBILITY: ["--poison", "none.npy", "--data-dir", self.data, "--out", out / "a.json"],
                     PACK: ["--poison", self.folder / "a.npy", "--name", "a", "--out-dir", out],
+                    RANK: ["--plan", self.plan, "--poison", self.folder / "a.npz", "--directory", out],
+                    CHECK: [self.folder / "a.npz", "--data-dir", self.data],
                     LABELS: ["--data-dir", self.data, "--work-dir", out, "--results-dir", out],
                     COLLECT: ["--studies", self.folder / "study", "--results-dir", out],
                     BOUNDARY: ["--out-dir", out],
@@ -127,7 +131,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 SCRIPTS = (
-    ATTACK, CONTROL, READY, PACK, VISIBILITY, VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, COLLECT, CONTRASTIVE,
+    ATTACK, CONTROL, READY, PACK, CHECK, RANK, VISIBILITY,
+    VICTIM, CERTIFY, MERGE, FEWER_VOTES, LABELS, COLLECT, CONTRASTIVE,
     BOUNDARY, RUN_PLAN, MAKE_TABLES, CERTIFICATES, WRITE_RESULTS, *PREPARE, PREPARE_ANY, *BENCHMARKS,
 )  # fmt: skip
 
@@ -155,6 +160,10 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (READY, [], "mnist_published: was made from other training images"),
         (READY, ["--name", "none"], "no ready poison 'none'; choose from digits_per_image, mnist_published"),
         (PACK, [], "a.json: no such file"),
+        (PACK, ["--png-dir", "."], "give --poison FILE.npy, or --png-dir FOLDER with --target-class and --epsilon"),
+        (CHECK, [], "a.npz: no such file"),
+        (RANK, [], "a.npz: no such file"),
+        (RANK, ["--set", "runs=0"], "runs must lie between 1 and 1000, got 0"),
         (VISIBILITY, [], "none.npy: no such file"),
         (VISIBILITY, ["--sigma", "0"], "sigma must be positive"),
         (VICTIM, ["--jitter-brightness", "2"], "jitter_brightness must lie between 0 and 1, got 2"),

@@ -121,6 +121,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     reduction = reduction_against(attack_runs, clean) if poison else None
     row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), reduction or 3 * (None,), strict=False))
     row |= {"interval_over": ", ".join(reduction.over) if reduction else "", "reduction": reduction}
+    row["reduction_at_sigma"] = reduction_against(attack_runs, clean, victim.sigma) if poison else None
     row["gradients"] = _mean(run.gradients for run in runs)
     row |= runs[0].visibility if runs and poison else {}
     for name in ("backend", "machine"):
@@ -149,8 +150,11 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
     return (without_seed | variants).get(name, AttackVariant("", {}))
 
 
-def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None) -> Reduction | None:
-    """Against the runs of clean data of the same seeds; None without one, or where the votes n of the two differ."""
+def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
+    """Against the runs of clean data of the same seeds; None without one, or where the votes n of the two differ.
+
+    at: a radius. The reduction is then that of certified accuracy at this radius, not of the ACR.
+    """
     by_seed = [{run.seed: run for run in entry.runs} for entry in (*([clean] if clean else ()), *attack_runs)]
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     cleans, *poisoned = ([runs[seed] for seed in seeds] for runs in by_seed)
@@ -160,8 +164,9 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None) -> Redu
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (cleans, everyone[len(cleans) :])):
         return None
     same = all(np.array_equal(run.idx, cleans[0].idx) for run in everyone)
-    after = np.array([[np.maximum(run.radii, 0) for run in runs] for runs in poisoned])
-    return reduction_of(after, np.array([np.maximum(run.radii, 0) for run in cleans]), same_points=same)
+    found = [[np.maximum(run.radii, 0) if at is None else 1.0 * (run.radii >= at) for run in runs] for runs in poisoned]
+    before = [np.maximum(run.radii, 0) if at is None else 1.0 * (run.radii >= at) for run in cleans]
+    return reduction_of(np.array(found), np.array(before), same_points=same)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -192,7 +197,7 @@ def measured_line(frame: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-UNWRITTEN = ["reduction", "cell", "entries", "in_method_transfer", "in_architecture_transfer"]
+UNWRITTEN = ["reduction", "reduction_at_sigma", "cell", "entries", "in_method_transfer", "in_architecture_transfer"]
 DIGITS = {"reduction": 1, "gradients": 1}  # after the point in files, by the start of the column's name; else 4
 AS_THEY_ARE = ("sigma", "epsilon", "share")
 

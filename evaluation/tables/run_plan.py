@@ -52,7 +52,7 @@ class Config:
 def main(config: Config) -> None:
     """Run the plan's jobs. Raises InputError where one failed, after the others are done, and StoppedEarly."""
     require_usable(config)
-    plan = _with_changes(read_plan(config.plan), config)
+    plan = with_changes(read_plan(config.plan), config)
     for name, folder in plan.paths_in(config.directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, config.directory)
@@ -82,7 +82,7 @@ def main(config: Config) -> None:
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
 
 
-def _with_changes(plan: Plan, config: Config) -> Plan:
+def with_changes(plan: Plan, config: Config) -> Plan:
     """The plan with the entries that the command line replaces."""
     values = msgspec.to_builtins(plan)
     for change in config.set:

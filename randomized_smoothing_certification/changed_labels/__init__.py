@@ -1,1 +1,1 @@
-"""Predictions that changed training labels cannot change: smoothed over the labels, and exact."""
+"""Certificates against changed training labels: by smoothing over the labels, and exact certificates."""

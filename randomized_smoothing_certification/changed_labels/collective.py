@@ -1,21 +1,21 @@
-"""How many test points one adversary can turn at once who changes training labels: a collective certificate.
+"""Collective certificate: how many predictions one adversary who changes training labels can turn at once.
 
-A certificate of one test point lets the adversary choose other changes for every point. Here one set of changed labels
-meets all test points. Other collective certificates are of Schuchardt et al. (ICLR 2021, "Collective Robustness
-Certificates", graph neural networks) and of Chen et al. (ICML 2022, "On Collective Robustness of Bagging Against Data
-Poisoning", arXiv 2205.13176). The latter also solves an integer program for the most predictions that change at once.
+A certificate of a single test point lets the adversary choose different changes for every point. Here one set of
+changed labels meets all test points. Other collective certificates come from Schuchardt et al. (ICLR 2021, "Collective
+Robustness Certificates", graph neural networks) and Chen et al. (ICML 2022, "On Collective Robustness of Bagging
+Against Data Poisoning", arXiv 2205.13176). Chen et al. also solve an integer program for the most changed predictions.
 
-Derivation, for SignedClusters. Cluster j gives class c the score s_j(c) = n_j(c) - (the other clusters' labels c), with
-n_j(c) its own labels c. Let ``out`` and ``in`` (M, K) count the labels that leave and enter each class in each cluster.
-Then s_j(c) rises by the sum over clusters i of e_ij (in_i(c) - out_i(c)), with e_ij = 1 where i = j, else -1. A cluster
-keeps its size, so its ``out`` and ``in`` have one sum. The least number of changes for them is the sum of ``out``,
-since two changes of one label are one change. All of this is linear.
+Derivation, for SignedClusters. Let n_j(c) be the number of labels c in cluster j. Cluster j gives class c the score
+s_j(c) = n_j(c) - (number of labels c in the other clusters). Let ``out`` and ``in`` (M, K) count the labels that leave
+and enter each class in each cluster. Then s_j(c) rises by the sum over clusters i of e_ij (in_i(c) - out_i(c)), with
+e_ij = 1 if i = j, else -1. A cluster keeps its size, so its ``out`` and ``in`` have the same sum. The least
+number of changes for them is sum(out), since two changes of a label are a single change. All of this is linear.
 
-A change from a to b in the cluster of a lowers the margin of a over b there by 2, and in the cluster of b the margin of
-b over a by 2 as well. Adding up the costs of single clusters would therefore count too many changes. Instead the binary
-z_jb says that cluster j, whose class is a, loses to b: fall of s_j(a) + rise of s_j(b) >= margin. Ties are lost. The
-number y_jb is the rise where z_jb = 1, else 0. So the fall is counted once for all rivals, which makes the bounds of
-the relaxed problem much lower than a constraint per rival does.
+A change from a to b in a cluster that predicts a lowers its margin of a over b by 2. In a cluster that predicts b, it
+lowers the margin of b over a by 2 as well. So adding up the costs of single clusters would count too many changes.
+Instead the binary z_jb says that cluster j, which predicts a, loses to b: fall of s_j(a) + rise of s_j(b) >= margin.
+Ties are lost. The number y_jb is the rise if z_jb = 1, else 0. So the fall is counted once for all rivals. This makes
+the bounds of the relaxed problem much lower than a constraint for each rival does.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from runtime.lazy import optimize, sparse
 
 
 class Turned(NamedTuple):
-    """Test points, right without an attack, that one set of changed labels turns."""
+    """Numbers of correctly classified test points that one set of changed labels turns."""
 
-    bound: int  # no set of so many changes turns more
-    found: int  # an attack turns so many, counted in integers: the bound is exact where both are equal
+    bound: int  # no set of this many changes turns more points
+    found: int  # points that a found attack turns, counted in integers. If equal to bound, the bound is exact
 
 
 def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: float = np.inf) -> Turned:
-    """The most test points, right without an attack, that one set of at most ``changes`` changed labels turns.
+    """The most correctly classified test points that one set of at most ``changes`` changed labels turns.
 
-    train, test: training and test points of each class in every cluster, int (M, K) each, as SignedClusters.counts
-    gives them. Points that are wrong or abstain without an attack count as lost beforehand, even if an attack mends
-    them. seconds: time limit of each of two searches, the second for whole numbers of changes where the first allows
-    fractions. When it ends a search, the bound is what was proven until then: it holds, but may not be exact. It
-    rests on the floating-point numbers of the solver (HiGHS), with half a test point to spare.
+    train, test: numbers of training and test points of each class in every cluster, int (M, K) each, from
+    SignedClusters.counts. Misclassified points and abstentions count as lost from the start, even if an attack corrects
+    them. seconds: time limit of each of two searches. The first allows fractions of changes, the second does not. When
+    the limit ends a search, the bound proven so far still holds, but may not be exact. The bound relies on
+    floating-point results of the solver (HiGHS), with a tolerance of half a test point.
 
-    Raises InputError for counts that are not such arrays, negative changes, or a time that is not positive.
+    Raises InputError for other arrays, for negative changes, or for a time that is not positive.
     Source: derivation above.
     """
     train, test = np.asarray(train), np.asarray(test)
@@ -63,7 +63,7 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
     right = np.where(margin.min(axis=1) > 0, test[np.arange(len(test)), own], 0)
     pairs = np.nonzero((margin <= 2 * changes) & (right > 0)[:, None])  # a change takes at most 2 from a margin
     bound, found = int(right[np.unique(pairs[0])].sum()), 0
-    for whole in (0, 1):  # fractions of changes are faster, and hardly turn more
+    for whole in (0, 1):  # a search with fractions of changes is faster, and its bound is hardly larger
         if found == bound:
             break
         each = 2 * train.size, len(pairs[0]), len(pairs[0])
@@ -91,7 +91,7 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
 def _constraints(
     train: np.ndarray, own: np.ndarray, margin: np.ndarray, pairs: tuple[np.ndarray, ...], changes: int
 ) -> optimize.LinearConstraint:
-    """The program of the derivation: variables out, in, and z, y of the pairs (j, b) of clusters and rivals."""
+    """The constraints of the derivation on the variables out, in, and z, y of pairs (j, b) of clusters and rivals."""
     (clusters, classes), (j, b) = train.shape, pairs
     live = np.unique(j)
     sign = 2 * np.eye(clusters) - 1
@@ -100,13 +100,13 @@ def _constraints(
     of = (live[:, None] == j) * 1.0
     ones, none = np.eye(len(j)), np.zeros((len(j), rise.shape[1]))
     sizes = np.tile(np.repeat(np.eye(clusters), classes, axis=1), 2) * np.repeat([1, -1], train.size)
-    rows: list[tuple[np.ndarray, np.ndarray | int, np.ndarray | int, int]] = [  # each is at least its last number
-        (fall, -of * (margin[j, b] + changes), of, -changes),  # fall + y >= margin where a z is 1
-        (np.maximum(fall, 0), -of * margin[j, b], of, 0),  # follows where z is whole, and cuts fractions off
-        (rise, -changes * ones, -ones, -changes),  # y <= rise where z is 1
-        (np.maximum(rise, 0), 0, -ones, 0),  # follows as well
-        (none, changes * ones, -ones, 0),  # y <= 0 where z is 0
-        (none[: len(live)], -of, 0, -1),  # one rival is enough
+    rows: list[tuple[np.ndarray, np.ndarray | int, np.ndarray | int, int]] = [  # each row is >= its last entry
+        (fall, -of * (margin[j, b] + changes), of, -changes),  # fall + y >= margin if a z is 1
+        (np.maximum(fall, 0), -of * margin[j, b], of, 0),  # implied for binary z, cuts off fractions
+        (rise, -changes * ones, -ones, -changes),  # y <= rise if z is 1
+        (np.maximum(rise, 0), 0, -ones, 0),  # also implied
+        (none, changes * ones, -ones, 0),  # y <= 0 if z is 0
+        (none[: len(live)], -of, 0, -1),  # each cluster loses to at most one rival
         (-np.repeat([[1.0, 0.0]], train.size, axis=1), 0, 0, -changes),
         (sizes, 0, 0, 0),
         (-sizes, 0, 0, 0),
@@ -126,7 +126,7 @@ def _margins(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _turned(train: np.ndarray, own: np.ndarray, right: np.ndarray, moved: np.ndarray, changes: int) -> int:
-    """Points that an attack (out, in) turns, 0 where it is none of so many changes."""
+    """Points that an attack (out, in) turns, or 0 if it is invalid or takes more than ``changes`` changes."""
     out, entering = np.rint(moved).astype(int).reshape(2, *train.shape)
     after = train - out + entering
     if out.sum() > changes or (out.sum(axis=1) != entering.sum(axis=1)).any() or min(out.min(), after.min()) < 0:

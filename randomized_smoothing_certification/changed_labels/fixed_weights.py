@@ -1,20 +1,20 @@
-"""Classifiers whose scores are sums over training labels, with weights that no label changes, and their certificates.
+"""Classifiers whose scores are sums over training labels, with weights that no label affects, and their certificates.
 
 The score of a class at a test point is the sum of the point's weights (alpha) over the training points of that class.
 Every classifier here has a certificate for its smoothed version (arXiv 2002.03018) and an exact certificate for itself.
 Both hold for features, weights and settings that were fixed beforehand: labels that chose them count as trusted.
-``agreed`` makes certificates of several settings into one for any choice among them, which trusts no label.
+``agreed`` combines certificates of several settings into a certificate of any choice among them. It trusts no label.
 
-A changed label moves a margin by at most twice the largest weight. So weights of at most 1 in size should make the
-margin large. Let p be the probability that a training point has the test point's class. If nothing tells the other
-classes apart before the labels are seen, the point raises the expected margin against every one of K - 1 rivals by
-(K p - 1) / (K - 1) times its weight: the best weight is 1 where p > 1/K, else -1. SignedVotes and SignedClusters have
-such weights. A learner that knows class names can do better. With P = (.4, .6, 0), class 0 and the third class as its
-rival the best weight is 1, and with the second class as its rival it is -1.
+A changed label moves a margin by at most twice the largest weight. So among weights of size at most 1, those with the
+largest margin are best. Let p be the probability that a training point has the test point's class. If nothing tells the
+other classes apart before the labels are seen, the point raises the expected margin against each of the K - 1 rivals by
+(K p - 1) / (K - 1) times its weight. The best weight is 1 if p > 1/K, else -1. SignedVotes and SignedClusters have
+these weights. A learner that knows class names can do better: with class probabilities (.4, .6, 0) of the point, the
+best weight for the first class is 1 against the third class and -1 against the second.
 
-No learner that treats all class names alike certifies more than (N_a + N_b - 1) // 2 changes of a prediction a, with N
-the sizes of class a and of the smallest other class b: to exchange the two names takes N_a + N_b changes, and turns the
-prediction. Signed votes reach this ceiling where the supporters are the whole class.
+Let N_a and N_b be the sizes of class a and of the smallest other class b. No learner that treats all class names alike
+certifies more than (N_a + N_b - 1) // 2 changes of a prediction a: exchanging the two names takes N_a + N_b changes and
+turns the prediction. Signed votes reach this limit if the supporters are the whole class.
 """
 
 from abc import ABC, abstractmethod
@@ -39,7 +39,7 @@ from runtime.lazy import linalg
 
 
 class Certified(NamedTuple):
-    """m test points: the smoothed classifier of every noise, and the classifier itself."""
+    """Certificates at m test points: of the smoothed classifier for every noise, and of the classifier itself."""
 
     smoothed: list[Smoothed]
     prediction: np.ndarray  # int64 (m,), ABSTAIN where two classes tie
@@ -54,14 +54,14 @@ class FixedWeights(ABC):
         """alpha, float64 (m, n): the weight of each training point at each test point. x_test: features (m, d)."""
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
-        """Certificates at test points x_test (m, d), whose weights are in memory together. y: classes, int (n,)."""
+        """Certificates at test points x_test (m, d). All weights are in memory at once. y: classes, int (n,)."""
         alpha = self(x_test)
         smoothed = [smooth_weights(alpha, y, noise) for noise in noises]
         return Certified(smoothed, *greedy_flips(alpha, y, noises[0].num_classes))
 
 
 class VotingWeights(FixedWeights):
-    """Weights of one size, so that counts of training points are enough."""
+    """Weights of equal size, for which counts of training points suffice."""
 
     @abstractmethod
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
@@ -74,10 +74,10 @@ class VotingWeights(FixedWeights):
 
 
 class VotesOfMostLike(VotingWeights):
-    """Equally many training points vote for their labels at each test point.
+    """The same number of training points vote for their labels at each test point.
 
     most_like: a function of test features (m, d) to the indices of the training points that vote for their labels, int
-    (m, k). points: n. weight: of each vote. against: whether all other points vote against their labels.
+    (m, k). points: n. weight: size of each vote. against: whether all other points vote against their labels.
     """
 
     def __init__(
@@ -99,11 +99,10 @@ class VotesOfMostLike(VotingWeights):
 
 
 class RidgeRegression(FixedWeights):
-    """Ridge regression as a function of the training labels: factored once, one vector per test point.
+    """Ridge regression. Its matrix is factored once, and each test point gets a vector of weights.
 
-    x_train: features, float (n, d), centred and with a constant column where these are wanted. ridge: lambda, the
-    multiple of the identity added to X^T X; 0 with fewer points than features gives the interpolating solution of
-    least norm.
+    x_train: features, float (n, d). Any centring or constant column must already be in them. ridge: lambda, the
+    multiple of the identity added to X^T X. With ridge 0 and n < d, the solution interpolates with the least norm.
 
     Raises InputError for a negative ridge, features that are not finite, or a singular system.
     """
@@ -142,7 +141,7 @@ class RidgeRegression(FixedWeights):
 
 
 class NearestNeighbours(VotesOfMostLike):
-    """The k nearest training points vote, each with weight 1 / k. x_train: features (n, d); nearness is l2 distance.
+    """The k nearest training points by l2 distance vote, each with weight 1 / k. x_train: features (n, d).
 
     Raises InputError unless 1 <= k <= n.
     """
@@ -157,15 +156,16 @@ class NearestNeighbours(VotesOfMostLike):
 class SignedVotes(VotesOfMostLike):
     """The k training points most like a test point vote for their labels, all others against theirs, each by 1 / n.
 
-    Where the classes are equally large, it predicts as the k points alone and certifies twice as many changes. A
-    change takes 2 from the margin in both cases. With n points of a class among the k and N in all, the margin is
-    n_a - n_b for the k alone, and (2 n_a - N_a) - (2 n_b - N_b) here. An adversary who gives a rival some of the k
-    enlarges the rival.
+    If all classes have the same size, it predicts as the k points alone do and certifies twice as many changes. A
+    change takes 2 from the margin in both cases. Let a class have n points among the k and N in all. The margin is
+    n_a - n_b for the k alone, and (2 n_a - N_a) - (2 n_b - N_b) here. An adversary who gives points of the k to a rival
+    also enlarges the rival's class.
 
-    Where a class is larger than 2 k, its points that are not among the k can outvote k that all have its label: of ten
-    0s and one 1, a point with four 0s as its k gets -2 for class 0 and -1 for class 1. The certificate stays exact.
+    If a class has more than 2 k points, its points outside the k can outvote k points that all have its label. Let ten
+    points have class 0 and one point class 1. With four 0s as its k, a test point gets the scores -2 and -1. The
+    certificate stays exact.
 
-    weights: a function of test features (m, d) to an array (m, n) that grows with likeness, such as another learner.
+    weights: a function of test features (m, d) to similarities (m, n), such as the weights of another learner.
     points: n. Raises InputError unless 1 <= k < n.
     """
 
@@ -180,7 +180,7 @@ class SignedVotes(VotesOfMostLike):
 
     @classmethod
     def of_distance(cls, x_train: np.ndarray, k: int) -> "SignedVotes":
-        """Most like are the nearest, by l2 distance. x_train: features (n, d)."""
+        """Signed votes in which the k nearest points by l2 distance are most alike. x_train: features (n, d)."""
         x_train = np.asarray(x_train, np.float32)
         return cls(lambda x_test: -squared_distances(x_test, x_train), len(x_train), k)
 
@@ -190,8 +190,8 @@ class SignedClusters(VotingWeights):
 
     All test points of a cluster share one prediction and one certificate. collective.py certifies all test points
     against one adversary. With two clusters this is the better of the two ways to name them, as in the appendix of
-    arXiv 2006.14768 on MNIST 1 against 7. Classes that differ in size: see SignedVotes, with the size of the cluster in
-    place of k.
+    arXiv 2006.14768 on MNIST 1 against 7. For classes of different sizes see SignedVotes, with the size of the cluster
+    in place of k.
 
     x_train: features (n, d), which k-means divides into ``clusters`` clusters. A test point is in the cluster of the
     nearest mean. The same seed gives the same clusters. Raises InputError unless 2 <= clusters <= n.
@@ -216,8 +216,8 @@ class SignedClusters(VotingWeights):
         return Votes(support, counts.sum(axis=0) - support)
 
     def counts(self, y: np.ndarray, num_classes: int, x: np.ndarray | None = None) -> np.ndarray:
-        """Points of each class in every cluster, int64 (clusters, K). y: their classes. x: their features, where they
-        are not the training points."""
+        """Number of points of each class in every cluster, int64 (clusters, K). y: classes of the points. x: their
+        features, if they are not the training points."""
         counts = np.zeros((self._means.n_clusters, num_classes), np.int64)
         np.add.at(counts, (self._means.labels_ if x is None else self._cluster_of(x), y), 1)
         return counts
@@ -240,7 +240,7 @@ class KernelRegression(FixedWeights):
         self._variance = bandwidth**2 * 2 * float(np.var(self._x, axis=0, dtype=np.float64).sum())
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n), of sum 1 at each test point; see FixedWeights."""
+        """alpha, float64 (m, n), with sum 1 at each test point. See FixedWeights."""
         exponent = -squared_distances(x_test, self._x).astype(np.float64) / (2 * self._variance)
         kernel = np.exp(exponent - exponent.max(axis=1, keepdims=True))
         return kernel / kernel.sum(axis=1, keepdims=True)
@@ -249,9 +249,9 @@ class KernelRegression(FixedWeights):
 def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The classifier without noise and its exact robustness: (classes, label changes survived), int64 (m,) each.
 
-    The optimal attack on one test point is known: for each rival class, it changes the labels that take most off the
-    margin, largest first, until no margin is left. A tie counts as lost. A margin that is 0 from the start, up to
-    rounding, abstains. The number of changes before that is the exact certificate.
+    The optimal attack on one test point is known: for each rival class, it changes the labels that lower the margin
+    most, largest first, until no margin is left. A tie counts as lost. The exact certificate is the largest number of
+    changes that leaves a margin against all rivals. The classifier abstains if its margin is 0, up to rounding.
 
     alpha: weights (m, n). y: training classes, int (n,).
     """
@@ -274,8 +274,8 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
 def vote_flips(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     """The vote and its exact robustness, as ``greedy_flips``: (classes, label changes survived), int64 (m,) each.
 
-    A changed label moves a vote from the first class to the second, or a vote against the second to the first. Either
-    takes 2 from the margin, and a tie is lost.
+    A changed label moves a vote from the first class to the second, or a vote against the second to the first. Both
+    take 2 from the margin. A tie is lost.
     """
     scores = np.subtract(*votes)
     second, first = np.sort(scores, axis=1)[:, -2:].T
@@ -284,14 +284,14 @@ def vote_flips(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def agreed(predictions: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What all of H classifiers predict, ABSTAIN where they differ, and how strong the weakest certificate of it is.
+    """The common prediction of H classifiers, ABSTAIN where they differ, and the strength of its weakest certificate.
 
-    predictions: int (H, ...). strengths: (H, ...), flips that each classifier survives, or its -log eps. Either is 0
-    where it abstains. Returns arrays (...), the strength 0 where the classifiers differ.
+    predictions: int (H, ...). strengths: (H, ...), flips that each classifier survives, or its -log eps, 0 where it
+    abstains. Returns two arrays (...). The strength is 0 where the classifiers differ.
 
-    Within the least number of flips every classifier still predicts the class. So does the one that any function of the
-    labels selects. The numbers must be of the same training labels, and no label may have made the list of classifiers.
-    With Smoothed classifiers of one noise the least -log eps certifies the least number of flips.
+    Within the least number of flips, every classifier still predicts the class. So does any classifier that labels
+    select. All certificates must come from the same training labels. The list of classifiers must not depend on labels.
+    For Smoothed classifiers of one noise, the least -log eps certifies the least number of flips.
     """
     same = (predictions == predictions[0]).all(axis=0)
     return np.where(same, predictions[0], ABSTAIN), np.where(same, strengths.min(axis=0), 0)

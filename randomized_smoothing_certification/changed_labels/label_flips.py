@@ -1,8 +1,8 @@
-"""Random label flips as noise, and how many changed labels a probability under them certifies.
+"""Random label flips as noise, and the number of changed labels that a probability under this noise certifies.
 
 Source: Rosenfeld, Winston, Ravikumar, Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized
-Smoothing" (ICML 2020, arXiv 2002.03018), sections 3 and 4. Probabilities fall below the smallest float64: everything is
-a logarithm.
+Smoothing" (ICML 2020, arXiv 2002.03018), sections 3 and 4. Probabilities can be below the smallest float64,
+so all are logarithms.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from runtime.files import InputError
 Bound = Literal["tight", "closed_form"]
 
 EPSILON = float(np.finfo(np.float64).eps)
-_ROUNDING = 1e-9  # more than the rounding error of a Chernoff bound; always taken off the certificate
+_ROUNDING = 1e-9  # more than the rounding error of a Chernoff bound. Each certificate subtracts it
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LabelFlips(TrainingSetNoise):
 
     @property
     def to_each(self) -> float:
-        """Probability of becoming one particular other class."""
+        """Probability that a label becomes one particular other class."""
         return self.q / (self.num_classes - 1)
 
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
@@ -76,12 +76,12 @@ class LabelFlips(TrainingSetNoise):
         return np.searchsorted(-np.array(thresholds), -log_eps, side="left").astype(np.int64)
 
     def _thresholds(self) -> Iterator[float]:
-        """For r = 1, 2, ...: the log eps that r changed labels can just turn into a probability of one half.
+        """For r = 1, 2, ...: the largest log eps that r changed labels can raise to at most a probability of one half.
 
-        A changed label's noisy value is the old class, the new class or a third. The likelihood ratio of the two noisy
-        training sets depends only on the number of old classes minus the number of new ones. The adversary's best event
-        takes the outcomes in the order of this difference until they hold half of the attacked mass. Each threshold is
-        lowered by more than its rounding error, which grows with r.
+        The noisy value of a changed label is the old class, the new class or a third class. The likelihood ratio of the
+        two noisy training sets depends only on the number of old classes minus the number of new classes. The best
+        event for the adversary takes the outcomes in the order of this difference, until they hold half of the attacked
+        mass. Each threshold is lowered by more than its rounding error, which grows with r.
         """
         third = self.q - self.to_each
         taps = np.log([self.to_each, third, 1 - self.q] if self.num_classes > 2 else [self.q, 1 - self.q])
@@ -103,6 +103,6 @@ class LabelFlips(TrainingSetNoise):
 
 
 def certified_accuracy(flips: np.ndarray, correct: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Share of test points that are right and certified for at least that many flips, for each number in ``at``."""
+    """Share of test points that are right and certified for at least a given number of flips. at: these numbers."""
     robust = np.sort(flips[correct])
     return (len(robust) - np.searchsorted(robust, at, side="left")) / len(flips)

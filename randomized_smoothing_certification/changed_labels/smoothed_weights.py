@@ -19,11 +19,11 @@ from runtime.files import InputError
 _CHUNK = 2**18  # float64 entries worked on at once, so that they stay in a processor's cache
 _LARGEST_EXPONENT = 300.0  # keeps exp() finite
 _NEWTON_STEPS = 60
-_NEWTON_TOLERANCE = 1e-6  # what a further step could still take off a logarithm
+_NEWTON_TOLERANCE = 1e-6  # steps end when a further step would lower the logarithm by less than this
 
 
 class Votes(NamedTuple):
-    """How many training points of each class vote at m test points, int (m, K) each."""
+    """Numbers of training points of each class that vote at m test points, int (m, K) each."""
 
     support: np.ndarray  # each raises the score of its class by 1
     against: np.ndarray | int = 0  # each lowers the score of its class by 1
@@ -44,7 +44,7 @@ def class_scores(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarr
 
 
 def chunks(prediction: np.ndarray, points: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Predicted classes, each with rows of ``prediction``, so few that their weights of all points fit a cache."""
+    """Pairs of a predicted class and rows of ``prediction`` with it. The weights of a pair's rows fit into a cache."""
     rows = max(1, _CHUNK // points)
     for predicted in np.unique(prediction).tolist():
         chosen = np.flatnonzero(prediction == predicted)
@@ -55,7 +55,7 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
     """The smoothed classifier of any fixed weights at m test points.
 
     alpha: weights (m, n). y: training classes, int (n,). The class with the largest mean score is predicted. For each
-    other class, eps bounds the probability that flipped labels let it catch up, and the largest eps counts: with more
+    other class, eps bounds the probability that flipped labels let it catch up. The largest eps is returned. With more
     than two classes, the smoothed classifier predicts the class that wins every pairwise majority.
     """
     prediction = np.argmax(class_scores(alpha, y, noise.num_classes), axis=1)
@@ -80,7 +80,7 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
 
 
 def smooth_votes(votes: Votes, noise: LabelFlips) -> Smoothed:
-    """The smoothed vote at m test points: ``smooth_weights`` for weights of one size."""
+    """The smoothed vote at m test points: ``smooth_weights`` for weights of equal size."""
     support, against = np.broadcast_arrays(*votes)
     prediction = np.argmax(support - against, axis=1)
     points = np.arange(len(support))
@@ -105,13 +105,13 @@ def _log_chernoff(
     times_signed: np.ndarray | None = None,
     times_rest: np.ndarray | None = None,
 ) -> np.ndarray:
-    """log of min over t >= 0 of E[exp(-t S)], an upper bound on log P[S <= 0], for each of m sums S; (m,).
+    """log of min over t >= 0 of E[exp(-t S)], an upper bound on log P[S <= 0], for each of m sums S, (m,).
 
-    S adds up, independently, each entry a of ``signed`` (m, n1) as a, -a or 0 with probabilities 1 - q, b and the
-    rest, b = q / (K - 1), and each entry of ``rest`` (m, n2) as a, -a or 0 with probabilities b, b and the rest.
-    times_signed, times_rest: how often each entry counts, of the same shapes; once where not given. The logarithm is
-    convex in t, so Newton's method finds the zero of its derivative, with bisection where a step leaves the bracket.
-    Every t gives a valid bound: an early end makes it less tight.
+    Let b = q / (K - 1). S is a sum of independent terms. Each entry a of ``signed`` (m, n1) adds a with probability
+    1 - q, -a with probability b, and else 0. Each entry a of ``rest`` (m, n2) adds a or -a with probability b each, and
+    else 0. times_signed, times_rest: number of times that each entry counts, of the same shapes. Default: once. The
+    logarithm is convex in t, so Newton's method finds the zero of its derivative, with bisection if a step leaves the
+    bracket. Every t gives a valid bound: an early end only makes it less tight.
     """
     stay, move = 1 - noise.q, noise.to_each
     parts = [(signed, times_signed, stay, move)] + ([(rest, times_rest, move, move)] if rest.shape[1] else [])
@@ -147,7 +147,7 @@ def _log_chernoff(
 
 
 def _total(terms: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """The sum of each row's terms (m, n), each counted ``times`` times, once where it is None."""
+    """The sum of each row's terms (m, n), each counted ``times`` times (None: once)."""
     return terms.sum(axis=1) if times is None else _dot(terms, times)
 
 

@@ -6,9 +6,9 @@ set and a test input to a class. The smoothed classifier predicts the class that
 when it is trained on noisy versions of the training set. An adversary whose training set has nearly the same noisy
 versions cannot change this class.
 
-A noise distribution is one class with two methods (``TrainingSetNoise``). The paper's is LabelFlips, label_flips.py.
-Another distribution, such as Gaussian noise on the training inputs, says how to draw a noisy training set, and how far
-an adversary may go while an event of known probability stays the more likely one.
+A noise distribution is a subclass of ``TrainingSetNoise`` with two methods. The paper's distribution is LabelFlips in
+label_flips.py. The first method draws a noisy training set. The second says how far an adversary may change the
+training set while an event of known probability keeps a probability above one half.
 """
 
 from abc import ABC, abstractmethod
@@ -46,9 +46,9 @@ class TrainingSetNoise(ABC):
     def certified(self, log_eps: np.ndarray, size: int) -> np.ndarray:
         """How far an adversary may change the training set, for each of several events.
 
-        log_eps: float64 (m,), upper bounds on log(1 - P[event]) under noise around the given training set; at most
-        log(1/2). size: training points. Returns, in this noise's own unit, the largest change after which the
-        event's probability is still above one half.
+        log_eps: float64 (m,), upper bounds on log(1 - P[event]) under noise around the given training set, at most
+        log(1/2). size: number of training points. Returns, in this noise's own unit, the largest change after which
+        the event's probability is still above one half.
         """
 
 
@@ -56,10 +56,10 @@ class Smoothed(NamedTuple):
     """Predictions of a smoothed classifier at m test points."""
 
     prediction: np.ndarray  # int64 (m,), ABSTAIN where no class is known to have a probability above one half
-    log_eps: np.ndarray  # float64 (m,), upper bound on log(1 - P[base learner predicts so]); 0 where abstained
+    log_eps: np.ndarray  # float64 (m,), upper bound on log(1 - P[base learner predicts it]), 0 at abstentions
 
     def certified(self, noise: TrainingSetNoise, size: int) -> np.ndarray:
-        """How far an adversary may change the training set of ``size`` points; 0 for points that abstained."""
+        """How far an adversary may change the training set of ``size`` points, 0 for points that abstained."""
         answered = self.prediction != ABSTAIN
         radii = noise.certified(self.log_eps[answered], size)
         result = np.zeros(len(self.prediction), radii.dtype)
@@ -68,7 +68,7 @@ class Smoothed(NamedTuple):
 
 
 def answers(prediction: np.ndarray, log_eps: np.ndarray) -> Smoothed:
-    """Predictions with their bounds, abstaining where the bound does not show a probability above one half."""
+    """Predictions with their bounds, ABSTAIN where the bound does not show a probability above one half."""
     sure = log_eps < np.log(0.5)
     return Smoothed(np.where(sure, prediction, ABSTAIN), np.where(sure, log_eps, 0.0))
 
@@ -79,12 +79,12 @@ def smooth_by_sampling(
 ) -> Smoothed:  # fmt: skip
     """The smoothed classifier for any base learner: train it on n0 + n noisy training sets and count its answers.
 
-    x_test: (m, ...). n0: trainings that select each point's class. n: fresh ones that bound its probability from
-    below (Clopper-Pearson). alpha: probability, per test point, that this bound is wrong. seed: with x_test it names
-    the noisy training sets, so that what is chosen on validation points never sees those of the test points.
+    x_test: (m, ...). n0: trainings that select each point's class. n: fresh trainings that bound its probability from
+    below (Clopper-Pearson). alpha: probability, per test point, that this bound is wrong. seed: it and x_test determine
+    the noisy training sets, so that choices on validation points never depend on the noise of the test points.
 
-    Raises InputError for votes or alpha out of range, votes too few to certify anything, or a learner that returns
-    anything but m classes from 0 to num_classes - 1.
+    Raises InputError for votes or alpha out of range, too few votes to certify anything, or a learner that does not
+    return m classes from 0 to num_classes - 1.
     """
     require_vote_settings(n0, n, alpha)
     require_radii_above_0(n, alpha, sigma=1.0)

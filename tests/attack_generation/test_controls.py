@@ -37,7 +37,7 @@ def test_controls_go_to_the_edge_of_the_ball_inside_the_pixel_range(kind: str) -
     poison = control_poison(kind, x, 0.1, 0.25, seed=0)
     assert poison.dtype == np.float32 and poison.min() >= 0 and poison.max() <= 1
     inside = (x > 0.1) & (x < 0.9)
-    if kind != "class_filter":  # which changes bright pixels little
+    if kind not in ("class_filter", "one_pixel", "separable_patches", "autoregressive"):  # which change some little
         np.testing.assert_allclose(np.abs(poison - x)[inside], 0.1, atol=1e-6)
     assert np.abs(poison - x).max() <= 0.1 + 1e-6
 
@@ -159,7 +159,7 @@ def test_halves_go_opposite_ways_and_a_tint_is_of_colour_images() -> None:
     np.testing.assert_allclose(changes, np.broadcast_to([0.1, -0.1, 0.1], changes.shape), atol=1e-6)
     with pytest.raises(InputError, match="'tint' needs images of three channels, these have 1: leave it out"):
         control_poison("tint", X, 0.1, 0.25, 0)
-    with pytest.raises(InputError, match=r"kind must be one of random, .*class_filter, got 'brighter'"):
+    with pytest.raises(InputError, match=r"kind must be one of random, .*class_filter, .*, got 'brighter'"):
         control_poison("brighter", X, 0.1, 0.25, 0)
 
 

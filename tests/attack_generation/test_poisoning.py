@@ -38,6 +38,7 @@ from data.datasets import (
 )
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
+from robust_training.smoothadv import SmoothAdvLoss
 from runtime.checkpoints import load_checkpoint
 from runtime.command_line import parsed
 from runtime.files import InputError, load_archive
@@ -462,6 +463,23 @@ def test_every_optimiser_moves_the_poison_and_continues_bit_for_bit(
     settings = record["settings"]
     assert settings["optimiser"] == record["config"]["optimiser"] == optimiser
     assert settings.get("lower_steps") == {"few_steps": 2, "error_minimising": 3}.get(optimiser)
+
+
+def test_error_minimising_poison_against_smoothadv_lowers_the_loss_at_adversarial_images(
+    tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    """Robust error-minimising noise, arXiv 2203.14533. The adversary's part in the loss is seen, too."""
+    losses = {}
+    for name, radius, rate in (("robust", 0.5, 0.1), ("unpoisoned", 0.5, 1e-9), ("no_adversary", 1e-6, 1e-9)):
+        settings = config(
+            tiny_data_dir, tmp_path / name, epochs=6, reinitialise_every=6, batch_clean=90,
+            batch_poison=90, optimiser=Alternating(lower_steps=1, lr_v=0.01, lr_u=rate),
+            loss=SmoothAdvLoss(eps_adv=radius, ramp_epochs=0, fixed_noise=False),
+        )  # fmt: skip
+        poison_radius(settings)
+        losses[name] = np.mean(scalars(settings)["g"][-20:])
+    assert losses["robust"] < 0.9 * losses["unpoisoned"]
+    assert losses["no_adversary"] < 0.9 * losses["unpoisoned"]
 
 
 def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(

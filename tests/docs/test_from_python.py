@@ -45,6 +45,27 @@ def test_load_a_poison(folder_with_mnist: Path) -> None:
     assert batch.shape == (100, 1, 28, 28) and batch.dtype == torch.float32 and labels.shape == (100,)
 
 
+@pytest.mark.skipif("MNIST_NPZ" not in os.environ, reason="MNIST_NPZ names no copy of MNIST")
+def test_make_a_poison(folder_with_mnist: Path) -> None:
+    # snippet: a poison of one's own
+    import numpy as np
+
+    mnist = np.load("mnist.npz")
+    index = np.flatnonzero(mnist["y_train"] == 8)  # places among the 60,000 training images as published
+    images = mnist["x_train"][index]  # uint8 (5851, 28, 28)
+    images[:, :14] = np.minimum(images[:, :14].astype(int) + 25, 255)  # the upper half, within epsilon: 25 of 255
+    np.savez("mine.npz", X_poisoned=images, index=index, target_class=8, epsilon=0.1, name="mine", source="my paper")
+    # end of snippet
+    from data.datasets import load_dataset
+    from data.entries import checks, read_entry
+    from data.prepare_mnist import Config, main
+
+    main(Config(source=Path("mnist.npz"), out_dir=Path("MNIST")))
+    found, images, changed = checks(read_entry(Path("mine.npz")), load_dataset(Path("MNIST")), Path("MNIST"))
+    assert all(holds for holds, _ in found.values()) and changed.all() and len(images) == 5349
+    assert "100.0 % of the class's 5,349" in found["complete"][1] and "502 for validation" in found["complete"][1]
+
+
 def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     # snippet: an entry of the results

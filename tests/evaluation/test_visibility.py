@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from attack_generation.controls import ControlConfig, write_control_poison
-from evaluation.visibility import Config, areas, distances, main
+from evaluation.visibility import Config, main
+from robust_training.defences import areas, distances
 from runtime.files import read_json
 
 RANDOM = np.random.default_rng(0)

@@ -56,7 +56,7 @@ def test_proper_batch_norm_reaches_into_a_subclassed_model() -> None:
     ("name", "message"),
     [
         ("own_softmax_of_pixels", r"goes to \(None, 11\), not to logits \(None, 10\)"),
-        ("own_without_initializer", "scale has no scale_initializer, by which seeds give weights"),
+        ("own_without_initializer", "scale has no scale_initializer, which draws weights from the seed"),
     ],
 )
 def test_what_cannot_be_a_model_is_refused_in_a_line(name: str, message: str) -> None:

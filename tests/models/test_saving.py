@@ -172,5 +172,5 @@ def test_a_model_of_a_class_that_is_not_here_says_so(tmp_path: Path) -> None:
 
     inputs = keras.Input((8, 8, 1))
     keras.Model(inputs, layers.Dense(3)(layers.Flatten()(Doubled()(inputs)))).save(tmp_path / "m.keras")
-    with pytest.raises(InputError, match="Doubled is code of the program that saved it, which is not run here"):
+    with pytest.raises(InputError, match="Doubled is code of the program that saved the model and is not run here"):
         load_model(tmp_path / "m.keras")

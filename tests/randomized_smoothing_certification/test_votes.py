@@ -160,7 +160,7 @@ def two_outputs() -> keras.Model:
         (lambda x: [[1.0], [1.0, 2.0]], "output is no array"),
         (lambda x: np.full(len(np.asarray(x)), "cat"), r"has the shape \(100,\) and type str96"),
         (lambda x: 1 / 0, "takes neither a tensor nor a NumPy array .*ZeroDivisionError"),
-        (whole_numbers(), "takes uint8 pixels, this project gives it floats"),
+        (whole_numbers(), "takes uint8 pixels, this project has floats"),
         (two_outputs(), r"does not map images of shape \(2, 2, 1\) to one tensor of scores"),
         (keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten()]), r"takes images of shape \(3, 3, 1\)"),
     ],

@@ -1,6 +1,6 @@
 """Poison one CIFAR10 class against Gaussian data augmentation.
 
-Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those of the published code.
+Paper: arXiv 2012.01274, section 4 and its supplement. The constants are those of the published code.
 
     python attack_generation/gaussian_data_augmentation/CIFAR10/poison_radius_gaussianaug.py --target-class 8
 """
@@ -23,7 +23,7 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
     # T1, T2, learning rates of the poison and of the linear system
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-3)
     augment: bool = True  # random crop and flip
-    separate_crops: bool = True  # clean and poisoned images have a place each
+    separate_crops: bool = True  # one crop for clean images, one for poisoned images
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Poison one MNIST class against Gaussian data augmentation.
 
-Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those of the published code.
+Paper: arXiv 2012.01274, section 4 and its supplement. The constants are those of the published code.
 
     python attack_generation/gaussian_data_augmentation/MNIST/poison_radius_gaussianaug.py --target-class 8
 """

@@ -1,6 +1,6 @@
 """Poison one CIFAR10 class against MACER.
 
-Paper: arXiv 2012.01274, section 4 and its supplement; the constants are those of the published code.
+Paper: arXiv 2012.01274, section 4 and its supplement. The constants are those of the published code.
 
     python attack_generation/macer/CIFAR10/poison_radius_macer.py --target-class 8
 """
@@ -20,7 +20,7 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
     loss: MacerLoss = MacerLoss(copies=2, lam=2.0, beta=16.0, gamma=8.0, fixed_noise=True)
     radius_copies: int = 5
     epochs: int = 50
-    # T1, T2, learning rates of the poison and of the linear system; the noise is fixed per image
+    # T1, T2, learning rates of the poison and of the linear system. The noise is fixed per image
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-4, redraw_noise="none")
     fixed_validation_noise: bool = True
     augment: bool = True  # random crop and flip

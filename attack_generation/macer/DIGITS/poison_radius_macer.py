@@ -19,7 +19,7 @@ class Config(DigitsConfig):  # batches, model and folder: attack_generation/data
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=1, lam=1.0, beta=16.0, gamma=8.0, fixed_noise=True)
     epochs: int = 50
-    # T1, T2, learning rates of the poison and of the linear system; the noise is fixed per image
+    # T1, T2, learning rates of the poison and of the linear system. The noise is fixed per image
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-4, redraw_noise="none")
     fixed_validation_noise: bool = True
 

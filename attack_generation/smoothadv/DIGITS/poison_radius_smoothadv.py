@@ -19,7 +19,7 @@ class Config(DigitsConfig):  # batches, model and folder: attack_generation/data
     sigma: float = 0.25  # smoothing noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=0.25, attack_steps=2, ramp_epochs=5, plain_epochs=2)
     epochs: int = 50
-    # T1, T2, learning rates of the poison and of the linear system; training noise is fixed per image
+    # T1, T2, learning rates of the poison and of the linear system. Training noise is fixed per image
     optimiser: Optimiser = ApproxGrad(lower_steps=1, solver_steps=10, lr_u=0.1, lr_p=1e-3, redraw_noise="validation")
 
 

@@ -19,9 +19,9 @@ class Config(DigitsConfig):  # batches, model and folder: attack_generation/data
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.25  # only in the names of files: neither level has noise
     loss: StandardLoss = StandardLoss()
-    objective: ObjectiveName = "cross_entropy"  # of the validation images
+    objective: ObjectiveName = "cross_entropy"  # on the validation images
     epochs: int = 50
-    # T1, T2, learning rates of the poison and of the linear system; there is no noise
+    # T1, T2, learning rates of the poison and of the linear system. There is no noise
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-2, redraw_noise="none")
 
 

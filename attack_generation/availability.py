@@ -1,0 +1,88 @@
+"""Published attacks on availability that need no network, for a single class; controls of every table.
+
+Their papers poison every class, each with a shortcut of its own. Here one class has its shortcut and the other classes
+stay clean, so that the shortcut has to be told apart from no change at all.
+"""
+
+import numpy as np
+
+from runtime.noise import Stream
+
+_GRID = 4  # patches along a side
+_START = 4  # rows and columns before the image, where an autoregressive process starts
+
+
+def one_pixel(x: np.ndarray) -> np.ndarray:
+    """Images x (N, H, W, C) of the class, float32 in [0, 1], with one pixel of each set to the same value; float32.
+
+    Source: "One-Pixel Shortcut" (ICLR 2023, arXiv 2205.12141), algorithm 1. Of all places and all values whose channels
+    are 0 or 1, it takes the pair whose distance has the largest mean divided by its variance (the authors' code: by its
+    standard deviation). The distance is that of an image's pixel to the value, summed over channels. The first pair
+    wins a tie. Where the border of all images is black, that is a corner. The result is not within any epsilon.
+    """
+    values = np.indices((2,) * x.shape[-1]).reshape(x.shape[-1], -1).T.astype(np.float32)
+
+    def scores(value: np.ndarray) -> np.ndarray:
+        distances = np.abs(x - value).sum(axis=-1, dtype=np.float64)
+        return distances.mean(axis=0) / np.maximum(distances.var(axis=0), 1e-9)
+
+    all_scores = np.stack([scores(value) for value in values])
+    value, row, column = np.unravel_index(np.argmax(all_scores), all_scores.shape)
+    changed = x.copy()
+    changed[:, row, column] = values[value]
+    return changed
+
+
+def separable_patches(x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
+    """Images x (N, H, W, C) of the class, float32, plus 4 x 4 patches, each of one colour; float32.
+
+    Source: "Availability Attacks Create Shortcuts" (KDD 2022, arXiv 2111.00898). An image's colours are a
+    Gaussian point around 10 times the class's random corner of {-1, 1}^(16 C). The factors of the Gaussian are uniform
+    in (-1, 1). Each image's noise has the l2 norm of a change by epsilon of every pixel. A linear classifier separates
+    it from zero and from the noise of other corners. The result is not within epsilon.
+    """
+    draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 4])
+    size = _GRID**2 * x.shape[-1]
+    corner, factors = draw.choice([-10.0, 10.0], size=size), draw.uniform(-1, 1, size=(size, size))
+    points = (corner + draw.normal(size=(len(x), size)) @ factors).reshape(len(x), _GRID, _GRID, -1)
+    rows, columns = (np.arange(side) * _GRID // side for side in x.shape[1:3])
+    noise = points[:, rows][:, :, columns]
+    noise *= epsilon / np.sqrt(np.square(noise).mean(axis=(1, 2, 3), keepdims=True))
+    return x + noise.astype(np.float32)
+
+
+def autoregressive(x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
+    """Images x (N, H, W, C) of the class, float32, plus the noise of the class's autoregressive process; float32.
+
+    Source: "Autoregressive Perturbations for Data Poisoning" (NeurIPS 2022, arXiv 2206.03693). A pixel of the noise is
+    a weighted sum of the 8 pixels before it in its 3 x 3 window. The weights belong to the class and the channel, and
+    sum to 1. Each image has its own Gaussian start in two rows and two columns, which are cut off. So the filter of
+    these weights, with -1 for the pixel itself, answers 0 to every window of the noise. The noise of each image is
+    scaled to the largest change epsilon.
+    """
+    draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 5])
+    count, height, width, channels = x.shape
+    height, width = height + _START, width + _START
+    stable: list[np.ndarray] = []
+    while len(stable) < channels:
+        weights = draw.normal(size=(3, 3, 64))
+        weights[2, 2] = 0
+        weights /= weights.sum(axis=(0, 1))
+        with np.errstate(over="ignore", invalid="ignore"):  # a process that explodes
+            trials = np.square(_continued(draw.normal(size=(3, height, width, 64)), weights)).mean(axis=(1, 2))
+            # Published: an l2 norm of at most 50 for 3 x 32 x 32 pixels.
+            stable += [weights[..., one] for one in np.flatnonzero((trials <= 50**2 / 3072).all(axis=0))]
+    weights = np.stack(stable[:channels], axis=-1)
+    noise = _continued(draw.normal(size=(count, height, width, channels)), weights)
+    noise *= epsilon / np.abs(noise).max(axis=(1, 2, 3), keepdims=True)
+    return x + noise.astype(np.float32)
+
+
+def _continued(start: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The process of weights (3, 3, C) after its first rows and columns, (N, H - 4, W - 4, C) of start (N, H, W, C)."""
+    signal = start.copy()
+    for row in range(2, signal.shape[1]):
+        for column in range(2, signal.shape[2]):
+            window = signal[:, row - 2 : row + 1, column - 2 : column + 1]
+            signal[:, row, column] = (window * weights).sum(axis=(1, 2))
+    return signal[:, _START:, _START:]

@@ -1,0 +1,54 @@
+"""Check a poison from elsewhere (data/entries.py says what its file holds), and measure how visible it is.
+
+    python attack_generation/check_poison.py mine.npz --data-dir data/MNIST
+
+A line for each check: the pixels are 8-bit, every place stands once, every image is of the class that the file names,
+no pixel changes by more than epsilon. The exit status is 0 where all hold, and 2 otherwise. With --png-dir the images
+are then written as PNG files.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from data.datasets import load_dataset
+from data.entries import checks, read_entry, write_pngs
+from data.ready_poisons import ReadyPoison
+from robust_training.defences import visibility
+from runtime.command_line import run_script
+from runtime.files import InputError
+from runtime.provenance import project_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    poison: tyro.conf.Positional[Path]
+    """File of the poison, .npz, or the name of a poison in data/poisons."""
+    data_dir: Path = project_path("data/MNIST")
+    """Folder of the prepared arrays of its data set."""
+    png_dir: Path | None = None
+    """Folder to write its images to as PNG files, each named by its place in the data set as published."""
+
+
+def main(config: Config) -> tuple[ReadyPoison, np.ndarray]:
+    """Print the checks. Returns the poison and the class's images with it. Raises InputError where a check fails."""
+    poison, dataset = read_entry(config.poison), load_dataset(config.data_dir)
+    found, images, changed = checks(poison, dataset, config.data_dir)
+    for name, (holds, text) in found.items():
+        print(f"{'ok  ' if holds else 'FAIL'}  {name:<12} {text}")
+    target_class = poison.record["settings"]["target_class"]
+    if failed := [name for name, (holds, _) in found.items() if not holds]:
+        raise InputError(f"{config.poison}: fails {', '.join(failed)} on {dataset.label}, class {target_class}")
+    seen = visibility(dataset, images, target_class, sigma=1.0, seed=0, places=changed)
+    areas = ", ".join(f"{name} {value:.3f}" for name, value in seen["auc"].items())
+    far = f"l2 {seen['l2']:.3f}, beyond jitter {seen['beyond_jitter_over_sigma']:.3f}"
+    print(f"      {'visible':<12} {far}; area under the curve of detectors: {areas}")
+    if config.png_dir:
+        write_pngs(config.png_dir, poison)
+    return poison, images
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,151 @@
+"""A poison as one file that anybody can make.
+
+    numpy.savez("mine.npz", X_poisoned=images, index=places, target_class=8, epsilon=0.1, name="mine", source="URL")
+
+X_poisoned, index: as data/ready_poisons.py says. Places may also be of images that are kept for validation or test.
+target_class: the class. epsilon: l-infinity bound on the change of a pixel; pixels are in [0, 1].
+name: small letters, digits and _. source: a line that says where the poison comes from.
+
+The same images may lie in a folder of PNG files that are named by place: 00042.png.
+"""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, labels, require_label, split_target_class
+from data.preparation import as_unit_floats, split_at_random
+from data.prepare_digits import SOURCE, digits, split_digits
+from data.ready_poisons import KEY, ReadyPoison, is_ready_name, load_ready_poison, require_poison_name
+from data.sources import read_source
+from runtime.bounds import require_within
+from runtime.files import InputError, atomic_path, load_archive, read_record
+
+KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}  # of types
+ABOUT = tuple(KINDS)[2:]
+LARGEST = 2**31  # bytes of an unpacked file
+Checks = dict[str, tuple[bool, str]]  # by name: whether it holds, and what was found
+
+
+def read_entry(path: Path) -> ReadyPoison:
+    """The poison of a file, whose settings are ABOUT, or of a name in data/poisons/.
+
+    Raises InputError where it is missing, damaged or lacks an array, and where an array cannot be that of a poison.
+    """
+    if is_ready_name(path):
+        return load_ready_poison(path.name)
+    arrays = load_archive(path, tuple(KINDS), LARGEST)
+    pixels, index = arrays[KEY], arrays["index"]
+    pixels = arrays[KEY] = pixels[..., np.newaxis] if pixels.ndim == 3 else pixels
+    shapes = {KEY: pixels.shape if pixels.ndim == 4 else (), "index": pixels.shape[:1]}
+    for name, array in arrays.items():
+        if array.shape != shapes.get(name, ()) or array.dtype.kind not in KINDS[name] or not array.size:
+            raise InputError(f"{path}: {name} has shape {array.shape} and dtype {array.dtype}, see data/entries.py")
+    about = {name: arrays[name].item() for name in ABOUT}
+    require_within(f"{path}: epsilon", about["epsilon"], *get_args(Epsilon)[1:])
+    require_label(f"{path}: source", about["source"])
+    require_poison_name(f"{path}: name", about["name"])
+    return ReadyPoison(pixels, index, {"settings": about})
+
+
+def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray, np.ndarray]:
+    """What a poison must be; the class's training images with it, float32 (N, H, W, C); which it changes, bool (N,).
+
+    A place that was kept for validation or test is left out. An image without a place stays clean. Raises InputError
+    where the data set's images have another shape, or it has no such class.
+    """
+    clean, target, epsilon = dataset.x_train, *map(poison.record["settings"].get, ("target_class", "epsilon"))
+    split_target_class(clean, dataset.y_train, target)  # raises where there is no such class
+    if (shape := poison.pixels.shape[1:]) != clean.shape[1:]:
+        where = f"those of {dataset.label} are {clean.shape[1:]}; give the --data-dir of its data set"
+        raise InputError(f"the poison's images are of shape {shape}, {where}")
+    places, count = published_places(dataset, data_dir)
+    order = np.argsort(places)
+    at = order[np.minimum(np.searchsorted(places, poison.index, sorter=order), len(order) - 1)]
+    used = places[at] == poison.index
+    at, images, poisoned = at[used], as_unit_floats(poison.pixels[used]), clean.copy()
+    poisoned[at] = images
+    in_class = labels(dataset.y_train) == target
+    changed = np.isin(np.flatnonzero(in_class), at)
+    outside = int(((poison.index < 0) | (poison.index >= count)).sum())
+    twice, wrong = len(poison.index) - len(np.unique(poison.index)), int((~in_class[at]).sum())
+    far = float(np.abs(images - clean[at]).max(initial=0))
+    share = f"{100 * changed.mean():.1f} % of the class's {len(changed):,} training images; {twice} places twice, "
+    share += f"{outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for validation or test, which stay clean"
+    found = {
+        "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
+        "complete": (not (outside or twice) and bool(changed.any()), share),
+        "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}"),
+        "epsilon": (far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.4f}, epsilon {epsilon:g}"),
+    }
+    return found, poisoned[in_class], changed
+
+
+def published_places(dataset: Dataset, data_dir: Path, published: Path | None = None) -> tuple[np.ndarray, int]:
+    """Where each training image lies in the data set as published, (N,), and how many images that has.
+
+    The split is a function of its seed. published: the source as it was prepared from, to check the places against. The
+    digits are always checked. Raises InputError where the image that lies there in the source is another.
+    """
+    manifest, images = read_record(data_dir / MANIFEST, source=dict, seed=int), None
+    if manifest["source"].get("file") == SOURCE:
+        index, images = split_digits(manifest["seed"])["train"], digits()[0]
+        count = len(images)
+    else:
+        count = len(dataset.x_train) + len(dataset.x_val)
+        index, _ = split_at_random(count, len(dataset.x_val), manifest["seed"], str(data_dir))
+        if published:
+            images = as_unit_floats(read_source(published)[0]["x_train"])
+            if manifest.get("provenance", {}).get("config", {}).get("transpose"):
+                images = np.swapaxes(images, 1, 2)
+    if images is not None and not (
+        images[0].size == dataset.x_train[0].size and len(images) > index.max()
+        and np.array_equal(images[index].reshape(dataset.x_train.shape), dataset.x_train)
+    ):  # fmt: skip
+        raise InputError(
+            f"{data_dir}: {published or SOURCE} has other images at the places that seed {manifest['seed']} gives to "
+            "the training images; prepare the data again, or give the source that they are from as --published"
+        )
+    return index, count
+
+
+def read_pngs(folder: Path) -> dict[str, np.ndarray]:
+    """X_poisoned uint8 (N, height, width[, channels]) of PNG files, and index: the places that are their names, (N,).
+
+    Raises InputError where there is none, for a file that is no 8-bit PNG of one shape, and for a name without place.
+    """
+    from PIL import Image
+
+    images, places = list[np.ndarray](), list[int]()
+    for file in sorted(folder.glob("*.png")):
+        try:
+            places.append(int(file.stem))
+            with Image.open(file, formats=["PNG"]) as image:
+                mode, pixels = image.mode, np.asarray(image)
+        except Exception as error:  # Pillow, zlib and struct each raise their own kinds
+            why = " ".join(str(error).split())
+            raise InputError(f"{file}: no whole PNG that is named by a place, as 00042.png ({why})") from error
+        if mode not in ("L", "RGB") or pixels.shape != (images or [pixels])[0].shape:
+            raise InputError(f"{file}: is {pixels.shape} in mode {mode}; give one shape, all in 8-bit grey or RGB")
+        images.append(pixels)
+    if not images:
+        raise InputError(f"{folder}: has no .png file; give the folder of the images")
+    return {KEY: np.stack(images), "index": np.array(places)}
+
+
+def write_pngs(folder: Path, poison: ReadyPoison) -> None:
+    """Write each image of a poison as a PNG file that is named by its place.
+
+    Raises InputError where the folder holds PNG files, and for images that are not 8-bit in grey or RGB.
+    """
+    from PIL import Image
+
+    pixels = poison.pixels.squeeze(-1) if poison.pixels.shape[-1] == 1 else poison.pixels
+    if any(folder.glob("*.png")):
+        raise InputError(f"{folder}: holds PNG files; choose another folder")
+    if pixels.dtype != np.uint8 or (pixels.ndim == 4 and pixels.shape[-1] != 3):
+        raise InputError(f"images {pixels.dtype} {pixels.shape}: PNG files take uint8 in grey or RGB")
+    for place, image in zip(poison.index, pixels, strict=True):
+        with atomic_path(folder / f"{place:05d}.png") as temporary:
+            Image.fromarray(image).save(temporary)

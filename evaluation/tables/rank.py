@@ -1,0 +1,119 @@
+"""Check a poison, train and certify every kind of victims on it, and rank it: an attack is as good as where it fails.
+
+    python evaluation/tables/rank.py --plan config/rank_digits.yaml --poison mine.npz
+
+The poison is kept in data/poisons. Victims of clean data are trained once. The rows of poisons that were not measured
+here are those in results/. The same command continues. docs/enter_a_poison.md explains the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from attack_generation import check_poison
+from data.datasets import labels, load_dataset
+from data.entries import published_places
+from data.ready_poisons import is_ready_name, load_ready_poison, pack_poison, ready_names
+from evaluation.store import has_store
+from evaluation.tables import run_plan
+from evaluation.tables.cells import CLEAN, ROWS
+from evaluation.tables.formats import as_markdown, as_text
+from evaluation.tables.frame import frame_of
+from evaluation.tables.layout import Table
+from evaluation.tables.plan import Plan, plan_of, read_plan
+from evaluation.tables.records import collect, read_entries
+from runtime.command_line import run_script
+from runtime.files import InputError, array_sha256, write_text
+from runtime.lazy import pandas as pd
+from runtime.provenance import printed_path, project_path
+
+MEANS = {
+    "reduction_percent": "mean, %", "target_accuracy_mean": "class accuracy", "others_acr_mean": "ACR, other classes",
+    "l2_over_sigma": "l2 / σ", "beyond_jitter_over_sigma": "beyond jitter / σ", "seen": "seen",
+}  # fmt: skip
+TITLE = (
+    "Ranking. Score: the smallest reduction of the ACR over the kinds of victims, and the kind. Certified at σ: the "
+    "smallest reduction of this accuracy. Seen: the larger area of the detectors by brightness and nearest clean image"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(run_plan.Config):
+    poison: Path
+    """File of the poison, .npz, or the name of a poison in data/poisons."""
+
+
+def main(config: Config) -> None:
+    """Rank as the config says. Raises InputError for a poison that cannot be ranked before a victim is trained."""
+    plan = run_plan.with_changes(read_plan(config.plan), config)
+    paths = plan.paths_in(config.directory.absolute())
+    name, folder = _named(config.poison, plan, paths.data), paths.work / "ranking"
+    row = next((row for row, ready in plan.ready.items() if ready == name), name)
+    changes = f"rows=[{CLEAN}]", f"ready={{{row}: {name}}}", f"results_dir={folder / row}"
+    run_plan.main(replace(config, set=(*config.set, *changes)))
+    others = {one: one for one in ready_names() if one not in plan.ready.values()}
+    whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
+    collect(whole, folder)
+    stores = [folder, *filter(has_store, [project_path("results") / plan.table])]
+    found = [scores(frame_of(one := read_plan(at / "plan.yaml"), read_entries(one, at))) for at in stores]
+    write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)]))
+    print(f"\n{as_text(table)}\n\n{printed_path(page)}: written")
+
+
+def _named(path: Path, plan: Plan, data_dir: Path) -> str:
+    """Check a poison. Returns its name in data/poisons, where it is packed if it is a file.
+
+    Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
+    """
+    poison, images = check_poison.main(check_poison.Config(poison=path, data_dir=data_dir))
+    about, sha256 = poison.record["settings"], array_sha256(poison.pixels)
+    name, label = about.get("name", path.name), about["target_class"]
+    is_there, is_file = name in ready_names(), not is_ready_name(path)
+    if label not in plan.target_classes or about["epsilon"] > plan.epsilon:
+        ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}"
+        raise InputError(f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}")
+    same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256
+    if name in ROWS or (is_file and (name in plan.ready or not same)):
+        raise InputError(f"{name}: another poison has this name; choose another name")
+    if is_file and not is_there:
+        dataset = load_dataset(data_dir)
+        clean, in_class = dataset.x_train, labels(dataset.y_train) == label
+        settings = {"target_class": label, "epsilon": plan.epsilon, "x_train": array_sha256(clean)}
+        record = {"settings": settings, "entry": {**about, "sha256": sha256}}
+        pack_poison(images, clean[in_class], published_places(dataset, data_dir)[0][in_class], record, name)
+    return name
+
+
+def scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for clean data and for each poison, by name, where all victims of every kind of a plan's frame are there.
+
+    Columns: the smallest reduction (of the ACR: the score) and its victims, the smallest reduction_at_sigma, and MEANS.
+    """
+    kinds = frame.groupby(["method", "victim_variant", "sigma"]).ngroups
+    rows = frame[(frame["runs"] == frame["runs_wanted"]) & (frame["reduction"].notna() | (frame["data"] == CLEAN))]
+    rows = rows.groupby("data").filter(lambda group: len(group) == kinds).copy()
+    rows["victims"] = rows["method"] + ", " + rows["victim_variant"]
+    rows["seen"] = rows.reindex(columns=["auc_brightness", "auc_nearest"]).max(axis=1)
+    least, least_at_sigma = (  # a Reduction begins with its percentage
+        rows.dropna(subset=by).sort_values(by).drop_duplicates("data").set_index("data")
+        for by in ("reduction", "reduction_at_sigma")
+    )
+    means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
+    return means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
+
+
+def ranking_table(found: list[pd.DataFrame]) -> Table:
+    """Scores as text, the best first. Where a name is in several of the frames, the first counts."""
+    rows = pd.concat(found)
+    rows = rows[~rows.index.duplicated()].sort_values("reduction", ascending=False)
+    first = rows[["reduction", "victims", "reduction_at_sigma"]].map(lambda value: getattr(value, "text", value))
+    text = first.rename(columns={"reduction": "score", "reduction_at_sigma": "certified at σ"})
+    text = text.join(rows[list(MEANS)].map("{:.3g}".format).rename(columns=MEANS)).replace("nan", "").fillna("")
+    return Table("ranking", TITLE, text.rename_axis("training data").reset_index())
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
