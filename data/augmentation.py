@@ -16,9 +16,9 @@ PADDING = 4  # pixels of zeros on each side
 class Augmentation:
     """Settings of victims and of the attack's lower level. The defaults leave images unchanged.
 
-    The changes come in this order: crop and flip, jitter, blur, plasma. Noise is added last. Jitter is x -> (x - 1/2)(1
-    + c) + 1/2 + b + s. Each image has its own b and c, each channel its own s. Jittered pixels may leave [0, 1]. They
-    are not clipped, because a classifier under noise sees pixels outside [0, 1] anyway.
+    The order is: crop and flip, jitter, blur, plasma, noise. Jitter is x -> (x - 1/2)(1 + c) + 1/2 + b + s. Each image
+    has its own b and c, each channel of an image its own s. Jittered pixels may leave [0, 1]. They are not clipped,
+    because a classifier under noise sees pixels outside [0, 1] anyway.
     """
 
     augment: bool = False
@@ -29,8 +29,7 @@ class Augmentation:
     """Largest relative change c of a training image's contrast around mid-grey, uniform from -c to c."""
     jitter_colour: Annotated[float, between(0, 1)] = 0.0
     """Largest shift s of each single channel of a training image, uniform from -s to s. On grey images it shifts the
-    brightness.
-    """
+    brightness."""
     blur: Annotated[float, between(0, 5)] = 0.0
     """Largest standard deviation of a Gaussian blur of training images, in pixels, uniform from 0 to blur."""
     plasma: bool = False
@@ -85,8 +84,7 @@ def plasma(x: Any, seed: Any) -> Any:
 def fractal_field(shape: tuple[int, int, int], seed: Any) -> Any:
     """A smooth random field per image, float32 (N, height, width, 1), from 0 to 1 in each.
 
-    The sum of uniform noise on grids of 2, 4, 8, ... points a side. Each finer grid is weaker by a factor from 0.1 to
-    0.7.
+    The sum of uniform noise on grids of 2, 4, 8, ... points a side. Weights fall by a factor of 0.1 to 0.7 per grid.
     """
     count, height, width = shape
     rough = 0.1 + 0.6 * uniform((count, 1, 1, 1), seed)
@@ -127,8 +125,7 @@ def random_affine(x: Any, seed: Any, *, rotation: float, scale: float, shift: fl
     """Turn, scale and move each image around its middle, by its own random amounts.
 
     x: float (N, height, width, channels), N known. rotation: largest angle, in degrees. scale: largest relative change
-    of the size along each axis. shift: largest move along each axis, in pixels. All are uniform. Pixels from outside
-    are 0.
+    of the size along each axis. shift: largest move along each axis, in pixels. All are uniform. Outer pixels are 0.
     seed: int32 (2,), may be traced. Works eagerly and inside compiled code.
     """
     draws = 2 * uniform((x.shape[0], 5), seed) - 1
@@ -144,8 +141,7 @@ def random_resized_crop(x: Any, seed: Any, *, smallest: float) -> Any:
     """Crop a random part of each image, enlarge it to the image's size, and mirror it with probability 1/2.
 
     x: float (N, height, width, channels), N known. The part's share of the area is uniform from ``smallest`` to 1. Its
-    aspect ratio, relative to the image's, is log-uniform from 3/4 to 4/3. Sides are cut to the image's, and the place
-    is uniform.
+    aspect ratio, relative to the image's, is log-uniform from 3/4 to 4/3. Sides end at the image. Its place is uniform.
     seed: int32 (2,), may be traced. Source: arXiv 2002.05709, appendix A.
     """
     _, height, width, _ = x.shape

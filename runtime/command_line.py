@@ -46,8 +46,7 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
 
 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
-    """The config of a command line. words: the command line, None for this process's own. Raises InputError for words
-    that no config has.
+    """The config of a command line. words: None for this process's own. Raises InputError for invalid words.
 
     --help shows the script's own settings first and run controls last. The text of a config's ``help_note`` stands
     above them.

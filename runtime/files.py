@@ -244,8 +244,7 @@ def read_json(path: Path) -> Any:
 def read_record(path: Path, **kinds: type) -> dict[str, Any]:
     """Read a JSON object. kinds: the type of each entry that it must have.
 
-    Raises InputError as read_json does, for JSON that is no object, and for an entry that is missing or has another
-    type.
+    Raises InputError as read_json does, for JSON that is no object, and for a missing entry or another type.
     """
     record = read_json(path)
     if not isinstance(record, dict):

@@ -37,16 +37,14 @@ class RunControls:
     """Folder of the prepared arrays."""
     on_other_settings: OnOtherSettings = "refuse"
     """What to do with an existing result or checkpoint that was made with other settings: refuse stops the run and
-    names the difference, start_afresh deletes it.
-    """
+    names the difference, start_afresh deletes it."""
     max_minutes: Annotated[float, POSITIVE] | None = None
     """Stop cleanly after this many minutes. The same command continues the run."""
 
     def __init_subclass__(cls) -> None:
         """Make every subclass a frozen, keyword-only dataclass, so that a script's constants are settings.
 
-        A subclass may also have the decorator, which then runs twice. The loops undo the parts of the first pass that
-        the second pass refuses or misreads.
+        A subclass may have the decorator, too. The loops undo the parts of the first pass that a second pass refuses.
         """
         dataclass(frozen=True, kw_only=True)(cls)
         for name in ("__setattr__", "__delattr__"):

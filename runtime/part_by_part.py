@@ -27,8 +27,7 @@ Item = TypeVar("Item")
 
 
 class LineByLine(Artifact):
-    """A file with a header and a line for each item. Each line is written when its item is done. The file is its own
-    checkpoint.
+    """A file with a header and a line for each finished item. The file is its own checkpoint.
 
     record: the settings under 'settings', and any other entries. It is written as .settings.json beside the
     file together with the first line. summary: a file that is made from the whole file. It is removed before the file
@@ -119,8 +118,7 @@ class KeptStages(Artifact):
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The kept result of an earlier run with the same settings, or a new result, which is then kept.
 
-        Raises StoppedEarly after a new result if a stop was requested, OtherSettings where the kept result has other
-        settings.
+        Raises StoppedEarly after a new result and a requested stop, OtherSettings for a result with other settings.
         """
         path = self.folder / name
         require_no_folder(path)

@@ -179,7 +179,7 @@ def test_stages_are_kept_for_their_settings(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
     kept = tmp_path / "s.json"
     kept.write_text(kept.read_text().replace('"a": 1', '"a": "x"'))
-    with pytest.raises(InputError, match="not the result that was kept"):
+    with pytest.raises(InputError, match="the result changed since it was kept"):
         stages.get("s.json", stage)
     with pytest.raises(StoppedEarly, match="after t"):
         KeptStages(tmp_path, identity(config), "refuse", Stop(1e-9)).get("t.json", stage)
