@@ -1,12 +1,12 @@
-"""Peak memory of every training method beside Gaussian data augmentation, in victim training and in the attack.
+"""Peak memory of each training method compared with Gaussian augmentation, in victim training and in the attack.
 
     python benchmarks/memory.py
 
-MACER's attack and SmoothAdv keep the noise of each image fixed. If it were stored for the whole data set, it would
-take ``copies`` times the memory of the data. It is recomputed from the image's number
-(runtime.noise.normal_of_images), so that only the batch is larger. Each measurement is a process of its own: the
-constants of the MNIST scripts, random images of MNIST's shape and number, a few steps, and the largest resident set
-that the kernel saw. On a GPU this is the memory of the host, not of the device.
+MACER's attack and SmoothAdv keep the noise of each image fixed. Stored noise of a data set would take ``copies`` times
+the memory of the data. The noise is recomputed from the image's number (runtime.noise.normal_of_images), so that only
+the batch is larger. Each measurement is a process of its own. It takes the constants of the MNIST scripts, random
+images of MNIST's shape and number, and a few steps. The result is the largest resident set of the process. On a GPU
+this is the memory of the host, not of the device.
 """
 
 import json
@@ -41,13 +41,13 @@ class Config(BenchmarkConfig):
     """Settings of the measurement."""
 
     steps: int = 3
-    """Steps of each stage; the first one reaches the peak, as the inner attack starts with it here."""
+    """Steps of each stage. The first step reaches the peak, because the inner attack starts with it here."""
     only: str | None = None
     """Measure one stage of one method ('macer/attack') in this process, and print its peak in MiB."""
 
 
 def main(config: Config) -> list[dict[str, Any]]:
-    """Measure every stage of every method, and print the rows; returns them.
+    """Measure every stage of every method, print the rows and return them.
 
     Raises InputError for settings that cannot work.
     """

@@ -1,11 +1,11 @@
-"""Hours that one row of a table takes on this machine, at the published settings and at cheap ones, stage by stage.
+"""Hours that a table's row takes on this machine, stage by stage, with the published settings and with cheap settings.
 
     python benchmarks/price.py
 
 A row: MNIST, Gaussian augmentation, one noise level, one class. Five kinds of training data (clean, optimised, random,
 constant, contrast), five victims of each, and certificates of all test images of class 8. One unit of each stage is
-timed as in speed.py, with the production code, and multiplied by the number of units of a row. Compiling, starting and
-writing are left out. So are the three controls, which take seconds.
+timed as in speed.py, with the production code. The time is multiplied by the number of units in a row. Compiling,
+starting and writing are left out. So are the three controls, which take seconds.
 """
 
 import sys
@@ -27,24 +27,24 @@ from runtime.command_line import run_script
 
 
 class Settings(NamedTuple):
-    """What a row is made with. Settings that are not named are the published ones: the defaults of the scripts."""
+    """Settings of a row. Other settings have the published values: the defaults of the scripts."""
 
     attack: dict[str, Any]  # of poison_radius_gaussianaug.py
     victim: dict[str, Any]  # of gaussian_augmented_training.py
-    votes: float  # share of n0 + n that a point takes in the mean
+    votes: float  # mean share of the n0 + n votes that a point takes
 
 
 PUBLISHED = Settings(attack={}, victim={}, votes=1.0)
-# votes: with --acr-only --n0 1000 --radius-loss 0.02, the mean over the five kinds of training data: .30 measured for a
-# victim of contrast poison (three such kinds), .65 simulated from the votes of a clean one (clean and random).
+# votes: with --acr-only --n0 1000 --radius-loss 0.02, the mean over five kinds of training data. Three kinds have .30,
+# measured for a victim of contrast poison. Clean and random have .65, simulated from the votes of a clean victim.
 CHEAP = Settings(attack={"optimiser": Soba(), "epochs": 10}, victim={"schedule": "one_cycle"}, votes=0.44)
 SETTINGS = {"published": PUBLISHED, "cheap": CHEAP}
 KINDS = 5  # of training data
 VICTIMS = 5  # of each
 POINTS = 974  # test images of class 8
 VOTES = N0 + 10_000  # of a point
-GRADIENT = 65.0  # ms: the machine that the bar is stated for
-BAR = 1.5  # hours of a cheap row there
+GRADIENT = 65.0  # ms on the machine for which the bar is set
+BAR = 1.5  # hours of a cheap row on that machine
 
 
 class Row(NamedTuple):
@@ -54,7 +54,7 @@ class Row(NamedTuple):
     unit: str
     published: float
     cheap: float
-    bar: float | None = None  # the largest value wanted of ``cheap``
+    bar: float | None = None  # the largest accepted value of ``cheap``
 
     @property
     def met(self) -> bool | None:
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 def main(config: works.TimedConfig) -> list[Row]:
-    """Measure, print the price list, write it as JSON where asked; returns its rows.
+    """Measure, print the price list, write it as JSON if ``out`` is set. Returns its rows.
 
     Raises InputError for settings that cannot work.
     """
@@ -76,7 +76,7 @@ def main(config: works.TimedConfig) -> list[Row]:
 
 
 def price_list(sizes: works.Sizes, config: works.TimedConfig) -> list[Row]:
-    """Hours of every stage and of the row, and the milliseconds of what they repeat."""
+    """Hours of every stage and of the row, and milliseconds of a unit of each stage."""
     dataset = works.random_dataset(sizes)
     victim: dict[str, Any] = {"architecture": sizes.architecture}
     if config.quick:

@@ -1,4 +1,4 @@
-"""What every benchmark says about the machine, and its record."""
+"""The settings, machine description and record that all benchmarks share."""
 
 import os
 import platform
@@ -17,10 +17,10 @@ from runtime.provenance import has_bfloat16_units, printed_path, provenance
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """What the settings of every benchmark hold."""
+    """Settings of every benchmark."""
 
     quick: bool = False
-    """Toy sizes: shows that everything runs, its numbers mean nothing."""
+    """Toy sizes, to show that everything runs. The numbers mean nothing."""
     out: Path | None = None
     """JSON file for the rows, with commit, versions and machine."""
 
@@ -37,12 +37,12 @@ def finish(config: BenchmarkConfig, about: dict[str, str], rows: list[dict[str, 
 
 def peak_resident_mib() -> float:
     """Largest resident memory of this process so far, MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # the kernel gives bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def machine() -> dict[str, str]:
-    """Print and return what the numbers depend on: backend, devices, processor, cores, load before the run."""
+    """Print and return the conditions of the measurement: backend, devices, processor, cores, load before the run."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

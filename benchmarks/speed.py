@@ -1,14 +1,14 @@
-"""Measure every stage on this machine, in one run, beside the bars that the project sets itself.
+"""Time every stage on this machine in one run, and compare the times with the project's own bars.
 
     python benchmarks/speed.py
     python benchmarks/speed.py --batch-size 10000 --out speed.json    (on a GPU)
     python benchmarks/speed.py --data CIFAR10 --batch-size 10000      (the published attack on CIFAR10, on a GPU)
 
-What is timed is in works.py: the outer step, the training step and the vote loop are the production code itself.
+works.py defines the timed works. The outer step, the training step and the vote loop are the production code itself.
 
 Each measurement is compiled and run twice, then repeated. The median counts. Every repeat ends by fetching a result to
-the host, so that asynchronous devices are timed honestly. Measurements that are compared with each other take turns, so
-that another load on the machine slows all of them alike.
+the host, so that asynchronous devices are timed honestly. Compared measurements take turns, so that another load on the
+machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from runtime.lazy import keras
 
 ADAM_BAR = 90.0  # outer step with the Adam residual solver, in gradients
 CG_BAR = 45.0  # outer step with conjugate gradient, in gradients
-TRAINING_BAR = 19 / 89  # training step of 200, in gradients of 1,000: 19 ms where a gradient takes 89 ms
-GRID_BAR = 120.0  # per cent of the vote loop's time that it takes with exact noise, both shared by the points
-LOSS_BAR = 10.0  # per cent of the vote loop that is neither model nor noise
+TRAINING_BAR = 19 / 89  # training step of 200 images, in gradients of 1,000 images: 19 ms where a gradient takes 89 ms
+GRID_BAR = 120.0  # % of the vote loop's time, with exact noise. The points share the noise in both loops
+LOSS_BAR = 10.0  # % of the vote loop that is neither model nor noise
 SMALLEST_MATMUL, LARGEST_MATMUL = 256, 8192
 
 
@@ -46,18 +46,18 @@ class Config(works.TimedConfig):
     """Settings of this measurement."""
 
     data: Literal["MNIST", "CIFAR10"] = "MNIST"
-    """Whose published attack, model and images are measured."""
+    """Data set whose published attack, model and images are measured."""
 
     @property
     def sizes(self) -> works.Sizes:
-        """What is measured."""
+        """Sizes of the measured attack, model and images."""
         return works.CIFAR10 if self.data == "CIFAR10" and not self.quick else super().sizes
 
 
 class Row(NamedTuple):
-    """One line of the table. ``gradients``: value in gradients of the training loss at the attack's batch.
+    """One line of the table. ``gradients``: the value as a multiple of a gradient's time at the attack's batch.
 
-    bar: the largest value wanted, of ``gradients`` where given and otherwise of ``value``.
+    bar: the largest accepted value of ``gradients``, or of ``value`` where ``gradients`` is None.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Row(NamedTuple):
 
 
 def main(config: Config) -> list[Row]:
-    """Measure, print the table, write it as JSON where asked; returns the rows.
+    """Measure, print the table, write it as JSON if ``out`` is set. Returns the rows.
 
     Raises InputError for settings that cannot work.
     """
@@ -91,16 +91,16 @@ def main(config: Config) -> list[Row]:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds of the convolutions and dense layers for one image, from the layers' shapes.
+    """Multiply-adds of the convolutions and dense layers for one image, computed from the layers' shapes.
 
-    Raises InputError for a layer type with a kernel that is neither.
+    Raises InputError for another type of layer that has a kernel.
     """
     total = 0
     for layer in model.layers:
         if not hasattr(layer, "kernel"):
             continue
         if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            raise InputError(f"{layer.name}: how many multiply-adds a {type(layer).__name__} takes is not known")
+            raise InputError(f"{layer.name}: the multiply-adds of a {type(layer).__name__} are not known")
         total += prod(layer.output.shape[1:]) * prod(layer.kernel.shape[:-1])
     return total
 
@@ -108,8 +108,8 @@ def multiply_adds(model: keras.Model) -> int:
 def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]:
     """Seconds of a gradient, a Hessian-vector product, an outer step and a training step, taking turns.
 
-    The marginal product is what one more costs in a linear system whose first-order evaluation is shared.
-    Raises InputError where another load made the longer system the faster one.
+    The marginal time is the time of one more product in a linear system with a shared first-order evaluation. Raises
+    InputError where another load made the longer system faster.
     """
     dataset = works.random_dataset(sizes)
     batch = sizes.batch_clean + sizes.batch_poison
@@ -137,7 +137,7 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]
     step = took["training"] / sizes.training_steps
     gradient = took["gradient"]
     model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)
-    # Forward, and backward to the weights and to the images, with two operations for each multiplication.
+    # One forward pass, backward passes to weights and images, two operations for each multiply-add.
     operations = published.gradients_per_step * batch * 6 * multiply_adds(model)
 
     def row(name: str, value: float, bar: float | None = None) -> Row:
@@ -155,11 +155,11 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]
 
 
 def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, seconds: float) -> list[Row]:
-    """Votes per second in one precision, where their time goes, and how far from the matmul limit they are.
+    """Votes per second in one precision, the time of their parts, and the share of the matmul limit that they reach.
 
     The limit is the votes per second if every multiply-add of the model ran at the rate of one large matrix
-    product in the same dtype. The loss is the share of the vote loop that is neither the model's nor the
-    noise's time when each runs alone, 0 where they overlap.
+    product in the same dtype. The loss is the share of the vote loop that remains after the times of model and noise,
+    each run alone. It is 0 where model and noise overlap.
     """
     model = build_model(sizes.architecture, sizes.image_shape, 10, seed=0)
     model = with_precision(model, dtype)
@@ -203,7 +203,7 @@ def _fitting_votes(
 ) -> tuple[int, int]:
     """(batch size, batches) of a vote loop that fits one turn.
 
-    One batch may take ``seconds``; where it would take longer, the smallest batch.
+    One batch takes at most ``seconds``. Where it would take longer, the batch is the smallest.
     """
     probe = works.votes_work(model, image, NOISE_BLOCK, NOISE_BLOCK)
     works.timed(probe)
@@ -216,9 +216,9 @@ def _fitting_votes(
 
 
 def _best_matmul(dtype: str, seconds: float) -> tuple[works.Work, int]:
-    """Square matrix products of the size with the highest rate whose work fits ``seconds``, and their multiply-adds.
+    """Square matrix products of the size with the highest rate that fits ``seconds``, and their multiply-adds.
 
-    float32 means what the backend makes of it, TF32 on a GPU that has it, as for the model.
+    float32 is computed as in the model, with TF32 on a GPU that has it.
     """
     chain, size = 10, SMALLEST_MATMUL
     candidates: list[tuple[float, works.Work, int]] = []

@@ -1,7 +1,6 @@
-"""What the benchmarks time: gradients, steps and votes, each by the production code itself.
+"""The works that the benchmarks time: gradients, steps and votes, with the production code itself.
 
-The images are made in memory, random patterns of the data set's shape and number. No stage's time depends on the
-content of the images.
+The images are random patterns in memory, of the data set's shape and number. No stage's time depends on their content.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from runtime.noise import fold_in, normal, seed_pair
 SIGMA = 0.5
 ROUNDS = 5  # each measurement has one turn in each
 
-Work = Callable[[], Any]  # runs the thing to time once and returns a small array, which the timer fetches
+Work = Callable[[], Any]  # runs the timed work once and returns a small array, which the timer fetches
 
 
 class Sizes(NamedTuple):
-    """What is measured; the published MNIST attack and victim by default."""
+    """Sizes of the measured work, by default those of the published MNIST attack and victim."""
 
     architecture: str = "mnist_cnn"
     image_shape: tuple[int, int, int] = (28, 28, 1)
@@ -52,7 +51,7 @@ class Sizes(NamedTuple):
     radius_copies: int = 20
     steps: int = 10  # T1 and T2
     training_batch: int = 200
-    training_steps: int = 50  # in one repeat; the training loop looks at the loss as often
+    training_steps: int = 50  # in one repeat. The training loop reads the loss as often
     votes: int = 100_000  # of one repeat at most
 
     @property
@@ -67,13 +66,13 @@ class TimedConfig(BenchmarkConfig):
     """Settings of a measurement of time."""
 
     seconds: Annotated[float, POSITIVE] = 10.0
-    """Time for each measurement, compilation not counted; one that is slower still has five repeats."""
+    """Seconds for each measurement, without compilation. A slower measurement still has five repeats."""
     batch_size: Annotated[int, POSITIVE] = 1_000
-    """Votes evaluated together; smaller where a batch would not fit into the time (bfloat16 on most CPUs)."""
+    """Votes that are evaluated together. Fewer where a batch takes longer than the time (bfloat16 on most CPUs)."""
 
     @property
     def sizes(self) -> Sizes:
-        """What is measured."""
+        """Sizes of the measured work."""
         return TOY if self.quick else Sizes()
 
 
@@ -82,7 +81,7 @@ CIFAR10 = Sizes("resnet20v1", (32, 32, 3), 45_000, 5_000, 180, 20, 20, 5)
 
 
 def random_dataset(sizes: Sizes) -> Dataset:
-    """A random pattern per class plus uniform noise, in [0, 1]: learnable, so that no gradient is zero."""
+    """A random pattern per class plus uniform noise, in [0, 1]. A model can learn it, so no gradient is zero."""
     generator = np.random.default_rng(0)
     patterns = generator.random((10, *sizes.image_shape), np.float32)
 
@@ -97,7 +96,7 @@ def random_dataset(sizes: Sizes) -> Dataset:
 
 
 def median_seconds(works: Mapping[str, Work], seconds: float) -> dict[str, float]:
-    """Median seconds of one call of each work. They take turns, each about ``seconds`` in all."""
+    """Median seconds of one call of each work. The works take turns, each about ``seconds`` in total."""
     samples: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         for _ in range(2):
@@ -120,8 +119,8 @@ def timed(work: Work) -> float:
 def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree], Any], Tree, Tree]:
     """The attack's training loss g(weights, batch), weights and a batch.
 
-    The batch is an argument of what is compiled, never a constant in it, for else JAX computes the noise
-    while compiling.
+    The batch is an argument of the compiled function, not a constant: JAX would compute a constant's noise at
+    compilation.
     """
     model = StatelessModel(build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0))
     weights, statistics = tree_map(ops.convert_to_tensor, model.initial())
@@ -145,14 +144,14 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
 
 
 def gradient_work(sizes: Sizes, dataset: Dataset) -> Work:
-    """One gradient of the Gaussian-augmentation loss, noise drawn anew inside."""
+    """One gradient of the Gaussian-augmentation loss, with newly drawn noise."""
     objective, weights, batch = _lower_level(sizes, dataset)
     compiled = jit(lambda weights, batch: grad(lambda v: objective(v, batch))(weights))
     return lambda: compiled(weights, batch)[-1]
 
 
 def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
-    """``products`` Hessian-vector products, each of the one before, sharing one first-order evaluation."""
+    """``products`` Hessian-vector products, each applied to the last result. They share one first-order evaluation."""
     objective, weights, batch = _lower_level(sizes, dataset)
 
     def system(weights: Tree, p: Tree, batch: Tree) -> Tree:
@@ -164,7 +163,7 @@ def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
 
 
 def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
-    """The published MNIST attack ('adam'), or the one with conjugate gradient and fixed noise ('cg')."""
+    """The published attack ('adam'), or the same with conjugate gradient and fixed noise ('cg')."""
     config = PoisonConfig(
         loss=GaussianAugmentationLoss(), data_dir=Path(), sigma=SIGMA, **sizes.attack,
         optimiser=ApproxGrad(
@@ -183,14 +182,14 @@ def outer_step_work(attack: Attack) -> Work:
     def work() -> Any:
         nonlocal state, number
         state, metrics = attack.outer_step(state, number)
-        number = (number + 1) % attack.steps_per_epoch  # never as far as a re-initialisation
+        number = (number + 1) % attack.steps_per_epoch  # stays before a re-initialisation
         return metrics.f
 
     return work
 
 
 def training_work(training: Training, steps: int) -> Work:
-    """The next ``steps`` training steps; the loss is fetched after the last, as the training loop does."""
+    """The next ``steps`` training steps. The loss is fetched after the last step, as in the training loop."""
     state, number = training.initial_state(), 0
 
     def work() -> Any:
@@ -206,7 +205,7 @@ def training_work(training: Training, steps: int) -> Work:
 def votes_work(
     model: keras.Model, image: np.ndarray, batch_size: int, votes: int, levels: int | None = None, shared: bool = False
 ) -> Work:
-    """The vote loop of certification. shared: with noise that is there already, as for all points but the first."""
+    """The vote loop of certification. shared: with noise drawn beforehand, as for all points but the first."""
     counter = VoteCounter(model, 10, image.shape, SIGMA, batch_size, levels)
     seed = seed_pair(0)
     if shared:
@@ -215,11 +214,11 @@ def votes_work(
 
 
 def model_work(model: keras.Model, image: np.ndarray, batch_size: int, batches: int) -> Work:
-    """The model on ``batches`` batches that are already there."""
+    """The model on ``batches`` batches of existing images."""
 
     def loop(weights: Tree, images: Any, zero: Any, batches: Any) -> Any:
         def body(batch: Any, total: Any) -> Any:
-            # Images that depend on the batch's number, for else a compiler may evaluate the model only once.
+            # The images depend on the batch's number. Otherwise a compiler may evaluate the model only once.
             shift = zero * ops.cast(batch, "float32")
             logits = model.stateless_call(*weights, images + shift, training=False)[0]
             return total + ops.sum(ops.cast(logits, "float32"))
@@ -253,7 +252,7 @@ def noise_work(image: np.ndarray, batch_size: int, batches: int) -> Work:
 
 
 def matmul_work(dtype: str, size: int, chain: int) -> Work:
-    """``chain`` products of size x size matrices, each with the result of the one before."""
+    """``chain`` products of size x size matrices, each with the last result."""
 
     def products(x: Any, y: Any) -> Any:
         return ops.fori_loop(0, chain, lambda _, x: ops.matmul(x, y), x)

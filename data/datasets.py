@@ -1,8 +1,8 @@
 """Prepared data sets and poison files: reading, checking, and splitting off the target class.
 
-Arrays, file names and layouts are those of the published code, so that arrays made by either code
-base load in the other. Images are float32 (N, height, width, channels) in [0, 1], labels one-hot float32 (N, classes).
-A poison file holds the poisoned training images of the target class, in the order of that class in X_train.
+Arrays, file names and layouts agree with the published code, so that each code base loads the other's arrays. Images
+are float32 (N, height, width, channels) in [0, 1], labels one-hot float32 (N, classes). A poison file holds the
+poisoned training images of the target class, in the order of that class in X_train.
 """
 
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ from runtime.noise import Stream
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
-LARGEST_SIGMA = 10.0  # beyond it nothing is left of an image in [0, 1]; published noise levels end at 1
+LARGEST_SIGMA = 10.0  # larger noise hides an image in [0, 1] completely. Published noise levels end at 1
 Epsilon = Annotated[float, POSITIVE, at_most(1, "pixels are in [0, 1]")]
 """Type of a bound on the change of a pixel."""
 Sigma = Annotated[float, POSITIVE, at_most(LARGEST_SIGMA, "pixels are in [0, 1]")]
 """Type of a standard deviation of the smoothing noise, in pixel units of [0, 1]."""
 Share = Annotated[float, POSITIVE, at_most(1, "1 is the whole class")]
 """Type of the share of the target class's training images that are poisoned."""
-DARKEST = 1.001 / 255  # images whose largest pixel is no larger were divided by 255 twice; float32 rounds 1 / 255
+DARKEST = 1.001 / 255  # a largest pixel up to this value means two divisions by 255. float32 rounds 1 / 255
 EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
 
@@ -35,8 +35,8 @@ class Dataset:
     """Training, validation and test arrays of one data set.
 
     Images x_*: float32 (N, height, width, channels) in [0, 1]. Labels y_*: one-hot float32 (N, classes).
-    name: the short name in folder names. label: the name in tables, which tells where the images are not the
-    standard ones.
+    name: the short name in folder names. label: the name in tables. It says where the images are not the standard
+    images.
     """
 
     name: str
@@ -69,7 +69,8 @@ class TargetSplit(NamedTuple):
     y_others: np.ndarray
 
     def with_share(self, share: float) -> "TargetSplit":
-        """The poisoned share of the target class (``poisoned_places``), and its other images behind the others."""
+        """A split whose target part is the poisoned share of the class (``poisoned_places``). Its other images come
+        last."""
         if share == 1:
             return self
         poisoned = poisoned_places(len(self.x_target), share)
@@ -113,7 +114,7 @@ def load_dataset(data_dir: Path) -> Dataset:
         for path, array, first in ((x_path, x, arrays["x_train"]), (y_path, y, arrays["y_train"])):
             if array.shape[1:] != first.shape[1:]:
                 raise InputError(
-                    f"{path}: rows of shape {array.shape[1:]}, those of the training set have "
+                    f"{path}: rows of shape {array.shape[1:]}, the training set's rows have "
                     f"{first.shape[1:]}; prepare the data again"
                 )
     name = manifest["dataset"] if manifest else data_dir.resolve().name
@@ -135,7 +136,7 @@ def _read_manifest(data_dir: Path) -> dict[str, Any] | None:
 
 
 def require_label(what: str, label: Any) -> None:
-    """Raise InputError unless ``label`` can stand in a table: one printable line. what: how the error calls it."""
+    """Raise InputError unless ``label`` can stand in a table: one printable line. what: its name in the error."""
     if not (isinstance(label, str) and label.isprintable() and 0 < len(label) <= 100):
         raise InputError(f"{what} is {shortened(label)}; give a line of at most 100 characters")
 
@@ -232,9 +233,9 @@ def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -
 
 
 def poisoned_places(images: int, share: float) -> np.ndarray:
-    """Which of a class's training images are poisoned, bool (images,): at least one, at random, the same in every run.
+    """Mask of the poisoned training images of a class, bool (images,): random, at least one, the same in every run.
 
-    The images of a smaller share are among those of a larger one.
+    A larger share contains all images of a smaller share.
     """
     order = np.random.default_rng(Stream.POISONED_PLACES).permutation(images)
     places = np.zeros(images, bool)
@@ -243,7 +244,7 @@ def poisoned_places(images: int, share: float) -> np.ndarray:
 
 
 def partly_poisoned(poison_x: np.ndarray, clean_x: np.ndarray, share: float) -> np.ndarray:
-    """The poison at a share of its places (``poisoned_places``), the clean images elsewhere; both (N, H, W, C)."""
+    """The poison at the ``poisoned_places`` of a share, the clean images elsewhere. Both are (N, H, W, C)."""
     _require_same_shape("the poison", poison_x.shape, clean_x.shape)
     return np.where(poisoned_places(len(clean_x), share)[:, None, None, None], poison_x, clean_x)
 
@@ -251,8 +252,8 @@ def partly_poisoned(poison_x: np.ndarray, clean_x: np.ndarray, share: float) -> 
 def check_poison(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: float, path: Path) -> None:
     """Raise InputError unless the poison is within epsilon (l-infinity) of the clean images, and within [0, 1].
 
-    poison_x, clean_target_x: images (N, height, width, channels), the latter in [0, 1]. epsilon: in pixel units of
-    [0, 1]. path: the file to name in the error.
+    poison_x, clean_target_x: images (N, height, width, channels). clean_target_x and epsilon: in pixel units of [0, 1].
+    path: the file to name in the error.
     """
     _require_same_shape(str(path), poison_x.shape, clean_target_x.shape)
     _check_pixels(poison_x, path)
@@ -276,7 +277,7 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     """Poisoned training images of the target class, float32 (N, height, width, channels) in [0, 1].
 
     The file holds one image for each training image of the class, in the order of the class in X_train. Where the label
-    file (Y_ for X_, same folder) exists it must name the target class. A name without an ending is that of a poison in
+    file (Y_ for X_, same folder) exists its labels must be the target class. A name without an ending means a poison in
     data/poisons.
 
     Raises InputError when the file is missing, damaged, of another shape, out of range, divided by 255 twice, or of
@@ -312,8 +313,8 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
 def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: int, share: float = 1.0) -> Dataset:
     """The data set with a share of the target class's training images replaced by the poison, in order.
 
-    poison_x: float32, one image for each training image of the class. share: see ``poisoned_places``. Everything else
-    is shared with ``dataset``, which stays as it is. Raises InputError when the shape does not fit.
+    poison_x: float32, one image for each training image of the class. share: see ``poisoned_places``. All other arrays
+    are shared with ``dataset``, which is not changed. Raises InputError when the shape does not fit.
     """
     mask = _target_mask(dataset.y_train, target_class)
     _require_same_shape("the poison", poison_x.shape, (int(mask.sum()), *dataset.image_shape))

@@ -1,7 +1,7 @@
-"""IDX files, in which MNIST, FashionMNIST, KMNIST, EMNIST and other data sets are published.
+"""Reading IDX files, the format of MNIST, FashionMNIST, KMNIST, EMNIST and other data sets.
 
-Format: "The IDX file format" of yann.lecun.com/exdb/mnist. Two zero bytes, a code of the type, the number of
-dimensions, each dimension as a big-endian uint32, then the values in C order. The files may be packed with gzip.
+Format: "The IDX file format" of yann.lecun.com/exdb/mnist. A file holds two zero bytes, a type code, the number of
+dimensions, each dimension as a big-endian uint32, and the values in C order. The files may be packed with gzip.
 """
 
 import gzip
@@ -27,7 +27,7 @@ _MOST_PACKED = 1032  # bytes that gzip can make of one byte
 
 
 def is_idx_name(name: str) -> bool:
-    """Whether a file has a published name of one of the four files."""
+    """Whether this is a published name of an IDX file of images or labels."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -35,8 +35,8 @@ def read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
     """The arrays of four IDX files, and the paths of the files.
 
     source: a folder that holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
-    t10k-labels-idx1-ubyte, or one of the four. '.idx' may stand for '-idx', 'test' for 't10k', and each name may end in
-    '.gz' and begin with a name of the data set, as EMNIST's do (emnist-letters-train-images-idx3-ubyte.gz).
+    t10k-labels-idx1-ubyte, or one of the four. '.idx' may replace '-idx', and 'test' may replace 't10k'. A name may end
+    in '.gz' and begin with the data set's name, as in EMNIST (emnist-letters-train-images-idx3-ubyte.gz).
     Returns x_train and x_test, uint8 (N, height, width), and y_train and y_test, uint8 (N,).
     Raises InputError, naming the file, where a file is missing or damaged, where labels and images differ in number, or
     where the folder holds several data sets.
@@ -51,7 +51,7 @@ def read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
             f"{source}: holds several data sets ({', '.join(prefix or 'train-images...' for prefix in prefixes)}); "
             "give one of the files in place of the folder"
         )
-    # Where a file is there in several spellings, the one of the file that is given comes first.
+    # Where a file exists in several spellings, the spelling of the given file comes first.
     found.sort(key=lambda name: given is not None and name.groups()[3:] != given.groups()[3:])
     paths: dict[str, Path] = {}
     for name in found:
@@ -93,7 +93,7 @@ def _read(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _parsed(path: Path, stream: BinaryIO | gzip.GzipFile, dimensions: int, most: int) -> np.ndarray:
-    """The array of a stream of bytes, of which at most one byte beyond the array is read.
+    """The array in a stream of bytes. Reads at most one byte beyond the array.
 
     most: bytes that the stream can have.
     """
@@ -117,7 +117,7 @@ def _parsed(path: Path, stream: BinaryIO | gzip.GzipFile, dimensions: int, most:
         raise InputError(f"{path}: cut off; fetch it again")
     shape = tuple(np.frombuffer(header[4:], ">u4").tolist())
     size = math.prod(shape)
-    # The file's size comes first: no memory is asked for that only a wrong header says is needed.
+    # The file's size is compared first, so that a wrong header does not make this allocate memory.
     if size > most or len(content := stream.read(size + 1)) < size:
         raise InputError(f"{path}: cut off: less than the {size:,} bytes of its header's {shape}; fetch it again")
     if len(content) > size:

@@ -14,20 +14,20 @@ from runtime.checks import require_name, shortened
 from runtime.files import InputError, read_json, save_array, write_json
 from runtime.provenance import printed_path, project_path, provenance
 
-DARK = 64  # 8-bit images whose brightest pixel is below may be of another scale
+DARK = 64  # 8-bit images whose brightest pixel is darker may have another scale
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Split name to (images in [0, 1] or uint8, class indices); images without or with a channel axis."""
+"""Split name to (images in [0, 1] or uint8, class indices). The images may lack the channel axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationConfig:
-    """Where the arrays of a data set go."""
+    """Settings of the arrays of a data set: folder, label, seed."""
 
     out_dir: Path | None = None
-    """Folder for the arrays. Files that are made from the data set carry the name of this folder."""
+    """Folder for the arrays. Files that are made from the data set have this folder's name in their names."""
     label: str | None = None
-    """Name of the data set in tables, the folder's when not given. It has to tell where the images are not the standard
+    """Name of the data set in tables, by default the folder's name. It has to say where the images are not the standard
     images."""
     seed: Seed = 0
     """Seed of the random split into training and validation images."""
@@ -35,16 +35,16 @@ class PreparationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(PreparationConfig):
-    """Where a data set of 8-bit images comes from, and where its arrays go."""
+    """Settings of the source of 8-bit images, and of their arrays."""
 
     source: Path | None = None
-    """An NPZ file with x_train, y_train, x_test and y_test (uint8 images); or a folder with these four as .npy files,
-    with four IDX files (train-images-idx3-ubyte.gz, ...), or with CIFAR's binary files (data_batch_1.bin, ...). Keras
-    downloads MNIST and CIFAR10 when not given."""
+    """An NPZ file with x_train, y_train, x_test and y_test (uint8 images), or a folder. The folder holds these arrays
+    as four .npy files, or four IDX files (train-images-idx3-ubyte.gz, ...), or CIFAR's binary files (data_batch_1.bin,
+    ...). By default Keras downloads MNIST and CIFAR10."""
     validation: Annotated[int, POSITIVE] = 5000
     """Number of images taken from the training images for validation."""
     first_label: Annotated[int, NOT_NEGATIVE] = 0
-    """The smallest label in the source: 1 where its classes count from 1 (EMNIST letters)."""
+    """The smallest label in the source, for example 1 for EMNIST letters."""
     transpose: bool = False
     """Swap rows and columns of every image, as EMNIST's files need."""
 
@@ -59,7 +59,7 @@ def prepare_from_source(
 ) -> None:
     """Prepare a data set of 8-bit images from its source, or from the Keras download where the config has none.
 
-    name: name of the data set, and of its folder data/<name> where the config has no out_dir. None: that of out_dir.
+    name: name of the data set, and of its folder data/<name> where the config has no out_dir. None: out_dir's name.
     download: 'mnist' or 'cifar10' of keras.datasets.
     image_shape: (height, width, channels) that the source must have. None: any.
     num_classes: number of classes that the source must have. None: the largest label of the training images plus 1.
@@ -79,7 +79,7 @@ def prepare_from_source(
         x = _checked_images(arrays[f"x_{split}"], image_shape, f"{origin}: x_{split}")
         y = _checked_labels(arrays[f"y_{split}"], len(x), config.first_label, num_classes, f"{origin}: y_{split}")
         num_classes = num_classes or int(y.max(initial=1)) + 1
-        image_shape = image_shape or x.shape[1:]  # that of the training images
+        image_shape = image_shape or x.shape[1:]  # the training images' shape
         splits[split] = np.swapaxes(x, 1, 2) if config.transpose else x, y
     train, validation = split_at_random(len(splits["train"][0]), config.validation, config.seed, origin)
     x, y = splits["train"]
@@ -129,7 +129,7 @@ def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int | No
     if y.dtype.kind not in "iu":
         raise InputError(f"{what} has dtype {y.dtype}; give class indices as integers")
     y = y.reshape(-1)
-    # More classes than images cannot all be there.
+    # There cannot be more classes than images.
     last = first + (num_classes or count) - 1
     if (out_of_range := y[(y < first) | (y > last)]).size:
         mend = "" if num_classes else "; number the classes without gaps (--first-label: the smallest label)"
@@ -147,7 +147,7 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
         raise InputError(f"seed {seed} is negative; choose 0 or more")
     if not 0 < validation < count:
         raise InputError(
-            f"{origin}: {count} training images, {validation} asked for validation; give --validation "
+            f"{origin}: {count} training images, {validation} wanted for validation; give --validation "
             "between 1 and one less than the number of images"
         )
     order = np.random.default_rng(seed).permutation(count)
@@ -164,10 +164,9 @@ def write_dataset(
     """Write the six arrays and then the manifest, and print one line for each array.
 
     splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for train, val and
-    test. source: the origin, for the manifest. name: name of the data set, None for that of config.out_dir.
-    num_classes: None for that of the training images.
-    The manifest is written last. A preparation that is cut short leaves no manifest, or an older one whose hashes do
-    not fit, and the loader says so.
+    test. source: the origin, for the manifest. name: name of the data set, None for config.out_dir's name. num_classes:
+    None for the number in the training images. The manifest is written last. An interrupted preparation leaves no
+    manifest, or an older manifest with wrong hashes, which the loader refuses.
 
     Raises InputError where a split lacks a class, a name is not allowed, another run writes the folder, or the folder
     cannot be written.
@@ -222,5 +221,5 @@ def _say_what_is_replaced(manifest_path: Path, source: dict[str, Any]) -> None:
 
 
 def as_unit_floats(x: np.ndarray) -> np.ndarray:
-    """Images as float32 in [0, 1]; 8-bit images are divided by 255."""
+    """Images as float32 in [0, 1]. 8-bit images are divided by 255."""
     return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)

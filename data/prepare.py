@@ -1,4 +1,4 @@
-"""Prepare any data set of 8-bit images: any height, width and channels, any number of classes, no download.
+"""Prepare any data set of 8-bit images: any height, width, channels and number of classes, without a download.
 
     python data/prepare.py --source /usr/share/datasets/fashion-mnist --name FASHION --label FashionMNIST
     python data/prepare.py --source images.npz --name TRAFFIC --validation 1000
@@ -21,7 +21,7 @@ class Config(SourceConfig):
     """Name of the data set, in tables, figures and file names."""
     source: Path = field()  # required, unlike in the scripts that can download
     out_dir: Path | None = None
-    """Folder for the arrays; data/<name> when not given."""
+    """Folder for the arrays, by default data/<name>."""
 
 
 def main(config: Config) -> None:

@@ -5,7 +5,7 @@ Without --source this fetches the standard download:
     python data/prepare_cifar10.py
     python data/prepare_cifar10.py --source cifar10.npz
 
-data/prepare.py names the other sources, and prepares data sets of other shapes under names of their own.
+--help names the other sources. data/prepare.py prepares data sets of other shapes.
 """
 
 from dataclasses import dataclass

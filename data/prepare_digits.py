@@ -1,9 +1,9 @@
-"""Prepare the small demonstration dataset: scikit-learn's 8 x 8 handwritten digits, no download needed.
+"""Prepare the small demonstration dataset: scikit-learn's 8 x 8 handwritten digits, without a download.
 
     python data/prepare_digits.py
 
-1,097 training, 340 validation and 360 test images, stratified by class; images float32 (8, 8, 1) in [0, 1],
-labels one-hot, and manifest.json with the arrays' hashes.
+Writes 1,097 training, 340 validation and 360 test images, stratified by class. Images are float32 (8, 8, 1) in [0, 1],
+labels one-hot. manifest.json holds the arrays' hashes.
 """
 
 from dataclasses import dataclass

@@ -1,13 +1,13 @@
-"""Poison that ships with the project, by name, so that a victim can be studied without running an attack.
+"""Poison that ships with the project. With its name, a victim can be studied without running an attack.
 
-data/poisons/<name>.npz     the images on the 8-bit grid, which a PNG can hold:
+data/poisons/<name>.npz     the images with 8-bit pixels, as in a PNG:
     X_poisoned  uint8 (N, height, width, channels), a pixel / 255 is the float image; one for each training image of
                 the target class, in the order in which the class occurs in X_train
-    index       int32 (N,), the place of each image in the data set as published, before data/prepare_*.py took
-                validation images off: 0 to 59,999 of MNIST's training images, 0 to 1,796 of load_digits()
-data/poisons/<name>.json    the record of the attack that made it, the effect of the rounding, and the arrays' SHA-256
+    index       int32 (N,), the place of each image in the published data set, which still holds the validation
+                images: 0 to 59,999 in MNIST's training images, 0 to 1,796 in load_digits()
+data/poisons/<name>.json    the record of its attack, the effect of the rounding, and the arrays' SHA-256
 
-No image is farther than epsilon from the clean one, and on 8-bit data no more than floor(255 epsilon) grey levels.
+No pixel is more than epsilon away from its clean pixel, and on 8-bit data no more than floor(255 epsilon) grey levels.
 """
 
 import re
@@ -48,12 +48,12 @@ def ready_names(folder: Path | None = None) -> list[str]:
 
 
 def is_ready_name(path: Path) -> bool:
-    """Whether a path given for a poison is a name: it has no folder and no ending, and no such file exists."""
+    """Whether a path given for a poison is a shipped poison's name: no folder, no ending, and no existing file."""
     return path.name == str(path) and not path.suffix and not path.exists()
 
 
 def load_ready_poison(name: str, folder: Path | None = None) -> ReadyPoison:
-    """The poison of this name: ``load_ready_poison("mnist_published").pixels`` and ``.index``; no data set is needed.
+    """The poison of this name, as in ``load_ready_poison("mnist_published").pixels``. No data set is needed.
 
     Raises InputError where there is no poison of the name or its files are damaged.
     """
@@ -78,7 +78,7 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
     if settings.get("target_class") != target_class:
         raise InputError(
             f"{name}: is poison of class {settings.get('target_class')}, the target class is {target_class}; "
-            "choose the matching one"
+            "choose the matching class"
         )
     if settings.get("x_train") != array_sha256(x_train):
         raise InputError(
@@ -89,15 +89,15 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder:
 
 
 def require_poison_name(what: str, name: str) -> None:
-    """Raise InputError unless a poison may have this name. what: how the error calls it."""
+    """Raise InputError unless a poison may have this name. what: its name in the error."""
     if not re.fullmatch(r"[a-z0-9_]{1,60}", name):
         raise InputError(f"{what} is made of small letters, digits and _, at most 60, got {shortened(name)}")
 
 
 def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarray:
-    """The nearest images of whole grey levels within epsilon of the clean ones, uint8 of the same shape.
+    """The nearest images with whole grey levels within epsilon of the clean images, uint8 of the same shape.
 
-    images, clean: floats in [0, 1] of one shape; epsilon in the same units. Raises InputError where a pixel has no grey
+    images, clean: floats in [0, 1] of one shape. epsilon has the same unit. Raises InputError where a pixel has no grey
     level within epsilon. That cannot happen where the clean images are 8-bit.
     """
     center, radius = LEVELS * clean.astype(np.float64), LEVELS * epsilon
@@ -111,10 +111,10 @@ def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarra
 def pack_poison(
     images: np.ndarray, clean: np.ndarray, index: np.ndarray, record: dict[str, Any], name: str, folder: Path = FOLDER
 ) -> list[Path]:
-    """Round a poison to 8 bits and write it under a name; returns the two files, the record last.
+    """Round a poison to 8 bits and write it under a name. Returns the two files, the record last.
 
-    images, clean: float32 (N, height, width, channels), the poison and what it was made from; index: (N,), as the
-    module says; record: of the attack, with settings.epsilon. Raises InputError where the name is not allowed, and as
+    images, clean: float32 (N, height, width, channels), the poison and its clean images. index: (N,), see the module.
+    record: the attack's record, with settings.epsilon. Raises InputError where the name is not allowed, and as
     ``to_8_bit`` does.
     """
     require_poison_name("name", name)

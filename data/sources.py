@@ -1,6 +1,6 @@
 """Reading a data set as it is published: one .npz file, a folder of .npy files, IDX files, or CIFAR's binary files.
 
-No format here can run code. CIFAR's Python files are pickles, which can, so they are not read.
+None of these formats can run code. CIFAR's Python files are pickles, which can run code, so they are not read.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ from runtime.files import InputError, file_sha256, load_archive, load_array, req
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
-# CIFAR's binary version (cs.toronto.edu/~kriz/cifar.html): files of training and of test images, bytes of labels
-# before each image. CIFAR100 has two labels, of which the second, the finer one, is taken.
+# CIFAR's binary version (cs.toronto.edu/~kriz/cifar.html): training files, test file, bytes of labels before each
+# image. CIFAR100 has two labels for each image. The second is the fine label, which is used.
 _CIFAR = (([f"data_batch_{number}.bin" for number in range(1, 6)], "test_batch.bin", 1), (["train.bin"], "test.bin", 2))
 _CIFAR_IMAGE = (3, 32, 32)
 
 
 def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays x_train, y_train, x_test and y_test of a data set, and what the manifest says about their origin.
+    """The arrays x_train, y_train, x_test and y_test of a data set, and the manifest's entry on their origin.
 
     path: one of
     - an .npz file with the four arrays;
@@ -29,7 +29,7 @@ def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     - a folder with the binary files of CIFAR10 (data_batch_1.bin, ...) or of CIFAR100 (train.bin, test.bin).
 
     Returns the arrays as they are stored, and {"file": name, "sha256": hash, or the hash of each file by its name}.
-    Raises InputError, naming the file, where a file is missing or damaged or no such source is there.
+    Raises InputError, naming the file, where a file is missing or damaged or the path is no source.
     """
     if path.suffix == ".npy" and path.stem in ARRAYS:
         path = path.parent

@@ -1,3 +1,3 @@
-"""Scripts that train victims, and what is measured of them: tables, figures and studies."""
+"""Scripts that train victims, and the tables, figures and studies of their certificates."""
 
 import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)

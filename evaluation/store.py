@@ -1,9 +1,9 @@
-"""The store of what was measured: every certified point of every entry and run, and the records of how it was made.
+"""The store of measurements: every certified point of every entry and run, and the records of the runs.
 
-    points.csv.xz       one line per certified point: entry, seed, idx, label, predict, and what was certified
+    points.csv.xz       one line per certified point: entry, seed, idx, label, predict, and its certificate
     settings.json.xz    records[entry][seed]: settings, commands, commits and accuracies of the run
 
-pandas.read_csv and Python's lzma and json read the two files. Everything that a table shows is computed from them.
+pandas.read_csv and Python's lzma and json read the two files. All tables are computed from them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ MADE_FIRST = "make the tables of a plan there first (evaluation/tables/make_tabl
 
 
 class Store(NamedTuple):
-    """What was measured."""
+    """The measurements of a folder of results."""
 
     points: pd.DataFrame  # columns entry (str), seed (int), idx (int), label, predict, ...; a line per point
     records: dict[str, dict[str, Any]]  # by entry and seed (as text)
 
 
 def has_store(folder: Path) -> bool:
-    """Whether a store is there, or a part of one."""
+    """Whether the folder holds a store or a part of a store."""
     return (folder / POINTS).is_file() or (folder / SETTINGS).is_file()
 
 
@@ -48,7 +48,7 @@ def write_store(folder: Path, store: Store) -> None:
 
 
 def read_store(folder: Path) -> Store:
-    """Read both files. Raises InputError where one is missing or damaged, or they are not of each other."""
+    """Read both files. Raises InputError where a file is missing or damaged, or the two do not belong together."""
     text = _read(folder / POINTS)
     digest = hashlib.sha256(text.encode()).hexdigest()
     found = _records(folder / SETTINGS) if (folder / SETTINGS).exists() else None
@@ -72,7 +72,7 @@ class _Records(msgspec.Struct):
 
 
 def _records(path: Path) -> _Records:
-    """Read the file of records. Raises InputError where it is missing, damaged or none."""
+    """Read the file of records. Raises InputError where it is missing, damaged or of another form."""
     text = _read(path)
     try:
         return msgspec.convert(json.loads(text), _Records)
@@ -81,9 +81,9 @@ def _records(path: Path) -> _Records:
 
 
 def _finished(folder: Path, digest: str) -> _Records:
-    """The records of the points, where a run was killed after it had put its points in place and not yet its records.
+    """The records of the points, where a run was killed after it renamed its points and before it renamed its records.
 
-    They lie beside the store under the name of atomic_path's temporary file, and are put in place here.
+    They are in atomic_path's temporary file beside the store. This function renames that file.
     """
     name = Path(SETTINGS)
     for path in folder.glob(f".{name.stem}-*{name.suffix}"):
@@ -97,14 +97,14 @@ def _finished(folder: Path, digest: str) -> _Records:
 
 
 def _packed(text: str) -> bytes:
-    # The "extreme" preset takes seven times as long on half a million alike lines, for a file smaller by .2 %.
+    # The "extreme" preset takes seven times as long on half a million similar lines, for a file smaller by 0.2 %.
     quick = {"id": lzma.FILTER_LZMA2, "preset": 9, "nice_len": 200, "depth": 32}
     return lzma.compress(text.encode(), filters=[quick])
 
 
 def _read(path: Path) -> str:
     try:
-        if path.is_fifo():  # which reading would wait for
+        if path.is_fifo():  # a read would wait for ever
             raise InputError(f"{path}: is no file; mend the path")
         unpacking = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
         text = unpacking.decompress(path.read_bytes(), max_length=LARGEST)

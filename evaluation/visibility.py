@@ -1,14 +1,14 @@
-"""How visible a poison is: its distance from the clean images, and simple detectors that tell poisoned from clean.
+"""How visible a poison is: its distance from the clean images, and detectors that separate poisoned from clean images.
 
     python evaluation/visibility.py --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy \\
         --data-dir data/DIGITS --out runs/DIGITS/visibility.json
 
-Two detectors know only the clean validation images of the class. One measures how far an image's mean brightness is
-from theirs, the other how far the nearest of them is. Both score the poisoned images and clean test images. Two more
-detectors, a linear classifier and a small network, are trained to tell the poisoned images of one half of the class
-from their clean versions, and score the other half. The result of a detector is the area under its ROC curve: 0.5
-sees nothing, 1 everything. The distances also say which part of the change cannot be made by brightness and contrast:
-that part is left for victims that vary brightness and contrast in training.
+Two detectors know only the clean validation images of the class. The first measures how far an image's mean brightness
+is from theirs. The second measures the distance to the nearest. Both score the poisoned images and clean test images.
+Two more detectors, a linear classifier and a small network, learn to separate the poisoned images of one half of the
+class from their clean images. They score the other half. The result of a detector is the area under its ROC curve: 0.5
+is chance, 1 is perfect. The distances also name the part of the change that brightness and contrast cannot make. That
+part remains against victims that vary brightness and contrast in training.
 """
 
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class Config:
     """Settings of the measurement."""
 
     poison: Path
-    """Poison file, or the name of one in data/poisons."""
+    """Poison file, or the name of a poison in data/poisons."""
     target_class: int = 8
-    """Class that it poisons."""
+    """Class that the poison changes."""
     sigma: Sigma = 0.25
-    """Noise level of the victims: a change is seen under it as its l2 norm over sigma."""
+    """Noise level of the victims. A change is measured as its l2 norm divided by sigma."""
     seed: Seed = 0
-    """Seed of the halves and of the detectors."""
+    """Seed of the split into halves and of the detectors."""
     data_dir: Path = project_path("data/DIGITS")
     """Folder of the prepared arrays."""
     out: Path

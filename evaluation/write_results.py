@@ -2,10 +2,10 @@
 
     python evaluation/write_results.py
 
-Every folder of results/ is a store (evaluation/store.py): of a plan, where a plan.yaml lies beside it, of studies of
-changed labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them
-come from the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. The claims that have a
-headline are sentences in README.md, between its two marks. benchmarks/records/ has what benchmarks wrote with --out.
+Every folder of results/ holds a store (evaluation/store.py) of a plan (with its plan.yaml), of studies of changed
+labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them come from
+the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. Headlines of claims are written into
+README.md between two marks. benchmarks/records/ holds the files that benchmarks wrote with --out.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Config:
     benchmarks_dir: Path = project_path("benchmarks")
     """Folder of records/ of speed and memory."""
     readme: Path | None = None
-    """Page whose headlines are written; README.md beside the folder of results when not given."""
+    """Page that gets the headlines, by default README.md beside the folder of results."""
 
 
 def main(config: Config) -> None:
-    """Write the files. Raises InputError where a record is missing, damaged or of no commit, or there is none."""
+    """Write the files. Raises InputError where a record is missing, damaged or without a clean commit."""
     frames = read_frames(config.results_dir)
     pages = {config.results_dir / name: text for name, text in overview(config.results_dir, frames).items()}
     pages[config.benchmarks_dir / "README.md"] = speed_page(config.benchmarks_dir / "records")
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
 def read_frames(results: Path) -> dict[str, pd.DataFrame]:
     """The frame of every plan (frame.py), of the studies of changed labels and of the plane, by folder.
 
-    Raises InputError where a store is damaged or was measured at no commit, or there is none.
+    Raises InputError where a store is missing, damaged or without a clean commit.
     """
     frames = {}
     for path in sorted(results.glob("*/plan.yaml")):
@@ -115,7 +115,7 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) -> str:
-    """The page with the headlines of the claims between its two marks; as it is where it has no marks."""
+    """The page with the claims' headlines between its two marks. A page without marks is unchanged."""
     begin, end = MARKS
     if begin not in page and end not in page:
         return page

@@ -20,7 +20,7 @@ class Config(TrainingConfig):  # the other published constants: robust_training/
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=12.0, beta=16.0, gamma=8.0)
     published = Schedule(epochs=101, batch_size=100)
-    one_cycle = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth, here too
+    one_cycle = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth of the published epochs
     augment: bool = True  # random crop and flip
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")

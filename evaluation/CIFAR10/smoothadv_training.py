@@ -20,7 +20,7 @@ class Config(TrainingConfig):  # the other published constants: robust_training/
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=None)
     published = Schedule(epochs=101, batch_size=100, ramp_epochs=10)
-    one_cycle = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth, here too
+    one_cycle = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth of the published epochs
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")
 

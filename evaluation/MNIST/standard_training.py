@@ -1,6 +1,6 @@
 """Train victims on MNIST by standard training, on clean or poisoned data.
 
-Paper: arXiv 2012.01274, section 4 (victims); no noise, so its certificates are poor: a baseline.
+Paper: arXiv 2012.01274, section 4 (victims). A baseline without noise, whose certificates are poor.
 
     python evaluation/MNIST/standard_training.py --training-data clean --runs 3
     python evaluation/MNIST/standard_training.py --training-data poisoned_radius --runs 3
@@ -17,7 +17,7 @@ from runtime.provenance import project_path
 
 class Config(TrainingConfig):  # the other published constants: robust_training/training.py
     target_class: int = 8
-    sigma: float = 0.5  # of the certificate, and in the names of files: training has no noise
+    sigma: float = 0.5  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()
     published = Schedule(epochs=101, batch_size=200)
     one_cycle = ONE_CYCLE["MNIST"]

@@ -1,1 +1,1 @@
-"""The decision boundary in the plane before and after poisoning: the study, its picture, a script."""
+"""The decision boundary in the plane before and after poisoning: study, picture and script."""

@@ -1,8 +1,9 @@
 """The whole experiment in the plane: poison, train and certify, then picture, store and table.
 
-The store (evaluation/store.py) has an entry for each classifier and kind of training points, such as linear/clean, a
-seed for each victim, and a line for each test point of the target class: its index among these, label and certified
-radius, 0 where not certified. A record holds the victim's test accuracy and how far its training points were moved.
+The store (evaluation/store.py) has an entry for each classifier and kind of training points, for example linear/clean.
+An entry has a seed for each victim and a line for each test point of the target class: its index in the class, its
+label and its certified radius, 0 where not certified. A record holds the victim's test accuracy and the change of its
+training points.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ TABLES, PICTURE = "tables.md", "decision_boundary.png"
 
 
 def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
-    """Poison, train and certify both kinds of classifiers; write picture, store and table, and print the table.
+    """Poison, train and certify both kinds of classifiers. Write picture, store and table, and print the table.
 
-    Returns for each kind's name the rows by name of the training points, 'clean' first and 'optimised' last.
+    Returns {kind: {training points: row}}, with 'clean' first and 'optimised' last.
 
     Raises InputError on bad settings or where another run writes the same files, FloatingPointError where training or
     attack diverges.
@@ -39,7 +40,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         studies = [Study(config, kind) for kind in KINDS]
         results = {study.kind.name: _rows(study) for study in studies}
         store = _store(results, config)
-        remove(record)  # of an earlier picture and table: it comes last
+        remove(record)  # of earlier files. The new record is written last
         panels = [_panels(study, results[study.kind.name]) for study in studies]
         save_boundaries(config.out_dir / PICTURE, panels, config)
         write_text(config.out_dir / TABLES, table := tables_page(store))
@@ -49,7 +50,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
 
 
 def _rows(study: Study) -> dict[str, Row]:
-    """Victims of clean, control and poisoned points."""
+    """Measured victims of clean, control and poisoned points, by name."""
     config = study.constants
     points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
     points["optimised"] = study.optimised_poison()
@@ -90,7 +91,7 @@ def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
 
 
 def plane_frame(store: Store) -> pd.DataFrame:
-    """A row per classifier and kind of training points: entry, classifier, data, and what its victims measured.
+    """A row per classifier and kind of training points: entry, classifier, data, and the results of its victims.
 
     Columns acr, certified and accuracy are texts of mean ± sample standard deviation, reduction a Reduction or None.
     """

@@ -12,10 +12,11 @@ from runtime.lazy import stats
 
 
 class Panel(NamedTuple):
-    """One picture of a classifier. target, moved: the target class's clean and present training points."""
+    """One picture of a classifier. target: clean training points of the target class. moved: the points that it was
+    trained on."""
 
     title: str
-    others: np.ndarray  # training points of the other class, (N, 1, 1, 2) as all points
+    others: np.ndarray  # training points of the other class, (N, 1, 1, 2). All points have this shape
     target: np.ndarray
     moved: np.ndarray
     plane: Plane

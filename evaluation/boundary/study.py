@@ -1,4 +1,4 @@
-"""Effect of poison on a decision boundary: points in the plane, a linear and a non-linear classifier.
+"""Effect of poison on a decision boundary of points in the plane, for a linear and a non-linear classifier.
 
 The training points of one of two classes are poisoned by the bilevel attack on Gaussian data augmentation. Classifiers
 trained from scratch on clean, control and poisoned points are certified. A point is an image of 1 x 1 pixel and two
@@ -44,24 +44,24 @@ Classifier = Callable[[np.ndarray], np.ndarray]  # points (N, 2) float32 -> logi
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryConfig:
-    """Constants of one picture; they hold for both classifiers."""
+    """Settings of one picture. They hold for both classifiers."""
 
     choices: ClassVar[Mapping[str, Mapping[str, type]]] = {"optimiser": OPTIMISERS}
 
     target_class: Annotated[int, NOT_NEGATIVE, at_most(1)] = 1
     """Class whose training points are poisoned and whose test points are certified, 0 or 1."""
     epsilon: Annotated[float, POSITIVE, at_most(1)] = 0.08
-    """l-infinity bound on the change of each coordinate; coordinates are in [0, 1]."""
+    """l-infinity bound on the change of each coordinate. Coordinates are in [0, 1]."""
     sigma: Annotated[float, POSITIVE, at_most(0.5)] = 0.08
-    """Standard deviation of the smoothing noise of attack, training and certificate; coordinates are in [0, 1]."""
+    """Standard deviation of the smoothing noise of attack, training and certificate. Coordinates are in [0, 1]."""
     runs: Annotated[int, POSITIVE] = 3
-    """Victims per row of the table, with seeds seed, seed + 1, ...; the first one's boundary is drawn."""
+    """Victims per row of the table, with seeds seed, seed + 1, ... The first victim's boundary is drawn."""
     train_points: Annotated[int, POSITIVE] = 100
     """Training points of each class."""
     validation_points: Annotated[int, POSITIVE] = 100
-    """Validation points of each class; the attack measures its objective on those of the target class."""
+    """Validation points of each class. The attack's objective uses only the target class's points."""
     test_points: Annotated[int, POSITIVE] = 100
-    """Test points of each class; those of the target class are certified."""
+    """Test points of each class. Only the target class's points are certified."""
     hidden: Annotated[int, POSITIVE] = 16
     """Units in each of the two hidden layers of the non-linear classifier."""
     copies: Annotated[int, POSITIVE] = 10
@@ -69,7 +69,7 @@ class BoundaryConfig:
     victim_steps: Annotated[int, POSITIVE] = 3000
     """Adam steps of victim training, on all points at once."""
     outer_steps: Annotated[int, POSITIVE] = 100
-    """Outer steps of the attack, on all points at once. Its weights start as those of a victim of clean points."""
+    """Outer steps of the attack, on all points at once. It starts with the weights of a clean victim."""
     optimiser: Optimiser = ApproxGrad(
         lower_steps=20, solver="cg", solver_steps=10, redraw_noise="none", damping=0.01, lr_u=0.01, lr_v=0.01
     )
@@ -103,7 +103,7 @@ class BoundaryConfig:
 class Row(NamedTuple):
     """Victims of one kind of training points."""
 
-    radii: list[list[float]]  # per run, certified radii of the target class's test points; 0 where not certified
+    radii: list[list[float]]  # per run, certified radii of the target class's test points, 0 where not certified
     accuracy: list[float]  # per run, of all test points without noise
     points: np.ndarray  # (N, 1, 1, 2), the target class's training points
     weights: Weights  # of the first run's victim
@@ -117,8 +117,8 @@ class Row(NamedTuple):
 class Plane(NamedTuple):
     """A classifier on the unit square: entry [i, j] of each grid belongs to the point (axis[j], axis[i]).
 
-    margin: the base classifier's logit of the target class less that of the other. share: the probability that
-    the base classifier gives a noisy point to the target class, so that the smoothed boundary is where it is 1/2.
+    margin: the base classifier's logit of the target class minus the other class's logit. share: the probability that
+    the base classifier assigns a noisy point to the target class. The smoothed boundary is where share is 1/2.
     """
 
     axis: np.ndarray  # (cells,)
@@ -129,13 +129,13 @@ class Plane(NamedTuple):
 def two_blobs(count: int, random: np.random.Generator) -> np.ndarray:
     """``count`` points of each of two round Gaussian blobs, float (2 count, 2), the first class first.
 
-    They lie across a falling diagonal, along which no change of both coordinates by the same amount leads.
+    Their centres lie on a falling diagonal. A shift of both coordinates by the same amount is perpendicular to it.
     """
     return random.normal(np.repeat([[0.36, 0.64], [0.64, 0.36]], count, axis=0), 0.1)
 
 
 def two_moons(count: int, random: np.random.Generator) -> np.ndarray:
-    """``count`` points of each of two interleaved half circles, shaped as of two_blobs.
+    """``count`` points of each of two interleaved half circles, with the shape and order of two_blobs.
 
     scikit-learn's make_moons with noise 0.1 at random angles, scaled into the unit square.
     """
@@ -146,7 +146,7 @@ def two_moons(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def tanh_network(hidden: tuple[int, ...]) -> keras.Model:
-    """From points (N, 1, 1, 2) to two logits, with hidden layers of tanh units, ``hidden`` of them in each."""
+    """A network from points (N, 1, 1, 2) to two logits. hidden: tanh units in each hidden layer."""
     inputs = keras.Input((1, 1, 2))
     x = layers.Flatten()(inputs)
     for units in hidden:
@@ -167,7 +167,7 @@ KINDS = (Kind("linear", "Linear classifier", two_blobs, 0), Kind("network", "Sma
 
 
 class Study(Attack):
-    """The attack on the points of one kind of classifier, and training and certificate of its victims."""
+    """The attack on one kind of classifier, and training and certificates of its victims."""
 
     def __init__(self, config: BoundaryConfig, kind: Kind) -> None:
         self.constants, self.kind = config, kind
@@ -181,7 +181,7 @@ class Study(Attack):
         self.dataset = Dataset(name="plane", **points)
         attack = PoisonConfig(
             target_class=config.target_class, epsilon=config.epsilon, sigma=config.sigma, seed=config.seed,
-            # Without its penalties: Gaussian augmentation with several copies of each point.
+            # Without penalties this loss is Gaussian augmentation with several copies of each point.
             loss=ConsistencyLoss(copies=config.copies, lam=0.0, eta=0.0),
             batch_clean=config.train_points, batch_poison=config.train_points,
             batch_validation=config.validation_points,
@@ -196,7 +196,7 @@ class Study(Attack):
         self._counter = VoteCounter(self._model.model, 2, (1, 1, 2), config.sigma)
 
     def fresh_model(self, restart: int, network: int) -> StatelessModel:
-        """In place of a model for images. See Attack."""
+        """A network of points in place of a model of images. See Attack."""
         return StatelessModel(tanh_network((self.constants.hidden,) * self.kind.hidden_layers))
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
@@ -252,8 +252,8 @@ class Study(Attack):
 def control_points(x: np.ndarray, epsilon: float, seed: int) -> dict[str, np.ndarray]:
     """The target class's points x (N, 1, 1, 2) changed by epsilon without optimisation, by name.
 
-    The controls of attack_generation.controls. 'constant' is the uniform shift of both coordinates upwards, and the
-    other three uniform shifts stand beside it, because in the plane an attacker can try all four.
+    The controls of attack_generation.controls. 'constant' shifts both coordinates upwards. The other three uniform
+    shifts are added, because in the plane an attacker can try all four.
     """
     controls = {name: starting_poison(name, x, epsilon, seed) for name in ("random", "contrast", "constant")}
     for name, signs in (("shift (+, -)", [1, -1]), ("shift (-, +)", [-1, 1]), ("shift (-, -)", [-1, -1])):
@@ -262,10 +262,10 @@ def control_points(x: np.ndarray, epsilon: float, seed: int) -> dict[str, np.nda
 
 
 def smoothed_plane(classifier: Classifier, sigma: float, target_class: int, cells: int = 200) -> Plane:
-    """Evaluate a classifier and its smoothed version on the centres of ``cells`` by ``cells`` squares.
+    """Evaluate a classifier and its smoothed version at the centres of ``cells`` x ``cells`` squares.
 
-    The smoothed classifier is exact up to the grid: the decisions, also those outside the unit square, are averaged
-    with Gaussian weights of standard deviation sigma. sigma should be several times 1 / cells.
+    The smoothed classifier is exact up to the grid: decisions inside and outside the unit square are averaged with
+    Gaussian weights of standard deviation sigma. sigma should be several times 1 / cells.
     """
     outside = int(np.ceil(5 * sigma * cells))
     axis = (np.arange(-outside, cells + outside) + 0.5) / cells
@@ -275,5 +275,5 @@ def smoothed_plane(classifier: Classifier, sigma: float, target_class: int, cell
     votes = (margin > 0).astype(float) + 0.5 * (margin == 0)
     share = ndimage.gaussian_filter(votes, sigma * cells, mode="nearest", truncate=5)
     inside = slice(outside, outside + cells)
-    share = np.clip(share[inside, inside], 0, 1)  # rounding goes past 1
+    share = np.clip(share[inside, inside], 0, 1)  # rounding can exceed 1
     return Plane(axis[inside], margin[inside, inside], share)
