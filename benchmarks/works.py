@@ -119,8 +119,7 @@ def timed(work: Work) -> float:
 def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree], Any], Tree, Tree]:
     """The attack's training loss g(weights, batch), weights and a batch.
 
-    The batch is an argument of the compiled function, not a constant: JAX would compute a constant's noise at
-    compilation.
+    The batch is an argument of the compiled function, because JAX computes a constant's noise while compiling.
     """
     model = StatelessModel(build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0))
     weights, statistics = tree_map(ops.convert_to_tensor, model.initial())

@@ -12,8 +12,8 @@ from runtime.lazy import stats
 
 
 class Panel(NamedTuple):
-    """One picture of a classifier. target: clean training points of the target class. moved: the points that it was
-    trained on."""
+    """One picture of a classifier. target: the target class's clean training points. moved: the points used in
+    training."""
 
     title: str
     others: np.ndarray  # training points of the other class, (N, 1, 1, 2). All points have this shape
