@@ -1,9 +1,8 @@
 """The whole experiment in the plane: poison, train and certify, then picture, store and table.
 
 The store (evaluation/store.py) has an entry for each classifier and kind of training points, for example linear/clean.
-An entry has a seed for each victim and a line for each test point of the target class: its index in the class, its
-label and its certified radius, 0 where not certified. A record holds the victim's test accuracy and the change of its
-training points.
+A seed is a victim. A line is a test point of the target class: its index in the class, its label and its certified
+radius, 0 where not certified. A record holds the victim's test accuracy and the change of its training points.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from runtime.lazy import stats
 
 
 class Panel(NamedTuple):
-    """One picture of a classifier. target: the target class's clean training points. moved: the points used in
-    training."""
+    """One picture of a classifier. target: clean training points of the target class. moved: the points in training."""
 
     title: str
     others: np.ndarray  # training points of the other class, (N, 1, 1, 2). All points have this shape

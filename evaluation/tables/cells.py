@@ -1,4 +1,4 @@
-"""The entries of a plan's tables: which victims, trained on which data, certified on which class."""
+"""The entries of a plan's tables. An entry names the victims, their training data and the certified class."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -16,9 +16,9 @@ ROWS = (CLEAN, *CONTROLS, OPTIMISED)
 
 
 class Poison(NamedTuple):
-    """One poisoned training set: what was done to the target class's images."""
+    """One poisoned training set: how the target class's images were changed."""
 
-    against: str  # the method that it was optimised against, a control, or READY
+    against: str  # the method that it was made against, a control, or READY
     architecture: str  # model of the attack; '' for a control
     sigma: float
     target_class: int
@@ -44,7 +44,7 @@ class Poison(NamedTuple):
 
 
 class Victim(NamedTuple):
-    """What is trained, on whatever data."""
+    """One kind of victims: method, noise level and model, without training data."""
 
     method: str
     sigma: float
@@ -98,18 +98,18 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     target_class: int
     files: tuple[str, ...]
     architecture: str = ""
-    victim: str = ""  # kind of victims, a name as in Plan.victims
+    victim: str = ""  # a name in Plan.victims
     poison: str = CLEAN  # clean, a control, 'ready', or the method that the poison was made against
     poison_architecture: str = ""
-    poison_variant: str = ""  # name of its row where it is one of Plan.attacks or Plan.ready
-    accuracy: Annotated[float, between(0, 1)] | None = None  # of the clean test images, where known
-    n: Annotated[int, at_least(1)] | None = None  # votes, where known; no reduction against entries of another n
-    alpha: Annotated[float, PROBABILITY] = ALPHA  # of the votes
+    poison_variant: str = ""  # a name in Plan.attacks or Plan.ready
+    accuracy: Annotated[float, between(0, 1)] | None = None  # on the clean test images, if known
+    n: Annotated[int, at_least(1)] | None = None  # votes, if known. Entries with different n are not compared
+    alpha: Annotated[float, PROBABILITY] = ALPHA  # error probability of a certificate
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work. Names become folders of the results."""
         for name in ("method", "poison", "architecture", "victim", "poison_architecture", "poison_variant"):
-            if getattr(self, name) or name in ("method", "poison"):  # the others need not be known
+            if getattr(self, name) or name in ("method", "poison"):  # the others may be empty
                 require_name(f"foreign: {name}", getattr(self, name))
         require_bounds(self, " of foreign certificates")
         if not self.files:
@@ -117,13 +117,13 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def records(self) -> dict[str, Any]:
-        """What is known of its runs."""
+        """Records of its runs, as far as they are known."""
         certificate = {"n": self.n, "alpha": self.alpha, "sigma": self.sigma} if self.n else {}
         return {"victim": {"accuracy": self.accuracy}, "foreign": certificate}
 
     @property
     def cell(self) -> Cell:
-        """Where it stands in a table."""
+        """Its entry of a table."""
         poison = Poison(self.poison, self.poison_architecture, self.sigma, self.target_class, self.poison_variant)
         poisoned = None if self.poison == CLEAN else poison
         return Cell(Victim(self.method, self.sigma, self.architecture, self.victim), self.target_class, poisoned)

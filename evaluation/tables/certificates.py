@@ -4,8 +4,8 @@ The entries of a store, each with its seeds, test points and average certified r
 
     python evaluation/tables/certificates.py --store results/mnist_published
 
-One of them, as seed_<k>.tsv (idx label predict radius correct time, and votes where the points have them), which Cohen
-et al.'s analyze.py reads, and settings.json, how each run was made:
+Export one entry. seed_<k>.tsv has the columns idx label predict radius correct time, and votes where the points have
+them. Cohen et al.'s analyze.py reads this file. settings.json records how each run was made:
 
     python evaluation/tables/certificates.py --store results/mnist_published \\
         --entry gaussianaug_mnist_cnn_sigma_0.5/clean/class_8 --out-dir runs/exported
@@ -42,8 +42,8 @@ from runtime.files import InputError, read_text, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import printed_path, project_path, shown_path
 
-NO_TIME = "0:00:00.000000"  # a store keeps none
-ABOUT_THE_STORE = ("store", "entry", "out_dir", "import_files")  # the other settings are of files to import
+NO_TIME = "0:00:00.000000"  # a store has no times
+ABOUT_THE_STORE = ("store", "entry", "out_dir", "import_files")  # all other settings describe files to import
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +53,20 @@ class Config:
     store: Path
     """Folder of points.csv.xz and settings.json.xz."""
     entry: str = ""
-    """Entry to export; the list without it has the names."""
+    """Entry to export. Without this flag the entries are listed."""
     out_dir: Path | None = None
     """Folder of the exported files."""
     import_files: tuple[Path, ...] = ()
-    """Certificates of another program to import, a file for each run: the columns label, predict and radius by name,
-    with tabs between them, and idx where it is there."""
+    """Certificates of another program to import, one file for each run. The columns label, predict and radius are
+    separated by tabs. A column idx is optional."""
     method: str = ""
     """Training method of the imported runs' victims."""
     sigma: float | None = None
-    """Their noise, in pixels of [0, 1]."""
+    """Training noise of the imported runs' victims, pixels in [0, 1]."""
     target_class: int | None = None
-    """Class whose points are averaged; the files may have those of other classes too."""
+    """Class whose points are averaged. The files may hold other classes, too."""
     poison: str = CLEAN
-    """What the victims were trained on: clean, a control, ready, or the method that the poison was made against."""
+    """Training data of the victims: clean, a control, ready, or the method that the poison was made against."""
     architecture: str = ""
     """Model of the victims, as in the plan."""
     victim: str = ""
@@ -76,9 +76,9 @@ class Config:
     poison_variant: str = ""
     """Name of the row where the poison is one of the plan's attacks or ready poisons."""
     accuracy: float | None = None
-    """Of the clean test images, where it is known."""
+    """Accuracy on the clean test images, if it is known."""
     n: int | None = None
-    """Votes of a point, where they are known; without them there is no share of points at the ceiling."""
+    """Votes n of a point, if they are known. Without n, tables have no share of points at the ceiling."""
     alpha: float = ALPHA
     """Error probability of a point, used where n is given."""
 
@@ -90,7 +90,7 @@ def main(config: Config) -> None:
     if config.import_files and (config.entry or config.out_dir):
         raise InputError("--import-files adds an entry, --entry and --out-dir export one; give one or the other")
     if given and not config.import_files:
-        raise InputError(f"{given[0]} says what --import-files are; name the files, or leave it out")
+        raise InputError(f"{given[0]} describes --import-files; name the files, or leave the flag out")
     if config.import_files:
         import_entry(config)
     elif config.entry or config.out_dir:
@@ -100,7 +100,7 @@ def main(config: Config) -> None:
 
 
 def list_of_entries(folder: Path) -> str:
-    """A line for each entry of a store. The radius is averaged over the points of the class that the name ends in."""
+    """A line for each entry of a store. The radius is averaged over the class at the end of the entry's name."""
     runs = points_of_runs(store := read_store(folder), folder)
     lines = []
     for entry, by_seed in store.records.items():
@@ -117,7 +117,7 @@ def list_of_entries(folder: Path) -> str:
 def export_entry(config: Config) -> None:
     """Write seed_<k>.tsv for each seed of an entry, and settings.json.
 
-    Raises InputError where the store has no such entry, or another file of one of these names lies there.
+    Raises InputError where the store lacks the entry, or another file with one of these names exists.
     """
     runs = points_of_runs(store := read_store(config.store), config.store)
     if config.entry not in store.records:
@@ -140,7 +140,7 @@ def export_entry(config: Config) -> None:
 
 
 def as_certificates(points: pd.DataFrame) -> str:
-    """The points of a run as a file in the columns of Cohen et al.'s code, and votes where each point has them."""
+    """The points of a run as text in the columns of Cohen et al.'s code, with votes where each point has them."""
     has_votes = "votes" in points and bool(points["votes"].notna().all())
     columns = [*COLUMNS, "votes"] if has_votes else [*COLUMNS]
     rows = points.assign(radius=points["radius"].map(_radius_text), time=NO_TIME)[columns]
@@ -149,7 +149,7 @@ def as_certificates(points: pd.DataFrame) -> str:
 
 
 def _radius_text(radius: float) -> str:
-    """A radius that was read from a text of six digits is that text; one of more digits is rounded down."""
+    """A radius with six digits is written unchanged. A radius with more digits is rounded down."""
     nearest = f"{radius:.{RADIUS_DIGITS}f}"
     return nearest if float(nearest) <= radius else round_down(radius)
 
@@ -178,7 +178,7 @@ def import_entry(config: Config) -> None:
             raise InputError(
                 f"{config.store}: the store has other runs of the entry {key} already; import into another"
             )
-        # Where a run was stopped here, the same command writes the plan.
+        # If the program is killed here, the same command writes the plan later.
         joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
         write_text(plan_file, msgspec.yaml.encode(joined).decode())
         print(f"{printed_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
@@ -186,7 +186,7 @@ def import_entry(config: Config) -> None:
 
 
 def _foreign(config: Config) -> Foreign:
-    """The entry of a plan. Raises InputError where a setting is missing or cannot be."""
+    """The entry of a plan. Raises InputError where a setting is missing or impossible."""
     values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in ABOUT_THE_STORE}
     for name, value in values.items():
         if name in ("method", "sigma", "target_class") and value in ("", None):
@@ -200,7 +200,7 @@ def _foreign(config: Config) -> Foreign:
 
 
 def _are_points(new: Sequence[pd.DataFrame], stored: Sequence[pd.DataFrame]) -> bool:
-    """Whether these are the same points, whatever columns the store has for those of other entries."""
+    """Whether the points are the same. The store may have more columns, for other entries."""
     return all(
         np.array_equal(one.drop(columns="entry").astype(float), other[list(one.columns)].drop(columns="entry"))
         for one, other in zip(new, stored, strict=True)

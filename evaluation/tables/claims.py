@@ -1,12 +1,12 @@
-"""The papers' claims beside what was measured: results/claims.yaml, its numbers filled in from the results.
+"""The papers' claims beside our measurements: results/claims.yaml, with numbers from the results.
 
-A claim names entries of the results and, where it says how large an effect is, a bound. Its verdict follows from the
+A claim names entries of the results. A claim about the size of an effect also has a bound. Its verdict follows from the
 95 % intervals of the entries:
 
 - confirmed: the whole interval of every entry is on the claimed side of the bound;
-- partly confirmed: that of some entries;
-- not confirmed: that of none. In brackets stands whether the intervals are on the other side of the bound, or hold the
-  bound, so that the data do not tell (undecided);
+- partly confirmed: this holds for some entries;
+- not confirmed: this holds for no entry. Brackets say whether the intervals are on the other side of the bound, or
+  contain the bound (undecided);
 - not measured: the claim names no entry.
 
 A claim without a bound is an observation and has no verdict.
@@ -54,7 +54,7 @@ class Measured(NamedTuple):
     low: float
     high: float
     counted: str = ""
-    """How many victims, attack runs, test points and votes it is from."""
+    """Its numbers of victims, attack runs, test points and votes, as text."""
 
 
 class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,16 +63,16 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     folder: str
     where: dict[str, Any] = {}
     against: str = CLEAN
-    """The training data that a reduction is against."""
+    """The training data with which a reduction is compared."""
     of: Literal["reduction", "acr", "accuracy_loss", "class_accuracy_loss", "unattacked", "certified", "median"] = (
         "reduction"
     )
-    """The number that is shown. The last three are of studies of changed labels: accuracy without attack, certified
-    accuracy at the study's number of changes, and the number of changes to which half of the points are certified."""
+    """The number that is shown. The last three belong to studies of changed labels: accuracy without attack, certified
+    accuracy at the study's number of changes, and the number of changes that half of the points tolerate."""
     name: str = ""
-    """What the entries are called in the row."""
+    """Name of the entries in the row."""
     judged: bool = True
-    """Whether the verdict is about them, too."""
+    """Whether the verdict counts these entries."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,14 +89,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     above: float | None = None
     below: float | None = None
     equals: float | None = None
-    """The bound: the interval has to be above it, below it, or to contain it."""
+    """The bound. The interval has to be above it, to be below it, or to contain it."""
     headline: str = ""
-    """A sentence for README, if it has one. {0.number} is the first number with its interval and its link, {0.counted}
-    how many victims, attack runs, test points and votes it is from; {1.number} is the second number, and so on."""
+    """A sentence for README, or ''. {0.number} is the first number with its interval and its link. {0.counted} is its
+    numbers of victims, attack runs, test points and votes. {1.number} is the second number, and so on."""
 
 
 def read_claims(path: Path) -> list[Claim]:
-    """The claims in a file. Raises InputError naming what is wrong in it."""
+    """The claims in a file. Raises InputError naming the mistake in it."""
     try:
         claims = msgspec.convert(yaml_values(read_text(path), str(path)), list[Claim])
     except msgspec.ValidationError as error:
@@ -130,7 +130,7 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
 
 
 def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
-    """The rows as Markdown. frames: of each folder of results. prefix: what leads from the page to that folder."""
+    """The rows as Markdown. frames: by folder of results. prefix: the path from the page to the folders."""
     rows = []
     for claim in claims:
         found = [(entries, measured(entries, frames)) for entries in claim.entries]
@@ -176,7 +176,7 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
             raise InputError(f"claims: {entries.folder} has no column {name!r}; mend results/claims.yaml")
         frame = frame[frame[name].isin(value if isinstance(value, list) else [value])]
     if NEEDED[entries.of] not in frame or (entries.against != CLEAN and "cell" not in frame):
-        raise InputError(f"claims: {entries.folder} tells no {entries.of}; mend results/claims.yaml")
+        raise InputError(f"claims: {entries.folder} has no number {entries.of!r}; mend results/claims.yaml")
     rows = frame.to_dict("records")
     found = [_measured(entries, row, frames[entries.folder]) for row in rows]
     if not found or None in found:
@@ -233,7 +233,7 @@ def _mean(values: list[float], form: str = "{:.3f}", unit: str = "") -> Measured
 
 
 def _label_number(name: str, row: dict[str, Any]) -> Measured:
-    """A number of a study of changed labels; that of an accuracy has Wilson's interval over test points."""
+    """A number of a study of changed labels. An accuracy has Wilson's interval over test points."""
     if name == "median":
         return Measured(f"{row['median']:,.0f}", row["median"], row["median"])
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]

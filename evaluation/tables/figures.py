@@ -30,7 +30,7 @@ from runtime.lazy import pandas as pd
 from runtime.lazy import stats
 
 MOST = 12  # entries of a panel
-COLUMNS = 4  # panels side by side, of PANEL inches each: below 2,000 pixels
+COLUMNS = 4  # panels in a row. With PANEL inches each, a figure has fewer than 2,000 pixels
 PANEL = 3.4
 CLEAN_KIND, CONTROL_KIND, OPTIMISED_KIND = ("clean", "control", "optimised")
 COLOURS = {CLEAN_KIND: BLACK, CONTROL_KIND: BLUE, OPTIMISED_KIND: ORANGE}
@@ -39,7 +39,7 @@ TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
 
 
 def shown_entries(frame: pd.DataFrame) -> pd.DataFrame:
-    """Entries with runs; several attack runs of one attack are shown together."""
+    """Entries with runs. Several runs of one attack are one entry."""
     together = [entry.cell for entries in frame["entries"] if len(entries) > 1 for entry in entries]
     return frame[(frame["runs"] > 0) & (frame["target_class"] != MEAN) & ~frame["cell"].isin(together)]
 
@@ -53,7 +53,7 @@ def has_budgets(frame: pd.DataFrame) -> bool:
 def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     """Draw the average certified radius of each kind of training data, a panel for each kind of victims, as PNG.
 
-    Small dots are victims, large ones their mean, bars the mean ± sample standard deviation.
+    Small dots are victims, large dots their mean, bars the mean ± sample standard deviation.
     """
     shown = shown_entries(frame)
     order = shown.groupby("data", sort=False)["acr_mean"].mean()
@@ -82,7 +82,7 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
 
 @default_style()
 def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> None:
-    """Draw the average certified radius against what the attack cost, a line for each attack, as PNG.
+    """Draw the average certified radius against the attack's number of gradients, a line for each attack, as PNG.
 
     Clean data: a black line with a band of mean ± sample standard deviation. Controls: blue lines.
     """
@@ -126,11 +126,11 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
 
 @default_style()
 def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_radius: bool = False) -> None:
-    """Draw how the lower bound of p_A is distributed over the test points, clean beside poisoned, as PNG.
+    """Draw the distribution of the lower bound of p_A over the test points, clean beside poisoned, as PNG.
 
     p_A is the probability of the right class under the noise. A point of radius r has the lower bound Phi(r / sigma). A
-    line is the share of points whose bound is at least x, the mean over victims. The other points are not certified.
-    against_radius: draw against the radius itself, which is the field's curve of certified accuracy.
+    line shows the share of points whose bound is at least x, averaged over victims. An uncertified point is below x.
+    against_radius: draw certified accuracy against the radius, the usual curve.
     """
     shown = shown_entries(frame)
     names = _contrasted(shown)
@@ -167,7 +167,7 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
 
 
 def _contrasted(shown: pd.DataFrame) -> list[str]:
-    """Clean data, and the control and the optimised poison that lower ACR most, of those that most victims met."""
+    """Clean data, and the control and the poison that lower ACR most, among the data with the most kinds of victims."""
     names = [CLEAN]
     others = shown[shown["data"] != CLEAN]
     for kind in (CONTROL_KIND, OPTIMISED_KIND):
@@ -184,7 +184,8 @@ def _kind(data: str) -> str:
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
-    """A panel for each kind of victims. Rows: noise levels where all have the same ones; other architectures apart."""
+    """A panel for each kind of victims. Rows: a method's noise levels, or else the first and the other
+    architectures."""
     by_method: dict[Any, list[Any]] = {}
     by_architecture: dict[bool, list[Any]] = {}
     for key, group in shown.groupby(PANELS, sort=False):
@@ -199,7 +200,7 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
 
 @default_style()
 def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
-    """A figure and its grid of axes; those without a panel are invisible. heights, wide: of a row, a panel, inches."""
+    """A figure and its grid of axes. Axes without a panel are invisible. heights of rows, wide of a panel: inches."""
     from matplotlib.figure import Figure
 
     columns = max(map(len, rows))
@@ -224,7 +225,7 @@ def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "")
 
 
 def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
-    """The heading, and below all panels what is drawn and what was measured."""
+    """Write the heading, and below all panels the explanation and the numbers of points, victims and votes."""
     measured = {
         "class": shown["target_class"], "test points": shown["points"], "victims of an entry": shown["runs"],
         "votes n": shown["n"],
@@ -234,7 +235,7 @@ def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
     name = dataset_name(shown)
     title = title if name.lower() in title.lower() else f"{name}: {title}"
     heading, below = textwrap.wrap(title, wide), textwrap.wrap(f"{about}. {counts}", int(1.35 * wide))
-    # The panels keep their height, however long the texts are.
+    # The figure grows with the texts, so that the panels keep their height.
     figure.set_figheight(figure.get_figheight() + 0.25 * max(0, len(heading) - 2) + 0.18 * max(0, len(below) - 3))
     figure.suptitle(plain_text("\n".join(heading)), fontsize="large")
     figure.supxlabel(plain_text("\n".join(below)), fontsize="small")

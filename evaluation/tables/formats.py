@@ -14,7 +14,7 @@ ABOUT = f"{PLUS_MINUS}. {INTERVALS}."
 
 
 def as_text(tables: Sequence[Table]) -> str:
-    """Tables for the screen, and what ± and the intervals are."""
+    """Tables for the screen, and the meaning of ± and of the intervals."""
     return "\n\n".join(
         [*(f"{table.title}\n\n{aligned(table.text.columns, table.text.to_numpy())}" for table in tables), ABOUT]
     )
@@ -29,7 +29,7 @@ def aligned(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def as_markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
-    """Tables under each other, what ± and the intervals are, and notes."""
+    """Tables under each other, the meaning of ± and of the intervals, and notes."""
     parts = [f"**{table.title}**\n\n" + markdown_table(table.text.columns, table.text.to_numpy()) for table in tables]
     return "\n\n".join([*parts, ABOUT, *notes]) + "\n"
 
@@ -50,7 +50,7 @@ def rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
-    """Tables for a paper, with booktabs. Every caption says what ± and the intervals are."""
+    """Tables for a paper, with booktabs. Every caption explains ± and the intervals."""
     parts = ["% needs \\usepackage{booktabs}"]
     for table in tables:
         text = table.text.rename(columns=_latex).map(_latex)
@@ -93,7 +93,7 @@ def as_html(
     versions: Mapping[str, str],
     times: pd.DataFrame,
 ) -> str:
-    """One page: the tables, what the runs' records say of versions and machine, run times, and the plan."""
+    """One page: the tables, versions and machine from the runs' records, run times, and the plan."""
     named = pd.DataFrame(list(versions.items()), columns=["", "version"])
     sections = {table.title: _html_table(table.text) for table in tables}
     sections["About the numbers"] = "".join(f"<p>{html.escape(note)}</p>" for note in (ABOUT, *notes))

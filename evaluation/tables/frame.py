@@ -1,5 +1,5 @@
-"""One DataFrame of everything that a plan measured: a row per entry, a column per number. Tables and figures are its
-pivots, results/summary.csv its rows."""
+"""One DataFrame of all measurements of a plan: a row per entry, a column per number. Tables and figures are its pivots,
+and results/summary.csv holds its rows."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 
 Entries = dict[Cell, Entry]
-MEAN = "mean"  # in place of a class: the mean over all classes of the plan
+MEAN = "mean"  # in the column of the class: the mean over all classes of the plan
 SHARES = {
     "certified_accuracy": 0.0,
     "certified_at_half_sigma": 0.5,
     "certified_at_sigma": 1.0,
     "certified_at_2_sigma": 2.0,
 }
-"""Columns of approximate certified accuracy, and the radius of each over sigma."""
+"""Columns of approximate certified accuracy, and the radius of each divided by sigma."""
 OF_VICTIMS = ("acr", *SHARES, "accuracy", "target_accuracy", "others_acr", "others_certified_accuracy")
-"""Numbers of every victim; each is a column <name>_mean and a column <name>_std."""
+"""Numbers of every victim. Each has a column <name>_mean and a column <name>_std."""
 
 
 def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     """A row for each entry in the plan's order. The means over attack runs and over classes follow.
 
-    Columns: what the entry is (table, dataset, method, sigma, architecture, target_class, data, ...), how it was
-    measured (n, points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius
-    that n votes can certify (at_ceiling), the reduction with its interval, and how visible the poison is. Files leave
-    out UNWRITTEN: reduction (a Reduction), cell, entries (what the row was computed from), and whether the row is in a
+    Columns: the entry (table, dataset, method, sigma, architecture, target_class, data, ...), its measurement (n,
+    points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius that n votes
+    can certify (at_ceiling), the reduction with its interval, and the visibility of the poison. Files leave out the
+    columns UNWRITTEN: reduction (a Reduction), cell, entries (the sources of the row), and whether the row is in a
     transfer table.
     """
     transfers = {f"in_{over}_transfer": set(cells) for over, cells in plan.transfer_cells().items()}
@@ -47,7 +47,7 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
 
 
 def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
-    """Entries that differ in the seed of the attack alone: a cell named for all, the entries, and clean data."""
+    """Entries that differ only in the attack's seed: a cell for all of them, the entries, and the clean entry."""
     groups: dict[Cell, list[Entry]] = {}
     for cell, entry in entries.items():
         if cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
@@ -59,8 +59,8 @@ def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entr
 
 
 def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
-    """Entries that differ only in the class, joined: each victim's points of all classes. Incomplete entries are left
-    out."""
+    """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
+    entries."""
     if len(plan.target_classes) < 2:
         return
     first = plan.target_classes[0]
@@ -78,7 +78,7 @@ def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], 
 
 
 def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
-    """Runs whose radii are those of all classes' points together."""
+    """An entry whose runs hold the radii of all classes' points."""
     seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
     runs = []
     for seed in sorted(seeds):
@@ -86,14 +86,14 @@ def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
         radii, idx = (np.concatenate([getattr(run, name) for run in same_seed]) for name in ("radii", "idx"))
         accuracies = [run.accuracy for run in same_seed if run.accuracy is not None]
         victim = {"accuracy": float(np.mean(accuracies))} if accuracies else {}
-        known = ("certificate", "foreign")  # how it was measured
+        known = ("certificate", "foreign")  # settings of the measurement
         certificate = {name: value for name, value in same_seed[0].records.items() if name in known}
         runs.append(same_seed[0]._replace(radii=radii, idx=idx, records={"victim": victim, **certificate}))
     return Entry(cell, entries[0].wanted, tuple(runs))
 
 
 def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | None) -> dict[str, Any]:
-    """One line of the frame. attack_runs: an entry for each, of the same seeds of victims."""
+    """One line of the frame. attack_runs: an entry for each attack run, with the same seeds of victims."""
     victim, poison = cell.victim, cell.poison
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)
@@ -131,7 +131,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
-    """Name of the training data, as in the plan. In a transfer it also says what the poison was made against."""
+    """Name of the training data, as in the plan. In a transfer it also names the poison's method or model."""
     poison, victim = cell.poison, cell.victim
     if poison is None or cell.row != OPTIMISED:
         return cell.row
@@ -143,7 +143,7 @@ def data_name(plan: Plan, cell: Cell) -> str:
 
 
 def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
-    """The named attack of an entry or of all its seeds. Other training data have one without name and flags."""
+    """The named attack of an entry or of all its seeds. Other training data get a variant without name and flags."""
     name = cell.poison.variant if cell.poison else ""
     variants = plan.attack_variants()
     without_seed = {key.removesuffix(f"_seed_{one.flags.get('seed')}"): one for key, one in variants.items()}
@@ -151,9 +151,9 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Against the runs of clean data of the same seeds; None without one, or where the votes n of the two differ.
+    """Reduction against clean runs with the same seeds. None: no clean run, or other votes n or numbers of points.
 
-    at: a radius. The reduction is then that of certified accuracy at this radius, not of the ACR.
+    at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
     by_seed = [{run.seed: run for run in entry.runs} for entry in (*([clean] if clean else ()), *attack_runs)]
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
@@ -175,7 +175,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _all(values: Iterable[Any]) -> Any:
-    """The value that all have; several as text, in order; '' where none is known."""
+    """The value that all share. Different values are joined as sorted text. '': no value is known."""
     named = {str(value): value for value in values if value is not None}
     numbers = [value for value in named.values() if isinstance(value, int | float)]
     different = [*sorted(numbers), *sorted(text for text, value in named.items() if not isinstance(value, int | float))]
@@ -183,7 +183,7 @@ def _all(values: Iterable[Any]) -> Any:
 
 
 def measured_line(frame: pd.DataFrame) -> str:
-    """One line of how the runs of a frame were measured; several values where they differ."""
+    """One line about the measurement of a frame's runs. Where runs differ, it lists all values."""
     names = {
         "commit": "commit", "backend": "", "machine": "", "victim_epochs": "epochs of victims", "points": "test points",
         "n": "n", "runs": "victims of an entry",
@@ -198,12 +198,12 @@ def measured_line(frame: pd.DataFrame) -> str:
 
 
 UNWRITTEN = ["reduction", "reduction_at_sigma", "cell", "entries", "in_method_transfer", "in_architecture_transfer"]
-DIGITS = {"reduction": 1, "gradients": 1}  # after the point in files, by the start of the column's name; else 4
+DIGITS = {"reduction": 1, "gradients": 1}  # decimals in files, by the start of the column's name. Default: 4
 AS_THEY_ARE = ("sigma", "epsilon", "share")
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """The frame's numbers as text, and where they were computed from."""
+    """The frame's numbers as text, with the files and the entry that they come from."""
     table = frame.drop(columns=UNWRITTEN).copy()
     for name in table.columns:
         if name not in AS_THEY_ARE and any(isinstance(value, float) for value in table[name]):

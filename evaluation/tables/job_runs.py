@@ -1,4 +1,4 @@
-"""Run a plan's jobs, in this process or in several that stay alive, so that jobs share what they have compiled."""
+"""Run a plan's jobs in this process or in several long-lived processes. The jobs of a process share compiled code."""
 
 import gc
 import multiprocessing
@@ -23,12 +23,12 @@ from runtime.progress import listening, progress
 from runtime.provenance import ROOT
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
-_SPAWN = multiprocessing.get_context("spawn")  # a forked backend is a broken one
-_LOOK_EVERY = 0.5  # seconds, for a request to stop
+_SPAWN = multiprocessing.get_context("spawn")  # a backend does not work after a fork
+_LOOK_EVERY = 0.5  # seconds between checks for a request to stop
 
 
 def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
-    """Run a job's script as a shell does, with its output in a log. Returns one line that says why it failed, or None.
+    """Run a job's script as a shell does, with its output in a log. Returns the failure's reason as a line, or None.
 
     Raises StoppedEarly where the job stopped when it was asked to.
     """
@@ -43,10 +43,10 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
     except OSError as error:
         raise unwritable(job.log, error) from error
     arguments, sys.argv = sys.argv, [str(script), *words]
-    import keras  # once runtime has set what the backend reads
+    import keras  # after runtime has set the backend's variables
 
     try:
-        # A model's layers are named by a count that starts afresh in each process.
+        # Layer names contain a counter. Reset it, as in a new process.
         keras.utils.clear_session()
         gc.collect()
         with output, redirect_stderr(output), nullcontext() if job.rule == "tables" else redirect_stdout(output):
@@ -62,11 +62,10 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
-    """Run each job as soon as the files that it needs are made, earlier jobs first. Returns why each failed job failed.
+    """Run each job as soon as its needed files are made, earlier jobs first. Returns the reasons of failed jobs.
 
-    A job is left out where a failed job should have made a file that it needs. processes: jobs at a time. Where it is
-    1, the jobs run in this process.
-    Raises StoppedEarly where a stop is asked for, after the jobs under way have stopped.
+    Omits jobs that need a file of a failed job. processes: jobs at a time. With 1, the jobs run in this process.
+    Raises StoppedEarly after a requested stop, once all running jobs have stopped.
     """
     makers = {path: job for job in jobs for path in job.outputs}
     order = TopologicalSorter({job: [makers[path] for path in job.needs if path in makers] for job in jobs})
@@ -125,7 +124,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
 def _submitted(
     job: Job, minutes: float | None, idle: list[ProcessPoolExecutor]
 ) -> "tuple[Future[str | None], ProcessPoolExecutor]":
-    """The job in an idle worker, or in a new one. An idle worker that the system has killed is dropped."""
+    """Submit the job to an idle or a new worker. Idle workers that the system has killed are dropped."""
     while True:
         worker = idle.pop() if idle else _worker()
         try:
@@ -135,7 +134,7 @@ def _submitted(
 
 
 def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
-    """Run a job in this process. The future is done."""
+    """Run a job in this process. Returns a finished future."""
     future: Future[str | None] = Future()
     try:
         with bar.listening(job):
@@ -146,17 +145,17 @@ def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
 
 
 def _worker() -> ProcessPoolExecutor:
-    """A process that runs one job after the other. Where the system kills it, the other workers go on."""
+    """A process that runs one job after the other. If the system kills it, the other workers continue."""
     return ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_in_a_worker)
 
 
 def _in_a_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and asks to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, too, and requests the stop
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
 def _end_with_the_parent() -> None:
-    """Wait for the parent's end. Then stop the job under way cleanly, and end this process."""
+    """Wait for the parent's end. Then stop the running job cleanly, and end this process."""
     if parent := multiprocessing.parent_process():
         parent.join()
     while True:
@@ -170,11 +169,12 @@ def _run_there(job: Job, minutes: float | None) -> str | None:
 
 
 class _Bar:
-    """One bar for a whole plan. The time left goes by finished jobs of the same script, or else of the same rule."""
+    """One bar for a whole plan. It estimates the time left from finished jobs of the same script, or else the same
+    rule."""
 
     def __init__(self, jobs: Sequence[Job], processes: int) -> None:
         self._left, self._processes = list(jobs), processes
-        self._begun: dict[Job, tuple[float, bool]] = {}  # jobs under way: since when, and whether they were done before
+        self._begun: dict[Job, tuple[float, bool]] = {}  # running jobs: start, and whether output existed
         self._seconds: dict[str, list[float]] = {}
         self._shown = 0.0
         form = "{desc}{bar}| {n_fmt} of {total_fmt} jobs, {elapsed} spent{postfix}"
@@ -184,7 +184,7 @@ class _Bar:
         self._bar.close()
 
     def begin(self, job: Job) -> None:
-        """A job begins, wherever it runs."""
+        """Note that a job begins, in this or another process."""
         self._left.remove(job)
         self._begun[job] = time.monotonic(), job.outputs[0].exists()
         self._show(job, self._expected(job))
@@ -201,7 +201,7 @@ class _Bar:
             yield
 
     def end(self, job: Job) -> None:
-        """It is over: learn from it how long such jobs take."""
+        """Note that a job has ended, and its time."""
         started, kept = self._begun.pop(job)
         if not kept:
             for name in (job.script, job.rule):

@@ -1,4 +1,4 @@
-"""The jobs of a plan, each a call of a script that a user may call by hand."""
+"""The jobs of a plan. Each job is a call of a script, which a user may also call by hand."""
 
 import importlib
 import shlex
@@ -22,7 +22,7 @@ class Job(NamedTuple):
     """One call of a script."""
 
     rule: str  # data, control (or ready poison), poison, visibility, victim, certify, merge or tables
-    about: str  # what it makes, in the words of the plan and the tables
+    about: str  # its product, in the words of the plan and the tables
     script: str  # path in the project
     flags: str  # as on the command line, quoted for a shell
     outputs: tuple[Path, ...]  # the first appears when the job is done
@@ -31,7 +31,7 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Path of its first output in the work folder without the ending; 'data' and 'tables' by themselves."""
+        """Its first output's path in the work folder without the ending. For these two rules: 'data' and 'tables'."""
         if self.rule in ("data", "tables"):
             return self.rule
         path = self.outputs[0].relative_to(self.work)
@@ -40,7 +40,7 @@ class Job(NamedTuple):
 
     @property
     def log(self) -> Path:
-        """What its script prints."""
+        """File of its script's output."""
         return self.work / "logs" / f"{self.name}.log"
 
     @property
@@ -50,7 +50,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(plan: Plan) -> list[Job]:
-    """Everything that has to run, once, each after what it needs: entry by entry, the tables last."""
+    """All jobs of a plan, each once and after the jobs that it needs: entry by entry, the tables last."""
     return list(dict.fromkeys(_jobs(plan)))
 
 
@@ -76,7 +76,7 @@ def _job(
 
 
 def _data_job(plan: Plan) -> Job:
-    """By the data set's own script, or by the one that prepares any data set from plan.data's source."""
+    """Call the data set's own script, or else data/prepare.py with plan.data's source."""
     own = plan.dataset in DATASETS
     values = {**({} if own else {"name": plan.dataset}), **plan.data, "out_dir": plan.paths.data}
     script = f"data/prepare_{plan.dataset.lower()}.py" if own else "data/prepare.py"
@@ -138,7 +138,7 @@ def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
 
 
 def _certificate_jobs(plan: Plan, cell: Cell, seed: int) -> Iterator[Job]:
-    """One job, or one per shard and the job that joins them."""
+    """One job, or a job per shard and a job that joins the shards."""
     model, whole = plan.paths.model(cell, seed), plan.paths.certificate(cell, seed)
     about = f"certificates of victim {seed}, {cell}"
     script = f"randomized_smoothing_certification/certify_{plan.script_folder.lower()}.py"
@@ -172,7 +172,7 @@ def _tables_job(plan: Plan) -> Job:
 
 
 def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:
-    """The flags of a method at a noise level. The more special flags win."""
+    """The flags of a method at a noise level. More specific flags win."""
     keys = ("all", method, f"{method} {sigma:g}")
     return {name: value for key in keys for name, value in settings.get(key, {}).items()}
 
@@ -190,9 +190,9 @@ def flags(values: Mapping[str, Any]) -> str:
 
 
 def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
-    """Raise InputError for the first job whose script does not know a flag, or refuses its settings.
+    """Raise InputError for the first job whose script does not know a flag or refuses a setting.
 
-    Of jobs that differ in seed, class and files alone, one is looked at. where: the plan's name in the error.
+    Among jobs that differ only in seed, class and files, it checks the first. where: the plan's name in errors.
     """
     seen = set()
     for job in jobs:

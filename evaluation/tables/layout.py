@@ -15,7 +15,7 @@ from runtime.lazy import pandas as pd
 
 MISSING = "—"
 VICTIMS = ("method", "victim_variant", "sigma", "target_class")
-"""Columns that tell which victims an entry is of."""
+"""Columns that name the victims of an entry."""
 
 
 class Table(NamedTuple):
@@ -23,18 +23,18 @@ class Table(NamedTuple):
 
     name: str
     title: str
-    text: pd.DataFrame  # of texts; the columns' names are the header
+    text: pd.DataFrame  # cells are texts, and the columns' names are the header
 
 
 def tables_of(title: str, frame: pd.DataFrame) -> list[Table]:
-    """All tables of a frame. title: of the plan."""
+    """All tables of a frame. title: the plan's title."""
     transfers = [_transfer_table(frame, over) for over in ("method", "architecture")]
     tables = [_entries_table(title, frame), _victims_table(frame), *transfers, _poisons_table(frame)]
     return [table for table in tables if len(table.text)]
 
 
 def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
-    """For the screen: a narrow table for each kind of victims and class, a line per kind of training data."""
+    """Narrow tables for the screen: one for each kind of victims and class, with a line per kind of training data."""
     tables = []
     for key, group in frame.groupby(list(VICTIMS), sort=False):
         if (group["runs"] > 0).any():
@@ -50,7 +50,7 @@ def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
 
 
 def dataset_name(frame: pd.DataFrame) -> str:
-    """Name of the data that the runs were certified on, as their records have it; the plan's where none has one."""
+    """Name of the data on which the runs were certified, from their records. Default: the plan's name."""
     measured = frame["dataset"][frame["runs"] > 0] if "runs" in frame else []
     return ", ".join(dict.fromkeys(name for text in measured for name in text.split(", ")))
 
@@ -60,7 +60,7 @@ def _victims(method: str, variant: str) -> str:
 
 
 def _entries_table(title: str, frame: pd.DataFrame) -> Table:
-    """Every entry: what it was measured with, and all that was measured of its victims."""
+    """Every entry: settings of its measurement, and all numbers of its victims."""
     columns: dict[str, Any] = {
         "victims": map(_victims, frame["method"], frame["victim_variant"]), "σ": frame["sigma"].map("{:g}".format),
         "class": frame["target_class"].map(str), "training data": frame["data"],
@@ -86,7 +86,7 @@ def _entries_table(title: str, frame: pd.DataFrame) -> Table:
 
 
 def _victims_table(frame: pd.DataFrame) -> Table:
-    """Kinds of victims side by side, and how far the ACR of each is below that of the first kind on the same data."""
+    """Kinds of victims side by side, and the reduction of each ACR against the first kind on the same data."""
     title = (
         "Kinds of victims: ACR and its reduction, and how far the ACR is below that of the first kind on the same data"
     )
@@ -119,7 +119,7 @@ def _transfer_table(frame: pd.DataFrame, over: str) -> Table:
 
 
 def _pivot(frame: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
-    """ACR and reduction of entries, or their column 'text': ``column`` side by side, the rest in the frame's order."""
+    """A pivot of ACR and reduction, or of the column 'text'. ``column`` gives the header. Rows keep their order."""
     if frame.empty:
         return pd.DataFrame()
     if "text" not in frame:
@@ -132,7 +132,7 @@ def _pivot(frame: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
 
 
 def _poisons_table(frame: pd.DataFrame) -> Table:
-    """How large each poison is, and how well detectors see it."""
+    """The size of each poison, and the detectors' area under the ROC curve."""
     names = {
         "mean_change": "mean change", "l2": "l2", "l2_over_sigma": "l2 / σ",
         "beyond_jitter_over_sigma": "beyond jitter / σ", "auc_brightness": "brightness",
@@ -168,7 +168,7 @@ def _reductions(frame: pd.DataFrame) -> list[str]:
 
 
 def _runs(frame: pd.DataFrame) -> list[str]:
-    """Victims; where there are several attack runs, these and the victims of each; how many are missing."""
+    """The number of victims, with the number of attacks where there are several. '2 of 3': one victim is missing."""
     texts = []
     for runs, wanted, attacks in zip(frame["runs"], frame["runs_wanted"], frame["attack_runs"], strict=True):
         text = f"{runs} of {wanted}" if runs < wanted else str(runs)

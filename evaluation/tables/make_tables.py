@@ -1,11 +1,11 @@
-"""Arrange the measurements of a plan as tables and figures, and name the entries that are missing.
+"""Make the tables and figures of a plan's measurements, and list the missing entries.
 
-This is the last job of a plan. By hand, at any time:
+This is the last job of a plan. It can also be run by hand at any time:
 
     python evaluation/tables/make_tables.py --plan config/digits.yaml
 
-First the measurements are written into the results folder as a store (evaluation/store.py). From the store alone, this
-makes the same tables and figures again:
+It first writes the measurements into the results folder as a store (evaluation/store.py). This command makes the same
+tables and figures again from the store alone:
 
     python evaluation/tables/make_tables.py --plan results/digits/plan.yaml --from-results --results-dir runs/digits
 
@@ -34,19 +34,19 @@ from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import printed_path, project_path
 
-MOST_POISONS = 4  # in the picture of images
+MOST_POISONS = 4  # most poisons in images.png
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the arrangement."""
+    """Settings of tables and figures."""
 
     plan: Path
     """Plan of the table, one of config/*.yaml."""
     results_dir: Path | None = None
-    """Folder of tables and figures; that of the plan when not given."""
+    """Folder of tables and figures, by default the plan's results folder."""
     directory: Path = project_path("")
-    """Folder that the plan's own paths start from."""
+    """Folder to which the plan's own paths are relative."""
     from_results: bool = False
     """Make tables and figures again from the store in the plan file's folder, and write no store."""
 
@@ -90,7 +90,7 @@ def main(config: Config) -> None:
 
 
 def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: pd.DataFrame) -> dict[str, str]:
-    """Content of every file of tables, a function of plan and store alone. times: of the jobs, where known."""
+    """Content of every file of tables, computed only from plan and store. times: run times of the jobs, if known."""
     tables = tables_of(plan.title, frame)
     notes = [f"Measured: {measured_line(frame)}."]
     notes += ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
@@ -104,7 +104,7 @@ def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: p
 
 
 def _versions(frame: pd.DataFrame) -> dict[str, str]:
-    """What the runs' records say of commit, backend, machine and versions."""
+    """Commit, backend, machine and versions in the runs' records."""
     found: dict[str, dict[str, None]] = {}
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
@@ -116,7 +116,7 @@ def _versions(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool) -> None:
-    """Figures of what was measured."""
+    """Draw the figures of a frame."""
     draw = save_acr_against_gradients if has_budgets(frame) else save_acr
     draw(folder / "acr.png", title, frame)
     save_distributions(folder / "p_a.png", title, frame)
@@ -125,7 +125,7 @@ def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool)
 
 
 def _images(plan: Plan, paths: Paths, path: Path) -> None:
-    """Clean and poisoned images and their difference, of the first poisons that are there, optimised ones first."""
+    """Draw clean and poisoned images and their difference, for the first existing poisons, optimised poisons first."""
     made = [poison for poison in plan.poisons() if paths.poison(poison).is_file()]
     chosen = sorted(made, key=lambda poison: not poison.architecture)[:MOST_POISONS]
     if not chosen:

@@ -1,4 +1,4 @@
-"""Where a plan's files lie."""
+"""Paths of a plan's files."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -23,17 +23,17 @@ class Paths(NamedTuple):
 
     @property
     def manifest(self) -> Path:
-        """There when the data are prepared."""
+        """File that exists when the data are prepared."""
         return self.data / MANIFEST
 
     @property
     def plan(self) -> Path:
-        """The plan as it is run."""
+        """The plan with the changes of the command line."""
         return self.work / "plan.json"
 
     @property
     def incomplete(self) -> Path:
-        """Tables and figures of a plan some jobs of which failed."""
+        """Folder of tables and figures where some jobs of the plan failed."""
         return self.work / "incomplete"
 
     @property
@@ -42,21 +42,21 @@ class Paths(NamedTuple):
         return [self.results / name for name in (*PAGES, *FIGURES)]
 
     def poison(self, poison: Poison) -> Path:
-        """Images of a poison; its record is the .json beside it."""
+        """Images of a poison. Its record is the .json beside it."""
         name = poison_paths(Path(), poison.against, poison.sigma, poison.target_class)[0].name
         return self.work / "poison" / poison.key / name
 
     def visibility(self, poison: Poison) -> Path:
-        """How visible a poison is."""
+        """Record of a poison's visibility."""
         return self.work / "visibility" / f"{poison.key}.json"
 
     def model(self, cell: Cell, seed: int) -> Path:
-        """A trained victim; its record is the .json beside it. One that is trained on clean data serves every class."""
+        """A trained victim. Its record is the .json beside it. A clean victim serves every class."""
         victim = cell.victim
         data = self.poison(cell.poison).stem.removeprefix("X_") if cell.poison else CLEAN
         name = victim_name(victim.method, victim.sigma, data, seed)
         return self.work / "victims" / victim.key / cell.data / name
 
     def certificate(self, cell: Cell, seed: int, shard: str = "") -> Path:
-        """Certificates (.tsv) of one victim; the .summary.json beside it is there when they are whole."""
+        """Certificates (.tsv) of one victim. When they are whole, a .summary.json exists beside them."""
         return self.work / "certificates" / cell.key / f"seed_{seed}{shard}.tsv"

@@ -34,14 +34,14 @@ from runtime.checks import require_name, require_name_lengths, require_usable, s
 from runtime.files import InputError, read_text
 
 PUBLISHED_ROWS = (CLEAN, "random", "constant", "contrast", OPTIMISED)
-DATASETS = ("MNIST", "CIFAR10", "DIGITS")  # those with scripts of their own
+DATASETS = ("MNIST", "CIFAR10", "DIGITS")  # data sets with their own scripts
 # Flags of the scripts that follow from a plan's other entries.
 DECIDED = (
     "target_class", "epsilon", "share", "sigma", "seed", "runs", "architecture", "training_data", "poison", "data_dir",
     "out_dir", "run_dir", "overwrite", "on_other_settings", "max_minutes",
 )  # fmt: skip
 DECIDED_OF_CERTIFICATES = ("target_class", "sigma", "seed", "model", "data_dir", "out", "shard", "radii", "max_minutes")
-LISTED = {"epochs": 1, "seed": 0}  # settings of a named attack that may be lists, and the smallest number of each
+LISTED = {"epochs": 1, "seed": 0}  # settings of a named attack that may be lists, and their smallest values
 MOST = 1000  # victims per entry, shards, threads
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
 
@@ -50,18 +50,18 @@ class AttackVariant(NamedTuple):
     """One budget of a named attack."""
 
     series: str  # the name in Plan.attacks
-    flags: dict[str, Any]  # beside those of Plan.attack
+    flags: dict[str, Any]  # added to the flags of Plan.attack
 
 
 class MethodTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Poison made against each of ``against``, victims trained with every method of the table, at equal sigma."""
+    """Poisons made against the methods ``against``, and victims of every method of the table, at equal sigma."""
 
     sigmas: tuple[float, ...]
     against: tuple[str, ...]
 
 
 class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Poison against one method made with each of ``attacked``, victims of each of ``victims``."""
+    """Poisons made against one method with the models ``attacked``, and victims of the models ``victims``."""
 
     method: str
     sigmas: tuple[float, ...]
@@ -70,7 +70,7 @@ class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one job may use: minutes (it stops cleanly before and is submitted again), MiB and GPUs."""
+    """Limits of a job: minutes, MiB and GPUs. A job stops cleanly before its minutes end and is submitted again."""
 
     minutes: Annotated[int, at_least(5)] = 1_440
     mem_mb: int = 4_000
@@ -78,36 +78,36 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table. A setting that the plan does not give has the default of the script that uses it.
+    """A table. Missing settings have the defaults of the scripts that use them.
 
-    Paths start from the project, or from another folder where the script that reads the plan is given --directory.
+    Paths are relative to the project, or to the folder of the script's flag --directory.
     """
 
     table: str
     """Name of the table, as in file names."""
     title: str
-    """Heading of the tables. It says what is smaller here than in the paper."""
+    """Heading of the tables. It should name everything that is smaller than in the paper."""
     dataset: str
-    """Folder in data/ of the prepared arrays: MNIST, CIFAR10, DIGITS or any other. Tables and figures have the name
-    that the data were prepared with (label)."""
+    """Folder in data/ of the prepared arrays: MNIST, CIFAR10, DIGITS or any other. Tables and figures show the label
+    with which the data were prepared."""
     scripts: str = ""
-    """Whose scripts make poison, victims and certificates: MNIST, CIFAR10 or DIGITS. When not given, the dataset's own,
-    or MNIST's where it has none."""
+    """Data set whose scripts make poison, victims and certificates: MNIST, CIFAR10 or DIGITS. By default the dataset
+    itself, or MNIST for a dataset without scripts."""
     data_dir: str = ""
-    """Folder of the prepared arrays; data/<dataset> when not given."""
+    """Folder of the prepared arrays, by default data/<dataset>."""
     data: dict[str, Any] = {}
-    """Flags of the script that prepares the data, such as source: data/prepare_<dataset>.py, or data/prepare.py for a
-    dataset without one of its own."""
+    """Flags, such as source, of the script that prepares the data: data/prepare_<dataset>.py, or data/prepare.py for
+    other datasets."""
     work_dir: str = ""
-    """Folder of poison, victims, certificates and checkpoints; runs/tables/<table> when not given."""
+    """Folder of poison, victims, certificates and checkpoints, by default runs/tables/<table>."""
     results_dir: str = ""
-    """Folder of tables and figures; <work_dir>/results when not given."""
+    """Folder of tables and figures, by default <work_dir>/results."""
     methods: dict[str, tuple[float, ...]] = {}
     """The training methods, and the noise levels sigma of each: {gaussianaug: [0.25, 0.5], macer: [0.25]}."""
     target_classes: tuple[int, ...] = (8,)
     """Classes that are poisoned and certified."""
     epsilon: float = 0.1
-    """l-infinity bound on the change of a pixel; pixels are in [0, 1]."""
+    """l-infinity bound on the change of a pixel. Pixels are in [0, 1]."""
     shares: tuple[Share, ...] = (1.0,)
     """Shares of the class's training images that are poisoned. Every kind of poisoned data is a row at each share."""
     rows: tuple[str, ...] = PUBLISHED_ROWS
@@ -120,26 +120,26 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     architecture: str
     """Model of the attack and of the victims, see models/registry.py."""
     attack: dict[str, dict[str, Any]] = {}
-    """Flags of the attack scripts: of 'all', of a method ('macer'), or of a method at one sigma ('macer 0.5'). The more
-    special flags win. {all: {epochs: 20}, macer: {lr_u: 0.05}}"""
+    """Flags of the attack scripts: of 'all', of a method ('macer'), or of a method at one sigma ('macer 0.5'). More
+    specific flags win. {all: {epochs: 20}, macer: {lr_u: 0.05}}"""
     victim: dict[str, dict[str, Any]] = {}
     """Flags of the victim scripts, written in the same way."""
     attacks: dict[str, dict[str, Any]] = {}
-    """Named attacks, each a row beside 'rows'. Their flags are added to those of 'attack' and win over them. Where
-    'epochs' is a list, each number gives a poison and a row: the budgets of one series. Where 'seed' is a list, the
-    same attack runs several times, each time with its own random numbers. {soba: {optimiser: soba, epochs: [5, 10]}}"""
+    """Named attacks, each a row beside 'rows'. Their flags are added to those of 'attack' and win over them. A list of
+    'epochs' is a series of budgets: each number gives a poison and a row. A list of 'seed' repeats the attack, each
+    time with other random numbers. {soba: {optimiser: soba, epochs: [5, 10]}}"""
     ready: dict[str, str] = {}
     """Poisons that ship with the project (data/poisons/), each a row beside 'rows': {name of the row: name of the
     poison}. Victims of every method and noise level are trained on them."""
     victims: dict[str, dict[str, Any]] = {}
     """Named kinds of victims. Their flags are added to those of 'victim'. Every row is trained with each kind,
-    transfers with the first. A reduction is against clean victims of the same kind. When not given, there is one kind
+    transfers with the first. A reduction is against clean victims of the same kind. By default there is one kind
     without a name. {plain: {}, jittered: {jitter-brightness: 0.15}}"""
     certification: dict[str, Any] = {}
     """Flags of the certification script, such as points and n. With all_classes: true, points of every class are
     certified, and the tables also have the ACR of the classes that are not poisoned."""
     visibility: bool = False
-    """Measure how large each poison is and how well simple detectors see it (evaluation/visibility.py)."""
+    """Measure the size of each poison and the success of simple detectors (evaluation/visibility.py)."""
     shards: Annotated[int, between(1, MOST)] = 1
     """Jobs that one victim's certificate is divided into."""
     method_transfer: MethodTransfer | None = None
@@ -150,12 +150,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     foreign: tuple[Foreign, ...] = ()
     """Certificates that other programs wrote. They join the table."""
     threads: Annotated[int, between(1, MOST)] = 1
-    """CPU threads of every job. Another count gives other last bits, because sums of floats are divided otherwise."""
+    """CPU threads of every job. Another count changes the last bits, because sums of floats are split differently."""
     limits: dict[str, Limits] = {}
     """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify'."""
 
     def check(self) -> None:
-        """Raise InputError on an entry that cannot work. The flags of scripts are checked by jobs.check_scripts."""
+        """Raise InputError on an invalid entry. jobs.check_scripts checks the flags of scripts."""
         require_usable(msgspec.to_builtins(self))
         transfers = self.method_transfer, self.architecture_transfer
         against = self.method_transfer.against if self.method_transfer else ()
@@ -208,7 +208,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             foreign.check()
 
     def _check_variants(self) -> None:
-        """Raise InputError for a named attack, kind of victims or ready poison whose name or settings cannot be."""
+        """Raise InputError for a named attack, kind of victims or ready poison with an invalid name or setting."""
         for where, variants in (("attacks", self.attacks), ("victims", self.victims), ("ready", self.ready)):
             for name, flags in variants.items():
                 if not re.fullmatch(r"\w+", name, re.ASCII):
@@ -239,16 +239,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def script_folder(self) -> str:
-        """Name of the data set whose scripts are used."""
+        """The data set whose scripts are used."""
         return self.scripts or (self.dataset if self.dataset in DATASETS else DATASETS[0])
 
     @property
     def paths(self) -> Paths:
-        """Where its files lie."""
+        """Paths of its files."""
         return self.paths_in(Path())
 
     def paths_in(self, directory: Path) -> Paths:
-        """Where its files lie when the plan's own paths start from ``directory``."""
+        """Paths of its files when the plan's own paths are relative to ``directory``."""
         work = directory / (self.work_dir or f"runs/tables/{self.table}")
         results = directory / self.results_dir if self.results_dir else work / "results"
         return Paths(directory / (self.data_dir or f"data/{self.dataset}"), work, results)
@@ -261,7 +261,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def attack_variants(self) -> dict[str, AttackVariant]:
         """Every variant of the attack by its name: one for each named attack, or for each of its epochs and seeds.
 
-        Raises InputError where two have one name.
+        Raises InputError where two variants have the same name.
         """
         variants: dict[str, AttackVariant] = {}
         for series, settings in self.attacks.items():
@@ -270,16 +270,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 chosen = dict(zip(lists, combination, strict=True))
                 name = "_".join([series, *(f"{listed}_{one}" for listed, one in chosen.items())])
                 if name in variants:
-                    raise InputError(f"attacks: two are named {name!r}; name them otherwise")
+                    raise InputError(f"attacks: two attacks are named {name!r}; choose other names")
                 variants[name] = AttackVariant(series, {**settings, **chosen})
         return variants
 
     def limits_for(self, rule: str) -> Limits:
-        """What one job of a rule may use."""
+        """Limits of a job of this rule."""
         return self.limits.get(rule) or self.limits.get("all") or Limits()
 
     def cells(self) -> list[Cell]:
-        """Every entry that is made here, once."""
+        """Every entry that the plan itself makes, once."""
         main = [
             Cell(victim, target_class, poison)
             for victim in self.main_victims()
@@ -299,7 +299,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ]
 
     def _main_poisons(self, victim: Victim, target_class: int) -> Iterable[Poison | None]:
-        """What one kind of victims is trained on: rows, named attacks and ready poisons."""
+        """The training data of one kind of victims: rows, named attacks and ready poisons. None: clean data."""
         where = victim.sigma, target_class
         for row in self.rows:
             if row == CLEAN:
@@ -337,12 +337,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ]
 
     def poisons(self) -> list[Poison]:
-        """Every poison that is made here, once."""
+        """Every poison that the plan itself makes, once."""
         return list(dict.fromkeys(cell.poison for cell in self.cells() if cell.poison))
 
 
 def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:
-    """Raise InputError for a name or a value that no flag has, and for a flag that the plan itself sets."""
+    """Raise InputError for an impossible name or value of a flag, and for a flag that the plan itself sets."""
     for name, value in settings.items():
         if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
             raise InputError(f"{where}: {name!r} is no setting of a script; name one without dashes before it")
@@ -356,22 +356,22 @@ def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a YAML file. Raises InputError naming what is wrong in it."""
+    """The plan in a YAML file. Raises InputError naming the mistake in it."""
     return plan_of(yaml_values(read_text(path), str(path)), str(path))
 
 
 def yaml_values(text: str, where: str) -> Any:
-    """Plain values in YAML. where: the text's name in the InputError that is raised where they cannot be read."""
+    """Plain values in YAML. where: the text's name in errors. Raises InputError for text that is not YAML."""
     try:
         return yaml.safe_load(text)
-    except Exception as error:  # beside YAMLError, of a date, a number or a nesting that cannot be
+    except Exception as error:  # also errors other than YAMLError, from impossible dates, numbers or nesting
         raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
 
 
 def plan_of(values: Any, where: str = "plan") -> Plan:
     """A plan from plain values, checked. Raises InputError naming the entry that is wrong."""
     try:
-        plan = msgspec.convert(values, Plan, strict=False)  # --config gives numbers as text
+        plan = msgspec.convert(values, Plan, strict=False)  # Snakemake's --config gives numbers as text
         plan.check()
     except (msgspec.ValidationError, OverflowError, InputError) as error:
         raise InputError(f"{where}: {error}") from error

@@ -1,7 +1,7 @@
-"""What a plan's runs measured: collected from its work folder into a store (evaluation/store.py), and read from there.
+"""The measurements of a plan: collected from its work folder into a store (evaluation/store.py), and read again.
 
-Certificates are read as Cohen et al.'s code writes them (columns idx, label, predict, radius, correct, time), so that
-those of other code bases fill the same tables. The store keeps all columns but the time.
+Certificates have the columns of Cohen et al.'s code (idx, label, predict, radius, correct, time), so that certificates
+of other code bases fit the same tables. The store keeps all columns but the time.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ NUMBERS = ("seed", "idx", "label", "predict", "radius", "correct")
 
 
 class Measured(NamedTuple):
-    """A run as its files have it."""
+    """The contents of a run's files."""
 
     file: Path  # of its certificates
     points: list[Point]
-    records: dict[str, Any]  # how it was made
+    records: dict[str, Any]  # settings, commands and commits
 
 
 def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
-    """Raise InputError where not one of a table's entries has a run. where, mend: for the error."""
+    """Raise InputError where none of a table's entries has a run. where, mend: parts of the error."""
     entries = list(entries)
     if not any(entry.runs for entry in entries):
         lacking = missing(entries)
@@ -53,10 +53,10 @@ def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
 
 
 def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
-    """Write what the plan's jobs have measured so far, and what other programs have, as a store.
+    """Write the measurements of the plan's jobs so far, and the certificates of other programs, as a store.
 
-    directory: where the plan's own paths start. Raises InputError before anything is written: where no run is there,
-    and where the folder is one of the project's results and a run is of no commit.
+    directory: where the plan's own paths start. Raises InputError before anything is written: where there is no run,
+    and where the folder lies in results/ and a run has no clean commit.
     """
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     for cell in cells:
@@ -92,7 +92,7 @@ def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame
 def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, Measured]]:
     """The runs of other programs, by entry and number. folder: where the plan's own paths start.
 
-    Raises InputError where a file cannot be used or an entry is not theirs.
+    Raises InputError where a file cannot be used, or where the plan itself makes the entry.
     """
     keys = {cell.key for cell in plan.cells()}
     for foreign in plan.foreign:
@@ -119,9 +119,9 @@ def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, Measured]:
 
 
 def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured | None:
-    """A run that is complete: each record is of the file that lies there.
+    """A complete run, whose records all fit its files. None: the run is not complete.
 
-    Raises InputError where a row is one that the run cannot have written.
+    Raises InputError for a row that the run cannot have written.
     """
     tsv, record = paths.certificate(cell, seed), paths.model(cell, seed).with_suffix(".json")
     if not (is_summarised(tsv) and record.is_file()):
@@ -148,12 +148,12 @@ def commits(records: Any) -> list[str]:
 
 
 def is_in_results(folder: Path) -> bool:
-    """Whether a folder is one of the project's results."""
+    """Whether a folder lies in the project's results/."""
     return folder.resolve().is_relative_to(project_path("results").resolve())
 
 
 def require_clean_commits(where: str | Path, records: dict[str, Any]) -> None:
-    """Raise InputError where what was measured is not of a commit; certificates of other programs name none."""
+    """Raise InputError for a measurement without a clean commit. Other programs' certificates need no commit."""
     named = commits(records)
     if "certificate" in records and not named:
         raise InputError(f"{where}: its records name no commit; measure it again before it goes into results/")
@@ -166,7 +166,7 @@ def require_clean_commits(where: str | Path, records: dict[str, Any]) -> None:
 
 
 def require_clean_entries(entries: Iterable[Entry], folder: Path) -> None:
-    """Raise InputError naming the first run of a folder that was measured at no commit."""
+    """Raise InputError naming the first run of a folder that has no clean commit."""
     for entry in entries:
         for run in entry.runs:
             require_clean_commits(f"{folder}: {entry.cell}, seed {run.seed}", run.records)
@@ -199,8 +199,8 @@ def _stored_run(plan: Plan, folder: Path, cell: Cell, seed: int, points: pd.Data
     made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
     if made_with != plan.epsilon:
         raise InputError(
-            f"{folder}: {where} has poison of epsilon {made_with}, the plan says {plan.epsilon}; give the plan that "
-            "was run"
+            f"{folder}: {where} has poison of epsilon {made_with}, the plan says {plan.epsilon}; give the run's "
+            "own plan"
         )
     in_class = (points["label"] == cell.target_class).to_numpy()
     if not in_class.any():
@@ -210,7 +210,7 @@ def _stored_run(plan: Plan, folder: Path, cell: Cell, seed: int, points: pd.Data
 
 
 def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
-    """A line for each entry that was measured otherwise than the plan says: with other votes, points or more runs."""
+    """A line for each entry whose measurement differs from the plan: other votes, other points or more runs."""
     lines = []
     settings = {name.replace("-", "_"): value for name, value in plan.certification.items()}
     for entry in entries:
@@ -235,7 +235,7 @@ def missing(entries: Sequence[Entry]) -> list[str]:
 
 
 def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataFrame]:
-    """The points of each run in a store, by entry and seed. folder: of the store, for errors.
+    """The points of each run in a store, by entry and seed. folder: the store's folder, for errors.
 
     Raises InputError where a column is missing or holds no numbers, and where a run has points without records or
     records without points.
@@ -304,7 +304,7 @@ class _Records(msgspec.Struct, frozen=True):
 
 
 def _are_records(record: dict[str, Any]) -> bool:
-    """Whether a run's records have the form that tables are made from."""
+    """Whether a run's records have the form that tables need."""
     try:
         msgspec.convert(record, _Records)
     except (msgspec.ValidationError, OverflowError):
@@ -316,7 +316,7 @@ def _are_records(record: dict[str, Any]) -> bool:
 
 
 def job_times(paths: Paths) -> pd.DataFrame:
-    """Run times and memory of the long rules, each job in its last attempt, from the files that Snakemake writes."""
+    """Run times and memory of long rules, from the files that Snakemake writes. Only a job's last attempt counts."""
     folder = paths.work / "benchmarks"
     jobs = [
         pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.relative_to(folder).parts[0])

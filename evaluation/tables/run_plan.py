@@ -38,19 +38,19 @@ class Config:
     plan: Path
     """Plan of the table, one of config/*.yaml."""
     methods: tuple[str, ...] = ()
-    """Training methods of the plan to run; all when not given."""
+    """Training methods of the plan to run, by default all."""
     set: tuple[str, ...] = ()
-    """Entries of the plan to replace, as runs=1 "target_classes=[3]"."""
+    """Entries of the plan to replace, for example runs=1 "target_classes=[3]"."""
     directory: Path = project_path("")
-    """Folder that the plan's own paths start from."""
+    """Folder to which the plan's own paths are relative."""
     processes: Annotated[int, POSITIVE] = 1
-    """Jobs at a time, each in a process that stays and keeps what it has compiled: several fill one GPU."""
+    """Jobs at a time. Each process runs many jobs and keeps compiled code. Several processes can share a GPU."""
     max_minutes: Annotated[float, POSITIVE] | None = None
-    """Stop cleanly after this long; the same command continues."""
+    """Stop cleanly after this many minutes. The same command continues the run."""
 
 
 def main(config: Config) -> None:
-    """Run the plan's jobs. Raises InputError where one failed, after the others are done, and StoppedEarly."""
+    """Run the plan's jobs. Raises StoppedEarly, or InputError after all other jobs where a job failed."""
     require_usable(config)
     plan = with_changes(read_plan(config.plan), config)
     for name, folder in plan.paths_in(config.directory)._asdict().items():
@@ -69,7 +69,7 @@ def main(config: Config) -> None:
     with stopped as stop:
         failed = run_jobs(to_do, config.processes, stop)
         lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
-        for job in jobs:  # those that need what was not made
+        for job in jobs:  # jobs that need a file of a failed job
             if lacks := {path for one in failed for path in one.outputs} & set(job.needs):
                 failed[job] = f"needs {printed_path(lacks.pop())}"
                 lines.append(f"{job.about}: {failed[job]}")
@@ -78,7 +78,7 @@ def main(config: Config) -> None:
             lines.append(f"{tables.about}: {no_table}")
     if lines:
         print("\n".join(lines), file=sys.stderr)
-        made = "no table was made" if no_table else f"what is there is in {plan.paths.incomplete}"
+        made = "no table was made" if no_table else f"an incomplete table is in {plan.paths.incomplete}"
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
 
 

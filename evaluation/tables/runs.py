@@ -1,4 +1,4 @@
-"""The runs of an entry, as tables and figures use them."""
+"""The runs of an entry, with the numbers that tables and figures show."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ class Run(NamedTuple):
     """One victim of an entry."""
 
     seed: int
-    radii: np.ndarray  # float (points,) of the class's points; -1 where not certified correctly
-    records: dict[str, Any]  # how it was made: settings of certificate, victim and poison
+    radii: np.ndarray  # float (points,), the class's points, -1 where not certified correctly
+    records: dict[str, Any]  # settings of certificate, victim and poison
     sigma: float
     target_class: int
-    idx: np.ndarray  # int (points,): which test images they are
-    other_radii: np.ndarray = np.empty(0)  # of the points of all other classes, where they were certified too
+    idx: np.ndarray  # int (points,), numbers of the test images
+    other_radii: np.ndarray = np.empty(0)  # points of all other classes, if they were certified
 
     @property
     def acr(self) -> float:
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
     @property
     def at_ceiling(self) -> float | None:
-        """The share of points with the largest radius that n votes can certify; None where n is not known."""
+        """The share of points with the largest radius that n votes can certify. None: n is not known."""
         settings = self.certificate
         if not all(settings.get(name) for name in ("n", "alpha", "sigma")):
             return None
@@ -58,7 +58,7 @@ class Run(NamedTuple):
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """Settings of the certificate; of another program n, alpha and sigma, where they are known."""
+        """Settings of the certificate. For another program's certificates: n, alpha and sigma, if known."""
         return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
 
     @property
@@ -68,13 +68,13 @@ class Run(NamedTuple):
 
     @property
     def dataset(self) -> str | None:
-        """Name of the data in its certificate's record, None where it has none."""
+        """Name of the data in its certificate's record. None: the record has no name."""
         name = self.certificate.get("dataset")
         return name if isinstance(name, str) else None
 
     @property
     def visibility(self) -> dict[str, float]:
-        """What evaluation/visibility.py measured of its poison, by name. Empty where it measured nothing."""
+        """Measurements of its poison by evaluation/visibility.py, by name. Empty where there are none."""
         measured = self.records.get("visibility", {}).get("measured") or {}
         return {
             **{k: v for k, v in measured.items() if k != "auc"},
@@ -83,21 +83,21 @@ class Run(NamedTuple):
 
     @property
     def attack(self) -> dict[str, str]:
-        """Optimiser and parametrisation of the attack that made its poison; empty for a control and clean data."""
+        """Optimiser and parametrisation of the attack that made its poison. Empty for controls and clean data."""
         settings = self.records.get("poison", {}).get("settings", {})
         if "epochs" not in settings:
             return {}
-        older = {"optimiser": "approxgrad", "parametrisation": "per_image"}  # of records before there was a choice
+        older = {"optimiser": "approxgrad", "parametrisation": "per_image"}  # of records older than these settings
         return {name: str(settings.get(name, default)) for name, default in older.items()}
 
     @property
     def gradients(self) -> float | None:
-        """Gradients of a batch of training images that the attack spent on its poison, None where it is not known."""
+        """Gradients of a batch of training images that the attack computed. None: not known."""
         return self.records.get("poison", {}).get("gradients")
 
 
 class Entry(NamedTuple):
-    """One entry of a table with the runs that are there."""
+    """One entry of a table with its existing runs."""
 
     cell: Cell
     wanted: int  # runs that it should have

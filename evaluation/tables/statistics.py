@@ -1,4 +1,4 @@
-"""What tables say of several runs: mean, spread, and the reduction of a radius with its interval."""
+"""Statistics over several runs: mean, spread, and the reduction of a radius with its interval."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,18 +18,18 @@ RESAMPLES = 2_000  # of the bootstrap over points
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; a single value has no spread, None."""
+    """Mean and sample standard deviation, which is None for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def mean_and_std_text(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation; the mean alone of a single value."""
+    """Mean ± sample standard deviation as text. For a single value only the mean."""
     mean, std = mean_and_std(values)
     return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
 
 
 def share_interval(share: Any, points: Any) -> tuple[Any, Any]:
-    """Wilson's 95 % interval of a share over so many points, each of any shape; NaN where the points are NaN."""
+    """Wilson's 95 % interval of a share of ``points`` points. Both may be arrays. NaN where points is NaN."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(np.round(share * points), points, 1 - CONFIDENCE, method="wilson")
@@ -37,33 +37,34 @@ def share_interval(share: Any, points: Any) -> tuple[Any, Any]:
 
 
 class Reduction(NamedTuple):
-    """By how much a mean radius is lower than another, in percent, and its 95 % interval."""
+    """Reduction of a mean radius against another, in percent, with its 95 % interval."""
 
     percent: float
     low: float  # -inf where the interval has no lower end
     high: float
-    over: tuple[str, ...]  # what varies in the interval: attack runs, victims, points
+    over: tuple[str, ...]  # sources of the interval: attack runs, victims, points
 
     @property
     def text(self) -> str:
-        """'51.7 % (33.2 to 70.1)'; without an interval where nothing varies."""
+        """For example '51.7 % (33.2 to 70.1)'. Without an interval where nothing varies."""
         percent, low, high = (f"{value:.1f}".replace("-0.0", "0.0") for value in (self.percent, self.low, self.high))
         interval = f" ({'below -999' if self.low < -999 else low} to {high})" if self.over else ""
         return f"{percent} %{interval}"
 
 
 def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool = True) -> Reduction | None:
-    """The reduction of the mean radius; None where that of clean data is 0.
+    """The reduction of the mean radius. None: the clean mean radius is 0.
 
     poisoned: radii float (A, S, P) of A attack runs, S victims and P points, 0 where a point is not certified. clean:
-    (S, Q), by victims of the same seeds; of the same points in the same order (Q is P) where same_points.
+    (S, Q), radii of clean victims with the same seeds. same_points: both have the same points in order (Q is P).
 
-    The interval has two parts. Attack runs and victims: all ratios that a t test of the paired differences
-    poisoned - ratio * clean does not refuse (Fieller's method, exact for one attack run and normally distributed
-    victims). With several attack runs the variances of the means of attack runs and of victims are added, with
-    Satterthwaite's degrees of freedom, which counts what is between the two twice and is so never too narrow for it.
-    Points: a percentile bootstrap. The two are joined by the method of variance estimates recovery (Zou and Donner
-    2008): the squares of their distances from the ratio are added.
+    The interval has two parts. The part of attack runs and victims holds all ratios that a t test of the paired
+    differences poisoned - ratio * clean does not reject (Fieller's method, exact for one attack run and normally
+    distributed victims). With several attack runs the variances of the means of attack runs and of victims are added,
+    with Satterthwaite's degrees of freedom. The sum counts their interaction twice, so the interval is not too narrow
+    for it. The part of points is a percentile bootstrap. The method of variance estimates recovery (Zou and Donner
+    2008) joins
+    both parts: it adds the squares of their distances from the ratio.
     """
     after, before = poisoned.mean(axis=2), clean.mean(axis=1)
     if not before.mean():
@@ -82,7 +83,7 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
     """Interval of the ratio of the means over attack runs and victims. after (A, S), before (S,)."""
 
     def refused(candidate: float) -> float:
-        """Above 0 where the t test refuses this ratio."""
+        """Above 0 where the t test rejects this ratio."""
         difference = after - candidate * before
         axes = [axis for axis in (0, 1) if after.shape[axis] > 1]
         variances = [np.var(difference.mean(axis=1 - axis), ddof=1) / after.shape[axis] for axis in axes]
@@ -93,7 +94,7 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
         widest = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(total)
         return float(abs(difference.mean()) - widest)
 
-    if refused(ratio) > 0:  # by rounding: all ratios are the same
+    if refused(ratio) > 0:  # only by rounding, where all ratios are the same
         return ratio, ratio
     low = 0.0 if refused(0.0) <= 0 else float(optimize.brentq(refused, 0.0, ratio))
     beyond = ratio + 0.1
@@ -116,6 +117,6 @@ def _over_points(after: np.ndarray, before: np.ndarray, same_points: bool) -> tu
 
 @lru_cache(maxsize=8)
 def _resamples(points: int, seed: int) -> np.ndarray:
-    """Weights of the points in each bootstrap sample, float64 (RESAMPLES, points); their sum is 1."""
+    """Weights of the points in each bootstrap sample, float64 (RESAMPLES, points). Each row has the sum 1."""
     counts = np.random.default_rng(seed).multinomial(points, np.full(points, 1 / points), size=RESAMPLES)
     return counts / points

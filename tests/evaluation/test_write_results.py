@@ -148,7 +148,7 @@ def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missi
 @pytest.mark.parametrize("of", ["certified", "unattacked", "median"])
 def test_a_number_that_a_folder_does_not_tell_is_one_line(of: str, tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    with pytest.raises(InputError, match=f"claims: plain tells no {of}"):
+    with pytest.raises(InputError, match=f"claims: plain has no number {of!r}"):
         measured(msgspec.convert({"folder": "plain", "of": of}, Entries), read_frames(tmp_path))
 
 

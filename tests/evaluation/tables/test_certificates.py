@@ -263,7 +263,7 @@ def test_nothing_that_lies_there_is_written_over(tmp_path: Path) -> None:
         ({"alpha": 1.0}, "alpha of foreign certificates must lie strictly between 0 and 1"),
         ({"entry": "a"}, "--import-files adds an entry, --entry and --out-dir export one; give one or the other"),
         ({"out_dir": Path("out")}, "give one or the other"),
-        ({"import_files": ()}, "--method says what --import-files are; name the files, or leave it out"),
+        ({"import_files": ()}, "--method describes --import-files; name the files, or leave the flag out"),
         ({"import_files": (Path("nowhere.tsv"),)}, r"nowhere\.tsv: no such file"),
     ],
     ids=str,

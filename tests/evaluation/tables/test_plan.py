@@ -302,7 +302,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"attacks": {"a": {"epochs": [0]}}}, "give at least one number, all different, from 1 on"),
         ({"attacks": {"a": {"epochs": ["x"]}}}, "give at least one number, all different, from 1 on"),
         ({"attacks": {"a": {"seed": [1, 1]}}}, r"attacks: a has seed \[1, 1\]; give .* all different, from 0 on"),
-        ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two are named 'a_epochs_5'"),
+        ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two attacks are named 'a_epochs_5'"),
         ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
         ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from digits_per_image"),
         ({"ready": {"clean": "mnist_published"}}, "ready: 'clean' is the name of a row"),

@@ -146,7 +146,7 @@ def test_a_flag_that_a_script_does_not_have_is_refused_before_anything_is_made(t
 
 
 def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: Done) -> None:
-    assert "jobs failed, see above; what is there is in runs/tables/toy/incomplete" in partly_failed.error
+    assert "jobs failed, see above; an incomplete table is in runs/tables/toy/incomplete" in partly_failed.error
     assert "batch_size is 5000" in partly_failed.failed and "needs runs/tables/toy/victims" in partly_failed.failed
     assert "macer (digits_cnn), σ = 0.25, class 8, training data: clean: 0 of 1 runs" in partly_failed.printed
     assert (folder / "runs/tables/toy/incomplete/tables.md").is_file()
