@@ -78,7 +78,7 @@ class LineByLine(Artifact):
         return content[:whole].count(b"\n") - 1
 
     def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
-        """Append the lines of the remaining items. Raises StoppedEarly after a requested stop, written lines are kept.
+        """Append the lines of the remaining items. Raises StoppedEarly after a requested stop.
 
         The first line is made before anything is written or removed. Settings that fail there leave no file.
         """

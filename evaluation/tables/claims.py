@@ -68,7 +68,7 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         "reduction"
     )
     """The number that is shown. The last three belong to studies of changed labels: accuracy without attack, certified
-    accuracy at the study's number of changes, and the number of changes that half of the points tolerate."""
+    accuracy at the study's number of changes, and the median certified number of changes."""
     name: str = ""
     """Name of the entries in the row."""
     judged: bool = True

@@ -151,7 +151,7 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Reduction against clean runs with the same seeds. None: no clean run, or other votes n or numbers of points.
+    """Reduction against clean runs with the same seeds. None: no clean run, n differs, or points differ within a kind.
 
     at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
