@@ -1,10 +1,11 @@
-"""Time of certifying test points against changed training labels, beside the matrix product that limits it.
+"""Time of certificates against changed training labels, compared with the matrix product that limits it.
 
     python benchmarks/label_flipping.py
 
-Sizes are those of MNIST 1 against 7 (13,007 training and 2,163 test points, 785 features), and a block of test points
-of all of MNIST (55,000 training points, ten classes). The features are random with a class mean. Any features take the
-same time. The limit is the product of the kernel vectors: d n (2 m) operations at the rate of a large product.
+The first size is MNIST 1 against 7 (n = 13,007 training points, m = 2,163 test points, d = 785 features). The second is
+all of MNIST (n = 55,000, ten classes) with a block of test points. The features are random with a class mean, because
+any features take the same time. The limit is the product in the kernel vectors: 2 d n m operations at the rate of a
+large product.
 """
 
 import time
@@ -25,7 +26,7 @@ from runtime.progress import progress
 
 BAR_SECONDS = 10.0  # MNIST 1 against 7, one q, factorisation included
 BAR_GIB = 8.0  # the whole of MNIST
-_BLOCK = 250  # test points together
+_BLOCK = 250  # test points that are certified together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,11 @@ class Config(BenchmarkConfig):
     q: float = 0.2
     """Probability of flipping a label."""
     all_points: bool = False
-    """Certify all 10,000 test points of ten classes, not only one block of them: minutes."""
+    """Certify all 10,000 test points of ten classes in place of one block. This takes minutes."""
 
 
 def main(config: Config) -> list[dict[str, Any]]:
-    """Measure and print both sizes; returns the rows.
+    """Measure and print both sizes. Returns the rows.
 
     Raises InputError for a q that cannot work.
     """
@@ -57,7 +58,7 @@ def main(config: Config) -> list[dict[str, Any]]:
 def measure(
     name: str, size: int, points: int, classes: int, config: Config, bar: float | None, features: int = 785
 ) -> dict[str, Any]:
-    """Seconds of factorisation, kernel vectors, Chernoff bounds and numbers of flips, and of the product alone."""
+    """A row: seconds of factorisation, kernel vectors, Chernoff bounds, numbers of flips, and of the product alone."""
     noise = LabelFlips(config.q, classes)
     random = np.random.default_rng(0)
     means = random.normal(scale=0.15, size=(classes, features))

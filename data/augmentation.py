@@ -43,7 +43,7 @@ class Augmentation:
         return Augmentation(augment=self.augment)
 
     def augmented(self, x: Any, seed: Any) -> Any:
-        """The changed images x, float (N, height, width, channels), N known; differentiable with respect to x.
+        """The changed images x, float (N, height, width, channels), N known. Differentiable with respect to x.
 
         seed: int32 (2,), see runtime.noise, may be traced. Works eagerly and inside compiled code.
         """

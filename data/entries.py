@@ -1,10 +1,10 @@
-"""A poison as one file that anybody can make.
+"""Reading and checking a poison that anybody can put into one file.
 
     numpy.savez("mine.npz", X_poisoned=images, index=places, target_class=8, epsilon=0.1, name="mine", source="URL")
 
-X_poisoned, index: as data/ready_poisons.py says. Places may also be of images that are kept for validation or test.
-target_class: the class. epsilon: l-infinity bound on the change of a pixel; pixels are in [0, 1].
-name: small letters, digits and _. source: a line that says where the poison comes from.
+X_poisoned, index: as data/ready_poisons.py says. Places may include validation and test images.
+target_class: the class. epsilon: l-infinity bound on the change of a pixel. Pixels are in [0, 1].
+name: small letters, digits and _. source: the origin of the poison, in one line.
 
 The same images may lie in a folder of PNG files that are named by place: 00042.png.
 """
@@ -25,13 +25,13 @@ from runtime.files import InputError, atomic_path, load_archive, read_record
 KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}  # of types
 ABOUT = tuple(KINDS)[2:]
 LARGEST = 2**31  # bytes of an unpacked file
-Checks = dict[str, tuple[bool, str]]  # by name: whether it holds, and what was found
+Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 
 def read_entry(path: Path) -> ReadyPoison:
-    """The poison of a file, whose settings are ABOUT, or of a name in data/poisons/.
+    """The poison in a file, with the settings ABOUT, or the poison of a name in data/poisons/.
 
-    Raises InputError where it is missing, damaged or lacks an array, and where an array cannot be that of a poison.
+    Raises InputError where the file is missing, damaged or lacks an array, or where an array is impossible.
     """
     if is_ready_name(path):
         return load_ready_poison(path.name)
@@ -50,10 +50,10 @@ def read_entry(path: Path) -> ReadyPoison:
 
 
 def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray, np.ndarray]:
-    """What a poison must be; the class's training images with it, float32 (N, H, W, C); which it changes, bool (N,).
+    """Checks of a poison, the class's training images with the poison, float32 (N, H, W, C), and their mask, bool (N,).
 
-    A place that was kept for validation or test is left out. An image without a place stays clean. Raises InputError
-    where the data set's images have another shape, or it has no such class.
+    Places of validation or test images are left out. Images without a place stay clean and are False in the mask.
+    Raises InputError where the data set has images of another shape or no such class.
     """
     clean, target, epsilon = dataset.x_train, *map(poison.record["settings"].get, ("target_class", "epsilon"))
     split_target_class(clean, dataset.y_train, target)  # raises where there is no such class
@@ -83,10 +83,10 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
 
 
 def published_places(dataset: Dataset, data_dir: Path, published: Path | None = None) -> tuple[np.ndarray, int]:
-    """Where each training image lies in the data set as published, (N,), and how many images that has.
+    """The place of each training image in the published data set, (N,), and the published number of images.
 
-    The split is a function of its seed. published: the source as it was prepared from, to check the places against. The
-    digits are always checked. Raises InputError where the image that lies there in the source is another.
+    The split is a function of its seed. published: the source of the prepared data, with which the places are checked.
+    The digits are always checked. Raises InputError where the source has another image at a place.
     """
     manifest, images = read_record(data_dir / MANIFEST, source=dict, seed=int), None
     if manifest["source"].get("file") == SOURCE:
@@ -111,9 +111,9 @@ def published_places(dataset: Dataset, data_dir: Path, published: Path | None = 
 
 
 def read_pngs(folder: Path) -> dict[str, np.ndarray]:
-    """X_poisoned uint8 (N, height, width[, channels]) of PNG files, and index: the places that are their names, (N,).
+    """X_poisoned, uint8 (N, height, width[, channels]), from PNG files, and index, (N,), the places in their names.
 
-    Raises InputError where there is none, for a file that is no 8-bit PNG of one shape, and for a name without place.
+    Raises InputError for an empty folder, a file that is no 8-bit PNG of the common shape, or a name without a place.
     """
     from PIL import Image
 

@@ -29,7 +29,7 @@ MADE_FIRST = "make the tables of a plan there first (evaluation/tables/make_tabl
 class Store(NamedTuple):
     """The measurements of a folder of results."""
 
-    points: pd.DataFrame  # columns entry (str), seed (int), idx (int), label, predict, ...; a line per point
+    points: pd.DataFrame  # columns entry (str), seed (int), idx (int), label, predict, ... One line per point
     records: dict[str, dict[str, Any]]  # by entry and seed (as text)
 
 

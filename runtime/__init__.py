@@ -3,8 +3,8 @@
 Importing this package imports no backend. It sets the environment variables that a backend reads at its first import.
 When any code first imports Keras, it gives Keras this project's settings in place of ~/.keras/keras.json. Every other
 package of the project therefore imports this one first. A warning tells where a user's code imported Keras or
-TensorFlow earlier with other settings. Where Keras or the backend is missing, a script of the project ends in one line;
-other code gets an ImportError.
+TensorFlow earlier with other settings. Where Keras or the backend is missing, a script of the project ends in one line.
+Other code gets an ImportError.
 """
 
 import gc

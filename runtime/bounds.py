@@ -52,7 +52,7 @@ def require_bounds(config: Any, owner: str = "") -> None:
 
 
 def require_within(name: str, value: Any, *bounds: Bound) -> None:
-    """Raise InputError where a number breaks one of the bounds; None and text break none."""
+    """Raise InputError where a number is outside a bound. None and text are always allowed."""
     for bound in bounds:
         if isinstance(value, int | float) and not bound.holds(value):
             raise InputError(f"{name} must {bound.must}, got {value}")

@@ -20,12 +20,12 @@ import numpy as np
 
 
 class InputError(ValueError):
-    """Input the user can mend. The message is one line: the value, the file, and what to do."""
+    """Input the user can mend. The message is one line: the value, the file and the mend."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+    """Yield a temporary path beside ``path``. Rename it to ``path`` on success, and remove it on failure.
 
     First it removes the temporary files of ``path`` that killed runs left.
     Raises InputError when the disk is full or the folder cannot be written.

@@ -1,6 +1,6 @@
 """Train MNIST victims with consistency regularisation, on clean or poisoned data.
 
-Paper: arXiv 2006.04062 (the loss); the schedule is the one published for Gaussian data augmentation.
+Paper: arXiv 2006.04062 (the loss). The schedule was published for Gaussian data augmentation.
 
     python evaluation/MNIST/consistency_training.py --training-data clean --runs 3
     python evaluation/MNIST/consistency_training.py --training-data poisoned_radius --runs 3

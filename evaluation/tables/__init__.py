@@ -1,1 +1,1 @@
-"""Paper tables: their plan, the two ways to run it, the records of what was measured, the tables made from them."""
+"""Paper tables: their plan, the two ways to run it, the records of the measurements, and the tables."""

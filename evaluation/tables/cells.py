@@ -49,7 +49,7 @@ class Victim(NamedTuple):
     method: str
     sigma: float
     architecture: str
-    variant: str = ""  # a name in Plan.victims; '' where the plan names none
+    variant: str = ""  # a name in Plan.victims, '' where the plan names none
 
     @property
     def key(self) -> str:
