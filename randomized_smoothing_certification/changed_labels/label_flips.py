@@ -18,7 +18,7 @@ from runtime.files import InputError
 Bound = Literal["tight", "closed_form"]
 
 EPSILON = float(np.finfo(np.float64).eps)
-_ROUNDING = 1e-9  # more than the rounding error of a Chernoff bound. Each certificate subtracts it
+_ROUNDING = 1e-9  # more than the rounding error of a Chernoff bound. It is added to each log eps
 
 
 @dataclass(frozen=True)
