@@ -180,7 +180,7 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
 
 
 def _kind(data: str) -> str:
-    return CLEAN_KIND if data == CLEAN else CONTROL_KIND if data in CONTROLS else OPTIMISED_KIND
+    return CLEAN_KIND if data == CLEAN else CONTROL_KIND if data.partition(",")[0] in CONTROLS else OPTIMISED_KIND
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
