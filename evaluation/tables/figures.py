@@ -99,7 +99,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
             axes.axhline(mean, color=BLACK, lw=1.5)
             axes.axhspan(mean - std, mean + std, color=BLACK, alpha=0.1, lw=0)
             axes.annotate(CLEAN, (0.01, mean), xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small")
-        controls = group[group["data"].isin(CONTROLS)].nsmallest(2, "acr_mean")
+        controls = group[group["data"].map(_kind) == CONTROL_KIND].nsmallest(2, "acr_mean")
         for name, mean in zip(controls["data"], controls["acr_mean"], strict=True):
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
             at = (0.01, mean)
