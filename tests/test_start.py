@@ -86,7 +86,7 @@ def test_a_docstring_of_several_lines_is_one_paragraph_of_help() -> None:
     code = (
         "import runtime.command_line; from tyro._docstrings import get_field_docstring as help_of\n"
         "from robust_training.training import TrainingConfig\n"
-        "assert 'made against the same method' in help_of(TrainingConfig, 'poison', ())"
+        "assert 'By default the poison in data_dir made' in help_of(TrainingConfig, 'poison', ())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
