@@ -38,6 +38,8 @@ _FORKS.set_forkserver_preload([*_WARM, "tensorboard.summary.writer.event_file_wr
 # Process.start also reads the status of every process that has ended: of two threads that read one at a time, one gets
 # none, which counts as 255.
 _STATUS = threading.Lock()
+# TensorBoard writes in a thread of its own. Two threads cannot read from one pipe.
+_HELD = threading.Lock()
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Entries of records that two runs may differ in.
 _OF_CLOCKS = {"written", "votes_per_second", "tsv_sha256", "command", "commit"}
@@ -176,11 +178,17 @@ def kill_at(wanted: int, number: int, _name: str, _pipe: Connection) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hold(_number: int, name: str, pipe: Connection) -> None:
+    """Wait before every operation until the harness answers."""
+    with _HELD:
+        pipe.send(name)
+        pipe.recv()
+
+
 def hold_at(wanted: int, number: int, name: str, pipe: Connection) -> None:
     """Wait before an operation until the harness answers."""
     if number == wanted:
-        pipe.send(name)
-        pipe.recv()
+        hold(number, name, pipe)
 
 
 # What a run leaves -------------------------------------------------------------------------------------------------

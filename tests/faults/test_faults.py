@@ -14,13 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import contents, differences, half_files, hold_at, kill_at, run, start, tell
+from tests.faults.processes import contents, differences, half_files, hold, hold_at, run, start, tell
 from tests.faults.stages import STAGES, Stage, World
 
 KILLS, SEED = int(os.environ.get("KILLS", "100")), int(os.environ.get("SEED", "0"))
@@ -81,17 +81,32 @@ def at_random_moments(stages: Iterable[str], count: int, world: World, tally: Co
 
 
 def at_every_operation(stage: Stage, world: World, tally: Counter) -> None:
-    """Kill runs before each of their file operations."""
+    """Start runs again from what a kill before each of their file operations leaves.
 
-    def kill(number: int, _world: World, stage: Stage, folder: Path) -> list[str]:
-        outcome = run(stage.words(), folder, act=partial(kill_at, number))
-        return [] if outcome.status == -signal.SIGKILL else [f"not killed, {outcome}"]
+    A run waits before every operation while its folder is copied. A kill at that moment leaves the same files.
+    """
+    moments = list(copied_moments(stage, world))
 
-    operations = enumerate(world.whole(stage).operations)
+    def leave(copy: Path, _world: World, _stage: Stage, folder: Path) -> list[str]:
+        shutil.rmtree(folder)
+        copy.rename(folder)
+        return []
+
     trials = [
-        (f"killed before operation {number} ({name})", stage, partial(kill, number)) for number, name in operations
+        (f"killed before operation {number} ({name})", stage, partial(leave, copy))
+        for number, (name, copy) in enumerate(moments)
     ]
     every(trials, "kills at file operations", world, tally)
+
+
+def copied_moments(stage: Stage, world: World) -> Iterator[tuple[str, Path]]:
+    """The name of each file operation of a run, and a copy of its folder before that operation."""
+    running = start(stage.words(), folder := world.fresh(stage), act=hold)
+    with suppress(EOFError):
+        while name := running.pipe.recv():
+            yield name, world.copy(folder)
+            running.pipe.send(None)
+    assert running.wait().status == 0
 
 
 def test_a_few_kills_at_random_moments(world: World, tally: Counter) -> None:
