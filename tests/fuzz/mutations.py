@@ -77,9 +77,10 @@ VALUES = (
 OPEN = (  # None: as if not given, with some scripts
     "max-minutes", "epochs", "batch-size", "learning-rate", "lower-steps", "solver", "solver-steps", "lr-p", "damping",
 )  # fmt: skip
-CHOICES = dict.fromkeys(
-    ("schedule", "kind", "training-data", "architecture", "precision", "start", "solver", "objective", "features")
-)
+CHOICES = (
+    "schedule", "kind", "training-data", "architecture", "precision", "start", "solver", "optimiser", "objective",
+    "features",
+)  # fmt: skip
 WORDS = ("", "nothing", "CLEAN", "../clean", "None", "ü", "0", "x" * 5000)
 INPUTS = ("model", "poison", "source", "plan", "data-dir", "shards", "studies", "store", "entry")
 PLACES = ("nowhere", "", ".", "x" * 300, "ü/ü.npy", "DIGITS/Y_val.npy", "loop", "plan.yaml/below", "/dev/null")
