@@ -347,7 +347,7 @@ def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_dat
     x, y = (np.concatenate([getattr(dataset, f"{k}_{split}") for split in ("train", "val")]) for k in "xy")
     mean = x[np.isin(labels(y), (3, 8))].reshape(-1, 64).astype(float).mean(axis=0)
     for name in ("own", "of_file"):
-        settings: dict[str, Any] = {"network_shares": (), "classes": (3, 8), "ridge": 10.0}
+        settings: dict[str, Any] = {"network_shares": (), "classes": (3, 8), "ridge": (10.0,)}
         if name == "of_file":
             settings["features_file"] = tmp_path / "pixels.npz"
             pixels = {split: getattr(dataset, f"x_{split}").reshape(-1, 64) - mean for split in SPLITS}
