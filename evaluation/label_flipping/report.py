@@ -183,9 +183,9 @@ def _test_points(record: Mapping[str, Any]) -> str:
 
 
 def _drawn(store: Store) -> list[LabelCurve]:
-    """At most 13 curves: those of the best q first, then exact ones, then large medians. Of several studies only the
-    best q is drawn."""
-    curves, order = curves_of(store), ("exact", "together", "tight", "network", "closed_form")
+    """At most 13 curves: those of the best q first, then exact ones and networks, then large medians. Of several
+    studies only the best q is drawn."""
+    curves, order = curves_of(store), ("exact", "together", "network", "tight", "closed_form")
     median = {curve.entry: curve.median_flips or 0 for curve in curves if curve.kind == "exact"}
 
     def is_best(curve: LabelCurve) -> bool:
@@ -200,7 +200,8 @@ def _study_label(record: Mapping[str, Any], most_points: int) -> str:
     parts = re.findall("|".join([*_FEATURES, "[^_]+"]), record["features"])
     features = " + ".join(_FEATURES.get(one, one) for one in parts)
     few = "" if record["test_points"] == most_points else f", {_test_points(record)}"
-    return f"{_learner(record).label}, {features}{few}"
+    any_choice = ", any choice" if record["config"].get("select") == "every" else ""
+    return f"{_learner(record).label}, {features}{any_choice}{few}"
 
 
 @default_style()
