@@ -88,7 +88,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
 
 
 def _check_training_record(config: CertificationConfig, model_sha256: str) -> None:
-    """Raise InputError if the record beside the model describes another file. Print a note if its sigma differs."""
+    """Raise InputError if the record beside the model describes another file. Note another sigma or poisoned class."""
     path = config.model.with_suffix(".json")
     if not path.exists():
         return
@@ -97,9 +97,12 @@ def _check_training_record(config: CertificationConfig, model_sha256: str) -> No
         raise InputError(
             f"{config.model}: not the file that {path.name} describes; train it again, or delete that record"
         )
-    trained = record["config"].get("sigma")
-    if trained is not None and trained != config.sigma:
-        print(f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}")
+    trained = record["config"]
+    if (sigma := trained.get("sigma")) is not None and sigma != config.sigma:
+        print(f"note: {config.model.name} was trained with sigma {sigma}, it is certified with {config.sigma}")
+    poisoned, label = trained.get("training_data") == "poisoned_radius", trained.get("target_class")
+    if poisoned and config.target_class not in ("all", label):
+        print(f"note: {config.model.name} was trained on poison of class {label}, not of class {config.target_class}")
 
 
 def require_result_place(out: Path) -> None:
