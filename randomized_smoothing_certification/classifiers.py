@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from bilevel_optimizer.autodiff import jit
-from models.saving import require_float_inputs
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
 from runtime.files import InputError
 from runtime.lazy import keras, ops
@@ -42,7 +41,6 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
         shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
         if isinstance(shape, tuple) and tuple(shape[1:]) != image_shape:
             raise InputError(f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}")
-        require_float_inputs(classifier, "the model")
     outputs, said = _on_tensors(classifier, batches)
     if outputs:
         if is_model and len(outputs[0].shape) == 2 and outputs[0].shape[1] != num_classes:

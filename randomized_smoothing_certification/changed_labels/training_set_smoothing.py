@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, require_radii_above_0
-from randomized_smoothing_certification.sampling import ALPHA, N0, noise_seed, require_vote_settings
+from randomized_smoothing_certification.sampling import ALPHA, N0, Sampling
+from runtime.bounds import require_bounds
 from runtime.files import InputError, array_sha256
-from runtime.noise import Stream
+from runtime.noise import Stream, noise_seed
 from runtime.progress import progress
 
 
@@ -86,7 +87,7 @@ def smooth_by_sampling(
     Raises InputError for votes or alpha out of range, too few votes to certify anything, or a learner that does not
     return m classes from 0 to num_classes - 1.
     """
-    require_vote_settings(n0, n, alpha)
+    require_bounds(Sampling(n0=n0, n=n, alpha=alpha))
     require_radii_above_0(n, alpha, sigma=1.0)
     seed = noise_seed(seed, array_sha256(x_test))
     points = np.arange(len(x_test))

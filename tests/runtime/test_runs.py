@@ -314,9 +314,6 @@ def test_stop_knows_its_reason() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    for bad in (0, -1.0, float("nan")):
-        with pytest.raises(InputError, match=f"max_minutes must be positive, got {bad}"):
-            Stop(bad)
 
 
 def toy_main(config: Config) -> None:
