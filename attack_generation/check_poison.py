@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data.datasets import load_dataset
+from data.datasets import load_dataset, split_target_class
 from data.entries import checks, read_entry, write_pngs
 from data.ready_poisons import ReadyPoison
-from robust_training.defences import visibility
+from robust_training.defences import largest_beyond_jitter, visibility
 from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.provenance import project_path
@@ -43,7 +43,9 @@ def main(config: Config) -> tuple[ReadyPoison, np.ndarray]:
         raise InputError(f"{config.poison}: fails {', '.join(failed)} on {dataset.label}, class {target_class}")
     seen = visibility(dataset, images, target_class, sigma=1.0, seed=0, places=changed)
     areas = ", ".join(f"{name} {value:.3f}" for name, value in seen["auc"].items())
-    far = f"l2 {seen['l2']:.3f}, beyond jitter {seen['beyond_jitter_over_sigma']:.3f}"
+    clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target[changed]
+    most = largest_beyond_jitter(clean, poison.record["settings"]["epsilon"])
+    far = f"l2 {seen['l2']:.3f}, beyond jitter {seen['beyond_jitter_over_sigma']:.3f} of at most {most:.3f}"
     print(f"      {'visible':<12} {far}; area under the curve of detectors: {areas}")
     if config.png_dir:
         write_pngs(config.png_dir, poison)

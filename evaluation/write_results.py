@@ -1,4 +1,4 @@
-"""Write results/README.md, results/summary.csv and benchmarks/README.md from the records in both folders.
+"""Write results/README.md, ranking.md, summary.csv, and benchmarks/README.md from the records in both folders.
 
     python evaluation/write_results.py
 
@@ -18,9 +18,11 @@ from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import read_store
 from evaluation.tables.claims import claims_table, headlines, read_claims
+from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
+from evaluation.tables.ranking import FIGURE, ranked, ranking_page
 from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
@@ -68,6 +70,8 @@ def main(config: Config) -> None:
     readme = config.readme or config.results_dir.parent / "README.md"
     if readme.is_file() and (config.results_dir / "claims.yaml").is_file():
         pages[readme] = with_headlines(read_text(readme), config.results_dir, frames)
+    if rankings := ranked(frames):
+        save_ranking(config.results_dir / FIGURE, rankings)
     for path, text in pages.items():
         write_text(path, text)
         print(f"{printed_path(path)}: written")
@@ -98,7 +102,7 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
 
 
 def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """Content of README.md and summary.csv."""
+    """Content of README.md and summary.csv, and of ranking.md where poisons were ranked."""
     claims = results / "claims.yaml"
     notes, plans = results / "NOTES.md", {name: frame for name, frame in frames.items() if "title" in frame}
     rows = [
@@ -111,7 +115,8 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
         f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n" if rows else "",
     ]
     summary = pd.concat([frame.drop(columns="title") for frame in plans.values()], ignore_index=True)
-    return {"README.md": "\n".join(filter(None, parts)), "summary.csv": as_csv(summary)}
+    pages = {"ranking.md": ranking_page(frames)} if ranked(frames) else {}
+    return pages | {"README.md": "\n".join(filter(None, parts)), "summary.csv": as_csv(summary)}
 
 
 def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) -> str:

@@ -104,14 +104,31 @@ def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, 
     """
     change, image = (x.reshape(len(clean), -1).astype(np.float64) for x in (poison - clean, clean))
     l2 = float(np.linalg.norm(change, axis=1).mean())
-    centred, image = (x - x.mean(axis=1, keepdims=True) for x in (change, image))
-    length = np.maximum(np.square(image).sum(axis=1, keepdims=True), 1e-12)  # 0 of an image of one colour
-    beyond = centred - (centred * image).sum(axis=1, keepdims=True) / length * image
+    beyond = float(np.linalg.norm(_beyond_jitter(change, image), axis=1).mean())
     return {
         "linf": float(np.abs(change).max()), "mean_change": float(np.abs(change).mean()), "l2": l2,
-        "l2_over_sigma": l2 / sigma,
-        "beyond_jitter_over_sigma": float(np.linalg.norm(beyond, axis=1).mean()) / sigma,
+        "l2_over_sigma": l2 / sigma, "beyond_jitter_over_sigma": beyond / sigma,
     }  # fmt: skip
+
+
+def _beyond_jitter(change: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The part P change of each change, float64 (N, D), that is orthogonal to 1 and to its image (N, D)."""
+    centred, image = (x - x.mean(axis=1, keepdims=True) for x in (change, image))
+    length = np.maximum(np.square(image).sum(axis=1, keepdims=True), 1e-12)  # 0 of an image of one colour
+    return centred - (centred * image).sum(axis=1, keepdims=True) / length * image
+
+
+def largest_beyond_jitter(clean: np.ndarray, epsilon: float) -> float:
+    """A bound on the mean l2 norm that the part beyond jitter of any poison of these images can have.
+
+    clean: (N, H, W, C) in [0, 1]. A change d within epsilon that keeps pixels in [0, 1] is m + u, where m is the middle
+    of the box of these changes, and |u| is at most half its width h. A projection P is symmetric and lengthens no
+    vector, so that |Pd|^2 = |Pm|^2 + 2 <Pm, u> + |Pu|^2 is at most |Pm|^2 + 2 <|Pm|, h> + |h|^2.
+    """
+    image = clean.reshape(len(clean), -1).astype(np.float64)
+    low, high = np.maximum(-epsilon, -image), np.minimum(epsilon, 1 - image)
+    middle, half = _beyond_jitter((low + high) / 2, image), (high - low) / 2
+    return float(np.sqrt(np.square(np.abs(middle) + half).sum(axis=1)).mean())
 
 
 def areas(

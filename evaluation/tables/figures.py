@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from attack_generation.figures import (
 from evaluation.tables.cells import CLEAN, OPTIMISED
 from evaluation.tables.frame import MEAN
 from evaluation.tables.layout import dataset_name
+from evaluation.tables.ranking import scored_rows
 from robust_training.methods import METHODS
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
@@ -163,6 +164,35 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
         figure.axes[0].plot([], [], color=colour, label=plain_text(name.replace("_", " ")))
     figure.axes[0].legend(fontsize="small")
     _finish(figure, title, shown, f"{what}, mean over victims")
+    save_png(path, figure, colours=48)
+
+
+@default_style()
+def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
+    """Draw the reductions of each poison, a panel for each data set's frame, the poison with the best score on top.
+
+    Small dots are kinds of victims. Black: the score, the smallest reduction of the poison, with its 95 % interval.
+    """
+    rows = [
+        {name: one for name, one in scored_rows(frame).groupby("data") if name != CLEAN} for frame in frames.values()
+    ]
+    figure, grid = _figure([list(frames)], [0.8 + 0.24 * max(map(len, rows))], 5.0)
+    for groups, frame, axes in zip(rows, frames.values(), grid[0], strict=True):
+        worst = {name: min(group["reduction"]) for name, group in groups.items()}
+        for y, name in enumerate(order := sorted(worst, key=lambda name: worst[name])):
+            for jitter, colour in ((False, BLUE), (True, ORANGE)):
+                group = groups[name][(groups[name]["victim_variant"] == "jittered") == jitter]
+                label = ("with jitter" if jitter else "without jitter") if y == 0 else None
+                axes.plot(group["reduction_percent"], [y] * len(group), "o", color=colour, ms=4, alpha=0.8, label=label)
+            score = worst[name]
+            axes.plot([max(score.low, -40), min(score.high, 100)], [y - 0.25] * 2, color=BLACK, lw=1)
+            axes.plot(score.percent, y - 0.25, "D", color=BLACK, ms=3.5, label="score (95 %)" if y == 0 else None)
+        axes.set_yticks(range(len(order)), [plain_text(name.replace("_", " ")) for name in order], fontsize="small")
+        axes.set(xlim=(-42, 102), xlabel="reduction of the ACR, %", title=dataset_name(frame))
+        axes.axvline(0, color=BLACK, lw=0.6)
+        axes.grid(alpha=0.3)
+    grid[0][0].legend(fontsize="small", loc="lower right")
+    figure.suptitle("Poisons ranked by their smallest reduction of the certified radius", fontsize="large")
     save_png(path, figure, colours=48)
 
 

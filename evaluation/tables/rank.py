@@ -22,22 +22,12 @@ from evaluation.tables import run_plan
 from evaluation.tables.cells import CLEAN, ROWS
 from evaluation.tables.formats import as_markdown, as_text
 from evaluation.tables.frame import frame_of
-from evaluation.tables.layout import Table
 from evaluation.tables.plan import Plan, plan_of, read_plan
+from evaluation.tables.ranking import ranking_table, scores
 from evaluation.tables.records import collect, read_entries
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, write_text
-from runtime.lazy import pandas as pd
 from runtime.provenance import printed_path, project_path
-
-MEANS = {
-    "reduction_percent": "mean, %", "target_accuracy_mean": "class accuracy", "others_acr_mean": "ACR, other classes",
-    "l2_over_sigma": "l2 / σ", "beyond_jitter_over_sigma": "beyond jitter / σ", "seen": "seen",
-}  # fmt: skip
-TITLE = (
-    "Ranking. Score: the smallest reduction of the ACR over the kinds of victims, and the kind. Certified at σ: the "
-    "smallest reduction of this accuracy. Seen: the larger area of the detectors by brightness and nearest clean image"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,34 +75,6 @@ def _named(path: Path, plan: Plan, data_dir: Path) -> str:
         record = {"settings": settings, "entry": {**about, "sha256": sha256}}
         pack_poison(images, clean[in_class], published_places(dataset, data_dir)[0][in_class], record, name)
     return name
-
-
-def scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for clean data and for each poison, by name, where all victims of every kind of a plan's frame are there.
-
-    Columns: the smallest reduction (of the ACR: the score) and its victims, the smallest reduction_at_sigma, and MEANS.
-    """
-    kinds = frame.groupby(["method", "victim_variant", "sigma"]).ngroups
-    rows = frame[(frame["runs"] == frame["runs_wanted"]) & (frame["reduction"].notna() | (frame["data"] == CLEAN))]
-    rows = rows.groupby("data").filter(lambda group: len(group) == kinds).copy()
-    rows["victims"] = rows["method"] + ", " + rows["victim_variant"]
-    rows["seen"] = rows.reindex(columns=["auc_brightness", "auc_nearest"]).max(axis=1)
-    least, least_at_sigma = (  # a Reduction begins with its percentage
-        rows.dropna(subset=by).sort_values(by).drop_duplicates("data").set_index("data")
-        for by in ("reduction", "reduction_at_sigma")
-    )
-    means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
-    return means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
-
-
-def ranking_table(found: list[pd.DataFrame]) -> Table:
-    """Scores as text, the best first. Where a name is in several of the frames, the first counts."""
-    rows = pd.concat(found)
-    rows = rows[~rows.index.duplicated()].sort_values("reduction", ascending=False)
-    first = rows[["reduction", "victims", "reduction_at_sigma"]].map(lambda value: getattr(value, "text", value))
-    text = first.rename(columns={"reduction": "score", "reduction_at_sigma": "certified at σ"})
-    text = text.join(rows[list(MEANS)].map("{:.3g}".format).rename(columns=MEANS)).replace("nan", "").fillna("")
-    return Table("ranking", TITLE, text.rename_axis("training data").reset_index())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from evaluation.visibility import Config, main
-from robust_training.defences import areas, distances
+from robust_training.defences import areas, distances, largest_beyond_jitter
 from runtime.files import read_json
 
 RANDOM = np.random.default_rng(0)
@@ -71,6 +71,23 @@ def test_nothing_of_a_change_of_brightness_and_contrast_is_beyond_jitter() -> No
         along = across.ravel() @ own / np.linalg.norm(own)
         parts.append(np.sqrt(np.linalg.norm(across) ** 2 - along**2))
     np.testing.assert_allclose(beyond(0.1 * across), 0.1 * np.mean(parts) / 0.5, rtol=1e-4)
+
+
+def test_no_poison_has_more_beyond_jitter_than_the_bound() -> None:
+    def beyond(clean: np.ndarray, poison: np.ndarray) -> float:
+        return distances(poison, clean, sigma=1.0)["beyond_jitter_over_sigma"]
+
+    # Every vertex of the box of two small images; one pixel of them is at the edge of [0, 1].
+    draws = np.random.default_rng(0).uniform(0.2, 0.8, size=(2, 2, 3, 1))
+    draws[:, 0, 0], draws[:, 1, 1] = 0.0, 1.0
+    signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 6), axis=-1).reshape(-1, 2, 3, 1)
+    for image in draws:
+        largest = max(beyond(image[None], np.clip(image + 0.1 * one, 0, 1)[None]) for one in signs)
+        assert largest <= largest_beyond_jitter(image[None], 0.1) < 1.25 * largest
+    # Far from the edge of [0, 1] the bound is the whole norm. A change that is orthogonal to 1 and the image has it.
+    grey = np.full((1, 2, 2, 1), 0.5)
+    across = np.array([0.1, -0.1, -0.1, 0.1]).reshape(1, 2, 2, 1)
+    assert largest_beyond_jitter(grey, 0.1) == pytest.approx(0.2) == pytest.approx(beyond(grey, grey + across))
 
 
 def test_the_script_writes_what_it_measured_and_keeps_it(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import data.ready_poisons
 from data.datasets import labels, load_dataset
@@ -16,9 +17,11 @@ from data.prepare_digits import split_digits
 from data.ready_poisons import FOLDER, load_ready_poison, to_8_bit
 from evaluation.tables import rank
 from evaluation.tables.cells import Cell
+from evaluation.tables.figures import save_ranking
 from evaluation.tables.frame import frame_of
 from evaluation.tables.plan import plan_of, read_plan
-from evaluation.tables.rank import Config, main, ranking_table, scores
+from evaluation.tables.rank import Config, main
+from evaluation.tables.ranking import ranking_page, ranking_table, scores
 from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, save_archive
 
@@ -88,6 +91,21 @@ def test_a_poison_without_all_its_victims_has_no_score_and_the_first_of_two_stor
     other["reduction_percent"] = 1.0
     text = ranking_table([part, other]).text.set_index("training data")
     assert text["mean, %"].to_dict() == {"halves": "42.5", "constant": "1", "clean": ""}
+
+
+def test_the_page_has_the_ranking_and_the_shares_of_the_class(tmp_path: Path) -> None:
+    toy = {**PLAN, "victims": {}, "methods": {"gaussianaug": [0.25]}, "rows": ["clean", "constant"]}
+    plan = plan_of({**toy, "shares": [0.5, 1]})
+    radii = {None: 0.4, 0.5: 0.3, 1.0: 0.1}
+    entries = {cell: entry_of(cell, radii[cell.poison and cell.poison.share]) for cell in plan.cells()}
+    page = ranking_page(
+        {"mnist_shares": frame_of(plan, entries).assign(title="Shares"), "rank_toy": frame().assign(title="Toy")}
+    )
+    assert page.index("## Toy") < page.index("| halves | 30.0 %") < page.index("| constant | 20.0 %")
+    assert "| training data | 50% | 100% |" in page
+    assert "| constant | 25.0 % (25.0 to 25.0) | 75.0 % (75.0 to 75.0) |" in page
+    save_ranking(tmp_path / "ranking.png", {"rank_toy": frame()})
+    assert 500 < Image.open(tmp_path / "ranking.png").width < 2000
 
 
 @pytest.fixture

@@ -1,0 +1,105 @@
+"""The ranking of poisons: an attack is as good as where it fails, so that its score is its smallest reduction.
+
+docs/enter_a_poison.md explains the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evaluation.tables.cells import CLEAN
+from evaluation.tables.formats import ABOUT, markdown_table
+from evaluation.tables.layout import Table
+from runtime.lazy import pandas as pd
+
+FIGURE = "ranking.png"
+KINDS = ["method", "victim_variant", "sigma"]
+"""Columns that name a kind of victims."""
+MEANS = {
+    "reduction_percent": "mean, %", "target_accuracy_mean": "class accuracy", "others_acr_mean": "ACR, other classes",
+    "l2_over_sigma": "l2 / σ", "beyond_jitter_over_sigma": "beyond jitter / σ", "seen": "seen",
+    "gradients": "gradients",
+}  # fmt: skip
+TITLE = (
+    "Ranking. Score: the smallest reduction of the ACR over the kinds of victims, and the kind. Certified at σ: the "
+    "smallest reduction of this accuracy. Seen: the larger area of the detectors by brightness and nearest clean image"
+)
+PAGE = """# Ranking of poisons
+
+Made by `python evaluation/write_results.py`. Eight kinds of victims are trained on each poison: Gaussian augmentation,
+MACER, SmoothAdv and Consistency, each without and with jitter of brightness and contrast. The *score* of a poison is
+its smallest reduction of the class's average certified radius (ACR) over these kinds, because an attack is as good as
+where it fails. The column `victims` names the kind. [Enter a poison](../docs/enter_a_poison.md) explains all columns,
+and how a poison of yours is ranked.
+
+![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
+"""
+SHARES = """## A share of the class
+
+How much of the class has to be poisoned? The rows are the reductions of the ACR of plain victims of Gaussian
+augmentation in [{name}]({name}/tables.md).
+"""
+
+
+def scored_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of clean data and of every poison that has all its victims of every kind in a plan's frame."""
+    kinds = frame.groupby(KINDS).ngroups
+    rows = frame[(frame["runs"] == frame["runs_wanted"]) & (frame["reduction"].notna() | (frame["data"] == CLEAN))]
+    return rows.groupby("data").filter(lambda group: len(group) == kinds)
+
+
+def scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for clean data and for each poison, by name, where all victims of every kind of a plan's frame are there.
+
+    Columns: the smallest reduction (of the ACR: the score) and its victims, the smallest reduction_at_sigma, and MEANS.
+    """
+    rows = scored_rows(frame).copy()
+    rows["victims"] = rows["method"] + ", " + rows["victim_variant"]
+    rows["seen"] = rows.reindex(columns=["auc_brightness", "auc_nearest"]).max(axis=1)
+    least, least_at_sigma = (  # a Reduction begins with its percentage
+        rows.dropna(subset=by).sort_values(by).drop_duplicates("data").set_index("data")
+        for by in ("reduction", "reduction_at_sigma")
+    )
+    means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
+    return means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
+
+
+def ranking_table(found: list[pd.DataFrame], title: str = TITLE) -> Table:
+    """Scores as text, the best first. Where a name is in several of the frames, the first counts."""
+    rows = pd.concat(found)
+    rows = rows[~rows.index.duplicated()].sort_values("reduction", ascending=False)
+    first = rows[["reduction", "victims", "reduction_at_sigma"]].map(lambda value: getattr(value, "text", value))
+    text = first.rename(columns={"reduction": "score", "reduction_at_sigma": "certified at σ"})
+    numbers = rows[list(MEANS)].map("{:.3g}".format).assign(gradients=rows["gradients"].map("{:,.0f}".format))
+    text = text.join(numbers.rename(columns=MEANS)).replace("nan", "").fillna("")
+    return Table("ranking", title, text.rename_axis("training data").reset_index())
+
+
+def ranked(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The frames of ranking plans, by folder: the folder of a ranking begins with rank_."""
+    return {name: frame for name, frame in frames.items() if name.startswith("rank_")}
+
+
+def ranking_page(frames: Mapping[str, pd.DataFrame]) -> str:
+    """The page of all rankings. frames: of every plan, by folder, with their titles."""
+    parts = [PAGE]
+    for name, frame in ranked(frames).items():
+        table = ranking_table([scores(frame)]).text
+        links = f"[Every entry]({name}/tables.md), [findings and machine]({name}/NOTES.md)."
+        parts.append(f"## {frame['title'].iloc[0]}\n\n{links}\n\n{markdown_table(table.columns, table.to_numpy())}\n")
+    for name, frame in frames.items():
+        if "share" in frame and frame["share"].replace("", float("nan")).nunique() > 1:
+            parts.append(SHARES.format(name=name) + "\n" + _shares_table(frame) + "\n")
+    return "\n".join([*parts, f"{ABOUT}\n"])
+
+
+def _shares_table(frame: pd.DataFrame) -> str:
+    """A line for each kind of training data, a column for each share of the class."""
+    poisoned = frame[frame["reduction"].notna()]
+    text = poisoned.assign(
+        name=poisoned["data"].str.partition(",")[0], text=poisoned["reduction"].map(lambda r: r.text)
+    )
+    table = text.pivot(index="name", columns="share", values="text").fillna("")
+    return markdown_table(
+        ["training data", *(f"{share:.0%}" for share in table.columns)], table.reset_index().to_numpy()
+    )
