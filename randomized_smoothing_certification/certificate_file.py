@@ -189,7 +189,7 @@ def read_own_points(
     truth, num_classes: class of every test point, int (N,), and the number of classes, if the data are available.
     Raises InputError that names the first line with wrong columns, order or form, a label that differs from the data, a
     class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
-    another possible value, the file's hash in the summary of a whole run shows it: see ``is_summarised``.
+    another possible value, the file's hash in the summary of a whole run shows it.
     """
     text = _text_of(path)
     points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
@@ -214,8 +214,9 @@ def read_own_points(
                 f"{path}: line {number} has a {what} that its run cannot have written; delete the file and certify "
                 "again"
             )
-    if len(points) == len(indices):
-        _require_unchanged(path)
+    summary = summary_path(path)
+    if len(points) == len(indices) and summary.is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
+        raise InputError(f"{path}: changed since {summary.name} was made; delete both and certify again")
     return points
 
 
@@ -332,12 +333,6 @@ def summary_path(path: Path) -> Path:
 def is_summarised(path: Path) -> bool:
     """Whether a summary beside certificates has the hash of their file: then they are whole and unchanged."""
     return summary_path(path).is_file() and Path(path).is_file() and _hash_in_summary(path) == file_sha256(path)
-
-
-def _require_unchanged(path: Path) -> None:
-    """Raise InputError if whole certificates changed after the summary beside them was made."""
-    if summary_path(path).is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
-        raise InputError(f"{path}: changed since {summary_path(path).name} was made; delete both and certify again")
 
 
 def _hash_in_summary(path: Path) -> str | None:

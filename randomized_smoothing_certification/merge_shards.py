@@ -81,7 +81,7 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
     points: list[Point] = []
     for path, record, (part, of) in zip(shards, records, parts, strict=True):
         if record["settings"]["shard"] is None:
-            raise InputError(f"{path}: is a whole run, not a shard; nothing to merge")
+            raise InputError(f"{path}: is a whole run, not a shard; leave it out")
         if of != total:
             raise InputError(f"{path}: is shard {part}/{of}, {shards[0]} is one of {total}; merge one run's shards")
         if parts.count((part, of)) > 1:

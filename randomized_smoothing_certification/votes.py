@@ -160,7 +160,9 @@ class VoteCounter:
     def _checked(self, image: np.ndarray) -> np.ndarray:
         image = np.asarray(image, np.float32)
         if image.shape != self.image_shape:
-            raise InputError(f"the image has shape {image.shape}, the classifier takes {self.image_shape}")
+            raise InputError(
+                f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
+            )
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
             raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
         return image

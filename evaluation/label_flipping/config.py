@@ -157,14 +157,14 @@ class LabelFlippingConfig(RunControls):
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""
         if not self.q:
-            raise InputError("q must hold at least one probability")
+            raise InputError("q holds no probability; give at least one below 1/2")
         for q in self.q:
             LabelFlips(q, 2, self.bound)
         if self.ridge is None and not self.ridges:
-            raise InputError("ridges must hold at least one candidate when ridge is not given")
+            raise InputError("ridges holds no candidate; give at least one, or give ridge")
         require_usable(self)
         if self.joined and not self.features_file:
-            raise InputError("joined needs features_file, whose features stand beside those of the embedding")
+            raise InputError("joined needs features_file, whose features stand beside those of the embedding; give it")
         if self.features == "imagenet":
             read_weights(self.weights)
         require_architecture(self.network.architecture)
@@ -172,7 +172,7 @@ class LabelFlippingConfig(RunControls):
             if not 0 <= ridge < math.inf:
                 raise InputError(f"ridge must be finite and not negative, got {ridge}")
         if not self.bandwidths:
-            raise InputError("bandwidths must hold at least one candidate")
+            raise InputError("bandwidths holds no candidate; give at least one")
         for name in ("neighbours", "bandwidths", "clusters"):
             if not all(0 < value < math.inf for value in getattr(self, name)):
                 raise InputError(f"{name} must hold positive numbers, got {getattr(self, name)}")

@@ -101,7 +101,7 @@ def smooth_by_sampling(
                 if classes.shape != points.shape or classes.dtype.kind not in "iu":
                     raise InputError(
                         f"the learner returned {classes.dtype} of shape {classes.shape}, int of shape {points.shape} "
-                        "expected: a class for each test point"
+                        "expected; return a class for each test point"
                     )
                 if wrong := classes[(classes < 0) | (classes >= num_classes)].tolist():
                     raise InputError(f"the learner returned class {wrong[0]}; classes are 0 to {num_classes - 1}")
