@@ -45,10 +45,11 @@ def test_a_good_poison_passes_and_its_visibility_is_printed(
     arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder = saved(tmp_path / "mine.npz", arrays), tmp_path / "images"
-    poison, images = check(CheckConfig(poison=file, data_dir=tiny_data_dir, png_dir=folder))
+    poison, images, dataset = check(CheckConfig(poison=file, data_dir=tiny_data_dir, png_dir=folder))
     assert sorted(int(path.stem) for path in folder.iterdir()) == sorted(arrays["index"])
     lines = capsys.readouterr().out.splitlines()
     assert poison.record["settings"]["name"] == "brighter" and len(images) == len(poison.pixels)
+    assert len(dataset.x_train) > len(images)
     assert [line[:2] for line in lines] == ["ok"] * 4 + ["  "]
     assert "100.0 % of the class's" in lines[1] and "linear 1.000" in lines[4]
 
