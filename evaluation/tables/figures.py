@@ -73,9 +73,11 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
                 label.set_color(COLOURS[kinds[name]])
             axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None), xlabel="ACR (l2, pixels in [0, 1])")
             _dress(axes, key, shown)
-    few = f"; the {MOST - 1} of {len(order) - 1} kinds of training data that lower it most" if len(order) > MOST else ""
-    about = "mean ± sample standard deviation over victims (small dots); blue: controls, without optimisation; orange: "
-    _finish(figure, title, shown, f"{about}optimised poison{few}")
+    about = "Large dots and bars: mean ± sample standard deviation over victims. Small dots: victims. Blue: controls, "
+    about += "made without optimisation. Orange: optimised poison"
+    if len(order) > MOST:
+        about += f". Shown: the {MOST - 1} of {len(order) - 1} kinds of training data that lower the ACR most"
+    _finish(figure, title, shown, about)
     save_png(path, figure, colours=128)
 
 
@@ -113,12 +115,12 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
                 fmt=f"{'os^Dv<>PX*hd'[number % 12]}-", color=colours.get(points["optimiser"].iloc[0], SKY), ms=5,
                 label=plain_text(textwrap.fill(name.replace("_", " "), 28)),
             )  # fmt: skip
-        axes.set(xscale="log", xlabel="gradients of a training batch that the attack spent", ylabel="ACR")
+        axes.set(xscale="log", xlabel="gradients of training batches that the attack computed", ylabel="ACR")
         axes.set_ylim(bottom=0)
         if len(attacks):
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         _dress(axes, key, shown, {"per_image": "", "class_pattern": "one pattern for the class"}.get(kind, kind))
-    about = "bars and band: mean ± sample standard deviation over victims; lines are shifted sideways to be told apart"
+    about = "Bars and band: mean ± sample standard deviation over victims. Lines are shifted sideways to show all bars"
     _finish(figure, title, shown, about)
     save_png(path, figure, colours=128)
 
@@ -137,12 +139,13 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     colours |= dict.fromkeys([name for name in names if kinds[name] == OPTIMISED][1:], GREEN)
     rows = _rows_of_panels(shown)
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
-    what, scale = "certified accuracy", "radius (l2, pixels in [0, 1])"
+    what, scale = "Lines: certified accuracy", "radius (l2, pixels in [0, 1])"
     if not against_radius:
         what = (
-            "p_A: probability of the right class under the noise. Share of test points whose lower bound is at least x"
+            "p_A is the probability of the right class under the noise. Lines: share of test points whose lower bound "
         )
-        scale = "lower bound of p_A (scale of its normal quantile)"
+        what += "of p_A is at least x"
+        scale = "lower bound of p_A (scale: normal quantile)"
     for (key, group), axes in (
         (panel, axes) for row, line in zip(rows, grid, strict=True) for panel, axes in zip(row, line, strict=False)
     ):
@@ -255,7 +258,7 @@ def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "")
 def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
     """Write the heading, and below all panels the explanation and the numbers of points, victims and votes."""
     measured = {
-        "class": shown["target_class"], "test points": shown["points"], "victims of an entry": shown["runs"],
+        "Class": shown["target_class"], "test points": shown["points"], "victims per entry": shown["runs"],
         "votes n": shown["n"],
     }  # fmt: skip
     counts = "; ".join(f"{name}: {', '.join(_different(values))}" for name, values in measured.items())

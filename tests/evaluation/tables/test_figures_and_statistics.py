@@ -281,7 +281,7 @@ def test_the_title_names_the_data_once(drawn: list[Any]) -> None:
         save_acr(Path("a.png"), plan.title, frame_of(plan, measured(plan)))
         assert drawn[-1].get_suptitle() == told
     about = drawn[-1].get_supxlabel().replace("\n", " ")
-    assert about.endswith("class: 8; test points: 20; victims of an entry: 2; votes n: not known")
+    assert about.endswith("Class: 8; test points: 20; victims per entry: 2; votes n: not known")
 
 
 def test_acr_is_drawn_as_mean_spread_and_victims(drawn: list[Any]) -> None:
