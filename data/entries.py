@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, require_label, target_mask
+from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, load_poison, require_label, target_mask
 from data.preparation import as_unit_floats, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
-from data.ready_poisons import KEY, ReadyPoison, is_ready_name, load_ready_poison, require_poison_name
+from data.ready_poisons import FOLDER, KEY, ReadyPoison, is_ready_name, load_ready_poison, require_poison_name
 from data.sources import read_source
 from runtime.bounds import require_within
 from runtime.files import InputError, atomic_path, load_archive, read_record
@@ -28,12 +28,12 @@ Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 
 def read_entry(path: Path) -> ReadyPoison:
-    """The poison in a file, with the settings ABOUT, or the poison of a name in data/poisons/.
+    """The poison in a file, with the settings ABOUT, or the poison in data/poisons/ of this name or path.
 
     Raises InputError where the file is missing, damaged or lacks an array, or where an array is impossible.
     """
-    if is_ready_name(path):
-        return load_ready_poison(path.name)
+    if is_ready_name(path) or path.resolve().parent == FOLDER:
+        return load_ready_poison(path.stem)
     arrays = load_archive(path, tuple(KINDS), LARGEST)
     pixels, index = arrays[KEY], arrays["index"]
     pixels = arrays[KEY] = pixels[..., np.newaxis] if pixels.ndim == 3 else pixels
@@ -80,6 +80,25 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
         "epsilon": (far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.4f}, epsilon {epsilon:g}"),
     }
     return found, poisoned[in_class], changed
+
+
+def require_sound(path: Path, poison: ReadyPoison, dataset: Dataset, found: Checks) -> None:
+    """Raise InputError where a check of the poison in this file failed."""
+    if failed := [name for name, (holds, _) in found.items() if not holds]:
+        where = f"{dataset.label}, class {poison.record['settings']['target_class']}"
+        raise InputError(f"{path}: fails {', '.join(failed)} on {where}; attack_generation/check_poison.py says why")
+
+
+def training_poison(path: Path, dataset: Dataset, data_dir: Path, target_class: int) -> np.ndarray:
+    """As ``load_poison``. A file that ends in .npz is one of ``read_entry``, and must pass the checks."""
+    if path.suffix != ".npz":
+        return load_poison(path, dataset, target_class)
+    poison = read_entry(path)
+    if (made_for := poison.record["settings"]["target_class"]) != target_class:
+        raise InputError(f"{path}: is poison of class {made_for}; choose --target-class {made_for}")
+    found, images, _ = checks(poison, dataset, data_dir)
+    require_sound(path, poison, dataset, found)
+    return images
 
 
 def published_places(dataset: Dataset, data_dir: Path, published: Path | None = None) -> tuple[np.ndarray, int]:

@@ -14,7 +14,8 @@ part remains against victims that vary brightness and contrast in training.
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.datasets import SPLITS, Sigma, load_dataset, load_poison
+from data.datasets import SPLITS, Sigma, load_dataset
+from data.entries import training_poison
 from robust_training.defences import visibility
 from runtime.bounds import Seed
 from runtime.checks import require_usable
@@ -45,7 +46,7 @@ def main(config: Config) -> None:
     """Measure, write the record and print it. Raises InputError on bad settings or data."""
     require_usable(config)
     dataset = load_dataset(config.data_dir)
-    poison = load_poison(config.poison, dataset, config.target_class)
+    poison = training_poison(config.poison, dataset, config.data_dir, config.target_class)
     settings = {name: getattr(config, name) for name in ("target_class", "sigma", "seed")}
     settings |= {f"x_{part}": array_sha256(getattr(dataset, f"x_{part}")) for part in SPLITS}
     settings["poison_sha256"] = array_sha256(poison)

@@ -19,12 +19,11 @@ class Method(NamedTuple):
     victim_script: str  # in evaluation/<data>/, without .py
 
 
-_METHODS = (
+METHODS = {method.loss.name: method for method in (
     Method("Gaussian augmentation", GaussianAugmentationLoss, "gaussian_data_augmentation",
            "gaussian_augmented_training"),
     Method("MACER", MacerLoss, "macer", "macer_training"),
     Method("SmoothAdv", SmoothAdvLoss, "smoothadv", "smoothadv_training"),
     Method("Consistency", ConsistencyLoss, "consistency", "consistency_training"),
     Method("standard training", StandardLoss, "standard", "standard_training"),
-)  # fmt: skip
-METHODS = {method.loss.name: method for method in _METHODS}
+)}  # fmt: skip

@@ -12,17 +12,8 @@ import tyro
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation
-from data.datasets import (
-    SPLITS,
-    Dataset,
-    Share,
-    Sigma,
-    load_dataset,
-    load_poison,
-    poison_paths,
-    replace_target_class,
-    target_mask,
-)
+from data.datasets import SPLITS, Dataset, Share, Sigma, load_dataset, poison_paths, replace_target_class, target_mask
+from data.entries import training_poison
 from data.ready_poisons import is_ready_name
 from models.registry import build_model, require_architecture
 from models.saving import load_model, save_model, victim_name
@@ -57,8 +48,8 @@ class TrainingConfig(Augmentation, CheckpointControls):
     training_data: Literal["clean", "poisoned_radius"] = "clean"
     """Train on the clean data, or with the target class's training images replaced by poison."""
     poison: Path | None = None
-    """Poison file, or the name of a poison in data/poisons. When not given: the poison in data_dir made against the
-    same method, with the same sigma and class."""
+    """Poison file, also from elsewhere (docs/enter_a_poison.md), or the name of a poison in data/poisons. By default
+    the poison in data_dir made against the same method, with the same sigma and class."""
     share: Share = 1.0
     """Share of the poisoned images that are used. They are the same in every run. The rest of the class stays clean."""
     sigma: Sigma = 0.5
@@ -143,7 +134,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
         _require_poison(poison, config.data_dir)
-        images = load_poison(poison, dataset, config.target_class)
+        images = training_poison(poison, dataset, config.data_dir, config.target_class)
         trained_on = replace_target_class(dataset, images, config.target_class, config.share)
         name = poison.stem.removeprefix("X_") + (f"_share_{config.share:g}" if config.share < 1 else "")
     trained_on = defended(trained_on, config.defence)

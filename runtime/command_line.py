@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, make_dataclass, replace
+from inspect import cleandoc
 from io import StringIO
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar, cast
 
 import tyro
+from tyro import _strings
 
 from runtime.checks import require_usable
 from runtime.files import InputError
@@ -20,6 +22,8 @@ from runtime.stop import STOPPED_EARLY, StoppedEarly
 
 Config = TypeVar("Config")
 READER_GONE = 141  # exit status when the reader of the output has gone, as in shells (128 + SIGPIPE)
+_joined = _strings.remove_single_line_breaks
+_strings.remove_single_line_breaks = lambda helptext: _joined(cleandoc(helptext))  # else --help breaks indented lines
 _LONGEST_LINE = 500  # characters of a parser error, which repeats the given values
 
 

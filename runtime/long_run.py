@@ -59,9 +59,9 @@ class CheckpointControls(RunControls):
     """Controls of a run with checkpoints."""
 
     out_dir: Path | None = None
-    """Folder of the results."""
+    """Folder of the results. By default models go to saved_models/<data set>, poison to the folder of its data."""
     run_dir: Path | None = None
-    """Folder of checkpoint and TensorBoard scalars."""
+    """Folder of checkpoint and TensorBoard scalars, by default in runs/<data set>."""
     overwrite: bool = False
     """Replace an existing result or checkpoint. Without this flag a run continues from its checkpoint."""
     checkpoint_minutes: Annotated[float, POSITIVE] = 5.0

@@ -224,7 +224,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     LABELS: {
         "seed": SEEDS, "points": ("0", "-1", 2**31), "held-out": COUNTS, "q": ("0", "0.5", "-1", *NOT_FINITE),
-        "ridge": ("-1", *NOT_FINITE), "ridges": ("-1", *NOT_FINITE), "at": ("0", "1", *NOT_FINITE),
+        "ridge": ("-1", *NOT_FINITE), "at": ("0", "1", *NOT_FINITE),
         "network-shares": ("-1", "2", *NOT_FINITE), "network-points": ("-1", 2**31), "max-minutes": ("0", "-1", "nan"),
         "network.learning-rate": ("0", *NOT_FINITE), "network.epochs": COUNTS, "network.batch-size": COUNTS,
         "network.architecture": ("", "x"), "classes": ("1", "-1", "10"),
@@ -325,7 +325,7 @@ def test_records_of_another_form(content: bytes, place: Place, refused: Callable
     model.with_suffix(".json").write_bytes(content)
     assert "model.json" in refused(place, CERTIFY, "--model", model)
     (place.folder / "ridge_1.json").write_bytes(content)
-    assert "ridge_1.json" in refused(place, LABELS, "--work-dir", place.folder, "--ridges", "1", "2", "--points=2")
+    assert "ridge_1.json" in refused(place, LABELS, "--work-dir", place.folder, "--ridge", "1", "2", "--points=2")
     for name in ("benchmarks/records/speed.json", "a/plan.yaml"):
         path = place.folder / "store" / name
         path.parent.mkdir(parents=True, exist_ok=True)

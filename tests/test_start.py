@@ -82,6 +82,15 @@ def test_help_shows_the_scripts_own_settings_first_and_the_values_in_force() -> 
     assert "constant: 100 epochs, batches of 200, learning rate 0.001" in " ".join(victim.split())
 
 
+def test_a_docstring_of_several_lines_is_one_paragraph_of_help() -> None:
+    code = (
+        "import runtime.command_line; from tyro._docstrings import get_field_docstring as help_of\n"
+        "from robust_training.training import TrainingConfig\n"
+        "assert 'By default the poison in data_dir made' in help_of(TrainingConfig, 'poison', ())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_flag_of_several_values_needs_one() -> None:
     certify = "randomized_smoothing_certification/certify_digits.py"
     for words in (["--radii"], ["--radii", "--n", "100"]):

@@ -19,9 +19,8 @@ from runtime.provenance import project_path
 class Config(LabelFlippingConfig):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
     features: EmbeddingName = "patches"  # raw, pca, random, patches, deskewed, root_patches or imagenet
-    at: float = 0.01  # share of changed labels at which ridge and q are chosen
+    at: float = 0.01  # share of changed labels at which the table is made and --select held_out chooses
     held_out: int = 300
-    ridges: tuple[float, ...] = (1e5, 1e6, 1e7)
     network_points: int = 0  # attacked one by one: each costs a training per share
     network: Network = Network(epochs=5, architecture="resnet8v1")
     data_dir: Path = project_path("data/CIFAR10")

@@ -99,27 +99,25 @@ class LabelFlippingConfig(RunControls):
     chosen, and no label is trusted. A class is predicted where the classifiers of all candidates predict it, else none.
     The fewest changes that one of them survives are certified, whichever of them any labels would choose. The smoothed
     classifiers of the candidates with one q are joined likewise."""
-    ridge: float | None = None
-    """Multiple of the identity in least squares (lambda). When not given, ridges are the candidates."""
-    ridge_unit: Literal["one", "mean_eigenvalue"] = "one"
-    """Unit of ridge and ridges. The mean eigenvalue of X^T X, with X the training features, needs no label and fits any
-    scale of the features."""
-    ridges: tuple[float, ...] = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
-    """Candidates for ridge."""
+    ridge: tuple[float, ...] = (1.0,)
+    """Multiple of the identity in least squares (lambda). Several numbers are candidates, see select."""
+    ridge_unit: Literal["one", "mean_eigenvalue"] = "mean_eigenvalue"
+    """Unit of ridge. The mean eigenvalue of X^T X, with X the training features, needs no label and fits any scale of
+    the features."""
     neighbours: tuple[int, ...] = ()
     """How many neighbours vote (with signed votes: for their labels). Several numbers are candidates, see select.
     When not given, it is the number of training points over the number of classes."""
     clusters: tuple[int, ...] = ()
     """Clusters of k-means on the features. Several numbers are candidates, see select. When not given, there are as
     many as classes."""
-    bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
+    bandwidths: tuple[float, ...] = (0.2,)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images. Several numbers are candidates, see select."""
     bound: Bound = "tight"
     """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It chooses q.
     All that is written holds both."""
     at: Annotated[float, PROBABILITY] = 0.04
-    """Share of changed training labels at which the learner's settings and q are chosen and the table is made."""
+    """Share of changed training labels at which the table is made, and settings and q are chosen where labels do so."""
     points: Annotated[int, at_least(1)] | None = None
     """Test points to certify, drawn at random; all when not given."""
     held_out: Annotated[int, at_least(1)] = 1000
@@ -146,7 +144,7 @@ class LabelFlippingConfig(RunControls):
     def candidates(self, points: int, classes: int) -> list[dict[str, float]]:
         """The learner's own settings that are tried, every combination. points: of the training set."""
         values: dict[str, tuple[float, ...]] = {
-            "ridge": self.ridges if self.ridge is None else (self.ridge,),
+            "ridge": self.ridge,
             "neighbours": self.neighbours or (max(1, points // classes),),
             "bandwidth": self.bandwidths,
             "clusters": self.clusters or (classes,),
@@ -160,19 +158,18 @@ class LabelFlippingConfig(RunControls):
             raise InputError("q holds no probability; give at least one below 1/2")
         for q in self.q:
             LabelFlips(q, 2, self.bound)
-        if self.ridge is None and not self.ridges:
-            raise InputError("ridges holds no candidate; give at least one, or give ridge")
         require_usable(self)
         if self.joined and not self.features_file:
             raise InputError("joined needs features_file, whose features stand beside those of the embedding; give it")
         if self.features == "imagenet":
             read_weights(self.weights)
         require_architecture(self.network.architecture)
-        for ridge in self.ridges if self.ridge is None else (self.ridge,):
+        for ridge in self.ridge:
             if not 0 <= ridge < math.inf:
                 raise InputError(f"ridge must be finite and not negative, got {ridge}")
-        if not self.bandwidths:
-            raise InputError("bandwidths holds no candidate; give at least one")
+        for name in ("ridge", "bandwidths"):
+            if not getattr(self, name):
+                raise InputError(f"{name} must hold at least one number")
         for name in ("neighbours", "bandwidths", "clusters"):
             if not all(0 < value < math.inf for value in getattr(self, name)):
                 raise InputError(f"{name} must hold positive numbers, got {getattr(self, name)}")

@@ -17,8 +17,7 @@ from runtime.provenance import project_path
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelFlippingConfig):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
-    at: float = 0.01  # share of changed labels at which ridge and q are chosen
-    ridges: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    at: float = 0.01  # share of changed labels at which the table is made and --select held_out chooses
     network: Network = Network(epochs=30, batch_size=100, architecture="digits_cnn")
     data_dir: Path = project_path("data/DIGITS")
 

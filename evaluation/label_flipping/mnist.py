@@ -17,9 +17,8 @@ from runtime.provenance import project_path
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelFlippingConfig):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
-    at: float = 0.01  # share of changed labels at which ridge and q are chosen
+    at: float = 0.01  # share of changed labels at which the table is made and --select held_out chooses
     held_out: int = 300
-    ridges: tuple[float, ...] = (1e5, 1e6, 1e7)
     network_points: int = 0  # attacked one by one: each costs a training per share
     network: Network = Network(epochs=5, architecture="mnist_cnn")
     data_dir: Path = project_path("data/MNIST")

@@ -178,7 +178,7 @@ class _Bar:
         self._seconds: dict[str, list[float]] = {}
         self._shown = 0.0
         form = "{desc}{bar}| {n_fmt} of {total_fmt} jobs, {elapsed} spent{postfix}"
-        self._bar = progress(total=len(jobs), bar_format=form)
+        self._bar = progress(total=len(jobs), unit="job", bar_format=form)
 
     def close(self) -> None:
         self._bar.close()

@@ -12,7 +12,7 @@ from attack_generation.check_poison import main as check
 from attack_generation.pack_poison import Config as PackConfig
 from attack_generation.pack_poison import main as pack
 from data.datasets import labels, load_dataset, split_target_class
-from data.entries import checks, published_places, read_entry, write_pngs
+from data.entries import checks, published_places, read_entry, training_poison, write_pngs
 from data.prepare_digits import split_digits
 from data.ready_poisons import to_8_bit
 from runtime.files import InputError, load_archive, save_archive
@@ -52,6 +52,18 @@ def test_a_good_poison_passes_and_its_visibility_is_printed(
     assert len(dataset.x_train) > len(images)
     assert [line[:2] for line in lines] == ["ok"] * 4 + ["  "]
     assert "100.0 % of the class's" in lines[1] and "linear 1.000" in lines[4]
+
+
+def test_victims_train_on_the_file_of_an_entry(arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path) -> None:
+    dataset, part = load_dataset(tiny_data_dir), {name: arrays[name][:3] for name in ("X_poisoned", "index")}
+    clean = split_target_class(dataset.x_train, dataset.y_train, CLASS).x_target
+    images = training_poison(saved(tmp_path / "mine.npz", {**arrays, **part}), dataset, tiny_data_dir, CLASS)
+    np.testing.assert_array_equal(images[:3], (part["X_poisoned"] / np.float32(255)).astype(np.float32))
+    np.testing.assert_array_equal(images[3:], clean[3:])
+    with pytest.raises(InputError, match=r"mine\.npz: is poison of class 3; choose --target-class 3"):
+        training_poison(tmp_path / "mine.npz", dataset, tiny_data_dir, 4)
+    with pytest.raises(InputError, match=r"bad\.npz: fails epsilon on DIGITS, class 3; .*check_poison\.py says why"):
+        training_poison(saved(tmp_path / "bad.npz", {**arrays, "epsilon": 0.05}), dataset, tiny_data_dir, CLASS)
 
 
 def test_each_check_fails_when_its_property_is_broken(

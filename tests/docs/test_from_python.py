@@ -73,7 +73,8 @@ def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = pd.read_csv("results/summary.csv")
     optimised = rows[(rows.dataset == "MNIST") & (rows.sigma == 0.5) & (rows.data == "optimised")]
-    print(optimised[["table", "method", "optimiser", "n", "victim_epochs", "acr_mean", "reduction_percent"]])
+    columns = ["table", "method", "optimiser", "n", "victim_epochs", "acr_mean", "reduction_percent"]
+    print(optimised[columns].to_string(index=False))
     points = pd.read_csv("results/mnist_published/points.csv.xz")
     acr = (points.radius * points.correct).groupby([points.entry, points.seed]).mean()  # wrong points count 0
     # end of snippet

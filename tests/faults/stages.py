@@ -58,7 +58,7 @@ def _words(flag: str, value: str) -> list[str]:
     return [f"--{flag}", *(value.split(" ") if flag in SEVERAL else [value])]
 
 
-SEVERAL = ("shards", "studies", "q", "ridges", "network-shares", "classes", "methods", "set")
+SEVERAL = ("shards", "studies", "q", "ridge", "network-shares", "classes", "methods", "set")
 _DATA = {"data-dir": "DIGITS"}
 _RUN = {**_DATA, "out-dir": "out", "run-dir": "out/run"}
 _ATTACK = {
@@ -103,7 +103,7 @@ STAGES = {
         Stage(
             "label study", "evaluation/label_flipping/digits.py",
             {
-                **_DATA, "work-dir": "out/work", "results-dir": "out/results", "q": "0.1 0.3", "ridges": "1 100",
+                **_DATA, "work-dir": "out/work", "results-dir": "out/results", "q": "0.1 0.3", "ridge": "1 100",
                 "points": "20", "held-out": "50", "network-shares": "0.0 0.01", "network-points": "1",
                 "network.epochs": "1", "network.batch-size": "200", "network.architecture": "digits_cnn", "at": "0.01",
                 "seed": "0", "classes": "3 8",

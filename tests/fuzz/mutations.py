@@ -57,7 +57,7 @@ def whole(low: int, high: float = math.inf, most: float = math.inf) -> Number:
 
 SHARE = Number(0, 0.9999)
 NUMBERS = {
-    "epsilon": Number(0, 1), "sigma": Number(0, 1e5), "alpha": SHARE, "at": SHARE, "q": SHARE, "ridges": Number(0),
+    "epsilon": Number(0, 1), "sigma": Number(0, 1e5), "alpha": SHARE, "at": SHARE, "q": SHARE, "ridge": Number(0),
     "radius-clip": Number(0, 0.4999), "max-minutes": Number(0, finite=False), "checkpoint-minutes": Number(0),
     "target-class": whole(0, 9), "seed": whole(0), "points": whole(1), "held-out": whole(1), "validation": whole(1),
     "n": whole(1, 2**31 - 1, 20_000), "n0": whole(1, 2**31 - 1, 20_000), "batch-size": whole(1, most=10_000),

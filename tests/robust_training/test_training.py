@@ -13,6 +13,7 @@ from keras import ops
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from data.datasets import Dataset, load_dataset, partly_poisoned
+from data.ready_poisons import FOLDER
 from models.saving import load_model
 from robust_training import training
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
@@ -285,6 +286,10 @@ def test_batch_norm(batch_norm: Any, schedule: Any, tmp_path: Path, monkeypatch:
     ("changes", "message"),
     [
         ({"training_data": "poisoned_radius"}, "X_poisoned_radius_gaussianaug_0.25_3.npy: no such poison"),
+        (
+            {"training_data": "poisoned_radius", "poison": FOLDER / "digits_per_image.npz"},
+            "is poison of class 8; choose",
+        ),
         ({"poison": Path("x.npy")}, "poison is x.npy, but training_data is clean; add --training-data poisoned_radius"),
         ({"share": 0.5}, "share is 0.5, but training_data is clean; add --training-data poisoned_radius"),
         ({"target_class": 12}, "target_class 12 is out of range; choose one of 0 to 9"),

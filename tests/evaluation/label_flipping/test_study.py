@@ -40,9 +40,9 @@ def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, A
     loaded = script(name)
     network = loaded["Network"](epochs=1, architecture="digits_cnn", batch_size=50)
     settings = {
-        "q": (0.1, 0.3), "ridges": (10.0, 1e3), "points": 40, "network_shares": (0.0, 0.2), "network_points": 2,
+        "q": (0.1, 0.3), "ridge": (10.0, 1e3), "points": 40, "network_shares": (0.0, 0.2), "network_points": 2,
         "features": "raw", "work_dir": folder / "work", "results_dir": folder / "results", "data_dir": data_dir,
-        "network": network, "features_dir": folder / "features",
+        "network": network, "features_dir": folder / "features", "ridge_unit": "one",
     }  # fmt: skip
     return certify_labels, loaded["Config"](**{**settings, **changes})
 
@@ -121,7 +121,7 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         ("neighbours", {"neighbours": (20, 60), "diffusion": 6, "network_shares": (0.0, 0.2), "network_points": 0}),
         ("kernel", {"bandwidths": (0.1, 0.3), "network_shares": ()}),
         ("signed_neighbours", {"neighbours": (20, 60), "network_shares": (0.0, 0.2), "network_points": 0}),
-        ("signed_least_squares", {"neighbours": (20, 60), "ridges": (1.0, 100.0), "network_shares": ()}),
+        ("signed_least_squares", {"neighbours": (20, 60), "ridge": (1.0, 100.0), "network_shares": ()}),
     ):
         folder = tmp_path / learner
         main, config = toy("digits", tiny_data_dir, folder, learner=learner, **changes)
@@ -131,7 +131,7 @@ def test_neighbours_and_kernel_regression_take_the_place_of_least_squares(tiny_d
         choice = record_of(store)["choice"]
         names = LEARNERS[learner].settings
         for name in names:
-            candidates = set(changes[f"{name.removesuffix('s')}s"])
+            candidates = set(changes[{"bandwidth": "bandwidths"}.get(name, name)])
             assert {one[name] for one in choice["tried"]} == candidates and choice[name] in candidates
         assert len(choice["tried"]) == 2 ** len(names) * (1 + len(config.q))
         exact, smoothed = lines(store, LEARNERS[learner].certificate), lines(store, "tight", 0.1)
@@ -160,6 +160,15 @@ def test_no_label_chooses_as_many_clusters_as_classes(tiny_data_dir: Path, tmp_p
     chosen = config.candidates(1_437, 10)
     assert chosen == [{"clusters": 10}]
     assert dataclasses.replace(config, learner="neighbours").candidates(1_437, 10) == [{"neighbours": 143}]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_label_chooses_a_setting_of_any_learner_by_default(name: str) -> None:
+    """Every script and learner has one value for each setting, so that nothing is left to choose."""
+    config = script(name)["Config"]()
+    for learner, kind in LEARNERS.items():
+        (only,) = dataclasses.replace(config, learner=learner).candidates(13_007, 2)
+        assert list(only) == list(kind.settings)
 
 
 def test_the_exact_certificate_chooses_settings_and_the_smoothed_one_q(
@@ -338,7 +347,7 @@ def test_features_of_a_file_are_those_of_the_images_that_they_belong_to(tiny_dat
     x, y = (np.concatenate([getattr(dataset, f"{k}_{split}") for split in ("train", "val")]) for k in "xy")
     mean = x[np.isin(labels(y), (3, 8))].reshape(-1, 64).astype(float).mean(axis=0)
     for name in ("own", "of_file"):
-        settings: dict[str, Any] = {"network_shares": (), "classes": (3, 8), "ridge": 10.0}
+        settings: dict[str, Any] = {"network_shares": (), "classes": (3, 8), "ridge": (10.0,)}
         if name == "of_file":
             settings["features_file"] = tmp_path / "pixels.npz"
             pixels = {split: getattr(dataset, f"x_{split}").reshape(-1, 64) - mean for split in SPLITS}
@@ -550,10 +559,10 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
         ({"classes": (1, 1)}, "at least two different ones"),
         ({"at": 0.0}, "at must lie strictly between 0 and 1, got 0.0"),
         ({"points": 0}, "points must be at least 1, got 0"),
-        ({"ridges": ()}, "ridges holds no candidate"),
-        ({"ridge": -1.0}, "ridge must be finite and not negative, got -1.0"),
+        ({"ridge": ()}, "ridge must hold at least one number"),
+        ({"ridge": (1.0, -1.0)}, "ridge must be finite and not negative, got -1.0"),
         ({"neighbours": (0,)}, r"neighbours must hold positive numbers, got \(0,\)"),
-        ({"bandwidths": ()}, "bandwidths holds no candidate"),
+        ({"bandwidths": ()}, "bandwidths must hold at least one number"),
         ({"bandwidths": (0.1, 0.0)}, r"bandwidths must hold positive numbers, got \(0.1, 0.0\)"),
         ({"diffusion": -2}, "diffusion must not be negative, got -2"),
         ({"learner": "neighbours", "neighbours": (10**6,)}, "neighbours must lie between 1 and the"),
@@ -583,7 +592,7 @@ def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
 
 def test_ridge_in_units_of_the_mean_eigenvalue_fits_any_scale_of_the_features() -> None:
     x = np.random.default_rng(0).normal(size=(30, 5))
-    config = LabelFlippingConfig(data_dir=Path(), learner="least_squares", ridge=2.0, ridge_unit="mean_eigenvalue")
+    config = LabelFlippingConfig(data_dir=Path(), learner="least_squares", ridge=(2.0,))
     first, scaled = (_learner(config, scale * x)({"ridge": 2.0})(scale * x[:4]) for scale in (1, 7))
     np.testing.assert_allclose(scaled, first)
     by_hand = np.linalg.eigvalsh(x.T @ x).mean()

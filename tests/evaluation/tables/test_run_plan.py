@@ -101,7 +101,8 @@ def test_several_processes_make_the_same_files_and_name_the_same_failures(
 ) -> None:
     there, done = at_once
     assert done.error == partly_failed.error and done.printed == partly_failed.printed
-    assert sorted(done.failed.splitlines()) == sorted(partly_failed.failed.splitlines())
+    said = [{line for line in one.failed.splitlines() if " of 16 jobs" not in line} for one in (done, partly_failed)]
+    assert said[0] == said[1]  # a slow run also says how far it is
     for job in jobs_of(read_plan(folder / "plan.yaml"))[1:-1]:
         assert [(there / path).is_file() for path in job.outputs] == [(folder / path).is_file() for path in job.outputs]
         if job.rule in ("poison", "control", "victim") and "macer" not in job.name:

@@ -243,6 +243,42 @@ def test_a_class_beyond_twice_the_supporters_outvotes_them() -> None:
     assert enough.prediction.tolist() == [0]
 
 
+def test_on_unequal_classes_signed_votes_do_not_survive_exactly_twice_as_many_changes() -> None:
+    """The margin is twice that of the k alone, less the difference of the sizes of the two classes."""
+    x, y = np.arange(9.0)[:, None], np.array([0, 0, 0, 1, 0, 1, 0, 1, 0])  # six points of class 0, three of class 1
+    plain = NearestNeighbours(x, 5).certify(x, y, [LabelFlips(0.1, 2)])
+    signed = SignedVotes.of_distance(x, 5)
+    found = signed.certify(x, y, [LabelFlips(0.1, 2)])
+    support = signed.votes(x, y, 2).support
+    margin = 2 * (support[:, 0] - support[:, 1]) - (6 - 3)
+    np.testing.assert_array_equal(found.prediction, np.where(margin > 0, 0, 1))
+    np.testing.assert_array_equal(found.flips, (np.abs(margin) - 1) // 2)
+    same = found.prediction == plain.prediction
+    assert not same.all() and (found.flips < 2 * plain.flips)[same].any()
+
+
+def test_signed_votes_have_the_largest_expected_margin_where_rivals_are_alike() -> None:
+    """Of all signs of the weights, with k as the number of points whose probability of the class is above 1 / K."""
+    random, classes = np.random.default_rng(0), 3
+    signs = np.array(list(itertools.product([-1, 1], repeat=7)))
+    for _ in range(20):
+        p = random.random(7) * 0.7
+        p[:2] = 0.2, 0.6
+        of_classes = np.stack([p, (1 - p) / 2, (1 - p) / 2], axis=1)
+        x = np.zeros((1, 1))
+        alpha = 7 * SignedVotes(lambda _, p=p: p[None], 7, int((p > 1 / classes).sum()))(x)
+        for rival in (1, 2):
+            gain = of_classes[:, 0] - of_classes[:, rival]
+            np.testing.assert_allclose(gain, (classes * p - 1) / (classes - 1))
+            assert alpha[0] @ gain == pytest.approx((signs @ gain).max())
+
+
+def test_where_rivals_differ_no_single_sign_is_best_against_all() -> None:
+    """The class probabilities (.4, .6, 0) of the module's docstring: the rule takes +1, as .4 is above one third."""
+    first, second, third = 0.4, 0.6, 0.0
+    assert first > 1 / 3 and first - third > 0 > first - second
+
+
 def test_no_certificate_is_beyond_the_ceiling_and_a_whole_class_reaches_it() -> None:
     y = np.repeat([0, 1, 2], [5, 3, 4])
     found = SignedClusters(y[:, None].astype(float), 3).certify(np.arange(3.0)[:, None], y, [LabelFlips(0.1, 3)])

@@ -1,0 +1,57 @@
+"""Two sets of certificates are compared only where that means something."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation import compare
+from evaluation.compare import Config, main
+from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
+from runtime.files import InputError, write_text
+
+
+def certificates(path: Path, *radii: float, first: int = 0) -> Path:
+    """A file of another program. Radius -1: predicted wrongly."""
+    points = [
+        Point(first + idx, 8, 8 if radius >= 0 else 3, f"{max(radius, 0):.6f}", int(radius >= 0), "0:00:01")
+        for idx, radius in enumerate(radii)
+    ]
+    write_text(path, as_text(points))
+    return path
+
+
+def test_the_reduction_is_of_the_mean_radius_and_names_what_varies(tmp_path: Path, capsys: Any) -> None:
+    clean = tuple(certificates(tmp_path / f"clean_{seed}.tsv", 1.0, 0.6, 0.4) for seed in range(2))
+    poisoned = tuple(certificates(tmp_path / f"{radius}.tsv", 0.5, radius, -1) for radius in (0.3, 0.1))
+    main(Config(clean=clean[:1], poisoned=poisoned[:1]))
+    one = capsys.readouterr().out
+    assert "ACR 0.6667 of clean data, 0.2667 of poisoned data (1 victim, 3 test points)" in one
+    assert "lower by 60.0 % (" in one and "95 % over points of this victim" in one
+    main(Config(clean=clean, poisoned=poisoned))
+    two = capsys.readouterr().out
+    assert "0.2333 of poisoned data (2 victims, 3 test points)" in two
+    assert "lower by 65.0 % (" in two and "95 % over victims and points" in two
+
+
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
+    a, b = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", -1, -1)
+    for clean, poisoned, message in (
+        ((a, a), (b,), "--clean has 2 files and --poisoned 1; give a file for each seed"),
+        ((), (), "--clean has 0 files and --poisoned 0"),
+        ((a,), (certificates(tmp_path / "c.tsv", 0.5, 0.3, first=1),), r"c\.tsv: has other test points than .*a\.tsv"),
+        ((b,), (a,), r"b\.tsv: certifies no point, so that there is nothing to lose; train longer"),
+        ((a,), (tmp_path / "none.tsv",), r"none\.tsv: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main(Config(clean=clean, poisoned=poisoned))
+
+
+def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", 0.2, 0.1)
+    settings = {a: {"n": 1_000, "sigma": 0.5}, b: {"n": 10_000, "sigma": 0.5}}
+    monkeypatch.setattr(compare, "is_summarised", lambda file: True)
+    monkeypatch.setattr(compare, "read_certificate_record", lambda file: {"settings": settings[file]})
+    monkeypatch.setattr(compare, "read_whole_points", lambda file, record: read_points(file))
+    with pytest.raises(InputError, match=r"b\.tsv: n is 10000, but 1000 in .*a\.tsv; certify alike"):
+        main(Config(clean=(a,), poisoned=(b,)))
