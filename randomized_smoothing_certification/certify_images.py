@@ -72,8 +72,8 @@ def certify_images(
     counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels)
     settings.check_largest_radius(counter.failure_mass)
     digest = array_sha256(images) + array_sha256(np.eye(classes, dtype=np.float32)[labels])
-    certified = point_certifier(counter, images, labels, settings, noise_seed(settings.seed, digest))
-    numbers = draw_points(labels, classes, settings)
+    numbers, seed = draw_points(labels, classes, settings), noise_seed(settings.seed, digest)
+    certified = point_certifier(counter, images, labels, settings, seed)
     return Certificates([certified(index) for index in progress(numbers, desc="certifying", unit="point")])
 
 
