@@ -23,10 +23,12 @@ plan: $(INSTALLED)  ## run config/TABLE.yaml (digits); TABLE=mnist_methods FLAGS
 	$(if $(filter file,$(origin TABLE)),@echo "plan: config/$(TABLE).yaml. For another file of config/: make plan TABLE=NAME")
 	$(RUN) $(PLAN) config/$(TABLE).yaml $(FLAGS)
 
+RANKED = config/rank_$(shell echo $(DATA) | tr A-Z a-z).yaml
+
 rank: $(INSTALLED)  ## check a poison and rank it by what it does to certificates; POISON=mine.npz DATA=MNIST
 	$(if $(and $(POISON),$(DATA)),,$(error make rank needs a poison and its data set: POISON=mine.npz DATA=MNIST))
-	$(RUN) evaluation/tables/rank.py --plan config/rank_$(shell echo $(DATA) | tr A-Z a-z).yaml --poison $(POISON) \
-		--processes 2 $(FLAGS)
+	$(if $(wildcard $(RANKED)),,$(error DATA=$(DATA): no $(RANKED); copy config/rank_mnist.yaml to it, or choose DIGITS or MNIST))
+	$(RUN) evaluation/tables/rank.py --plan $(RANKED) --poison $(POISON) --processes 2 $(FLAGS)
 
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
 

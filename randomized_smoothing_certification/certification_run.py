@@ -81,7 +81,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
 def _model_sha256(config: CertificationConfig) -> str:
     """The hash of the model's file. It replaces the path in the run's identity.
 
-    Raises InputError if the record beside the model describes another file. Prints a note if its sigma differs.
+    Raises InputError if the record beside the model describes another file. Notes another sigma or poisoned class.
     """
     digest, path = file_sha256(config.model), config.model.with_suffix(".json")
     if path.exists():
@@ -90,7 +90,10 @@ def _model_sha256(config: CertificationConfig) -> str:
             raise InputError(
                 f"{config.model}: not the file that {path.name} describes; train it again, or delete that record"
             )
-        trained = record["config"].get("sigma")
-        if trained is not None and trained != config.sigma:
-            print(f"note: {config.model.name} was trained with sigma {trained}, it is certified with {config.sigma}")
+        trained, name = record["config"], config.model.name
+        if (sigma := trained.get("sigma")) is not None and sigma != config.sigma:
+            print(f"note: {name} was trained with sigma {sigma}, it is certified with {config.sigma}")
+        poisoned, label = trained.get("training_data") == "poisoned_radius", trained.get("target_class")
+        if poisoned and config.target_class not in ("all", label):
+            print(f"note: {name} was trained on poison of class {label}, not of class {config.target_class}")
     return digest

@@ -58,11 +58,12 @@ _LEFT_TO_THE_USER = (
     "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_AUTO_MIXED_PRECISION", "TF_SET_ONEDNN_FPMATH_MODE",
     "TF_XLA_FLAGS",
 )  # fmt: skip
+_THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS")  # a run may continue with others
 
 
 def environment() -> dict[str, str]:
     """The environment variables that are set and change a backend's arithmetic or random numbers."""
-    found = {name: os.environ.get(name, "") for name in (*_DEFAULTS, *_LEFT_TO_THE_USER)}
+    found = {name: os.environ.get(name, "") for name in (*_DEFAULTS, *_LEFT_TO_THE_USER, *_THREADS)}
     return {name: value for name, value in found.items() if value} | changed_environment()
 
 

@@ -128,7 +128,9 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     row |= runs[0].visibility if runs and poison else {}
     for name in ("backend", "machine"):
         row[name] = _all(run.records["victim"].get(name) for run in runs)
-    row["commit"] = _all(commit[:12] for run in runs for commit in commits(run.records))
+    row["commit"] = _all(
+        commit[:12] + "-dirty" * commit.endswith("-dirty") for run in runs for commit in commits(run.records)
+    )
     return row | {"kind": kind, "cell": cell, "entries": tuple(attack_runs)}
 
 

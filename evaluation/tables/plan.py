@@ -150,7 +150,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     foreign: tuple[Foreign, ...] = ()
     """Certificates that other programs wrote. They join the table."""
     threads: Annotated[int, between(1, MOST)] = 1
-    """CPU threads of every job. Another count changes the last bits, because sums of floats are split differently."""
+    """CPU threads of every job. Another count splits sums of floats differently. Training amplifies the last bits."""
     limits: dict[str, Limits] = {}
     """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify'."""
 

@@ -693,6 +693,25 @@ def test_a_model_that_its_record_does_not_describe_is_refused(toy: Path, tmp_pat
     assert not (tmp_path / "a.tsv").exists()
 
 
+def test_another_sigma_and_another_poisoned_class_are_noted(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "m.keras"
+    model.write_bytes((toy / "model.keras").read_bytes())
+    trained = {"sigma": 0.5, "target_class": 1, "training_data": "poisoned_radius"}
+    for changes, notes in (
+        ({"sigma": 0.5}, []),
+        (
+            {"sigma": 0.25, "target_class": "all"},
+            ["note: m.keras was trained with sigma 0.5, it is certified with 0.25"],
+        ),
+        ({"sigma": 0.5, "target_class": 2}, ["note: m.keras was trained on poison of class 1, not of class 2"]),
+    ):
+        model.with_suffix(".json").write_text(json.dumps({"config": trained}))
+        certify_test_points(config(toy, tmp_path / f"{len(list(tmp_path.iterdir()))}.tsv", model=model, **changes))
+        assert [line for line in capsys.readouterr().out.splitlines() if "m.keras was trained" in line] == notes
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.settings.json", "a.summary.json"])
 def test_a_folder_in_the_way_is_one_line(toy: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
