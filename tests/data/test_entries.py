@@ -123,7 +123,7 @@ def test_the_visibility_of_a_single_image(
         ({"source": None}, "has no array 'source'"),
         ({"name": np.array("mine", object)}, "holds Python objects, which are not read because they can run code"),
         ({"name": "../mine"}, r"name is made of small letters, digits and _, at most 60, got '\.\./mine'"),
-        ({"name": 3}, "name has shape .*, make it as data/entries"),
+        ({"name": 3}, "name has shape .*; make it as data/entries"),
         ({"epsilon": [0.1, 0.1]}, "epsilon has shape"),
         ({"epsilon": np.nan}, "epsilon must be positive"),
         ({"epsilon": 2.0}, "epsilon must be at most 1"),
