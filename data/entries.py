@@ -144,7 +144,7 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
                 mode, pixels = image.mode, np.asarray(image)
         except Exception as error:  # Pillow, zlib and struct each raise their own kinds
             why = " ".join(str(error).split())
-            raise InputError(f"{file}: no whole PNG that is named by a place, as 00042.png ({why})") from error
+            raise InputError(f"{file}: no whole PNG ({why}); mend it, or name it by its place (00042.png)") from error
         if mode not in ("L", "RGB") or pixels.shape != (images or [pixels])[0].shape:
             raise InputError(f"{file}: is {pixels.shape} in mode {mode}; give one shape, all in 8-bit grey or RGB")
         images.append(pixels)
