@@ -183,9 +183,9 @@ def _test_points(record: Mapping[str, Any]) -> str:
 
 
 def _drawn(store: Store) -> list[LabelCurve]:
-    """At most 13 curves: those of the best q first, then exact ones, then large medians. Of several studies only the
-    best q is drawn."""
-    curves, order = curves_of(store), ("exact", "together", "tight", "network", "closed_form")
+    """At most 13 curves: those of the best q first, then exact ones and networks, then large medians. Of several
+    studies only the best q is drawn."""
+    curves, order = curves_of(store), ("exact", "together", "network", "tight", "closed_form")
     median = {curve.entry: curve.median_flips or 0 for curve in curves if curve.kind == "exact"}
 
     def is_best(curve: LabelCurve) -> bool:
@@ -200,7 +200,8 @@ def _study_label(record: Mapping[str, Any], most_points: int) -> str:
     parts = re.findall("|".join([*_FEATURES, "[^_]+"]), record["features"])
     features = " + ".join(_FEATURES.get(one, one) for one in parts)
     few = "" if record["test_points"] == most_points else f", {_test_points(record)}"
-    return f"{_learner(record).label}, {features}{few}"
+    any_choice = ", any choice" if record["config"].get("select") == "every" else ""
+    return f"{_learner(record).label}, {features}{any_choice}{few}"
 
 
 @default_style()
@@ -234,14 +235,12 @@ def save_label_curves(path: Path, store: Store) -> None:
         axes.plot(curve.flips, curve.accuracy, ls=styles[curve.kind], label=plain_text(label), **look)
     count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
-    axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy")
+    axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy", ylim=(0, 1.02))
     shown = [curve.flips[curve.accuracy > 0.005].max(initial=1) for curve in curves if curve.kind != "network"]
     axes.set_xlim(0, 1.05 * max(shown, default=1))
-    axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     size: int = first["training_points"]
     to_percent_and_back = (lambda flips: 100 * flips / size), (lambda percent: percent * size / 100)
-    percent = axes.secondary_xaxis("top", functions=to_percent_and_back)
-    percent.set_xlabel(f"in percent of the {size:,} training labels")
+    axes.secondary_xaxis("top", functions=to_percent_and_back).set_xlabel(f"in percent of the {size:,} training labels")
     save_png(path, figure, colours=64)

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 import data
 from evaluation.boundary.experiment import tables_page as boundary_page
 from evaluation.label_flipping.collect import by_dataset, read_label_studies
-from evaluation.label_flipping.report import curve_table, tables_page, trusted_labels
+from evaluation.label_flipping.report import _drawn, curve_table, tables_page, trusted_labels
 from evaluation.store import SETTINGS, read_store
 from evaluation.tables.formats import as_text
 from evaluation.tables.frame import frame_of
@@ -97,6 +97,8 @@ def test_tables_of_changed_labels_follow_from_the_points() -> None:
         assert exact.groupby("seed").size().to_dict() == {
             int(seed): record["test_points"] for seed, record in of_seeds.items()
         }, entry
+    figure = _drawn(by_dataset(store)["MNIST_1_against_7.png"])
+    assert sum(curve.kind == "network" for curve in figure) == 3  # undefended, so never left out
     curves = curve_table(store)
     without_points = curves["certificate"][curves["points"].isna()]
     assert without_points.str.startswith("network_").sum() + (without_points == "signed_together").sum() == len(

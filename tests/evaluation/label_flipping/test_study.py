@@ -602,3 +602,5 @@ def test_ridge_in_units_of_the_mean_eigenvalue_fits_any_scale_of_the_features() 
 def test_a_figure_names_features_whose_name_has_two_words() -> None:
     record = {"features": "root_patches_diffusion", "test_points": 10, "config": {"learner": "signed_clusters"}}
     assert _study_label(record, 10) == "signed votes of clusters, roots of patches + diffusion map"
+    every = {**record, "config": {"learner": "signed_clusters", "select": "every"}}
+    assert _study_label(every, 10) == "signed votes of clusters, roots of patches + diffusion map, any choice"
