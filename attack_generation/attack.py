@@ -96,7 +96,9 @@ class Attack:
             ("batch_poison", config.batch_poison, self.x_target),
         ):
             if size > len(images):
-                raise InputError(f"{name} is {size}, but {config.data_dir} has only {len(images)} such images")
+                raise InputError(
+                    f"{name} is {size}, but {config.data_dir} has only {len(images)} such images; lower it"
+                )
         self._batch_validation = min(config.batch_validation, len(x_validation))
         self.steps_per_epoch = len(x_others) // config.batch_clean
         self.total_steps = config.epochs * self.steps_per_epoch

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data.datasets import load_dataset, split_target_class
+from data.datasets import Dataset, load_dataset, split_target_class
 from data.entries import checks, read_entry, require_sound, write_pngs
 from data.ready_poisons import ReadyPoison
 from robust_training.defences import largest_beyond_jitter, visibility
@@ -31,8 +31,11 @@ class Config:
     """Folder to write its images to as PNG files, each named by its place in the data set as published."""
 
 
-def main(config: Config) -> tuple[ReadyPoison, np.ndarray]:
-    """Print the checks. Returns the poison and the class's images with it. Raises InputError where a check fails."""
+def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
+    """Print the checks. Returns the poison, the class's images with it, and the data set.
+
+    Raises InputError where a check fails.
+    """
     poison, dataset = read_entry(config.poison), load_dataset(config.data_dir)
     found, images, changed = checks(poison, dataset, config.data_dir)
     for name, (holds, text) in found.items():
@@ -47,7 +50,7 @@ def main(config: Config) -> tuple[ReadyPoison, np.ndarray]:
     print(f"      {'visible':<12} {far}; area under the curve of detectors: {areas}")
     if config.png_dir:
         write_pngs(config.png_dir, poison)
-    return poison, images
+    return poison, images, dataset
 
 
 if __name__ == "__main__":

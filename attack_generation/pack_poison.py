@@ -10,11 +10,11 @@ The first rounds the images within epsilon and writes their record, too. In data
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from data.datasets import Epsilon, check_poison, labels, load_dataset, load_poison, require_label, split_target_class
+from data.datasets import Epsilon, check_poison, load_dataset, load_poison, require_label, target_mask
 from data.entries import ABOUT, published_places, read_pngs
 from data.ready_poisons import FOLDER, pack_poison, require_poison_name
 from runtime.bounds import require_within
@@ -78,13 +78,12 @@ def _packed(config: Config, poison: Path) -> list[Path]:
         raise InputError(
             f"{poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
         )
-    require_within("epsilon", epsilon, *get_args(Epsilon)[1:])
+    require_within("epsilon", epsilon, Epsilon)
     images = load_poison(poison, dataset, target_class)
-    clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target
-    check_poison(images, clean, epsilon, poison)
+    in_class = target_mask(dataset.y_train, target_class)
+    check_poison(images, clean := dataset.x_train[in_class], epsilon, poison)
     places, _ = published_places(dataset, config.data_dir, config.published)
-    index = places[labels(dataset.y_train) == target_class]
-    return pack_poison(images, clean, index, record, config.name, config.out_dir)
+    return pack_poison(images, clean, places[in_class], record, config.name, config.out_dir)
 
 
 def _read_record(poison: Path) -> dict[str, Any]:

@@ -100,7 +100,9 @@ def multiply_adds(model: keras.Model) -> int:
         if not hasattr(layer, "kernel"):
             continue
         if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            raise InputError(f"{layer.name}: the multiply-adds of a {type(layer).__name__} are not known")
+            raise InputError(
+                f"{layer.name}: the multiply-adds of a {type(layer).__name__} are not known; add them here"
+            )
         total += prod(layer.output.shape[1:]) * prod(layer.kernel.shape[:-1])
     return total
 

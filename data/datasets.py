@@ -7,12 +7,12 @@ poisoned training images of the target class, in the order of that class in X_tr
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from data.ready_poisons import is_ready_name, read_ready_poison
-from runtime.bounds import POSITIVE, at_most, require_within
+from runtime.bounds import POSITIVE, at_most
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, array_sha256, load_array, read_record
 from runtime.noise import Stream
@@ -108,7 +108,7 @@ def load_dataset(data_dir: Path) -> Dataset:
         counts = y.sum(axis=0)
         if np.any(counts == 0):
             raise InputError(
-                f"{y_path}: class {int(np.argmin(counts))} has no points; every class must be in every split"
+                f"{y_path}: class {int(np.argmin(counts))} has no points; put every class into every split"
             )
         arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
         for path, array, first in ((x_path, x, arrays["x_train"]), (y_path, y, arrays["y_train"])):
@@ -168,7 +168,7 @@ def _images(x: np.ndarray, path: Path) -> np.ndarray:
     if x.ndim == 3:
         x = x[..., np.newaxis]
     if x.ndim != 4 or x.size == 0:
-        raise InputError(f"{path}: shape {x.shape}, (images, height, width, channels) expected")
+        raise InputError(f"{path}: shape {x.shape}, (images, height, width, channels) expected; reshape the images")
     _check_pixels(x, path)
     return x.astype(np.float32, copy=False)
 
@@ -193,7 +193,9 @@ def _require_bright(x: np.ndarray, path: Path) -> None:
 def _one_hot(y: np.ndarray, path: Path) -> np.ndarray:
     """Checked labels as one-hot float32 (N, classes). Raises InputError as load_dataset does."""
     if y.ndim != 2 or y.size == 0 or y.shape[1] < 2:
-        raise InputError(f"{path}: shape {y.shape}, one-hot labels (images, classes) expected")
+        raise InputError(
+            f"{path}: shape {y.shape}, one-hot labels (images, classes) expected; make a column for each class"
+        )
     if y.dtype.kind not in "fiub" or not np.all((y == 0) | (y == 1)) or not np.all(y.sum(axis=1) == 1):
         raise InputError(f"{path}: not one-hot labels; every row needs exactly one 1 and otherwise 0")
     return y.astype(np.float32, copy=False)
@@ -204,22 +206,18 @@ def split_target_class(x: np.ndarray, y: np.ndarray, target_class: int) -> Targe
 
     Raises InputError when target_class is no class of y or has no points.
     """
-    mask = _target_mask(y, target_class)
+    mask = target_mask(y, target_class)
     return TargetSplit(x[mask], y[mask], x[~mask], y[~mask])
 
 
-def _target_mask(y: np.ndarray, target_class: int) -> np.ndarray:
+def target_mask(y: np.ndarray, target_class: int) -> np.ndarray:
+    """Which one-hot labels y (N, classes) are of the target class, bool (N,). Raises as ``split_target_class``."""
     if not 0 <= target_class < y.shape[1]:
         raise InputError(f"target_class {target_class} is out of range; choose one of 0 to {y.shape[1] - 1}")
     mask = labels(y) == target_class
     if not mask.any():
         raise InputError(f"target_class {target_class} has no points in this set; choose another class")
     return mask
-
-
-def require_sigma(sigma: float) -> None:
-    """Raise InputError unless sigma, the noise's standard deviation, lies in (0, LARGEST_SIGMA]."""
-    require_within("sigma", sigma, *get_args(Sigma)[1:])
 
 
 def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -> tuple[Path, Path]:
@@ -284,7 +282,7 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     another class.
     """
     x_path = Path(x_path)
-    clean = dataset.x_train[_target_mask(dataset.y_train, target_class)]
+    clean = dataset.x_train[target_mask(dataset.y_train, target_class)]
     if is_ready_name(x_path):
         poison_x = read_ready_poison(x_path.name, dataset.x_train, target_class).images
     else:
@@ -316,7 +314,7 @@ def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: i
     poison_x: float32, one image for each training image of the class. share: see ``poisoned_places``. All other arrays
     are shared with ``dataset``, which is not changed. Raises InputError when the shape does not fit.
     """
-    mask = _target_mask(dataset.y_train, target_class)
+    mask = target_mask(dataset.y_train, target_class)
     _require_same_shape("the poison", poison_x.shape, (int(mask.sum()), *dataset.image_shape))
     x_train = dataset.x_train.copy()
     poisoned = poisoned_places(len(poison_x), share)

@@ -10,20 +10,10 @@ The same images may lie in a folder of PNG files that are named by place: 00042.
 """
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
-from data.datasets import (
-    EPSILON_TOLERANCE,
-    MANIFEST,
-    Dataset,
-    Epsilon,
-    labels,
-    load_poison,
-    require_label,
-    split_target_class,
-)
+from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, load_poison, require_label, target_mask
 from data.preparation import as_unit_floats, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import FOLDER, KEY, ReadyPoison, is_ready_name, load_ready_poison, require_poison_name
@@ -50,9 +40,11 @@ def read_entry(path: Path) -> ReadyPoison:
     shapes = {KEY: pixels.shape if pixels.ndim == 4 else (), "index": pixels.shape[:1]}
     for name, array in arrays.items():
         if array.shape != shapes.get(name, ()) or array.dtype.kind not in KINDS[name] or not array.size:
-            raise InputError(f"{path}: {name} has shape {array.shape} and dtype {array.dtype}, see data/entries.py")
+            raise InputError(
+                f"{path}: {name} has shape {array.shape} and dtype {array.dtype}; make it as data/entries.py says"
+            )
     about = {name: arrays[name].item() for name in ABOUT}
-    require_within(f"{path}: epsilon", about["epsilon"], *get_args(Epsilon)[1:])
+    require_within(f"{path}: epsilon", about["epsilon"], Epsilon)
     require_label(f"{path}: source", about["source"])
     require_poison_name(f"{path}: name", about["name"])
     return ReadyPoison(pixels, index, {"settings": about})
@@ -65,7 +57,7 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     Raises InputError where the data set has images of another shape or no such class.
     """
     clean, target, epsilon = dataset.x_train, *map(poison.record["settings"].get, ("target_class", "epsilon"))
-    split_target_class(clean, dataset.y_train, target)  # raises where there is no such class
+    in_class = target_mask(dataset.y_train, target)
     if (shape := poison.pixels.shape[1:]) != clean.shape[1:]:
         where = f"those of {dataset.label} are {clean.shape[1:]}; give the --data-dir of its data set"
         raise InputError(f"the poison's images are of shape {shape}, {where}")
@@ -75,7 +67,6 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     used = places[at] == poison.index
     at, images, poisoned = at[used], as_unit_floats(poison.pixels[used]), clean.copy()
     poisoned[at] = images
-    in_class = labels(dataset.y_train) == target
     changed = np.isin(np.flatnonzero(in_class), at)
     outside = int(((poison.index < 0) | (poison.index >= count)).sum())
     twice, wrong = len(poison.index) - len(np.unique(poison.index)), int((~in_class[at]).sum())
@@ -153,7 +144,7 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
                 mode, pixels = image.mode, np.asarray(image)
         except Exception as error:  # Pillow, zlib and struct each raise their own kinds
             why = " ".join(str(error).split())
-            raise InputError(f"{file}: no whole PNG that is named by a place, as 00042.png ({why})") from error
+            raise InputError(f"{file}: no whole PNG ({why}); mend it, or name it by its place (00042.png)") from error
         if mode not in ("L", "RGB") or pixels.shape != (images or [pixels])[0].shape:
             raise InputError(f"{file}: is {pixels.shape} in mode {mode}; give one shape, all in 8-bit grey or RGB")
         images.append(pixels)
@@ -173,7 +164,9 @@ def write_pngs(folder: Path, poison: ReadyPoison) -> None:
     if any(folder.glob("*.png")):
         raise InputError(f"{folder}: holds PNG files; choose another folder")
     if pixels.dtype != np.uint8 or (pixels.ndim == 4 and pixels.shape[-1] != 3):
-        raise InputError(f"images {pixels.dtype} {pixels.shape}: PNG files take uint8 in grey or RGB")
+        raise InputError(
+            f"images {pixels.dtype} {pixels.shape}: PNG files take uint8 in grey or RGB; leave --png-dir out"
+        )
     for place, image in zip(poison.index, pixels, strict=True):
         with atomic_path(folder / f"{place:05d}.png") as temporary:
             Image.fromarray(image).save(temporary)

@@ -125,7 +125,7 @@ def _checked_images(x: np.ndarray, image_shape: tuple[int, int, int] | None, wha
 def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int | None, what: str) -> np.ndarray:
     """Class indices int64 (N,), from 0 on. first: the smallest label of the source."""
     if y.shape not in ((count,), (count, 1)):
-        raise InputError(f"{what} has shape {y.shape}, expected one label for {count} images")
+        raise InputError(f"{what} has shape {y.shape}, expected one label for {count} images; give shape ({count},)")
     if y.dtype.kind not in "iu":
         raise InputError(f"{what} has dtype {y.dtype}; give class indices as integers")
     y = y.reshape(-1)

@@ -43,7 +43,7 @@ def fit_embedding(
     if name not in get_args(EmbeddingName):
         raise InputError(f"features must be one of {', '.join(get_args(EmbeddingName))}, got {name!r}")
     if len(x_train) < 2:
-        raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}")
+        raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}; give more")
     fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
         "raw": lambda *_: _flat, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
         "deskewed": partial(_deskewed_patches, centroids=centroids),

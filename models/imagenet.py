@@ -107,9 +107,9 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int | Non
 
 
 def imagenet_features(path: Path | None) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from images (N, H, W, C) in [0, 1], C of 1 or 3, to features, float32 (N, 1280). path: weights.
+    """A function from images (N, H, W, C) in [0, 1], C of 1 or 3, to features, float32 (N, 1280).
 
-    Raises InputError if the weights are not given, cannot be read or do not fit.
+    path: the .pth file of the weights. Raises InputError if it is missing, cannot be read or does not fit.
     """
     network = efficientnet_lite0(read_weights(path), (None, None, 3), SIDE)
 

@@ -21,6 +21,6 @@ def squared_distances(x: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Squared l2 distance of each point of x (m, d) to each point of ``among`` (n, d), float32 (m, n)."""
     x, among = np.asarray(x, np.float32), np.asarray(among, np.float32)
     if x.ndim != 2 or among.ndim != 2 or x.shape[1] != among.shape[1]:
-        raise InputError(f"test features have shape {x.shape}, (points, {among.shape[-1]}) expected")
+        raise InputError(f"test features have shape {x.shape}, (points, {among.shape[-1]}) expected; use one embedding")
     squares = np.square(x).sum(axis=1)[:, None] + np.square(among).sum(axis=1)
     return np.maximum(squares - 2 * x @ among.T, 0)

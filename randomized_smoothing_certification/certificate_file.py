@@ -26,7 +26,7 @@ COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 RADIUS_DIGITS = 6
 NO_RADIUS = round_down(0.0, RADIUS_DIGITS)
 NOISE_OF = "seed and images"
-"""The inputs of a run's noise, for its record: see sampling.noise_seed."""
+"""The inputs of a run's noise, for its record: see runtime.noise.noise_seed."""
 
 
 class Point(NamedTuple):
@@ -189,7 +189,7 @@ def read_own_points(
     truth, num_classes: class of every test point, int (N,), and the number of classes, if the data are available.
     Raises InputError that names the first line with wrong columns, order or form, a label that differs from the data, a
     class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
-    another possible value, the file's hash in the summary of a whole run shows it: see ``is_summarised``.
+    another possible value, the file's hash in the summary of a whole run shows it.
     """
     text = _text_of(path)
     points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
@@ -214,6 +214,9 @@ def read_own_points(
                 f"{path}: line {number} has a {what} that its run cannot have written; delete the file and certify "
                 "again"
             )
+    summary = summary_path(path)
+    if len(points) == len(indices) and summary.is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
+        raise InputError(f"{path}: changed since {summary.name} was made; delete both and certify again")
     return points
 
 
@@ -221,7 +224,9 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     votes = settings["n"] if point.votes is None else point.votes
     possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
     # The last bits of a bound may differ between versions of SciPy.
-    largest = ceiling_of(settings, votes) * (1 + 1e-9) if point.predict != ABSTAIN else 0
+    largest = (
+        radius_ceiling(settings["sigma"], votes, settings["alpha"]) * (1 + 1e-9) if point.predict != ABSTAIN else 0
+    )
     return {
         "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
@@ -236,11 +241,6 @@ def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> 
         "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == radii[-1]),
         "number of votes": not 0 <= (point.votes or 0) <= settings["n"] or (has_class and not point.votes),
     }
-
-
-def ceiling_of(settings: Mapping[str, Any], votes: int, failure_mass: float = 0.0) -> float:
-    """The largest radius that this number of votes can certify with a run's settings."""
-    return radius_ceiling(settings["sigma"], votes, settings["alpha"], failure_mass) if votes else 0.0
 
 
 def rounding_error(radius: str) -> float:
@@ -301,13 +301,18 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
 def read_whole_points(path: Path, record: Mapping[str, Any]) -> list[Point]:
     """The points of a whole run. record: from ``read_certificate_record``.
 
-    Raises InputError as ``read_own_points``, and if points are missing or the file changed after its summary.
+    Raises InputError as ``read_own_points``, and if points are missing.
     """
     points = read_own_points(path, record["settings"], record["points"])
     if len(points) < len(record["points"]):
         raise InputError(f"{path}: has {len(points)} of {len(record['points'])} points; run its certification again")
-    require_unchanged(path)
     return points
+
+
+def require_result_name(path: Path) -> None:
+    """Raise InputError unless a file of certificates has the ending .tsv. Other endings name the files beside it."""
+    if path.suffix != ".tsv":
+        raise InputError(f"{path}: the name of the result file ends in .tsv; rename it")
 
 
 def as_text(points: Sequence[Point], header: str = "\t".join(COLUMNS)) -> str:
@@ -328,12 +333,6 @@ def summary_path(path: Path) -> Path:
 def is_summarised(path: Path) -> bool:
     """Whether a summary beside certificates has the hash of their file: then they are whole and unchanged."""
     return summary_path(path).is_file() and Path(path).is_file() and _hash_in_summary(path) == file_sha256(path)
-
-
-def require_unchanged(path: Path) -> None:
-    """Raise InputError if whole certificates changed after the summary beside them was made."""
-    if summary_path(path).is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
-        raise InputError(f"{path}: changed since {summary_path(path).name} was made; delete both and certify again")
 
 
 def _hash_in_summary(path: Path) -> str | None:

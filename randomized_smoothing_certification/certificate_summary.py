@@ -10,13 +10,12 @@ import numpy as np
 from randomized_smoothing_certification.certificate_file import (
     Point,
     as_text,
-    ceiling_of,
     fixed_radius,
     header_of,
     radii,
     summary_path,
 )
-from randomized_smoothing_certification.core import ABSTAIN, round_down
+from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
 from runtime.files import write_json
 from runtime.noise import Stream, seed_pair
 
@@ -25,9 +24,9 @@ BOOTSTRAP_SAMPLES = 10_000
 
 def write_summary(out: Path, points: Sequence[Point], record: dict[str, Any]) -> dict[str, Any]:
     """Write .summary.json beside whole certificates, print it, and return it."""
-    settings = record["settings"]
-    digest = hashlib.sha256(as_text(points, header_of(settings)).encode()).hexdigest()
-    summary = {**summarise(points, settings), "tsv_sha256": digest, "provenance": record["provenance"]}
+    summary = summarise(points, record["settings"])
+    digest = hashlib.sha256(as_text(points, header_of(record["settings"])).encode()).hexdigest()
+    summary |= {"tsv_sha256": digest, "provenance": record["provenance"]}
     write_json(summary_path(out), summary)
     print(describe(summary))
     return summary
@@ -97,8 +96,8 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
 
 def _saturation(points: Sequence[Point], votes: Sequence[int], what: dict[str, Any]) -> dict[str, Any]:
     mass = what["noise"].get("failure_mass", 0.0)
-    ceiling = ceiling_of(what, what["n"], mass)
-    largest = [float(round_down(ceiling_of(what, of_point, mass))) for of_point in votes]
+    ceiling = radius_ceiling(what["sigma"], what["n"], what["alpha"], mass)
+    largest = [float(round_down(radius_ceiling(what["sigma"], n, what["alpha"], mass))) for n in votes]
     share = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
     note = (
         f"{share:.0%} of the points have the largest radius that their votes can certify (n = {what['n']}: "

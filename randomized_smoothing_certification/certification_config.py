@@ -11,7 +11,7 @@ from data.datasets import Sigma
 from randomized_smoothing_certification.core import require_radii_above_0
 from randomized_smoothing_certification.fixed_radii import require_radii
 from randomized_smoothing_certification.sampling import Sampling
-from runtime.bounds import Seed, at_least, between
+from runtime.bounds import Seed, at_least, between, require_bounds
 from runtime.checks import shortened
 from runtime.files import InputError
 from runtime.long_run import RunControls
@@ -62,7 +62,7 @@ class CertificateSettings(Sampling):
 
     def check(self) -> None:
         """Raise InputError naming the first setting that cannot work."""
-        self.check_votes()
+        require_bounds(self)
         if self.radii and (self.acr_only or self.radius_loss):
             raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
         shard_of(self.shard)

@@ -4,7 +4,6 @@ The protocol comes from the poisoning paper (CVPR 2021, section 4): randomly dra
 n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of training.
 """
 
-from pathlib import Path
 from typing import Any
 
 from data.datasets import labels, load_dataset
@@ -13,9 +12,8 @@ from randomized_smoothing_certification.certificate_file import (
     NOISE_OF,
     Point,
     header_of,
-    read_certificate_record,
     read_own_points,
-    require_unchanged,
+    require_result_name,
     summary_path,
 )
 from randomized_smoothing_certification.certificate_summary import write_summary
@@ -23,13 +21,11 @@ from randomized_smoothing_certification.certification_config import Certificatio
 from randomized_smoothing_certification.certify_images import draw_points, point_certifier
 from randomized_smoothing_certification.clean_accuracy import clean_accuracy
 from randomized_smoothing_certification.grid_noise import grid_of
-from randomized_smoothing_certification.sampling import noise_seed
 from randomized_smoothing_certification.votes import VoteCounter
-from runtime.checks import require_place
 from runtime.files import InputError, array_sha256, file_sha256, read_record
 from runtime.long_run import identity
-from runtime.part_by_part import LineByLine, settings_path
-from runtime.provenance import provenance
+from runtime.noise import noise_seed
+from runtime.part_by_part import LineByLine
 from runtime.stop import Stop
 
 
@@ -46,7 +42,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     run. Its rows are kept.
     """
     config.check()
-    require_result_place(config.out)
+    require_result_name(config.out)
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
@@ -56,58 +52,48 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         counter = VoteCounter(model, dataset.num_classes, dataset.image_shape, config.sigma, config.batch_size, levels)
         config.check_largest_radius(counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config)
-        # The hash replaces the model's path.
-        what = identity(
-            config, dataset=dataset.label, noise=counter.noise_record, model_sha256=file_sha256(config.model),
-            test_sha256=array_sha256(images) + array_sha256(one_hot), noise_of=NOISE_OF,
-        )  # fmt: skip
-        _check_training_record(config, what["model_sha256"])
+        test_sha256 = array_sha256(images) + array_sha256(one_hot)
+        seed, model_sha256 = noise_seed(config.seed, test_sha256), _model_sha256(config)
         accuracy = clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
-        record = {"settings": what, "points": points, "clean_accuracy": accuracy, "provenance": provenance(config)}
+        what = identity(
+            config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
+            test_sha256=test_sha256, noise_of=NOISE_OF,
+        )  # fmt: skip
+        record = {"settings": what, "points": points, "clean_accuracy": accuracy}
         found: list[Point] = []
         with LineByLine(config.out, header_of(what), record, config, stop, summary_path(config.out)) as run:
             if done := run.resume():
-                record = read_certificate_record(config.out)
-                if record["points"] != points:
+                if run.record.get("points") != points:
                     raise InputError(f"{config.out}: its points are not those of this run; choose another output")
                 found += read_own_points(config.out, what, points, truth, dataset.num_classes)
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
-            if done == len(points):
-                require_unchanged(config.out)
-            else:
-                certified = point_certifier(
-                    counter, images, truth, config, noise_seed(config.seed, what["test_sha256"])
-                )
+            if done < len(points):
+                certified = point_certifier(counter, images, truth, config, seed)
 
                 def line(index: int) -> str:
                     found.append(certified(index))
                     return found[-1].line
 
                 run.advance(points[done:], line, unit="point")
-            return write_summary(config.out, found, record)
+            return write_summary(config.out, found, run.record)
 
 
-def _check_training_record(config: CertificationConfig, model_sha256: str) -> None:
-    """Raise InputError if the record beside the model describes another file. Note another sigma or poisoned class."""
-    path = config.model.with_suffix(".json")
-    if not path.exists():
-        return
-    record = read_record(path, config=dict)
-    if record.get("sha256", model_sha256) != model_sha256:
-        raise InputError(
-            f"{config.model}: not the file that {path.name} describes; train it again, or delete that record"
-        )
-    trained = record["config"]
-    if (sigma := trained.get("sigma")) is not None and sigma != config.sigma:
-        print(f"note: {config.model.name} was trained with sigma {sigma}, it is certified with {config.sigma}")
-    poisoned, label = trained.get("training_data") == "poisoned_radius", trained.get("target_class")
-    if poisoned and config.target_class not in ("all", label):
-        print(f"note: {config.model.name} was trained on poison of class {label}, not of class {config.target_class}")
+def _model_sha256(config: CertificationConfig) -> str:
+    """The hash of the model's file. It replaces the path in the run's identity.
 
-
-def require_result_place(out: Path) -> None:
-    """Raise InputError where certificates cannot be written to ``out``, a .tsv file, and the files beside it."""
-    if out.suffix != ".tsv":
-        raise InputError(f"{out}: the name of the result file ends in .tsv; rename it")
-    for path in (out, settings_path(out), summary_path(out)):
-        require_place("a file to write", path, folder=False)
+    Raises InputError if the record beside the model describes another file. Notes another sigma or poisoned class.
+    """
+    digest, path = file_sha256(config.model), config.model.with_suffix(".json")
+    if path.exists():
+        record = read_record(path, config=dict)
+        if record.get("sha256", digest) != digest:
+            raise InputError(
+                f"{config.model}: not the file that {path.name} describes; train it again, or delete that record"
+            )
+        trained, name = record["config"], config.model.name
+        if (sigma := trained.get("sigma")) is not None and sigma != config.sigma:
+            print(f"note: {name} was trained with sigma {sigma}, it is certified with {config.sigma}")
+        poisoned, label = trained.get("training_data") == "poisoned_radius", trained.get("target_class")
+        if poisoned and config.target_class not in ("all", label):
+            print(f"note: {name} was trained on poison of class {label}, not of class {config.target_class}")
+    return digest

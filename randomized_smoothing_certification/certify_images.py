@@ -17,10 +17,9 @@ from randomized_smoothing_certification.certification_config import CertificateS
 from randomized_smoothing_certification.core import certify, round_down
 from randomized_smoothing_certification.fixed_radii import decide
 from randomized_smoothing_certification.grid_noise import grid_of
-from randomized_smoothing_certification.sampling import noise_seed, vote_seed
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError, array_sha256
-from runtime.noise import Stream, seed_pair
+from runtime.noise import Stream, noise_seed, seed_pair
 from runtime.progress import progress
 
 
@@ -73,8 +72,8 @@ def certify_images(
     counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels)
     settings.check_largest_radius(counter.failure_mass)
     digest = array_sha256(images) + array_sha256(np.eye(classes, dtype=np.float32)[labels])
-    certified = point_certifier(counter, images, labels, settings, noise_seed(settings.seed, digest))
-    numbers = draw_points(labels, classes, settings)
+    numbers, seed = draw_points(labels, classes, settings), noise_seed(settings.seed, digest)
+    certified = point_certifier(counter, images, labels, settings, seed)
     return Certificates([certified(index) for index in progress(numbers, desc="certifying", unit="point")])
 
 
@@ -105,7 +104,7 @@ def point_certifier(
     """A function that certifies the image of a given number. truth: classes, int (N,). seed: seed of the noise."""
     if settings.shared_noise:
         for stage, votes in ((Stream.VOTES_THAT_SELECT, settings.n0), (Stream.VOTES_THAT_BOUND, settings.n)):
-            counter.keep_noise(vote_seed(seed, None, stage), votes)
+            counter.keep_noise(seed_pair(seed, stage), votes)
 
     def certified(index: int) -> Point:
         start, decided = time.perf_counter(), None

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from bilevel_optimizer.autodiff import jit
-from models.saving import require_float_inputs
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
 from runtime.files import InputError
 from runtime.lazy import keras, ops
@@ -41,23 +40,26 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
     if is_model:
         shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
         if isinstance(shape, tuple) and tuple(shape[1:]) != image_shape:
-            raise InputError(f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}")
-        require_float_inputs(classifier, "the model")
+            raise InputError(
+                f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}; choose another"
+            )
     outputs, said = _on_tensors(classifier, batches)
     if outputs:
         if is_model and len(outputs[0].shape) == 2 and outputs[0].shape[1] != num_classes:
-            raise InputError(f"the model has {outputs[0].shape[1]} classes, the data has {num_classes}")
+            raise InputError(f"the model has {outputs[0].shape[1]} classes, the data has {num_classes}; choose another")
         require_scores(outputs[0], NOISE_BLOCK, num_classes)
         scores = [ops.convert_to_numpy(ops.cast(output[:shared], "float32")) for output in outputs]
     elif is_model:
-        raise InputError(f"the model does not map images of shape {image_shape} to one tensor of scores {said}")
+        raise InputError(
+            f"the model does not map images of shape {image_shape} to one tensor of scores {said}; give a classifier"
+        )
     else:
         try:
             arrays = [classifier(batch) for batch in batches]
         except Exception as error:
             raise InputError(
                 f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
-                f"{image_shape} ({_one_line(error, type(error).__name__)})"
+                f"{image_shape} ({_one_line(error, type(error).__name__)}); mend it"
             ) from error
         for output in arrays:
             winners(output, NOISE_BLOCK, num_classes)
@@ -96,8 +98,8 @@ def require_scores(output: Any, count: int, num_classes: int) -> None:
     if len(shape) != 2 or shape[0] not in (None, count) or shape[1] != num_classes:
         raise InputError(
             f"the classifier's output for {count} images has the shape {shape} and type "
-            f"{getattr(output.dtype, 'name', output.dtype)}; scores of shape ({count}, {num_classes}), one column for "
-            f"each class, are needed (or, of a function of NumPy arrays, classes: int of shape ({count},))"
+            f"{getattr(output.dtype, 'name', output.dtype)}; return scores of shape ({count}, {num_classes}), a column "
+            f"for each class (or, from a function of NumPy arrays, classes: int of shape ({count},))"
         )
 
 
@@ -109,7 +111,7 @@ def winners(output: Any, count: int, num_classes: int) -> tuple[np.ndarray, np.n
     try:
         found = np.asarray(output)
     except ValueError as error:  # lists of different lengths
-        raise InputError(f"the classifier's output is no array ({error})") from error
+        raise InputError(f"the classifier's output is no array ({error}); return one") from error
     if found.shape == (count,) and found.dtype.kind in "iu":
         if found.min() < 0 or found.max() >= num_classes:
             wrong = found[(found < 0) | (found >= num_classes)][0]
@@ -117,6 +119,6 @@ def winners(output: Any, count: int, num_classes: int) -> tuple[np.ndarray, np.n
         return found, np.ones(count, bool)
     require_scores(found, count, num_classes)
     if found.dtype.kind not in "fiub":
-        raise InputError(f"the classifier returns {found.dtype}; numbers are needed")
+        raise InputError(f"the classifier returns {found.dtype}; return numbers")
     found = found.astype(np.float64)
     return np.argmax(found, axis=1), np.all(found < np.inf, axis=1) & np.any(found > -np.inf, axis=1)

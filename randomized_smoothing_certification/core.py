@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.sampling import Sampling, require_vote_settings, vote_seed, votes_needed
+from randomized_smoothing_certification.sampling import Sampling, votes_needed
 from randomized_smoothing_certification.votes import VoteCounter
+from runtime.bounds import PROBABILITY, require_bounds, require_within
 from runtime.files import InputError
 from runtime.lazy import stats
 from runtime.noise import Stream, seed_pair
@@ -40,7 +41,7 @@ def certify(
 
     image: float32 (height, width, channels) in [0, 1]. index: number of the image in its set. ``seed`` and index
     determine its noise. None: all images of a run see the same noise. seed: seed of the run's noise,
-        see ``sampling.noise_seed``.
+        see ``runtime.noise.noise_seed``.
     only_class: abstain without further votes if another class is selected.
     Returns ABSTAIN and radius 0 if the bound of the probability is below one half.
 
@@ -50,18 +51,20 @@ def certify(
 
     Raises as VoteCounter.count_votes, and InputError if the sampling cannot work.
     """
-    sampling.check_votes()
-    candidate, selected = select_class(counter, image, index, sampling.n0, seed)
+    candidate, selected = select_class(counter, image, index, sampling, seed)
     n = votes_needed(selected, sampling, counter.sigma) if only_class in (None, candidate) else 0
     if not n:
         return Certificate(ABSTAIN, 0.0, 0)
-    count = int(counter.count_votes(image, n, vote_seed(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
+    count = int(counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_BOUND))[candidate])
     return certificate_of_count(candidate, count, n, sampling.alpha, counter.sigma, counter.failure_mass)
 
 
-def select_class(counter: VoteCounter, image: np.ndarray, index: int | None, n0: int, seed: int) -> tuple[int, int]:
-    """The most frequent class of n0 votes (at a tie the lowest) and its number of votes. Arguments: see ``certify``."""
-    votes = counter.count_votes(image, n0, vote_seed(seed, index, Stream.VOTES_THAT_SELECT))
+def select_class(
+    counter: VoteCounter, image: np.ndarray, index: int | None, sampling: Sampling, seed: int
+) -> tuple[int, int]:
+    """The most frequent class of n0 votes (at a tie the lowest) and its number of votes. See ``certify``."""
+    require_bounds(sampling)
+    votes = counter.count_votes(image, sampling.n0, seed_pair(seed, index, Stream.VOTES_THAT_SELECT))
     return int(np.argmax(votes)), int(votes.max())
 
 
@@ -80,7 +83,7 @@ def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alph
 
     A two-sided binomial test compares the two most frequent classes at level alpha. Arguments as in ``certify``.
     """
-    require_vote_settings(1, n, alpha)
+    require_within("alpha", alpha, PROBABILITY)
     counts = counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_PREDICT))
     first, second = np.argsort(-counts, kind="stable")[:2]
     test = stats.binomtest(int(counts[first]), int(counts[first] + counts[second]), 0.5)
@@ -90,11 +93,14 @@ def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alph
 def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
     """One-sided (1 - alpha) Clopper-Pearson lower bound of a binomial probability.
 
-    0 successes give 0. n successes give alpha^(1/n). Raises InputError unless 0 <= successes <= n and n >= 1.
+    0 successes give 0. n successes give alpha^(1/n). Raises InputError for other numbers and for alpha that is
+    no probability.
     """
-    require_vote_settings(1, n, alpha)
-    if not 0 <= successes <= n:
-        raise InputError(f"successes must lie between 0 and n = {n}, got {successes}")
+    if not (0 <= successes <= n and n >= 1 and 0 < alpha < 1):
+        raise InputError(
+            f"no bound for {successes} successes of n = {n} votes at alpha {alpha}; give 0 to n successes, n of at "
+            "least 1, and alpha strictly between 0 and 1"
+        )
     return float(stats.beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
 
 
@@ -105,8 +111,8 @@ def radius_of_probability(probability: float, sigma: float) -> float:
 
 @cache
 def radius_ceiling(sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> float:
-    """The radius that n unanimous votes certify, which is the largest that n votes can certify."""
-    return radius_of_probability(lower_confidence_bound(n, n, alpha) - failure_mass, sigma)
+    """The radius that n unanimous votes certify, which is the largest that n votes can certify. 0 votes give 0."""
+    return radius_of_probability(lower_confidence_bound(n, n, alpha) - failure_mass, sigma) if n else 0.0
 
 
 def round_down(radius: float, digits: int = 6) -> str:

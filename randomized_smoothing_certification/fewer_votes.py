@@ -20,23 +20,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.datasets import require_sigma
+from data.datasets import Sigma
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
     Point,
     as_text,
     read_certificate_record,
     read_points,
+    require_result_name,
     rounding_error,
 )
-from randomized_smoothing_certification.certification_run import require_result_place
 from randomized_smoothing_certification.certify_images import Certificates
 from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, require_radii_above_0, round_down
-from randomized_smoothing_certification.sampling import ALPHA, N, noise_seed, require_vote_settings
+from randomized_smoothing_certification.sampling import ALPHA, N, Probability, Votes
+from runtime.bounds import Seed, require_bounds
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
 from runtime.lazy import stats
-from runtime.noise import Stream
+from runtime.noise import Stream, noise_seed
 from runtime.part_by_part import settings_path
 from runtime.provenance import printed_path, provenance
 
@@ -55,9 +56,9 @@ class Config:
     """Failure probability of the old and the new radii. When not given: from the record, or the published 0.001."""
     failure_mass: float | None = None
     """Probability that --noise grid took off each bound. When not given: from the record, or 0."""
-    n: int = 10_000
+    n: Votes = 10_000
     """Votes of the new radii."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random draw of votes."""
     out: Path
     """File of the new certificates, .tsv. A record of its making is written beside it as .json."""
@@ -66,20 +67,19 @@ class Config:
 class _MadeWith(NamedTuple):
     """The settings of a file's certificates."""
 
-    sigma: float
-    votes: int
-    alpha: float
+    sigma: Sigma
+    votes: Votes
+    alpha: Probability
     failure_mass: float
 
 
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError if the settings do not fit the file."""
-    require_vote_settings(1, config.n, ALPHA)
+    require_bounds(config)
     _check_out(config)
     points = read_points(config.certificates)
     made = _made_with(config)
-    require_sigma(made.sigma)
-    require_vote_settings(1, made.votes, made.alpha)
+    require_bounds(made)
     require_radii_above_0(config.n, made.alpha, made.sigma, mass=made.failure_mass)
     if config.n > made.votes:
         raise InputError(f"n is {config.n}, more than the file's {made.votes} votes; give fewer")
@@ -99,7 +99,7 @@ def main(config: Config) -> None:
 
 def _check_out(config: Config) -> None:
     """Raise InputError if the output is no .tsv, is the input itself, or belongs to a certification run."""
-    require_result_place(config.out)
+    require_result_name(config.out)
     if config.out.resolve() == config.certificates.resolve():
         raise InputError(f"{config.out}: is the file of certificates itself; choose another output")
     if settings_path(config.out).exists():

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from randomized_smoothing_certification.core import ABSTAIN, select_class
-from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling, vote_seed
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.lazy import special, stats
-from runtime.noise import Stream
+from runtime.noise import Stream, seed_pair
 
 _PRIOR = 0.5  # both parameters of the Beta prior of the probability (Jeffreys)
 _ROUNDING = 1e-4  # more than the rounding errors of the logarithms below for 2^31 votes
-_GROWTH = 0.1  # new votes between two evaluations of the test, as a share of the votes so far
+_GROWTH = 0.1  # new votes between two evaluations of the test, as a share of the votes so far, in whole noise blocks
 
 
 class Decision(NamedTuple):
@@ -89,17 +89,17 @@ def decide(
 
     Raises as ``core.certify``, and InputError for radii that ``require_radii`` refuses.
     """
-    sampling.check_votes()
+    candidate, _ = select_class(counter, image, index, sampling, seed)
     n, alpha = sampling.n, sampling.alpha
     wanted = require_radii(radii, counter.sigma, n, alpha, counter.failure_mass)
-    candidate, _ = select_class(counter, image, index, sampling.n0, seed)
     if only_class not in (None, candidate):
         return Decision(ABSTAIN, 0, True, 0)
-    stream = vote_seed(seed, index, Stream.VOTES_THAT_BOUND)
+    stream = seed_pair(seed, index, Stream.VOTES_THAT_BOUND)
     certified = successes = votes = 0
     decided = given_up = False
     while votes < n and not (decided or given_up):
-        until = next_look(votes, n)
+        more = max(NOISE_BLOCK, int(_GROWTH * votes))
+        until = min(n, -(-(votes + more) // NOISE_BLOCK) * NOISE_BLOCK)
         successes += int(counter.count_votes(image, until, stream, first=votes)[candidate])
         votes = until
         failures = votes - successes
@@ -111,12 +111,6 @@ def decide(
             decided = bool(is_shown(failures, successes, 1 - wanted[certified], alpha))
             given_up = not is_shown(successes + n - votes, failures, wanted[certified], alpha)
     return Decision(candidate if certified else ABSTAIN, certified, decided, votes)
-
-
-def next_look(votes: int, n: int) -> int:
-    """Number of votes at the evaluation after ``votes`` votes: whole noise blocks, at most n."""
-    more = max(NOISE_BLOCK, int(_GROWTH * votes))
-    return min(n, -(-(votes + more) // NOISE_BLOCK) * NOISE_BLOCK)
 
 
 def require_radii(radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> np.ndarray:

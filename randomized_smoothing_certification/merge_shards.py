@@ -17,11 +17,11 @@ from randomized_smoothing_certification.certificate_file import (
     read_certificate_record,
     read_own_points,
     read_whole_points,
+    require_result_name,
     summary_path,
 )
 from randomized_smoothing_certification.certificate_summary import write_summary
 from randomized_smoothing_certification.certification_config import shard_of
-from randomized_smoothing_certification.certification_run import require_result_place
 from runtime.artifact import Artifact
 from runtime.checkpoints import require_same_settings
 from runtime.command_line import run_script
@@ -55,7 +55,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     Raises InputError if the shards differ in a setting other than ``shard``, overlap or are incomplete, if a shard is
     missing or holds rows that its run cannot have written, if ``out`` holds other rows, or if another run writes it.
     """
-    require_result_place(out)
+    require_result_name(out)
     if out.resolve() in [path.resolve() for path in shards]:
         raise InputError(f"{out}: is one of the shards; choose another output")
     points, record = _joined(shards)
@@ -81,7 +81,7 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
     points: list[Point] = []
     for path, record, (part, of) in zip(shards, records, parts, strict=True):
         if record["settings"]["shard"] is None:
-            raise InputError(f"{path}: is a whole run, not a shard; nothing to merge")
+            raise InputError(f"{path}: is a whole run, not a shard; leave it out")
         if of != total:
             raise InputError(f"{path}: is shard {part}/{of}, {shards[0]} is one of {total}; merge one run's shards")
         if parts.count((part, of)) > 1:

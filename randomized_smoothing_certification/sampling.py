@@ -1,15 +1,13 @@
-"""Number of noisy votes of a certificate, seeds of their noise, and failure probability."""
+"""Number of noisy votes of a certificate, and its failure probability."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
 
 import numpy as np
 
-from runtime.bounds import NOT_NEGATIVE, PROBABILITY, Bound, at_least, require_bounds
+from runtime.bounds import NOT_NEGATIVE, PROBABILITY, Bound, at_least
 from runtime.lazy import stats
-from runtime.noise import Stream, seed_pair
 
 N0, N, ALPHA = 100, 100_000, 0.001  # published
 # Noise is drawn in blocks of this many votes, each from its own seed: vote v is row v % 100 of block v // 100, whatever
@@ -18,6 +16,7 @@ NOISE_BLOCK = 100
 _SIZES, _QUANTILES = 32, 64  # numbers of votes that ``votes_needed`` chooses from, quantiles of its expectation
 
 Votes = Annotated[int, at_least(1), Bound("be below 2^31", lambda votes: votes < 2**31)]
+Probability = Annotated[float, PROBABILITY]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +27,11 @@ class Sampling:
     """Noisy votes that select the class."""
     n: Votes = N
     """Fresh noisy votes that bound the class's probability."""
-    alpha: Annotated[float, PROBABILITY] = ALPHA
+    alpha: Probability = ALPHA
     """Probability that a certificate is wrong, per point."""
     radius_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     """Largest expected loss of a point's radius from fewer than n votes, in pixel units. The n0 votes choose the number
     of votes, so n0 should be about 1,000. Points with smaller radii abstain. 0: every point gets n votes."""
-
-    def check_votes(self) -> None:
-        """Raise InputError naming the first of these settings that cannot work."""
-        require_bounds(self)
-
-
-def require_vote_settings(n0: int, n: int, alpha: float) -> None:
-    """Raise InputError unless n0 and n lie between 1 and 2^31 - 1 and 0 < alpha < 1."""
-    Sampling(n0=n0, n=n, alpha=alpha).check_votes()
 
 
 @cache
@@ -68,18 +58,3 @@ def votes_needed(successes: int, sampling: Sampling, sigma: float) -> int:
     expected = np.maximum(0, sigma * stats.norm.ppf(bounds)).mean(axis=1)
     enough = np.concatenate([[0.0], expected]) >= expected[-1] - sampling.radius_loss
     return int(np.concatenate([[0], sizes])[np.argmax(enough)])
-
-
-def vote_seed(seed: int, index: int | None, stage: Stream) -> np.ndarray:
-    """Seed of the noise in one stage, int32 (2,), for one image, or for all images if index is None."""
-    return seed_pair(seed, stage) if index is None else seed_pair(seed, index, stage)
-
-
-def noise_seed(seed: int, images_sha256: str) -> int:
-    """Seed of a run's noise for the set of images with this hash. Other sets see other noise.
-
-    Certificates of validation images choose classifiers and settings. If test images saw the same noise, the choice
-    would depend on it, and their certificates would be wrong more often than stated: with 50 classifiers to choose
-    from and alpha = .01, in 35 % of the cases.
-    """
-    return int.from_bytes(hashlib.blake2b(f"{seed} {images_sha256}".encode(), digest_size=8).digest(), "little")

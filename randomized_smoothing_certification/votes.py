@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from bilevel_optimizer.autodiff import jit, mapped
-from data.datasets import require_sigma
+from models.saving import require_float_inputs
 from randomized_smoothing_certification.classifiers import inference, require_scores, takes_tensors, winners
 from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
+from runtime.bounds import POSITIVE, at_least, require_within
 from runtime.checks import require_keras_settings
 from runtime.files import InputError
 from runtime.lazy import keras, ops
@@ -74,11 +75,9 @@ class VoteCounter:
         levels: int | None = None,
     ) -> None:
         require_keras_settings()
-        require_sigma(sigma)
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        if num_classes < 2:
-            raise InputError(f"num_classes must be at least 2, got {num_classes}")
+        require_within("sigma", sigma, POSITIVE)
+        require_within("batch_size", batch_size, at_least(1))
+        require_within("num_classes", num_classes, at_least(2))
         self.num_classes, self.image_shape, self.sigma = num_classes, tuple(image_shape), float(sigma)
         self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
         self._noise = Float32Noise() if levels is None else GridNoise(self.sigma, levels)
@@ -87,6 +86,8 @@ class VoteCounter:
         self.failure_mass = self.noise_record.get("failure_mass", 0.0)
         """Probability that a certificate subtracts from its lower bound because the noise is not exact."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
+        if self._model is not None:
+            require_float_inputs(self._model, "the model")
         if takes_tensors(classifier, self.image_shape, num_classes):
             scores = inference(self._model) if self._model is not None else lambda _, images: classifier(images)
             vote_loop = partial(_compiled_loop, scores, num_classes)
@@ -159,7 +160,9 @@ class VoteCounter:
     def _checked(self, image: np.ndarray) -> np.ndarray:
         image = np.asarray(image, np.float32)
         if image.shape != self.image_shape:
-            raise InputError(f"the image has shape {image.shape}, the classifier takes {self.image_shape}")
+            raise InputError(
+                f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
+            )
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
             raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
         return image

@@ -12,16 +12,7 @@ import tyro
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation
-from data.datasets import (
-    SPLITS,
-    Dataset,
-    Share,
-    Sigma,
-    load_dataset,
-    poison_paths,
-    replace_target_class,
-    split_target_class,
-)
+from data.datasets import SPLITS, Dataset, Share, Sigma, load_dataset, poison_paths, replace_target_class, target_mask
 from data.entries import training_poison
 from data.ready_poisons import is_ready_name
 from models.registry import build_model, require_architecture
@@ -138,7 +129,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     """
     config.check()
     dataset = load_dataset(config.data_dir)
-    split_target_class(dataset.x_test, dataset.y_test, config.target_class)  # refuses a class that is not there
+    target_mask(dataset.y_test, config.target_class)  # refuses a class that is not there
     method, trained_on, name = config.loss.name, dataset, "clean"
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
@@ -253,7 +244,8 @@ class Training:
         epochs, self._batch_size, self._rate, _ = config.constants()
         if self._batch_size > len(dataset.x_train):
             raise InputError(
-                f"batch_size is {self._batch_size}, but {config.data_dir} has {len(dataset.x_train)} training images"
+                f"batch_size is {self._batch_size}, but {config.data_dir} has {len(dataset.x_train)} training images; "
+                "lower it"
             )
         self.config, self.dataset, self._seed = config.in_force(), dataset, config.seed
         self.steps_per_epoch = len(dataset.x_train) // self._batch_size

@@ -51,9 +51,12 @@ def require_bounds(config: Any, owner: str = "") -> None:
             require_within(name + owner, number, *bounds)
 
 
-def require_within(name: str, value: Any, *bounds: Bound) -> None:
-    """Raise InputError where a number is outside a bound. None and text are always allowed."""
-    for bound in bounds:
+def require_within(name: str, value: Any, *bounds: Any) -> None:
+    """Raise InputError where a number is outside a bound. None and text are always allowed.
+
+    bounds: each a Bound, or a type that declares bounds, such as Seed.
+    """
+    for bound in (one for part in bounds for one in _bounds_in(part)):
         if isinstance(value, int | float) and not bound.holds(value):
             raise InputError(f"{name} must {bound.must}, got {value}")
 

@@ -120,7 +120,7 @@ def load_array(path: Path) -> np.ndarray:
     with _loaded(path, ".npy", (NPY,), "prepare the data first (data/prepare_*.py) or mend the path") as array:
         if not isinstance(array, np.ndarray):
             array.close()
-            raise InputError(f"{path}: holds several arrays, one .npy array expected")
+            raise InputError(f"{path}: holds several arrays; give a file of one .npy array")
         return array
 
 
@@ -135,7 +135,7 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None, largest: floa
         missing = sorted(set(names or ()) - set(archive.files))
         if missing:
             held = shorten(", ".join(archive.files), 200, placeholder=" ...") or "nothing"
-            raise InputError(f"{path}: has no array {missing[0]!r} (it holds {held})")
+            raise InputError(f"{path}: has no array {missing[0]!r} (it holds {held}); make it again")
         arrays = {name: archive[name] for name in names or archive.files}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy returns bytes for an entry that is no .npy file

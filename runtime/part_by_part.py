@@ -20,7 +20,7 @@ from runtime.files import (
 )
 from runtime.long_run import RunControls
 from runtime.progress import progress
-from runtime.provenance import printed_path
+from runtime.provenance import printed_path, provenance
 from runtime.stop import Stop, StoppedEarly
 
 Item = TypeVar("Item")
@@ -29,16 +29,17 @@ Item = TypeVar("Item")
 class LineByLine(Artifact):
     """A file with a header and a line for each finished item. The file is its own checkpoint.
 
-    record: the settings under 'settings', and any other entries. It is written as .settings.json beside the
-    file together with the first line. summary: a file that is made from the whole file. It is removed before the file
-    changes.
+    record: the settings under 'settings', and any other entries. It is written, with the provenance, as .settings.json
+    beside the file together with the first line. A run that continues keeps the record of the first run. summary: a
+    file that is made from the whole file. It is removed before the file changes.
     """
 
     def __init__(
         self, path: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop, summary: Path
     ) -> None:
         super().__init__(path, settings_path(path), summary)
-        self._header, self._record, self._summary = header, record, summary
+        self._header, self._summary = header, summary
+        self.record = {**record, "provenance": provenance(controls)}
         self._controls, self._stop, self._starts = controls, stop, True
 
     def resume(self) -> int:
@@ -63,7 +64,7 @@ class LineByLine(Artifact):
             raise OtherSettings(
                 f"{self.path}: exists without {record.name}, which would say how it was made; choose another output"
             )
-        read_same_record(record, self._record["settings"], about=self.path)
+        found = read_same_record(record, self.record["settings"], "provenance", about=self.path)
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if not whole:
@@ -75,6 +76,7 @@ class LineByLine(Artifact):
                 os.truncate(self.path, whole)
             except OSError as error:
                 raise unwritable(self.path, error) from error
+        self.record = found
         return content[:whole].count(b"\n") - 1
 
     def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
@@ -91,7 +93,7 @@ class LineByLine(Artifact):
                 remove(self._summary)
             if self._starts:
                 remove(self.path)
-                write_json(settings_path(self.path), self._record)
+                write_json(settings_path(self.path), self.record)
                 text = f"{self._header}\n{text}"
                 self._starts = False
             append(self.path, text)

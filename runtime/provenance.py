@@ -32,21 +32,20 @@ def project_path(relative: str) -> Path:
     return (ROOT if IS_CHECKOUT else Path.cwd()) / relative
 
 
+def printed_path(path: Path, folder: Path | None = None) -> str:
+    """The path relative to a folder where it lies inside, else absolute.
+
+    folder: by default the working folder, from which the user's next command takes the path.
+    """
+    try:
+        return str(Path(path).resolve().relative_to(folder or Path.cwd()))
+    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
+        return str(Path(path).absolute())
+
+
 def shown_path(path: Path) -> str:
     """The path as records show it: relative to the project where it lies inside."""
-    return _relative(path, project_path("")) or str(path)
-
-
-def printed_path(path: Path) -> str:
-    """The path as the user's next command takes it: relative to the working folder where it lies inside."""
-    return _relative(path, Path.cwd()) or str(Path(path).absolute())
-
-
-def _relative(path: Path, folder: Path) -> str | None:
-    try:
-        return str(Path(path).resolve().relative_to(folder))
-    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
-        return None
+    return printed_path(path, project_path(""))
 
 
 def settings(config: Any) -> dict[str, Any]:

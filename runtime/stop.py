@@ -4,8 +4,6 @@ import signal
 import time
 from typing import Any
 
-from runtime.bounds import POSITIVE, require_within
-
 STOPPED_EARLY = 75  # exit status of a clean stop, after which the same command continues (EX_TEMPFAIL)
 
 
@@ -20,7 +18,6 @@ class Stop:
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
-        require_within("max_minutes", max_minutes, POSITIVE)
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._limit = max_minutes
         self._signal: str | None = None

@@ -18,7 +18,7 @@ from runtime.provenance import project_path
 class Config(TrainingConfig):  # the other published constants: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
-    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # lam: 10 at sigma 0.25 (MNIST)
+    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # on MNIST the paper has lam 10 at sigma 0.25
     published = Schedule(epochs=101, batch_size=200)
     one_cycle = ONE_CYCLE["MNIST"]
     architecture: str = "mnist_cnn"

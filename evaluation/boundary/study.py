@@ -28,7 +28,7 @@ from data.datasets import Dataset
 from models.registry import initial_weights
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import certify, require_radii_above_0
-from randomized_smoothing_certification.sampling import ALPHA, N0, Sampling, require_vote_settings
+from randomized_smoothing_certification.sampling import ALPHA, N0, Probability, Sampling, Votes
 from randomized_smoothing_certification.votes import VoteCounter
 from robust_training.consistency import ConsistencyLoss
 from robust_training.loss import accuracy
@@ -78,11 +78,11 @@ class BoundaryConfig:
     """Noisy copies of each validation point in the soft radius (k)."""
     radius_beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the soft radius (beta)."""
-    n0: int = N0
+    n0: Votes = N0
     """Noisy votes that select the class."""
-    n: int = 5000
+    n: Votes = 5000
     """Noisy votes that bound its probability."""
-    alpha: float = ALPHA
+    alpha: Probability = ALPHA
     """Probability that a certificate is wrong, per point."""
     seed: Seed = 0
     """Seed of the points, of the attack and of the first victim."""
@@ -96,7 +96,6 @@ class BoundaryConfig:
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
         require_bounds(self)
-        require_vote_settings(self.n0, self.n, self.alpha)
         require_radii_above_0(self.n, self.alpha, self.sigma)
 
 

@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     """
     folder = config.results_dir
     if not config.studies:
-        raise InputError("studies must name at least one folder")
+        raise InputError("studies names no folder; give at least one")
     here = [folder] if has_store(folder) else []
     store = joined([read_label_studies(path) for path in (*here, *config.studies)])
     if is_in_results(folder):

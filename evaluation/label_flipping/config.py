@@ -155,12 +155,12 @@ class LabelFlippingConfig(RunControls):
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""
         if not self.q:
-            raise InputError("q must hold at least one probability")
+            raise InputError("q holds no probability; give at least one below 1/2")
         for q in self.q:
             LabelFlips(q, 2, self.bound)
         require_usable(self)
         if self.joined and not self.features_file:
-            raise InputError("joined needs features_file, whose features stand beside those of the embedding")
+            raise InputError("joined needs features_file, whose features stand beside those of the embedding; give it")
         if self.features == "imagenet":
             read_weights(self.weights)
         require_architecture(self.network.architecture)

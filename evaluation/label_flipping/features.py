@@ -28,11 +28,14 @@ Pair = tuple[np.ndarray, np.ndarray]  # features of the images that they are fit
 
 
 class Features:
-    """The features that a config names, of one dataset."""
+    """The features that a config names, of one dataset. hashes: of the files that they are made from."""
 
     def __init__(self, config: LabelFlippingConfig, dataset: Dataset) -> None:
         self._config = config
         self._read = load_features(config.features_file, dataset) if config.features_file else None
+        weights = config.weights if config.features == "imagenet" else None
+        files = {"features_file": config.features_file, "weights": weights}
+        self.hashes = {name: file_sha256(path) for name, path in files.items() if path}
 
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
         """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d).
@@ -47,9 +50,8 @@ class Features:
             "version": _VERSION,
             "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
             **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
+            **{name: digest for name, digest in self.hashes.items() if name == "weights"},
         }
-        if config.weights and config.features == "imagenet":
-            embedding |= {"weights": file_sha256(config.weights)}
         mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
 
         def embedded() -> Pair:
@@ -118,8 +120,8 @@ def load_features(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
         shape = len(getattr(dataset, f"x_{split}")), width
         if array.dtype.kind != "f" or array.shape != shape or not width:
             raise InputError(
-                f"{path}: {split} is {array.dtype} of shape {array.shape}, floats of shape {shape} expected: a row of "
-                f"features for each {split} image of {dataset.name}"
+                f"{path}: {split} is {array.dtype} of shape {array.shape}, floats of shape {shape} expected; make a "
+                f"row of features for each {split} image of {dataset.name}"
             )
         if not np.isfinite(array).all():
             raise InputError(f"{path}: {split} holds NaN or infinite values; make it again")

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from data.datasets import SPLITS, load_dataset
+from data.datasets import SPLITS, Dataset, load_dataset
 from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
 from evaluation.label_flipping.features import Features, features_name
 from evaluation.label_flipping.images import Images, images_of_classes, together
@@ -37,7 +37,7 @@ from randomized_smoothing_certification.changed_labels.training_set_smoothing im
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.checks import require_place
-from runtime.files import array_sha256, file_sha256, read_record, remove, write_text
+from runtime.files import array_sha256, read_record, remove, write_text
 from runtime.lazy import pandas as pd
 from runtime.long_run import identity
 from runtime.noise import Stream
@@ -62,18 +62,11 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     features = Features(config, dataset)
     drawn = np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))
     test = test.at(np.sort(drawn[: config.points]))
-    numbers = list(map(str, config.classes or ()))
-    learner = () if config.learner == "least_squares" else (config.learner,)
-    every = ("every",) if config.select == "every" else ()
-    name = "_".join([dataset.name, *numbers, features_name(config), *learner, *every, config.bound])
+    name = _name(config, dataset)
     folder = config.results_dir / name
     work_dir = config.work_dir or folder / "work"
-    hashes = {name: array_sha256(getattr(dataset, name)) for split in SPLITS for name in (f"x_{split}", f"y_{split}")}
-    files = {
-        "features_file": config.features_file,
-        "weights": config.weights if config.features == "imagenet" else None,
-    }
-    hashes |= {name: file_sha256(path) for name, path in files.items() if path}
+    arrays = [f"{letter}_{split}" for split in SPLITS for letter in "xy"]
+    hashes = {array: array_sha256(getattr(dataset, array)) for array in arrays} | features.hashes
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
     made = [folder / name for name in (RECORDS, POINTS, TABLES, FIGURE)]
@@ -87,21 +80,19 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         x, x_test = features((train, held_out), test)
         both = [one if config.network_shares else one._replace(x=one.x[:, :0]) for one in (train, held_out)]
         everything = together(*both)  # only networks see images: a copy of all
-        learner_of, of_each = _learner(config, x), []
         candidates = [choice] if choice["held_out"] else choice["tried"]
-        for number, settings in enumerate(candidates):
-            weights = learner_of(settings)
-            _warn_of_large_classes(config, weights, settings, everything)
-            stage = "points" if len(candidates) == 1 else f"points_{number}"
-            of_each.append(_certify_points(config, weights, everything, x_test, kept, stage))
-        points = _of_every(of_each)  # of several, networks are attacked along the weights of the last one
+        points, weights = _certify_candidates(config, candidates, x, everything, x_test, kept)
+        one = len(candidates) == 1
+        at_once = _together(config, weights, everything, test, x_test, points, kept) if one else []
+        made_by = config.features_file and config.features_file.with_suffix(".json")
+        features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
+        numbers = " against ".join(map(str, config.classes or ()))
         record = {
-            "title": f"{dataset.label}, {' against '.join(numbers) or f'all {dataset.num_classes} classes'}",
+            "title": f"{dataset.label}, {numbers or f'all {dataset.num_classes} classes'}",
             "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice,
-            "curves": (_together(config, weights, everything, test, x_test, points, kept) if len(of_each) == 1 else [])
-            + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
-            **_record_of_features(config), **provenance(config),
+            "curves": at_once + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
+            **features_record, **provenance(config),
         }  # fmt: skip
         store = Store(_lines(config, name, points, test, everything), {name: {str(config.seed): record}})
         table = tables_page(store)
@@ -113,10 +104,12 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     return store
 
 
-def _record_of_features(config: LabelFlippingConfig) -> dict[str, Any]:
-    """How the features of a file were made, where their record lies beside it."""
-    record = config.features_file and config.features_file.with_suffix(".json")
-    return {"features_record": read_record(record)} if record and record.is_file() else {}
+def _name(config: LabelFlippingConfig, dataset: Dataset) -> str:
+    """Name of the output folder."""
+    learner = () if config.learner == "least_squares" else (config.learner,)
+    every = ("every",) if config.select == "every" else ()
+    numbers = map(str, config.classes or ())
+    return "_".join([dataset.name, *numbers, features_name(config), *learner, *every, config.bound])
 
 
 def _choose(
@@ -216,6 +209,25 @@ def _joined(blocks: Iterable[list[Any]]) -> list[np.ndarray]:
     return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
 
 
+def _certify_candidates(
+    config: LabelFlippingConfig, candidates: Sequence[Mapping[str, float]], x: np.ndarray, train: Images,
+    x_test: np.ndarray, kept: KeptStages,
+) -> tuple[list[np.ndarray], FixedWeights]:  # fmt: skip
+    """Certificates of test points that hold for every candidate, and the weights of the last candidate.
+
+    Of several candidates, networks are attacked along these weights.
+    """
+    learner_of, of_each = _learner(config, x), []
+    for number, settings in enumerate(candidates):
+        weights = learner_of(settings)
+        _warn_of_large_classes(config, weights, settings, train)
+        stage = "points" if len(candidates) == 1 else f"points_{number}"
+        of_each.append(_certify_points(config, weights, train, x_test, kept, stage))
+    predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
+    smoothed, confidence = agreed(predictions, -log_eps)
+    return [smoothed, -confidence, *agreed(*exact)], weights
+
+
 def _certify_points(
     config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages, stage: str
 ) -> list[np.ndarray]:
@@ -230,13 +242,6 @@ def _certify_points(
             blocks.append(kept.get(f"{stage}_{number}.json", partial(_certified, config, weights, train, block)))
             bar.update(len(block))
     return _joined(blocks)
-
-
-def _of_every(of_each: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
-    """Certificates that hold for every candidate, from those of each. They are as _certify_points gives them."""
-    predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
-    smoothed, confidence = agreed(predictions, -log_eps)
-    return [smoothed, -confidence, *agreed(*exact)]
 
 
 def _together(

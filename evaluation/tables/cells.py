@@ -113,7 +113,7 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 require_name(f"foreign: {name}", getattr(self, name))
         require_bounds(self, " of foreign certificates")
         if not self.files:
-            raise InputError("foreign: files must name at least one file of certificates")
+            raise InputError("foreign: files names no file; give at least one file of certificates")
 
     @property
     def records(self) -> dict[str, Any]:

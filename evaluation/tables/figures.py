@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from attack_generation.controls import CONTROLS
 from attack_generation.figures import (
     BLACK,
     BLUE,
@@ -23,7 +22,7 @@ from attack_generation.figures import (
     save_png,
 )
 from evaluation.tables.cells import CLEAN, OPTIMISED
-from evaluation.tables.frame import MEAN
+from evaluation.tables.frame import CONTROL, MEAN
 from evaluation.tables.layout import dataset_name
 from evaluation.tables.ranking import scored_rows
 from robust_training.methods import METHODS
@@ -33,8 +32,7 @@ from runtime.lazy import stats
 MOST = 12  # entries of a panel
 COLUMNS = 4  # panels in a row. With PANEL inches each, a figure has fewer than 2,000 pixels
 PANEL = 3.4
-CLEAN_KIND, CONTROL_KIND, OPTIMISED_KIND = ("clean", "control", "optimised")
-COLOURS = {CLEAN_KIND: BLACK, CONTROL_KIND: BLUE, OPTIMISED_KIND: ORANGE}
+COLOURS = {CLEAN: BLACK, CONTROL: BLUE, OPTIMISED: ORANGE}  # by kind of training data
 PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
 TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
 
@@ -59,25 +57,27 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     shown = shown_entries(frame)
     order = shown.groupby("data", sort=False)["acr_mean"].mean()
     lowest = set(order.drop(CLEAN, errors="ignore").nsmallest(MOST - 1).index) | {CLEAN}
-    rows = _rows_of_panels(shown[shown["data"].isin(lowest)])
+    rows, kinds = _rows_of_panels(shown[shown["data"].isin(lowest)]), _kinds(shown)
     names_of = [[name for name in order.index if any(name in set(one["data"]) for _, one in row)] for row in rows]
     figure, grid = _figure(rows, [0.8 + 0.21 * len(names) for names in names_of], sharey="row")
     for row, names, line in zip(rows, names_of, grid, strict=True):
         for (key, group), axes in zip(row, line, strict=False):
             for one in group.to_dict("records"):
-                at, colour = names.index(one["data"]), COLOURS[_kind(one["data"])]
+                at, colour = names.index(one["data"]), COLOURS[one["kind"]]
                 victims = [run.acr for entry in one["entries"] for run in entry.runs]
                 std = 0.0 if pd.isna(one["acr_std"]) else one["acr_std"]
                 axes.errorbar(one["acr_mean"], at, xerr=std, fmt="o", color=colour, ms=6, lw=1.5)
                 axes.plot(victims, [at] * len(victims), ".", color=colour, ms=4, alpha=0.5)
             axes.set_yticks(range(len(names)), [plain_text(name.replace("_", " ")) for name in names], fontsize="small")
             for label, name in zip(axes.get_yticklabels(), names, strict=False):  # the first panel has them
-                label.set_color(COLOURS[_kind(name)])
+                label.set_color(COLOURS[kinds[name]])
             axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None), xlabel="ACR (l2, pixels in [0, 1])")
             _dress(axes, key, shown)
-    few = f"; the {MOST - 1} of {len(order) - 1} kinds of training data that lower it most" if len(order) > MOST else ""
-    about = "mean ± sample standard deviation over victims (small dots); blue: controls, without optimisation; orange: "
-    _finish(figure, title, shown, f"{about}optimised poison{few}")
+    about = "Large dots and bars: mean ± sample standard deviation over victims. Small dots: victims. Blue: controls, "
+    about += "made without optimisation. Orange: optimised poison"
+    if len(order) > MOST:
+        about += f". Shown: the {MOST - 1} of {len(order) - 1} kinds of training data that lower the ACR most"
+    _finish(figure, title, shown, about)
     save_png(path, figure, colours=128)
 
 
@@ -100,7 +100,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
             axes.axhline(mean, color=BLACK, lw=1.5)
             axes.axhspan(mean - std, mean + std, color=BLACK, alpha=0.1, lw=0)
             axes.annotate(CLEAN, (0.01, mean), xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small")
-        controls = group[group["data"].map(_kind) == CONTROL_KIND].nsmallest(2, "acr_mean")
+        controls = group[group["kind"] == CONTROL].nsmallest(2, "acr_mean")
         for name, mean in zip(controls["data"], controls["acr_mean"], strict=True):
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
             at = (0.01, mean)
@@ -115,12 +115,12 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
                 fmt=f"{'os^Dv<>PX*hd'[number % 12]}-", color=colours.get(points["optimiser"].iloc[0], SKY), ms=5,
                 label=plain_text(textwrap.fill(name.replace("_", " "), 28)),
             )  # fmt: skip
-        axes.set(xscale="log", xlabel="gradients of a training batch that the attack spent", ylabel="ACR")
+        axes.set(xscale="log", xlabel="gradients of training batches that the attack computed", ylabel="ACR")
         axes.set_ylim(bottom=0)
         if len(attacks):
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         _dress(axes, key, shown, {"per_image": "", "class_pattern": "one pattern for the class"}.get(kind, kind))
-    about = "bars and band: mean ± sample standard deviation over victims; lines are shifted sideways to be told apart"
+    about = "Bars and band: mean ± sample standard deviation over victims. Lines are shifted sideways to show all bars"
     _finish(figure, title, shown, about)
     save_png(path, figure, colours=128)
 
@@ -134,17 +134,18 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     against_radius: draw certified accuracy against the radius, the usual curve.
     """
     shown = shown_entries(frame)
-    names = _contrasted(shown)
-    colours = {name: COLOURS[_kind(name)] for name in names}
-    colours |= dict.fromkeys([name for name in names if _kind(name) == OPTIMISED_KIND][1:], GREEN)
+    names, kinds = _contrasted(shown), _kinds(shown)
+    colours = {name: COLOURS[kinds[name]] for name in names}
+    colours |= dict.fromkeys([name for name in names if kinds[name] == OPTIMISED][1:], GREEN)
     rows = _rows_of_panels(shown)
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
-    what, scale = "certified accuracy", "radius (l2, pixels in [0, 1])"
+    what, scale = "Lines: certified accuracy", "radius (l2, pixels in [0, 1])"
     if not against_radius:
         what = (
-            "p_A: probability of the right class under the noise. Share of test points whose lower bound is at least x"
+            "p_A is the probability of the right class under the noise. Lines: share of test points whose lower bound "
         )
-        scale = "lower bound of p_A (scale of its normal quantile)"
+        what += "of p_A is at least x"
+        scale = "lower bound of p_A (scale: normal quantile)"
     for (key, group), axes in (
         (panel, axes) for row, line in zip(rows, grid, strict=True) for panel, axes in zip(row, line, strict=False)
     ):
@@ -200,8 +201,8 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
     """Clean data, and the control and the poison that lower ACR most, among the data with the most kinds of victims."""
     names = [CLEAN]
     others = shown[shown["data"] != CLEAN]
-    for kind in (CONTROL_KIND, OPTIMISED_KIND):
-        found = others[others["data"].map(_kind) == kind].groupby("data", sort=False)["acr_mean"]
+    for kind in (CONTROL, OPTIMISED):
+        found = others[others["kind"] == kind].groupby("data", sort=False)["acr_mean"]
         if len(ranked := found.agg(["count", "mean"])):
             names.append(str(ranked[ranked["count"] == ranked["count"].max()]["mean"].idxmin()))
     if OPTIMISED in set(shown["data"]) - set(names):
@@ -209,8 +210,8 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
     return names
 
 
-def _kind(data: str) -> str:
-    return CLEAN_KIND if data == CLEAN else CONTROL_KIND if data.partition(",")[0] in CONTROLS else OPTIMISED_KIND
+def _kinds(shown: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(shown["data"], shown["kind"], strict=True))
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
@@ -257,7 +258,7 @@ def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "")
 def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
     """Write the heading, and below all panels the explanation and the numbers of points, victims and votes."""
     measured = {
-        "class": shown["target_class"], "test points": shown["points"], "victims of an entry": shown["runs"],
+        "Class": shown["target_class"], "test points": shown["points"], "victims per entry": shown["runs"],
         "votes n": shown["n"],
     }  # fmt: skip
     counts = "; ".join(f"{name}: {', '.join(_different(values))}" for name, values in measured.items())

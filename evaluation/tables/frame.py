@@ -18,6 +18,7 @@ from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 
 Entries = dict[Cell, Entry]
+CONTROL = "control"  # kind of training data, beside CLEAN and OPTIMISED
 MEAN = "mean"  # in the column of the class: the mean over all classes of the plan
 SHARES = {
     "certified_accuracy": 0.0,
@@ -36,8 +37,8 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     Columns: the entry (table, dataset, method, sigma, architecture, target_class, data, ...), its measurement (n,
     points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius that n votes
     can certify (at_ceiling), the reduction with its interval, and the visibility of the poison. Files leave out the
-    columns UNWRITTEN: reduction (a Reduction), cell, entries (the sources of the row), and whether the row is in a
-    transfer table.
+    columns UNWRITTEN: reduction (a Reduction), kind (CLEAN, CONTROL or OPTIMISED), cell, entries (the sources of the
+    row), and whether the row is in a transfer table.
     """
     transfers = {f"in_{over}_transfer": set(cells) for over, cells in plan.transfer_cells().items()}
     rows = [_row(plan, cell, [entry], entries.get(cell._replace(poison=None))) for cell, entry in entries.items()]
@@ -98,6 +99,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)
     made = runs[0].attack if runs and poison else {}
+    kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
     row: dict[str, Any] = {
         "table": plan.table, "dataset": _all(run.dataset for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
@@ -109,7 +111,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
         "epsilon": plan.epsilon if poison else "", "share": poison.share if poison else "",
         "n": _all(run.votes for run in runs), "points": _all(len(run.radii) for run in runs),
         "runs": len(runs), "runs_wanted": sum(entry.wanted for entry in attack_runs),
-        "attack_runs": "" if poison is None or poison.against in CONTROLS else len(attack_runs),
+        "attack_runs": len(attack_runs) if kind == OPTIMISED else "",
         "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
     }  # fmt: skip
     for name in OF_VICTIMS:
@@ -129,7 +131,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     row["commit"] = _all(
         commit[:12] + "-dirty" * commit.endswith("-dirty") for run in runs for commit in commits(run.records)
     )
-    return row | {"cell": cell, "entries": tuple(attack_runs)}
+    return row | {"kind": kind, "cell": cell, "entries": tuple(attack_runs)}
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
@@ -199,7 +201,9 @@ def measured_line(frame: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-UNWRITTEN = ["reduction", "reduction_at_sigma", "cell", "entries", "in_method_transfer", "in_architecture_transfer"]
+UNWRITTEN = [
+    "reduction", "reduction_at_sigma", "kind", "cell", "entries", "in_method_transfer", "in_architecture_transfer",
+]  # fmt: skip
 DIGITS = {"reduction": 1, "gradients": 1}  # decimals in files, by the start of the column's name. Default: 4
 AS_THEY_ARE = ("sigma", "epsilon", "share")
 

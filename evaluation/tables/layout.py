@@ -14,8 +14,6 @@ from evaluation.tables.statistics import Reduction
 from runtime.lazy import pandas as pd
 
 MISSING = "—"
-VICTIMS = ("method", "victim_variant", "sigma", "target_class")
-"""Columns that name the victims of an entry."""
 
 
 class Table(NamedTuple):
@@ -36,13 +34,13 @@ def tables_of(title: str, frame: pd.DataFrame) -> list[Table]:
 def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     """Narrow tables for the screen: one for each kind of victims and class, with a line per kind of training data."""
     tables = []
-    for key, group in frame.groupby(list(VICTIMS), sort=False):
+    victims = ["method", "victim_variant", "sigma", "target_class"]
+    for (method, variant, sigma, label), group in frame.groupby(victims, sort=False):
         if (group["runs"] > 0).any():
-            method, variant, sigma, label = key
             columns = {
                 "training data": group["data"], "ACR": _measured(group, "acr"), "reduction": _reductions(group),
                 "certified accuracy": _measured(group, "certified_accuracy"),
-                "test accuracy": _measured(group, "accuracy"), "of the class": _measured(group, "target_accuracy"),
+                "test accuracy": _measured(group, "accuracy"), "class accuracy": _measured(group, "target_accuracy"),
             }  # fmt: skip
             title = f"{dataset_name(frame)}, class {label}, victims {_victims(method, variant)}, σ = {sigma:g}"
             tables.append(Table("victims", title, pd.DataFrame(columns)))
@@ -77,7 +75,7 @@ def _entries_table(title: str, frame: pd.DataFrame) -> Table:
         columns[f"certified at {text}"] = _measured(frame, name)
     columns |= {
         "at the ceiling of n": _numbers(frame["at_ceiling"], "{:.0%}", MISSING),
-        "test accuracy": _measured(frame, "accuracy"), "of the class": _measured(frame, "target_accuracy"),
+        "test accuracy": _measured(frame, "accuracy"), "class accuracy": _measured(frame, "target_accuracy"),
     }  # fmt: skip
     if frame["others_acr_mean"].notna().any():
         columns["ACR, other classes"] = _measured(frame, "others_acr")
@@ -88,7 +86,8 @@ def _entries_table(title: str, frame: pd.DataFrame) -> Table:
 def _victims_table(frame: pd.DataFrame) -> Table:
     """Kinds of victims side by side, and the reduction of each ACR against the first kind on the same data."""
     title = (
-        "Kinds of victims: ACR and its reduction, and how far the ACR is below that of the first kind on the same data"
+        "Kinds of victims: the ACR of each kind, and its reduction. The last columns say how far the ACR is below the "
+        "ACR of the first kind on the same data"
     )
     several = frame[frame["target_class"] != MEAN].copy()
     if several["victim_variant"].nunique() < 2:
@@ -114,7 +113,7 @@ def _transfer_table(frame: pd.DataFrame, over: str) -> Table:
         CLEAN if one.poison is None else f"against {one.poison.against}" if over == "method" else
         f"made with {one.poison.architecture}" for one in transfers["cell"]
     ]  # fmt: skip
-    title = f"Transfer over {over}s: ACR of victims (columns) on poison (rows) and its reduction"
+    title = f"Transfer over {over}s: ACR and its reduction. A row for each poison, a column for each kind of victims"
     return Table(f"transfer_{over}s", title, _pivot(transfers, ["sigma", "target_class", "data"], over))
 
 
@@ -139,9 +138,9 @@ def _poisons_table(frame: pd.DataFrame) -> Table:
         "auc_nearest": "nearest clean image", "auc_linear": "linear", "auc_network": "network",
     }  # fmt: skip
     title = (
-        "Poisons: change of a pixel and of an image, the part of it that no brightness and contrast makes, and area "
-        "under the ROC curve of detectors that know clean images (brightness, nearest clean image) or are trained on "
-        "poisoned ones (linear, network)"
+        "Poisons: mean change of a pixel, l2 norm of the change of an image, and its part beyond brightness and "
+        "contrast. Detectors: area under the ROC curve. Brightness and nearest clean image know only clean images. The "
+        "linear detector and the network are trained on poisoned images"
     )
     if "l2" not in frame:
         return Table("poisons", title, pd.DataFrame())

@@ -23,13 +23,13 @@ import msgspec
 import yaml
 
 from attack_generation.controls import CONTROLS
-from data.datasets import Share, require_sigma
+from data.datasets import Share, Sigma
 from data.ready_poisons import ready_names
 from evaluation.tables.cells import CLEAN, OPTIMISED, READY, ROWS, Cell, Foreign, Poison, Victim
 from evaluation.tables.paths import Paths
 from models.registry import require_architecture
 from robust_training.methods import METHODS
-from runtime.bounds import at_least, between, require_bounds
+from runtime.bounds import at_least, between, require_bounds, require_within
 from runtime.checks import require_name, require_name_lengths, require_usable, shortened
 from runtime.files import InputError, read_text
 
@@ -173,9 +173,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     raise InputError(f"no {what} {value!r}; choose from {', '.join(known)}")
         for key in settings:
             if not re.fullmatch(r"\w+( \d\S*)?", key):
-                raise InputError(
-                    f"attack, victim: {key!r} is neither a method nor a method and its sigma ('macer 0.5')"
-                )
+                raise InputError(f"attack, victim: {key!r} is no method; name one, alone or with a sigma ('macer 0.5')")
         for flags in (*self.attack.values(), *self.victim.values()):
             _check_flags("attack, victim", flags, DECIDED)
         _check_flags("data", self.data, ("out_dir", "name"))
@@ -190,7 +188,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for value in (self.architecture, *((*other.attacked, *other.victims) if other else ())):
             require_architecture(value)
         if CLEAN not in self.rows:
-            raise InputError("rows must hold 'clean': reductions are measured against it")
+            raise InputError("rows holds no 'clean', which reductions are measured against; add it")
         require_bounds(self)
         if not self.target_classes or len(set(self.target_classes)) < len(self.target_classes):
             raise InputError(f"target_classes must be at least one, and different, got {list(self.target_classes)}")
@@ -200,10 +198,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             require_bounds(limits, f" of a job of {rule!r}")
         sigmas = [sigma for levels in self.methods.values() for sigma in levels]
         for sigma in (*sigmas, *(sigma for transfer in transfers if transfer for sigma in transfer.sigmas)):
-            require_sigma(sigma)
+            require_within("sigma", sigma, Sigma)
         for sigma in self.method_transfer.sigmas if self.method_transfer else ():
             if sigma not in sigmas:
-                raise InputError(f"method_transfer: no method of the table has sigma {sigma:g}")
+                raise InputError(f"method_transfer: no method of the table has sigma {sigma:g}; add it to methods")
         for foreign in self.foreign:
             foreign.check()
 
@@ -365,7 +363,7 @@ def yaml_values(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except Exception as error:  # also errors other than YAMLError, from impossible dates, numbers or nesting
-        raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
+        raise InputError(f"{where}: not YAML ({' '.join(str(error).split())}); mend that place") from error
 
 
 def plan_of(values: Any, where: str = "plan") -> Plan:

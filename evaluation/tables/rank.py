@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from attack_generation import check_poison
-from data.datasets import labels, load_dataset
+from data.datasets import target_mask
 from data.entries import published_places
 from data.ready_poisons import is_ready_name, load_ready_poison, pack_poison, ready_names
 from evaluation.store import has_store
@@ -58,19 +58,20 @@ def _named(path: Path, plan: Plan, data_dir: Path) -> str:
 
     Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
     """
-    poison, images = check_poison.main(check_poison.Config(poison=path, data_dir=data_dir))
+    poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=data_dir))
     about, sha256 = poison.record["settings"], array_sha256(poison.pixels)
     name, label = about.get("name", path.name), about["target_class"]
     is_there, is_file = name in ready_names(), not is_ready_name(path)
     if label not in plan.target_classes or about["epsilon"] > plan.epsilon:
         ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}"
-        raise InputError(f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}")
+        raise InputError(
+            f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}, so give another plan"
+        )
     same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256
     if name in ROWS or (is_file and (name in plan.ready or not same)):
         raise InputError(f"{name}: another poison has this name; choose another name")
     if is_file and not is_there:
-        dataset = load_dataset(data_dir)
-        clean, in_class = dataset.x_train, labels(dataset.y_train) == label
+        clean, in_class = dataset.x_train, target_mask(dataset.y_train, label)
         settings = {"target_class": label, "epsilon": plan.epsilon, "x_train": array_sha256(clean)}
         record = {"settings": settings, "entry": {**about, "sha256": sha256}}
         pack_poison(images, clean[in_class], published_places(dataset, data_dir)[0][in_class], record, name)

@@ -97,7 +97,9 @@ def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, Meas
     keys = {cell.key for cell in plan.cells()}
     for foreign in plan.foreign:
         if foreign.cell.key in keys:
-            raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {foreign.cell}")
+            raise InputError(
+                f"foreign: the plan makes the entry itself, or names it twice: {foreign.cell}; leave it out"
+            )
         keys.add(foreign.cell.key)
     return {foreign.cell: runs_of(foreign, folder) for foreign in plan.foreign}
 

@@ -92,7 +92,7 @@ def with_changes(plan: Plan, config: Config) -> Plan:
         values[name] = yaml_values(value, f"--set {change}")
     for method in config.methods:
         if method not in plan.methods:
-            raise InputError(f"--methods {method}: the plan has {', '.join(plan.methods)}")
+            raise InputError(f"--methods {method}: the plan has {', '.join(plan.methods)}; choose from these")
     if config.methods:
         values["methods"] = {method: values["methods"][method] for method in config.methods}
     return plan_of(values, f"{config.plan} with --set")

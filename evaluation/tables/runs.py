@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.tables.cells import Cell
-from randomized_smoothing_certification.certificate_file import ceiling_of
+from randomized_smoothing_certification.core import radius_ceiling
 
 
 class Run(NamedTuple):
@@ -34,7 +34,7 @@ class Run(NamedTuple):
         settings = self.certificate
         if not all(settings.get(name) for name in ("n", "alpha", "sigma")):
             return None
-        return self.certified_at(ceiling_of(settings, settings["n"]) * (1 - 1e-5))
+        return self.certified_at(radius_ceiling(settings["sigma"], settings["n"], settings["alpha"]) * (1 - 1e-5))
 
     @property
     def others_acr(self) -> float | None:

@@ -111,7 +111,7 @@ class RidgeRegression(FixedWeights):
         if not ridge >= 0 or not np.isfinite(ridge):
             raise InputError(f"ridge must be finite and not negative, got {ridge}")
         if x_train.ndim != 2 or x_train.size == 0:
-            raise InputError(f"features have shape {x_train.shape}, (training points, features) expected")
+            raise InputError(f"features have shape {x_train.shape}, (training points, features) expected; reshape them")
         self._x = np.asarray(x_train, np.float64)
         if not np.all(np.isfinite(self._x)):
             raise InputError("features hold NaN or infinite values; mend the embedding or the data")
@@ -134,7 +134,9 @@ class RidgeRegression(FixedWeights):
         """alpha, float64 (m, n), see FixedWeights."""
         x_test = np.asarray(x_test, np.float64)
         if x_test.ndim != 2 or x_test.shape[1] != self._x.shape[1]:
-            raise InputError(f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected")
+            raise InputError(
+                f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected; use one embedding"
+            )
         if self._primal:
             return linalg.cho_solve((self._factor, True), x_test.T).T @ self._x.T
         return linalg.cho_solve((self._factor, True), self._x @ x_test.T).T

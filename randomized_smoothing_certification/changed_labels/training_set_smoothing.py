@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, require_radii_above_0
-from randomized_smoothing_certification.sampling import ALPHA, N0, noise_seed, require_vote_settings
+from randomized_smoothing_certification.sampling import ALPHA, N0, Sampling
+from runtime.bounds import require_bounds
 from runtime.files import InputError, array_sha256
-from runtime.noise import Stream
+from runtime.noise import Stream, noise_seed
 from runtime.progress import progress
 
 
@@ -86,7 +87,7 @@ def smooth_by_sampling(
     Raises InputError for votes or alpha out of range, too few votes to certify anything, or a learner that does not
     return m classes from 0 to num_classes - 1.
     """
-    require_vote_settings(n0, n, alpha)
+    require_bounds(Sampling(n0=n0, n=n, alpha=alpha))
     require_radii_above_0(n, alpha, sigma=1.0)
     seed = noise_seed(seed, array_sha256(x_test))
     points = np.arange(len(x_test))
@@ -100,7 +101,7 @@ def smooth_by_sampling(
                 if classes.shape != points.shape or classes.dtype.kind not in "iu":
                     raise InputError(
                         f"the learner returned {classes.dtype} of shape {classes.shape}, int of shape {points.shape} "
-                        "expected: a class for each test point"
+                        "expected; return a class for each test point"
                     )
                 if wrong := classes[(classes < 0) | (classes >= num_classes)].tolist():
                     raise InputError(f"the learner returned class {wrong[0]}; classes are 0 to {num_classes - 1}")

@@ -45,10 +45,11 @@ def test_a_good_poison_passes_and_its_visibility_is_printed(
     arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder = saved(tmp_path / "mine.npz", arrays), tmp_path / "images"
-    poison, images = check(CheckConfig(poison=file, data_dir=tiny_data_dir, png_dir=folder))
+    poison, images, dataset = check(CheckConfig(poison=file, data_dir=tiny_data_dir, png_dir=folder))
     assert sorted(int(path.stem) for path in folder.iterdir()) == sorted(arrays["index"])
     lines = capsys.readouterr().out.splitlines()
     assert poison.record["settings"]["name"] == "brighter" and len(images) == len(poison.pixels)
+    assert len(dataset.x_train) > len(images)
     assert [line[:2] for line in lines] == ["ok"] * 4 + ["  "]
     assert "100.0 % of the class's" in lines[1] and "linear 1.000" in lines[4]
 
@@ -122,7 +123,7 @@ def test_the_visibility_of_a_single_image(
         ({"source": None}, "has no array 'source'"),
         ({"name": np.array("mine", object)}, "holds Python objects, which are not read because they can run code"),
         ({"name": "../mine"}, r"name is made of small letters, digits and _, at most 60, got '\.\./mine'"),
-        ({"name": 3}, "name has shape .*, see data/entries"),
+        ({"name": 3}, "name has shape .*; make it as data/entries"),
         ({"epsilon": [0.1, 0.1]}, "epsilon has shape"),
         ({"epsilon": np.nan}, "epsilon must be positive"),
         ({"epsilon": 2.0}, "epsilon must be at most 1"),
@@ -211,7 +212,7 @@ def test_png_files_that_are_refused(tmp_path: Path) -> None:
         pack(config)
     grey.save(folder / "7.png")
     for name, image, message in (
-        ("cat.png", grey, "no whole PNG that is named by a place.*'cat'"),
+        ("cat.png", grey, "no whole PNG .*'cat'.*name it by its place"),
         ("8.png", grey.convert("RGBA"), "in mode RGBA; give one shape"),
         ("8.png", grey.resize((5, 4)), r"is \(4, 5\) in mode L"), ("8.png", b"\x89PNG", "no whole PNG"),
     ):  # fmt: skip

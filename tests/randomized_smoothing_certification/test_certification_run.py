@@ -33,10 +33,10 @@ from randomized_smoothing_certification.fewer_votes import Config as FewerVotes
 from randomized_smoothing_certification.fewer_votes import main
 from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.merge_shards import merge
-from randomized_smoothing_certification.sampling import Sampling, noise_seed, vote_seed
+from randomized_smoothing_certification.sampling import Sampling
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError, append, array_sha256
-from runtime.noise import Stream
+from runtime.noise import Stream, noise_seed, seed_pair
 from runtime.stop import StoppedEarly
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -286,7 +286,7 @@ def test_for_the_acr_alone_points_of_a_wrong_class_get_no_votes(
     expected = certify_test_points(config(toy, full, model=doubtful, target_class="all"))
     summary = certify_test_points(config(toy, short, model=doubtful, target_class="all", acr_only=True))
     counter, images = VoteCounter(load_model(doubtful), CLASSES, (8, 8, 1), 0.5), np.load(toy / "X_test.npy")
-    seed, wrong = vote_seed(noise_of(toy), None, Stream.VOTES_THAT_SELECT), 0
+    seed, wrong = seed_pair(noise_of(toy), None, Stream.VOTES_THAT_SELECT), 0
     for row, before in zip(read_points(short), read_points(full), strict=True):
         selected = int(np.argmax(counter.count_votes(images[row.idx], 100, seed)))
         if selected == row.label:
@@ -502,7 +502,7 @@ def test_bad_settings_end_in_one_line(toy: Path, tmp_path: Path, changes: dict[s
 
 def test_unwritable_output_and_full_disk(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is no folder; choose another place"):
+    with pytest.raises(InputError, match=r"file/a\.tsv: cannot be written"):
         certify_test_points(config(toy, tmp_path / "file" / "a.tsv"))
     if Path("/dev/full").exists():
         with pytest.raises(InputError, match="no space left"):
@@ -561,10 +561,14 @@ def test_rows_that_the_run_cannot_have_written_are_refused(
 
 
 def test_a_record_of_other_points_is_refused(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
-    for change, message in (({"points": [4]}, "its points are not those"), ({"points": None}, "not a record")):
+    for change, message in (
+        ({"points": [4]}, "its points are not those"),
+        ({"points": None}, "its points are not those"),
+        ({"provenance": None}, "not a record"),
+    ):
         for name, text in two_rows.items():
             (tmp_path / name).write_text(text)
-        record = {**json.loads(two_rows["a.settings.json"]), **change}
+        record = {name: value for name, value in (json.loads(two_rows["a.settings.json"]) | change).items() if value}
         (tmp_path / "a.settings.json").write_text(json.dumps(record))
         with pytest.raises(InputError, match=message):
             certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
@@ -711,7 +715,7 @@ def test_another_sigma_and_another_poisoned_class_are_noted(
 @pytest.mark.parametrize("name", ["a.tsv", "a.settings.json", "a.summary.json"])
 def test_a_folder_in_the_way_is_one_line(toy: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=f"{name}, which is a folder"):
+    with pytest.raises(InputError, match=f"{name}: is a folder in the place"):
         certify_test_points(config(toy, tmp_path / "a.tsv"))
 
 

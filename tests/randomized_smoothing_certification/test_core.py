@@ -11,7 +11,7 @@ from scipy import stats
 
 from randomized_smoothing_certification import core, votes
 from randomized_smoothing_certification.core import ABSTAIN, certify, predict
-from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling, vote_seed, votes_needed
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling, votes_needed
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.noise import Stream, fold_in, normal, seed_pair
@@ -109,7 +109,7 @@ def test_noise_differs_between_points_stages_and_run_seeds() -> None:
 
 def test_images_share_noise_where_none_is_named() -> None:
     for stage in (Stream.VOTES_THAT_SELECT, Stream.VOTES_THAT_BOUND):
-        assert vote_seed(3, None, stage).tolist() not in [vote_seed(3, i, stage).tolist() for i in range(99)]
+        assert seed_pair(3, None, stage).tolist() not in [seed_pair(3, i, stage).tolist() for i in range(99)]
     counter = VoteCounter(five_classes, 5, SHAPE, 0.5)
     found = certify(counter, IMAGE, None, Sampling(n0=100, n=1000, alpha=0.001), seed=3)
     selection, estimation = (

@@ -13,7 +13,6 @@ from randomized_smoothing_certification.fixed_radii import (
     decide,
     is_shown,
     log_evidence,
-    next_look,
     probabilities_of,
     require_radii,
 )
@@ -117,12 +116,12 @@ def test_another_class_than_the_wanted_one_gets_no_votes() -> None:
 
 
 def test_looks_grow_in_whole_blocks_up_to_n() -> None:
-    looks = [0]
-    while looks[-1] < 100_000:
-        looks.append(next_look(looks[-1], 100_000))
+    edge = Votes(float(probabilities_of([0.5], 0.5)[0]))
+    decided(edge, (0.5,), 1_000_050)
+    looks = [until for _, until in edge.parts[1:]]
     steps = np.diff(looks)
-    assert looks[1] == NOISE_BLOCK and not np.any(steps[:-1] % NOISE_BLOCK) and len(looks) < 80
-    assert next_look(200, 250) == 250
+    assert looks[0] == NOISE_BLOCK and not np.any(steps[:-1] % NOISE_BLOCK) and len(looks) < 100
+    assert np.all(steps <= np.maximum(NOISE_BLOCK, 0.1 * np.array(looks[:-1]) + NOISE_BLOCK))
 
 
 @pytest.mark.parametrize(

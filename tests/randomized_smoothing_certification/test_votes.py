@@ -147,7 +147,7 @@ def two_outputs() -> keras.Model:
 @pytest.mark.parametrize(
     ("classifier", "message"),
     [
-        (lambda x: x[:, :1, 0, 0] - 0.5, r"shape \(100, 1\) and type float32; scores of shape \(100, 3\), one column"),
+        (lambda x: x[:, :1, 0, 0] - 0.5, r"shape \(100, 1\) and type float32; return scores of shape \(100, 3\)"),
         (lambda x: x[:, 0, 0, 0], r"has the shape \(100,\)"),
         (lambda x: x, r"has the shape \(100, 2, 2, 1\)"),
         (lambda x: ops.sum(of_tensors(x), axis=0, keepdims=True), r"has the shape \(1, 3\)"),

@@ -45,7 +45,7 @@ from runtime.files import (
     write_text,
 )
 from runtime.progress import Scalars, progress
-from runtime.provenance import project_path, provenance, settings, shown_path
+from runtime.provenance import project_path, provenance, settings
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
 
@@ -281,7 +281,7 @@ class Config:
 
 def test_settings_survive_json() -> None:
     assert settings(Config()) == {"rate": 0.1, "folder": "data", "mode": "good"}
-    assert shown_path(Path("/elsewhere/x.npy")) == "/elsewhere/x.npy"
+    assert settings({"folder": Path("/elsewhere/x.npy")}) == {"folder": "/elsewhere/x.npy"}
 
 
 def test_provenance_names_config_versions_and_commit() -> None:
@@ -314,9 +314,6 @@ def test_stop_knows_its_reason() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    for bad in (0, -1.0, float("nan")):
-        with pytest.raises(InputError, match=f"max_minutes must be positive, got {bad}"):
-            Stop(bad)
 
 
 def toy_main(config: Config) -> None:

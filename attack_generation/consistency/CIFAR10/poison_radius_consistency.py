@@ -17,7 +17,7 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
     target_class: int = 8
     epsilon: float = 0.03  # l-infinity, pixels in [0, 1]
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
-    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # on MNIST, lam is 10 at sigma 0.25
+    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # the paper's for MNIST from sigma 0.5 on
     radius_copies: int = 5
     epochs: int = 51
     # T1, T2, learning rates of the poison and of the linear system

@@ -17,7 +17,7 @@ class Config(MnistConfig):  # batches, model and folder: attack_generation/data_
     target_class: int = 8
     epsilon: float = 0.1  # l-infinity, pixels in [0, 1]
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
-    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # on MNIST, lam is 10 at sigma 0.25
+    loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # on MNIST the paper has lam 10 at sigma 0.25
     epochs: int = 50
     # T1, T2, learning rates of the poison and of the linear system
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-2)

@@ -98,7 +98,7 @@ def test_studies_that_are_there_stay(folders: tuple[Path, ...], tmp_path: Path) 
 def test_other_stores_and_runs_of_no_commit_are_refused(folders: tuple[Path, ...], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no settings\.json\.xz; give a folder that a script of"):
         main(Config(studies=(tmp_path,), results_dir=tmp_path / "all"))
-    with pytest.raises(InputError, match="studies must name at least one folder"):
+    with pytest.raises(InputError, match="studies names no folder; give at least one"):
         main(Config(studies=(), results_dir=tmp_path / "all"))
     store = read_store(folders[0])
     changes: list[Store] = [

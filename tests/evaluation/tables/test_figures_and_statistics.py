@@ -246,7 +246,7 @@ def test_a_panel_has_at_most_twelve_entries(name: str, drawn: list[Any]) -> None
     if name == "acr":
         labels = [label.get_text() for label in panels[0].get_yticklabels()]
         assert len(labels) == MOST and labels[0] == "clean"
-        assert "the 11 of 14 kinds of training data that lower it most" in drawn[0].get_supxlabel().replace("\n", " ")
+        assert "11 of 14 kinds of training data that lower the ACR most" in drawn[0].get_supxlabel().replace("\n", " ")
 
 
 @pytest.mark.parametrize("title", ["A title that goes on and on, " * 60, "word" * 400], ids=["words", "one word"])
@@ -281,7 +281,7 @@ def test_the_title_names_the_data_once(drawn: list[Any]) -> None:
         save_acr(Path("a.png"), plan.title, frame_of(plan, measured(plan)))
         assert drawn[-1].get_suptitle() == told
     about = drawn[-1].get_supxlabel().replace("\n", " ")
-    assert about.endswith("class: 8; test points: 20; victims of an entry: 2; votes n: not known")
+    assert about.endswith("Class: 8; test points: 20; victims per entry: 2; votes n: not known")
 
 
 def test_acr_is_drawn_as_mean_spread_and_victims(drawn: list[Any]) -> None:

@@ -14,7 +14,7 @@ from evaluation.tables.layout import tables_of
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.runs import Entry, Run
 from evaluation.tables.statistics import reduction_of
-from randomized_smoothing_certification.certificate_file import ceiling_of
+from randomized_smoothing_certification.core import radius_ceiling
 
 SIGMA = 0.5
 
@@ -66,7 +66,7 @@ def test_shares_are_of_the_points_certified_at_0_and_at_parts_of_sigma() -> None
 def test_the_share_at_the_ceiling_follows_from_n_and_alpha() -> None:
     plan = plan_with(rows=["clean"])
     (cell,) = plan.cells()
-    of_100, of_1000 = (ceiling_of({"sigma": SIGMA, "alpha": 0.001}, n) for n in (100, 1000))
+    of_100, of_1000 = (radius_ceiling(SIGMA, n, 0.001) for n in (100, 1000))
     assert of_100 < of_1000
     radii = [-1.0, 0.1, of_100, of_1000]
     for settings, share in (

@@ -280,7 +280,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"methods": {"macer": [0.0]}}, "sigma must be positive, got 0.0"),
         ({"methods": {"macer": 0.5}}, r"methods"),
         ({"rows": ["clean", "adversarial"]}, "no row 'adversarial'"),
-        ({"rows": ["optimised"]}, "rows must hold 'clean'"),
+        ({"rows": ["optimised"]}, "rows holds no 'clean'"),
         ({"runs": 0}, "runs must lie between 1 and 1000, got 0"),
         ({"epsilon": "big"}, r"Expected `float`.*epsilon"),
         ({"shares": [0.5, 2]}, "shares must be at most 1"),

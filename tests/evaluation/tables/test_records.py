@@ -20,8 +20,8 @@ from evaluation.tables.make_tables import Config, main, tables_as_text
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import collect, differences, foreign_runs, job_times, read_entries, runs_of
 from evaluation.tables.runs import Run
-from randomized_smoothing_certification.certificate_file import Point, as_text, ceiling_of, summary_path
-from randomized_smoothing_certification.core import round_down
+from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
+from randomized_smoothing_certification.core import radius_ceiling, round_down
 from runtime.files import InputError, file_sha256, write_text
 from tests.fuzz.mutations import node_edited
 
@@ -95,7 +95,7 @@ def test_a_run_whose_files_belong_together_is_taken_as_it_was_measured(plan: Pla
 
 
 def test_the_share_at_the_ceiling_is_of_the_largest_radius_that_n_votes_can_show(plan: Plan) -> None:
-    largest = round_down(ceiling_of({"sigma": 0.5, "alpha": 0.001}, 1000))
+    largest = round_down(radius_ceiling(0.5, 1000, 0.001))
     write_points(plan, [*POINTS, Point(7, 8, 8, largest, 1, "0:00:01"), Point(9, 8, 8, "1.000000", 1, "0:00:01")])
     (run,) = measured(plan)
     assert run.at_ceiling == 0.25
@@ -302,7 +302,7 @@ def test_radii_of_another_program_that_its_votes_cannot_certify_are_refused(tmp_
     with pytest.raises(InputError, match=rf"a\.tsv: point {point} has the radius .* {n} votes certify at most \d\.\d+"):
         collect(plan, tmp_path / "store", tmp_path)
     assert not (tmp_path / "store").exists()
-    largest = f"{ceiling_of({'sigma': 0.5, 'alpha': 0.001}, n):.3f}"  # rounded up or down, as others write it
+    largest = f"{radius_ceiling(0.5, n, 0.001):.3f}"  # rounded up or down, as others write it
     (tmp_path / "a.tsv").write_text(f"radius\tpredict\tlabel\n{largest}\t8\t8\n9.0\t-1\t8\n")
     collect(plan, tmp_path / "store", tmp_path)
 
