@@ -31,8 +31,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 
 # Modules that compute with tensors. What a test file does not import itself, it may still call in a script.
 TENSORS = re.compile(
-    r"^(from|import) (keras|bilevel_optimizer|models|robust_training|runtime\.(noise|checkpoints)"
-    r"|attack_generation\.(attack|parametrisation|poisoning)|evaluation\.boundary"
+    r"^(from|import) (keras|bilevel_optimizer|models|robust_training(?!\.defences)|runtime\.(noise|checkpoints)"
+    r"|attack_generation\.(attack|parametrisation|poisoning)|evaluation\.boundary\.study"
     r"|randomized_smoothing_certification\.(certification_run|soft_radius|votes))\b",
     re.MULTILINE,
 )

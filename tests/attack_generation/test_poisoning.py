@@ -169,7 +169,7 @@ def test_a_terminated_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path
     program = f"import sys; sys.argv = {[str(SCRIPT), *flags, *folders]!r}\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=HANG,
-        env={**os.environ, "PYTHONPATH": str(Path(attack_generation.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": f"{SCRIPT.parents[3]}:{os.environ.get('PYTHONPATH', '')}"},
     )  # fmt: skip
     assert done.returncode == 75, done.stderr
     last = done.stderr.splitlines()[-1]
