@@ -158,10 +158,8 @@ def _described(record: Mapping[str, Any]) -> str:
     if len(tried) > 1:
         how = f"Certificates hold for any choice among {values}. The classifier abstains where these differ."
     if trusted:
-        # Records without this setting are of studies that chose all settings by smoothed certificates.
-        kind = "exact" if "select" in record["config"] else "smoothed"
         how = (
-            f"{values} was chosen by the {kind} certificates of {choice['held_out']:,} held-out training images under "
+            f"{values} was chosen by the exact certificates of {choice['held_out']:,} held-out training images under "
             f"the labels of the other {trusted - choice['held_out']:,}, and q {choice['q']:g} by the smoothed ones."
         )
     held_out = f" ({record['held_out_points']:,} of them held out for choices)" if trusted else ""
