@@ -41,12 +41,12 @@ _FEATURES = {
     "imagenet": "ImageNet features (outside data)", "contrastive": "contrastive features", "diffusion": "diffusion map",
 }  # fmt: skip
 _MOST_CURVES = 13  # in one figure
-_HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
-labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
-Trusted labels chose settings of a study: no certificate covers changes of them before that choice.
-The interval is Wilson's, over test points. At least half of all test points are certified to the median.
-Of one adversary against all points, it is the share that stays right under any one set of so many flips.
-A row without test points is a curve in settings.json.xz; every other row is counted from points.csv.xz."""
+_HEAD = """The accuracy at a number of flips is the share of test points that stay right, whichever labels an
+adversary changes for each of them, up to this number. For a network it is the share that stays
+right under the named attack. For one adversary against all points it is the share that stays right under any one set.
+Trusted labels chose the settings of a study. No certificate covers changes of these labels before that choice.
+The interval is Wilson's, over test points. The median is the most flips at which the accuracy is at least one half.
+A row without test points is a curve in settings.json.xz. All other rows are counted from points.csv.xz."""
 
 
 class LabelCurve(NamedTuple):
