@@ -8,6 +8,7 @@ here are those in results/. The same command continues. docs/enter_a_poison.md e
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import msgspec
 from attack_generation import check_poison
 from data.datasets import target_mask
 from data.entries import published_places
-from data.ready_poisons import is_ready_name, load_ready_poison, pack_poison, ready_names
+from data.ready_poisons import FOLDER, is_ready_name, load_ready_poison, pack_poison, ready_names
 from evaluation.store import has_store
 from evaluation.tables import run_plan
 from evaluation.tables.cells import CLEAN, ROWS
@@ -42,7 +43,7 @@ def main(config: Config) -> None:
     paths = plan.paths_in(config.directory.absolute())
     name, folder = _named(config.poison, plan, paths.data), paths.work / "ranking"
     row = next((row for row, ready in plan.ready.items() if ready == name), name)
-    changes = f"rows=[{CLEAN}]", f"ready={{{row}: {name}}}", f"results_dir={folder / row}"
+    changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={folder / row}"
     run_plan.main(replace(config, set=(*config.set, *changes)))
     others = {one: one for one in ready_names() if one not in plan.ready.values()}
     whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
@@ -58,6 +59,7 @@ def _named(path: Path, plan: Plan, data_dir: Path) -> str:
 
     Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
     """
+    path = Path(path.stem) if path.resolve().parent == FOLDER else path
     poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=data_dir))
     about, sha256 = poison.record["settings"], array_sha256(poison.pixels)
     name, label = about.get("name", path.name), about["target_class"]
