@@ -178,6 +178,10 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
     assert "| per_image | " in (page := (work / "ranking/ranking.md").read_text()) and "| null | " in page
     with pytest.raises(InputError, match="null: another poison has this name"):
         main(config(folder, tiny_data_dir, poison_file(folder, tiny_data_dir, X_poisoned=packed.pixels[:40] // 2 * 2)))
+    for file in (folder / "poisons").glob("null.*"):
+        file.unlink()  # its victims stay
+    with pytest.raises(InputError, match=r"class_8_null: has victims of an earlier poison null; delete them"):
+        main(config(folder, tiny_data_dir, poison))
 
 
 def test_the_plans_of_the_ranking_have_eight_kinds_of_victims() -> None:
