@@ -42,7 +42,7 @@ def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
         print(f"{'ok  ' if holds else 'FAIL'}  {name:<12} {text}")
     require_sound(config.poison, poison, dataset, found)
     target_class = poison.record["settings"]["target_class"]
-    seen = visibility(dataset, images, target_class, sigma=1.0, seed=0, places=changed)
+    seen = visibility(dataset, images, target_class, sigma=1.0, seed=0)
     areas = ", ".join(f"{name} {value:.3f}" for name, value in seen["auc"].items())
     clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target[changed]
     most = largest_beyond_jitter(clean, poison.record["settings"]["epsilon"])

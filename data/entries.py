@@ -145,6 +145,10 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
         except Exception as error:  # Pillow, zlib and struct each raise their own kinds
             why = " ".join(str(error).split())
             raise InputError(f"{file}: no whole PNG ({why}); mend it, or name it by its place (00042.png)") from error
+        if not 0 <= places[-1] < LARGEST or places[-1] in places[:-1]:
+            raise InputError(
+                f"{file}: names the place {places[-1]}; name each file by a place of its own, as 00042.png"
+            )
         if mode not in ("L", "RGB") or pixels.shape != (images or [pixels])[0].shape:
             raise InputError(f"{file}: is {pixels.shape} in mode {mode}; give one shape, all in 8-bit grey or RGB")
         images.append(pixels)

@@ -8,24 +8,26 @@ The interval is that of the tables of plans, see evaluation/tables/statistics.py
 """
 
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.certificate_file import (
-    is_summarised,
+    Point,
     radii,
     read_certificate_record,
     read_points,
     read_whole_points,
+    require_certified_radii,
 )
 from runtime.command_line import run_script
-from runtime.files import InputError
+from runtime.files import InputError, read_record
+from runtime.part_by_part import settings_path
 
-SAME = ("n", "alpha", "sigma", "split", "radii")
-"""Settings of a certificate that have to be equal. Files of other programs do not have them."""
+SAME = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
+"""Settings of certificates that must be equal wherever they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +47,18 @@ def main(config: Config) -> None:
             f"--clean has {len(config.clean)} files and --poisoned {len(config.poisoned)}; give a file for each seed"
         )
     files = (*config.clean, *config.poisoned)
-    points, known = [], []
-    for file in files:
-        if is_summarised(file):
-            record = read_certificate_record(file)
-            known.append((file, record["settings"]))
-            points.append(read_whole_points(file, record))
-        else:  # another program's
-            points.append(read_points(file))
-        if not points[-1] or [one[:2] for one in points[-1]] != [one[:2] for one in points[0]]:
+    if twice := [file for file in files if [one.resolve() for one in files].count(file.resolve()) > 1]:
+        raise InputError(f"{twice[0]}: is given twice; give each victim's file once")
+    points, settings = zip(*map(_certificates, files), strict=True)
+    for file, found, known in zip(files, points, settings, strict=True):
+        if [one[:2] for one in found] != [one[:2] for one in points[0]]:
             raise InputError(f"{file}: has other test points than {files[0]}; certify the same points")
-    for (file, settings), name in product(known, SAME):
-        if settings.get(name) != (other := known[0][1].get(name)):
-            raise InputError(f"{file}: {name} is {settings.get(name)}, but {other} in {known[0][0]}; certify alike")
+        for name in known:
+            value, first = known[name], next(one for one, other in zip(files, settings, strict=True) if name in other)
+            if value != (expected := settings[files.index(first)][name]):
+                raise InputError(f"{file}: {name} is {value}, but {expected} in {first}; certify alike")
+    if unknown := [file for file, known in zip(files, settings, strict=True) if not known]:
+        print(f"note: {unknown[0]} has no record, so that its n, alpha and sigma are not checked")
     clean, poisoned = np.maximum([radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
@@ -65,6 +66,19 @@ def main(config: Config) -> None:
     print(f"ACR {clean.mean():.4f} of clean data, {poisoned.mean():.4f} of poisoned data ({counted})")
     over = " and ".join(reduction.over) + " of this victim" * (len(clean) == 1)
     print(f"lower by {reduction.text}" + f", 95 % over {over}" * bool(reduction.over))
+
+
+def _certificates(file: Path) -> tuple[list[Point], dict[str, Any]]:
+    """The points of a file and what is known of SAME. Raises InputError for a run that is not whole."""
+    if settings_path(file).exists():
+        record = read_certificate_record(file)
+        require_certified_radii(file, record["settings"])
+        return read_whole_points(file, record), {name: record["settings"][name] for name in SAME}
+    if (drawn := file.with_suffix(".json")).exists():  # by fewer_votes.py
+        made_with = read_record(drawn, made_with=dict, config=dict)
+        known = {name: made_with["made_with"][name] for name in ("sigma", "alpha")}
+        return read_points(file), known | {"n": made_with["config"]["n"]}
+    return read_points(file), {}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from robust_training.defences import visibility
 from runtime.bounds import Seed
 from runtime.checks import require_usable
 from runtime.command_line import run_script
-from runtime.files import array_sha256, read_record, write_json
+from runtime.files import InputError, array_sha256, read_record, write_json
 from runtime.provenance import printed_path, project_path, provenance
 
 
@@ -50,13 +50,17 @@ def main(config: Config) -> None:
     settings = {name: getattr(config, name) for name in ("target_class", "sigma", "seed")}
     settings |= {f"x_{part}": array_sha256(getattr(dataset, f"x_{part}")) for part in SPLITS}
     settings["poison_sha256"] = array_sha256(poison)
-    if config.out.is_file() and read_record(config.out).get("settings") == settings:
-        print(f"{printed_path(config.out)}: already made with these settings, kept")
-        return
+    if config.out.is_file():
+        found = read_record(config.out)
+        if found.get("settings") == settings:
+            print(f"{printed_path(config.out)}: already made with these settings, kept")
+            return
+        if "measured" not in found:
+            raise InputError(f"{config.out}: is another record; choose another --out")
     measured = visibility(dataset, poison, config.target_class, config.sigma, config.seed)
     write_json(config.out, {"settings": settings, "measured": measured, **provenance(config)})
-    found = ", ".join(f"{name} {value:.3f}" for name, value in measured["auc"].items())
-    print(f"{printed_path(config.out)}: l2 {measured['l2']:.3f}, area under the curve of {found}")
+    areas = ", ".join(f"{name} {value:.3f}" for name, value in measured["auc"].items())
+    print(f"{printed_path(config.out)}: l2 {measured['l2']:.3f}, area under the curve of {areas}")
 
 
 if __name__ == "__main__":

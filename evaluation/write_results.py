@@ -16,7 +16,7 @@ from pathlib import Path
 from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
-from evaluation.store import read_store
+from evaluation.store import POINTS, read_store
 from evaluation.tables.claims import claims_table, headlines, read_claims
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
@@ -83,6 +83,9 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
     Raises InputError where a store is missing, damaged or without a clean commit.
     """
     frames = {}
+    without = [path.parent for path in results.glob(f"*/{POINTS}") if not (path.parent / "plan.yaml").exists()]
+    if lost := [folder for folder in without if folder.name not in ("label_flipping", "decision_boundary")]:
+        raise InputError(f"{lost[0]}: has a store and no plan.yaml; fetch it, or make its tables again")
     for path in sorted(results.glob("*/plan.yaml")):
         plan, folder = read_plan(path), path.parent
         entries = read_entries(plan, folder)

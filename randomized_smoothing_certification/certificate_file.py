@@ -133,7 +133,7 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
         if None in row.values():
             raise InputError(f"{path}: line {number} is damaged: it is cut off; delete it or certify again")
         try:
-            label, predict, radius = _whole(row["label"]), _whole(row["predict"]), float(row["radius"])
+            label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
             index = _whole(row["idx"]) if "idx" in columns else number - 2
         except ValueError as error:
             raise InputError(
@@ -168,9 +168,14 @@ def _whole_or_less(text: str) -> int:
         return -1
 
 
+def _number(text: str) -> float:
+    """A number. Raises ValueError if the text is none. Python alone would read 1_0 as 10."""
+    return float(text.replace("_", "?"))
+
+
 def _whole(text: str) -> int:
     """A whole number, which may be written as 3.0. Raises ValueError if the text is no whole number."""
-    number = float(text)
+    number = _number(text)
     if not number.is_integer():  # infinity and NaN are not
         raise ValueError
     return int(number)

@@ -84,15 +84,14 @@ def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]
 
 
-def visibility(
-    dataset: Dataset, poison: np.ndarray, target_class: int, sigma: float, seed: int, places: Any = ...
-) -> dict[str, Any]:
-    """Distances, and as 'auc' the areas. poison: the class's training images. places: those to look at, else all."""
+def visibility(dataset: Dataset, poison: np.ndarray, target_class: int, sigma: float, seed: int) -> dict[str, Any]:
+    """Distances, and as 'auc' the areas. poison: the class's training images. Unchanged images do not count."""
     clean, reference, held_out = (
         split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), target_class).x_target
         for part in SPLITS
     )
-    poison, clean = poison[places], clean[places]
+    if (changed := (poison != clean).any(axis=(1, 2, 3))).any():
+        poison, clean = poison[changed], clean[changed]
     return {**distances(poison, clean, sigma), "auc": areas(poison, clean, reference, held_out, seed)}
 
 

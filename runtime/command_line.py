@@ -21,6 +21,7 @@ from runtime.provenance import IS_CHECKOUT
 from runtime.stop import STOPPED_EARLY, StoppedEarly
 
 Config = TypeVar("Config")
+INTERRUPTED = 130  # exit status after Ctrl-C, as in shells (128 + SIGINT)
 READER_GONE = 141  # exit status when the reader of the output has gone, as in shells (128 + SIGPIPE)
 _joined = _strings.remove_single_line_breaks
 _strings.remove_single_line_breaks = lambda helptext: _joined(cleandoc(helptext))  # else --help breaks indented lines
@@ -45,6 +46,8 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
             _leave(f"error: not enough memory ({error}); choose smaller batches or fewer points", 1)
         except FloatingPointError as error:
             _leave(f"error: {error}", 1)
+        except KeyboardInterrupt:  # before a run takes the signal, or a second one
+            _leave("stopped: interrupted at once; run the same command again to continue", INTERRUPTED)
         except StoppedEarly as stop:
             _leave(f"stopped: {stop}; run the same command again to continue", STOPPED_EARLY)
 

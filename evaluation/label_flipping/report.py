@@ -41,12 +41,12 @@ _FEATURES = {
     "imagenet": "ImageNet features (outside data)", "contrastive": "contrastive features", "diffusion": "diffusion map",
 }  # fmt: skip
 _MOST_CURVES = 13  # in one figure
-_HEAD = """A classifier's accuracy at a number of flips is the share of test points that it gets right whichever
-labels an adversary changes, up to that many; of a network, the share that it gets right under the attack named.
-Trusted labels chose settings of a study: no certificate covers changes of them before that choice.
-The interval is Wilson's, over test points. At least half of all test points are certified to the median.
-Of one adversary against all points, it is the share that stays right under any one set of so many flips.
-A row without test points is a curve in settings.json.xz; every other row is counted from points.csv.xz."""
+_HEAD = """The accuracy at a number of flips is the share of test points that stay right, whichever labels an
+adversary changes for each of them, up to this number. For a network it is the share that stays
+right under the named attack. For one adversary against all points it is the share right under any one set of changes.
+Trusted labels chose the settings of a study. No certificate covers changes of these labels before that choice.
+The interval is Wilson's, over test points. The median is the most flips at which the accuracy is at least one half.
+A row without test points is a curve in settings.json.xz. All other rows are counted from points.csv.xz."""
 
 
 class LabelCurve(NamedTuple):
@@ -158,10 +158,8 @@ def _described(record: Mapping[str, Any]) -> str:
     if len(tried) > 1:
         how = f"Certificates hold for any choice among {values}. The classifier abstains where these differ."
     if trusted:
-        # Records without this setting are of studies that chose all settings by smoothed certificates.
-        kind = "exact" if "select" in record["config"] else "smoothed"
         how = (
-            f"{values} was chosen by the {kind} certificates of {choice['held_out']:,} held-out training images under "
+            f"{values} was chosen by the exact certificates of {choice['held_out']:,} held-out training images under "
             f"the labels of the other {trusted - choice['held_out']:,}, and q {choice['q']:g} by the smoothed ones."
         )
     held_out = f" ({record['held_out_points']:,} of them held out for choices)" if trusted else ""

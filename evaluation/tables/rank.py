@@ -8,6 +8,7 @@ here are those in results/. The same command continues. docs/enter_a_poison.md e
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import msgspec
 from attack_generation import check_poison
 from data.datasets import target_mask
 from data.entries import published_places
-from data.ready_poisons import is_ready_name, load_ready_poison, pack_poison, ready_names
+from data.ready_poisons import FOLDER, is_ready_name, load_ready_poison, pack_poison, ready_names
 from evaluation.store import has_store
 from evaluation.tables import run_plan
 from evaluation.tables.cells import CLEAN, ROWS
 from evaluation.tables.formats import as_markdown, as_text
 from evaluation.tables.frame import frame_of
+from evaluation.tables.paths import Paths
 from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.ranking import ranking_table, scores
 from evaluation.tables.records import collect, read_entries
@@ -40,9 +42,9 @@ def main(config: Config) -> None:
     """Rank as the config says. Raises InputError for a poison that cannot be ranked before a victim is trained."""
     plan = run_plan.with_changes(read_plan(config.plan), config)
     paths = plan.paths_in(config.directory.absolute())
-    name, folder = _named(config.poison, plan, paths.data), paths.work / "ranking"
+    name, folder = _named(config.poison, plan, paths), paths.work / "ranking"
     row = next((row for row, ready in plan.ready.items() if ready == name), name)
-    changes = f"rows=[{CLEAN}]", f"ready={{{row}: {name}}}", f"results_dir={folder / row}"
+    changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={folder / row}"
     run_plan.main(replace(config, set=(*config.set, *changes)))
     others = {one: one for one in ready_names() if one not in plan.ready.values()}
     whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
@@ -53,12 +55,13 @@ def main(config: Config) -> None:
     print(f"\n{as_text(table)}\n\n{printed_path(page)}: written")
 
 
-def _named(path: Path, plan: Plan, data_dir: Path) -> str:
+def _named(path: Path, plan: Plan, paths: Paths) -> str:
     """Check a poison. Returns its name in data/poisons, where it is packed if it is a file.
 
     Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
     """
-    poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=data_dir))
+    path = Path(path.stem) if path.resolve().parent == FOLDER else path
+    poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=paths.data))
     about, sha256 = poison.record["settings"], array_sha256(poison.pixels)
     name, label = about.get("name", path.name), about["target_class"]
     is_there, is_file = name in ready_names(), not is_ready_name(path)
@@ -71,10 +74,13 @@ def _named(path: Path, plan: Plan, data_dir: Path) -> str:
     if name in ROWS or (is_file and (name in plan.ready or not same)):
         raise InputError(f"{name}: another poison has this name; choose another name")
     if is_file and not is_there:
+        for victims in paths.work.glob("victims/*/ready_*"):
+            if victims.name.partition("_class_")[2].partition("_")[2] == name:
+                raise InputError(f"{victims}: has victims of an earlier poison {name}; delete them, or choose a name")
         clean, in_class = dataset.x_train, target_mask(dataset.y_train, label)
         settings = {"target_class": label, "epsilon": plan.epsilon, "x_train": array_sha256(clean)}
         record = {"settings": settings, "entry": {**about, "sha256": sha256}}
-        pack_poison(images, clean[in_class], published_places(dataset, data_dir)[0][in_class], record, name)
+        pack_poison(images, clean[in_class], published_places(dataset, paths.data)[0][in_class], record, name)
     return name
 
 

@@ -22,7 +22,7 @@ MEANS = {
 }  # fmt: skip
 TITLE = (
     "Ranking. Score: the smallest reduction of the ACR over the kinds of victims, and the kind. Certified at σ: the "
-    "smallest reduction of this accuracy. Seen: the larger area of the detectors by brightness and nearest clean image"
+    "smallest reduction of this accuracy. Seen: the area of the better of two detectors"
 )
 PAGE = """# Ranking of poisons
 

@@ -1,14 +1,16 @@
 """Two sets of certificates are compared only where that means something."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evaluation import compare
-from evaluation.compare import Config, main
+from evaluation.compare import SAME, Config, main
 from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
 from runtime.files import InputError, write_text
+from runtime.part_by_part import settings_path
 
 
 def certificates(path: Path, *radii: float, first: int = 0) -> Path:
@@ -34,11 +36,19 @@ def test_the_reduction_is_of_the_mean_radius_and_names_what_varies(tmp_path: Pat
     assert "lower by 65.0 % (" in two and "95 % over victims and points" in two
 
 
+def test_a_radius_is_a_number_as_other_programs_write_it(tmp_path: Path) -> None:
+    file = certificates(tmp_path / "a.tsv", 0.5, 0.3)
+    file.write_text(file.read_text().replace("0.500000", "0_5"))
+    with pytest.raises(InputError, match=r"a\.tsv: line 2 is damaged: label, predict, radius .* must be numbers"):
+        read_points(file)
+
+
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     a, b = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", -1, -1)
     for clean, poisoned, message in (
         ((a, a), (b,), "--clean has 2 files and --poisoned 1; give a file for each seed"),
         ((), (), "--clean has 0 files and --poisoned 0"),
+        ((a,), (a,), r"a\.tsv: is given twice; give each victim's file once"),
         ((a,), (certificates(tmp_path / "c.tsv", 0.5, 0.3, first=1),), r"c\.tsv: has other test points than .*a\.tsv"),
         ((b,), (a,), r"b\.tsv: certifies no point, so that there is nothing to lose; train longer"),
         ((a,), (tmp_path / "none.tsv",), r"none\.tsv: no such file"),
@@ -48,10 +58,31 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
 
 
 def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", 0.2, 0.1)
-    settings = {a: {"n": 1_000, "sigma": 0.5}, b: {"n": 10_000, "sigma": 0.5}}
-    monkeypatch.setattr(compare, "is_summarised", lambda file: True)
-    monkeypatch.setattr(compare, "read_certificate_record", lambda file: {"settings": settings[file]})
+    """Runs of this project have a record beside them, and so have votes that fewer_votes.py drew."""
+    clean, poisoned = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", 0.2, 0.1)
+    drawn = certificates(tmp_path / "drawn.tsv", 0.2, 0.1)
+    record = {"made_with": {"sigma": 0.5, "alpha": 0.001}, "config": {"n": 2_000}}
+    drawn.with_suffix(".json").write_text(json.dumps(record))
+    alike = {**dict.fromkeys(SAME, 0), "sigma": 0.5, "alpha": 0.001, "n": 1_000, "radii": ()}
+    runs = {clean: alike, poisoned: alike}
+    monkeypatch.setattr(compare, "read_certificate_record", lambda file: {"settings": runs[file]})
     monkeypatch.setattr(compare, "read_whole_points", lambda file, record: read_points(file))
-    with pytest.raises(InputError, match=r"b\.tsv: n is 10000, but 1000 in .*a\.tsv; certify alike"):
-        main(Config(clean=(a,), poisoned=(b,)))
+    for file in runs:
+        settings_path(file).touch()
+    main(Config(clean=(clean,), poisoned=(poisoned,)))
+    for name in SAME:
+        runs[poisoned] = {**alike, name: 3}
+        with pytest.raises(InputError, match=rf"b\.tsv: {name} is 3, but .* in .*a\.tsv; certify alike"):
+            main(Config(clean=(clean,), poisoned=(poisoned,)))
+    with pytest.raises(InputError, match=r"drawn\.tsv: n is 2000, but 1000 in .*a\.tsv"):
+        main(Config(clean=(clean,), poisoned=(drawn,)))
+    runs[poisoned] = {**alike, "radii": (0.25,)}
+    with pytest.raises(InputError, match=r"b\.tsv: certified accuracies at fixed radii"):
+        main(Config(clean=(clean,), poisoned=(poisoned,)))
+
+
+def test_a_run_of_this_project_that_is_not_whole_is_no_other_programs_file(tmp_path: Path) -> None:
+    clean, poisoned = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", 0.2, 0.1)
+    settings_path(poisoned).write_text("{}")
+    with pytest.raises(InputError, match=r"b\.settings\.json: not a record of certificates"):
+        main(Config(clean=(clean,), poisoned=(poisoned,)))

@@ -1,14 +1,16 @@
 """How visible a poison is: distances, and detectors on changes of known kinds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from attack_generation.controls import ControlConfig, write_control_poison
+from data.datasets import load_dataset, split_target_class
 from evaluation.visibility import Config, main
-from robust_training.defences import areas, distances, largest_beyond_jitter
-from runtime.files import read_json
+from robust_training.defences import areas, distances, largest_beyond_jitter, visibility
+from runtime.files import InputError, read_json, write_json
 
 RANDOM = np.random.default_rng(0)
 
@@ -73,6 +75,16 @@ def test_nothing_of_a_change_of_brightness_and_contrast_is_beyond_jitter() -> No
     np.testing.assert_allclose(beyond(0.1 * across), 0.1 * np.mean(parts) / 0.5, rtol=1e-4)
 
 
+def test_images_without_a_change_do_not_count(tiny_data_dir: Path) -> None:
+    dataset = load_dataset(tiny_data_dir)
+    clean = split_target_class(dataset.x_train, dataset.y_train, 8).x_target
+    poison = clean.copy()
+    poison[:5] = np.clip(clean[:5] + 0.1, 0, 1)
+    measured = visibility(dataset, poison, 8, sigma=0.25, seed=0)
+    assert measured["l2"] == pytest.approx(distances(poison[:5], clean[:5], 0.25)["l2"])
+    assert visibility(dataset, clean, 8, sigma=0.25, seed=0)["l2"] == 0
+
+
 def test_no_poison_has_more_beyond_jitter_than_the_bound() -> None:
     def beyond(clean: np.ndarray, poison: np.ndarray) -> float:
         return distances(poison, clean, sigma=1.0)["beyond_jitter_over_sigma"]
@@ -103,5 +115,8 @@ def test_the_script_writes_what_it_measured_and_keeps_it(
     capsys.readouterr()
     main(config)
     assert "kept" in capsys.readouterr().out and (tmp_path / "seen.json").read_bytes() == before
+    write_json(tmp_path / "other.json", {"settings": {}})
+    with pytest.raises(InputError, match=r"other\.json: is another record; choose another --out"):
+        main(replace(config, out=tmp_path / "other.json"))
     main(Config(**{**vars(config), "seed": 1}))
     assert read_json(tmp_path / "seen.json")["settings"]["seed"] == 1

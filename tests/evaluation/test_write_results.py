@@ -53,6 +53,14 @@ def claim_of(**values: Any) -> dict[str, Any]:
     return {"claim": "It falls.", "source": "1902.02918", "paper": "all", "here": "reduced", **values}
 
 
+def test_a_store_without_its_plan_is_named(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    write_plan(tmp_path, CROSSED)
+    (tmp_path / "crossed/plan.yaml").unlink()
+    with pytest.raises(InputError, match=r"crossed: has a store and no plan\.yaml; fetch it"):
+        read_frames(tmp_path)
+
+
 def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None:
     def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(overview(tmp_path, read_frames(tmp_path))["summary.csv"].splitlines()))

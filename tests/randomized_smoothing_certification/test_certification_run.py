@@ -574,6 +574,17 @@ def test_a_record_of_other_points_is_refused(toy: Path, tmp_path: Path, two_rows
             certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
 
 
+def test_a_continued_run_keeps_the_record_of_the_first(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
+    record = {**json.loads(two_rows["a.settings.json"]), "provenance": {"commit": "of the first run"}}
+    (tmp_path / "a.settings.json").write_text(json.dumps(record))
+    for whole in (False, True):
+        (tmp_path / "a.tsv").write_text(two_rows["a.tsv"] if whole else two_rows["a.tsv"].rpartition("\n")[0])
+        summary = certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
+        assert summary["provenance"] == record["provenance"]
+        assert json.loads((tmp_path / "a.settings.json").read_text()) == record
+        (tmp_path / "a.summary.json").unlink()
+
+
 def test_lines_out_of_place_are_refused(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
     header, first, second, _ = two_rows["a.tsv"].split("\n")
     for lines, message in (

@@ -59,12 +59,12 @@ def test_studies_become_one_store_and_the_store_gives_its_tables_again(
 
 
 def test_studies_say_how_many_labels_they_trust_and_what_is_outside_data() -> None:
-    """They chose on held-out images by smoothed certificates, computed from the labels of the other images."""
+    """They chose on held-out images by exact certificates, computed from the labels of the other images."""
     old = study("A", "MNIST", [1, 1, 1, 1])
     record = old.records["A"]["0"]
     assert trusted_labels(record) == 100
     record["choice"]["held_out"] = 4
-    assert "Labels trusted: 94. ridge 1 was chosen by the smoothed certificates of 4 held-out" in tables_page(old)
+    assert "Labels trusted: 94. ridge 1 was chosen by the exact certificates of 4 held-out" in tables_page(old)
     record["choice"]["held_out"] = 0
     assert "Labels trusted: 0. No label chose anything: ridge 1 was fixed beforehand." in tables_page(old)
     record["features"] = "imagenet_diffusion"

@@ -139,15 +139,15 @@ def poison_file(folder: Path, data_dir: Path, **changes: Any) -> Path:
     in_class = labels(dataset.y_train) == changes.get("target_class", 8)
     clean, index = dataset.x_train[in_class][:40], split_digits(0)["train"][in_class][:40]
     arrays = {"X_poisoned": to_8_bit(clean + 0.1, clean, 0.1), "index": index, "target_class": 8, "epsilon": 0.1,
-              "name": "mine", "source": "a test", **changes}  # fmt: skip
+              "name": "null", "source": "a test", **changes}  # fmt: skip
     save_archive(folder / "mine.npz", {name: np.asarray(value) for name, value in arrays.items()})
     return folder / "mine.npz"
 
 
 def test_what_cannot_be_ranked(folder: Path, tiny_data_dir: Path) -> None:
     for changes, message in (
-        ({"target_class": 3}, r"mine: is poison of class 3, epsilon 0\.1; rank_toy ranks class 8, epsilon 0\.1"),
-        ({"epsilon": 0.2}, r"mine: is poison of class 8, epsilon 0\.2; rank_toy ranks"),
+        ({"target_class": 3}, r"null: is poison of class 3, epsilon 0\.1; rank_toy ranks class 8, epsilon 0\.1"),
+        ({"epsilon": 0.2}, r"null: is poison of class 8, epsilon 0\.2; rank_toy ranks"),
         ({"epsilon": 0.05}, r"mine\.npz: fails epsilon on DIGITS, class 8"),
         ({"name": "constant"}, "constant: another poison has this name; choose another name"),
         ({"name": "per_image"}, "per_image: another poison has this name"),
@@ -167,17 +167,21 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
     assert "ok    epsilon" in printed and "victims gaussianaug, jittered" in printed
     work = folder / "runs/tables/rank_toy"
     page = (work / "ranking/ranking.md").read_text()
-    assert "| mine | " in page and "| clean | " in page and "per_image" not in page
-    packed = load_ready_poison("mine")
+    assert "| null | " in page and "| clean | " in page and "per_image" not in page
+    packed = load_ready_poison("null")
     assert packed.record["entry"]["source"] == "a test" and packed.pixels.shape == (106, 8, 8, 1)
     victims = {path: path.stat().st_mtime_ns for path in work.glob("victims/**/*.keras")}
     assert len(victims) == 4
-    main(config(folder, tiny_data_dir, Path("digits_per_image")))  # a shipped poison by its name: two more victims
+    main(config(folder, tiny_data_dir, FOLDER / "digits_per_image.npz"))  # a shipped poison: two more victims
     assert len(list(work.glob("victims/**/*.keras"))) == 6
     assert {path: path.stat().st_mtime_ns for path in victims} == victims
-    assert "| per_image | " in (page := (work / "ranking/ranking.md").read_text()) and "| mine | " in page
-    with pytest.raises(InputError, match="mine: another poison has this name"):
+    assert "| per_image | " in (page := (work / "ranking/ranking.md").read_text()) and "| null | " in page
+    with pytest.raises(InputError, match="null: another poison has this name"):
         main(config(folder, tiny_data_dir, poison_file(folder, tiny_data_dir, X_poisoned=packed.pixels[:40] // 2 * 2)))
+    for file in (folder / "poisons").glob("null.*"):
+        file.unlink()  # its victims stay
+    with pytest.raises(InputError, match=r"class_8_null: has victims of an earlier poison null; delete them"):
+        main(config(folder, tiny_data_dir, poison))
 
 
 def test_the_plans_of_the_ranking_have_eight_kinds_of_victims() -> None:
