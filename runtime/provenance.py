@@ -44,8 +44,8 @@ def printed_path(path: Path, folder: Path | None = None) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """The path as records show it: relative to the project where it lies inside."""
-    return printed_path(path, project_path(""))
+    """The path as records show it: relative to the project where it lies inside, else as the user gave it."""
+    return str(path) if Path(shown := printed_path(path, project_path(""))).is_absolute() else shown
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from runtime.files import (
     write_text,
 )
 from runtime.progress import Scalars, progress
-from runtime.provenance import project_path, provenance, settings
+from runtime.provenance import project_path, provenance, settings, shown_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
 
@@ -282,6 +282,12 @@ class Config:
 def test_settings_survive_json() -> None:
     assert settings(Config()) == {"rate": 0.1, "folder": "data", "mode": "good"}
     assert settings({"folder": Path("/elsewhere/x.npy")}) == {"folder": "/elsewhere/x.npy"}
+
+
+def test_a_record_has_a_relative_path_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(Path("DIGITS")) == "DIGITS" and shown_path(tmp_path) == str(tmp_path)
+    assert shown_path(project_path("data/DIGITS")) == "data/DIGITS"
 
 
 def test_provenance_names_config_versions_and_commit() -> None:
