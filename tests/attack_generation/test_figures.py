@@ -109,4 +109,4 @@ def test_every_function_that_draws_has_the_default_style() -> None:
             if "matplotlib.figure" in imported or "save_png" in called:
                 drawing += 1
                 assert "default_style()" in map(ast.unparse, node.decorator_list), f"{path}: {node.name}"
-    assert drawing == 7
+    assert drawing == 8
