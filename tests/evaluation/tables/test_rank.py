@@ -122,7 +122,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(FOLDER / f"digits_per_image.{ending}", tmp_path / "poisons")
     small = {
         **PLAN, "runs": 1, "methods": {"gaussianaug": [0.25]}, "rows": ["clean", "constant"],
-        "ready": {"per_image": "digits_per_image"}, "victim": {"all": {"schedule": "one_cycle", "epochs": 2}}, "visibility": True,
+        "ready": {"per_image": "digits_per_image"}, "visibility": True,
+        "victim": {"all": {"schedule": "one_cycle", "epochs": 2}},
         "certification": {"points": 4, "n": 100, "all_classes": True, "acr_only": True},
     }  # fmt: skip
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(small))
