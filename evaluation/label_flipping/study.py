@@ -262,7 +262,7 @@ def _together(
     counts = weights.counts(train.y, train.classes), weights.counts(test.y, train.classes, x_test)
     found = [
         kept.get(f"together_{r}.json", partial(turned_at_once, *counts, r, config.together_seconds))
-        for r in progress(grid, desc="one adversary", unit="number of changes")
+        for r in progress(grid, desc="one adversary", unit="curve point")
     ]
     bound, attack = np.array(found).T
     bound, attack = np.minimum.accumulate(bound[::-1])[::-1], np.maximum.accumulate(attack)  # more changes turn more
