@@ -32,10 +32,7 @@ class Config:
 
 
 def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
-    """Print the checks. Returns the poison, the class's images with it, and the data set.
-
-    Raises InputError where a check fails.
-    """
+    """Print the checks. Returns poison, the class's images with it, and data set. Raises InputError where one fails."""
     poison, dataset = read_entry(config.poison), load_dataset(config.data_dir)
     found, images, changed = checks(poison, dataset, config.data_dir)
     for name, (holds, text) in found.items():

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from data.ready_poisons import is_ready_name, read_ready_poison
+from data.ready_poisons import read_ready_poison, ready_name
 from runtime.bounds import POSITIVE, at_most
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, array_sha256, load_array, read_record
@@ -283,8 +283,8 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     """
     x_path = Path(x_path)
     clean = dataset.x_train[target_mask(dataset.y_train, target_class)]
-    if is_ready_name(x_path):
-        poison_x = read_ready_poison(x_path.name, dataset.x_train, target_class).images
+    if name := ready_name(x_path):
+        poison_x = read_ready_poison(name, dataset.x_train, target_class).images
     else:
         poison_x = load_array(x_path)
     poison_x = _images(poison_x, x_path)

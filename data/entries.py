@@ -16,7 +16,7 @@ import numpy as np
 from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, load_poison, require_label, target_mask
 from data.preparation import as_unit_floats, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
-from data.ready_poisons import FOLDER, KEY, ReadyPoison, is_ready_name, load_ready_poison, require_poison_name
+from data.ready_poisons import KEY, ReadyPoison, load_ready_poison, ready_name, require_poison_name
 from data.sources import read_source
 from runtime.bounds import require_within
 from runtime.files import InputError, atomic_path, load_archive, read_record
@@ -32,8 +32,8 @@ def read_entry(path: Path) -> ReadyPoison:
 
     Raises InputError where the file is missing, damaged or lacks an array, or where an array is impossible.
     """
-    if is_ready_name(path) or path.resolve().parent == FOLDER:
-        return load_ready_poison(path.stem)
+    if name := ready_name(path):
+        return load_ready_poison(name)
     arrays = load_archive(path, tuple(KINDS), LARGEST)
     pixels, index = arrays[KEY], arrays["index"]
     pixels = arrays[KEY] = pixels[..., np.newaxis] if pixels.ndim == 3 else pixels

@@ -47,9 +47,11 @@ def ready_names(folder: Path | None = None) -> list[str]:
     return sorted(path.stem for path in (folder or FOLDER).glob("*.json"))
 
 
-def is_ready_name(path: Path) -> bool:
-    """Whether a path given for a poison is a shipped poison's name: no folder, no ending, and no existing file."""
-    return path.name == str(path) and not path.suffix and not path.exists()
+def ready_name(path: Path) -> str:
+    """The name of a poison in data/poisons/, from the name alone or from the path of its file. '' for other paths."""
+    is_name = path.name == str(path) and not path.suffix and not path.exists()
+    is_there = path.suffix in (".npz", ".json") and path.resolve().parent == FOLDER
+    return path.stem if is_name or is_there else ""
 
 
 def load_ready_poison(name: str, folder: Path | None = None) -> ReadyPoison:

@@ -22,8 +22,9 @@ from randomized_smoothing_certification.certificate_file import (
     read_whole_points,
     require_certified_radii,
 )
+from randomized_smoothing_certification.fewer_votes import recorded_settings
 from runtime.command_line import run_script
-from runtime.files import InputError, read_record
+from runtime.files import InputError
 from runtime.part_by_part import settings_path
 
 SAME = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
@@ -49,16 +50,17 @@ def main(config: Config) -> None:
     files = (*config.clean, *config.poisoned)
     if twice := [file for file in files if [one.resolve() for one in files].count(file.resolve()) > 1]:
         raise InputError(f"{twice[0]}: is given twice; give each victim's file once")
-    points, settings = zip(*map(_certificates, files), strict=True)
+    points, settings = [_points(file) for file in files], [recorded_settings(file) for file in files]
+    first: dict[str, tuple[Any, Path]] = {}  # by setting: its value, and the first file that has it
     for file, found, known in zip(files, points, settings, strict=True):
         if [one[:2] for one in found] != [one[:2] for one in points[0]]:
             raise InputError(f"{file}: has other test points than {files[0]}; certify the same points")
-        for name in known:
-            value, first = known[name], next(one for one, other in zip(files, settings, strict=True) if name in other)
-            if value != (expected := settings[files.index(first)][name]):
-                raise InputError(f"{file}: {name} is {value}, but {expected} in {first}; certify alike")
-    if unknown := [file for file, known in zip(files, settings, strict=True) if not known]:
-        print(f"note: {unknown[0]} has no record, so that its n, alpha and sigma are not checked")
+        for name in (one for one in SAME if one in known):
+            expected, there = first.setdefault(name, (known[name], file))
+            if known[name] != expected:
+                raise InputError(f"{file}: {name} is {known[name]}, but {expected} in {there}; certify alike")
+    if {} in settings:
+        print(f"note: {files[settings.index({})]} has no record, so that its n, alpha and sigma are not checked")
     clean, poisoned = np.maximum([radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
@@ -68,17 +70,13 @@ def main(config: Config) -> None:
     print(f"lower by {reduction.text}" + f", 95 % over {over}" * bool(reduction.over))
 
 
-def _certificates(file: Path) -> tuple[list[Point], dict[str, Any]]:
-    """The points of a file and what is known of SAME. Raises InputError for a run that is not whole."""
-    if settings_path(file).exists():
-        record = read_certificate_record(file)
-        require_certified_radii(file, record["settings"])
-        return read_whole_points(file, record), {name: record["settings"][name] for name in SAME}
-    if (drawn := file.with_suffix(".json")).exists():  # by fewer_votes.py
-        made_with = read_record(drawn, made_with=dict, config=dict)
-        known = {name: made_with["made_with"][name] for name in ("sigma", "alpha")}
-        return read_points(file), known | {"n": made_with["config"]["n"]}
-    return read_points(file), {}
+def _points(file: Path) -> list[Point]:
+    """The points of a file. Raises InputError for a run of this project that is not whole or has fixed radii."""
+    if not settings_path(file).exists():
+        return read_points(file)
+    record = read_certificate_record(file)
+    require_certified_radii(file, record["settings"])
+    return read_whole_points(file, record)
 
 
 if __name__ == "__main__":

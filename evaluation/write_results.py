@@ -22,7 +22,7 @@ from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
-from evaluation.tables.ranking import FIGURE, ranked, ranking_page
+from evaluation.tables.ranking import ranked, ranking_page
 from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     if readme.is_file() and (config.results_dir / "claims.yaml").is_file():
         pages[readme] = with_headlines(read_text(readme), config.results_dir, frames)
     if rankings := ranked(frames):
-        save_ranking(config.results_dir / FIGURE, rankings)
+        save_ranking(config.results_dir / "ranking.png", rankings)
     for path, text in pages.items():
         write_text(path, text)
         print(f"{printed_path(path)}: written")
@@ -83,17 +83,17 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
     Raises InputError where a store is missing, damaged or without a clean commit.
     """
     frames = {}
-    without = [path.parent for path in results.glob(f"*/{POINTS}") if not (path.parent / "plan.yaml").exists()]
-    if lost := [folder for folder in without if folder.name not in ("label_flipping", "decision_boundary")]:
-        raise InputError(f"{lost[0]}: has a store and no plan.yaml; fetch it, or make its tables again")
+    others = {"label_flipping": (read_label_studies, curve_table), "decision_boundary": (read_store, plane_frame)}
+    for folder in sorted(path.parent for path in results.glob(f"*/{POINTS}")):
+        if folder.name not in others and not (folder / "plan.yaml").exists():
+            raise InputError(f"{folder}: has a store and no plan.yaml; fetch it, or make its tables again")
     for path in sorted(results.glob("*/plan.yaml")):
         plan, folder = read_plan(path), path.parent
         entries = read_entries(plan, folder)
         require_runs(entries.values(), folder, "run the plan, and make its tables here")
         require_clean_entries(entries.values(), folder)
         frames[folder.name] = frame_of(plan, entries).assign(title=plan.title)
-    others = (("label_flipping", read_label_studies, curve_table), ("decision_boundary", read_store, plane_frame))
-    for name, read, frame_of_store in others:
+    for name, (read, frame_of_store) in others.items():
         if (folder := results / name).is_dir():
             store = read(folder)
             for key, by_seed in store.records.items():

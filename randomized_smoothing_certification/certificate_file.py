@@ -229,9 +229,8 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     votes = settings["n"] if point.votes is None else point.votes
     possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
     # The last bits of a bound may differ between versions of SciPy.
-    largest = (
-        radius_ceiling(settings["sigma"], votes, settings["alpha"]) * (1 + 1e-9) if point.predict != ABSTAIN else 0
-    )
+    certifying = votes if point.predict != ABSTAIN else 0
+    largest = radius_ceiling(settings["sigma"], certifying, settings["alpha"]) * (1 + 1e-9)
     return {
         "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,

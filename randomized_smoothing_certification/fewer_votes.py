@@ -109,17 +109,27 @@ def _check_out(config: Config) -> None:
         )
 
 
+def recorded_settings(path: Path) -> dict[str, Any]:
+    """Settings of certificates, with n, sigma, alpha and failure_mass, from the record beside the file; {} without one.
+
+    A certification run or this script wrote the record. Raises InputError for a damaged record.
+    """
+    if settings_path(path).is_file():
+        settings = read_certificate_record(path)["settings"]
+        return {**settings, "failure_mass": settings["noise"].get("failure_mass", 0.0)}
+    if not (own := path.with_suffix(".json")).is_file():
+        return {}
+    made = read_record(own, made_with=dict, config=dict)
+    if made["made_with"].keys() != set(_MadeWith._fields) or "n" not in made["config"]:
+        raise InputError(f"{own}: not a record of fewer_votes.py; make it again, or move it away")
+    return {**made["made_with"], "n": made["config"]["n"]}
+
+
 def _made_with(config: Config) -> _MadeWith:
     """The file's settings, from the config or from the record beside the file. Raises InputError if these differ."""
-    found: dict[str, Any] = {}
-    if settings_path(config.certificates).is_file():
-        settings = read_certificate_record(config.certificates)["settings"]
-        mass = settings["noise"].get("failure_mass", 0.0)
-        found = {name: settings[name] for name in ("sigma", "alpha")} | {"votes": settings["n"], "failure_mass": mass}
-    elif (own := config.certificates.with_suffix(".json")).is_file():  # of this script
-        made = read_record(own, made_with=dict, config=dict)
-        found = {**made["made_with"], "votes": made["config"]["n"]}
-    elif config.sigma is None:
+    known = recorded_settings(config.certificates)
+    found = {name: known["n" if name == "votes" else name] for name in _MadeWith._fields if known}
+    if not found and config.sigma is None:
         raise InputError(f"{config.certificates}: has no record beside it; give --sigma, and --votes where not {N:,}")
     for name, value in found.items():
         if getattr(config, name) not in (None, value):

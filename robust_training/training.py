@@ -14,7 +14,7 @@ from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation
 from data.datasets import SPLITS, Dataset, Share, Sigma, load_dataset, poison_paths, replace_target_class, target_mask
 from data.entries import training_poison
-from data.ready_poisons import is_ready_name
+from data.ready_poisons import ready_name
 from models.registry import build_model, require_architecture
 from models.saving import load_model, save_model, victim_name
 from models.stateless import StatelessModel
@@ -150,7 +150,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
 
 def _require_poison(poison: Path, data_dir: Path) -> None:
     """Raise InputError where there is no such poison, naming the poisons that lie in the folder of the data."""
-    if is_ready_name(poison) or poison.exists():
+    if ready_name(poison) or poison.exists():
         return
     clean = [f"X_{split}.npy" for split in SPLITS]
     others = ", ".join(path.name for path in sorted(data_dir.glob("X_*.npy")) if path.name not in clean) or "none"

@@ -17,7 +17,7 @@ import msgspec
 from attack_generation import check_poison
 from data.datasets import target_mask
 from data.entries import published_places
-from data.ready_poisons import FOLDER, is_ready_name, load_ready_poison, pack_poison, ready_names
+from data.ready_poisons import load_ready_poison, pack_poison, ready_name, ready_names
 from evaluation.store import has_store
 from evaluation.tables import run_plan
 from evaluation.tables.cells import CLEAN, ROWS
@@ -60,16 +60,13 @@ def _named(path: Path, plan: Plan, paths: Paths) -> str:
 
     Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
     """
-    path = Path(path.stem) if path.resolve().parent == FOLDER else path
     poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=paths.data))
     about, sha256 = poison.record["settings"], array_sha256(poison.pixels)
-    name, label = about.get("name", path.name), about["target_class"]
-    is_there, is_file = name in ready_names(), not is_ready_name(path)
+    name, label = ready_name(path) or about["name"], about["target_class"]
+    is_there, is_file = name in ready_names(), not ready_name(path)
     if label not in plan.target_classes or about["epsilon"] > plan.epsilon:
-        ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}"
-        raise InputError(
-            f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}, so give another plan"
-        )
+        ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}, so give another plan"
+        raise InputError(f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}")
     same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256
     if name in ROWS or (is_file and (name in plan.ready or not same)):
         raise InputError(f"{name}: another poison has this name; choose another name")

@@ -12,9 +12,6 @@ from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.layout import Table
 from runtime.lazy import pandas as pd
 
-FIGURE = "ranking.png"
-KINDS = ["method", "victim_variant", "sigma"]
-"""Columns that name a kind of victims."""
 MEANS = {
     "reduction_percent": "mean, %", "target_accuracy_mean": "class accuracy", "others_acr_mean": "ACR, other classes",
     "l2_over_sigma": "l2 / σ", "beyond_jitter_over_sigma": "beyond jitter / σ", "seen": "seen",
@@ -43,7 +40,7 @@ augmentation in [{name}]({name}/tables.md).
 
 def scored_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """The lines of clean data and of every poison that has all its victims of every kind in a plan's frame."""
-    kinds = frame.groupby(KINDS).ngroups
+    kinds = frame.groupby(["method", "victim_variant", "sigma"]).ngroups
     rows = frame[(frame["runs"] == frame["runs_wanted"]) & (frame["reduction"].notna() | (frame["data"] == CLEAN))]
     return rows.groupby("data").filter(lambda group: len(group) == kinds)
 
@@ -64,7 +61,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     return means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
 
 
-def ranking_table(found: list[pd.DataFrame], title: str = TITLE) -> Table:
+def ranking_table(found: list[pd.DataFrame]) -> Table:
     """Scores as text, the best first. Where a name is in several of the frames, the first counts."""
     rows = pd.concat(found)
     rows = rows[~rows.index.duplicated()].sort_values("reduction", ascending=False)
@@ -72,7 +69,7 @@ def ranking_table(found: list[pd.DataFrame], title: str = TITLE) -> Table:
     text = first.rename(columns={"reduction": "score", "reduction_at_sigma": "certified at σ"})
     numbers = rows[list(MEANS)].map("{:.3g}".format).assign(gradients=rows["gradients"].map("{:,.0f}".format))
     text = text.join(numbers.rename(columns=MEANS)).replace("nan", "").fillna("")
-    return Table("ranking", title, text.rename_axis("training data").reset_index())
+    return Table("ranking", TITLE, text.rename_axis("training data").reset_index())
 
 
 def ranked(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

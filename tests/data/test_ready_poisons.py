@@ -21,10 +21,10 @@ from data.datasets import load_dataset, load_poison, split_target_class
 from data.preparation import split_at_random
 from data.ready_poisons import (
     FOLDER,
-    is_ready_name,
     load_ready_poison,
     pack_poison,
     read_ready_poison,
+    ready_name,
     ready_names,
     to_8_bit,
 )
@@ -136,8 +136,9 @@ def test_an_array_of_other_type_with_the_same_bytes_and_no_file(folder: Path) ->
 def test_a_name_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    assert is_ready_name(Path("mnist_published"))
-    assert not any(is_ready_name(Path(one)) for one in ("a.npy", "folder/a", "file"))
+    assert ready_name(Path("mnist_published")) == "mnist_published"
+    assert ready_name(FOLDER / "digits_per_image.npz") == "digits_per_image"
+    assert not any(ready_name(Path(one)) for one in ("a.npy", "folder/a", "file", "a.npz", FOLDER / "a.npy"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from evaluation import compare
 from evaluation.compare import SAME, Config, main
+from randomized_smoothing_certification import fewer_votes
 from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
 from runtime.files import InputError, write_text
 from runtime.part_by_part import settings_path
@@ -61,20 +62,25 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
     """Runs of this project have a record beside them, and so have votes that fewer_votes.py drew."""
     clean, poisoned = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", 0.2, 0.1)
     drawn = certificates(tmp_path / "drawn.tsv", 0.2, 0.1)
-    record = {"made_with": {"sigma": 0.5, "alpha": 0.001}, "config": {"n": 2_000}}
+    made_with = {"sigma": 0.5, "votes": 10_000, "alpha": 0.001, "failure_mass": 0.0}
+    record = {"made_with": made_with, "config": {"n": 2_000}}
     drawn.with_suffix(".json").write_text(json.dumps(record))
-    alike = {**dict.fromkeys(SAME, 0), "sigma": 0.5, "alpha": 0.001, "n": 1_000, "radii": ()}
+    alike = {**dict.fromkeys(SAME, 0), "sigma": 0.5, "alpha": 0.001, "n": 1_000, "radii": (), "noise": {}}
     runs = {clean: alike, poisoned: alike}
-    monkeypatch.setattr(compare, "read_certificate_record", lambda file: {"settings": runs[file]})
+    for module in (compare, fewer_votes):
+        monkeypatch.setattr(module, "read_certificate_record", lambda file: {"settings": runs[file]})
     monkeypatch.setattr(compare, "read_whole_points", lambda file, record: read_points(file))
     for file in runs:
         settings_path(file).touch()
     main(Config(clean=(clean,), poisoned=(poisoned,)))
     for name in SAME:
-        runs[poisoned] = {**alike, name: 3}
-        with pytest.raises(InputError, match=rf"b\.tsv: {name} is 3, but .* in .*a\.tsv; certify alike"):
+        runs[poisoned] = {**alike, name: (other := {"mode": "grid"} if name == "noise" else 3)}
+        with pytest.raises(InputError, match=rf"b\.tsv: {name} is {other}, but .* in .*a\.tsv; certify alike"):
             main(Config(clean=(clean,), poisoned=(poisoned,)))
     with pytest.raises(InputError, match=r"drawn\.tsv: n is 2000, but 1000 in .*a\.tsv"):
+        main(Config(clean=(clean,), poisoned=(drawn,)))
+    drawn.with_suffix(".json").write_text(json.dumps({**record, "made_with": {}}))
+    with pytest.raises(InputError, match=r"drawn\.json: not a record of fewer_votes\.py; make it again"):
         main(Config(clean=(clean,), poisoned=(drawn,)))
     runs[poisoned] = {**alike, "radii": (0.25,)}
     with pytest.raises(InputError, match=r"b\.tsv: certified accuracies at fixed radii"):

@@ -173,7 +173,7 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
     assert packed.record["entry"]["source"] == "a test" and packed.pixels.shape == (106, 8, 8, 1)
     victims = {path: path.stat().st_mtime_ns for path in work.glob("victims/**/*.keras")}
     assert len(victims) == 4
-    main(config(folder, tiny_data_dir, FOLDER / "digits_per_image.npz"))  # a shipped poison: two more victims
+    main(config(folder, tiny_data_dir, folder / "poisons/digits_per_image.npz"))  # a shipped poison: two more victims
     assert len(list(work.glob("victims/**/*.keras"))) == 6
     assert {path: path.stat().st_mtime_ns for path in victims} == victims
     assert "| per_image | " in (page := (work / "ranking/ranking.md").read_text()) and "| null | " in page
