@@ -146,6 +146,7 @@ def test_a_name_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ("mnist_published", "ed245b56119a7be6"),  # as results/tables/mnist_published says
         ("mnist_smoothadv", "8571cfc9ee7374f0"),
+        ("mnist_f2sa", "874210530364b25d"),
     ],
 )
 def test_the_poisons_of_mnist_are_whole_and_keep_epsilon(name: str, float_sha256: str) -> None:
@@ -162,7 +163,7 @@ def test_the_poisons_of_mnist_are_whole_and_keep_epsilon(name: str, float_sha256
 @pytest.mark.skipif("MNIST_NPZ" not in os.environ, reason="set MNIST_NPZ to an mnist.npz for the real data")
 def test_index_names_the_image_in_mnist_as_published() -> None:
     mnist = load_archive(Path(os.environ["MNIST_NPZ"]))
-    for name in ("mnist_published", "mnist_smoothadv"):
+    for name in ("mnist_published", "mnist_smoothadv", "mnist_f2sa"):
         poison = load_ready_poison(name)
         clean = mnist["x_train"][poison.index].astype(int)
         assert (mnist["y_train"][poison.index] == 8).all()
