@@ -3,8 +3,9 @@
     KERAS_BACKEND=jax BENCHMARK_BILEVEL=<a clone of it> pytest tests/bilevel_optimizer/test_independent_code.py
 
 The independent code takes plain gradient steps, this project takes Adam's. The tests therefore compare directions at
-the points that the independent code visits. They also compare the ends of both with the known optimum. They passed
-with commit 3ad65dc of the independent code.
+the points that the independent code visits, on a small quadratic problem without noise, and SOBA without damping. They
+also compare the ends with the known minimum. They passed with commit 3ad65dc of the independent code. make test skips
+them.
 """
 
 import importlib.util
@@ -111,13 +112,14 @@ def test_f2sa_has_the_directions_of_the_independent_code(independent: Callable, 
         before = after
 
 
-def test_both_end_at_the_same_known_optimum(independent: Callable, float64: None) -> None:
-    """SOBA at OPTIMUM, F2SA with a constant multiplier where the penalised problem has its minimum."""
+def test_each_optimiser_ends_at_the_minimum_of_its_problem(independent: Callable, float64: None) -> None:
+    """SOBA at the minimum of u -> f(u, M u), F2SA with a constant multiplier at that of the penalised problem."""
     import jax
 
     inverse = np.linalg.inv(np.eye(7) + MULTIPLIER * H)
     curvature = WEIGHT * np.eye(5) + MULTIPLIER * B.T @ (np.linalg.inv(H) - MULTIPLIER * inverse) @ B
     wanted = {"soba": OPTIMUM, "f2sa": np.linalg.solve(curvature, MULTIPLIER * B.T @ inverse @ T)}
+    assert np.abs(wanted["soba"] - wanted["f2sa"]).max() > 0.03
     settings = {"step_size": 0.1, "lmbda0": MULTIPLIER, "delta_lmbda": 0.0, "n_inner_steps": 10}
     ratio = {"soba": 1.0, "f2sa": 5.0}  # with a smaller ratio and one inner step, the independent F2SA diverges here
     rates = {"lr_u": 0.0005, "lr_v": 0.002}

@@ -37,7 +37,7 @@ def frames() -> dict[str, pd.DataFrame]:
 
 def test_the_results_fit_in_the_hand() -> None:
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
-    assert len(files) <= 250 and sum(path.stat().st_size for path in files) <= 8_192 * 1_024
+    assert len(files) <= 250 and sum(path.stat().st_size for path in files) <= 8_192 * 1_024  # a clone stays small
     assert {path for path in RESULTS.iterdir() if path.is_dir()} == {*PLANS, *OTHERS} and len(PLANS) > 20
     assert len((RESULTS / "README.md").read_text().splitlines()) <= 150
     for folder in (*PLANS, *OTHERS):
