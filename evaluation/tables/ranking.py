@@ -25,11 +25,9 @@ PAGE = """# Ranking of poisons
 
 Made by `python evaluation/write_results.py`. Eight kinds of victims are trained on each poison: Gaussian augmentation,
 MACER, SmoothAdv and Consistency, each without and with jitter of brightness and contrast. The *score* of a poison is
-its smallest reduction of the class's average certified radius (ACR) over these kinds, because an attack is as good as
-where it fails. The column `victims` names the kind. Each reduction is measured with noise. The smallest of eight is
-therefore, on average, smaller than the true smallest reduction, and its interval leaves this error out. [Enter a
-poison](../docs/enter_a_poison.md) explains all columns, and how a poison of yours is ranked. `make plan
-TABLE=rank_digits` makes all victims of the digits again.
+its smallest reduction of the class's average certified radius (ACR) over these kinds. Reductions are noisy. The smallest
+of eight is on average smaller than the true smallest, and its interval leaves this out. [Enter a
+poison](../docs/enter_a_poison.md) explains all columns. `make plan TABLE=rank_digits` makes the victims of the digits.
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
 """
