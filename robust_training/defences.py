@@ -1,6 +1,6 @@
 """Defences that change untrusted training images before the victim is trained, and how visible poison is.
 
-Compression, fewer grey levels and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838). There
+JPEG compression, bit depth and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838). There
 they undo poison that lowers the accuracy. Removal of the images that are farthest from trusted images is the simplest
 sanitisation.
 """
