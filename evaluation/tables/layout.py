@@ -33,16 +33,17 @@ def tables_of(title: str, frame: pd.DataFrame) -> list[Table]:
 
 def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     """Narrow tables for the screen: one for each kind of victims and class, with a line per kind of training data."""
-    tables = []
-    victims = ["method", "victim_variant", "sigma", "target_class"]
-    for (method, variant, sigma, label), group in frame.groupby(victims, sort=False):
+    tables, several = [], frame["architecture"].nunique() > 1
+    victims = ["method", "victim_variant", "sigma", "target_class", "architecture"]
+    for (method, variant, sigma, label, network), group in frame.groupby(victims, sort=False, dropna=False):
         if (group["runs"] > 0).any():
             columns = {
                 "training data": group["data"], "ACR": _measured(group, "acr"), "reduction": _reductions(group),
                 "certified accuracy": _measured(group, "certified_accuracy"),
                 "test accuracy": _measured(group, "accuracy"), "class accuracy": _measured(group, "target_accuracy"),
             }  # fmt: skip
-            title = f"{dataset_name(frame)}, class {label}, victims {_victims(method, variant)}, σ = {sigma:g}"
+            kind = _victims(method, variant, several * network)
+            title = f"{dataset_name(frame)}, class {label}, victims {kind}, σ = {sigma:g}"
             tables.append(Table("victims", title, pd.DataFrame(columns)))
     return tables
 
@@ -53,8 +54,8 @@ def dataset_name(frame: pd.DataFrame) -> str:
     return ", ".join(dict.fromkeys(name for text in measured for name in text.split(", ")))
 
 
-def _victims(method: str, variant: str) -> str:
-    return ", ".join(filter(None, (method, variant)))
+def _victims(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def _entries_table(title: str, frame: pd.DataFrame) -> Table:

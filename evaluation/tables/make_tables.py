@@ -9,8 +9,7 @@ tables and figures again from the store alone:
 
     python evaluation/tables/make_tables.py --plan results/digits/plan.yaml --from-results --results-dir runs/digits
 
-A folder in results/ gets the store, tables.md and three figures. Every other folder also gets tables as LaTeX, HTML and
-CSV, and curves of certified accuracy.
+A folder in results/ gets the store, tables.md and three figures. Others also get LaTeX, HTML, CSV and curves.
 """
 
 from __future__ import annotations
