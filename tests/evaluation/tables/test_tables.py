@@ -439,6 +439,8 @@ def test_transfer_over_architectures_likewise() -> None:
         ["0.5", "8", "clean", "1.000", "1.000"],
         ["0.5", "8", "made with mlp", "0.250; 75.0 %", "0.250; 75.0 %"],
     ]
+    titles = [one.title.split(", ") for one in tables_by_victims(frame_of(plan, entries))]
+    assert [title[3] for title in titles] == ["mnist_cnn", "mlp"] and all("victims macer" in title for title in titles)
 
 
 def test_a_missing_file_of_another_program(folder: Path) -> None:
