@@ -158,7 +158,11 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (ATTACK, ["--epochs", "1" * 5000], "--epochs"),
         (ATTACK, ["--epochs", "2.5"], "'2.5'"),
         (READY, [], "mnist_published: was made from other training images"),
-        (READY, ["--name", "none"], "no ready poison 'none'; choose from digits_per_image, mnist_f2sa"),
+        (
+            READY,
+            ["--name", "none"],
+            "no ready poison 'none'; choose from digits_per_image, mnist_f2sa, mnist_published, mnist_smoothadv",
+        ),
         (PACK, [], "a.json: no such file"),
         (PACK, ["--png-dir", "."], "give --poison FILE.npy, or --png-dir FOLDER with --target-class and --epsilon"),
         (CHECK, [], "a.npz: no such file"),
