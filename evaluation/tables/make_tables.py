@@ -48,6 +48,9 @@ class Config:
     """Folder to which the plan's own paths are relative."""
     from_results: bool = False
     """Make tables and figures again from the store in the plan file's folder, and write no store."""
+    add: bool = False
+    """Keep the runs of the results folder's store that are not below --directory. So a table grows in parts, also from
+    several machines."""
 
 
 def main(config: Config) -> None:
@@ -55,6 +58,8 @@ def main(config: Config) -> None:
 
     Raises InputError where no entry of the plan has a run. Nothing is written then.
     """
+    if config.add and config.from_results:
+        raise InputError("--add: adds new runs to a store, and --from-results makes no store; leave one of the two out")
     plan = read_plan(config.plan)
     times = pd.DataFrame()
     paths = plan.paths_in(config.directory)
@@ -68,7 +73,7 @@ def main(config: Config) -> None:
         entries = records.read_entries(plan, config.plan.parent)
         records.require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
     else:
-        records.collect(plan, folder, config.directory)
+        records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
         times = records.job_times(paths)
         _images(plan, paths, folder / "images.png")

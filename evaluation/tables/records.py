@@ -15,8 +15,9 @@ import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables.cells import Cell, Foreign
+from evaluation.tables.jobs import jobs_of
 from evaluation.tables.paths import Paths
-from evaluation.tables.plan import Plan
+from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.runs import Entry, Run
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -52,11 +53,12 @@ def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
         raise InputError(f"{where}: has no certificate of the plan ({first}); {mend}")
 
 
-def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
+def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = False) -> None:
     """Write the measurements of the plan's jobs so far, and the certificates of other programs, as a store.
 
-    directory: where the plan's own paths start. Raises InputError before anything is written: where there is no run,
-    and where the folder lies in results/ and a run has no clean commit.
+    directory: where the plan's own paths start. add: keep the runs of the folder's store that are not found there.
+    Raises InputError before anything is written: where there is no run, where the folder lies in results/ and a run has
+    no clean commit, and where the plan would make a kept run in another way.
     """
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     for cell in cells:
@@ -65,17 +67,43 @@ def collect(plan: Plan, folder: Path, directory: Path = Path()) -> None:
     if not any(runs.values()):
         mend = "run the plan first, or give the folder that its paths start from as --directory"
         require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
-    for run in (run for by_seed in runs.values() for run in by_seed.values()):
-        if is_in_results(folder):
+    if is_in_results(folder):
+        for run in (run for by_seed in runs.values() for run in by_seed.values()):
             require_clean_commits(str(run.file), run.records)
-    tables = [
-        points_table(cell.key, seed, run.points) for cell, by_seed in runs.items() for seed, run in by_seed.items()
-    ]
-    records = {
-        cell.key: {str(seed): run.records for seed, run in by_seed.items()} for cell, by_seed in runs.items() if by_seed
+    measured = {
+        (cell.key, seed): (points_table(cell.key, seed, run.points), run.records)
+        for cell, by_seed in runs.items()
+        for seed, run in by_seed.items()
     }
+    stored = (_kept_runs(plan, folder) if add else {}) | measured
+    entries = [cell.key for cell in runs]
+    records: dict[str, dict[str, Any]] = {}
+    for entry, seed in sorted(stored, key=lambda run: (entries.index(run[0]), run[1])):
+        records.setdefault(entry, {})[str(seed)] = stored[entry, seed][1]
+    tables = [stored[entry, int(seed)][0] for entry, by_seed in records.items() for seed in by_seed]
     write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
+
+
+def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataFrame, Any]]:
+    """Points and records of each run in a folder's store, by entry and seed.
+
+    Raises InputError where the plan has no such run, or a job of the run has other flags in the plan than in the
+    folder's plan.
+    """
+    old, store = read_plan(folder / "plan.yaml"), read_store(folder)
+    commands = {job.outputs: job.command for job in jobs_of(plan)}
+    for job in jobs_of(old):
+        changed = {*job.command.split(" --")} ^ {*commands.get(job.outputs, job.command).split(" --")}
+        if changed and job.rule != "tables":
+            flags = ", ".join(f"--{one}" for one in sorted(changed))
+            raise InputError(f"{folder}: {job.about}: differs from the plan in {flags}; give another --results-dir")
+    wanted = {(cell.key, seed) for cell in plan.cells() for seed in plan.seeds}
+    wanted |= {(one.cell.key, seed) for one in plan.foreign for seed in range(len(one.files))}
+    points = points_of_runs(store, folder)
+    if lost := points.keys() - wanted:
+        raise InputError(f"{folder}: has {min(lost)[0]}, seed {min(lost)[1]}, which the plan lacks; add it to the plan")
+    return {(entry, seed): (table, store.records[entry][str(seed)]) for (entry, seed), table in points.items()}
 
 
 def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame:

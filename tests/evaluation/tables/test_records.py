@@ -17,7 +17,7 @@ from evaluation.tables.cells import Foreign
 from evaluation.tables.frame import as_csv, frame_of
 from evaluation.tables.layout import tables_of
 from evaluation.tables.make_tables import Config, main, tables_as_text
-from evaluation.tables.plan import Plan, plan_of
+from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.records import collect, differences, foreign_runs, job_times, read_entries, runs_of
 from evaluation.tables.runs import Run
 from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
@@ -246,6 +246,55 @@ def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
     with pytest.raises(InputError, match=r"seed_1\.tsv: measured at 0123456-dirty, which is no commit"):
         collect(plan, tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def moved_to_seed_1(plan: Plan) -> None:
+    """The plan's only run becomes a run of seed 1."""
+    (cell,) = plan.cells()
+    for of_seed in (plan.paths.certificate, plan.paths.model):
+        first, second = of_seed(cell, 0), of_seed(cell, 1)
+        for path in first.parent.glob(f"{first.stem}.*"):
+            path.rename(second.parent / path.name.replace(first.stem, second.stem))
+
+
+def test_a_store_grows_in_parts(plan: Plan, tmp_path: Path) -> None:
+    """As if seed 0 was measured on one machine, seed 1 on another, and then seed 1 again."""
+    write_text(tmp_path / "plan.yaml", msgspec.yaml.encode(both := msgspec.structs.replace(plan, runs=2)).decode())
+    assert runs(plan) == 1
+    moved_to_seed_1(plan)
+    for _ in range(2):
+        main(Config(plan=tmp_path / "plan.yaml", add=True))
+        (entry,) = read_entries(both, plan.paths.results).values()
+        assert [run.seed for run in entry.runs] == [0, 1]
+        assert [run.radii.tolist() for run in entry.runs] == [[0.25, -1.0]] * 2
+    assert read_plan(plan.paths.results / "plan.yaml") == both
+    main(Config(plan=tmp_path / "plan.yaml"))
+    (entry,) = read_entries(both, plan.paths.results).values()
+    assert [run.seed for run in entry.runs] == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"certification": {"n": 2000}}, "certificates of victim 0, .* in --n 2000; give another --results-dir"),
+        ({"victim": {"macer": {"epochs": 3}}}, "victim 0, .*: differs from the plan in --epochs 3; "),
+        ({"runs": 1, "seed": 1}, r"has macer_.*/class_8, seed 0, which the plan lacks; add it to the plan"),
+    ],
+)
+def test_only_runs_of_the_same_settings_are_kept(plan: Plan, change: dict[str, Any], message: str) -> None:
+    assert runs(plan) == 1
+    moved_to_seed_1(plan)
+    before = {path: path.read_bytes() for path in plan.paths.results.iterdir()}
+    with pytest.raises(InputError, match=message):
+        collect(msgspec.structs.replace(plan, **{"runs": 2, **change}), plan.paths.results, add=True)
+    assert {path: path.read_bytes() for path in plan.paths.results.iterdir()} == before
+
+
+def test_nothing_is_added_without_a_store(plan: Plan) -> None:
+    with pytest.raises(InputError, match=r"plan\.yaml: no such file"):
+        collect(plan, plan.paths.results, add=True)
+    with pytest.raises(InputError, match=r"--add: .* leave one of the two out"):
+        main(Config(plan=plan.paths.results / "plan.yaml", add=True, from_results=True))
 
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
