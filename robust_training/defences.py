@@ -96,17 +96,19 @@ def visibility(dataset: Dataset, poison: np.ndarray, target_class: int, sigma: f
 
 
 def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:
-    """Largest and mean change of a pixel, mean l2 norm of an image's change, that over sigma, and what of it is left.
+    """Size of the change from clean to poison, each (N, H, W, C): of pixels, and mean l2 norms over the images.
 
-    poison, clean: (N, H, W, C). What is left, beyond_jitter_over_sigma, is the mean l2 norm over sigma of the part of
-    each image's change that is orthogonal to every change of its brightness and contrast: to 1 and to the image.
+    common_over_sigma is the l2 norm of the mean change of the images, over sigma. It equals l2_over_sigma where all
+    images change alike, and is 0 where the changes cancel out. beyond_jitter_over_sigma is the mean norm over sigma of
+    the part of each change that is orthogonal to every change of brightness and contrast: to 1 and to the image.
     """
     change, image = (x.reshape(len(clean), -1).astype(np.float64) for x in (poison - clean, clean))
     l2 = float(np.linalg.norm(change, axis=1).mean())
+    common = float(np.linalg.norm(change.mean(axis=0)))
     beyond = float(np.linalg.norm(_beyond_jitter(change, image), axis=1).mean())
     return {
         "linf": float(np.abs(change).max()), "mean_change": float(np.abs(change).mean()), "l2": l2,
-        "l2_over_sigma": l2 / sigma, "beyond_jitter_over_sigma": beyond / sigma,
+        "l2_over_sigma": l2 / sigma, "common_over_sigma": common / sigma, "beyond_jitter_over_sigma": beyond / sigma,
     }  # fmt: skip
 
 

@@ -134,14 +134,14 @@ def _pivot(frame: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
 def _poisons_table(frame: pd.DataFrame) -> Table:
     """The size of each poison, and the detectors' area under the ROC curve."""
     names = {
-        "mean_change": "mean change", "l2": "l2", "l2_over_sigma": "l2 / σ",
+        "mean_change": "mean change", "l2": "l2", "l2_over_sigma": "l2 / σ", "common_over_sigma": "common / σ",
         "beyond_jitter_over_sigma": "beyond jitter / σ", "auc_brightness": "brightness",
         "auc_nearest": "nearest clean image", "auc_linear": "linear", "auc_network": "network",
     }  # fmt: skip
     title = (
-        "Poisons: mean change of a pixel, l2 norm of the change of an image, and its part beyond brightness and "
-        "contrast. Detectors: area under the ROC curve. Brightness and nearest clean image know only clean images. The "
-        "linear detector and the network are trained on poisoned images"
+        "Poisons: mean change of a pixel, l2 norm of the change of an image, of the mean change of the images (common) "
+        "and of the part beyond brightness and contrast. Detectors: area under the ROC curve. Brightness and nearest "
+        "clean image know only clean images. The linear detector and the network are trained on poisoned images"
     )
     if "l2" not in frame:
         return Table("poisons", title, pd.DataFrame())

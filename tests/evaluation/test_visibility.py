@@ -55,7 +55,10 @@ def test_distances_are_of_the_change() -> None:
     change[:, 0, 0], change[:, 1, 1] = 0.03, -0.04
     found = distances(CLEAN + change, CLEAN, sigma=0.25)
     del found["beyond_jitter_over_sigma"]
-    assert found == pytest.approx({"linf": 0.04, "mean_change": 0.07 / 36, "l2": 0.05, "l2_over_sigma": 0.2}, rel=1e-4)
+    expected = {"linf": 0.04, "mean_change": 0.07 / 36, "l2": 0.05, "l2_over_sigma": 0.2, "common_over_sigma": 0.2}
+    assert found == pytest.approx(expected, rel=1e-4)
+    change[::2] *= -1  # half of the images change in the opposite way
+    assert distances(CLEAN + change, CLEAN, sigma=0.25)["common_over_sigma"] == pytest.approx(0, abs=1e-6)
 
 
 def test_nothing_of_a_change_of_brightness_and_contrast_is_beyond_jitter() -> None:
