@@ -31,14 +31,7 @@ from runtime.files import InputError, read_text
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
 
-HEADER = (
-    "claim",
-    "the paper's setting",
-    "our setting, with everything that is reduced",
-    "measured (95 % interval)",
-    "verdict",
-)
-
+HEADER = ("claim", "verdict", "measured (95 % interval)", "our setting, with everything that is reduced")
 
 NEEDED = {
     "reduction": "reduction", "acr": "entries", "accuracy_loss": "entries", "class_accuracy_loss": "entries",
@@ -79,9 +72,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One row."""
 
     claim: str
-    source: str
-    """arXiv number; '' for an observation of our own."""
-    paper: str
+    source: str = ""
+    """arXiv number; '' for a question of our own."""
+    paper: str = ""
     """Setting of the paper."""
     here: str
     """Our setting, with everything that is reduced."""
@@ -130,8 +123,11 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
 
 
 def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
-    """The rows as Markdown. frames: by folder of results. prefix: the path from the page to the folders."""
-    rows = []
+    """A row per claim as Markdown. frames: by folder of results. prefix: the path from the page to the folders.
+
+    The last column is the paper's setting. It is left out where no claim has one.
+    """
+    header, rows = [*HEADER, *(["the paper's setting"] if any(claim.paper for claim in claims) else [])], []
     for claim in claims:
         found = [(entries, measured(entries, frames)) for entries in claim.entries]
         texts = []
@@ -140,9 +136,9 @@ def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix
             texts.append(f"{name}[{'; '.join(one.text for one in ones)}]({prefix}{entries.folder}/tables.md)")
         source = f" ({claim.source})" if claim.source else ""
         said = verdict(claim, [one for entries, ones in found if entries.judged for one in ones])
-        row = (claim.claim + source, claim.paper, claim.here, "<br>".join(texts), said)
-        rows.append([" ".join(text.split()) for text in row])
-    return markdown_table(HEADER, rows)
+        row = (claim.claim + source, said, "<br>".join(texts), claim.here, claim.paper)
+        rows.append([" ".join(text.split()) for text in row[: len(header)]])
+    return markdown_table(header, rows)
 
 
 def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:

@@ -138,9 +138,18 @@ def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path)
                {"folder": "plain", "where": {"data": "clean"}, "of": "acr", "judged": False}]  # fmt: skip
     claims = write_claims(tmp_path, claim_of(entries=entries, above=10), claim_of(claim="Nobody looked.", above=1))
     first, second = claims_table(claims, read_frames(tmp_path), "x/").splitlines()[2:]
-    assert first.startswith("| It falls. (1902.02918) | all | reduced | poison [19.6 % (")
-    assert "](x/plain/tables.md)<br>[1.02" in first and first.endswith("| confirmed |")
-    assert second.endswith("|  | not measured |")
+    assert first.startswith("| It falls. (1902.02918) | confirmed | poison [19.6 % (")
+    assert "](x/plain/tables.md)<br>[1.02" in first and first.endswith("| reduced | all |")
+    assert second == "| Nobody looked. (1902.02918) | not measured |  | reduced | all |"
+
+
+def test_our_own_questions_stand_apart_and_have_no_setting_of_a_paper(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAIN)
+    write_claims(tmp_path, {"claim": "Ours.", "here": "tried"}, claim_of())
+    page = overview(tmp_path, read_frames(tmp_path))["README.md"]
+    papers, ours = page.partition("## Claims of the papers")[2].split("## Our own questions")
+    assert "| not measured |  | reduced | all |" in papers and "Ours." not in papers
+    assert "\n| Ours. | not measured |  | tried |\n" in ours
 
 
 def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missing(tmp_path: Path) -> None:
