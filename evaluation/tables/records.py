@@ -76,6 +76,9 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
         for seed, run in by_seed.items()
     }
     stored = (_kept_runs(plan, folder) if add else {}) | measured
+    certificates = [record.get("certificate", {}).get("settings", {}) for _, record in stored.values()]
+    if len({one["test_sha256"] for one in certificates if "test_sha256" in one}) > 1:
+        raise InputError(f"{folder}: its runs have other test images than {paths.data}; give another --results-dir")
     entries = [cell.key for cell in runs]
     records: dict[str, dict[str, Any]] = {}
     for entry, seed in sorted(stored, key=lambda run: (entries.index(run[0]), run[1])):

@@ -290,6 +290,16 @@ def test_only_runs_of_the_same_settings_are_kept(plan: Plan, change: dict[str, A
     assert {path: path.read_bytes() for path in plan.paths.results.iterdir()} == before
 
 
+def test_runs_of_other_test_images_are_not_added(plan: Plan) -> None:
+    write_points(plan, POINTS, test_sha256="of these images")
+    assert runs(plan) == 1
+    moved_to_seed_1(plan)
+    of_settings = plan.paths.certificate(plan.cells()[0], 1).with_suffix(".settings.json")
+    of_settings.write_text(of_settings.read_text().replace("of these images", "of other images"))
+    with pytest.raises(InputError, match="its runs have other test images than data/MNIST; give another"):
+        collect(msgspec.structs.replace(plan, runs=2), plan.paths.results, add=True)
+
+
 def test_nothing_is_added_without_a_store(plan: Plan) -> None:
     with pytest.raises(InputError, match=r"plan\.yaml: no such file"):
         collect(plan, plan.paths.results, add=True)
