@@ -24,11 +24,14 @@ from randomized_smoothing_certification.certificate_file import (
 )
 from randomized_smoothing_certification.fewer_votes import recorded_settings
 from runtime.command_line import run_script
-from runtime.files import InputError
+from runtime.files import InputError, read_record
 from runtime.part_by_part import settings_path
+from runtime.provenance import project_path
 
 SAME = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
 """Settings of certificates that must be equal wherever they are known."""
+OF_ONE_VICTIM = {"seed", "target_class", "x_train", "y_train"}
+"""Training settings in which victims of clean and of poisoned data may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,10 @@ def main(config: Config) -> None:
                 raise InputError(f"{file}: {name} is {known[name]}, but {expected} in {there}; certify alike")
     if {} in settings:
         print(f"note: {files[settings.index({})]} has no record, so that its n, alpha and sigma are not checked")
+    victims = [victim for file in files if (victim := _victim(file))]
+    for name in sorted({name for victim in victims for name in victim} - OF_ONE_VICTIM):
+        if len(values := list(dict.fromkeys(str(victim.get(name)) for victim in victims))) > 1:
+            print(f"note: victims differ in {name}: {', '.join(values)}; the reduction is not the poison's alone")
     clean, poisoned = np.maximum([radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
@@ -68,6 +75,18 @@ def main(config: Config) -> None:
     print(f"ACR {clean.mean():.4f} of clean data, {poisoned.mean():.4f} of poisoned data ({counted})")
     over = " and ".join(reduction.over) + " of this victim" * (len(clean) == 1)
     print(f"lower by {reduction.text}" + f", 95 % over {over}" * bool(reduction.over))
+
+
+def _victim(file: Path) -> dict[str, Any]:
+    """The training settings of the model that was certified, {} where its record is not at hand."""
+    if not settings_path(file).exists():
+        return {}
+    certificate = read_certificate_record(file)
+    path = project_path(certificate.get("provenance", {}).get("config", {}).get("model", "")).with_suffix(".json")
+    if not path.is_file():
+        return {}
+    record = read_record(path, settings=dict)
+    return record["settings"] if record.get("sha256") == certificate["settings"]["model_sha256"] else {}
 
 
 def _points(file: Path) -> list[Point]:

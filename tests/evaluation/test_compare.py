@@ -87,6 +87,35 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
         main(Config(clean=(clean,), poisoned=(poisoned,)))
 
 
+def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    files = [certificates(tmp_path / f"{name}.tsv", 0.5, 0.3) for name in ("clean", "poisoned")]
+    for file in files:
+        settings_path(file).touch()
+    monkeypatch.setattr(compare, "recorded_settings", lambda file: {"n": 1})
+    monkeypatch.setattr(compare, "require_certified_radii", lambda *_: None)
+    monkeypatch.setattr(compare, "read_whole_points", lambda file, record: read_points(file))
+    monkeypatch.setattr(
+        compare,
+        "read_certificate_record",
+        lambda file: {
+            "settings": {"model_sha256": "of the model"},
+            "provenance": {"config": {"model": str(file.with_suffix(".keras"))}},
+        },
+    )
+
+    def noted(sha256: str = "of the model", **settings: Any) -> str:
+        for file, changed in zip(files, ({}, settings), strict=True):
+            of_victim = {"epochs": 3, "seed": 0, "x_train": "clean", **changed}
+            file.with_suffix(".json").write_text(json.dumps({"settings": of_victim, "sha256": sha256}))
+        main(Config(clean=tuple(files[:1]), poisoned=tuple(files[1:])))
+        return capsys.readouterr().out
+
+    assert "note" not in noted(x_train="poisoned", seed=1)
+    assert "note: victims differ in epochs: 3, 4; the reduction is not the poison's alone" in noted(epochs=4)
+    assert "note: victims differ in plasma: None, True;" in noted(plasma=True)
+    assert "note" not in noted(sha256="of another model", epochs=4)
+
+
 def test_a_run_of_this_project_that_is_not_whole_is_no_other_programs_file(tmp_path: Path) -> None:
     clean, poisoned = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", 0.2, 0.1)
     settings_path(poisoned).write_text("{}")
