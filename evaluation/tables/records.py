@@ -76,13 +76,18 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
         for seed, run in by_seed.items()
     }
     stored = (_kept_runs(plan, folder) if add else {}) | measured
-    certificates = [record.get("certificate", {}).get("settings", {}) for _, record in stored.values()]
-    if len({one["test_sha256"] for one in certificates if "test_sha256" in one}) > 1:
-        raise InputError(f"{folder}: its runs have other test images than {paths.data}; give another --results-dir")
     entries = [cell.key for cell in runs]
     records: dict[str, dict[str, Any]] = {}
     for entry, seed in sorted(stored, key=lambda run: (entries.index(run[0]), run[1])):
         records.setdefault(entry, {})[str(seed)] = stored[entry, seed][1]
+    victims = [
+        (entry, run.get("victim", {}).get("settings", {}))
+        for entry, by_seed in records.items()
+        for run in by_seed.values()
+    ]
+    tested = {settings["x_test"] for _, settings in victims if "x_test" in settings}
+    if len(tested) > 1 or len({(entry, settings.get("x_train")) for entry, settings in victims}) > len(records):
+        raise InputError(f"{folder}: has runs of other training or test images; give another --results-dir")
     tables = [stored[entry, int(seed)][0] for entry, by_seed in records.items() for seed in by_seed]
     write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
