@@ -319,9 +319,10 @@ def require_result_name(path: Path) -> None:
         raise InputError(f"{path}: the name of the result file ends in .tsv; rename it")
 
 
-def as_text(points: Sequence[Point], header: str = "\t".join(COLUMNS)) -> str:
-    """The text of a whole file."""
-    return "\n".join([header, *(point.line for point in points)]) + "\n"
+def as_text(points: Sequence[Point]) -> str:
+    """The text of a whole file. It has the columns votes and decided where the points have them."""
+    columns = [name for name in Point._fields if getattr(points[0], name) is not None]
+    return "\n".join(["\t".join(columns), *(point.line for point in points)]) + "\n"
 
 
 def radii(points: Sequence[Point]) -> np.ndarray:

@@ -13,7 +13,6 @@ from typing import Any
 from randomized_smoothing_certification.certificate_file import (
     Point,
     as_text,
-    header_of,
     read_certificate_record,
     read_own_points,
     read_whole_points,
@@ -69,7 +68,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
                 raise InputError(f"{out}: exists with other rows; choose another output")
         remove(summary_path(out))
         write_json(settings_path(out), record)
-        write_text(out, as_text(points, header_of(record["settings"])))
+        write_text(out, as_text(points))
         return write_summary(out, points, record)
 
 
