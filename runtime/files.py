@@ -215,21 +215,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
-def read_text(path: Path) -> str:
-    """Read text, without the byte order mark (BOM) that some editors write first.
+def read_text(path: Path, mend: str = "mend the path or make it again") -> str:
+    """Read text with its line ends, without the byte order mark (BOM) that some editors write first.
 
-    Raises InputError when the file is missing, cannot be read or is not UTF-8.
+    Raises InputError when the file is missing, cannot be read or is not UTF-8. mend: the remedy for the first two.
     """
-    path = Path(path)
     require_file(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; mend the path or make it again") from error
+        raise InputError(f"{path}: no such file; {mend}") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend the path or make it again") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8 ({error}); save it as UTF-8 or make it again") from error
+        raise InputError(f"{path}: not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
 
 
 def read_json(path: Path) -> Any:
