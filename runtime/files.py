@@ -30,21 +30,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     First it removes the temporary files of ``path`` that killed runs left.
     Raises InputError when the disk is full or the folder cannot be written.
     """
-    path = Path(path)
     remove_leftovers(path)
-    temporary = None
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the user's umask applies
-        temporary = name
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the user's umask applies
         yield temporary
         temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or could not be made
+            temporary.unlink()
 
 
 _NO_ROOM = {
