@@ -18,7 +18,6 @@ from runtime.files import InputError
 from runtime.lazy import special, stats
 from runtime.noise import Stream, seed_pair
 
-_PRIOR = 0.5  # both parameters of the Beta prior of the probability (Jeffreys)
 _ROUNDING = 1e-4  # more than the rounding errors of the logarithms below for 2^31 votes
 _GROWTH = 0.1  # new votes between two evaluations of the test, as a share of the votes so far, in whole noise blocks
 
@@ -45,7 +44,7 @@ def log_evidence(
     multiplies it by at most 1 in expectation. So the probability that it ever reaches 1 / alpha is at most alpha
     (Ville), for any number of evaluations. The arguments broadcast.
     """
-    a = b = _PRIOR
+    a = b = 0.5  # parameters of the Beta prior (Jeffreys)
     ratio = special.betaln(a + successes, b + failures) - special.betaln(a, b)
     ratio = ratio - special.xlogy(successes, probability) - special.xlog1py(failures, -np.asarray(probability))
     with np.errstate(divide="ignore"):  # no evidence at all
