@@ -52,11 +52,8 @@ class Augmentation:
         another = ops.stack([seed[1], seed[0]])  # the crop uses ``seed``
         if self.jitter_brightness or self.jitter_contrast or self.blur:
             draws = uniform((x.shape[0], 3), another)
-            brightness, contrast = (
-                width * (2 * draws[:, column, None, None, None] - 1)
-                for column, width in enumerate((self.jitter_brightness, self.jitter_contrast))
-            )
-            x = (x - 0.5) * (1 + contrast) + 0.5 + brightness
+            change = 2 * draws[:, :, None, None, None] - 1
+            x = (x - 0.5) * (1 + self.jitter_contrast * change[:, 1]) + 0.5 + self.jitter_brightness * change[:, 0]
         if self.jitter_colour:
             x = x + self.jitter_colour * (2 * uniform((x.shape[0], 1, 1, x.shape[3]), fold_in(another, 60)) - 1)
         if self.blur:
