@@ -69,12 +69,9 @@ class Point(NamedTuple):
 
 def header_of(settings: Mapping[str, Any]) -> str:
     """The first line of the file of a run with these settings."""
-    added = ("votes", "decided") if settings["radii"] else ("votes",) if _votes_differ(settings) else ()
+    votes_differ = settings["acr_only"] or settings["radius_loss"]
+    added = ("votes", "decided") if settings["radii"] else ("votes",) if votes_differ else ()
     return "\t".join((*COLUMNS, *added))
-
-
-def _votes_differ(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["acr_only"] or settings["radius_loss"] or settings["radii"])
 
 
 def fixed_radius(radius: float) -> str:
@@ -219,7 +216,7 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     certifying = votes if point.predict != ABSTAIN else 0
     largest = radius_ceiling(settings["sigma"], certifying, settings["alpha"]) * (1 + 1e-9)
     return {
-        "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
+        "number of votes": point.votes is not None and votes not in possible,
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
     }
 
