@@ -59,11 +59,6 @@ def is_shown(
     return log_evidence(successes, failures, probability) >= np.log(1 / alpha) + _ROUNDING
 
 
-def probabilities_of(radii: Sequence[float], sigma: float, failure_mass: float = 0.0) -> np.ndarray:
-    """The probability that the class must exceed for each l2 radius (Cohen et al., theorem 1), float64."""
-    return stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
-
-
 def decide(
     counter: VoteCounter,
     image: np.ndarray,
@@ -113,10 +108,13 @@ def decide(
 
 
 def require_radii(radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> np.ndarray:
-    """Return ``probabilities_of`` the radii. Raise InputError unless they ascend from 0 or more and n votes suffice."""
+    """The probability that the class must exceed for each l2 radius (Cohen et al., theorem 1), float64 (radii,).
+
+    Raises InputError unless the radii ascend from 0 or more and n votes suffice.
+    """
     if not radii or not 0 <= radii[0] < np.inf or any(not a < b for a, b in itertools.pairwise(radii)):
         raise InputError(f"radii must be ascending numbers, none negative, got {' '.join(map(str, radii))}")
-    wanted = probabilities_of(radii, sigma, failure_mass)
+    wanted = stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
     for radius, probability in zip(radii, wanted, strict=True):
         if not (probability < 1 and is_shown(n, 0, probability, alpha)):
             raise InputError(
