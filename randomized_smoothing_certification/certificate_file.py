@@ -198,7 +198,7 @@ def read_own_points(
             "time": not 0 <= point.seconds < np.inf,
             "form": line != point.line,
         }
-        for what in (what for what, is_wrong in wrong.items() if is_wrong):
+        if what := next((what for what, is_wrong in wrong.items() if is_wrong), None):
             raise InputError(
                 f"{path}: line {number} has a {what} that its run cannot have written; delete the file and certify "
                 "again"

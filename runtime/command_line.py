@@ -82,7 +82,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
         is_empty = flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ()
-        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):  # else it empties them
+        # A flag without a value is meant where the default has values: it takes them away.
+        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):
             raise InputError(f"{flag} has no value; give at least one value, or leave the flag out")
     return config
 
