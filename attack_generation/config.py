@@ -17,8 +17,7 @@ from data.datasets import Epsilon, Share, Sigma
 from models.registry import require_architecture
 from robust_training.loss import TrainingLoss
 from runtime.bounds import POSITIVE, Bound, Seed
-from runtime.checks import require_usable
-from runtime.choices import chosen
+from runtime.checks import chosen, require_usable
 from runtime.files import InputError
 from runtime.long_run import CheckpointControls
 

@@ -19,8 +19,7 @@ from data.datasets import (
     split_target_class,
 )
 from runtime.bounds import Seed
-from runtime.checks import require_usable
-from runtime.choices import chosen
+from runtime.checks import chosen, require_usable
 from runtime.files import InputError, array_sha256, load_array, save_array
 from runtime.lazy import linalg, ndimage
 from runtime.long_run import CheckpointControls, LongRun, identity

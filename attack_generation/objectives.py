@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from randomized_smoothing_certification.soft_radius import mean_soft_radius, repeat_images, smoothed_probabilities
+from randomized_smoothing_certification.soft_radius import mean_soft_radius, mean_softmax, repeat_images
 from robust_training.loss import Logits, Randomness, mean_cross_entropy, noise_of_copies
 
 
@@ -37,7 +37,7 @@ class SoftRadius:
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any:
         noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
-        probabilities = smoothed_probabilities(logits, x, noise, 1.0, self.copies, self.beta)
+        probabilities = mean_softmax(logits(repeat_images(x, self.copies) + noise), self.copies, self.beta)
         return mean_soft_radius(probabilities, y, randomness.sigma, self.clip)
 
 

@@ -14,7 +14,7 @@ from bilevel_optimizer.bilevel import Problem, TwoLoops
 from bilevel_optimizer.linear_solvers import SOLVERS, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
-from runtime.choices import chosen
+from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ops
 

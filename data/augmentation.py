@@ -52,11 +52,8 @@ class Augmentation:
         another = ops.stack([seed[1], seed[0]])  # the crop uses ``seed``
         if self.jitter_brightness or self.jitter_contrast or self.blur:
             draws = uniform((x.shape[0], 3), another)
-            brightness, contrast = (
-                width * (2 * draws[:, column, None, None, None] - 1)
-                for column, width in enumerate((self.jitter_brightness, self.jitter_contrast))
-            )
-            x = (x - 0.5) * (1 + contrast) + 0.5 + brightness
+            change = 2 * draws[:, :, None, None, None] - 1
+            x = (x - 0.5) * (1 + self.jitter_contrast * change[:, 1]) + 0.5 + self.jitter_brightness * change[:, 0]
         if self.jitter_colour:
             x = x + self.jitter_colour * (2 * uniform((x.shape[0], 1, 1, x.shape[3]), fold_in(another, 60)) - 1)
         if self.blur:
@@ -65,10 +62,12 @@ class Augmentation:
 
 
 def plasma(x: Any, seed: Any) -> Any:
-    """Three changes, each with probability 1/2: x + i (2 p - 1), i in (0, 1); 4 p (x - 1/2) + 1/2; channels shuffled.
+    """Vary brightness and contrast over each image and shuffle its channels, each with probability 1/2.
 
-    x: float (N, height, width, channels) in [0, 1], and so is the result. p: a random field of each image, see
-    ``fractal_field``. seed: int32 (2,), may be traced. Draws up to number 50 of it are used.
+    The brightness changes to x + i (2 p - 1), with i uniform from 0 to 1 for each image. The contrast changes to
+    4 p (x - 1/2) + 1/2. Each change has its own random field p, see ``fractal_field``.
+    x: float (N, height, width, channels) in [0, 1], and so is the result. seed: int32 (2,), may be traced. Draws up to
+    number 50 of it are used.
     Source: UEraser-Lite (arXiv 2303.15127, section 3), with fields and ranges from the library Kornia.
     """
     draws = uniform((x.shape[0], 4 + x.shape[3]), seed)

@@ -283,11 +283,9 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     """
     x_path = Path(x_path)
     clean = dataset.x_train[target_mask(dataset.y_train, target_class)]
-    if name := ready_name(x_path):
-        poison_x = read_ready_poison(name, dataset.x_train, target_class).images
-    else:
-        poison_x = load_array(x_path)
-    poison_x = _images(poison_x, x_path)
+    name = ready_name(x_path)
+    found = read_ready_poison(name, dataset.x_train, target_class).images if name else load_array(x_path)
+    poison_x = _images(found, x_path)
     _require_same_shape(str(x_path), poison_x.shape, clean.shape)
     if poison_x.any():
         _require_bright(poison_x, x_path)

@@ -149,7 +149,7 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{file}: names the place {places[-1]}; name each file by a place of its own, as 00042.png"
             )
-        if mode not in ("L", "RGB") or pixels.shape != (images or [pixels])[0].shape:
+        if mode not in ("L", "RGB") or (images and pixels.shape != images[0].shape):
             raise InputError(f"{file}: is {pixels.shape} in mode {mode}; give one shape, all in 8-bit grey or RGB")
         images.append(pixels)
     if not images:

@@ -21,7 +21,6 @@ _FILES = {
     "x_test": ("t10k-images-idx3-ubyte", 3), "y_test": ("t10k-labels-idx1-ubyte", 1),
 }  # fmt: skip
 _NAME = re.compile(r"(?P<prefix>.*?)(train|t10k|test)-(images|labels)([.-])idx[13]-ubyte(\.gz)?")
-_UNSIGNED_BYTE = 0x08
 _TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _MOST_PACKED = 1032  # bytes that gzip can make of one byte
 
@@ -103,7 +102,7 @@ def _parsed(path: Path, stream: BinaryIO | gzip.GzipFile, dimensions: int, most:
         raise InputError(f"{path}: {'cut off' if header else 'is empty'}; fetch it again")
     if header[:2] != b"\0\0":
         raise InputError(f"{path}: no IDX file{seeming(header + stream.read(500))}; fetch it again")
-    if (code := header[2]) != _UNSIGNED_BYTE:
+    if (code := header[2]) != 0x08:  # unsigned bytes
         name = f" ({_TYPES[code]})" if code in _TYPES else ""
         raise InputError(
             f"{path}: holds values of type code 0x{code:02x}{name}, 0x08 (uint8) expected; save them as 8-bit values"

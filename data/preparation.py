@@ -12,6 +12,7 @@ from runtime.artifact import Artifact
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, read_json, save_array, write_json
+from runtime.lazy import keras
 from runtime.provenance import printed_path, project_path, provenance
 
 DARK = 64  # 8-bit images whose brightest pixel is darker may have another scale
@@ -88,16 +89,14 @@ def prepare_from_source(
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
-    import keras
-
     try:
-        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
+        train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras, urllib and tarfile each raise their own kinds
         reason = " ".join(str(error).split())
         raise InputError(
             f"the download of {name} failed ({reason}); use --source FILE.npz with a copy at hand"
         ) from error
-    return dict(zip(ARRAYS, (x_train, y_train, x_test, y_test), strict=True))
+    return dict(zip(ARRAYS, (*train, *test), strict=True))
 
 
 def _checked_images(x: np.ndarray, image_shape: tuple[int, int, int] | None, what: str) -> np.ndarray:

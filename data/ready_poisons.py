@@ -42,9 +42,9 @@ class ReadyPoison:
         return self.pixels.astype(np.float32) / np.float32(LEVELS)
 
 
-def ready_names(folder: Path | None = None) -> list[str]:
-    """Names of all poisons in the folder."""
-    return sorted(path.stem for path in (folder or FOLDER).glob("*.json"))
+def ready_names() -> list[str]:
+    """Names of all poisons in data/poisons/."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def ready_name(path: Path) -> str:
@@ -54,28 +54,27 @@ def ready_name(path: Path) -> str:
     return path.stem if is_name or is_there else ""
 
 
-def load_ready_poison(name: str, folder: Path | None = None) -> ReadyPoison:
+def load_ready_poison(name: str) -> ReadyPoison:
     """The poison of this name, as in ``load_ready_poison("mnist_published").pixels``. No data set is needed.
 
     Raises InputError where there is no poison of the name or its files are damaged.
     """
-    folder = folder or FOLDER
-    if name not in (known := ready_names(folder)):
+    if name not in (known := ready_names()):
         raise InputError(f"no ready poison {name!r}; choose from {', '.join(known) or 'none, there are none'}")
-    record = read_record(folder / f"{name}.json", settings=dict, arrays_sha256=dict)
-    arrays = load_archive(folder / f"{name}.npz", tuple(DTYPES))
+    record = read_record(FOLDER / f"{name}.json", settings=dict, arrays_sha256=dict)
+    arrays = load_archive(FOLDER / f"{name}.npz", tuple(DTYPES))
     for key, array in arrays.items():
         if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):
-            raise InputError(f"{folder / name}.npz: {key} is not the array that was packed; fetch the file again")
+            raise InputError(f"{FOLDER / name}.npz: {key} is not the array that was packed; fetch the file again")
     return ReadyPoison(arrays[KEY], arrays["index"], record)
 
 
-def read_ready_poison(name: str, x_train: np.ndarray, target_class: int, folder: Path | None = None) -> ReadyPoison:
+def read_ready_poison(name: str, x_train: np.ndarray, target_class: int) -> ReadyPoison:
     """The poison of this name, made from the training images x_train, as ``data.datasets.load_dataset`` gives them.
 
     Raises InputError as ``load_ready_poison`` does, and for poison of other training images or of another class.
     """
-    poison = load_ready_poison(name, folder)
+    poison = load_ready_poison(name)
     settings = poison.record["settings"]
     if settings.get("target_class") != target_class:
         raise InputError(

@@ -19,12 +19,13 @@ import numpy as np
 
 from randomized_smoothing_certification.certification_config import CertificateSettings
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
-from runtime.files import InputError, file_sha256, read_json
+from runtime.files import InputError, file_sha256, read_json, read_text
 from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 RADIUS_DIGITS = 6
 NO_RADIUS = round_down(0.0, RADIUS_DIGITS)
+_MEND = "certify the model first or mend the path"  # where a file is missing
 NOISE_OF = "seed and images"
 """The inputs of a run's noise, for its record: see runtime.noise.noise_seed."""
 
@@ -68,12 +69,9 @@ class Point(NamedTuple):
 
 def header_of(settings: Mapping[str, Any]) -> str:
     """The first line of the file of a run with these settings."""
-    added = ("votes", "decided") if settings["radii"] else ("votes",) if _votes_differ(settings) else ()
+    votes_differ = settings["acr_only"] or settings["radius_loss"]
+    added = ("votes", "decided") if settings["radii"] else ("votes",) if votes_differ else ()
     return "\t".join((*COLUMNS, *added))
-
-
-def _votes_differ(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["acr_only"] or settings["radius_loss"] or settings["radii"])
 
 
 def fixed_radius(radius: float) -> str:
@@ -91,18 +89,7 @@ def read_points(path: Path) -> list[Point]:
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
     negative or not finite, or holds certified accuracies at fixed radii.
     """
-    return _points_of(path, _text_of(path))
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; certify the model first or mend the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8; unpack it, or save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: not a certification file ({error}); mend the path") from error
+    return _points_of(path, read_text(path, _MEND))
 
 
 def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Point]:
@@ -115,7 +102,7 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
     if not columns and not rows:
         raise InputError(f"{path}: has no point, it is empty; certify the model first")
     if not at_fixed_radii:
-        require_certified_radii(path, {"radii": {"decided"} & set(columns)})
+        require_certified_radii(path, {"radii": "decided" in columns})
     if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
         raise InputError(
             f"{path}: has no column {lacking[0]!r}; the first line must name label, predict and radius, with tabs "
@@ -126,27 +113,24 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
     points: list[Point] = []
     lines_of: dict[int, int] = {}
     for number, row in rows:
+        line = f"{path}: line {number}"
         if all(row[name] == name for name in ("label", "predict", "radius")):
-            raise InputError(
-                f"{path}: line {number} repeats the column names, so that two files seem to be joined; keep one of them"
-            )
+            raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
         if None in row.values():
-            raise InputError(f"{path}: line {number} is damaged: it is cut off; delete it or certify again")
+            raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
         try:
             label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
             index = _whole(row["idx"]) if "idx" in columns else number - 2
         except ValueError as error:
             raise InputError(
-                f"{path}: line {number} is damaged: label, predict, radius (and idx) must be numbers; certify again"
+                f"{line} is damaged: label, predict, radius (and idx) must be numbers; certify again"
             ) from error
         if index < 0:
-            raise InputError(f"{path}: line {number} has the point {index}; points are numbered from 0")
+            raise InputError(f"{line} has the point {index}; points are numbered from 0")
         if not (np.isfinite(radius) and radius >= 0):
-            raise InputError(f"{path}: line {number} has the radius {radius}, which certifies nothing; mend it")
+            raise InputError(f"{line} has the radius {radius}, which certifies nothing; mend it")
         if index in lines_of:
-            raise InputError(
-                f"{path}: line {number} has the point {index} once more, after line {lines_of[index]}; certify again"
-            )
+            raise InputError(f"{line} has the point {index} once more, after line {lines_of[index]}; certify again")
         lines_of[index] = number
         added = (_whole_or_less(row[name]) if name in columns else None for name in ("votes", "decided"))
         correct = int(predict == label != ABSTAIN)
@@ -196,7 +180,7 @@ def read_own_points(
     class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
     another possible value, the file's hash in the summary of a whole run shows it.
     """
-    text = _text_of(path)
+    text = read_text(path, _MEND)
     points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
@@ -214,7 +198,7 @@ def read_own_points(
             "time": not 0 <= point.seconds < np.inf,
             "form": line != point.line,
         }
-        for what in (what for what, is_wrong in wrong.items() if is_wrong):
+        if what := next((what for what, is_wrong in wrong.items() if is_wrong), None):
             raise InputError(
                 f"{path}: line {number} has a {what} that its run cannot have written; delete the file and certify "
                 "again"
@@ -232,7 +216,7 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     certifying = votes if point.predict != ABSTAIN else 0
     largest = radius_ceiling(settings["sigma"], certifying, settings["alpha"]) * (1 + 1e-9)
     return {
-        "number of votes": _votes_differ(settings) and (point.votes is None or votes not in possible),
+        "number of votes": point.votes is not None and votes not in possible,
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
     }
 
@@ -319,9 +303,10 @@ def require_result_name(path: Path) -> None:
         raise InputError(f"{path}: the name of the result file ends in .tsv; rename it")
 
 
-def as_text(points: Sequence[Point], header: str = "\t".join(COLUMNS)) -> str:
-    """The text of a whole file."""
-    return "\n".join([header, *(point.line for point in points)]) + "\n"
+def as_text(points: Sequence[Point]) -> str:
+    """The text of a whole file. It has the columns votes and decided where the points have them."""
+    columns = [name for name in Point._fields if getattr(points[0], name) is not None]
+    return "\n".join(["\t".join(columns), *(point.line for point in points)]) + "\n"
 
 
 def radii(points: Sequence[Point]) -> np.ndarray:

@@ -7,14 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import (
-    Point,
-    as_text,
-    fixed_radius,
-    header_of,
-    radii,
-    summary_path,
-)
+from randomized_smoothing_certification.certificate_file import Point, as_text, fixed_radius, radii, summary_path
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
 from runtime.files import write_json
 from runtime.noise import Stream, seed_pair
@@ -25,7 +18,7 @@ BOOTSTRAP_SAMPLES = 10_000
 def write_summary(out: Path, points: Sequence[Point], record: dict[str, Any]) -> dict[str, Any]:
     """Write .summary.json beside whole certificates, print it, and return it."""
     summary = summarise(points, record["settings"])
-    digest = hashlib.sha256(as_text(points, header_of(record["settings"])).encode()).hexdigest()
+    digest = hashlib.sha256(as_text(points).encode()).hexdigest()
     summary |= {"tsv_sha256": digest, "provenance": record["provenance"]}
     write_json(summary_path(out), summary)
     print(describe(summary))

@@ -6,7 +6,6 @@
 Run the same command again to continue a run that was stopped.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,6 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(CertificationConfig):
     target_class: int | Literal["all"] = 8
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]. The paper has 0.25, 0.5 and 0.75

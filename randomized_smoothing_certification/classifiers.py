@@ -59,7 +59,7 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
         except Exception as error:
             raise InputError(
                 f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
-                f"{image_shape} ({_one_line(error, type(error).__name__)}); mend it"
+                f"{image_shape} ({type(error).__name__}: {_one_line(error)}); mend it"
             ) from error
         for output in arrays:
             winners(output, NOISE_BLOCK, num_classes)
@@ -87,9 +87,9 @@ def _on_tensors(classifier: Callable[[Any], Any], batches: list[np.ndarray]) -> 
     return (outputs, "") if all(map(ops.is_tensor, outputs)) else ([], f"but returns {type(outputs[0]).__name__}")
 
 
-def _one_line(error: Exception, name: str = "") -> str:
+def _one_line(error: Exception) -> str:
     """An error of another library as one line."""
-    return (f"{name}: " if name else "") + " ".join(str(error).split())[:200]
+    return " ".join(str(error).split())[:200]
 
 
 def require_scores(output: Any, count: int, num_classes: int) -> None:

@@ -22,7 +22,6 @@ import numpy as np
 
 from data.datasets import Sigma
 from randomized_smoothing_certification.certificate_file import (
-    COLUMNS,
     Point,
     as_text,
     read_certificate_record,
@@ -75,7 +74,6 @@ class _MadeWith(NamedTuple):
 
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError if the settings do not fit the file."""
-    require_bounds(config)
     _check_out(config)
     points = read_points(config.certificates)
     made = _made_with(config)
@@ -88,10 +86,9 @@ def main(config: Config) -> None:
     digest = file_sha256(config.certificates)
     of_file = noise_seed(config.seed, f"{digest} {config.n}")
     new = [_with_fewer(point, made, config.certificates, config.n, of_file) for point in points]
-    header = COLUMNS if all(point.votes is None for point in new) else (*COLUMNS, "votes")
     record = config.out.with_suffix(".json")
     remove(record)
-    write_text(config.out, as_text(new, "\t".join(header)))
+    write_text(config.out, as_text(new))
     write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
     print(f"{printed_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
           f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip

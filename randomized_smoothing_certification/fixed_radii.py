@@ -18,7 +18,6 @@ from runtime.files import InputError
 from runtime.lazy import special, stats
 from runtime.noise import Stream, seed_pair
 
-_PRIOR = 0.5  # both parameters of the Beta prior of the probability (Jeffreys)
 _ROUNDING = 1e-4  # more than the rounding errors of the logarithms below for 2^31 votes
 _GROWTH = 0.1  # new votes between two evaluations of the test, as a share of the votes so far, in whole noise blocks
 
@@ -45,7 +44,7 @@ def log_evidence(
     multiplies it by at most 1 in expectation. So the probability that it ever reaches 1 / alpha is at most alpha
     (Ville), for any number of evaluations. The arguments broadcast.
     """
-    a = b = _PRIOR
+    a = b = 0.5  # parameters of the Beta prior (Jeffreys)
     ratio = special.betaln(a + successes, b + failures) - special.betaln(a, b)
     ratio = ratio - special.xlogy(successes, probability) - special.xlog1py(failures, -np.asarray(probability))
     with np.errstate(divide="ignore"):  # no evidence at all
@@ -58,11 +57,6 @@ def is_shown(
 ) -> np.ndarray:
     """Whether the votes show at level alpha that the success probability is above ``probability``."""
     return log_evidence(successes, failures, probability) >= np.log(1 / alpha) + _ROUNDING
-
-
-def probabilities_of(radii: Sequence[float], sigma: float, failure_mass: float = 0.0) -> np.ndarray:
-    """The probability that the class must exceed for each l2 radius (Cohen et al., theorem 1), float64."""
-    return stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
 
 
 def decide(
@@ -114,10 +108,13 @@ def decide(
 
 
 def require_radii(radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> np.ndarray:
-    """Return ``probabilities_of`` the radii. Raise InputError unless they ascend from 0 or more and n votes suffice."""
+    """The probability that the class must exceed for each l2 radius (Cohen et al., theorem 1), float64 (radii,).
+
+    Raises InputError unless the radii ascend from 0 or more and n votes suffice.
+    """
     if not radii or not 0 <= radii[0] < np.inf or any(not a < b for a, b in itertools.pairwise(radii)):
         raise InputError(f"radii must be ascending numbers, none negative, got {' '.join(map(str, radii))}")
-    wanted = probabilities_of(radii, sigma, failure_mass)
+    wanted = stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
     for radius, probability in zip(radii, wanted, strict=True):
         if not (probability < 1 and is_shown(n, 0, probability, alpha)):
             raise InputError(

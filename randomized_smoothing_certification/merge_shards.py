@@ -13,7 +13,6 @@ from typing import Any
 from randomized_smoothing_certification.certificate_file import (
     Point,
     as_text,
-    header_of,
     read_certificate_record,
     read_own_points,
     read_whole_points,
@@ -41,8 +40,6 @@ class Config:
 
 def main(config: Config) -> None:
     """Merge as the config says."""
-    if not config.shards:
-        raise InputError("no shards given; name their files after --shards")
     merge(config.shards, config.out)
 
 
@@ -69,7 +66,7 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
                 raise InputError(f"{out}: exists with other rows; choose another output")
         remove(summary_path(out))
         write_json(settings_path(out), record)
-        write_text(out, as_text(points, header_of(record["settings"])))
+        write_text(out, as_text(points))
         return write_summary(out, points, record)
 
 

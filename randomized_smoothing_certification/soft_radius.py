@@ -11,7 +11,6 @@ section 3, and Zhai et al., "MACER" (ICLR 2020), section 4. All functions here c
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from runtime.lazy import ops
@@ -24,7 +23,7 @@ def repeat_images(x: Tensor, copies: int) -> Tensor:
     return ops.repeat(x, copies, axis=0)
 
 
-def mean_softmax(logits: Tensor, copies: int, beta: float = 1.0) -> Tensor:
+def mean_softmax(logits: Tensor, copies: int, beta: float) -> Tensor:
     """Mean over each image's copies of softmax(beta * logits): (B * copies, K) to (B, K), float32.
 
     The rows are ordered as ``repeat_images`` orders them. beta is the softmax's inverse temperature.
@@ -40,18 +39,6 @@ def log_mean_softmax(logits: Tensor, copies: int) -> Tensor:
     """
     log_softmax = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     return ops.logsumexp(ops.reshape(log_softmax, (-1, copies, logits.shape[-1])), axis=1) - math.log(copies)
-
-
-def smoothed_probabilities(
-    logits_fn: Callable[[Tensor], Tensor], x: Tensor, noise: Tensor, sigma: float, copies: int, beta: float
-) -> Tensor:
-    """Monte Carlo estimate z of the smoothed classifier's class probabilities, float32 (B, K).
-
-    logits_fn: images (B * copies, H, W, C) to logits (B * copies, K).
-    x: images in [0, 1], float32 (B, H, W, C). noise: standard normal (B * copies, H, W, C), the copies of one
-    image in a row. sigma: noise standard deviation in pixel units. copies: noisy copies per image (k).
-    """
-    return mean_softmax(logits_fn(repeat_images(x, copies) + sigma * noise), copies, beta)
 
 
 def gaussian_margin(mean_probabilities: Tensor, a: float = 0.0, keep: Tensor | None = None) -> Tensor:

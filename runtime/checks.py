@@ -1,10 +1,10 @@
-"""Checks of settings before a run begins: numbers, file names, paths."""
+"""Checks of settings before a run begins: numbers, file names, paths, choices by name."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from runtime import changed_keras_settings
 from runtime.bounds import require_bounds
 from runtime.files import InputError
 
+Value = TypeVar("Value")
 LARGEST_COUNT = 2**31 - 1
 """Largest integer setting. Votes, batches and indices are int32 on the device. Seeds have the same limit."""
 _FOLDERS = ("dir", "directory", "folder", "store", "studies")
@@ -46,6 +47,13 @@ def require_usable(settings: Any, name: str = "") -> None:
         raise InputError(f"{name} must be {kind}, got {settings}")
     elif isinstance(settings, int) and not 0 <= settings <= LARGEST_COUNT:
         raise InputError(f"{name} must lie between 0 and {LARGEST_COUNT}, got {shortened(settings)}")
+
+
+def chosen(what: str, table: Mapping[str, Value], name: str) -> Value:
+    """The entry ``name`` of a table. Where it is missing, raises InputError with the setting ``what`` and all names."""
+    if name not in table:
+        raise InputError(f"{what} must be one of {', '.join(table)}, got {name!r}")
+    return table[name]
 
 
 def require_keras_settings() -> None:

@@ -82,7 +82,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
         is_empty = flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ()
-        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):  # else it empties them
+        # A flag without a value is meant where the default has values: it takes them away.
+        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):
             raise InputError(f"{flag} has no value; give at least one value, or leave the flag out")
     return config
 
@@ -191,10 +192,8 @@ def _silent_where_nobody_reads() -> Iterator[None]:
 def _is_unread(stream: TextIO | None) -> bool:
     """Whether this is a pipe whose reader has gone."""
     try:
-        number = stream.fileno() if stream else -1
-    except (OSError, ValueError):  # no file, as in tests, or closed
-        return False
-    if number < 0:
+        number = cast(TextIO, stream).fileno()
+    except (AttributeError, OSError, ValueError):  # no stream, no file (as in tests), or a closed file
         return False
     if not hasattr(select, "poll"):  # Windows
         return True

@@ -30,21 +30,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     First it removes the temporary files of ``path`` that killed runs left.
     Raises InputError when the disk is full or the folder cannot be written.
     """
-    path = Path(path)
     remove_leftovers(path)
-    temporary = None
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the user's umask applies
-        temporary = name
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the user's umask applies
         yield temporary
         temporary.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or could not be made
+            temporary.unlink()
 
 
 _NO_ROOM = {
@@ -215,21 +212,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
-def read_text(path: Path) -> str:
-    """Read text, without the byte order mark (BOM) that some editors write first.
+def read_text(path: Path, mend: str = "mend the path or make it again") -> str:
+    """Read text with its line ends, without the byte order mark (BOM) that some editors write first.
 
-    Raises InputError when the file is missing, cannot be read or is not UTF-8.
+    Raises InputError when the file is missing, cannot be read or is not UTF-8. mend: the remedy for the first two.
     """
-    path = Path(path)
     require_file(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; mend the path or make it again") from error
+        raise InputError(f"{path}: no such file; {mend}") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend the path or make it again") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8 ({error}); save it as UTF-8 or make it again") from error
+        raise InputError(f"{path}: not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
 
 
 def read_json(path: Path) -> Any:

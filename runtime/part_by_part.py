@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.artifact import Artifact, read_same_record
-from runtime.checkpoints import OnOtherSettings, OtherSettings, allow_discard
+from runtime.checkpoints import OnOtherSettings, OtherSettings, allow_discard, require_same_settings
 from runtime.files import (
     InputError,
     append,
@@ -114,8 +114,12 @@ class KeptStages(Artifact):
     def require_own(self) -> None:
         """Raise OtherSettings where the folder keeps a stage of another study that may not be replaced."""
         for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
-            if _is_stage(path):  # ``get`` reports a damaged stage of this study
-                read_same_record(path, self.identity)
+            try:
+                record = read_record(path, settings=dict)
+            except InputError:  # not a stage, or a damaged one, which ``get`` reports
+                continue
+            if "result" in record:
+                require_same_settings(path, record["settings"], self.identity)
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The kept result of an earlier run with the same settings, or a new result, which is then kept.
@@ -138,10 +142,3 @@ class KeptStages(Artifact):
         if self._stop.reason:
             raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
         return result
-
-
-def _is_stage(path: Path) -> bool:
-    try:
-        return "result" in read_record(path, settings=dict)
-    except InputError:
-        return False

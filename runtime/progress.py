@@ -23,8 +23,7 @@ def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
     """A progress bar with the time left, on stderr. Where stderr is no terminal: a line at most every minute."""
     if _listener or not (sys.stderr and sys.stderr.isatty()):
         return _WithoutBar(iterable, **options)
-    options.setdefault("mininterval", 0.5)
-    return tqdm(iterable, dynamic_ncols=True, **options)
+    return tqdm(iterable, dynamic_ncols=True, mininterval=0.5, **options)
 
 
 @contextmanager

@@ -47,6 +47,6 @@ class Stop:
         """Why the run has to stop now. None: it may continue."""
         if self._signal is not None:
             return self._signal
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self.minutes_left == 0:
             return f"the limit of {self._limit:g} minutes"
         return None

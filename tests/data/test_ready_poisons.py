@@ -51,18 +51,19 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With the poison 'toy'."""
+    monkeypatch.setattr(data.ready_poisons, "FOLDER", tmp_path)
     pack_poison(POISON, CLEAN, np.arange(25) * 2, settings(), "toy", tmp_path)
     return tmp_path
 
 
 def test_what_is_packed_is_the_nearest_8_bit_image_and_is_read_to_the_bit(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["toy.json", "toy.npz"] and ready_names(folder) == ["toy"]
+    assert sorted(path.name for path in folder.iterdir()) == ["toy.json", "toy.npz"] and ready_names() == ["toy"]
     stored = load_archive(folder / "toy.npz")
     assert stored["X_poisoned"].dtype == np.uint8 and stored["index"].dtype == np.int32
     assert stored["index"].tolist() == list(range(0, 50, 2))
-    ready = read_ready_poison("toy", X, 8, folder)
+    ready = read_ready_poison("toy", X, 8)
     assert ready.index.tolist() == list(range(0, 50, 2)) and ready.pixels.tobytes() == stored["X_poisoned"].tobytes()
     assert ready.images.dtype == np.float32 and ready.record["commit"] == "abc"
     assert ready.images.tobytes() == (stored["X_poisoned"].astype(np.float32) / np.float32(255)).tobytes()
@@ -105,7 +106,7 @@ def test_data_that_it_was_not_made_for(
     name: str, x_train: np.ndarray, target_class: int, message: str, folder: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        read_ready_poison(name, x_train, target_class, folder)
+        read_ready_poison(name, x_train, target_class)
 
 
 @pytest.mark.parametrize(
@@ -120,17 +121,17 @@ def test_arrays_that_are_missing_or_others(folder: Path, change: dict[str, Any],
     arrays = {**load_archive(folder / "toy.npz"), **change}
     save_archive(folder / "toy.npz", {name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(InputError, match=message):
-        read_ready_poison("toy", X, 8, folder)
+        read_ready_poison("toy", X, 8)
 
 
 def test_an_array_of_other_type_with_the_same_bytes_and_no_file(folder: Path) -> None:
     arrays = load_archive(folder / "toy.npz")
     save_archive(folder / "toy.npz", {**arrays, "X_poisoned": arrays["X_poisoned"].view(np.int8)})
     with pytest.raises(InputError, match="X_poisoned is not the array that was packed"):
-        read_ready_poison("toy", X, 8, folder)
+        read_ready_poison("toy", X, 8)
     (folder / "toy.npz").unlink()
     with pytest.raises(InputError, match=r"toy\.npz: no such file"):
-        read_ready_poison("toy", X, 8, folder)
+        read_ready_poison("toy", X, 8)
 
 
 def test_a_name_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -655,7 +655,10 @@ def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, con
         (b"", "has no point, it is empty"),
         (b"label,predict,radius\n3,3,0.5\n", "has no column 'label'; the first line must name .* with tabs"),
         (b"label\tpredict\tradius\n3\t3\t0.5\nlabel\tpredict\tradius\n4\t4\t0.5\n", "line 3 repeats the column names"),
-        ("label\tpredict\tradius\n3\t3\t0.5\n".encode("utf-16"), "not text in UTF-8; unpack it, or save it as UTF-8"),
+        (
+            "label\tpredict\tradius\n3\t3\t0.5\n".encode("utf-16"),
+            r"not text in UTF-8 \(.*\); unpack it, or save it as UTF-8",
+        ),
         (b"label\tpredict\tradius\n3\t3\n", "line 2 is damaged"),
         (b"label\tpredict\tradius\n3.5\t3\t1\n", "line 2 is damaged"),
         (b"label\tpredict\tradius\tcorrect\n3\t3\t1\t1\n3\t3\t0.3", "line 3 is damaged: it is cut off"),

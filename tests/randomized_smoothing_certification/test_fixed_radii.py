@@ -8,14 +8,7 @@ from scipy import special, stats
 
 from randomized_smoothing_certification import fixed_radii
 from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.fixed_radii import (
-    Decision,
-    decide,
-    is_shown,
-    log_evidence,
-    probabilities_of,
-    require_radii,
-)
+from randomized_smoothing_certification.fixed_radii import Decision, decide, is_shown, log_evidence, require_radii
 from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling
 from runtime.files import InputError
 
@@ -78,7 +71,7 @@ def test_any_radius_of_the_list_is_certified_wrongly_no_more_often_than_alpha(
     true_radius: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fixed_radii, "is_shown", cache(is_shown))  # of the same few thousand counts again and again
-    counter = Votes(float(probabilities_of([true_radius], 0.5)[0]))
+    counter = Votes(float(stats.norm.cdf(true_radius / 0.5)))
     radii, alpha, runs = (0.0, 0.25, 0.5, 0.75, 1.0), 0.05, 2_000
     wrong = 0
     for _ in range(runs):
@@ -98,7 +91,7 @@ def test_votes_end_when_all_is_decided() -> None:
 
 
 def test_what_n_votes_do_not_settle_is_undecided_and_costs_no_more() -> None:
-    edge = Votes(float(probabilities_of([0.5], 0.5)[0]))
+    edge = Votes(float(stats.norm.cdf(1.0)))
     found = decided(edge, (0.25, 0.5), 1_050)
     assert found[:3] == (1, 1, False) and found.votes <= 1_050
     selection, *parts = edge.parts
@@ -116,7 +109,7 @@ def test_another_class_than_the_wanted_one_gets_no_votes() -> None:
 
 
 def test_looks_grow_in_whole_blocks_up_to_n() -> None:
-    edge = Votes(float(probabilities_of([0.5], 0.5)[0]))
+    edge = Votes(float(stats.norm.cdf(1.0)))
     decided(edge, (0.5,), 1_000_050)
     looks = [until for _, until in edge.parts[1:]]
     steps = np.diff(looks)

@@ -14,7 +14,6 @@ from randomized_smoothing_certification.soft_radius import (
     mean_soft_radius,
     mean_softmax,
     repeat_images,
-    smoothed_probabilities,
     soft_radius,
 )
 from runtime.noise import normal, seed_pair
@@ -105,7 +104,7 @@ def test_log_mean_softmax_stays_finite_where_the_mean_underflows() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(log_mean_softmax(far, 2))[0, 0], -150 - np.log(2), rtol=1e-6)
 
 
-def test_smoothed_probabilities_average_each_images_own_noisy_copies() -> None:
+def test_class_probabilities_average_each_images_own_noisy_copies() -> None:
     images = GENERATOR.uniform(size=(3, 2, 2, 1)).astype(np.float32)
     weights = GENERATOR.normal(size=(4, 3)).astype(np.float32)
     noise = ops.convert_to_numpy(normal((9, 2, 2, 1), seed_pair(0, 1)))
@@ -115,7 +114,7 @@ def test_smoothed_probabilities_average_each_images_own_noisy_copies() -> None:
         seen.append(ops.convert_to_numpy(x))
         return ops.matmul(ops.reshape(x, (-1, 4)), weights)
 
-    z = smoothed_probabilities(logits_fn, ops.convert_to_tensor(images), noise, SIGMA, COPIES, BETA)
+    z = mean_softmax(logits_fn(repeat_images(ops.convert_to_tensor(images), COPIES) + SIGMA * noise), COPIES, BETA)
     np.testing.assert_allclose(seen[0] - SIGMA * noise, np.repeat(images, 3, axis=0), atol=1e-6)
     for i, row in enumerate(ops.convert_to_numpy(z)):
         noisy = images[i] + SIGMA * noise[3 * i : 3 * i + 3]

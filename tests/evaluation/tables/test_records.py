@@ -68,10 +68,10 @@ def runs(plan: Plan) -> int:
     return len(measured(plan))
 
 
-def write_points(plan: Plan, points: list[Point], header: str | None = None, **settings: Any) -> None:
+def write_points(plan: Plan, points: list[Point], **settings: Any) -> None:
     """Whole certificates of the only victim, and settings of their record."""
     tsv = tsv_of(plan)
-    tsv.write_text(as_text(points, header) if header else as_text(points))
+    tsv.write_text(as_text(points))
     summary_path(tsv).write_text(json.dumps({"tsv_sha256": file_sha256(tsv)}))
     of_settings = tsv.with_suffix(".settings.json")
     record = json.loads(of_settings.read_text())
@@ -112,8 +112,7 @@ def test_points_of_other_classes_stand_apart(plan: Plan) -> None:
 
 def test_the_votes_of_each_point_are_kept(plan: Plan) -> None:
     points = [POINTS[0]._replace(votes=1000), POINTS[1]._replace(votes=0)]
-    header = "idx\tlabel\tpredict\tradius\tcorrect\ttime\tvotes"
-    write_points(plan, points, header, acr_only=True)
+    write_points(plan, points, acr_only=True)
     assert runs(plan) == 1
     assert read_store(plan.paths.results).points["votes"].tolist() == [1000, 0]
 
