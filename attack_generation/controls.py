@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -137,12 +137,8 @@ CONTROLS: dict[str, Control] = {
 }
 """Controls: images before they are brought back within epsilon and [0, 1]. See ``ControlConfig.kind``."""
 
-if TYPE_CHECKING:
-    StartName = str
-    ControlName = str
-else:
-    StartName = Literal[tuple(STARTS)]
-    ControlName = Literal[tuple(CONTROLS)]
+StartName: TypeAlias = Literal[tuple(STARTS)]  # type: ignore[valid-type]
+ControlName: TypeAlias = Literal[tuple(CONTROLS)]  # type: ignore[valid-type]
 
 
 def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, mean_softmax, repeat_images
 from robust_training.loss import Logits, Randomness, mean_cross_entropy, noise_of_copies
@@ -66,7 +66,4 @@ OBJECTIVES: dict[str, Callable[[int, float, float, bool], UpperObjective]] = {
 }
 """Constructors of the objectives by name. They take the fields of ``SoftRadius``: copies, beta, clip, fixed_noise."""
 
-if TYPE_CHECKING:
-    ObjectiveName = str
-else:
-    ObjectiveName = Literal[tuple(OBJECTIVES)]
+ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]

@@ -6,7 +6,7 @@ its minibatch of poisoned images depends on. All methods are pure.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -107,7 +107,4 @@ class ClassPattern:
 PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}
 """Constructors of the parametrisations by name, called with epsilon. A new one takes one file and one line here."""
 
-if TYPE_CHECKING:
-    ParametrisationName = str
-else:
-    ParametrisationName = Literal[tuple(PARAMETRISATIONS)]
+ParametrisationName: TypeAlias = Literal[tuple(PARAMETRISATIONS)]  # type: ignore[valid-type]

@@ -6,7 +6,7 @@ form used by "How Robust are Randomized Smoothing based Defenses to Data Poisoni
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
@@ -18,10 +18,7 @@ from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ops
 
-if TYPE_CHECKING:
-    SolverName = str
-else:
-    SolverName = Literal[tuple(SOLVERS)]
+SolverName: TypeAlias = Literal[tuple(SOLVERS)]  # type: ignore[valid-type]
 RedrawNoise = Literal["training_and_validation", "validation", "none"]
 
 
