@@ -12,6 +12,7 @@ from bilevel_optimizer.autodiff import fused
 from bilevel_optimizer.trees import Tree, zeros_like
 from runtime.lazy import ops, tree
 
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # as recommended in the paper of Adam
 _WORTH_FUSING = 2**16  # entries
 _fused = cache(fused)
 
@@ -29,15 +30,7 @@ def adam_init(x: Tree) -> AdamState:
     return AdamState(zeros_like(x), zeros_like(x), ops.zeros((), dtype="int32"))
 
 
-def adam_step(
-    x: Tree,
-    gradient: Tree,
-    state: AdamState,
-    learning_rate: Any,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
-) -> tuple[Tree, AdamState]:
+def adam_step(x: Tree, gradient: Tree, state: AdamState, learning_rate: Any) -> tuple[Tree, AdamState]:
     """One step of Adam (Kingma and Ba, ICLR 2015, the form at the end of section 2).
 
     x, gradient: nested structures of float tensors of one shape. learning_rate: scalar.
@@ -47,12 +40,12 @@ def adam_step(
 
     def rate(x: Any) -> Any:
         t = ops.cast(steps, x.dtype)
-        return learning_rate * ops.sqrt(1 - beta2**t) / (1 - beta1**t)
+        return learning_rate * ops.sqrt(1 - BETA2**t) / (1 - BETA1**t)
 
     def moved(x: Any, g: Any, m: Any, s: Any) -> tuple[Any, Any, Any]:
         x, g = ops.convert_to_tensor(x), ops.convert_to_tensor(g)
         large = math.prod(x.shape) >= _WORTH_FUSING
-        return (_fused(_update) if large else _update)(x, g, m, s, rate(x), beta1, beta2, epsilon)
+        return (_fused(_update) if large else _update)(x, g, m, s, rate(x))
 
     leaves = [tree.flatten(part) for part in (x, gradient, state.first, state.second)]
     columns = zip(*[moved(*leaf) for leaf in zip(*leaves, strict=True)], strict=True)
@@ -60,10 +53,8 @@ def adam_step(
     return x, AdamState(first, second, steps)
 
 
-def _update(
-    x: Any, g: Any, m: Any, s: Any, rate: Any, beta1: float, beta2: float, epsilon: float
-) -> tuple[Any, Any, Any]:
+def _update(x: Any, g: Any, m: Any, s: Any, rate: Any) -> tuple[Any, Any, Any]:
     """New parameters and moments of one tensor. rate: the learning rate with both bias corrections."""
-    m = beta1 * m + (1 - beta1) * g
-    s = beta2 * s + (1 - beta2) * g * g
-    return x - rate * m / (ops.sqrt(s) + epsilon), m, s
+    m = BETA1 * m + (1 - BETA1) * g
+    s = BETA2 * s + (1 - BETA2) * g * g
+    return x - rate * m / (ops.sqrt(s) + EPSILON), m, s

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from bilevel_optimizer import adam
 from bilevel_optimizer.adam import _WORTH_FUSING, adam_init, adam_step
 from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives, value_and_grad
 from bilevel_optimizer.trees import add_scaled, dot, norm
@@ -183,13 +184,15 @@ def test_adam_is_the_same_for_small_and_large_tensors_in_loops_and_again() -> No
     assert int(state.steps) == 4
 
 
-def test_adam_takes_the_steps_of_the_paper(float64: None) -> None:
+def test_adam_takes_the_steps_of_the_paper(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"BETA1": 0.8, "BETA2": 0.9, "EPSILON": 1e-3}.items():
+        monkeypatch.setattr(adam, name, value)
     random = np.random.default_rng(2)
     x = wanted = random.normal(size=3)
     state, m, s = adam_init(x), np.zeros(3), np.zeros(3)
     for t in range(1, 8):
         g = random.normal(size=3)
-        x, state = adam_step(x, g, state, 0.1, beta1=0.8, beta2=0.9, epsilon=1e-3)
+        x, state = adam_step(x, g, state, 0.1)
         m, s = 0.8 * m + 0.2 * g, 0.9 * s + 0.1 * g**2
         wanted = wanted - 0.1 * np.sqrt(1 - 0.9**t) / (1 - 0.8**t) * m / (np.sqrt(s) + 1e-3)
     np.testing.assert_allclose(numpy_of(x), wanted, rtol=1e-12)
