@@ -20,7 +20,7 @@ from attack_generation.config import PoisonConfig
 from benchmarks.record import BenchmarkConfig
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import grad, jit, second_derivatives
-from bilevel_optimizer.trees import Tree, add_scaled, tree_map
+from bilevel_optimizer.trees import Tree, add_scaled
 from data.datasets import Dataset
 from models.registry import build_model
 from models.stateless import StatelessModel
@@ -29,7 +29,7 @@ from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
 from robust_training.training import Training
 from runtime.bounds import POSITIVE
-from runtime.lazy import keras, ops
+from runtime.lazy import keras, ops, tree
 from runtime.noise import fold_in, normal, seed_pair
 
 SIGMA = 0.5
@@ -122,7 +122,7 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
     The batch is an argument of the compiled function, because JAX computes a constant's noise while compiling.
     """
     model = StatelessModel(build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0))
-    weights, statistics = tree_map(ops.convert_to_tensor, model.initial())
+    weights, statistics = tree.map_structure(ops.convert_to_tensor, model.initial())
     loss = GaussianAugmentationLoss()
     size = sizes.batch_clean + sizes.batch_poison
     batch = {
@@ -139,7 +139,7 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
         randomness = Randomness(SIGMA, batch["seed"], batch["seed"], batch["images"])
         return loss(logits, batch["x"], batch["y"], randomness, 0.0)
 
-    return objective, weights, tree_map(ops.convert_to_tensor, batch)
+    return objective, weights, tree.map_structure(ops.convert_to_tensor, batch)
 
 
 def gradient_work(sizes: Sizes, dataset: Dataset) -> Work:
@@ -228,7 +228,7 @@ def model_work(model: keras.Model, image: np.ndarray, batch_size: int, batches: 
     noisy = image + SIGMA * generator.standard_normal((batch_size, *image.shape), np.float32)
     variables = model.trainable_variables, model.non_trainable_variables
     weights = tuple([variable.value for variable in group] for group in variables)
-    arguments = tree_map(ops.convert_to_tensor, (noisy, np.float32(0), np.int32(batches)))
+    arguments = tree.map_structure(ops.convert_to_tensor, (noisy, np.float32(0), np.int32(batches)))
     return partial(jit(loop), weights, *arguments)
 
 
@@ -246,7 +246,7 @@ def noise_work(image: np.ndarray, batch_size: int, batches: int) -> Work:
         return ops.fori_loop(0, batches, body, ops.zeros((batch_size, *image.shape)))
 
     compiled = jit(loop)
-    arguments = tree_map(ops.convert_to_tensor, (image, np.float32(SIGMA), seed_pair(0), np.int32(batches)))
+    arguments = tree.map_structure(ops.convert_to_tensor, (image, np.float32(SIGMA), seed_pair(0), np.int32(batches)))
     return lambda: compiled(*arguments)[0, 0, 0]
 
 

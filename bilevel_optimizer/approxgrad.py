@@ -12,11 +12,11 @@ from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
 from bilevel_optimizer.bilevel import Problem, TwoLoops
 from bilevel_optimizer.linear_solvers import SOLVERS, LinearSolver
-from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.checks import chosen
 from runtime.files import InputError
-from runtime.lazy import ops
+from runtime.lazy import ops, tree
 
 SolverName: TypeAlias = Literal[tuple(SOLVERS)]  # type: ignore[valid-type]
 RedrawNoise = Literal["training_and_validation", "validation", "none"]
@@ -128,8 +128,8 @@ class ApproxGrad(TwoLoops):
         solution = self.linear_solver(matvec, right_side, lower.p, lower.solver)
         p = solution.x
         cross, product = g.both(p)
-        hypergradient = tree_map(lambda a, b: a - b, f_u, cross)
-        residual = tree_map(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
+        hypergradient = tree.map_structure(lambda a, b: a - b, f_u, cross)
+        residual = tree.map_structure(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
         metrics = Metrics(
             f,
             g.value,

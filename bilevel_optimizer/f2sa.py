@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
 from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
-from bilevel_optimizer.trees import Tree, norm, tree_map
+from bilevel_optimizer.trees import Tree, norm
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
-from runtime.lazy import ops
+from runtime.lazy import ops, tree
 
 
 class F2saState(NamedTuple):
@@ -57,7 +57,8 @@ class F2sa(BilevelOptimizer):
     """Growth of the multiplier per outer step."""
 
     def init_lower(self, v: Tree) -> F2saState:
-        return F2saState(adam_init(v), tree_map(ops.convert_to_tensor, v), adam_init(v), ops.zeros((), "int32"))
+        y = tree.map_structure(ops.convert_to_tensor, v)
+        return F2saState(adam_init(v), y, adam_init(v), ops.zeros((), "int32"))
 
     def directions(
         self, problem: Problem, u: Tree, v: Tree, y: Tree, multiplier: Any, data: Any
@@ -71,7 +72,7 @@ class F2sa(BilevelOptimizer):
 
         (_, (f, g_of_y)), (u_of_y, d_y) = value_and_grad(penalised, has_aux=True)((u, y))
         g, (u_of_v, d_v) = value_and_grad(lambda uv: problem.g(uv[0], uv[1], data, 0))((u, v))
-        d_u = tree_map(lambda a, b: multiplier * (a - b), u_of_y, u_of_v)
+        d_u = tree.map_structure(lambda a, b: multiplier * (a - b), u_of_y, u_of_v)
         return d_u, d_v, d_y, F2saMetrics(f, g, g_of_y, multiplier, norm(d_u))
 
     def direction(

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilevel_optimizer.adam import adam_init, adam_step
-from bilevel_optimizer.trees import Tree, add_scaled, dot, tree_map
-from runtime.lazy import ops
+from bilevel_optimizer.trees import Tree, add_scaled, dot
+from runtime.lazy import ops, tree
 
 Matvec = Callable[[Tree, Any], Tree]
 RightSide = Callable[[Any], Tree]
@@ -122,8 +122,8 @@ class ConjugateGradient(LinearSolver):
         enough = self.tolerance**2 * bb
         warm = add_scaled(right, -1.0, matvec(x0, 0))
         better = dot(warm, warm) < bb
-        x = tree_map(lambda leaf: ops.where(better, leaf, 0.0), x0)
-        r = tree_map(lambda warm, right: ops.where(better, warm, right), warm, right)
+        x = tree.map_structure(lambda leaf: ops.where(better, leaf, 0.0), x0)
+        r = tree.map_structure(lambda warm, right: ops.where(better, warm, right), warm, right)
 
         going_on = ops.convert_to_tensor(np.int32(Ended.OUT_OF_ITERATIONS))
 
@@ -164,7 +164,7 @@ class NeumannSeries(LinearSolver):
 
     def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, x: Tree) -> Tree:
-            return tree_map(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x, i), b(i))
+            return tree.map_structure(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x, i), b(i))
 
         return _all_iterations(self.iterations, ops.fori_loop(0, self.iterations, step, x0), state)
 

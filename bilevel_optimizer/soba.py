@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
 from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
-from bilevel_optimizer.trees import Tree, add_scaled, norm, tree_map, zeros_like
+from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
-from runtime.lazy import ops
+from runtime.lazy import ops, tree
 
 
 class SobaState(NamedTuple):
@@ -64,7 +64,7 @@ class Soba(BilevelOptimizer):
         g = second_derivatives(lambda u, v: problem.g(u, v, data, 0), u, v)
         cross, product = g.both(p)
         d_u = add_scaled(f_u, -1.0, cross)
-        d_p = tree_map(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
+        d_p = tree.map_structure(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
         residual = norm(d_p) / ops.maximum(norm(f_v), 1e-30)
         return d_u, g.gradient, d_p, SobaMetrics(f, g.value, residual, norm(d_u))
 

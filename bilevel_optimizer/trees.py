@@ -1,31 +1,25 @@
 """Vector-space operations on nested structures of tensors."""
 
-from collections.abc import Callable
 from typing import Any
 
-from runtime.lazy import keras, ops
+from runtime.lazy import ops, tree
 
 Tree = Any  # a nested structure of tensors
 
 
-def tree_map(function: Callable, *trees: Tree) -> Tree:
-    """Apply ``function`` leaf by leaf to structures of one shape."""
-    return keras.tree.map_structure(function, *trees)
-
-
 def zeros_like(x: Tree) -> Tree:
     """Zeros shaped as x."""
-    return tree_map(ops.zeros_like, x)
+    return tree.map_structure(ops.zeros_like, x)
 
 
 def add_scaled(x: Tree, scale: Any, y: Tree) -> Tree:
     """x + scale * y."""
-    return tree_map(lambda a, b: a + scale * b, x, y)
+    return tree.map_structure(lambda a, b: a + scale * b, x, y)
 
 
 def dot(x: Tree, y: Tree) -> Any:
     """Inner product over all leaves, a scalar tensor."""
-    return sum(ops.sum(a * b) for a, b in zip(keras.tree.flatten(x), keras.tree.flatten(y), strict=True))
+    return sum(ops.sum(a * b) for a, b in zip(tree.flatten(x), tree.flatten(y), strict=True))
 
 
 def norm(x: Tree) -> Any:
@@ -38,4 +32,4 @@ def mean(trees: tuple[Tree, ...]) -> Tree:
     if len(trees) == 1:
         return trees[0]
     # ops.mean rounds float64 to float32 on JAX.
-    return tree_map(lambda *leaves: sum(leaves) / len(leaves), *trees)
+    return tree.map_structure(lambda *leaves: sum(leaves) / len(leaves), *trees)

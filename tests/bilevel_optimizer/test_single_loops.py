@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras import ops
+from keras import ops, tree
 
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.alternating import Alternating
@@ -17,13 +17,13 @@ from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
 from bilevel_optimizer.ensemble import Ensemble
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.soba import Soba
-from bilevel_optimizer.trees import tree_map, zeros_like
+from bilevel_optimizer.trees import zeros_like
 from tests.bilevel_optimizer.problems import Quadratic, Ridge, flat, relative_error
 
 
 def settled(optimiser: Any, problem: Problem, u: Any, v: Any, steps: int = 2500) -> tuple[Any, Any, Any]:
     """(u, v, lower state) after steps that do not move u, the last with a hundredth of the rate of v."""
-    u, v = tree_map(ops.convert_to_tensor, (u, v))
+    u, v = tree.map_structure(ops.convert_to_tensor, (u, v))
     carry = u, v, optimiser.init_lower(v), adam_init(u)
     for lr_v in (1.0, 0.1, 0.01):
         still = replace(optimiser, lr_u=1e-30, lr_v=lr_v * optimiser.lr_v)
@@ -45,14 +45,14 @@ def hypergradient(optimiser: Any, on: Any, u: Any, v: Any) -> np.ndarray:
 @pytest.mark.parametrize("damping", [0.0, 0.7])
 def test_soba_settles_at_the_hypergradient_of_a_quadratic(damping: float, float64: None) -> None:
     q = Quadratic()
-    start = tree_map(lambda leaf: leaf + 0.5, q.nested_v)
+    start = tree.map_structure(lambda leaf: leaf + 0.5, q.nested_v)
     optimiser = Soba(lr_v=0.02, lr_p=0.2, damping=damping)
     assert relative_error(hypergradient(optimiser, q, q.nested_u, start), q.closed_form(damping)) < 1e-4
 
 
 def test_f2sa_settles_at_it_up_to_the_multiplier(float64: None) -> None:
     q = Quadratic()
-    start = tree_map(lambda leaf: leaf + 0.5, q.nested_v)
+    start = tree.map_structure(lambda leaf: leaf + 0.5, q.nested_v)
     errors = [
         relative_error(hypergradient(F2sa(lr_v=0.02, multiplier=lam), q, q.nested_u, start), q.closed_form(0.0))
         for lam in (30.0, 300.0, 3000.0)
@@ -71,7 +71,7 @@ def test_hypergradient_of_ridge_regression(optimiser: BilevelOptimizer, float64:
 
 def test_a_step_of_soba_moves_all_three_from_one_point(float64: None) -> None:
     q, lr_p, damping = Quadratic(), 0.1, 0.5
-    u, v, upper = q.nested_u, tree_map(lambda leaf: leaf + 0.5, q.nested_v), adam_init(q.nested_u)
+    u, v, upper = q.nested_u, tree.map_structure(lambda leaf: leaf + 0.5, q.nested_v), adam_init(q.nested_u)
     optimiser = Soba(lr_v=0.02, lr_p=lr_p, lr_u=0.03, damping=damping)
     lower, step = optimiser.init_lower(v), jit(partial(optimiser.step, Problem(q.f, q.g)))
     for _ in range(3):
@@ -108,9 +108,9 @@ def test_the_multiplier_grows_by_steps_and_both_lower_levels_share_a_draw() -> N
 def test_alternating_minimisation_follows_the_derivative_of_the_minimum(float64: None) -> None:
     """Of a quadratic, min_v g(u, v) = -u'B'H^-1 B u / 2."""
     q = Quadratic()
-    v = tree_map(lambda leaf: ops.convert_to_tensor(leaf + 0.5), q.nested_v)
+    v = tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf + 0.5), q.nested_v)
     coarse, fine = (Alternating(lr_v=rate, lower_steps=3_000) for rate in (0.02, 0.0002))
-    problem, u = Problem(q.f, q.g), tree_map(ops.convert_to_tensor, q.nested_u)
+    problem, u = Problem(q.f, q.g), tree.map_structure(ops.convert_to_tensor, q.nested_u)
     _, v, lower, _ = jit(partial(coarse.direction, problem))(u, v, coarse.init_lower(v), ())
     found, v, _, metrics = jit(partial(fine.direction, problem))(u, v, lower, ())
     wanted = -q.b.T @ np.linalg.solve(q.h, q.b @ q.u)
@@ -146,7 +146,7 @@ MEMBERS = [
 def test_an_ensemble_moves_u_by_the_mean_of_its_members(member: BilevelOptimizer, float64: None) -> None:
     q = Quadratic()
     u = q.nested_u
-    several = tuple(tree_map(lambda leaf, by=by: leaf + by, q.nested_v) for by in (0.0, 0.5, -2.0))
+    several = tuple(tree.map_structure(lambda leaf, by=by: leaf + by, q.nested_v) for by in (0.0, 0.5, -2.0))
     optimiser, problem = Ensemble.of(member, 3), Problem(q.f, q.g)
     lower = optimiser.init_lower(several)
     direction, v, lower, metrics = jit(partial(optimiser.direction, problem))(u, several, lower, ())
