@@ -112,13 +112,12 @@ if backend_name() == "tensorflow":
                 value = g(u, v)
             gradient = _pullback(inner, value, v)
 
-        def matvec(p: Tree) -> Tree:
-            return _pullback(outer, gradient, v, p)
-
-        def both(p: Tree) -> tuple[Tree, Tree]:
-            return _pullback(outer, gradient, (u, v), p)
-
-        return SecondDerivatives(value, gradient, matvec, both)
+        return SecondDerivatives(
+            value,
+            gradient,
+            matvec=lambda p: _pullback(outer, gradient, v, p),
+            both=lambda p: _pullback(outer, gradient, (u, v), p),
+        )
 
     def mapped(function: Callable[[Any], Any], x: Any) -> Any:
         """The stacked values function(x[i])."""
@@ -162,11 +161,7 @@ else:
             return jax.value_and_grad(g, argnums=(0, 1))(u, v)
 
         (value, (_, gradient)), along = jax.linearize(first_order, v)
-
-        def both(p: Tree) -> tuple[Tree, Tree]:
-            return along(p)[1]
-
-        return SecondDerivatives(value, gradient, lambda p: both(p)[1], both)
+        return SecondDerivatives(value, gradient, matvec=lambda p: along(p)[1][1], both=lambda p: along(p)[1])
 
     def mapped(function: Callable[[Any], Any], x: Any) -> Any:
         """The stacked values function(x[i]), compiled as one computation for any number of x[i]."""
@@ -176,8 +171,3 @@ else:
 def grad(function: Callable[[Tree], Scalar]) -> Callable[[Tree], Tree]:
     """Return x -> d function / dx, shaped as x. It is 0 where the function does not depend on x."""
     return lambda x: value_and_grad(function)(x)[1]
-
-
-def hessian_vector_product(function: Callable[[Tree], Scalar], x: Tree, p: Tree) -> Tree:
-    """The Hessian of ``function`` at x times p (shaped as x), without forming the Hessian."""
-    return second_derivatives(lambda _, x: function(x), (), x).matvec(p)

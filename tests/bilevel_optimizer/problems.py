@@ -1,10 +1,13 @@
 """Bilevel problems whose lower minimum and hypergradient are known."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from bilevel_optimizer.autodiff import second_derivatives
 
 
 def flat(x: Any) -> np.ndarray:
@@ -13,6 +16,11 @@ def flat(x: Any) -> np.ndarray:
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def hessian_vector_product(function: Callable[[Any], Any], x: Any, p: Any) -> Any:
+    """The Hessian of ``function`` at x times p, nested as x."""
+    return second_derivatives(lambda _, x: function(x), (), x).matvec(p)
 
 
 class Quadratic:

@@ -10,8 +10,9 @@ from keras import ops
 
 from bilevel_optimizer import adam
 from bilevel_optimizer.adam import _WORTH_FUSING, adam_init, adam_step
-from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, second_derivatives, value_and_grad
+from bilevel_optimizer.autodiff import grad, jit, second_derivatives, value_and_grad
 from bilevel_optimizer.trees import add_scaled, dot, norm
+from tests.bilevel_optimizer.problems import hessian_vector_product
 
 numpy_of = ops.convert_to_numpy
 

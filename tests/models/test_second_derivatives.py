@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from bilevel_optimizer.autodiff import grad, hessian_vector_product
+from bilevel_optimizer.autodiff import grad
 from models.registry import build_model
 from models.stateless import StatelessModel
+from tests.bilevel_optimizer.problems import hessian_vector_product
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 from scipy import special, stats
 
-from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit
+from bilevel_optimizer.autodiff import grad, jit
 from randomized_smoothing_certification.soft_radius import (
     gaussian_margin,
     log_mean_softmax,
@@ -17,6 +17,7 @@ from randomized_smoothing_certification.soft_radius import (
     soft_radius,
 )
 from runtime.noise import normal, seed_pair
+from tests.bilevel_optimizer.problems import hessian_vector_product
 
 SIGMA, A, BETA, COPIES = 0.5, 1e-3, 4.0, 3
 GENERATOR = np.random.default_rng(3)

@@ -5,11 +5,11 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from bilevel_optimizer.autodiff import hessian_vector_product
 from robust_training.consistency import ConsistencyLoss, disagreement
 from robust_training.loss import Randomness
 from runtime.files import InputError
 from runtime.noise import seed_pair
+from tests.bilevel_optimizer.problems import hessian_vector_product
 
 BATCH, COPIES, CLASSES = 4, 3, 5
 SCORES = np.random.default_rng(0).normal(scale=2, size=(BATCH * COPIES, CLASSES)).astype(np.float32)

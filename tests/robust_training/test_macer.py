@@ -8,11 +8,12 @@ import pytest
 from keras import ops
 from scipy import special, stats
 
-from bilevel_optimizer.autodiff import grad, hessian_vector_product, jit, value_and_grad
+from bilevel_optimizer.autodiff import grad, jit, value_and_grad
 from robust_training.loss import Randomness
 from robust_training.macer import MacerLoss, macer_loss
 from runtime.files import InputError
 from runtime.noise import seed_pair
+from tests.bilevel_optimizer.problems import hessian_vector_product
 
 COPIES, CLASSES, SIGMA, LAM, BETA = 3, 4, 0.5, 2.0, 4.0
 # a and gamma: MACER's own margin and the published one, each below and above the saturated margin of the latter (6.18).
