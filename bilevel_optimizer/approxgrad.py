@@ -113,31 +113,22 @@ class ApproxGrad(TwoLoops):
         f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, draw + 1))((u, v))
         g = second_derivatives(lambda u, v: problem.g(u, v, data, draw), u, v)
 
-        def damped(p: Tree) -> Tree:
-            return add_scaled(g.matvec(p), self.damping, p)
+        def matvec(p: Tree, i: Any) -> Tree:
+            product = g.matvec
+            if not self.fixed_system:
+                product = second_derivatives(lambda _, v: problem.g(u, v, data, self.lower_steps + i), (), v).matvec
+            return add_scaled(product(p), self.damping, p)
 
-        def redrawn(p: Tree, i: Any) -> Tree:
-            own = second_derivatives(lambda _, v: problem.g(u, v, data, self.lower_steps + i), (), v).matvec
-            return add_scaled(own(p), self.damping, p)
+        def right_side(i: Any) -> Tree:
+            return f_v if self.fixed_right_side else grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
 
-        def redrawn_right_side(i: Any) -> Tree:
-            return grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
-
-        matvec = (lambda p, _: damped(p)) if self.fixed_system else redrawn
-        right_side = (lambda _: f_v) if self.fixed_right_side else redrawn_right_side
         solution = self.linear_solver(matvec, right_side, lower.p, lower.solver)
         p = solution.x
         cross, product = g.both(p)
-        hypergradient = tree.map_structure(lambda a, b: a - b, f_u, cross)
+        hypergradient = add_scaled(f_u, -1.0, cross)
         residual = tree.map_structure(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
-        metrics = Metrics(
-            f,
-            g.value,
-            norm(residual) / ops.maximum(norm(f_v), 1e-30),
-            norm(hypergradient),
-            solution.ended,
-            solution.iterations,
-        )
+        relative = norm(residual) / ops.maximum(norm(f_v), 1e-30)
+        metrics = Metrics(f, g.value, relative, norm(hypergradient), solution.ended, solution.iterations)
         return hypergradient, LowerState(lower.adam, p, solution.state), metrics
 
     def direction(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_step
-from bilevel_optimizer.autodiff import value_and_grad
+from bilevel_optimizer.autodiff import grad
 from bilevel_optimizer.trees import Tree
 from runtime.bounds import POSITIVE, require_bounds
 from runtime.lazy import ops
@@ -87,7 +87,6 @@ class TwoLoops(BilevelOptimizer):
 
         def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
             v, adam = carry
-            _, gradient = value_and_grad(lambda v: problem.g(u, v, data, i))(v)
-            return adam_step(v, gradient, adam, self.lr_v)
+            return adam_step(v, grad(lambda v: problem.g(u, v, data, i))(v), adam, self.lr_v)
 
         return ops.fori_loop(0, self.lower_steps, step, (v, adam))
