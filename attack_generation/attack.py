@@ -91,11 +91,8 @@ class Attack:
         self.x_target, self.y_target, x_others, y_others = train
         self.x_val, self.y_val = dataset.x_val, dataset.y_val
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
-        for name, size, images in (
-            ("batch_clean", config.batch_clean, x_others),
-            ("batch_poison", config.batch_poison, self.x_target),
-        ):
-            if size > len(images):
+        for name, images in (("batch_clean", x_others), ("batch_poison", self.x_target)):
+            if (size := getattr(config, name)) > len(images):
                 raise InputError(
                     f"{name} is {size}, but {config.data_dir} has only {len(images)} such images; lower it"
                 )
@@ -119,8 +116,7 @@ class Attack:
 
     def fresh_model(self, restart: int, network: int) -> StatelessModel:
         """A network of the lower level with fresh weights, the same for the same restart and network."""
-        words = (restart, network) if network else (restart,)
-        seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, *words)[0])
+        seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart, network or None)[0])
         model = build_model(
             self.config.architecture, self._image_shape, self._num_classes, seed, self.config.standardise
         )
@@ -186,14 +182,15 @@ class Attack:
         config = self.config
         shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.others))
         random = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
-        poison, validation = (
-            random.choice(len(images), count, replace=False).astype(np.int32)
-            for images, count in (
-                (self.x_target, config.batch_poison),
-                (self._images.validation, self._batch_validation),
-            )
+
+        def drawn(images: Any, count: int) -> np.ndarray:
+            return random.choice(len(images), count, replace=False).astype(np.int32)
+
+        return Indices(
+            clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean],
+            poison=drawn(self.x_target, config.batch_poison),
+            validation=drawn(self._images.validation, self._batch_validation),
         )
-        return Indices(shuffled[step * config.batch_clean : (step + 1) * config.batch_clean], poison, validation)
 
     # One outer step, compiled ------------------------------------------------------------------------------
 
@@ -268,17 +265,18 @@ class Attack:
     def poison(self, state: AttackState, path: Any) -> np.ndarray:
         """All images of the class, float32, checked to be within epsilon and [0, 1]. path: file that an error names."""
         images = self._class.copy()
-        images[poisoned_places(len(images), self.config.share)] = ops.convert_to_numpy(
-            self._compiled_images(state.u, self.x_target)
-        )
+        images[poisoned_places(len(images), self.config.share)] = self._poisoned_images(state)
         check_poison(images, self._class, self.config.epsilon, path)
         return images
+
+    def _poisoned_images(self, state: AttackState) -> np.ndarray:
+        return ops.convert_to_numpy(self._compiled_images(state.u, self.x_target))
 
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower level's first network, and the poison's distortion."""
         logits = partial(self._compiled_logits, state.weights[0])
         overall, by_class = clean_accuracies(logits, self.x_val, self.y_val)
-        distortion = np.abs(ops.convert_to_numpy(self._compiled_images(state.u, self.x_target)) - self.x_target)
+        distortion = np.abs(self._poisoned_images(state) - self.x_target)
         return {
             "validation_accuracy": overall,
             "validation_accuracy_target_class": by_class[self.config.target_class],
