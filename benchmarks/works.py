@@ -194,9 +194,9 @@ def training_work(training: Training, steps: int) -> Work:
     def work() -> Any:
         nonlocal state, number
         for _ in range(steps):
-            state, value = training.step(state, number)
+            state, scalars = training.step(state, number)
             number = (number + 1) % training.total_steps
-        return value
+        return scalars["training_loss"]
 
     return work
 

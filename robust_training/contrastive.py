@@ -126,13 +126,12 @@ class Training:
         else:
             network = keras.Model(network.inputs, [network.output, network.output])
         self._model = StatelessModel(network, "proper")  # returns the features, and the outputs for the loss
-        self._weights, self._statistics = self._model.initial()
         self._images = ops.convert_to_tensor(x)
         self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
 
     def initial_state(self) -> State:
         """Fresh weights and moments."""
-        weights, statistics = tree.map_structure(ops.convert_to_tensor, (self._weights, self._statistics))
+        weights, statistics = tree.map_structure(ops.convert_to_tensor, self._model.initial())
         return State(weights, statistics, adam_init(weights))
 
     def step(self, state: State, number: int) -> tuple[State, dict[str, Any]]:

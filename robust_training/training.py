@@ -184,12 +184,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
 def _network(config: TrainingConfig, dataset: Dataset, run: LongRun) -> tuple["keras.Model", dict[str, float]]:
     """A trained network and its accuracies."""
     training = Training(config, dataset)
-
-    def step(state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
-        state, loss = training.step(state, number)
-        return state, {"training_loss": loss}
-
-    state = run.advance(training.initial_state(), step, training.total_steps, epoch=training.steps_per_epoch)
+    state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.steps_per_epoch)
     return training.model.assign(state.weights, state.statistics), training.evaluate(state)
 
 
@@ -256,7 +251,7 @@ class Training:
         )
         self.model = StatelessModel(network, config.batch_norm)
         # Moved to the device once. Batches are gathered there.
-        self._x, self._y = ops.convert_to_tensor(dataset.x_train), ops.convert_to_tensor(dataset.y_train)
+        self._data = ops.convert_to_tensor(dataset.x_train), ops.convert_to_tensor(dataset.y_train)
         self._compiled_step = jit(self._step)
         self._logits = jit(lambda weights, statistics, x: self.model(weights, statistics, x)[0])
 
@@ -266,37 +261,27 @@ class Training:
         loss = self.config.loss.initial_state((self._batch_size, *self.dataset.image_shape))
         return TrainingState(weights, statistics, adam_init(weights), loss)
 
-    def step(self, state: TrainingState, number: int) -> tuple[TrainingState, Any]:
-        """Step ``number`` of the run: a pure function of the state, the number and the seed."""
+    def step(self, state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
+        """Step ``number`` of the run and its loss: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
         size, order = self._batch_size, epoch_order(self._seed, Stream.VICTIM_BATCHES, epoch, len(self.dataset.x_train))
         batch = order[step * size : (step + 1) * size]
-        seeds = (
-            seed_pair(self._seed, Stream.VICTIM_NOISE, number),
-            seed_pair(self._seed, Stream.VICTIM_AUGMENTATION, number),
-        )
+        streams = Stream.VICTIM_NOISE, Stream.VICTIM_AUGMENTATION
+        seeds = tuple(seed_pair(self._seed, stream, number) for stream in streams)
         rate = learning_rate(self.config.schedule, self._rate, number, self.total_steps)
-        return self._compiled_step(state, self._x, self._y, batch, seeds, np.float32(epoch), np.float32(rate))
+        state, loss = self._compiled_step(state, self._data, batch, seeds, np.float32(epoch), np.float32(rate))
+        return state, {"training_loss": loss}
 
     def _step(
-        self,
-        state: TrainingState,
-        x_train: Any,
-        y_train: Any,
-        batch: Any,
-        seeds: tuple[Any, Any],
-        epoch: Any,
-        rate: Any,
+        self, state: TrainingState, data: tuple[Any, Any], batch: Any, seeds: tuple[Any, ...], epoch: Any, rate: Any
     ) -> tuple[TrainingState, Any]:
-        x, y = ops.take(x_train, batch, axis=0), ops.take(y_train, batch, axis=0)
+        x, y = (ops.take(part, batch, axis=0) for part in data)
         noise_seed, augmentation_seed = seeds
         x = self.config.augmented(x, augmentation_seed)
         randomness = Randomness(self.config.sigma, noise_seed, seed_pair(self._seed, Stream.VICTIM_FIXED_NOISE), batch)
-
-        def inference_logits(x: Any) -> Any:
-            return self.model(state.weights, state.statistics, x)[0]
-
-        x, loss = self.config.loss.perturbed(inference_logits, x, y, randomness, epoch, state.loss)
+        x, loss = self.config.loss.perturbed(
+            lambda x: self.model(state.weights, state.statistics, x)[0], x, y, randomness, epoch, state.loss
+        )
 
         def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
             statistics = [state.statistics]
