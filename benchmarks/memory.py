@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from attack_generation.attack import Attack
 from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
@@ -24,6 +24,8 @@ from benchmarks.works import TOY, Sizes, outer_step_work, random_dataset, traini
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from robust_training.smoothadv import SmoothAdvLoss
 from robust_training.training import Training
+from runtime.bounds import at_least
+from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError
 
@@ -40,7 +42,7 @@ STAGES = ("victim training", "attack")
 class Config(BenchmarkConfig):
     """Settings of the measurement."""
 
-    steps: int = 3
+    steps: Annotated[int, at_least(1)] = 3
     """Steps of each stage. The first step reaches the peak, because the inner attack starts with it here."""
     only: str | None = None
     """Measure one stage of one method ('macer/attack') in this process, and print its peak in MiB."""
@@ -51,8 +53,7 @@ def main(config: Config) -> list[dict[str, Any]]:
 
     Raises InputError for settings that cannot work.
     """
-    if config.steps < 1:
-        raise InputError(f"steps must be at least 1, got {config.steps}")
+    require_usable(config)
     if config.only is not None:
         method, _, stage = config.only.partition("/")
         if method not in SCRIPTS or stage not in STAGES:
