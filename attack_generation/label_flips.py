@@ -9,6 +9,8 @@ from randomized_smoothing_certification.changed_labels.smoothed_weights import c
 from runtime.files import InputError
 from runtime.noise import Stream
 
+_ROUNDS = 20  # of flip_greedily, with an equal number of flips in each
+
 
 def flip_at_random(y: np.ndarray, num_classes: int, flips: int, seed: int) -> np.ndarray:
     """Training classes, int (n,), after ``flips`` random points got another random class each."""
@@ -19,9 +21,7 @@ def flip_at_random(y: np.ndarray, num_classes: int, flips: int, seed: int) -> np
     return y
 
 
-def flip_greedily(
-    alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_classes: int, flips: int, rounds: int = 20
-) -> np.ndarray:
+def flip_greedily(alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_classes: int, flips: int) -> np.ndarray:
     """Training labels after an attack on all test points at once, int (n,), with ridge regression as the surrogate.
 
     Each round considers the test points that ridge regression still classifies correctly. It changes the labels that
@@ -35,8 +35,7 @@ def flip_greedily(
     y = y.copy()
     untouched = np.ones(len(y), bool)
     points = np.arange(len(y_test))
-    for number in range(rounds):
-        count = (number + 1) * flips // rounds - number * flips // rounds
+    for count in np.diff(np.arange(_ROUNDS + 1) * flips // _ROUNDS):
         if not count:
             continue
         scores = class_scores(alpha, y, num_classes)

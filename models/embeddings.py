@@ -7,11 +7,12 @@ fitted to training images alone.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from models.imagenet import imagenet_features
+from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ndimage
 
@@ -40,8 +41,6 @@ def fit_embedding(
 
     Raises InputError for an unknown name or too few images.
     """
-    if name not in get_args(EmbeddingName):
-        raise InputError(f"features must be one of {', '.join(get_args(EmbeddingName))}, got {name!r}")
     if len(x_train) < 2:
         raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}; give more")
     fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
@@ -50,7 +49,7 @@ def fit_embedding(
         "root_patches": lambda x, seed: _root_components(_patches(x, seed, centroids), x, seed),
         "imagenet": lambda x, seed: _root_components(imagenet_features(weights), x, seed),
     }  # fmt: skip
-    transform = fits[name](x_train, seed)
+    transform = chosen("features", fits, name)(x_train, seed)
     train_features = transform(x_train)
     mean = train_features.mean(axis=0)
 
@@ -157,7 +156,7 @@ def deskewed(x: np.ndarray) -> np.ndarray:
     upright = np.empty_like(x, dtype=np.float32)
     for number, image in enumerate(x):
         weight = image.sum(axis=2) / max(float(image.sum()), 1e-9)
-        middle = np.array([(weight * rows).sum(), (weight * columns).sum()]) if weight.any() else np.zeros(2)
+        middle = np.array([(weight * rows).sum(), (weight * columns).sum()])
         from_row, from_column = rows - middle[0], columns - middle[1]
         slant = (weight * from_row * from_column).sum() / max((weight * from_row**2).sum(), 1e-9)
         shear = np.array([[1, 0], [np.clip(slant, -1, 1), 1]])
