@@ -63,12 +63,11 @@ def main(config: Config) -> list[dict[str, Any]]:
     about = machine()
     rows = []
     for stage in STAGES:
-        base = None
-        for method in SCRIPTS:
-            peak = _in_another_process(method, stage, config)
-            base = base or peak
-            row = {"stage": stage, "method": method, "peak_mib": peak, "ratio": peak / base, "bar": BAR}
-            rows.append(row | {"met": peak / base <= BAR})
+        peaks = {method: _in_another_process(method, stage, config) for method in SCRIPTS}
+        for method, peak in peaks.items():
+            ratio = peak / peaks["gaussianaug"]
+            row = {"stage": stage, "method": method, "peak_mib": peak, "ratio": ratio, "bar": BAR}
+            rows.append(row | {"met": ratio <= BAR})
     finish(config, about, rows)
     return rows
 

@@ -82,11 +82,11 @@ def price_list(sizes: works.Sizes, config: works.TimedConfig) -> list[Row]:
     if config.quick:
         victim["batch_size"] = sizes.training_batch
     attacks = {
-        name: Attack(poison_radius_gaussianaug.Config(**{**settings.attack, **sizes.attack}), dataset)
+        name: Attack(poison_radius_gaussianaug.Config(**settings.attack, **sizes.attack), dataset)
         for name, settings in SETTINGS.items()
     }
     trainings = {
-        name: Training(gaussian_augmented_training.Config(**{**settings.victim, **victim}), dataset)
+        name: Training(gaussian_augmented_training.Config(**settings.victim, **victim), dataset)
         for name, settings in SETTINGS.items()
     }
     model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)

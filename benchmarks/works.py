@@ -125,19 +125,12 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
     weights, statistics = tree.map_structure(ops.convert_to_tensor, model.initial())
     loss = GaussianAugmentationLoss()
     size = sizes.batch_clean + sizes.batch_poison
-    batch = {
-        "x": dataset.x_train[:size],
-        "y": dataset.y_train[:size],
-        "seed": seed_pair(0),
-        "images": np.arange(size, dtype=np.int32),
-    }
+    randomness = Randomness(SIGMA, seed_pair(0), seed_pair(0), np.arange(size, dtype=np.int32))
+    batch = dataset.x_train[:size], dataset.y_train[:size], randomness
 
     def objective(weights: Tree, batch: Tree) -> Any:
-        def logits(x: Any) -> Any:
-            return model(weights, statistics, x)[0]
-
-        randomness = Randomness(SIGMA, batch["seed"], batch["seed"], batch["images"])
-        return loss(logits, batch["x"], batch["y"], randomness, 0.0)
+        x, y, randomness = batch
+        return loss(lambda x: model(weights, statistics, x)[0], x, y, randomness, 0.0)
 
     return objective, weights, tree.map_structure(ops.convert_to_tensor, batch)
 
