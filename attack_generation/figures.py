@@ -31,16 +31,15 @@ def default_style() -> Iterator[None]:
         yield
 
 
-def save_png(path: Path, figure: Any, dpi: int = 120, colours: int | None = None) -> None:
+def save_png(path: Path, figure: Any, colours: int, dpi: int = 120) -> None:
     """Write a Matplotlib figure as PNG, whole or not at all. colours: largest number of colours, for a small file."""
     from PIL import Image
 
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png", bbox_inches="tight")
-        if colours:
-            with Image.open(temporary) as image:
-                few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-            few.save(temporary, format="PNG", optimize=True)
+        with Image.open(temporary) as image:
+            few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        few.save(temporary, format="PNG", optimize=True)
 
 
 @default_style()

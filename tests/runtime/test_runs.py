@@ -68,7 +68,7 @@ def test_files_have_the_mode_that_the_users_umask_leaves(umask: int, mode: int, 
             save_archive(tmp_path / "a.npz", {"a": np.zeros(2)})
             write_json(tmp_path / "a.json", {})
             append(tmp_path / "a.tsv", "line")
-            save_png(tmp_path / "a.png", Figure())
+            save_png(tmp_path / "a.png", Figure(), colours=2)
             save_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), tmp_path / "a.keras")
     finally:
         os.umask(before)
