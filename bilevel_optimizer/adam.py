@@ -38,14 +38,12 @@ def adam_step(x: Tree, gradient: Tree, state: AdamState, learning_rate: Any) -> 
     """
     steps = state.steps + 1
 
-    def rate(x: Any) -> Any:
-        t = ops.cast(steps, x.dtype)
-        return learning_rate * ops.sqrt(1 - BETA2**t) / (1 - BETA1**t)
-
     def moved(x: Any, g: Any, m: Any, s: Any) -> tuple[Any, Any, Any]:
         x, g = ops.convert_to_tensor(x), ops.convert_to_tensor(g)
+        t = ops.cast(steps, x.dtype)
+        rate = learning_rate * ops.sqrt(1 - BETA2**t) / (1 - BETA1**t)
         large = math.prod(x.shape) >= _WORTH_FUSING
-        return (_fused(_update) if large else _update)(x, g, m, s, rate(x))
+        return (_fused(_update) if large else _update)(x, g, m, s, rate)
 
     leaves = [tree.flatten(part) for part in (x, gradient, state.first, state.second)]
     columns = zip(*[moved(*leaf) for leaf in zip(*leaves, strict=True)], strict=True)

@@ -63,8 +63,7 @@ def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:
 
 def _divides(layer: keras.layers.MaxPooling2D) -> bool:
     """Whether a layer's windows lie side by side, with the channels last."""
-    sizes = tuple(layer.pool_size), tuple(layer.strides), layer.padding, layer.data_format
-    return sizes[0] == sizes[1] and sizes[2:] == ("valid", "channels_last")
+    return layer.pool_size == layer.strides and (layer.padding, layer.data_format) == ("valid", "channels_last")
 
 
 def _max_pooled(size: tuple[int, int], x: Any) -> Any:

@@ -27,6 +27,6 @@ def majority_vote(models: Sequence[keras.Model]) -> keras.Model:
         for _ in range(SOFTMAXES):
             scores = layers.Softmax()(layers.Rescaling(SHARPNESS)(scores))
         votes.append(scores)
-    shares = layers.Average()(votes) if len(votes) > 1 else votes[0]
+    shares = layers.Average()(votes)
     in_favour_of_the_smaller = [-TIE * label for label in range(shares.shape[-1])]
     return keras.Model(inputs, layers.Rescaling(1.0, in_favour_of_the_smaller)(shares), name="majority_vote")

@@ -123,8 +123,7 @@ def into_ball(delta: Any, x: Any, radius: Any) -> Any:
     In this order both bounds hold: an image that lies in [0, 1] stays there when its perturbation shrinks.
     """
     delta = ops.clip(x + delta, 0.0, 1.0) - x
-    norms = _norms(delta)
-    return delta * ops.minimum(1.0, radius / ops.maximum(norms, 1e-12))
+    return delta * ops.minimum(1.0, radius / ops.maximum(_norms(delta), 1e-12))
 
 
 def to_unit(gradient: Any, otherwise: Any) -> Any:
