@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attack_generation.config import PoisonConfig
+from attack_generation.parametrisation import PARAMETRISATIONS
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import Problem
@@ -21,6 +22,7 @@ from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, clean_accuracies
+from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ops, tree
 from runtime.noise import Stream, epoch_order, fold_in, seed_pair
@@ -105,7 +107,7 @@ class Attack:
         # Moved to the device once. Batches are gathered there.
         all_images = Images(x_others, y_others, self.x_target, self.y_target, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
-        self._poison = config.poison_parametrisation()
+        self._poison = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
         self._objective = config.upper_objective()
         self._upper_augmentation = config.for_validation()
         self._bilevel = Ensemble.of(config.optimiser, config.networks)
@@ -121,9 +123,6 @@ class Attack:
             self.config.architecture, self._image_shape, self._num_classes, seed, self.config.standardise
         )
         return StatelessModel(model if self.config.precision == "float32" else with_precision(model, "bfloat16"))
-
-    def _fresh_weights(self, restart: int, network: int) -> Any:
-        return self.fresh_model(restart, network).initial()[0]
 
     @property
     def gradients_per_step(self) -> float:
@@ -143,7 +142,7 @@ class Attack:
         config = self.config
         if u is None:
             u = self._poison.start(config.start, self.x_target, config.seed)
-        weights = tuple(self._fresh_weights(restart, network) for network in range(config.networks))
+        weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
         lower = self._bilevel.init_lower(weights)
         minibatch = self._poison.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
@@ -173,7 +172,7 @@ class Attack:
         restart, network = divmod(turn, networks)
         if networks == 1:
             return self.initial_state(restart, state.u)
-        fresh = self._fresh_weights(restart, network)
+        fresh = self.fresh_model(restart, network).initial()[0]
         weights, lower = self._bilevel.renew(state.weights, state.lower, network, fresh)
         return state._replace(weights=weights, lower=lower)
 

@@ -8,7 +8,7 @@ import tyro
 
 from attack_generation.controls import StartName
 from attack_generation.objectives import OBJECTIVES, ObjectiveName, UpperObjective
-from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation, ParametrisationName
+from attack_generation.parametrisation import ParametrisationName
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.bilevel import BilevelOptimizer
 from bilevel_optimizer.optimisers import OPTIMISERS
@@ -100,7 +100,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
                 f"reinitialise_every is {self.reinitialise_every} epochs, which {self.networks} networks cannot take "
                 "in equal turns; give a multiple of networks"
             )
-        if self.separate_crops > max(self.augment, type(self).separate_crops):
+        if self.separate_crops and not (self.augment or type(self).separate_crops):  # a script's own value is allowed
             raise InputError("separate_crops: without augment nothing is cropped; add --augment or drop separate_crops")
         require_architecture(self.architecture)
 
@@ -112,7 +112,3 @@ class PoisonConfig(Augmentation, CheckpointControls):
         """The objective with its settings."""
         objective = chosen("objective", OBJECTIVES, self.objective)
         return objective(self.radius_copies, self.radius_beta, self.radius_clip, self.fixed_validation_noise)
-
-    def poison_parametrisation(self) -> Parametrisation:
-        """The parametrisation with its bound."""
-        return chosen("parametrisation", PARAMETRISATIONS, self.parametrisation)(self.epsilon)
