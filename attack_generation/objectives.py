@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from randomized_smoothing_certification.soft_radius import mean_soft_radius, mean_softmax, repeat_images
-from robust_training.loss import Logits, Randomness, mean_cross_entropy, noise_of_copies
+from robust_training.loss import Logits, Randomness, mean_cross_entropy, with_noise
 
 
 class UpperObjective(Protocol):
@@ -36,8 +36,8 @@ class SoftRadius:
     fixed_noise: bool
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any:
-        noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
-        probabilities = mean_softmax(logits(repeat_images(x, self.copies) + noise), self.copies, self.beta)
+        scores = logits(with_noise(x, self.copies, randomness, self.fixed_noise))
+        probabilities = mean_softmax(scores, self.copies, self.beta)
         return mean_soft_radius(probabilities, y, randomness.sigma, self.clip)
 
 
@@ -54,8 +54,7 @@ class CrossEntropy:
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any:
         if not self.copies:
             return -mean_cross_entropy(logits(x), y)
-        noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
-        scores = logits(repeat_images(x, self.copies) + noise)
+        scores = logits(with_noise(x, self.copies, randomness, self.fixed_noise))
         return -mean_cross_entropy(scores, repeat_images(y, self.copies))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
-from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
+from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, with_noise
 from runtime.bounds import NOT_NEGATIVE, Bound
 from runtime.lazy import ops
 
@@ -32,8 +32,7 @@ class ConsistencyLoss(TrainingLoss):
         return self.copies
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
-        noise = noise_of_copies(x, self.copies, randomness, fixed=False)
-        scores = logits(repeat_images(x, self.copies) + noise)
+        scores = logits(with_noise(x, self.copies, randomness, fixed=False))
         penalty = disagreement(scores, self.copies, self.lam, self.eta)
         return mean_cross_entropy(scores, repeat_images(y, self.copies)) + penalty
 

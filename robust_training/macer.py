@@ -3,13 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from randomized_smoothing_certification.soft_radius import (
-    gaussian_margin,
-    log_mean_softmax,
-    mean_softmax,
-    repeat_images,
-)
-from robust_training.loss import Logits, Randomness, TrainingLoss, noise_of_copies
+from randomized_smoothing_certification.soft_radius import gaussian_margin, log_mean_softmax, mean_softmax
+from robust_training.loss import Logits, Randomness, TrainingLoss, with_noise
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Bound
 from runtime.lazy import ops
 
@@ -48,8 +43,7 @@ class MacerLoss(TrainingLoss):
         return self.copies
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
-        noise = noise_of_copies(x, self.copies, randomness, self.fixed_noise)
-        scores = logits(repeat_images(x, self.copies) + noise)
+        scores = logits(with_noise(x, self.copies, randomness, self.fixed_noise))
         return macer_loss(scores, y, randomness.sigma, self)
 
 
