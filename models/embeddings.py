@@ -19,7 +19,7 @@ from runtime.lazy import ndimage
 EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_patches", "imagenet"]
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
-_BATCH = 200  # images encoded together
+_BATCH = 200  # images embedded together
 _DISTANCES = 2**22  # approximate number of patch-centroid distances held at once: few enough for a fast cache
 
 
@@ -59,6 +59,11 @@ def fit_embedding(
     return centred(train_features), lambda x: centred(transform(x))
 
 
+def _in_batches(embed: Embedding, x: np.ndarray, size: int = _BATCH) -> np.ndarray:
+    """The features of images x, computed for ``size`` images at a time."""
+    return np.concatenate([embed(x[i : i + size]) for i in range(0, len(x), size)])
+
+
 def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float64)
 
@@ -78,9 +83,7 @@ def _random(x_train: np.ndarray, seed: int, components: int = 1000) -> Embedding
 
     sampler = RBFSampler(gamma="scale", n_components=components, random_state=seed).fit(_flat(x_train))
     unit_variance = np.sqrt(components)  # the other embeddings have it, except for the constant
-    return lambda x: (
-        unit_variance * np.concatenate([sampler.transform(_flat(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
-    )
+    return lambda x: unit_variance * _in_batches(lambda part: sampler.transform(_flat(part)), x)
 
 
 def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_000) -> Embedding:
@@ -119,10 +122,7 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
         return np.concatenate([part.mean(axis=(1, 2)) for part in quadrants], axis=1).astype(np.float64)
 
     together = max(1, _DISTANCES // (count * int(np.prod(x_train.shape[1:3]))))
-
-    def transform(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([encode(x[i : i + together]) for i in range(0, len(x), together)])
-
+    transform = partial(_in_batches, encode, size=together)
     scale = transform(x_train[:5000]).std(axis=0) + 1e-6
     return lambda x: transform(x) / scale
 
@@ -140,9 +140,7 @@ def _root_components(
     mean, scale = sample.mean(axis=0), sample.std(axis=0) + 1e-6
     standard = (sample - mean) / scale
     axes = np.linalg.eigh(standard.T @ standard)[1][:, -components:] / scale[:, None]
-    return lambda x: np.concatenate(
-        [(np.sqrt(embed(x[i : i + _BATCH])) - mean) @ axes for i in range(0, len(x), _BATCH)]
-    )
+    return lambda x: _in_batches(lambda part: (np.sqrt(embed(part)) - mean) @ axes, x)
 
 
 def deskewed(x: np.ndarray) -> np.ndarray:
