@@ -14,7 +14,7 @@ from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
 from runtime.lazy import ops
 
-FOLLOWING = 1e-3  # in units of epsilon: ``ClassPattern.project`` moves a this far inside the clip, to get a gradient
+INSIDE = 1e-3  # ``ClassPattern.project`` moves a this far inside the clip, in units of epsilon: there it has a gradient
 
 
 class Parametrisation(Protocol):
@@ -96,7 +96,7 @@ class ClassPattern:
         above = ops.min(change - ops.minimum((1 - x) / self.epsilon, 1.0), axis=0)
 
         def back(excess: Any) -> Any:
-            return ops.where(excess > 0, excess + FOLLOWING, 0.0)
+            return ops.where(excess > 0, excess + INSIDE, 0.0)
 
         return {"a": u["a"] + back(below) - back(above), "b": u["b"]}
 

@@ -135,9 +135,8 @@ class ConjugateGradient(LinearSolver):
             ad = matvec(d, 0)
             curvature = dot(d, ad)
             ended = end_at(ended, rr <= enough, Ended.CONVERGED)
-            ended = end_at(
-                ended, ops.logical_not(curvature > self.minimum_curvature * dot(d, d)), Ended.NEGATIVE_CURVATURE
-            )
+            convex = curvature > self.minimum_curvature * dot(d, d)  # False where the curvature is NaN
+            ended = end_at(ended, ops.logical_not(convex), Ended.NEGATIVE_CURVATURE)
             active = ops.equal(ended, going_on)
             alpha = ops.where(active, rr / ops.where(active, curvature, 1.0), 0.0)
             x, r = add_scaled(x, alpha, d), add_scaled(r, -alpha, ad)

@@ -92,7 +92,7 @@ class SmoothAdvLoss(TrainingLoss):
         def attacked() -> tuple[Any, LossState]:
             start = ops.zeros_like(x)
             if self.inner_attack == "pgd":
-                # Fresh noise has another generator, so the same seed can serve both.
+                # Fresh noise comes from another generator. So both can use the same seed.
                 directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.images, randomness.seed)
 
                 def normalised_ascent(step: Any, delta: Any) -> Any:

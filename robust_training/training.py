@@ -167,7 +167,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     """
     config = config.in_force()
     run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
-    # The test set too: the accuracies in the record are measured on it.
+    # The test images decide the record, too: it holds the accuracies on them.
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
     with LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop) as run:
         if run.is_finished():
