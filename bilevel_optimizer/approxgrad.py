@@ -19,7 +19,6 @@ from runtime.files import InputError
 from runtime.lazy import ops, tree
 
 SolverName: TypeAlias = Literal[tuple(SOLVERS)]  # type: ignore[valid-type]
-RedrawNoise = Literal["training_and_validation", "validation", "none"]
 
 
 class LowerState(NamedTuple):
@@ -60,7 +59,7 @@ class ApproxGrad(TwoLoops):
     """Adam learning rate of the linear system's solution (p), or the scale of the Neumann series."""
     damping: Annotated[float, NOT_NEGATIVE] = 1e-3
     """Multiple of the identity added to the lower level's Hessian."""
-    redraw_noise: RedrawNoise = "training_and_validation"
+    redraw_noise: Literal["training_and_validation", "validation", "none"] = "training_and_validation"
     """Noise that each iteration of the linear solver draws anew. 'training_and_validation': the noise of the training
     images (g_vv) and of the validation images (f_v), published for Gaussian augmentation. 'validation': only the
     noise of f_v, published for SmoothAdv, whose training noise is fixed per image. 'none': one draw for the whole

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bilevel_optimizer.trees import Tree
 from runtime import backend_name
 from runtime.lazy import LazyModule, keras
 
-Tree = Any  # a nested structure of tensors
 Scalar = Any  # a tensor of shape ()
 
 

@@ -32,7 +32,7 @@ def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
         return dataset
     x, y = dataset.x_train, dataset.y_train
     if defence == "removal":
-        kept = np.flatnonzero(_near_validation_images(dataset))
+        kept = _near_validation_images(dataset)
         return replace(dataset, x_train=x[kept], y_train=y[kept])
     treated = {"jpeg": _jpeg, "bit_depth": _bit_depth, "grayscale": _grayscale}[defence](x)
     return replace(dataset, x_train=treated)
