@@ -141,11 +141,9 @@ def export_entry(config: Config) -> None:
 
 def as_certificates(points: pd.DataFrame) -> str:
     """The points of a run as text in the columns of Cohen et al.'s code, with votes where each point has them."""
-    has_votes = "votes" in points and bool(points["votes"].notna().all())
-    columns = [*COLUMNS, "votes"] if has_votes else [*COLUMNS]
-    rows = points.assign(radius=points["radius"].map(_radius_text), time=NO_TIME)[columns]
-    whole = dict.fromkeys(set(columns) - {"radius", "time"}, int)
-    return rows.astype(whole).to_csv(sep="\t", index=False, lineterminator="\n")
+    texts = points.assign(radius=points["radius"].map(_radius_text), time=NO_TIME)
+    rows = texts.reindex(columns=[*COLUMNS, "votes"]).dropna(axis="columns")  # without votes that a point lacks
+    return rows.convert_dtypes().to_csv(sep="\t", index=False, lineterminator="\n")
 
 
 def _radius_text(radius: float) -> str:
