@@ -81,7 +81,7 @@ def main(config: Config) -> None:
         records.require_clean_entries(entries.values(), folder)
     frame, lacking = frame_of(plan, entries), records.missing(entries.values())
     for name, text in tables_as_text(plan, frame, lacking, times).items():
-        if name == "tables.md" or not is_published:
+        if name in written:
             write_text(folder / name, text)
     draw_figures(plan.title, frame, folder, curves=not is_published)
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
