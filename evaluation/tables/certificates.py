@@ -186,8 +186,8 @@ def import_entry(config: Config) -> None:
 def _foreign(config: Config) -> Foreign:
     """The entry of a plan. Raises InputError where a setting is missing or impossible."""
     values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in ABOUT_THE_STORE}
-    for name, value in values.items():
-        if name in ("method", "sigma", "target_class") and value in ("", None):
+    for name in ("method", "sigma", "target_class"):
+        if values[name] in ("", None):
             raise InputError(f"--import-files {config.import_files[0]}: --{name.replace('_', '-')} is missing; give it")
     files = tuple(shown_path(path.absolute()) for path in config.import_files)
     if len(set(files)) < len(files):
