@@ -64,13 +64,10 @@ def _panels(study: Study, rows: dict[str, Row]) -> list[Panel]:
         smoothed_plane(study.classifier(row.weights), config.sigma, config.target_class) for row in (clean, poisoned)
     )
     acr, lower_acr = (mean_and_std_text(row.acr) for row in (clean, poisoned))
-    return [
-        Panel(f"{study.kind.title}, {title}", study.x_others, clean.points, row.points, plane, before)
-        for title, row, plane in (
-            (f"clean training points\ntarget class ACR {acr}", clean, before),
-            (f"poisoned training points\ntarget class ACR {acr} → {lower_acr}", poisoned, after),
-        )
-    ]
+    title = f"{study.kind.title}, clean training points\ntarget class ACR {acr}"
+    first = Panel(title, study.x_others, clean.points, clean.points, before, before)
+    title = f"{study.kind.title}, poisoned training points\ntarget class ACR {acr} → {lower_acr}"
+    return [first, first._replace(title=title, moved=poisoned.points, plane=after)]
 
 
 def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:

@@ -24,7 +24,7 @@ from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.optimisers import OPTIMISERS
-from data.datasets import Dataset
+from data.datasets import SPLITS, Dataset
 from models.registry import initial_weights
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import certify, require_radii_above_0
@@ -170,10 +170,8 @@ class Study(Attack):
 
     def __init__(self, config: BoundaryConfig, kind: Kind) -> None:
         self.constants, self.kind = config, kind
-        points = {}
-        for stream, (split, count) in enumerate(
-            {"train": config.train_points, "val": config.validation_points, "test": config.test_points}.items()
-        ):
+        points, counts = {}, (config.train_points, config.validation_points, config.test_points)
+        for stream, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
             x = kind.sample(count, np.random.default_rng([config.seed, Stream.PLANE_POINTS, stream]))
             points[f"x_{split}"] = np.clip(x, 0, 1).astype(np.float32).reshape(-1, 1, 1, 2)
             points[f"y_{split}"] = np.repeat(np.eye(2, dtype=np.float32), count, axis=0)

@@ -5,7 +5,6 @@ Paper: arXiv 2002.03018, section 5.
     python evaluation/label_flipping/cifar10.py
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.label_flipping.config import LabelFlippingConfig, Network
@@ -15,7 +14,6 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(LabelFlippingConfig):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
     features: EmbeddingName = "patches"  # raw, pca, random, patches, deskewed, root_patches or imagenet

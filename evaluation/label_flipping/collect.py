@@ -66,12 +66,10 @@ def read_label_studies(folder: Path) -> Store:
     if not has_store(folder):
         raise InputError(f"{folder}: has no {SETTINGS}; give a folder that a script of evaluation/label_flipping wrote")
     store = read_store(folder)
-    with_points = set(zip(store.points.get("entry", []), store.points.get("seed", []), strict=True))
     runs = {(entry, seed): run for entry, by_seed in store.records.items() for seed, run in by_seed.items()}
-    whole = {*COLUMNS} <= {*store.points} and with_points == {
-        (entry, int(seed)) for (entry, seed), run in runs.items() if seed.isdecimal() and _is_record(run)
-    }
-    if not (whole and runs and len(with_points) == len(runs)):
+    with_points = set(zip(store.points.get("entry", []), map(str, store.points.get("seed", [])), strict=True))
+    whole = {*COLUMNS} <= {*store.points} and with_points == runs.keys()
+    if not (whole and runs and all(map(_is_record, runs.values()))):
         raise InputError(f"{folder}: not a store of studies of changed labels; give one that collect.py can have made")
     return store
 

@@ -19,7 +19,6 @@ from runtime.provenance import project_path
 Learner = Literal[
     "least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares", "signed_clusters"
 ]
-Select = Literal["held_out", "every"]
 
 
 class LearnerKind(NamedTuple):
@@ -92,7 +91,7 @@ class LabelFlippingConfig(RunControls):
     most changes."""
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
-    select: Select = "held_out"
+    select: Literal["held_out", "every"] = "held_out"
     """What happens where settings of the learner have several candidates. held_out: those with the largest exact
     certified accuracy on held-out training images are taken. All labels that entered the choice are trusted: those of
     the held-out images, and those of the training images that their certificates were computed from. every: nothing is
@@ -173,9 +172,8 @@ class LabelFlippingConfig(RunControls):
         for name in ("neighbours", "bandwidths", "clusters"):
             if not all(0 < value < math.inf for value in getattr(self, name)):
                 raise InputError(f"{name} must hold positive numbers, got {getattr(self, name)}")
-        chosen = self.classes or ()
-        if self.classes is not None and (len(set(chosen)) != len(chosen) or len(chosen) < 2):
-            raise InputError(f"classes must be at least two different ones, got {chosen}")
-        for number in chosen:
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise InputError(f"classes must be at least two different ones, got {self.classes}")
+        for number in self.classes or ():
             if not 0 <= number < num_classes:
                 raise InputError(f"class {number} is out of range; choose from 0 to {num_classes - 1}")

@@ -6,7 +6,6 @@ Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (
     python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from robust_training.contrastive import ContrastiveConfig, learn_features
@@ -14,7 +13,6 @@ from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Config(ContrastiveConfig):
     data_dir: Path = project_path("data/MNIST")
 

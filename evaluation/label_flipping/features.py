@@ -71,7 +71,7 @@ class Features:
         return self._kept({**embedding, **mapping}, mapped) if config.diffusion else kept_embedding()
 
     def _kept(self, made_of: dict[str, Any], make: Callable[[], Pair]) -> Pair:
-        """Those that an earlier study kept, or else new ones, kept where the folder allows it."""
+        """The features that an earlier study kept. Without them it makes new features, and keeps them where it can."""
         if self._config.features_dir is None:
             return make()
         path = self._config.features_dir / f"{json_sha256(made_of)}.npz"
@@ -92,7 +92,10 @@ class Features:
 
 
 def _beside(embedded: Pair, read: Pair) -> Pair:
-    """Both centred and scaled to a mean squared norm of 1 on the fitted images; the embedding ends with a constant."""
+    """Features of an embedding and of a file side by side. The last feature of an embedding is a constant.
+
+    Each kind is centred and scaled to a mean squared norm of 1 on the fitted images.
+    """
 
     def scaled(x: np.ndarray, x_others: np.ndarray) -> Pair:
         mean = x.mean(axis=0)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.datasets import Dataset, labels
+from data.datasets import SPLITS, Dataset, labels
 from evaluation.label_flipping.config import LabelFlippingConfig
 from runtime.files import InputError
 
@@ -23,12 +23,12 @@ class Images(NamedTuple):
         return int(self.y.max()) + 1
 
     def at(self, rows: np.ndarray) -> "Images":
-        """Those at some places, int (m,)."""
+        """The images at the places ``rows``, int (m,)."""
         return Images(self.x[rows], self.y[rows], self.numbers[rows], self.split)
 
 
 def together(train: Images, held_out: Images) -> Images:
-    """The images of both."""
+    """Training and held-out images as one set."""
     x, y, numbers = (np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True))
     return Images(x, y, numbers, "train and val")
 
@@ -37,12 +37,11 @@ def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Im
     """Training, held-out and test images of the chosen classes, labelled by their place among these."""
     classes = np.array(config.classes or range(dataset.num_classes))
     sets = []
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         x, y = getattr(dataset, f"x_{split}"), labels(getattr(dataset, f"y_{split}"))
         index = np.flatnonzero(np.isin(y, classes))
         chosen = np.argmax(y[index, None] == classes, axis=1)
-        missing = set(range(len(classes))) - set(chosen.tolist())
-        if missing:
+        if missing := set(range(len(classes))) - set(chosen.tolist()):
             raise InputError(
                 f"{config.data_dir}: the {split} images have none of class {classes[min(missing)]}; "
                 "choose other classes or prepare the data again"

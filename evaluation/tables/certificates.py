@@ -141,11 +141,9 @@ def export_entry(config: Config) -> None:
 
 def as_certificates(points: pd.DataFrame) -> str:
     """The points of a run as text in the columns of Cohen et al.'s code, with votes where each point has them."""
-    has_votes = "votes" in points and bool(points["votes"].notna().all())
-    columns = [*COLUMNS, "votes"] if has_votes else [*COLUMNS]
-    rows = points.assign(radius=points["radius"].map(_radius_text), time=NO_TIME)[columns]
-    whole = dict.fromkeys(set(columns) - {"radius", "time"}, int)
-    return rows.astype(whole).to_csv(sep="\t", index=False, lineterminator="\n")
+    texts = points.assign(radius=points["radius"].map(_radius_text), time=NO_TIME)
+    rows = texts.reindex(columns=[*COLUMNS, "votes"]).dropna(axis="columns")  # without votes that a point lacks
+    return rows.convert_dtypes().to_csv(sep="\t", index=False, lineterminator="\n")
 
 
 def _radius_text(radius: float) -> str:
@@ -188,8 +186,8 @@ def import_entry(config: Config) -> None:
 def _foreign(config: Config) -> Foreign:
     """The entry of a plan. Raises InputError where a setting is missing or impossible."""
     values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in ABOUT_THE_STORE}
-    for name, value in values.items():
-        if name in ("method", "sigma", "target_class") and value in ("", None):
+    for name in ("method", "sigma", "target_class"):
+        if values[name] in ("", None):
             raise InputError(f"--import-files {config.import_files[0]}: --{name.replace('_', '-')} is missing; give it")
     files = tuple(shown_path(path.absolute()) for path in config.import_files)
     if len(set(files)) < len(files):

@@ -141,14 +141,11 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
     what, scale = "Lines: certified accuracy", "radius (l2, pixels in [0, 1])"
     if not against_radius:
-        what = (
-            "p_A is the probability of the right class under the noise. Lines: share of test points whose lower bound "
-        )
-        what += "of p_A is at least x"
+        what = "p_A is the probability of the right class under the noise. "
+        what += "Lines: share of test points whose lower bound of p_A is at least x"
         scale = "lower bound of p_A (scale: normal quantile)"
-    for (key, group), axes in (
-        (panel, axes) for row, line in zip(rows, grid, strict=True) for panel, axes in zip(row, line, strict=False)
-    ):
+    panels = [pair for row, line in zip(rows, grid, strict=True) for pair in zip(row, line, strict=False)]
+    for (key, group), axes in panels:
         sigma = group["sigma"].iloc[0]
         runs_of = {row["data"]: [run for one in row["entries"] for run in one.runs] for row in group.to_dict("records")}
         largest = max(float(run.radii.max()) for runs in runs_of.values() for run in runs)

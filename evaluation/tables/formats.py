@@ -15,9 +15,8 @@ ABOUT = f"{PLUS_MINUS}. {INTERVALS}."
 
 def as_text(tables: Sequence[Table]) -> str:
     """Tables for the screen, and the meaning of ± and of the intervals."""
-    return "\n\n".join(
-        [*(f"{table.title}\n\n{aligned(table.text.columns, table.text.to_numpy())}" for table in tables), ABOUT]
-    )
+    parts = [f"{table.title}\n\n{aligned(table.text.columns, table.text.to_numpy())}" for table in tables]
+    return "\n\n".join([*parts, ABOUT])
 
 
 def aligned(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

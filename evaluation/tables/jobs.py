@@ -31,7 +31,7 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its first output's path in the work folder without the ending. For these two rules: 'data' and 'tables'."""
+        """The rule of the jobs 'data' and 'tables'. For all others the path of the first output, without its ending."""
         if self.rule in ("data", "tables"):
             return self.rule
         path = self.outputs[0].relative_to(self.work)

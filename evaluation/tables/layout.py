@@ -126,9 +126,9 @@ def _pivot(frame: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
         pairs = zip(_measured(frame, "acr"), _reductions(frame), strict=True)
         frame = frame.assign(text=["; ".join(filter(None, pair)) for pair in pairs])
     table = frame.pivot_table("text", rows, column, aggfunc="first", sort=False).fillna("").reset_index()
+    table["sigma"] = table["sigma"].map("{:g}".format)
     named = {"sigma": "σ", "target_class": "class", "data": "training data"}
-    text = table.rename(columns=named).rename_axis(columns=None)
-    return text.assign(**{name: text[name].map("{:g}".format) for name in text if name == "σ"}).astype(str)
+    return table.rename(columns=named).rename_axis(columns=None).astype(str)
 
 
 def _poisons_table(frame: pd.DataFrame) -> Table:

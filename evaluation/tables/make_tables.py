@@ -79,9 +79,9 @@ def main(config: Config) -> None:
         _images(plan, paths, folder / "images.png")
     if is_published:
         records.require_clean_entries(entries.values(), folder)
-    frame, lacking = frame_of(plan, entries), records.missing(list(entries.values()))
+    frame, lacking = frame_of(plan, entries), records.missing(entries.values())
     for name, text in tables_as_text(plan, frame, lacking, times).items():
-        if name == "tables.md" or not is_published:
+        if name in written:
             write_text(folder / name, text)
     draw_figures(plan.title, frame, folder, curves=not is_published)
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")

@@ -33,7 +33,6 @@ from runtime.bounds import at_least, between, require_bounds, require_within
 from runtime.checks import require_name, require_name_lengths, require_usable, shortened
 from runtime.files import InputError, read_text
 
-PUBLISHED_ROWS = (CLEAN, "random", "constant", "contrast", OPTIMISED)
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")  # data sets with their own scripts
 # Flags of the scripts that follow from a plan's other entries.
 DECIDED = (
@@ -110,7 +109,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """l-infinity bound on the change of a pixel. Pixels are in [0, 1]."""
     shares: tuple[Share, ...] = (1.0,)
     """Shares of the class's training images that are poisoned. Every kind of poisoned data is a row at each share."""
-    rows: tuple[str, ...] = PUBLISHED_ROWS
+    rows: tuple[str, ...] = (CLEAN, "random", "constant", "contrast", OPTIMISED)
     """Training data of each method: clean, controls (attack_generation/controls.py), optimised (poison made against the
     method itself)."""
     runs: Annotated[int, between(1, MOST)] = 3

@@ -93,10 +93,6 @@ def ranking_page(frames: Mapping[str, pd.DataFrame]) -> str:
 def _shares_table(frame: pd.DataFrame) -> str:
     """A line for each kind of training data, a column for each share of the class."""
     poisoned = frame[frame["reduction"].notna()]
-    text = poisoned.assign(
-        name=poisoned["data"].str.partition(",")[0], text=poisoned["reduction"].map(lambda r: r.text)
-    )
-    table = text.pivot(index="name", columns="share", values="text").fillna("")
-    return markdown_table(
-        ["training data", *(f"{share:.0%}" for share in table.columns)], table.reset_index().to_numpy()
-    )
+    names, texts = poisoned["data"].str.partition(",")[0], poisoned["reduction"].map(lambda found: found.text)
+    table = poisoned.assign(name=names, text=texts).pivot(index="name", columns="share", values="text").fillna("")
+    return markdown_table(["training data", *map("{:.0%}".format, table)], table.reset_index().to_numpy())

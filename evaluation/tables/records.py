@@ -6,7 +6,7 @@ of other code bases fit the same tables. The store keeps all columns but the tim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -44,9 +44,8 @@ class Measured(NamedTuple):
     records: dict[str, Any]  # settings, commands and commits
 
 
-def require_runs(entries: Iterable[Entry], where: Path, mend: str) -> None:
+def require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
     """Raise InputError where none of a table's entries has a run. where, mend: parts of the error."""
-    entries = list(entries)
     if not any(entry.runs for entry in entries):
         lacking = missing(entries)
         first = f"{lacking[0]}, the first of {len(lacking)} entries" if lacking else "the plan names no entry"
@@ -116,13 +115,8 @@ def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataF
 
 def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame:
     """Certified points as lines of a store."""
-    table = pd.DataFrame(points, columns=Point._fields).drop(columns=["time", "decided"])
-    table["radius"] = table["radius"].astype(float)
-    if table["votes"].isna().all():
-        table = table.drop(columns="votes")
-    table.insert(0, "entry", entry)
-    table.insert(1, "seed", seed)
-    return table
+    columns = pd.DataFrame(points, columns=Point._fields).drop(columns=["time", "decided"]).astype({"radius": float})
+    return pd.DataFrame({"entry": entry, "seed": seed, **columns.dropna(axis="columns", how="all")})
 
 
 def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, Measured]]:
@@ -265,7 +259,7 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     return lines
 
 
-def missing(entries: Sequence[Entry]) -> list[str]:
+def missing(entries: Iterable[Entry]) -> list[str]:
     """A line for each entry that lacks runs."""
     return [
         f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in entries if len(entry.runs) < entry.wanted

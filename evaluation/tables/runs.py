@@ -76,10 +76,8 @@ class Run(NamedTuple):
     def visibility(self) -> dict[str, float]:
         """Measurements of its poison by evaluation/visibility.py, by name. Empty where there are none."""
         measured = self.records.get("visibility", {}).get("measured") or {}
-        return {
-            **{k: v for k, v in measured.items() if k != "auc"},
-            **{f"auc_{k}": v for k, v in measured.get("auc", {}).items()},
-        }
+        sizes = {name: size for name, size in measured.items() if name != "auc"}
+        return sizes | {f"auc_{name}": area for name, area in measured.get("auc", {}).items()}
 
     @property
     def attack(self) -> dict[str, str]:

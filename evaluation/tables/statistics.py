@@ -32,8 +32,7 @@ def share_interval(share: Any, points: Any) -> tuple[Any, Any]:
     """Wilson's 95 % interval of a share of ``points`` points. Both may be arrays. NaN where points is NaN."""
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(np.round(share * points), points, 1 - CONFIDENCE, method="wilson")
-    return low, high
+    return proportion_confint(np.round(share * points), points, 1 - CONFIDENCE, method="wilson")
 
 
 class Reduction(NamedTuple):
