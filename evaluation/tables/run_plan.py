@@ -71,7 +71,7 @@ def main(config: Config) -> None:
         lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
         for job in jobs:  # jobs that need a file of a failed job
             if lacks := {path for one in failed for path in one.outputs} & set(job.needs):
-                failed[job] = f"needs {printed_path(lacks.pop())}"
+                failed[job] = f"needs {printed_path(min(lacks))}"
                 lines.append(f"{job.about}: {failed[job]}")
         elsewhere = f"--results-dir {shlex.quote(str(plan.paths.incomplete))}" if failed else ""
         if no_table := run_job(tables, stop, elsewhere):
