@@ -23,6 +23,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_certified_radii,
 )
 from randomized_smoothing_certification.fewer_votes import recorded_settings
+from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record
 from runtime.part_by_part import settings_path
@@ -65,8 +66,8 @@ def main(config: Config) -> None:
     if {} in settings:
         print(f"note: {files[settings.index({})]} has no record, so that its n, alpha and sigma are not checked")
     victims = [victim for file in files if (victim := _victim(file))]
-    for name in sorted({name for victim in victims for name in victim} - OF_ONE_VICTIM):
-        if len(values := list(dict.fromkeys(str(victim.get(name)) for victim in victims))) > 1:
+    for name in sorted(set.intersection(*map(set, victims)) - OF_ONE_VICTIM) if victims else ():
+        if len(values := list(dict.fromkeys(shortened(victim[name]) for victim in victims))) > 1:
             print(f"note: victims differ in {name}: {', '.join(values)}; the reduction is not the poison's alone")
     clean, poisoned = np.maximum([radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
@@ -83,9 +84,10 @@ def _victim(file: Path) -> dict[str, Any]:
         return {}
     certificate = read_certificate_record(file)
     path = project_path(certificate.get("provenance", {}).get("config", {}).get("model", "")).with_suffix(".json")
-    if not path.is_file():
+    try:
+        record = read_record(path, settings=dict)
+    except InputError:  # no record of this project, or none at all
         return {}
-    record = read_record(path, settings=dict)
     return record["settings"] if record.get("sha256") == certificate["settings"]["model_sha256"] else {}
 
 

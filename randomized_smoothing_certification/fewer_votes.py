@@ -74,6 +74,7 @@ class _MadeWith(NamedTuple):
 
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError if the settings do not fit the file."""
+    require_bounds(config)
     _check_out(config)
     points = read_points(config.certificates)
     made = _made_with(config)

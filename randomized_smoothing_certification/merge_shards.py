@@ -53,6 +53,8 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     missing or holds rows that its run cannot have written, if ``out`` holds other rows, or if another run writes it.
     """
     require_result_name(out)
+    if not shards:
+        raise InputError("no shards given; name their files after --shards")
     if out.resolve() in [path.resolve() for path in shards]:
         raise InputError(f"{out}: is one of the shards; choose another output")
     points, record = _joined(shards)

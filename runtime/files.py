@@ -30,6 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     First it removes the temporary files of ``path`` that killed runs left.
     Raises InputError when the disk is full or the folder cannot be written.
     """
+    path = Path(path)
     remove_leftovers(path)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
@@ -217,6 +218,7 @@ def read_text(path: Path, mend: str = "mend the path or make it again") -> str:
 
     Raises InputError when the file is missing, cannot be read or is not UTF-8. mend: the remedy for the first two.
     """
+    path = Path(path)
     require_file(path)
     try:
         return path.read_bytes().decode("utf-8-sig")

@@ -31,7 +31,7 @@ from runtime.files import InputError, read_text
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
 
-HEADER = ("claim", "verdict", "measured (95 % interval)", "our setting, with everything that is reduced")
+HEADER = ("verdict", "measured (95 % interval)", "our setting, with everything that is reduced")
 
 NEEDED = {
     "reduction": "reduction", "acr": "entries", "accuracy_loss": "entries", "class_accuracy_loss": "entries",
@@ -127,7 +127,8 @@ def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix
 
     The last column is the paper's setting. It is left out where no claim has one.
     """
-    header, rows = [*HEADER, *(["the paper's setting"] if any(claim.paper for claim in claims) else [])], []
+    papers = any(claim.paper for claim in claims)
+    header, rows = ["claim" if papers else "question", *HEADER, *(["the paper's setting"] if papers else [])], []
     for claim in claims:
         found = [(entries, measured(entries, frames)) for entries in claim.entries]
         texts = []

@@ -138,10 +138,11 @@ def _poisons_table(frame: pd.DataFrame) -> Table:
         "beyond_jitter_over_sigma": "beyond jitter / σ", "auc_brightness": "brightness",
         "auc_nearest": "nearest clean image", "auc_linear": "linear", "auc_network": "network",
     }  # fmt: skip
+    common = " of the mean change of the images (common)," if "common_over_sigma" in frame else ""
     title = (
-        "Poisons: mean change of a pixel, l2 norm of the change of an image, of the mean change of the images (common) "
-        "and of the part beyond brightness and contrast. Detectors: area under the ROC curve. Brightness and nearest "
-        "clean image know only clean images. The linear detector and the network are trained on poisoned images"
+        f"Poisons: mean change of a pixel, l2 norm of the change of an image,{common} and its part beyond brightness "
+        "and contrast. Detectors: area under the ROC curve. Brightness and nearest clean image know only clean images. "
+        "The linear detector and the network are trained on poisoned images"
     )
     if "l2" not in frame:
         return Table("poisons", title, pd.DataFrame())

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
+from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import Cell, Foreign
 from evaluation.tables.jobs import jobs_of
 from evaluation.tables.paths import Paths
@@ -79,14 +79,8 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     records: dict[str, dict[str, Any]] = {}
     for entry, seed in sorted(stored, key=lambda run: (entries.index(run[0]), run[1])):
         records.setdefault(entry, {})[str(seed)] = stored[entry, seed][1]
-    victims = [
-        (entry, run.get("victim", {}).get("settings", {}))
-        for entry, by_seed in records.items()
-        for run in by_seed.values()
-    ]
-    tested = {settings["x_test"] for _, settings in victims if "x_test" in settings}
-    if len(tested) > 1 or len({(entry, settings.get("x_train")) for entry, settings in victims}) > len(records):
-        raise InputError(f"{folder}: has runs of other training or test images; give another --results-dir")
+    if add:
+        _require_same_images(records, folder)
     tables = [stored[entry, int(seed)][0] for entry, by_seed in records.items() for seed in by_seed]
     write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
@@ -98,19 +92,36 @@ def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataF
     Raises InputError where the plan has no such run, or a job of the run has other flags in the plan than in the
     folder's plan.
     """
-    old, store = read_plan(folder / "plan.yaml"), read_store(folder)
-    commands = {job.outputs: job.command for job in jobs_of(plan)}
+    if not has_store(folder):
+        return {}
+    store, folders = read_store(folder), ("table", "work_dir", "results_dir", "data_dir", "shards")
+    old = msgspec.structs.replace(read_plan(folder / "plan.yaml"), **{name: getattr(plan, name) for name in folders})
+    flags_of = {job.outputs: {*job.flags.split(" --")} for job in jobs_of(plan)}
     for job in jobs_of(old):
-        changed = {*job.command.split(" --")} ^ {*commands.get(job.outputs, job.command).split(" --")}
-        if changed and job.rule != "tables":
-            flags = ", ".join(f"--{one}" for one in sorted(changed))
-            raise InputError(f"{folder}: {job.about}: differs from the plan in {flags}; give another --results-dir")
+        here, there = {*job.flags.split(" --")}, flags_of.get(job.outputs)
+        if there and here != there and job.rule not in ("data", "tables"):
+            has, wants = (", ".join(sorted(f"--{one}" for one in flags)) for flags in (here - there, there - here))
+            raise InputError(
+                f"{folder}: {job.about}: was made with {has or 'no further flag'}, and the plan has "
+                f"{wants or 'no further flag'}; write the same flags in the plan, or give another --results-dir"
+            )
     wanted = {(cell.key, seed) for cell in plan.cells() for seed in plan.seeds}
     wanted |= {(one.cell.key, seed) for one in plan.foreign for seed in range(len(one.files))}
     points = points_of_runs(store, folder)
     if lost := points.keys() - wanted:
         raise InputError(f"{folder}: has {min(lost)[0]}, seed {min(lost)[1]}, which the plan lacks; add it to the plan")
     return {(entry, seed): (table, store.records[entry][str(seed)]) for (entry, seed), table in points.items()}
+
+
+def _require_same_images(records: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Raise InputError where the victims of an entry had different training images, or any different test images."""
+    trained, tested = set(), set()
+    for entry, by_seed in records.items():
+        for settings in (run.get("victim", {}).get("settings", {}) for run in by_seed.values()):
+            trained |= {(entry, settings["x_train"])} if "x_train" in settings else set()
+            tested |= {settings["x_test"]} if "x_test" in settings else set()
+    if len(tested) > 1 or len(trained) > len({entry for entry, _ in trained}):
+        raise InputError(f"{folder}: has runs of other training or test images; give another --results-dir")
 
 
 def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame:

@@ -112,8 +112,10 @@ def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert "note" not in noted(x_train="poisoned", seed=1)
     assert "note: victims differ in epochs: 3, 4; the reduction is not the poison's alone" in noted(epochs=4)
-    assert "note: victims differ in plasma: None, True;" in noted(plasma=True)
+    assert "note" not in noted(a_setting_that_older_records_lack=True)
     assert "note" not in noted(sha256="of another model", epochs=4)
+    files[1].with_suffix(".json").write_text('{"layers": []}')  # another program's
+    main(Config(clean=tuple(files[:1]), poisoned=tuple(files[1:])))
 
 
 def test_a_run_of_this_project_that_is_not_whole_is_no_other_programs_file(tmp_path: Path) -> None:

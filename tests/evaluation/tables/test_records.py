@@ -275,8 +275,10 @@ def test_a_store_grows_in_parts(plan: Plan, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"certification": {"n": 2000}}, "certificates of victim 0, .* in --n 2000; give another --results-dir"),
-        ({"victim": {"macer": {"epochs": 3}}}, "victim 0, .*: differs from the plan in --epochs 3; "),
+        ({"certification": {"n": 2000}}, "victim 0, .* was made with no further flag, and the plan has --n 2000; "),
+        ({"certification": {"n": 9}, "shards": 2}, "victim 0, .* has --n 9; write the same flags"),
+        ({"victim": {"macer": {"epochs": 3}}}, "victim 0, .* has --epochs 3; write the same flags in the plan, or"),
+        ({"victim": {"macer": {"epochs": 3}}, "table": "u"}, "victim 0, .* and the plan has --epochs 3; "),
         ({"runs": 1, "seed": 1}, r"has macer_.*/class_8, seed 0, which the plan lacks; add it to the plan"),
     ],
 )
@@ -308,9 +310,10 @@ def test_runs_of_other_images_are_not_added(plan: Plan, images: str) -> None:
     collect(both, plan.paths.results, add=True)
 
 
-def test_nothing_is_added_without_a_store(plan: Plan) -> None:
-    with pytest.raises(InputError, match=r"plan\.yaml: no such file"):
-        collect(plan, plan.paths.results, add=True)
+def test_the_first_part_needs_no_store(plan: Plan) -> None:
+    collect(plan, plan.paths.results, add=True)
+    (entry,) = read_entries(plan, plan.paths.results).values()
+    assert [run.seed for run in entry.runs] == [0]
     with pytest.raises(InputError, match=r"--add: .* leave one of the two out"):
         main(Config(plan=plan.paths.results / "plan.yaml", add=True, from_results=True))
 
