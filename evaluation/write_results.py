@@ -17,7 +17,7 @@ from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import POINTS, read_store
-from evaluation.tables.claims import Claim, claims_table, headlines, read_claims
+from evaluation.tables.claims import claims_table, headlines, read_claims
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
@@ -111,12 +111,12 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     rows = [
         (f"[{name}]({name}/tables.md)", frame["title"].iloc[0], measured_line(frame)) for name, frame in plans.items()
     ]
-    by_source: dict[str, list[Claim]] = {"Claims of the papers": [], "Our own questions": []}
-    for claim in read_claims(claims) if claims.is_file() else []:
-        by_source["Claims of the papers" if claim.source else "Our own questions"].append(claim)
+    asked = read_claims(claims) if claims.is_file() else []
+    papers, own = [claim for claim in asked if claim.source], [claim for claim in asked if not claim.source]
+    tables = {"Claims of the papers": papers, "Our own questions": own}
     parts = [
         HEAD,
-        *(f"## {name}\n\n{claims_table(asked, frames, '')}\n" for name, asked in by_source.items() if asked),
+        *(f"## {name}\n\n{claims_table(rows_of, frames, '')}\n" for name, rows_of in tables.items() if rows_of),
         read_text(notes) if notes.is_file() else "",
         f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n" if rows else "",
     ]

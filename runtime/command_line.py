@@ -192,8 +192,10 @@ def _silent_where_nobody_reads() -> Iterator[None]:
 def _is_unread(stream: TextIO | None) -> bool:
     """Whether this is a pipe whose reader has gone."""
     try:
-        number = cast(TextIO, stream).fileno()
-    except (AttributeError, OSError, ValueError):  # no stream, no file (as in tests), or a closed file
+        number = stream.fileno() if stream else -1
+    except (OSError, ValueError):  # no file, as in tests, or closed
+        return False
+    if number < 0:
         return False
     if not hasattr(select, "poll"):  # Windows
         return True

@@ -69,15 +69,14 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     if is_in_results(folder):
         for run in (run for by_seed in runs.values() for run in by_seed.values()):
             require_clean_commits(str(run.file), run.records)
-    measured = {
+    stored = (_kept_runs(plan, folder) if add else {}) | {
         (cell.key, seed): (points_table(cell.key, seed, run.points), run.records)
         for cell, by_seed in runs.items()
         for seed, run in by_seed.items()
     }
-    stored = (_kept_runs(plan, folder) if add else {}) | measured
-    entries = [cell.key for cell in runs]
+    place = {cell.key: number for number, cell in enumerate(runs)}
     records: dict[str, dict[str, Any]] = {}
-    for entry, seed in sorted(stored, key=lambda run: (entries.index(run[0]), run[1])):
+    for entry, seed in sorted(stored, key=lambda run: (place[run[0]], run[1])):
         records.setdefault(entry, {})[str(seed)] = stored[entry, seed][1]
     if add:
         _require_same_images(records, folder)
@@ -115,11 +114,10 @@ def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataF
 
 def _require_same_images(records: dict[str, dict[str, Any]], folder: Path) -> None:
     """Raise InputError where the victims of an entry had different training images, or any different test images."""
-    trained, tested = set(), set()
-    for entry, by_seed in records.items():
-        for settings in (run.get("victim", {}).get("settings", {}) for run in by_seed.values()):
-            trained |= {(entry, settings["x_train"])} if "x_train" in settings else set()
-            tested |= {settings["x_test"]} if "x_test" in settings else set()
+    runs = [(entry, run) for entry, by_seed in records.items() for run in by_seed.values()]
+    victims = [(entry, run.get("victim", {}).get("settings", {})) for entry, run in runs]
+    tested = {settings["x_test"] for _, settings in victims if "x_test" in settings}
+    trained = {(entry, settings["x_train"]) for entry, settings in victims if "x_train" in settings}
     if len(tested) > 1 or len(trained) > len({entry for entry, _ in trained}):
         raise InputError(f"{folder}: has runs of other training or test images; give another --results-dir")
 
