@@ -84,7 +84,10 @@ class Cell(NamedTuple):
         return self.poison.row if self.poison else CLEAN
 
     def __str__(self) -> str:
-        return f"{self.victim}, class {self.target_class}, training data: {self.poison or CLEAN}"
+        said = f", σ = {self.victim.sigma:g}, class {self.target_class}"
+        return (
+            f"{self.victim}, class {self.target_class}, training data: {str(self.poison or CLEAN).removesuffix(said)}"
+        )
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

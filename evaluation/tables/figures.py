@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,9 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     for groups, frame, axes in zip(rows, frames.values(), grid[0], strict=True):
         worst = {name: min(group["reduction"]) for name, group in groups.items()}
         for y, name in enumerate(order := sorted(worst, key=lambda name: worst[name])):
-            for jitter, colour in ((False, BLUE), (True, ORANGE)):
-                group = groups[name][(groups[name]["victim_variant"] == "jittered") == jitter]
-                label = ("with jitter" if jitter else "without jitter") if y == 0 else None
+            for variant, colour in zip(frame["victim_variant"].unique(), cycle((BLUE, ORANGE, GREEN)), strict=False):
+                group = groups[name][groups[name]["victim_variant"] == variant]
+                label = f"{variant} victims".strip() if y == 0 else None
                 axes.plot(group["reduction_percent"], [y] * len(group), "o", color=colour, ms=4, alpha=0.8, label=label)
             score = worst[name]
             axes.plot([max(score.low, -40), min(score.high, 100)], [y - 0.25] * 2, color=BLACK, lw=1)

@@ -214,7 +214,7 @@ def test_an_entry_without_runs_is_a_dash_and_is_named(folder: Path, capsys: pyte
     assert "| gaussianaug | 0.5 | 8 | clean | — | 0 of 3 | — |  | — | — | — | — | — | — | — |" in text
     assert "| gaussianaug | 0.5 | 8 | optimised | — | 0 of 3 | — | — | — | — | — | — | — | — | — |" in text
     assert "gaussianaug (mnist_cnn), σ = 0.5, class 8, training data: clean: 0 of 3 runs" in text
-    assert "training data: optimised against gaussianaug with mnist_cnn, σ = 0.5, class 8: 0 of 3 runs" in text
+    assert "training data: optimised against gaussianaug with mnist_cnn: 0 of 3 runs" in text
     assert "0 of 3 runs" in capsys.readouterr().out
 
 
