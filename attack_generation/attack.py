@@ -172,7 +172,7 @@ class Attack:
         restart, network = divmod(turn, networks)
         if networks == 1:
             return self.initial_state(restart, state.u)
-        fresh = self.fresh_model(restart, network).initial()[0]
+        fresh = self.fresh_model(restart + (network > 0), network).initial()[0]  # restart 0 is the start of the attack
         weights, lower = self._bilevel.renew(state.weights, state.lower, network, fresh)
         return state._replace(weights=weights, lower=lower)
 

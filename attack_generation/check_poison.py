@@ -34,15 +34,16 @@ class Config:
 def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
     """Print the checks. Returns poison, the class's images with it, and data set. Raises InputError where one fails."""
     poison, dataset = read_entry(config.poison), load_dataset(config.data_dir)
-    found, images, changed = checks(poison, dataset, config.data_dir)
+    found, images, _ = checks(poison, dataset, config.data_dir)
     for name, (holds, text) in found.items():
         print(f"{'ok  ' if holds else 'FAIL'}  {name:<12} {text}")
     require_sound(config.poison, poison, dataset, found)
     target_class = poison.record["settings"]["target_class"]
     seen = visibility(dataset, images, target_class, sigma=1.0, seed=0)
     areas = ", ".join(f"{name} {value:.3f}" for name, value in seen["auc"].items())
-    clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target[changed]
-    most = largest_beyond_jitter(clean, poison.record["settings"]["epsilon"])
+    clean = split_target_class(dataset.x_train, dataset.y_train, target_class).x_target
+    differs = (images != clean).any(axis=(1, 2, 3))
+    most = largest_beyond_jitter(clean[differs] if differs.any() else clean, poison.record["settings"]["epsilon"])
     far = f"l2 {seen['l2']:.3f}, beyond jitter {seen['beyond_jitter_over_sigma']:.3f} of at most {most:.3f}"
     print(f"      {'visible':<12} {far}; area under the curve of detectors: {areas}")
     if config.png_dir:

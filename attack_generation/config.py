@@ -54,7 +54,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
     batch_poison: Annotated[int, POSITIVE] = 100
     """Poisoned images in a batch, drawn at random for each outer step."""
     batch_validation: Annotated[int, POSITIVE] = 100
-    """Clean validation images of the target class in each measurement of the objective."""
+    """Clean validation images of the target class in each measurement of the objective: all where there are fewer."""
     objective: ObjectiveName = "soft_radius"
     """Quantity that the poison lowers on the target class's validation images: the mean soft radius, minus the cross
     entropy without noise (the attack on standard training), or minus the cross entropy of noisy copies."""
@@ -73,7 +73,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
     are equally long. In the published code the first is an epoch shorter, so that the last epoch has fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
-    differ in age."""
+    differ in age, and the poison keeps its Adam moments."""
     optimiser: Optimiser = ApproxGrad()
     """Optimiser of the bilevel problem, with its settings. See bilevel_optimizer/."""
     separate_crops: bool = False

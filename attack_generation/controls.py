@@ -77,7 +77,8 @@ def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int, sta
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     size = flat.shape[1]
-    inverse = linalg.inv(np.atleast_2d(np.cov(flat, rowvar=False)) + sigma**2 * np.eye(size))
+    spread = np.cov(flat, rowvar=False) if len(flat) > 1 else 0.0
+    inverse = linalg.inv(np.atleast_2d(spread) + sigma**2 * np.eye(size))
     up, down = ((np.clip(flat + change, 0, 1) - flat).mean(axis=0) for change in (epsilon, -epsilon))
 
     def climbed(signs: np.ndarray) -> tuple[float, np.ndarray]:

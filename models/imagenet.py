@@ -114,6 +114,10 @@ def imagenet_features(path: Path | None) -> Callable[[np.ndarray], np.ndarray]:
     network = efficientnet_lite0(read_weights(path), (None, None, 3), SIDE)
 
     def features(x: np.ndarray) -> np.ndarray:
+        if x.shape[-1] not in (1, 3):
+            raise InputError(
+                f"imagenet needs images of 1 or 3 channels, these have {x.shape[-1]}; choose other features"
+            )
         x = np.broadcast_to(x, (*x.shape[:3], 3))
         return np.concatenate([network.predict_on_batch(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
 

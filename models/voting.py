@@ -11,7 +11,7 @@ from runtime.lazy import keras, layers
 # exact arithmetic: a compiler may fuse the product with the subtraction of the maximum. Then the exponent has the
 # product's rounding errors.
 SHARPNESS, SOFTMAXES = 100.0, 3
-TIE = 1e-4  # a vote for a class counts this much less than a vote for the class before it
+TIE = 1e-4  # largest share by which a class is behind the class before it at a tie
 
 
 def majority_vote(models: Sequence[keras.Model]) -> keras.Model:
@@ -28,5 +28,6 @@ def majority_vote(models: Sequence[keras.Model]) -> keras.Model:
             scores = layers.Softmax()(layers.Rescaling(SHARPNESS)(scores))
         votes.append(scores)
     shares = layers.Average()(votes)
-    in_favour_of_the_smaller = [-TIE * label for label in range(shares.shape[-1])]
+    tie = min(TIE, 0.5 / (len(models) * shares.shape[-1]))  # the last class is behind by less than half a vote
+    in_favour_of_the_smaller = [-tie * label for label in range(shares.shape[-1])]
     return keras.Model(inputs, layers.Rescaling(1.0, in_favour_of_the_smaller)(shares), name="majority_vote")

@@ -26,7 +26,7 @@ class MacerLoss(TrainingLoss):
     copies: Annotated[int, POSITIVE] = 16
     """Noisy copies per image (k)."""
     lam: Annotated[float, NOT_NEGATIVE] = 16.0
-    """Weight of the robustness term (lambda)."""
+    """Weight of the robustness term (lambda). Published for CIFAR10: 12 at sigma 0.25, 4 at larger sigma."""
     beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the robustness term."""
     gamma: Annotated[float, POSITIVE] = 8.0

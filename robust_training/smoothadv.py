@@ -20,7 +20,8 @@ class SmoothAdvLoss(TrainingLoss):
     """Mean cross entropy at noisy copies of adversarial images (arXiv 1906.04584, section 2.3).
 
     The adversarial images raise the smoothed classifier's loss -log(mean over the copies of softmax(logits)_y)
-    (eq. 6) within an l2 ball around each image and within [0, 1]. The inner attack and the training share the noise.
+    (eq. 6) within an l2 ball around each image, and do not leave [0, 1]. The inner attack and the training share the
+    noise.
     """
 
     name: ClassVar[str] = "smoothadv"
@@ -46,11 +47,6 @@ class SmoothAdvLoss(TrainingLoss):
     the victim's schedule gives."""
     plain_epochs: Annotated[int, NOT_NEGATIVE] = 0
     """Number of first epochs without an inner attack."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.inner_attack not in ("adam", "pgd"):
-            raise InputError(f"inner_attack of smoothadv must be 'adam' or 'pgd', got {self.inner_attack!r}")
 
     @property
     def noisy_copies(self) -> int:
@@ -118,11 +114,12 @@ class SmoothAdvLoss(TrainingLoss):
 
 
 def into_ball(delta: Any, x: Any, radius: Any) -> Any:
-    """Bring perturbations delta of images x (B, H, W, C) into [0, 1] and then to l2 norms of at most radius.
+    """Bring images x + delta (B, H, W, C) into [0, 1] and then delta to l2 norms of at most radius.
 
-    In this order both bounds hold: an image that lies in [0, 1] stays there when its perturbation shrinks.
+    In this order both bounds hold: an image that lies in [0, 1] stays there when delta shrinks. A pixel that jitter
+    took outside [0, 1] goes no further out. It is not pulled back, which would spend the radius.
     """
-    delta = ops.clip(x + delta, 0.0, 1.0) - x
+    delta = ops.clip(x + delta, ops.minimum(x, 0.0), ops.maximum(x, 1.0)) - x
     return delta * ops.minimum(1.0, radius / ops.maximum(_norms(delta), 1e-12))
 
 

@@ -191,7 +191,7 @@ def _network(config: TrainingConfig, dataset: Dataset, run: LongRun) -> tuple["k
 def _vote(config: TrainingConfig, dataset: Dataset, folder: Path, stop: Stop) -> tuple["keras.Model", dict[str, float]]:
     """The majority vote of networks and its accuracies. Each network has a part of ``dataset`` and is in ``folder``."""
     parts = [
-        train_victim(replace(config, partitions=1), part, folder / f"part_{number}.keras", stop)
+        train_victim(replace(config, partitions=1, run_dir=folder), part, folder / f"part_{number}.keras", stop)
         for number, part in enumerate(partitioned(dataset, config.partitions))
     ]
     model = majority_vote([load_model(part) for part in parts])

@@ -4,17 +4,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from runtime.files import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A condition on a number. ``must`` completes the sentence "epochs must ..." of the error line."""
+    """A condition on a number or a text. ``must`` completes the sentence "epochs must ..." of the error line."""
 
     must: str
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
+    of: Any = int | float  # other values are not checked
 
 
 POSITIVE = Bound("be positive", lambda value: 0 < value < math.inf)
@@ -40,24 +41,24 @@ def between(least: float, most: float) -> Bound:
 
 
 def require_bounds(config: Any, owner: str = "") -> None:
-    """Raise InputError for the first field of a dataclass or a Struct whose number is outside the declared bounds.
+    """Raise InputError for the first field of a dataclass or a Struct that is outside its declared bounds.
 
-    None is always allowed. Where a field holds several numbers, each must be within the bounds. owner: added to the
-    field's name in the error, such as " of MACER".
+    Numbers must be within bounds, and texts be values of a Literal. None is always allowed. Where a field holds several
+    values, each is checked. owner: added to the field's name in the error, such as " of MACER".
     """
     for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
-        for number in value if isinstance(value, list | tuple) else (value,):
-            require_within(name + owner, number, *bounds)
+        for one in value if isinstance(value, list | tuple) else (value,):
+            require_within(name + owner, one, *bounds)
 
 
 def require_within(name: str, value: Any, *bounds: Any) -> None:
-    """Raise InputError where a number is outside a bound. None and text are always allowed.
+    """Raise InputError where a value is outside a bound. None is always allowed.
 
     bounds: each a Bound, or a type that declares bounds, such as Seed.
     """
     for bound in (one for part in bounds for one in _bounds_in(part)):
-        if isinstance(value, int | float) and not bound.holds(value):
+        if isinstance(value, bound.of) and not bound.holds(value):
             raise InputError(f"{name} must {bound.must}, got {value}")
 
 
@@ -74,5 +75,8 @@ def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
 def _bounds_in(annotation: Any) -> Iterator[Bound]:
     if isinstance(annotation, Bound):
         yield annotation
+    if get_origin(annotation) is Literal:
+        names = get_args(annotation)
+        yield Bound(f"be one of {', '.join(map(str, names))}", names.__contains__, str)
     for part in get_args(annotation):
         yield from _bounds_in(part)

@@ -127,7 +127,7 @@ class LabelFlippingConfig(RunControls):
     network_shares: tuple[Annotated[float, between(0, 1)], ...] = (0.0, 0.01, 0.04, 0.16)
     """Shares of changed labels at which an undefended network is trained. Labels are changed at random, by a greedy
     attack on all test points at once, and by an attack on each of a few test points. No share: no network."""
-    network_points: Annotated[int, NOT_NEGATIVE] = 10
+    network_points: Annotated[int, between(0, 1000)] = 10
     """Test points that are attacked one by one. Each takes a training of the network for every share. 0: none."""
     network: Network = Network()
     """Constants of the network's training."""

@@ -179,6 +179,7 @@ def test_no_pattern_of_signs_is_seen_better_by_a_linear_classifier() -> None:
     found = seen(detectable_signs(x, epsilon, sigma, seed=0).ravel())
     assert found > 0.99 * most
     assert found > 1.2 * max(seen(np.ones(8)), seen(-np.ones(8)))
+    assert np.all(np.abs(detectable_signs(x[:1], epsilon, sigma, seed=0)) == 1)  # one image has no covariance
 
 
 def test_the_class_filter_is_a_convolution_divided_by_its_largest_value() -> None:

@@ -492,6 +492,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
     settings = config(tiny_data_dir, tmp_path / "whole", **changes)
     made = Attack(settings, load_dataset(tiny_data_dir))
     state, afresh = made.initial_state(), []
+    started = state.weights
     assert np.abs(state.weights[0][0] - state.weights[1][0]).max() > 0.01
     for number in range(made.total_steps):
         epoch, step = divmod(number, made.steps_per_epoch)
@@ -501,6 +502,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
                 changed = not np.array_equal(after.weights[network][0], state.weights[network][0])
                 fresh = float(ops.sum(ops.abs(after.lower[network].p[0]))) == 0
                 assert changed == fresh
+                assert not changed or not np.array_equal(after.weights[network][0], started[network][0])
                 afresh += [(epoch, network)] * changed
         state, _ = made.outer_step(state, number)
     assert afresh == [(2, 1), (4, 0)]

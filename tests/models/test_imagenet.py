@@ -161,3 +161,5 @@ def test_the_embedding_is_components_of_the_roots(weights: dict[str, np.ndarray]
         InputError, match=r"features need a file of weights, got None; give the \.pth file in effi.*==0\.1\.0"
     ):
         fit_embedding("imagenet", x)
+    with pytest.raises(InputError, match="imagenet needs images of 1 or 3 channels, these have 2"):
+        fit_embedding("imagenet", np.repeat(x, 2, axis=3), weights=path)

@@ -80,6 +80,14 @@ def test_into_ball_keeps_what_is_inside() -> None:
     assert np.all(nothing == 0)
 
 
+def test_jittered_pixels_go_no_further_out_and_are_not_pulled_back() -> None:
+    x = np.array([-0.2, -0.2, 0.5, 1.3, 1.3], np.float32).reshape(1, 1, 5, 1)
+    assert not ops.convert_to_numpy(into_ball(np.zeros_like(x), x, 1.0)).any()
+    delta = np.array([-0.1, 0.1, 0.1, 0.1, -0.1], np.float32).reshape(1, 1, 5, 1)
+    found = ops.convert_to_numpy(into_ball(delta, x, 1.0)).ravel()
+    np.testing.assert_allclose(found, [0, 0.1, 0.1, 0, -0.1], atol=1e-6)
+
+
 def test_the_radius_ramps_up_after_the_plain_epochs() -> None:
     loss = loss_with(ramp_epochs=5, plain_epochs=2)
     found = [float(loss.radius(np.float32(epoch))) for epoch in range(8)]
@@ -200,7 +208,7 @@ def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
         ({"step_size": float("inf")}, "step_size of smoothadv must be positive, got inf"),
         ({"eps_adv": float("inf")}, "eps_adv of smoothadv must be positive, got inf"),
         ({"ramp_epochs": -1}, "ramp_epochs of smoothadv must not be negative, got -1"),
-        ({"inner_attack": "fgsm"}, "inner_attack of smoothadv must be 'adam' or 'pgd', got 'fgsm'"),
+        ({"inner_attack": "fgsm"}, "inner_attack of smoothadv must be one of adam, pgd, got fgsm"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """Poison one CIFAR10 class against consistency regularisation.
 
-Method: arXiv 2006.04062. The constants of the attack are those published for Gaussian data augmentation.
+Method: arXiv 2006.04062. The constants of the attack are those published for Gaussian data augmentation, with one crop
+for the whole batch.
 
     python attack_generation/consistency/CIFAR10/poison_radius_consistency.py --target-class 8
 """

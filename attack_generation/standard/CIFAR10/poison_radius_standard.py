@@ -1,6 +1,7 @@
 """Poison one CIFAR10 class against standard training: the baseline that ignores certified defences.
 
-Paper: arXiv 2012.01274, section 4. The constants are those of the attack on Gaussian data augmentation, without noise.
+Paper: arXiv 2012.01274, section 4. The constants are those of the attack on Gaussian data augmentation, but
+without noise, with 50 epochs and with one crop for the whole batch.
 
     python attack_generation/standard/CIFAR10/poison_radius_standard.py --target-class 8
 """
