@@ -116,7 +116,7 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
         line = f"{path}: line {number}"
         if all(row[name] == name for name in ("label", "predict", "radius")):
             raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
-        if None in row.values():
+        if None in row.values() or (number == rows[-1][0] and columns[-1] == "radius" and text[-1] not in "\r\n"):
             raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
         try:
             label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])

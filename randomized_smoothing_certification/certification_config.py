@@ -55,6 +55,8 @@ class CertificateSettings(Sampling):
     def check_types(self) -> None:
         """Raise InputError that names the first setting of a wrong type. Flags and records are checked elsewhere."""
         given = {field.name: getattr(self, field.name) for field in fields(CertificateSettings)}
+        if isinstance(self.radii, list):
+            raise InputError("settings: radii is a list; give a tuple")
         try:
             msgspec.convert(given, CertificateSettings)
         except msgspec.ValidationError as error:

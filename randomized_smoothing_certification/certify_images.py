@@ -93,6 +93,8 @@ def draw_points(truth: np.ndarray, num_classes: int, settings: CertificateSettin
             print(f"class {wanted} has {len(available)} test points, fewer than {settings.points}: all are certified")
         generator = np.random.default_rng(seed_pair(settings.seed, wanted, Stream.CERTIFIED_POINTS))
         drawn.append(generator.permutation(available)[: settings.points])
+    if not any(map(len, drawn)):
+        raise InputError(f"there is no image of class {target}; choose another target_class")
     if not (points := np.sort(np.concatenate(drawn)).tolist()[part - 1 :: parts]):
         raise InputError(f"shard {settings.shard} holds no points; use fewer shards")
     return points

@@ -130,7 +130,7 @@ def require_radii_above_0(n: int, alpha: float, sigma: float, radius_loss: float
         taken_off = f" and failure mass {mass:.2g}" if mass else ""
         raise InputError(
             f"n is {n}: with alpha {alpha:g}{taken_off} not even {n} unanimous votes certify a radius; raise n"
-            + (f" to at least {int(np.ceil(np.log(alpha) / np.log(0.5 + mass)))}" if mass < 0.5 else "")
+            + (f" to at least {int(np.log(alpha) / np.log(0.5 + mass)) + 1}" if mass < 0.5 else "")
         )
     if radius_loss >= ceiling:
         raise InputError(

@@ -34,7 +34,7 @@ from randomized_smoothing_certification.core import ABSTAIN, certificate_of_coun
 from randomized_smoothing_certification.sampling import ALPHA, N, Probability, Votes
 from runtime.bounds import Seed, require_bounds
 from runtime.command_line import run_script
-from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
+from runtime.files import InputError, file_sha256, read_json, read_record, remove, write_json, write_text
 from runtime.lazy import stats
 from runtime.noise import Stream, noise_seed
 from runtime.part_by_part import settings_path
@@ -105,6 +105,9 @@ def _check_out(config: Config) -> None:
             f"{config.out}: {settings_path(config.out).name} beside it says that it is a certification run's; choose "
             "another output"
         )
+    record = config.out.with_suffix(".json")
+    if (record.exists() and "made_with" not in read_json(record)) or (config.out.exists() and not record.exists()):
+        raise InputError(f"{config.out}: it or {record.name} is there, and not of this script; choose another output")
 
 
 def recorded_settings(path: Path) -> dict[str, Any]:

@@ -95,10 +95,11 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
     for path, record, (part, _) in zip(shards, records, parts, strict=True):
         if record["points"] != indices[part - 1 :: total]:
             raise InputError(f"{path}: its points are not those of shard {part}/{total}; run its certification again")
+    merged = {str(path): record["provenance"] for path, record in zip(shards, records, strict=True)}
     record = {
         "settings": {**records[0]["settings"], "shard": None},
         "points": indices,
-        "provenance": {**records[0]["provenance"], "merged_from": [str(path) for path in shards]},
+        "provenance": {**records[0]["provenance"], "merged_from": merged},
     }
     return points, record
 

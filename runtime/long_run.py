@@ -18,7 +18,7 @@ from runtime.checks import require_keras_settings
 from runtime.files import InputError, file_sha256, json_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
 from runtime.progress import Scalars, progress
-from runtime.provenance import printed_path, provenance, settings
+from runtime.provenance import git_commit, printed_path, provenance, settings
 from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
@@ -113,6 +113,7 @@ class LongRun(Artifact):
         self._controls, self._stop = controls, stop
         self._checkpoints = Artifact(self.checkpoint)
         self._note = json_sha256(identity)
+        self._begun: dict[str, Any] = {}  # the commit of an earlier session, where it was another
         self._in_the_way: tuple[Path, ...] = ()
 
     def require_own(self) -> None:
@@ -175,6 +176,9 @@ class LongRun(Artifact):
         done = 0
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
             state, said = kept[0], kept[1].get("done")
+            before = kept[1].get("provenance", {})
+            other = before.get("commit") not in (None, git_commit())
+            self._begun = {"begun": before} if other else {name: before[name] for name in ("begun",) if name in before}
             if not (isinstance(said, int) and 0 < said <= total):
                 raise InputError(f"{self.checkpoint}: after {said} of {total} {unit}s; delete it to start again")
             done = said
@@ -200,7 +204,12 @@ class LongRun(Artifact):
                     for leaf in tree.flatten(state):
                         require_finite(f"{unit} {number}", state=ops.convert_to_numpy(leaf))
                 if due and done < total:
-                    save_checkpoint(self.checkpoint, state, {"settings": self.identity, "done": done})
+                    about = {
+                        "settings": self.identity,
+                        "done": done,
+                        "provenance": {"commit": git_commit(), **self._begun},
+                    }
+                    save_checkpoint(self.checkpoint, state, about)
                     saved = time.monotonic()
                 if reason and done < total:
                     raise StoppedEarly(f"{reason} after {done} of {total} {unit}s of {self.path.stem}")
@@ -217,9 +226,8 @@ class LongRun(Artifact):
         remove(self.record)
         self.lock.write(self._note)
         write(self.path)
-        write_json(
-            self.record, {"settings": self.identity, "sha256": file_sha256(self.path), **record, **provenance(config)}
-        )
+        made = {"settings": self.identity, "sha256": file_sha256(self.path), **record}
+        write_json(self.record, {**made, **provenance(config), **self._begun})
         self._forget()
         return self.path
 

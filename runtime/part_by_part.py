@@ -39,7 +39,8 @@ class LineByLine(Artifact):
     ) -> None:
         super().__init__(path, settings_path(path), summary)
         self._header, self._summary = header, summary
-        self.record = {**record, "provenance": provenance(controls)}
+        self._now = provenance(controls)
+        self.record = {**record, "provenance": self._now}
         self._controls, self._stop, self._starts = controls, stop, True
 
     def resume(self) -> int:
@@ -91,6 +92,9 @@ class LineByLine(Artifact):
             text = line(item) + "\n"
             if not done:
                 remove(self._summary)
+                if (before := self.record["provenance"]).get("commit") != self._now["commit"]:
+                    self.record = {**self.record, "provenance": {**self._now, "begun": before}}
+                    write_json(settings_path(self.path), self.record)
             if self._starts:
                 remove(self.path)
                 write_json(settings_path(self.path), self.record)

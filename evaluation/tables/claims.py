@@ -106,8 +106,9 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
     if not measured:
         return "not measured"
     if claim.equals is not None:
-        held = [one.low <= claim.equals <= one.high for one in measured]
-        other = [not one for one in held]
+        inside = [one.low <= claim.equals <= one.high for one in measured]
+        held = [one and np.isfinite(of.high - of.low) for one, of in zip(inside, measured, strict=True)]
+        other = [not one for one in inside]
     elif claim.above is not None:
         held = [one.low > claim.above for one in measured]
         other = [one.high <= claim.above for one in measured]
@@ -197,30 +198,41 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
     if entries.of in ("unattacked", "certified", "median"):
         return _label_number(entries.of, row)
     if entries.of == "reduction" and entries.against == CLEAN:
-        found = row["reduction"]
-        return Measured(found.text, found.low, found.high) if isinstance(found, Reduction) else None
+        return _of_reduction(row["reduction"])
     if not row["runs"]:
         return None
     if entries.of == "acr":
-        return _mean([run.acr for entry in row["entries"] for run in entry.runs])
+        return _mean([[run.acr for run in entry.runs] for entry in row["entries"]])
     same_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
-    references = frame["entries"][same_victims & (frame["data"] == entries.against)]
-    if references.empty:
+    same_class = frame["target_class"] == row["target_class"]
+    references = frame["entries"][same_victims & same_class & (frame["data"] == entries.against)]
+    if len(references) != 1 or len(references.iloc[0]) != 1:  # of several attack runs, name one
         return None
     before = references.iloc[0][0]
     if entries.of == "reduction":
-        found = reduction_against(row["entries"], before)
-        return found and Measured(found.text, found.low, found.high)
+        return _of_reduction(reduction_against(row["entries"], before))
     name = "accuracy" if entries.of == "accuracy_loss" else "target_accuracy"
     clean = {run.seed: getattr(run, name) for run in before.runs}
-    runs = [run for entry in row["entries"] for run in entry.runs if clean.get(run.seed) is not None]
-    if not runs or any(getattr(run, name) is None for run in runs):
+    runs = [[run for run in entry.runs if clean.get(run.seed) is not None] for entry in row["entries"]]
+    if not all(runs) or any(getattr(run, name) is None for of_attack in runs for run in of_attack):
         return None
-    return _mean([100 * (clean[run.seed] - getattr(run, name)) for run in runs], "{:.1f}", " points")
+    losses = [[100 * (clean[run.seed] - getattr(run, name)) for run in of_attack] for of_attack in runs]
+    return _mean(losses, "{:.1f}", " points")
 
 
-def _mean(values: list[float], form: str = "{:.3f}", unit: str = "") -> Measured:
-    """Mean over victims with its t interval."""
+def _of_reduction(found: Any) -> Measured | None:
+    """The number of a Reduction. Where nothing varies, its interval says nothing."""
+    if not isinstance(found, Reduction):
+        return None
+    return Measured(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)))
+
+
+def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -> Measured:
+    """Mean with its t interval, over attack runs where there are several, else over victims.
+
+    of_attacks: the victims' numbers of each attack run.
+    """
+    values = [float(np.mean(one)) for one in of_attacks] if len(of_attacks) > 1 else of_attacks[0]
     mean = float(np.mean(values))
     if len(values) < 2:
         return Measured(form.format(mean) + unit, -np.inf, np.inf)

@@ -23,7 +23,7 @@ from attack_generation.figures import (
     save_png,
 )
 from evaluation.tables.cells import CLEAN, OPTIMISED
-from evaluation.tables.frame import CONTROL, MEAN
+from evaluation.tables.frame import CONTROL, MEAN, points_of
 from evaluation.tables.layout import dataset_name
 from evaluation.tables.ranking import scored_rows
 from robust_training.methods import METHODS
@@ -197,7 +197,7 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 
 def _contrasted(shown: pd.DataFrame) -> list[str]:
     """Clean data, and the control and the poison that lower ACR most, among the data with the most kinds of victims."""
-    names = [CLEAN]
+    names = [CLEAN] if CLEAN in set(shown["data"]) else []
     others = shown[shown["data"] != CLEAN]
     for kind in (CONTROL, OPTIMISED):
         found = others[others["kind"] == kind].groupby("data", sort=False)["acr_mean"]
@@ -256,7 +256,7 @@ def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "")
 def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
     """Write the heading, and below all panels the explanation and the numbers of points, victims and votes."""
     measured = {
-        "Class": shown["target_class"], "test points": shown["points"], "victims per entry": shown["runs"],
+        "Class": shown["target_class"], points_of(shown): shown["points"], "victims per entry": shown["runs"],
         "votes n": shown["n"],
     }  # fmt: skip
     counts = "; ".join(f"{name}: {', '.join(_different(values))}" for name, values in measured.items())

@@ -84,12 +84,16 @@ def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
     runs = []
     for seed in sorted(seeds):
         same_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
-        radii, idx = (np.concatenate([getattr(run, name) for run in same_seed]) for name in ("radii", "idx"))
+        names = ("radii", "idx", "other_radii")
+        radii, idx, others = (np.concatenate([getattr(run, name) for run in same_seed]) for name in names)
         accuracies = [run.accuracy for run in same_seed if run.accuracy is not None]
         victim = {"accuracy": float(np.mean(accuracies))} if accuracies else {}
         known = ("certificate", "foreign")  # settings of the measurement
-        certificate = {name: value for name, value in same_seed[0].records.items() if name in known}
-        runs.append(same_seed[0]._replace(radii=radii, idx=idx, records={"victim": victim, **certificate}))
+        records = {
+            "victim": victim,
+            **{name: same_seed[0].records[name] for name in known if name in same_seed[0].records},
+        }
+        runs.append(same_seed[0]._replace(radii=radii, idx=idx, other_radii=others, records=records))
     return Entry(cell, entries[0].wanted, tuple(runs))
 
 
@@ -109,7 +113,8 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
         "optimiser": made.get("optimiser", ""), "parametrisation": made.get("parametrisation", ""),
         "attack_epochs": attack.flags.get("epochs", ""),
         "epsilon": plan.epsilon if poison else "", "share": poison.share if poison else "",
-        "n": _all(run.votes for run in runs), "points": _all(len(run.radii) for run in runs),
+        **{name: _all(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
+        "points": _all(len(run.radii) for run in runs),
         "runs": len(runs), "runs_wanted": sum(entry.wanted for entry in attack_runs),
         "attack_runs": len(attack_runs) if kind == OPTIMISED else "",
         "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
@@ -155,7 +160,7 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Reduction against clean runs with the same seeds. None: no clean run, n differs, or points differ within a kind.
+    """Reduction against clean runs with the same seeds. None: no clean run, or n, alpha or numbers of points differ.
 
     at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
@@ -163,7 +168,7 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     cleans, *poisoned = ([runs[seed] for seed in seeds] for runs in by_seed)
     everyone = [run for runs in (cleans, *poisoned) for run in runs]
-    if not seeds or len({run.votes for run in everyone} - {None}) > 1:
+    if not seeds or any(len({run.certificate.get(name) for run in everyone} - {None}) > 1 for name in ("n", "alpha")):
         return None
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (cleans, everyone[len(cleans) :])):
         return None
@@ -186,11 +191,16 @@ def _all(values: Iterable[Any]) -> Any:
     return "" if not different else different[0] if len(different) == 1 else ", ".join(map(str, different))
 
 
+def points_of(frame: pd.DataFrame) -> str:
+    """What the certified points of a frame are."""
+    return "validation points" if set(frame["split"]) - {""} == {"val"} else "test points"
+
+
 def measured_line(frame: pd.DataFrame) -> str:
     """One line about the measurement of a frame's runs. Where runs differ, it lists all values."""
     names = {
-        "commit": "commit", "backend": "", "machine": "", "victim_epochs": "epochs of victims", "points": "test points",
-        "n": "n", "runs": "victims of an entry",
+        "commit": "commit", "backend": "", "machine": "", "victim_epochs": "epochs of victims",
+        "points": points_of(frame), "n": "n", "runs": "victims of an entry",
     }  # fmt: skip
     single = frame[(frame["runs"] > 0) & (frame["entries"].map(len) == 1) & (frame["target_class"] != MEAN)]
     parts = []
@@ -205,7 +215,7 @@ UNWRITTEN = [
     "reduction", "reduction_at_sigma", "kind", "cell", "entries", "in_method_transfer", "in_architecture_transfer",
 ]  # fmt: skip
 DIGITS = {"reduction": 1, "gradients": 1}  # decimals in files, by the start of the column's name. Default: 4
-AS_THEY_ARE = ("sigma", "epsilon", "share")
+AS_THEY_ARE = ("sigma", "epsilon", "share", "alpha")
 
 
 def as_csv(frame: pd.DataFrame) -> str:

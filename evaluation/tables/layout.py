@@ -94,7 +94,13 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     if several["victim_variant"].nunique() < 2:
         return Table("kinds_of_victims", title, pd.DataFrame())
     first = several["victim_variant"].iloc[0]
-    rows = ["method", "sigma", "target_class", "data"]
+    rows = [
+        "method",
+        "sigma",
+        *(["architecture"] if several["architecture"].nunique() > 1 else []),
+        "target_class",
+        "data",
+    ]
     several["same"] = [cell._replace(victim=cell.victim._replace(variant=first)) for cell in several["cell"]]
     entries_of = dict(zip(several["cell"], several["entries"], strict=True))
     below = [

@@ -67,9 +67,9 @@ def main(config: Config) -> None:
     is_published = records.is_in_results(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
+    if (there := folder / "plan.yaml").is_file() and read_plan(there).table != plan.table:
+        raise InputError(f"{folder}: holds the table {read_plan(there).table!r}; choose another --results-dir")
     if config.from_results:
-        if (there := folder / "plan.yaml").is_file() and read_plan(there).table != plan.table:
-            raise InputError(f"{folder}: holds the table {read_plan(there).table!r}; choose another --results-dir")
         entries = records.read_entries(plan, config.plan.parent)
         records.require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
     else:

@@ -171,8 +171,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 if value not in known:
                     raise InputError(f"no {what} {value!r}; choose from {', '.join(known)}")
         for key in settings:
-            if not re.fullmatch(r"\w+( \d\S*)?", key):
+            if not re.fullmatch(r"\w+( \d*\.?\d+)?", key):
                 raise InputError(f"attack, victim: {key!r} is no method; name one, alone or with a sigma ('macer 0.5')")
+            if (text := key.partition(" ")[2]) and (short := f"{float(text):g}") != text:
+                raise InputError(f"attack, victim: {key!r} must be written with the sigma {short}")
         for flags in (*self.attack.values(), *self.victim.values()):
             _check_flags("attack, victim", flags, DECIDED)
         _check_flags("data", self.data, ("out_dir", "name"))

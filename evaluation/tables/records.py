@@ -78,8 +78,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     records: dict[str, dict[str, Any]] = {}
     for entry, seed in sorted(stored, key=lambda run: (place[run[0]], run[1])):
         records.setdefault(entry, {})[str(seed)] = stored[entry, seed][1]
-    if add:
-        _require_same_images(records, folder)
+    _require_same_images(records, folder)
     tables = [stored[entry, int(seed)][0] for entry, by_seed in records.items() for seed in by_seed]
     write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
@@ -119,7 +118,9 @@ def _require_same_images(records: dict[str, dict[str, Any]], folder: Path) -> No
     tested = {settings["x_test"] for _, settings in victims if "x_test" in settings}
     trained = {(entry, settings["x_train"]) for entry, settings in victims if "x_train" in settings}
     if len(tested) > 1 or len(trained) > len({entry for entry, _ in trained}):
-        raise InputError(f"{folder}: has runs of other training or test images; give another --results-dir")
+        raise InputError(
+            f"{folder}: has runs of other training or test images; run the plan again, or give another --results-dir"
+        )
 
 
 def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame:
@@ -256,11 +257,12 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     settings = {name.replace("-", "_"): value for name, value in plan.certification.items()}
     for entry in entries:
         certificates = [run.certificate for run in entry.runs if "certificate" in run.records]
+        certificates = [{**one, "noise": one["noise"]["mode"]} if one.get("noise") else one for one in certificates]
         found = {
             f"{name} {measured[name]}, where the plan says {value}"
             for measured in certificates
             for name, value in settings.items()
-            if not isinstance(measured.get(name, {}), dict) and str(measured[name]) != str(value)
+            if name in measured and str(measured[name]) != str(value)
         }
         if len(entry.runs) > entry.wanted:
             found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
@@ -306,10 +308,16 @@ def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataF
     return runs
 
 
+class _Noise(msgspec.Struct, frozen=True):
+    mode: str
+    failure_mass: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+
+
 class _Votes(msgspec.Struct, frozen=True):
     n: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None = None
     alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     sigma: Annotated[float, msgspec.Meta(gt=0, lt=1e6)] | None = None
+    noise: _Noise | None = None
 
 
 class _Certificate(msgspec.Struct, frozen=True):

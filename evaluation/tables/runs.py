@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.tables.cells import Cell
-from randomized_smoothing_certification.core import radius_ceiling
+from randomized_smoothing_certification.core import certificate_of_count
 
 
 class Run(NamedTuple):
@@ -34,7 +34,10 @@ class Run(NamedTuple):
         settings = self.certificate
         if not all(settings.get(name) for name in ("n", "alpha", "sigma")):
             return None
-        return self.certified_at(radius_ceiling(settings["sigma"], settings["n"], settings["alpha"]) * (1 - 1e-5))
+        mass = (settings.get("noise") or {}).get("failure_mass", 0.0)
+        n, alpha, sigma = (settings[name] for name in ("n", "alpha", "sigma"))
+        last, before = (certificate_of_count(0, count, n, alpha, sigma, mass).radius for count in (n, n - 1))
+        return self.certified_at((last + before) / 2)  # files have rounded radii
 
     @property
     def others_acr(self) -> float | None:

@@ -37,6 +37,7 @@ from randomized_smoothing_certification.sampling import Sampling
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError, append, array_sha256
 from runtime.noise import Stream, noise_seed, seed_pair
+from runtime.provenance import git_commit
 from runtime.stop import StoppedEarly
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -574,14 +575,15 @@ def test_a_record_of_other_points_is_refused(toy: Path, tmp_path: Path, two_rows
             certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
 
 
-def test_a_continued_run_keeps_the_record_of_the_first(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
+def test_a_continued_run_names_every_commit_that_made_lines(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
     record = {**json.loads(two_rows["a.settings.json"]), "provenance": {"commit": "of the first run"}}
     (tmp_path / "a.settings.json").write_text(json.dumps(record))
-    for whole in (False, True):
+    for whole in (True, False):
         (tmp_path / "a.tsv").write_text(two_rows["a.tsv"] if whole else two_rows["a.tsv"].rpartition("\n")[0])
         summary = certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
-        assert summary["provenance"] == record["provenance"]
-        assert json.loads((tmp_path / "a.settings.json").read_text()) == record
+        first, found = record["provenance"], summary["provenance"]
+        assert found == first if whole else (found["commit"], found["begun"]) == (git_commit(), first)
+        assert json.loads((tmp_path / "a.settings.json").read_text()) == {**record, "provenance": found}
         (tmp_path / "a.summary.json").unlink()
 
 

@@ -304,7 +304,7 @@ def test_runs_of_other_images_are_not_added(plan: Plan, images: str) -> None:
     moved_to_seed_1(plan)
     both = msgspec.structs.replace(plan, runs=2)
     trained_on("others", seed=1)
-    with pytest.raises(InputError, match="has runs of other training or test images; give another --results-dir"):
+    with pytest.raises(InputError, match="has runs of other training or test images; run the plan again"):
         collect(both, plan.paths.results, add=True)
     trained_on("these", seed=1)
     collect(both, plan.paths.results, add=True)
