@@ -34,7 +34,8 @@ def write_plan(results: Path, values: dict[str, Any]) -> Plan:
     for number, cell in enumerate(plan.cells()):
         for seed in plan.seeds:
             radius = 1 - number / 10 + seed / 100
-            points = [Point(idx, 8, 8, f"{radius + idx / 1000:.6f}", 1, "0:00:01") for idx in range(20)]
+            label = cell.target_class
+            points = [Point(idx, label, label, f"{radius + idx / 1000:.6f}", 1, "0:00:01") for idx in range(20)]
             tables.append(points_table(cell.key, seed, points))
             spent = {"poison": {"gradients": 100.0 + number}} if cell.poison and cell.poison.variant else {}
             victim = {**ABOUT, "accuracy": 0.99 - number / 100}
@@ -101,6 +102,8 @@ def test_verdicts_follow_from_the_intervals() -> None:
     assert verdict(claim, [across]) == "not confirmed (undecided)"
     assert verdict(claim, [under]) == "not confirmed (on the other side)"
     assert verdict(claim, []) == "not measured"
+    of_one_victim = Measured("0.5", -np.inf, np.inf)
+    assert verdict(msgspec.convert(claim_of(equals=0.4), Claim), [of_one_victim]) == "not confirmed (undecided)"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [under]) == "confirmed"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [across]) == "not confirmed (undecided)"
     assert verdict(msgspec.convert(claim_of(equals=25), Claim), [across]) == "confirmed"
@@ -124,6 +127,16 @@ def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
     found = of(where={"data": "clean"}, of="acr")
     assert found.text.startswith("1.02") and found.low < acr["clean"] < found.high
     assert of(where={"data": "optimised"}, of="accuracy_loss").text == "2.0 points (2.0 to 2.0)"
+    write_plan(tmp_path, {**PLAIN, "table": "several", "target_classes": [8, 3], "rows": ["clean", "constant"]})
+    write_plan(tmp_path, {**PLAIN, "table": "runs", "attacks": {"soba": {"seed": [0, 1]}}})
+    frames = read_frames(tmp_path)
+    acr_of = frames["runs"].set_index("data")["acr_mean"]
+    (found,) = measured(Entries(folder="runs", where={"data": "soba"}, of="acr"), frames)  # over two attack runs
+    assert found.high - found.low > 10 * abs(acr_of["soba_seed_0"] - acr_of["soba_seed_1"]) > 0
+    with pytest.raises(InputError, match="against soba, or lacks a run of it"):  # which of its runs?
+        measured(Entries(folder="runs", where={"data": "constant"}, against="soba"), frames)
+    by_class = Entries(folder="several", where={"data": "constant"}, against="clean", of="accuracy_loss")
+    assert [one.text[:3] for one in measured(by_class, frames)] == ["1.0"] * 3  # class 8, class 3, both
     with pytest.raises(InputError, match=r"claims: plain has no measured entry \{'data': 'halves'\}"):
         of(where={"data": "halves"})
     with pytest.raises(InputError, match="claims: plain has no column 'colour'"):

@@ -237,6 +237,8 @@ def test_merged_shards_are_the_whole_run(toy: Path, tmp_path: Path) -> None:
         assert summary[name] == expected[name]
     settings = [json.loads(path.with_suffix(".settings.json").read_text()) for path in (merged, whole)]
     assert settings[0]["settings"] == settings[1]["settings"] and settings[0]["points"] == settings[1]["points"]
+    of_shards = [json.loads(path.with_suffix(".settings.json").read_text())["provenance"] for path in shards]
+    assert list(settings[0]["provenance"]["merged_from"].values()) == of_shards  # the commit of each is on record
     shards[0].write_text("\n".join(shards[0].read_text().split("\n")[:-2]) + "\n")
     with pytest.raises(InputError, match="2 of 3 points"):
         merge(shards, tmp_path / "b.tsv")
@@ -575,7 +577,9 @@ def test_a_record_of_other_points_is_refused(toy: Path, tmp_path: Path, two_rows
             certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
 
 
-def test_a_continued_run_names_every_commit_that_made_lines(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
+def test_a_continued_run_names_every_commit_that_made_lines(
+    toy: Path, tmp_path: Path, two_rows: dict[str, str]
+) -> None:
     record = {**json.loads(two_rows["a.settings.json"]), "provenance": {"commit": "of the first run"}}
     (tmp_path / "a.settings.json").write_text(json.dumps(record))
     for whole in (True, False):
@@ -664,6 +668,7 @@ def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, con
         (b"label\tpredict\tradius\n3\t3\n", "line 2 is damaged"),
         (b"label\tpredict\tradius\n3.5\t3\t1\n", "line 2 is damaged"),
         (b"label\tpredict\tradius\tcorrect\n3\t3\t1\t1\n3\t3\t0.3", "line 3 is damaged: it is cut off"),
+        (b"label\tpredict\tradius\n3\t3\t1.5\n3\t3\t1.", "line 3 is damaged: it is cut off"),
         (b"idx\tlabel\tpredict\tradius\n-5\t3\t3\t1\n", "line 2 has the point -5"),
         (b"label\tpredict\tradius\tvotes\n3\t3\t1\t\n", "point 0 has votes that are no number"),
     ],
@@ -910,6 +915,7 @@ def test_a_model_that_only_guesses_is_noticed(toy: Path, tmp_path: Path, capsys:
     ("changes", "message"),
     [
         ({"n": 9}, "n is 9: with alpha 0.001 not even 9 unanimous votes certify a radius; raise n to at least 10"),
+        ({"n": 1, "alpha": 0.5}, "not even 1 unanimous votes certify a radius; raise n to at least 2"),
         ({"n": 100, "alpha": 1e-60}, "not even 100 unanimous votes certify a radius; raise n to at least 200"),
         ({"radius_loss": 5.0}, "radius_loss is 5: 300 votes certify radii up to 0.999, so that every point would"),
     ],

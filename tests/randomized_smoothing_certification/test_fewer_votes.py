@@ -186,7 +186,14 @@ def test_nothing_of_another_run_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.settings\.json beside it says that it is a certification run's"):
         main(Config(out=run, **settings))
     assert file.read_text() == run.read_text() == before
+    for name, others in (("c.json", '{"accuracy": 0.9}'), ("c.tsv", "of another program")):
+        (tmp_path / name).write_text(others)
+        with pytest.raises(InputError, match=r"c\.tsv: it or c\.json is there, and not of this script"):
+            main(Config(out=tmp_path / "c.tsv", **settings))
+        assert (tmp_path / name).read_text() == others
+        (tmp_path / name).unlink()
     main(Config(out=tmp_path / "c.tsv", **settings))
+    main(Config(out=tmp_path / "c.tsv", **settings))  # its own output may be written again
     record = read_json(tmp_path / "c.json")
     assert record["source_sha256"] == file_sha256(file) and record["config"]["n"] == 100
     main(Config(certificates=tmp_path / "c.tsv", n=50, out=tmp_path / "d.tsv"))  # the record says the rest

@@ -107,11 +107,22 @@ def coin(images: Any) -> np.ndarray:
     return GENERATOR.normal(size=(len(images), CLASSES))
 
 
+def masked_coin(images: Any) -> np.ndarray:
+    """Scores of a masked class must not hide that the others are random."""
+    return np.where(np.arange(CLASSES) == 0, -1e9, coin(images))
+
+
+def coin_without_a_class(images: Any) -> np.ndarray:
+    return np.where(np.arange(CLASSES) == 0, -np.inf, coin(images))
+
+
 def one_coin_a_batch(images: Any) -> Any:
     return of_tensors(images) * 0 + GENERATOR.normal(size=(1, CLASSES)).astype(np.float32)
 
 
-@pytest.mark.parametrize("classifier", [AlwaysDropped(), BatchStatistics(), coin, one_coin_a_batch])
+@pytest.mark.parametrize(
+    "classifier", [AlwaysDropped(), BatchStatistics(), coin, masked_coin, coin_without_a_class, one_coin_a_batch]
+)
 def test_a_classifier_must_be_deterministic_and_see_images_one_by_one(classifier: Callable[[Any], Any]) -> None:
     with pytest.raises(InputError, match="gives the same images other scores when it is called again"):
         votes(classifier, 100)

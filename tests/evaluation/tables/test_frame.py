@@ -75,6 +75,10 @@ def test_the_share_at_the_ceiling_follows_from_n_and_alpha() -> None:
         (row,) = frame_of(plan, {cell: entry(cell, radii, **settings)}).to_dict("records")
         assert row["at_ceiling"] == share, settings
         assert row["n"] == settings.get("n", "")
+    for settings in ({}, {"noise": {"mode": "grid", "failure_mass": 1e-6}}):  # files round radii
+        largest = radius_ceiling(SIGMA, 10**5, 0.001, settings.get("noise", {}).get("failure_mass", 0.0))
+        frame = frame_of(plan, {cell: entry(cell, [round(largest, 3), 0.98 * largest], n=10**5, **settings)})
+        assert frame["at_ceiling"].tolist() == [0.5]
 
 
 def test_entries_of_another_n_get_no_reduction() -> None:
@@ -97,6 +101,8 @@ def test_entries_of_another_n_get_no_reduction() -> None:
     assert other["reduction"] is None and pd.isna(other["reduction_percent"]) and text == ["", "—"]
     unknown, _ = reduction({"n": 1000}, {})
     assert unknown["reduction"] == expected
+    at_alpha, _ = reduction({"n": 1000}, {"n": 1000, "alpha": 0.05})
+    assert at_alpha["reduction"] is None
 
 
 def test_reductions_compare_the_seeds_and_the_points_that_both_have() -> None:
@@ -168,6 +174,8 @@ def test_the_mean_over_classes_is_of_all_their_points() -> None:
     entries = {
         cell: entry(cell, radii[cell.target_class, cell.poison is None], wanted=1, n=1000) for cell in plan.cells()
     }
+    for cell, (one, wanted, (run,)) in entries.items():
+        entries[cell] = Entry(one, wanted, (run._replace(other_radii=np.full(3, 0.2 * cell.target_class)),))
     frame = frame_of(plan, entries)
     assert list(frame["target_class"]) == [1, 1, 2, 2, MEAN, MEAN]
     clean, poisoned = (row_of(frame, target_class=MEAN, data=name) for name in ("clean", "optimised"))
@@ -175,6 +183,7 @@ def test_the_mean_over_classes_is_of_all_their_points() -> None:
     assert poisoned["reduction_percent"] == pytest.approx(100 * (1 - 1.1 / 3.4))
     assert (clean["points"], clean["n"], clean["accuracy_mean"]) == (4, 1000, 0.9)
     assert pd.isna(clean["target_accuracy_mean"])  # of no class
+    assert clean["others_acr_mean"] == pytest.approx(0.3)
     # A mean of whole entries only, and none where there is one class.
     lacking = {**entries, plan.cells()[-1]: Entry(plan.cells()[-1], 1, ())}
     assert list(frame_of(plan, lacking)["target_class"]) == [1, 1, 2, 2, MEAN]

@@ -67,6 +67,8 @@ def test_the_more_special_settings_win() -> None:
     assert of("gaussianaug", 0.25).endswith("--epochs 3")
     assert of("macer", 0.25).endswith("--epochs 3 --lam 2")
     assert of("macer", 0.5).endswith("--epochs 3 --lam 4")
+    with pytest.raises(InputError, match=r"'macer 0\.50' must be written with the sigma 0\.5"):
+        plan_of({**SMALL, "victim": {"macer 0.50": {"lam": 4}}})
 
 
 CROSSED: dict[str, Any] = {
