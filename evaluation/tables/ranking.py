@@ -25,8 +25,9 @@ PAGE = """# Ranking of poisons
 
 Made by `python evaluation/write_results.py`. Eight kinds of victims are trained on each poison: Gaussian augmentation,
 MACER, SmoothAdv and Consistency, each without and with jitter of brightness and contrast. The *score* of a poison is
-its smallest reduction of the average certified radius (ACR) over these kinds. Reductions are noisy. The smallest of
-eight is on average smaller than the true smallest, and its interval leaves this out. [Enter a
+its smallest reduction of the average certified radius (ACR) over these kinds. Where the
+intervals of two scores overlap, their order is not certain. The smallest of eight noisy reductions is on
+average smaller than the true smallest, and its interval leaves this out. [Enter a
 poison](../docs/enter_a_poison.md) explains all columns. `make plan TABLE=rank_digits` makes the victims of the digits.
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
