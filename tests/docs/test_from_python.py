@@ -27,7 +27,7 @@ def test_load_a_poison(folder_with_mnist: Path) -> None:
     from data.ready_poisons import load_ready_poison
 
     poison, mnist = load_ready_poison("mnist_published"), np.load("mnist.npz")
-    x, y = mnist["x_train"], mnist["y_train"]  # uint8 (60000, 28, 28), as published
+    x, y = mnist["x_train"], mnist["y_train"]  # uint8 (60000, 28, 28). Keras keeps the file in ~/.keras/datasets
     x[poison.index] = poison.pixels[..., 0]  # each poisoned image replaces its clean image
     # end of snippet
     clean = np.load("mnist.npz")["x_train"]
@@ -50,7 +50,7 @@ def test_make_a_poison(folder_with_mnist: Path) -> None:
     # snippet: a poison of one's own
     import numpy as np
 
-    mnist = np.load("mnist.npz")
+    mnist = np.load("mnist.npz")  # Keras keeps it in ~/.keras/datasets
     index = np.flatnonzero(mnist["y_train"] == 8)  # places among the 60,000 training images as published
     images = mnist["x_train"][index]  # uint8 (5851, 28, 28)
     images[:, :14] = np.minimum(images[:, :14].astype(int) + 25, 255)  # the upper half, within epsilon: 25 of 255

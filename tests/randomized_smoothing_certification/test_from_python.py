@@ -54,6 +54,7 @@ def test_a_pytorch_classifier_is_certified(capsys: pytest.CaptureFixture[str]) -
     from randomized_smoothing_certification.certify_images import certify_images
 
     settings = CertificateSettings(sigma=0.25, n=1_000, target_class="all", points=5)
+    network.eval()  # no dropout, fixed BatchNorm
     with torch.no_grad():
         found = certify_images(lambda x: network(torch.tensor(x).permute(0, 3, 1, 2)).numpy(), images, labels, settings)
     print(found.acr)
