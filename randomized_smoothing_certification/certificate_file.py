@@ -87,7 +87,7 @@ def read_points(path: Path) -> list[Point]:
     abstains. The columns idx (by default the line's number), time and votes are read where the file has them. A
     byte-order mark is skipped.
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
-    negative or not finite, or holds certified accuracies at fixed radii.
+    negative or not finite, ends within a radius, or holds certified accuracies at fixed radii.
     """
     return _points_of(path, read_text(path, _MEND))
 
@@ -116,8 +116,10 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
         line = f"{path}: line {number}"
         if all(row[name] == name for name in ("label", "predict", "radius")):
             raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
-        if None in row.values() or (number == rows[-1][0] and columns[-1] == "radius" and text[-1] not in "\r\n"):
+        if None in row.values():
             raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
+        if number == rows[-1][0] and columns[-1] == "radius" and text[-1] not in "\r\n":
+            raise InputError(f"{line} may be cut off: it does not end; add a line break if its radius is whole")
         try:
             label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
             index = _whole(row["idx"]) if "idx" in columns else number - 2

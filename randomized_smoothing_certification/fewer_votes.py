@@ -88,9 +88,9 @@ def main(config: Config) -> None:
     of_file = noise_seed(config.seed, f"{digest} {config.n}")
     new = [_with_fewer(point, made, config.certificates, config.n, of_file) for point in points]
     record = config.out.with_suffix(".json")
-    remove(record)
-    write_text(config.out, as_text(new))
+    remove(config.out)
     write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
+    write_text(config.out, as_text(new))
     print(f"{printed_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
           f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
 

@@ -113,6 +113,7 @@ class LongRun(Artifact):
         self._controls, self._stop = controls, stop
         self._checkpoints = Artifact(self.checkpoint)
         self._note = json_sha256(identity)
+        self._commit = git_commit()  # of this session's code
         self._begun: dict[str, Any] = {}  # the commit of an earlier session, where it was another
         self._in_the_way: tuple[Path, ...] = ()
 
@@ -177,7 +178,7 @@ class LongRun(Artifact):
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
             state, said = kept[0], kept[1].get("done")
             before = kept[1].get("provenance", {})
-            other = before.get("commit") not in (None, git_commit())
+            other = before.get("commit") not in (None, self._commit)
             self._begun = {"begun": before} if other else {name: before[name] for name in ("begun",) if name in before}
             if not (isinstance(said, int) and 0 < said <= total):
                 raise InputError(f"{self.checkpoint}: after {said} of {total} {unit}s; delete it to start again")
@@ -207,7 +208,7 @@ class LongRun(Artifact):
                     about = {
                         "settings": self.identity,
                         "done": done,
-                        "provenance": {"commit": git_commit(), **self._begun},
+                        "provenance": {"commit": self._commit, **self._begun},
                     }
                     save_checkpoint(self.checkpoint, state, about)
                     saved = time.monotonic()
@@ -227,7 +228,7 @@ class LongRun(Artifact):
         self.lock.write(self._note)
         write(self.path)
         made = {"settings": self.identity, "sha256": file_sha256(self.path), **record}
-        write_json(self.record, {**made, **provenance(config), **self._begun})
+        write_json(self.record, {**made, **provenance(config), "commit": self._commit, **self._begun})
         self._forget()
         return self.path
 

@@ -30,8 +30,9 @@ class LineByLine(Artifact):
     """A file with a header and a line for each finished item. The file is its own checkpoint.
 
     record: the settings under 'settings', and any other entries. It is written, with the provenance, as .settings.json
-    beside the file together with the first line. A run that continues keeps the record of the first run. summary: a
-    file that is made from the whole file. It is removed before the file changes.
+    beside the file together with the first line. A run that continues at another commit writes its own provenance
+    there, with the earlier one as 'begun'. summary: a file that is made from the whole file. It is removed before the
+    file changes.
     """
 
     def __init__(

@@ -206,8 +206,10 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
     same_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
     same_class = frame["target_class"] == row["target_class"]
     references = frame["entries"][same_victims & same_class & (frame["data"] == entries.against)]
-    if len(references) != 1 or len(references.iloc[0]) != 1:  # of several attack runs, name one
+    if len(references) != 1:
         return None
+    if len(references.iloc[0]) != 1:
+        raise InputError(f"claims: {entries.against} in {entries.folder} has several attack runs; name one of them")
     before = references.iloc[0][0]
     if entries.of == "reduction":
         return _of_reduction(reduction_against(row["entries"], before))

@@ -175,11 +175,13 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     rows = [
         {name: one for name, one in scored_rows(frame).groupby("data") if name != CLEAN} for frame in frames.values()
     ]
+    variants = pd.concat(frames.values())["victim_variant"].unique()
+    colours = dict(zip(variants, cycle((BLUE, ORANGE, GREEN)), strict=False))
     figure, grid = _figure([list(frames)], [0.8 + 0.24 * max(map(len, rows))], 5.0)
     for groups, frame, axes in zip(rows, frames.values(), grid[0], strict=True):
         worst = {name: min(group["reduction"]) for name, group in groups.items()}
         for y, name in enumerate(order := sorted(worst, key=lambda name: worst[name])):
-            for variant, colour in zip(frame["victim_variant"].unique(), cycle((BLUE, ORANGE, GREEN)), strict=False):
+            for variant, colour in colours.items():
                 group = groups[name][groups[name]["victim_variant"] == variant]
                 label = f"{variant} victims".strip() if y == 0 else None
                 axes.plot(group["reduction_percent"], [y] * len(group), "o", color=colour, ms=4, alpha=0.8, label=label)

@@ -133,7 +133,9 @@ def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
     acr_of = frames["runs"].set_index("data")["acr_mean"]
     (found,) = measured(Entries(folder="runs", where={"data": "soba"}, of="acr"), frames)  # over two attack runs
     assert found.high - found.low > 10 * abs(acr_of["soba_seed_0"] - acr_of["soba_seed_1"]) > 0
-    with pytest.raises(InputError, match="against soba, or lacks a run of it"):  # which of its runs?
+    with pytest.raises(
+        InputError, match="claims: soba in runs has several attack runs; name one"
+    ):  # which of its runs?
         measured(Entries(folder="runs", where={"data": "constant"}, against="soba"), frames)
     by_class = Entries(folder="several", where={"data": "constant"}, against="clean", of="accuracy_loss")
     assert [one.text[:3] for one in measured(by_class, frames)] == ["1.0"] * 3  # class 8, class 3, both

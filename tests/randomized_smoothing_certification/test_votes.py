@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 from sklearn.linear_model import LogisticRegression
 
+from randomized_smoothing_certification.classifiers import _are_same
 from randomized_smoothing_certification.core import certify
 from randomized_smoothing_certification.sampling import Sampling
 from randomized_smoothing_certification.votes import VoteCounter
@@ -126,6 +127,20 @@ def one_coin_a_batch(images: Any) -> Any:
 def test_a_classifier_must_be_deterministic_and_see_images_one_by_one(classifier: Callable[[Any], Any]) -> None:
     with pytest.raises(InputError, match="gives the same images other scores when it is called again"):
         votes(classifier, 100)
+
+
+def test_rounding_errors_are_no_randomness() -> None:
+    random = np.random.default_rng(1)
+    scores = random.normal(size=(50, 4)).astype(np.float32)
+    nearly = {
+        "constant": 0.1 + 0 * scores,
+        "offset": 2e4 + 0.1 * scores,
+        "masked": np.where([True, 0, 0, 0], -1e9, scores),
+    }
+    for name, one in nearly.items():
+        assert _are_same(one, one + 1e-7 * np.abs(one) * random.normal(size=one.shape)), name
+        assert not _are_same(one, one + 0.01 * np.abs(one.max()) * random.normal(size=one.shape)), name
+    assert not _are_same(np.full((5, 2), [np.nan, 1.0]), np.full((5, 2), [np.nan, np.nan]))
 
 
 def test_keras_settings_that_were_changed_are_named() -> None:

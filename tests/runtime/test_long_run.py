@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from evaluation.label_flipping.config import LabelFlippingConfig
 from randomized_smoothing_certification.certification_run import CertificationConfig
 from robust_training.macer import MacerLoss
 from robust_training.training import TrainingConfig
-from runtime import part_by_part
+from runtime import long_run, part_by_part
 from runtime.checkpoints import OtherSettings, save_checkpoint
 from runtime.command_line import parsed
 from runtime.files import InputError, save_array
@@ -100,6 +101,20 @@ def test_run_controls_are_no_part_of_an_identity_and_settings_of_the_loss_are(tm
     assert identity(config) == identity(other_controls)
     assert identity(config) != identity(dataclasses.replace(config, loss=MacerLoss(copies=3)))
     assert identity(config, sigma="hash")["sigma"] == "hash"
+
+
+def test_a_continued_run_names_the_commit_that_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(data_dir=tmp_path)
+    for number, commit in enumerate(("first-dirty", "second", "second")):
+        monkeypatch.setattr(long_run, "git_commit", lambda commit=commit: commit)
+        with pytest.raises(StoppedEarly) if number < 2 else nullcontext():
+            make(
+                tmp_path,
+                dataclasses.replace(config, max_minutes=1e-9 if number < 2 else None),
+                Stop(1e-9 if number < 2 else None),
+            )
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert (record["commit"], record["begun"]) == ("second", {"commit": "first-dirty"})
 
 
 def test_a_run_stopped_after_every_step_ends_with_the_same_bits(tmp_path: Path) -> None:
