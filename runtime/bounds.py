@@ -59,7 +59,7 @@ def require_within(name: str, value: Any, *bounds: Any) -> None:
     """
     for bound in (one for part in bounds for one in _bounds_in(part)):
         if isinstance(value, bound.of) and not bound.holds(value):
-            raise InputError(f"{name} must {bound.must}, got {value}")
+            raise InputError(f"{name} must {bound.must}, got {repr(value) if isinstance(value, str) else value}")
 
 
 @cache

@@ -423,20 +423,20 @@ def test_plan_files_that_are_no_plan(content: bytes, place: Place, refused: Call
 
 
 def test_certificates_of_other_programs_that_cannot_be_used(place: Place, refused: Callable[..., str]) -> None:
-    lines = ["idx\tlabel\tpredict\tradius", "0\t8\t8\t0.5", "0\t8\t8\t0.4"]
+    lines = ["idx\tlabel\tpredict\tradius", "0\t8\t8\t0.5", "0\t8\t8\t0.4", ""]
     place.plan.write_text(yaml.safe_dump({**PLAN, "foreign": [FOREIGN]}))
     assert "a.tsv" in refused(place, MAKE_TABLES)
     for content, told in (
         ("\n".join(lines), "a.tsv: line 3 has the point 0 once more"),
-        ("\n".join(lines[:2]).replace("0.5", "nan"), "a.tsv"),
-        ("\n".join(lines[:2]).replace("8", "3"), "no point of class 8"),
+        ("\n".join([*lines[:2], ""]).replace("0.5", "nan"), "a.tsv"),
+        ("\n".join([*lines[:2], ""]).replace("8", "3"), "no point of class 8"),
         ("\xff", "a.tsv"),
         ("", "a.tsv"),
     ):
         (place.folder / "a.tsv").write_bytes(content.encode("latin-1"))
         assert told in refused(place, MAKE_TABLES)
     place.plan.write_text(yaml.safe_dump({**PLAN, "foreign": [FOREIGN, FOREIGN]}))
-    (place.folder / "a.tsv").write_text("\n".join(lines[:2]))
+    (place.folder / "a.tsv").write_text("\n".join([*lines[:2], ""]))
     assert "names it twice" in refused(place, MAKE_TABLES)
 
 

@@ -88,7 +88,6 @@ def test_a_new_parametrisation_is_one_entry(tiny_data_dir: Path, monkeypatch: py
         radius_copies=2, parametrisation="one_number", objective="noisy_cross_entropy", optimiser=Soba(),
         architecture="digits_cnn", data_dir=tiny_data_dir,
     )  # fmt: skip
-    config.check()
     attack = Attack(config, load_dataset(tiny_data_dir))
     state = attack.initial_state()
     for number in range(2):  # SOBA begins with p = 0

@@ -208,7 +208,7 @@ def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
         ({"step_size": float("inf")}, "step_size of smoothadv must be positive, got inf"),
         ({"eps_adv": float("inf")}, "eps_adv of smoothadv must be positive, got inf"),
         ({"ramp_epochs": -1}, "ramp_epochs of smoothadv must not be negative, got -1"),
-        ({"inner_attack": "fgsm"}, "inner_attack of smoothadv must be one of adam, pgd, got fgsm"),
+        ({"inner_attack": "fgsm"}, "inner_attack of smoothadv must be one of adam, pgd, got 'fgsm'"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:

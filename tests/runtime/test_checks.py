@@ -46,8 +46,8 @@ def test_settings_that_can_be_used_pass(tmp_path: Path) -> None:
     [
         (Config(loss=Loss(lam=float("nan"))), r"loss\.lam must be finite, got nan"),
         (Config(loss=Loss(lam=-1e39)), r"loss\.lam must be below 3\.4e38, got -1e\+39"),
-        (Config(mode="exactly"), "mode must be one of fast, exact, got exactly"),  # type: ignore[arg-type]
-        (Config(of_class="none"), "of_class must be one of all, got none"),  # type: ignore[arg-type]
+        (Config(mode="exactly"), "mode must be one of fast, exact, got 'exactly'"),  # type: ignore[arg-type]
+        (Config(of_class="none"), "of_class must be one of all, got 'none'"),  # type: ignore[arg-type]
         (Config(shares=(0.1, float("inf"))), "shares must be finite, got inf"),
         (Config(seed=-1), f"seed must lie between 0 and {LARGEST_COUNT}, got -1"),
         (Config(seed=10**400), r"seed must lie between .*, got a number of about 2\^1329"),

@@ -51,7 +51,7 @@ def test_a_failing_combination_stops_no_other_and_is_named_at_the_end(
     assert "rules that are not present" not in output  # a warning of Snakemake about a rule of other plans
     assert "batch_clean is 5000" in output  # the failed job's own line
     lacking = output[output.rindex("missing:") :]
-    assert "training data: optimised against standard with digits_cnn, σ = 0.25, class 8: 0 of 1 runs" in lacking
+    assert "training data: optimised against standard with digits_cnn: 0 of 1 runs" in lacking
     assert "training data: clean" not in lacking
     text = table(folder, "incomplete")
     assert "| gaussianaug | 0.25 | 8 | clean | 200 | 1 |" in text

@@ -553,7 +553,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"q": (0.1, 0.6)}, "q must lie strictly between 0 and 1/2, got 0.6"),
-        ({"network_points": -1}, "network_points must not be negative, got -1"),
+        ({"network_points": -1}, "network_points must lie between 0 and 1000, got -1"),
         ({"q": ()}, "q holds no probability"),
         ({"classes": (1, 12)}, "class 12 is out of range; choose from 0 to 9"),
         ({"classes": (1, 1)}, "at least two different ones"),
