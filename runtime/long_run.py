@@ -18,7 +18,7 @@ from runtime.checks import require_keras_settings
 from runtime.files import InputError, file_sha256, json_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
 from runtime.progress import Scalars, progress
-from runtime.provenance import git_commit, printed_path, provenance, settings
+from runtime.provenance import continued, git_commit, printed_path, provenance, settings
 from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
@@ -113,8 +113,7 @@ class LongRun(Artifact):
         self._controls, self._stop = controls, stop
         self._checkpoints = Artifact(self.checkpoint)
         self._note = json_sha256(identity)
-        self._commit = git_commit()  # of this session's code
-        self._begun: dict[str, Any] = {}  # the commit of an earlier session, where it was another
+        self._session: dict[str, Any] = {}  # the commit of this session's code, and those of earlier sessions
         self._in_the_way: tuple[Path, ...] = ()
 
     def require_own(self) -> None:
@@ -174,12 +173,10 @@ class LongRun(Artifact):
         """
         self._held.enter_context(self._checkpoints)
         self._clear()
-        done = 0
+        done, self._session = 0, {"commit": git_commit()}
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
             state, said = kept[0], kept[1].get("done")
-            before = kept[1].get("provenance", {})
-            other = before.get("commit") not in (None, self._commit)
-            self._begun = {"begun": before} if other else {name: before[name] for name in ("begun",) if name in before}
+            self._session = continued(self._session, kept[1].get("provenance", self._session))
             if not (isinstance(said, int) and 0 < said <= total):
                 raise InputError(f"{self.checkpoint}: after {said} of {total} {unit}s; delete it to start again")
             done = said
@@ -205,11 +202,7 @@ class LongRun(Artifact):
                     for leaf in tree.flatten(state):
                         require_finite(f"{unit} {number}", state=ops.convert_to_numpy(leaf))
                 if due and done < total:
-                    about = {
-                        "settings": self.identity,
-                        "done": done,
-                        "provenance": {"commit": self._commit, **self._begun},
-                    }
+                    about = {"settings": self.identity, "done": done, "provenance": self._session}
                     save_checkpoint(self.checkpoint, state, about)
                     saved = time.monotonic()
                 if reason and done < total:
@@ -228,7 +221,7 @@ class LongRun(Artifact):
         self.lock.write(self._note)
         write(self.path)
         made = {"settings": self.identity, "sha256": file_sha256(self.path), **record}
-        write_json(self.record, {**made, **provenance(config), "commit": self._commit, **self._begun})
+        write_json(self.record, {**made, **provenance(config), **self._session})
         self._forget()
         return self.path
 

@@ -20,7 +20,7 @@ from runtime.files import (
 )
 from runtime.long_run import RunControls
 from runtime.progress import progress
-from runtime.provenance import printed_path, provenance
+from runtime.provenance import continued, printed_path, provenance
 from runtime.stop import Stop, StoppedEarly
 
 Item = TypeVar("Item")
@@ -93,8 +93,8 @@ class LineByLine(Artifact):
             text = line(item) + "\n"
             if not done:
                 remove(self._summary)
-                if (before := self.record["provenance"]).get("commit") != self._now["commit"]:
-                    self.record = {**self.record, "provenance": {**self._now, "begun": before}}
+                if (made := continued(self._now, self.record["provenance"])) != self.record["provenance"]:
+                    self.record = {**self.record, "provenance": made}
                     write_json(settings_path(self.path), self.record)
             if self._starts:
                 remove(self.path)

@@ -105,6 +105,11 @@ def has_bfloat16_units() -> bool | None:
     return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert"} & set(flags.split()))
 
 
+def continued(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a run that ``now`` continues: ``before``, or where the commits differ, ``now`` with it as begun."""
+    return before if before.get("commit") == now["commit"] else {**now, "begun": before}
+
+
 def provenance(config: Any) -> dict[str, Any]:
     """The record saved beside every artifact: resolved config, command, commit, versions, machine."""
     import importlib.metadata
