@@ -1,11 +1,11 @@
-"""Write results/README.md, ranking.md, summary.csv, and benchmarks/README.md from the records in both folders.
+"""Write results/README.md, claims.md, ranking.md, summary.csv, and benchmarks/README.md from the records.
 
     python evaluation/write_results.py
 
 Every folder of results/ holds a store (evaluation/store.py) of a plan (with its plan.yaml), of studies of changed
 labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them come from
 the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. Headlines of claims are written into
-README.md between two marks. benchmarks/records/ holds the files that benchmarks wrote with --out.
+README.md as a table, between two marks. benchmarks/records/ holds the files that benchmarks wrote with --out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import POINTS, read_store
-from evaluation.tables.claims import claims_table, headlines, read_claims
+from evaluation.tables.claims import claims_page, claims_table, headlines, read_claims
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
@@ -46,6 +46,11 @@ Made by `python evaluation/write_results.py` from the records in `records/`, whi
 A bar is the project's own goal. Most bars are counted in gradients, because machines differ.
 """
 
+
+CLAIMS = f"""# The claims of the papers and our own questions, with every number
+
+Made by `python evaluation/write_results.py` from `claims.yaml`. {ABOUT}
+[How verdicts and intervals are made](README.md#how-the-numbers-are-made)."""
 
 MARKS = "<!-- claims: begin -->", "<!-- claims: end -->"
 
@@ -105,7 +110,7 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
 
 
 def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """Content of README.md and summary.csv, and of ranking.md where poisons were ranked."""
+    """Content of README.md and summary.csv, of claims.md, and of ranking.md where poisons were ranked."""
     claims = results / "claims.yaml"
     notes, plans = results / "NOTES.md", {name: frame for name, frame in frames.items() if "title" in frame}
     rows = [
@@ -114,14 +119,18 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     asked = read_claims(claims) if claims.is_file() else []
     papers, own = [claim for claim in asked if claim.source], [claim for claim in asked if not claim.source]
     tables = {"Claims of the papers": papers, "Our own questions": own}
+    tables = {name: of_kind for name, of_kind in tables.items() if of_kind}
     parts = [
         HEAD,
-        *(f"## {name}\n\n{claims_table(rows_of, frames, '')}\n" for name, rows_of in tables.items() if rows_of),
+        *(f"## {name}\n\n{claims_table(of_kind, frames)}\n" for name, of_kind in tables.items()),
         read_text(notes) if notes.is_file() else "",
         f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n" if rows else "",
     ]
     summary = pd.concat([frame.drop(columns="title") for frame in plans.values()], ignore_index=True)
     pages = {"ranking.md": ranking_page(frames)} if ranked(frames) else {}
+    if tables:
+        sections = [claims_page(of_kind, frames) for of_kind in tables.values()]
+        pages["claims.md"] = "\n\n".join([CLAIMS, *sections]) + "\n"
     return pages | {"README.md": "\n".join(filter(None, parts)), "summary.csv": as_csv(summary)}
 
 

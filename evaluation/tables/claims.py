@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -27,17 +26,21 @@ from evaluation.tables.formats import markdown_table
 from evaluation.tables.frame import reduction_against
 from evaluation.tables.plan import yaml_values
 from evaluation.tables.statistics import CONFIDENCE, Reduction, share_interval
+from robust_training.methods import METHODS
 from runtime.files import InputError, read_text
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
 
-HEADER = ("verdict", "measured (95 % interval)", "our setting, with everything that is reduced")
-
-NEEDED = {
-    "reduction": "reduction", "acr": "entries", "accuracy_loss": "entries", "class_accuracy_loss": "entries",
-    "unattacked": "unattacked", "certified": "accuracy", "median": "median",
-}  # fmt: skip
-"""The column of a frame that a number needs."""
+NUMBERS = {
+    "reduction": ("reduction", "ACR lower by"),
+    "acr": ("entries", "ACR"),
+    "accuracy_loss": ("entries", "test accuracy lower by"),
+    "class_accuracy_loss": ("entries", "class accuracy lower by"),
+    "unattacked": ("unattacked", "accuracy without attack"),
+    "certified": ("accuracy", "certified accuracy"),
+    "median": ("median", "median certified number of changes"),
+}
+"""The column of a frame that a number needs, and the number's name on the page."""
 
 
 class Measured(NamedTuple):
@@ -46,8 +49,11 @@ class Measured(NamedTuple):
     text: str
     low: float
     high: float
-    counted: str = ""
-    """Its numbers of victims, attack runs, test points and votes, as text."""
+    name: str = ""
+    headline: str = ""
+    """The names of its entries, filled in."""
+    over: str = ""
+    """Its numbers of victims, epochs, attack runs, test points and votes, as text."""
 
 
 class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,9 +69,11 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The number that is shown. The last three belong to studies of changed labels: accuracy without attack, certified
     accuracy at the study's number of changes, and the median certified number of changes."""
     name: str = ""
-    """Name of the entries in the row."""
+    """What was measured. '{sigma}' is an entry's sigma. Other columns of summary.csv work in the same way."""
     judged: bool = True
     """Whether the verdict counts these entries."""
+    headline: str = ""
+    """The name in README's table, or '' where README does not show these entries. Columns as in `name`."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,8 +92,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     equals: float | None = None
     """The bound. The interval has to be above it, to be below it, or to contain it."""
     headline: str = ""
-    """A sentence for README, or ''. {0.number} is the first number with its interval and its link. {0.counted} is its
-    numbers of victims, attack runs, test points and votes. {1.number} is the second number, and so on."""
+    """What README's table says beside the claim's entries that have a headline."""
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -123,47 +130,64 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
     return f"not confirmed ({why})"
 
 
-def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
-    """A row per claim as Markdown. frames: by folder of results. prefix: the path from the page to the folders.
+def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
+    """A row per claim as Markdown: the claim, linked to its section of claims_page, and its verdict.
 
-    The last column is the paper's setting. It is left out where no claim has one.
+    frames: by folder of results.
     """
-    papers = any(claim.paper for claim in claims)
-    header, rows = ["claim" if papers else "question", *HEADER, *(["the paper's setting"] if papers else [])], []
-    for claim in claims:
-        found = [(entries, measured(entries, frames)) for entries in claim.entries]
-        texts = []
-        for entries, ones in found:
-            name = f"{entries.name} " if entries.name else ""
-            texts.append(f"{name}[{'; '.join(one.text for one in ones)}]({prefix}{entries.folder}/tables.md)")
-        source = f" ({claim.source})" if claim.source else ""
-        said = verdict(claim, [one for entries, ones in found if entries.judged for one in ones])
-        row = (claim.claim + source, said, "<br>".join(texts), claim.here, claim.paper)
-        rows.append([" ".join(text.split()) for text in row[: len(header)]])
-    return markdown_table(header, rows)
+    kind = _kind(claims)
+    rows = [
+        (f"[{' '.join(claim.claim.split())}](claims.md#{kind}-{number})", _found(claim, frames)[0])
+        for number, claim in enumerate(claims, 1)
+    ]
+    return markdown_table((kind, "verdict"), rows)
+
+
+def claims_page(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
+    """A section per claim as Markdown: verdict, a row per number, and the settings. frames: by folder of results."""
+    sections, kind = [], _kind(claims)
+    for number, claim in enumerate(claims, 1):
+        said, found = _found(claim, frames)
+        rows = []
+        for entries, one in found:
+            what = NUMBERS[entries.of][1]
+            if entries.against != CLEAN:
+                what = what.replace("by", f"than with {entries.against} by")
+            name = one.name + (" (not judged)" if not entries.judged and claim.source else "")
+            rows.append((name, what, _linked(entries, one), one.over))
+        parts = (
+            f"## {kind.capitalize()} {number}", f"**{claim.claim}**", f"Verdict: {said}." if found else "Not measured.",
+            markdown_table(("what", "number", "measured (95 % interval)", "over"), rows) if rows else "",
+            f"Our setting: {claim.here}.", f"The setting of {claim.source}: {claim.paper}." if claim.source else "",
+        )  # fmt: skip
+        sections += [" ".join(part.split()) if not part.startswith("|") else part for part in parts if part]
+    return "\n\n".join(sections)
 
 
 def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
-    """The sentences for README as a Markdown list. frames, prefix: as in claims_table.
-
-    Raises InputError where a sentence names a number that the claim does not have.
-    """
-    sentences = []
+    """README's table as Markdown: a row per number that has a headline. prefix: the path to the folders of results."""
+    rows = []
     for claim in claims:
-        if claim.headline:
-            numbers = [
-                SimpleNamespace(number=f"[{one.text}]({prefix}{entries.folder}/tables.md)", counted=one.counted)
-                for entries in claim.entries
-                for one in measured(entries, frames)
-            ]
-            try:
-                sentences.append(f"- {' '.join(claim.headline.format(*numbers).split())}")
-            except (AttributeError, IndexError, KeyError, ValueError) as error:
-                raise InputError(
-                    f"claims: the headline of {claim.claim!r} cannot be filled in: {error}; {{0.number}} and "
-                    f"{{0.counted}} are its first number, and it has {len(numbers)}; mend results/claims.yaml"
-                ) from error
-    return "\n".join(sentences)
+        finding = claim.headline
+        for entries, one in _found(claim, frames)[1]:
+            if one.headline:
+                rows.append((" ".join(finding.split()), one.headline, _linked(entries, one, prefix), one.over))
+                finding = ""
+    return markdown_table(("finding", "training data", "ACR lower by (95 % interval)", "measured over"), rows)
+
+
+def _kind(claims: list[Claim]) -> str:
+    return "claim" if any(claim.source for claim in claims) else "question"
+
+
+def _found(claim: Claim, frames: Mapping[str, pd.DataFrame]) -> tuple[str, list[tuple[Entries, Measured]]]:
+    """The verdict and the numbers."""
+    found = [(entries, one) for entries in claim.entries for one in measured(entries, frames)]
+    return verdict(claim, [one for entries, one in found if entries.judged]), found
+
+
+def _linked(entries: Entries, one: Measured, prefix: str = "") -> str:
+    return f"[{one.text}]({prefix}{entries.folder}/tables.md)"
 
 
 def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measured]:
@@ -173,7 +197,7 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
         if name not in frame:
             raise InputError(f"claims: {entries.folder} has no column {name!r}; mend results/claims.yaml")
         frame = frame[frame[name].isin(value if isinstance(value, list) else [value])]
-    if NEEDED[entries.of] not in frame or (entries.against != CLEAN and "cell" not in frame):
+    if NUMBERS[entries.of][0] not in frame or (entries.against != CLEAN and "cell" not in frame):
         raise InputError(f"claims: {entries.folder} has no number {entries.of!r}; mend results/claims.yaml")
     rows = frame.to_dict("records")
     found = [_measured(entries, row, frames[entries.folder]) for row in rows]
@@ -183,15 +207,42 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
             f"claims: {entries.folder} has no measured entry {entries.where}{against}, or lacks a run of it; "
             "mend results/claims.yaml, or measure it"
         )
-    return [one._replace(counted=_counted(row)) for one, row in zip(found, rows, strict=True) if one]
+    filled_in = []
+    for one, row in zip(found, rows, strict=True):
+        if one:
+            over = _over(row, of_classifier="accuracy_loss" in entries.of)
+            name, headline = _filled_in(entries.name, row), _filled_in(entries.headline, row)
+            filled_in.append(one._replace(name=name, headline=headline, over=over))
+    return filled_in
 
 
-def _counted(row: Mapping[str, Any]) -> str:
-    """Victims, attack runs, test points and votes of a row of a frame, as far as it has them."""
-    counts = (("runs", "victim"), ("attack_runs", "attack run"), ("points", "test point"))
-    known = [(row[column], name) for column, name in counts if isinstance(row.get(column), int) and row[column]]
-    parts = [f"{number:,} {name}{'s' if number > 1 else ''}" for number, name in known]
-    return ", ".join([*parts, *([f"n = {row['n']:,}"] if isinstance(row.get("n"), int) else [])])
+def _filled_in(name: str, row: Mapping[str, Any]) -> str:
+    """The name with the row's values in place of the columns in braces."""
+    method = METHODS.get(row.get("method", ""))
+    try:
+        return name.format(**{**row, **({"method": method.label} if method else {})})
+    except (IndexError, KeyError, ValueError) as error:
+        raise InputError(
+            f"claims: the name {name!r} cannot be filled in: {error}; mend results/claims.yaml: braces hold a column "
+            "of summary.csv"
+        ) from error
+
+
+def _over(row: Mapping[str, Any], *, of_classifier: bool) -> str:
+    """Victims, epochs and attack runs of a row of a frame, as far as it has them.
+
+    of_classifier: the number does not depend on certificates. Otherwise their test points and votes follow.
+    """
+    counts = {"runs": "victim", "attack_runs": "attack run", **({} if of_classifier else {"points": "test point"})}
+    known = {
+        column: int(number)
+        for column in (*counts, "n")
+        if isinstance(number := row.get(column), int | float) and number >= 1  # not NaN, which stands for unknown
+    }
+    parts = [f"{number:,} {counts[name]}{'s' * (number > 1)}" for name, number in known.items() if name in counts]
+    if "runs" in known and isinstance(row.get("victim_epochs"), int):
+        parts[0] += f" of {row['victim_epochs']} epochs"
+    return ", ".join([*parts, *([f"n = {known['n']:,}"] if "n" in known and not of_classifier else [])])
 
 
 def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:

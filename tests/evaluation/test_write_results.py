@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from evaluation.store import Store, read_store, write_store
-from evaluation.tables.claims import Claim, Entries, Measured, claims_table, headlines, measured, read_claims, verdict
+from evaluation.tables.claims import Claim, Entries, Measured, claims_page, claims_table, measured, read_claims, verdict
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import points_table, read_entries, require_clean_commits
 from evaluation.write_results import MARKS, Config, main, overview, read_frames, with_headlines
@@ -149,22 +150,36 @@ def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
 
 def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    entries = [{"folder": "plain", "where": {"data": "optimised"}, "name": "poison"},
-               {"folder": "plain", "where": {"data": "clean"}, "of": "acr", "judged": False}]  # fmt: skip
+    entries = [{"folder": "plain", "where": {"data": "optimised"}, "name": "poison, sigma {sigma}"},
+               {"folder": "plain", "where": {"data": "clean"}, "of": "acr", "judged": False, "name": "of clean data"},
+    ]  # fmt: skip
     claims = write_claims(tmp_path, claim_of(entries=entries, above=10), claim_of(claim="Nobody looked.", above=1))
-    first, second = claims_table(claims, read_frames(tmp_path), "x/").splitlines()[2:]
-    assert first.startswith("| It falls. (1902.02918) | confirmed | poison [19.6 % (")
-    assert "](x/plain/tables.md)<br>[1.02" in first and first.endswith("| reduced | all |")
-    assert second == "| Nobody looked. (1902.02918) | not measured |  | reduced | all |"
+    frames = read_frames(tmp_path)
+    first, second = claims_table(claims, frames).splitlines()[2:]
+    assert first == "| [It falls.](claims.md#claim-1) | confirmed |"
+    assert second == "| [Nobody looked.](claims.md#claim-2) | not measured |"
+    page = claims_page(claims, frames)
+    assert "## Claim 1\n\n**It falls.**\n\nVerdict: confirmed.\n\n| what |" in page
+    assert "\n| poison, sigma 0.5 | ACR lower by | [19.6 % (" in page
+    assert (
+        "](plain/tables.md) | 3 victims, 1 attack run, 20 test points |\n| of clean data (not judged) | ACR | [1.02"
+        in page
+    )
+    assert "\n\nOur setting: reduced.\n\nThe setting of 1902.02918: all.\n\n## Claim 2" in page
+    assert page.endswith(
+        "**Nobody looked.**\n\nNot measured.\n\nOur setting: reduced.\n\nThe setting of 1902.02918: all."
+    )
 
 
 def test_our_own_questions_stand_apart_and_have_no_setting_of_a_paper(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
     write_claims(tmp_path, {"claim": "Ours.", "here": "tried"}, claim_of())
-    page = overview(tmp_path, read_frames(tmp_path))["README.md"]
-    papers, ours = page.partition("## Claims of the papers")[2].split("## Our own questions")
-    assert "| not measured |  | reduced | all |" in papers and "Ours." not in papers
-    assert "\n| Ours. | not measured |  | tried |\n" in ours
+    pages = overview(tmp_path, read_frames(tmp_path))
+    papers, ours = pages["README.md"].partition("## Claims of the papers")[2].split("## Our own questions")
+    assert "| claim | verdict |" in papers and "[It falls.](claims.md#claim-1)" in papers and "Ours." not in papers
+    assert "| question | verdict |" in ours and "| [Ours.](claims.md#question-1) | not measured |" in ours
+    claims, questions = pages["claims.md"].split("## Question 1")
+    assert "The setting of 1902.02918: all." in claims and questions.endswith("Our setting: tried.\n")
 
 
 def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missing(tmp_path: Path) -> None:
@@ -194,26 +209,29 @@ def test_a_page_of_other_marks_is_refused(marks: tuple[str, ...], tmp_path: Path
 
 def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    entries = [{"folder": "plain", "where": {"data": data}} for data in ("optimised", "constant")]
-    headline = "It falls\n by {0.number} ({0.counted}), and {1.number}."
-    write_claims(tmp_path, claim_of(entries=entries, headline=headline), claim_of(claim="A detail."))
+    entries = [
+        {"folder": "plain", "where": {"data": data}, "headline": f"{data}, {{method}}"}
+        for data in ("optimised", "constant")
+    ]
+    detail = {"folder": "plain", "where": {"data": "clean"}, "of": "acr"}
+    write_claims(tmp_path, claim_of(entries=[*entries, detail], headline="**It\n falls.**"), claim_of(entries=[detail]))
     frames, page = read_frames(tmp_path), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
     written = with_headlines(page, tmp_path, frames)
     assert written.startswith("before\n") and written.endswith("\nafter\n") and "stale" not in written
-    (line,) = (line for line in written.splitlines() if line.startswith("- "))
-    assert line.startswith("- It falls by [19.6 % (") and "A detail." not in written
-    assert "](results/plain/tables.md) (3 victims, 1 attack run, 20 test points), and [9.8 % (" in line
+    first, second = (line for line in written.splitlines() if "](results/plain/tables.md)" in line)
+    assert first.startswith("| **It falls.** | optimised, MACER | [19.6 % (")
+    assert first.endswith("](results/plain/tables.md) | 3 victims, 1 attack run, 20 test points |")
+    assert second.startswith("|  | constant, MACER | [9.8 % (") and second.endswith("| 3 victims, 20 test points |")
     assert with_headlines(written, tmp_path, frames) == written
     assert with_headlines("no marks", tmp_path, frames) == "no marks"
 
 
-@pytest.mark.parametrize("headline", ["{1.number}", "{number}", "{0.victims}", "{0.number", "{}{0.number}"])
-def test_a_headline_that_cannot_be_filled_in_is_one_line(headline: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["{victims}", "{0}", "{sigma"])
+def test_a_name_that_cannot_be_filled_in_is_one_line(name: str, tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    entries = [{"folder": "plain", "where": {"data": "optimised"}}]
-    claims = write_claims(tmp_path, claim_of(entries=entries, headline=headline))
-    with pytest.raises(InputError, match=r"claims: the headline of 'It falls.' cannot be filled in: .* and it has 1;"):
-        headlines(claims, read_frames(tmp_path), "")
+    frames = read_frames(tmp_path)
+    with pytest.raises(InputError, match=f"claims: the name {re.escape(repr(name))} cannot be filled in: .*; mend "):
+        measured(Entries(folder="plain", where={"data": "clean"}, of="acr", name=name), frames)
 
 
 @pytest.mark.parametrize(

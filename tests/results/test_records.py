@@ -73,7 +73,7 @@ def test_every_row_of_the_summary_before_the_stores_is_reproduced() -> None:
 
 
 def test_linked_numbers_stand_in_the_tables_that_they_link_to() -> None:
-    """What is written by hand; the claims of results/README.md and README.md's headlines are computed, see below."""
+    """What is written by hand; results/claims.md and README.md's headlines are computed, see below."""
     page = RESULTS / "which_poison_survives.md"
     linked = re.findall(r"\[([^]]*)]\(([^)]*/tables\.md)\)", page.read_text())
     numbers = [(number, path) for text, path in linked for number in re.findall(r"\d[\d.,]*\d", text)]
@@ -203,7 +203,7 @@ def test_the_overviews_are_not_stale(frames: dict[str, pd.DataFrame]) -> None:
     for name, text in overview(RESULTS, frames).items():
         assert (RESULTS / name).read_text() == text, "python evaluation/write_results.py"
     readme = (ROOT / "README.md").read_text()
-    assert readme == with_headlines(readme, RESULTS, frames) and "(3 victims, 1 attack run," in readme
+    assert readme == with_headlines(readme, RESULTS, frames) and "| 3 victims of 101 epochs, 1 attack run," in readme
     written = (ROOT / "benchmarks/README.md").read_text()
     assert written == speed_page(ROOT / "benchmarks/records"), "python evaluation/write_results.py"
 
