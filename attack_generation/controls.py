@@ -8,16 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from attack_generation.availability import autoregressive, one_pixel, separable_patches
-from data.datasets import (
-    Epsilon,
-    Share,
-    Sigma,
-    check_poison,
-    load_dataset,
-    partly_poisoned,
-    poison_paths,
-    split_target_class,
-)
+from data.datasets import Epsilon, Share, Sigma, check_poison, load_dataset, partly_poisoned, poison_paths, target_mask
 from runtime.bounds import Seed
 from runtime.checks import chosen, require_usable
 from runtime.files import InputError, array_sha256, load_array, save_array
@@ -183,18 +174,19 @@ def write_control_poison(config: ControlConfig) -> Path:
     """
     require_usable(config)
     dataset = load_dataset(config.data_dir)
-    target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
+    in_class = target_mask(dataset.y_train, config.target_class)
+    clean = dataset.x_train[in_class]
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train")}
     with LongRun(
         x_path, identity(config, **hashes), config, x_path.with_suffix(""), Stop(config.max_minutes), more=(y_path,)
     ) as run:
         finished = run.is_finished()
-        save_labels(y_path, target.y_target)
+        save_labels(y_path, dataset.y_train[in_class])
         if not finished:
-            poison = control_poison(config.kind, target.x_target, config.epsilon, config.sigma, config.seed)
-            poison = partly_poisoned(poison, target.x_target, config.share)
-            check_poison(poison, target.x_target, config.epsilon, x_path)
+            poison = control_poison(config.kind, clean, config.epsilon, config.sigma, config.seed)
+            poison = partly_poisoned(poison, clean, config.share)
+            check_poison(poison, clean, config.epsilon, x_path)
             run.finish(lambda path: save_array(path, poison), config)
             print(f"{printed_path(x_path)}: {len(poison)} images, written")
     return x_path

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from data.datasets import Epsilon, Share, check_poison, load_dataset, partly_poisoned, split_target_class
 from data.ready_poisons import read_ready_poison
-from runtime.checks import require_usable
 from runtime.command_line import run_script
-from runtime.files import file_sha256, save_array, write_json
+from runtime.files import InputError, file_sha256, save_array, write_json
 from runtime.provenance import printed_path, project_path
 
 
@@ -34,7 +33,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Copy as the config says. Raises InputError if the poison was made from other images or exceeds epsilon."""
-    require_usable(config)
+    if config.out.suffix != ".npy":
+        raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
     clean = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target

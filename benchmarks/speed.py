@@ -163,8 +163,7 @@ def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, secon
     product in the same dtype. The loss is the share of the vote loop that remains after the times of model and noise,
     each run alone. It is 0 where model and noise overlap.
     """
-    model = build_model(sizes.architecture, sizes.image_shape, 10, seed=0)
-    model = with_precision(model, dtype)
+    model = with_precision(build_model(sizes.architecture, sizes.image_shape, 10, seed=0), dtype)
     image = np.rint(255 * works.random_dataset(sizes._replace(train=10, validation=10)).x_val[0]) / np.float32(255)
     batch_size, batches = _fitting_votes(model, image, batch_size, sizes.votes, seconds)
     votes = batch_size * batches

@@ -14,7 +14,6 @@ from bilevel_optimizer.bilevel import Problem, TwoLoops
 from bilevel_optimizer.linear_solvers import SOLVERS, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
-from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ops, tree
 
@@ -68,7 +67,6 @@ class ApproxGrad(TwoLoops):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        chosen("solver", SOLVERS, self.solver)
         if self.solver == "cg" and self.redraw_noise != "none":
             raise InputError("solver cg needs one fixed linear system; add --redraw-noise none")
 

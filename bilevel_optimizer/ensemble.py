@@ -5,7 +5,7 @@ Networks with different weights and ages keep the upper level from overfitting t
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
 from bilevel_optimizer.trees import Tree, mean
@@ -20,17 +20,10 @@ class Ensemble(BilevelOptimizer):
     v and the state of the lower level are tuples with an entry per lower level. Metrics are means.
     """
 
-    name: ClassVar[str] = "ensemble"
-
     member: BilevelOptimizer
     """Optimiser of each lower level."""
     count: int
     """Number of lower levels."""
-
-    @classmethod
-    def of(cls, member: BilevelOptimizer, count: int) -> "Ensemble":
-        """``count`` lower levels, each with the optimiser ``member`` and its learning rates."""
-        return cls(member=member, count=count, lr_u=member.lr_u, lr_v=member.lr_v)
 
     def init_lower(self, v: Several) -> Several:
         return tuple(self.member.init_lower(one) for one in v)

@@ -313,8 +313,6 @@ def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: i
     are shared with ``dataset``, which is not changed. Raises InputError when the shape does not fit.
     """
     mask = target_mask(dataset.y_train, target_class)
-    _require_same_shape("the poison", poison_x.shape, (int(mask.sum()), *dataset.image_shape))
     x_train = dataset.x_train.copy()
-    poisoned = poisoned_places(len(poison_x), share)
-    x_train[np.flatnonzero(mask)[poisoned]] = poison_x[poisoned]
+    x_train[mask] = partly_poisoned(poison_x, x_train[mask], share)
     return replace(dataset, x_train=x_train)

@@ -11,7 +11,7 @@ from data.sources import ARRAYS, read_source
 from runtime.artifact import Artifact
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
 from runtime.checks import require_name, shortened
-from runtime.files import InputError, read_json, save_array, write_json
+from runtime.files import InputError, one_line, read_json, save_array, write_json
 from runtime.lazy import keras
 from runtime.provenance import printed_path, project_path, provenance
 
@@ -92,9 +92,8 @@ def _download(name: str) -> dict[str, np.ndarray]:
     try:
         train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras, urllib and tarfile each raise their own kinds
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"the download of {name} failed ({reason}); use --source FILE.npz with a copy at hand"
+            f"the download of {name} failed ({one_line(error)}); use --source FILE.npz with a copy at hand"
         ) from error
     return dict(zip(ARRAYS, (*train, *test), strict=True))
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from models.registry import BUILDERS
 from runtime import backend_lines_hidden
-from runtime.files import InputError, atomic_path
+from runtime.files import InputError, atomic_path, one_line
 from runtime.lazy import keras
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -134,8 +134,7 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
         copy = keras.models.clone_model(model, clone_function=copy_layer)
         copy.set_weights(model.get_weights())
     except Exception as error:  # a user's own layers may raise any error
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"the model {model.name} cannot compute in {dtype} ({reason}); choose another model"
+            f"the model {model.name} cannot compute in {dtype} ({one_line(error)}); choose another model"
         ) from error
     return copy

@@ -26,8 +26,6 @@ COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 RADIUS_DIGITS = 6
 NO_RADIUS = round_down(0.0, RADIUS_DIGITS)
 _MEND = "certify the model first or mend the path"  # where a file is missing
-NOISE_OF = "seed and images"
-"""The inputs of a run's noise, for its record: see runtime.noise.noise_seed."""
 
 
 class Point(NamedTuple):
@@ -263,7 +261,7 @@ class _Settings(CertificateSettings):
     dataset: str
     noise: _Noise  # type: ignore[assignment]
     model_sha256: str
-    noise_of: Literal["seed and images"]
+    noise_of: Literal["seed and images"]  # the inputs of a run's noise: see runtime.noise.noise_seed
 
 
 class _Record(msgspec.Struct):

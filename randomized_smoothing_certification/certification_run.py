@@ -9,7 +9,6 @@ from typing import Any
 from data.datasets import labels, load_dataset
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.certificate_file import (
-    NOISE_OF,
     Point,
     header_of,
     read_own_points,
@@ -57,7 +56,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         accuracy = clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         what = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
-            test_sha256=test_sha256, noise_of=NOISE_OF,
+            test_sha256=test_sha256, noise_of="seed and images",
         )  # fmt: skip
         record = {"settings": what, "points": points, "clean_accuracy": accuracy}
         found: list[Point] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from bilevel_optimizer.autodiff import jit
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
-from runtime.files import InputError
+from runtime.files import InputError, one_line
 from runtime.lazy import keras, ops
 
 
@@ -59,7 +59,7 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
         except Exception as error:
             raise InputError(
                 f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
-                f"{image_shape} ({type(error).__name__}: {_one_line(error)}); mend it"
+                f"{image_shape} ({type(error).__name__}: {one_line(error)}); mend it"
             ) from error
         for output in arrays:
             winners(output, NOISE_BLOCK, num_classes)
@@ -97,13 +97,8 @@ def _on_tensors(classifier: Callable[[Any], Any], batches: list[np.ndarray]) -> 
     except InputError:
         raise
     except Exception as error:  # a function of NumPy arrays may raise any error on a tensor
-        return [], f"({_one_line(error)})"
+        return [], f"({one_line(error)})"
     return (outputs, "") if all(map(ops.is_tensor, outputs)) else ([], f"but returns {type(outputs[0]).__name__}")
-
-
-def _one_line(error: Exception) -> str:
-    """An error of another library as one line."""
-    return " ".join(str(error).split())[:200]
 
 
 def require_scores(output: Any, count: int, num_classes: int) -> None:

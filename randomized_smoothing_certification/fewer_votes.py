@@ -34,7 +34,7 @@ from randomized_smoothing_certification.core import ABSTAIN, certificate_of_coun
 from randomized_smoothing_certification.sampling import ALPHA, N, Probability, Votes
 from runtime.bounds import Seed, require_bounds
 from runtime.command_line import run_script
-from runtime.files import InputError, file_sha256, read_json, read_record, remove, write_json, write_text
+from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
 from runtime.lazy import stats
 from runtime.noise import Stream, noise_seed
 from runtime.part_by_part import settings_path
@@ -75,7 +75,17 @@ class _MadeWith(NamedTuple):
 def main(config: Config) -> None:
     """Write the new certificates as the config says. Raises InputError if the settings do not fit the file."""
     require_bounds(config)
-    _check_out(config)
+    require_result_name(config.out)
+    if config.out.resolve() == config.certificates.resolve():
+        raise InputError(f"{config.out}: is the file of certificates itself; choose another output")
+    if settings_path(config.out).exists():
+        raise InputError(
+            f"{config.out}: {settings_path(config.out).name} beside it says that it is a certification run's; choose "
+            "another output"
+        )
+    record = config.out.with_suffix(".json")
+    if (record.exists() and "made_with" not in read_record(record)) or (config.out.exists() and not record.exists()):
+        raise InputError(f"{config.out}: it or {record.name} is there, and not of this script; choose another output")
     points = read_points(config.certificates)
     made = _made_with(config)
     require_bounds(made)
@@ -87,27 +97,11 @@ def main(config: Config) -> None:
     digest = file_sha256(config.certificates)
     of_file = noise_seed(config.seed, f"{digest} {config.n}")
     new = [_with_fewer(point, made, config.certificates, config.n, of_file) for point in points]
-    record = config.out.with_suffix(".json")
     remove(config.out)
     write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
     write_text(config.out, as_text(new))
     print(f"{printed_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
           f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
-
-
-def _check_out(config: Config) -> None:
-    """Raise InputError if the output is no .tsv, is the input itself, or belongs to a certification run."""
-    require_result_name(config.out)
-    if config.out.resolve() == config.certificates.resolve():
-        raise InputError(f"{config.out}: is the file of certificates itself; choose another output")
-    if settings_path(config.out).exists():
-        raise InputError(
-            f"{config.out}: {settings_path(config.out).name} beside it says that it is a certification run's; choose "
-            "another output"
-        )
-    record = config.out.with_suffix(".json")
-    if (record.exists() and "made_with" not in read_json(record)) or (config.out.exists() and not record.exists()):
-        raise InputError(f"{config.out}: it or {record.name} is there, and not of this script; choose another output")
 
 
 def recorded_settings(path: Path) -> dict[str, Any]:

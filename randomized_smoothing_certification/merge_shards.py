@@ -38,11 +38,6 @@ class Config:
     """Result file of the whole run, .tsv."""
 
 
-def main(config: Config) -> None:
-    """Merge as the config says."""
-    merge(config.shards, config.out)
-
-
 def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
     """Join the result files of all shards of one run into the file of the whole run. Returns the summary.
 
@@ -105,4 +100,4 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(lambda config: merge(config.shards, config.out), Config, __doc__)

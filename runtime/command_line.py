@@ -105,8 +105,8 @@ def _parsed_with_choices(config_type: Any, description: str | None, args: Sequen
     config, flags = config_type(), {}
     for choice, table in config_type.choices.items():
         default = getattr(config, choice)
-        given = [second for first, second in pairwise([*args, ""]) if first == f"--{choice}"]
-        given += [word.partition("=")[2] for word in args if word.startswith(f"--{choice}=")]
+        flag, words = f"--{choice}", pairwise([*args, ""])
+        given = [word.partition("=")[2] or after for word, after in words if word.partition("=")[0] == flag]
         settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}
         if given and (name := given[-1]) in table and table[name] is not type(default):
             default = table[name](

@@ -183,8 +183,12 @@ def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], error: Excep
         return InputError(
             f"{path}: holds Python objects, which are not read because they can run code; save arrays of numbers"
         )
-    reason = " ".join(str(error).split())[:200]
-    return InputError(f"{path}: not a whole {ending} file ({reason}); fetch or make it again")
+    return InputError(f"{path}: not a whole {ending} file ({one_line(error)}); fetch or make it again")
+
+
+def one_line(error: Exception) -> str:
+    """The text of another library's error as one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
 
 
 def save_archive(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False) -> None:

@@ -88,9 +88,7 @@ def joined(stores: Sequence[Store]) -> Store:
             records[entry] = records.get(entry, {}) | by_seed
     # Lines of one test point after each other: the file is a seventh smaller.
     together = [points[key].sort_values("idx", kind="stable") for key in sorted(points)]
-    return Store(
-        pd.concat(together, ignore_index=True)[list(COLUMNS)], {entry: records[entry] for entry in sorted(records)}
-    )
+    return Store(pd.concat(together, ignore_index=True)[list(COLUMNS)], dict(sorted(records.items())))
 
 
 def by_dataset(store: Store) -> dict[str, Store]:

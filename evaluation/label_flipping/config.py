@@ -1,6 +1,5 @@
 """Settings of a study of certificates against changed training labels."""
 
-import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -98,18 +97,18 @@ class LabelFlippingConfig(RunControls):
     chosen, and no label is trusted. A class is predicted where the classifiers of all candidates predict it, else none.
     The fewest changes that one of them survives are certified, whichever of them any labels would choose. The smoothed
     classifiers of the candidates with one q are joined likewise."""
-    ridge: tuple[float, ...] = (1.0,)
+    ridge: tuple[Annotated[float, NOT_NEGATIVE], ...] = (1.0,)
     """Multiple of the identity in least squares (lambda). Several numbers are candidates, see select."""
     ridge_unit: Literal["one", "mean_eigenvalue"] = "mean_eigenvalue"
     """Unit of ridge. The mean eigenvalue of X^T X, with X the training features, needs no label and fits any scale of
     the features."""
-    neighbours: tuple[int, ...] = ()
+    neighbours: tuple[Annotated[int, POSITIVE], ...] = ()
     """How many neighbours vote (with signed votes: for their labels). Several numbers are candidates, see select.
     When not given, it is the number of training points over the number of classes."""
-    clusters: tuple[int, ...] = ()
+    clusters: tuple[Annotated[int, POSITIVE], ...] = ()
     """Clusters of k-means on the features. Several numbers are candidates, see select. When not given, there are as
     many as classes."""
-    bandwidths: tuple[float, ...] = (0.2,)
+    bandwidths: tuple[Annotated[float, POSITIVE], ...] = (0.2,)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images. Several numbers are candidates, see select."""
     bound: Bound = "tight"
@@ -163,15 +162,9 @@ class LabelFlippingConfig(RunControls):
         if self.features == "imagenet":
             read_weights(self.weights)
         require_architecture(self.network.architecture)
-        for ridge in self.ridge:
-            if not 0 <= ridge < math.inf:
-                raise InputError(f"ridge must be finite and not negative, got {ridge}")
         for name in ("ridge", "bandwidths"):
             if not getattr(self, name):
                 raise InputError(f"{name} must hold at least one number")
-        for name in ("neighbours", "bandwidths", "clusters"):
-            if not all(0 < value < math.inf for value in getattr(self, name)):
-                raise InputError(f"{name} must hold positive numbers, got {getattr(self, name)}")
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise InputError(f"classes must be at least two different ones, got {self.classes}")
         for number in self.classes or ():

@@ -63,7 +63,8 @@ def undefended_networks(
         return float(np.mean(found))
 
     attacks = ("random", "greedy", "pointwise")[: 3 if single else 2]
-    with progress(total=len(flips) * (2 + len(single)), desc="undefended network", unit="training") as trainings:
+    trainings_of = [2 + (len(single) if count else bool(single)) for count in flips]
+    with progress(total=sum(trainings_of), desc="undefended network", unit="training") as trainings:
         accuracies = {attack: [accuracy(attack, count) for count in flips] for attack in attacks}
     return [
         {"certificate": f"network_{attack}", "q": None, "flips": flips, "accuracy": values}
@@ -81,7 +82,6 @@ def _train(
         **asdict(config.network), loss=StandardLoss(), target_class=int(test.y[0]),
         seed=config.seed, data_dir=config.data_dir,
     )  # fmt: skip
-    network.check()
     training = Training(network, data)
     state = training.initial_state()
     for number in range(training.total_steps):

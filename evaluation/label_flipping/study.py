@@ -82,8 +82,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         everything = together(*both)  # only networks see images: a copy of all
         candidates = [choice] if choice["held_out"] else choice["tried"]
         points, weights = _certify_candidates(config, candidates, x, everything, x_test, kept)
-        one = len(candidates) == 1
-        at_once = _together(config, weights, everything, test, x_test, points, kept) if one else []
+        at_once = _together(config, weights, everything, test, x_test, points, kept) if len(candidates) == 1 else []
         made_by = config.features_file and config.features_file.with_suffix(".json")
         features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
         numbers = " against ".join(map(str, config.classes or ()))

@@ -84,10 +84,8 @@ class Cell(NamedTuple):
         return self.poison.row if self.poison else CLEAN
 
     def __str__(self) -> str:
-        said = f", σ = {self.victim.sigma:g}, class {self.target_class}"
-        return (
-            f"{self.victim}, class {self.target_class}, training data: {str(self.poison or CLEAN).removesuffix(said)}"
-        )
+        data = str(self.poison or CLEAN).removesuffix(f", σ = {self.victim.sigma:g}, class {self.target_class}")
+        return f"{self.victim}, class {self.target_class}, training data: {data}"
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -112,21 +112,19 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
     """The verdict by the rule at the top of this file."""
     if not measured:
         return "not measured"
+    low, high = np.array([(one.low, one.high) for one in measured]).T
     if claim.equals is not None:
-        inside = [one.low <= claim.equals <= one.high for one in measured]
-        held = [one and np.isfinite(of.high - of.low) for one, of in zip(inside, measured, strict=True)]
-        other = [not one for one in inside]
+        inside = (low <= claim.equals) & (claim.equals <= high)
+        held, other = inside & np.isfinite(high - low), ~inside
     elif claim.above is not None:
-        held = [one.low > claim.above for one in measured]
-        other = [one.high <= claim.above for one in measured]
+        held, other = low > claim.above, high <= claim.above
     elif claim.below is not None:
-        held = [one.high < claim.below for one in measured]
-        other = [one.low >= claim.below for one in measured]
+        held, other = high < claim.below, low >= claim.below
     else:
         return "(observation)"
-    if any(held):
-        return "confirmed" if all(held) else "partly confirmed"
-    why = "on the other side" if all(other) else "undecided or on the other side" if any(other) else "undecided"
+    if held.any():
+        return "confirmed" if held.all() else "partly confirmed"
+    why = "on the other side" if other.all() else "undecided or on the other side" if other.any() else "undecided"
     return f"not confirmed ({why})"
 
 
@@ -297,7 +295,8 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
 def _label_number(name: str, row: dict[str, Any]) -> Measured:
     """A number of a study of changed labels. An accuracy has Wilson's interval over test points."""
     if name == "median":
-        return Measured(f"{row['median']:,.0f}", row["median"], row["median"])
+        text = "none" if np.isnan(row["median"]) else f"{row['median']:,.0f}"  # less than half are right without attack
+        return Measured(text, row["median"], row["median"])
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):
         return Measured(f"{share:.3f}", -np.inf, np.inf)

@@ -10,18 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attack_generation.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    YELLOW,
-    default_style,
-    plain_text,
-    save_png,
-)
+from attack_generation.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, default_style, plain_text, save_png
 from evaluation.tables.cells import CLEAN, OPTIMISED
 from evaluation.tables.frame import CONTROL, MEAN, points_of
 from evaluation.tables.layout import dataset_name
@@ -91,9 +80,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
     shown = shown_entries(frame)
     kinds = list(dict.fromkeys(filter(None, shown["parametrisation"]))) or [""]
     panels = [(key, kind, group) for key, group in shown.groupby(PANELS, sort=False) for kind in kinds]
-    colours = dict(
-        zip(dict.fromkeys(shown["optimiser"]), (BLACK, ORANGE, GREEN, BLUE, PURPLE, SKY, YELLOW), strict=False)
-    )
+    colours = dict(zip(dict.fromkeys(shown["optimiser"]), (BLACK, ORANGE, GREEN, BLUE, PURPLE, SKY), strict=False))
     figure, grid = _figure([panels[at : at + 2] for at in range(0, len(panels), 2)], [4.2] * -(-len(panels) // 2), 6.0)
     for (key, kind, group), axes in zip(panels, grid.ravel(), strict=False):
         clean = group[group["data"] == CLEAN]
@@ -229,7 +216,6 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
     return [row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)]
 
 
-@default_style()
 def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
     """A figure and its grid of axes. Axes without a panel are invisible. heights of rows, wide of a panel: inches."""
     from matplotlib.figure import Figure

@@ -86,13 +86,8 @@ def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
         same_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
         names = ("radii", "idx", "other_radii")
         radii, idx, others = (np.concatenate([getattr(run, name) for run in same_seed]) for name in names)
-        accuracies = [run.accuracy for run in same_seed if run.accuracy is not None]
-        victim = {"accuracy": float(np.mean(accuracies))} if accuracies else {}
-        known = ("certificate", "foreign")  # settings of the measurement
-        records = {
-            "victim": victim,
-            **{name: same_seed[0].records[name] for name in known if name in same_seed[0].records},
-        }
+        records = {name: one for name, one in same_seed[0].records.items() if name in ("certificate", "foreign")}
+        records["victim"] = {"accuracy": mean_and_std(run.accuracy for run in same_seed)[0]}
         runs.append(same_seed[0]._replace(radii=radii, idx=idx, other_radii=others, records=records))
     return Entry(cell, entries[0].wanted, tuple(runs))
 
@@ -105,7 +100,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     made = runs[0].attack if runs and poison else {}
     kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
     row: dict[str, Any] = {
-        "table": plan.table, "dataset": _all(run.dataset for run in runs) or plan.dataset,
+        "table": plan.table, "dataset": _all(run.certificate.get("dataset") for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
         "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
@@ -122,14 +117,13 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     for name in OF_VICTIMS:
         radius = SHARES.get(name)
         found = [getattr(run, name) if radius is None else run.certified_at(radius * run.sigma) for run in runs]
-        values = [value for value in found if value is not None]
-        row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(values) if values else (None, None)
-    row["at_ceiling"] = _mean(run.at_ceiling for run in runs)
+        row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(found)
+    row["at_ceiling"], _ = mean_and_std(run.at_ceiling for run in runs)
     reduction = reduction_against(attack_runs, clean) if poison else None
     row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), reduction or 3 * (None,), strict=False))
     row |= {"interval_over": ", ".join(reduction.over) if reduction else "", "reduction": reduction}
     row["reduction_at_sigma"] = reduction_against(attack_runs, clean, victim.sigma) if poison else None
-    row["gradients"] = _mean(run.gradients for run in runs)
+    row["gradients"], _ = mean_and_std(run.gradients for run in runs)
     row |= runs[0].visibility if runs and poison else {}
     for name in ("backend", "machine"):
         row[name] = _all(run.records["victim"].get(name) for run in runs)
@@ -164,23 +158,17 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
 
     at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
-    by_seed = [{run.seed: run for run in entry.runs} for entry in (*([clean] if clean else ()), *attack_runs)]
+    by_seed = [{run.seed: run for run in entry.runs} for entry in (clean, *attack_runs) if entry]
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
-    cleans, *poisoned = ([runs[seed] for seed in seeds] for runs in by_seed)
-    everyone = [run for runs in (cleans, *poisoned) for run in runs]
+    kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
+    everyone = [run for runs in kinds for run in runs]
     if not seeds or any(len({run.certificate.get(name) for run in everyone} - {None}) > 1 for name in ("n", "alpha")):
         return None
-    if any(len({len(run.radii) for run in kind}) > 1 for kind in (cleans, everyone[len(cleans) :])):
+    if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
-    same = all(np.array_equal(run.idx, cleans[0].idx) for run in everyone)
-    found = [[np.maximum(run.radii, 0) if at is None else 1.0 * (run.radii >= at) for run in runs] for runs in poisoned]
-    before = [np.maximum(run.radii, 0) if at is None else 1.0 * (run.radii >= at) for run in cleans]
-    return reduction_of(np.array(found), np.array(before), same_points=same)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    same = all(np.array_equal(run.idx, everyone[0].idx) for run in everyone)
+    numbers = [[np.maximum(run.radii, 0) if at is None else 1.0 * (run.radii >= at) for run in runs] for runs in kinds]
+    return reduction_of(np.array(numbers[1:]), np.array(numbers[0]), same_points=same)
 
 
 def _all(values: Iterable[Any]) -> Any:

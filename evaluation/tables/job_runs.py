@@ -55,7 +55,7 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
         if left.code == STOPPED_EARLY:
             raise StoppedEarly(f"{stop.reason or 'asked to'} during {job.about}") from None
         if left.code:
-            return job.log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+            return job.log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2] or f"ended with status {left.code}"
     finally:
         sys.argv = arguments
     return None
@@ -128,7 +128,7 @@ def _submitted(
     while True:
         worker = idle.pop() if idle else _worker()
         try:
-            return worker.submit(_run_there, job, minutes), worker
+            return worker.submit(run_job, job, Stop(minutes)), worker
         except BrokenProcessPool:
             worker.shutdown()
 
@@ -161,11 +161,6 @@ def _end_with_the_parent() -> None:
     while True:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_LOOK_EVERY)
-
-
-def _run_there(job: Job, minutes: float | None) -> str | None:
-    """Run a job in a worker."""
-    return run_job(job, Stop(None if minutes is None else max(minutes, 1e-3)))
 
 
 class _Bar:

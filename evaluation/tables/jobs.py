@@ -35,8 +35,7 @@ class Job(NamedTuple):
         if self.rule in ("data", "tables"):
             return self.rule
         path = self.outputs[0].relative_to(self.work)
-        ending = ".summary.json" if path.name.endswith(".summary.json") else path.suffix
-        return str(path).removesuffix(ending)
+        return str(path).removesuffix(".summary.json").removesuffix(path.suffix)
 
     @property
     def log(self) -> Path:
@@ -129,8 +128,7 @@ def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
         "run_dir": plan.paths.work / "runs" / victim.key / cell.data,
     }  # fmt: skip
     needs = [plan.paths.poison(poison)] if poison else []
-    if poison:
-        values["poison"] = plan.paths.poison(poison)
+    values |= {"poison": needs[0]} if poison else {}
     values |= {**_settings_for(plan.victim, victim.method, victim.sigma), **plan.victims.get(victim.variant, {})}
     script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
     about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"

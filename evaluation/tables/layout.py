@@ -94,13 +94,8 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     if several["victim_variant"].nunique() < 2:
         return Table("kinds_of_victims", title, pd.DataFrame())
     first = several["victim_variant"].iloc[0]
-    rows = [
-        "method",
-        "sigma",
-        *(["architecture"] if several["architecture"].nunique() > 1 else []),
-        "target_class",
-        "data",
-    ]
+    models = ["architecture"] if several["architecture"].nunique() > 1 else []
+    rows = ["method", "sigma", *models, "target_class", "data"]
     several["same"] = [cell._replace(victim=cell.victim._replace(variant=first)) for cell in several["cell"]]
     entries_of = dict(zip(several["cell"], several["entries"], strict=True))
     below = [

@@ -129,10 +129,13 @@ def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool)
 
 
 def _images(plan: Plan, paths: Paths, path: Path) -> None:
-    """Draw clean and poisoned images and their difference, for the first existing poisons, optimised poisons first."""
+    """Draw clean and poisoned images and their difference, for the first existing poisons, optimised poisons first.
+
+    Without poisons or prepared data nothing is drawn.
+    """
     made = [poison for poison in plan.poisons() if paths.poison(poison).is_file()]
     chosen = sorted(made, key=lambda poison: not poison.architecture)[:MOST_POISONS]
-    if not chosen:
+    if not chosen or not paths.manifest.is_file():
         return
     dataset = load_dataset(paths.data)
     grids = {}

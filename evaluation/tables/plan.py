@@ -191,10 +191,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if CLEAN not in self.rows:
             raise InputError("rows holds no 'clean', which reductions are measured against; add it")
         require_bounds(self)
-        if not self.target_classes or len(set(self.target_classes)) < len(self.target_classes):
-            raise InputError(f"target_classes must be at least one, and different, got {list(self.target_classes)}")
-        if not self.shares or len(set(self.shares)) < len(self.shares):
-            raise InputError(f"shares must be at least one, and different, got {list(self.shares)}")
+        for name, given in (("target_classes", self.target_classes), ("shares", self.shares)):
+            if not given or len(set(given)) < len(given):
+                raise InputError(f"{name} must be at least one, and different, got {list(given)}")
         for rule, limits in self.limits.items():
             require_bounds(limits, f" of a job of {rule!r}")
         sigmas = [sigma for levels in self.methods.values() for sigma in levels]
@@ -281,21 +280,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Every entry that the plan itself makes, once."""
         main = [
             Cell(victim, target_class, poison)
-            for victim in self.main_victims()
+            for method, sigmas in self.methods.items()
+            for victim in (
+                Victim(method, at, self.architecture, kind) for at in sigmas for kind in self.victims or ("",)
+            )
             for target_class in self.target_classes
             for whole in self._main_poisons(victim, target_class)
             for poison in ([whole._replace(share=share) for share in self.shares] if whole else [None])
         ]
         return list(dict.fromkeys(chain(main, *self.transfer_cells().values())))
-
-    def main_victims(self) -> list[Victim]:
-        """Victims of every method, noise level and variant."""
-        return [
-            Victim(method, sigma, self.architecture, variant)
-            for method, sigmas in self.methods.items()
-            for sigma in sigmas
-            for variant in self.victims or ("",)
-        ]
 
     def _main_poisons(self, victim: Victim, target_class: int) -> Iterable[Poison | None]:
         """The training data of one kind of victims: rows, named attacks and ready poisons. None: clean data."""

@@ -44,7 +44,7 @@ def main(config: Config) -> None:
     paths = plan.paths_in(config.directory.absolute())
     name, folder = _named(config.poison, plan, paths), paths.work / "ranking"
     row = next((row for row, ready in plan.ready.items() if ready == name), name)
-    changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={folder / row}"
+    changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={json.dumps(str(folder / row))}"
     run_plan.main(replace(config, set=(*config.set, *changes)))
     others = {one: one for one in ready_names() if one not in plan.ready.values()}
     whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
@@ -72,7 +72,7 @@ def _named(path: Path, plan: Plan, paths: Paths) -> str:
         raise InputError(f"{name}: another poison has this name; choose another name")
     if is_file and not is_there:
         for victims in paths.work.glob("victims/*/ready_*"):
-            if victims.name.partition("_class_")[2].partition("_")[2] == name:
+            if f"{victims.name.partition('_class_')[2].partition('_')[2]}_share_".startswith(f"{name}_share_"):
                 raise InputError(f"{victims}: has victims of an earlier poison {name}; delete them, or choose a name")
         clean, in_class = dataset.x_train, target_mask(dataset.y_train, label)
         settings = {"target_class": label, "epsilon": plan.epsilon, "x_train": array_sha256(clean)}

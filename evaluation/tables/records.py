@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
-from evaluation.tables.cells import Cell, Foreign
-from evaluation.tables.jobs import jobs_of
+from evaluation.tables.cells import CLEAN, Cell, Foreign
+from evaluation.tables.jobs import Job, jobs_of
 from evaluation.tables.paths import Paths
 from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.runs import Entry, Run
@@ -94,9 +94,9 @@ def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataF
         return {}
     store, folders = read_store(folder), ("table", "work_dir", "results_dir", "data_dir", "shards")
     old = msgspec.structs.replace(read_plan(folder / "plan.yaml"), **{name: getattr(plan, name) for name in folders})
-    flags_of = {job.outputs: {*job.flags.split(" --")} for job in jobs_of(plan)}
+    flags_of = {job.outputs: _compared(job) for job in jobs_of(plan)}
     for job in jobs_of(old):
-        here, there = {*job.flags.split(" --")}, flags_of.get(job.outputs)
+        here, there = _compared(job), flags_of.get(job.outputs)
         if there and here != there and job.rule not in ("data", "tables"):
             has, wants = (", ".join(sorted(f"--{one}" for one in flags)) for flags in (here - there, there - here))
             raise InputError(
@@ -109,6 +109,13 @@ def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataF
     if lost := points.keys() - wanted:
         raise InputError(f"{folder}: has {min(lost)[0]}, seed {min(lost)[1]}, which the plan lacks; add it to the plan")
     return {(entry, seed): (table, store.records[entry][str(seed)]) for (entry, seed), table in points.items()}
+
+
+def _compared(job: Job) -> set[str]:
+    """The flags on which its result depends. A clean victim is the same for every target class."""
+    flags = {*job.flags.removeprefix("--").split(" --")}
+    of_class = {flag for flag in flags if flag.startswith("target-class ")}
+    return flags - of_class if f"training-data {CLEAN}" in flags else flags
 
 
 def _require_same_images(records: dict[str, dict[str, Any]], folder: Path) -> None:
@@ -285,21 +292,19 @@ def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataF
     """
     try:
         points = store.points[["entry", *NUMBERS]].astype(dict.fromkeys(NUMBERS, float))
+        recorded = [(entry, seed) for entry, by_seed in store.records.items() for seed in by_seed]
         right = (points["predict"] == points["label"]) & (points["predict"] >= 0)
         for what, wrong in (
             ("a value is missing", points.isna().any(axis=None)),
             ("a radius is negative or not finite", not points["radius"].between(0, np.finfo(np.float32).max).all()),
             ("'correct' is not 1 where predict is the label and 0 elsewhere", not points["correct"].eq(right).all()),
             ("a run has a point twice", points.duplicated(["entry", "seed", "idx"]).any()),
-            (
-                "a seed is written in two ways",
-                any(str(int(seed)) != seed for one in store.records.values() for seed in one),
-            ),
+            ("a seed is written in two ways", any(str(int(seed)) != seed for _, seed in recorded)),
         ):
             if wrong:
                 raise ValueError(what)
         runs: dict[tuple[str, int], pd.DataFrame] = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
-        named = {(entry, int(seed)) for entry, by_seed in store.records.items() for seed in by_seed}
+        named = {(entry, int(seed)) for entry, seed in recorded}
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
     if named != runs.keys():
@@ -314,6 +319,7 @@ class _Noise(msgspec.Struct, frozen=True):
 
 
 class _Votes(msgspec.Struct, frozen=True):
+    dataset: str | None = None
     n: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None = None
     alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     sigma: Annotated[float, msgspec.Meta(gt=0, lt=1e6)] | None = None
@@ -370,6 +376,7 @@ def job_times(paths: Paths) -> pd.DataFrame:
     jobs = [
         pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.relative_to(folder).parts[0])
         for path in sorted(folder.rglob("*.tsv"))
+        if path.stat().st_size  # not of a job that was killed
     ]
     if not jobs:
         return pd.DataFrame()

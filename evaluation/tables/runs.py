@@ -65,17 +65,6 @@ class Run(NamedTuple):
         return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
 
     @property
-    def votes(self) -> int | None:
-        """The votes n of each point, None where they are not known."""
-        return self.certificate.get("n")
-
-    @property
-    def dataset(self) -> str | None:
-        """Name of the data in its certificate's record. None: the record has no name."""
-        name = self.certificate.get("dataset")
-        return name if isinstance(name, str) else None
-
-    @property
     def visibility(self) -> dict[str, float]:
         """Measurements of its poison by evaluation/visibility.py, by name. Empty where there are none."""
         measured = self.records.get("visibility", {}).get("measured") or {}

@@ -1,6 +1,6 @@
 """Statistics over several runs: mean, spread, and the reduction of a radius with its interval."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -8,18 +8,14 @@ import numpy as np
 
 from runtime.lazy import optimize, special
 
-PLUS_MINUS = "± is the sample standard deviation over victims"
-INTERVALS = (
-    "A reduction says how far the ACR is below that of victims of clean data with the same seeds. Its 95 % interval "
-    "covers test points, victims and attack runs, as far as there are several of each"
-)
 CONFIDENCE = 0.95
 RESAMPLES = 2_000  # of the bootstrap over points
 
 
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation, which is None for a single value."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation of the known values. The mean of none and the deviation of one are None."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None, float(np.std(known, ddof=1)) if len(known) > 1 else None
 
 
 def mean_and_std_text(values: Sequence[float]) -> str:

@@ -8,12 +8,12 @@ so all are logarithms.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from randomized_smoothing_certification.changed_labels.training_set_smoothing import TrainingSet, TrainingSetNoise
-from runtime.files import InputError
+from runtime import bounds
 
 Bound = Literal["tight", "closed_form"]
 
@@ -32,17 +32,12 @@ class LabelFlips(TrainingSetNoise):
     Raises InputError unless 0 < q < 1/2.
     """
 
-    q: float
-    num_classes: int
+    q: Annotated[float, bounds.Bound("lie strictly between 0 and 1/2", lambda q: 0 < q < 0.5)]
+    num_classes: Annotated[int, bounds.at_least(2)]
     bound: Bound = "tight"
 
     def __post_init__(self) -> None:
-        if not 0 < self.q < 0.5:
-            raise InputError(f"q must lie strictly between 0 and 1/2, got {self.q}")
-        if self.num_classes < 2:
-            raise InputError(f"num_classes must be at least 2, got {self.num_classes}")
-        if self.bound not in ("tight", "closed_form"):
-            raise InputError(f"bound must be 'tight' or 'closed_form', got {self.bound!r}")
+        bounds.require_bounds(self)
 
     @property
     def to_each(self) -> float:

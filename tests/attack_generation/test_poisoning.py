@@ -405,6 +405,7 @@ def test_settings_of_another_optimiser_are_one_line(flags: str, message: str) ->
 
 
 def test_a_flag_chooses_the_optimiser_and_help_shows_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed(DigitsConfig, words=["--optimiser=f2sa", "--optimiser", "soba"]).optimiser.name == "soba"  # the last
     chosen = parsed(DigitsConfig, words=["--optimiser", "few_steps", "--lr-u=0.2"])
     assert chosen.optimiser == FewSteps(lr_u=0.2)
     assert parsed(DigitsConfig, words=["--optimiser", "approxgrad", "--lr-p=1"]).optimiser == dataclasses.replace(

@@ -215,6 +215,8 @@ def test_a_copy_must_keep_epsilon(control: Path, tiny_data_dir: Path, tmp_path: 
     with pytest.raises(InputError, match=r"bright: a pixel is 0.1.* away from the clean image, epsilon is 0.05"):
         unpack(ReadyConfig(name="bright", epsilon=0.05, out=tmp_path / "copy.npy", data_dir=tiny_data_dir))
     assert not (tmp_path / "copy.npy").exists()
+    with pytest.raises(InputError, match=r"copy\.json: the name of the images' file must end in \.npy; rename it"):
+        unpack(ReadyConfig(name="bright", out=tmp_path / "copy.json", data_dir=tiny_data_dir))
 
 
 def test_what_cannot_be_packed(control: Path, tiny_data_dir: Path, tmp_path: Path) -> None:

@@ -325,6 +325,14 @@ def test_the_curve_of_an_attack_goes_through_the_means_in_order_of_gradients(dra
     assert axes.get_xscale() == "log"
 
 
+def test_distributions_without_clean_victims_are_drawn(drawn: list[Any]) -> None:
+    plan = plan_with()
+    entries = {cell: entry if cell.poison else entry._replace(runs=()) for cell, entry in measured(plan).items()}
+    save_distributions(Path("a.png"), plan.title, frame_of(plan, entries))
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["constant", "optimised"]
+
+
 @pytest.mark.parametrize("against_radius", [False, True])
 def test_distributions_are_the_share_of_points_that_reach_each_bound(against_radius: bool, drawn: list[Any]) -> None:
     plan = plan_with(rows=["clean", "random", "constant", "optimised"])

@@ -152,7 +152,7 @@ def test_other_programs_may_say_how_many_votes_they_counted() -> None:
 def test_a_ready_poison_is_a_row_for_every_victim() -> None:
     plan = plan_of({**SMALL, "target_classes": [8], "ready": {"theirs": "mnist_published"}})
     cells = [cell for cell in plan.cells() if cell.row == "theirs"]
-    assert [cell.victim for cell in cells] == plan.main_victims()
+    assert [cell.victim for cell in cells] == [cell.victim for cell in plan.cells() if cell.row == "clean"]
     jobs = {job.name: job for job in jobs_of(plan)}
     made = jobs["poison/ready_sigma_0.5_class_8_theirs/X_poisoned_radius_ready_0.5_8"]
     assert made.script == "attack_generation/ready_poison.py" and made.rule == "control"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import lzma
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def test_a_run_whose_files_belong_together_is_taken_as_it_was_measured(plan: Pla
     (run,) = measured(plan)
     assert run.seed == 0 and run.radii.tolist() == [0.25, -1.0] and run.idx.tolist() == [3, 5]
     assert run.acr == 0.125 and run.certified_at(0.0) == run.certified_at(0.25) == 0.5 and run.certified_at(0.26) == 0
-    assert (run.accuracy, run.target_accuracy, run.votes, run.dataset, run.sigma) == (0.9, None, 1000, "MNIST", 0.5)
+    assert (run.accuracy, run.target_accuracy, run.sigma) == (0.9, None, 0.5)
+    assert (run.certificate["n"], run.certificate["dataset"]) == (1000, "MNIST")
     assert run.gradients is None and run.visibility == {} and run.others_acr is run.others_certified_accuracy is None
     assert run.records["certificate"].keys() == {"settings", "provenance"}  # the points are in the other file
     assert {path.name for path in plan.paths.results.iterdir()} == {POINTS_FILE, SETTINGS, "plan.yaml"}
@@ -279,6 +281,10 @@ def test_a_store_grows_in_parts(plan: Plan, tmp_path: Path) -> None:
         ({"certification": {"n": 9}, "shards": 2}, "victim 0, .* has --n 9; write the same flags"),
         ({"victim": {"macer": {"epochs": 3}}}, "victim 0, .* has --epochs 3; write the same flags in the plan, or"),
         ({"victim": {"macer": {"epochs": 3}}, "table": "u"}, "victim 0, .* and the plan has --epochs 3; "),
+        (
+            {"certification": {"all_classes": True}},
+            "was made with --target-class 8, and the plan has --target-class all",
+        ),
         ({"runs": 1, "seed": 1}, r"has macer_.*/class_8, seed 0, which the plan lacks; add it to the plan"),
     ],
 )
@@ -291,8 +297,16 @@ def test_only_runs_of_the_same_settings_are_kept(plan: Plan, change: dict[str, A
     assert {path: path.read_bytes() for path in plan.paths.results.iterdir()} == before
 
 
+def test_a_store_grows_by_classes(plan: Plan) -> None:
+    """A clean victim serves every class, whichever class its plan named first."""
+    assert runs(plan) == 1
+    more = msgspec.structs.replace(plan, target_classes=(3, 8))
+    collect(more, plan.paths.results, add=True)
+    assert [len(entry.runs) for entry in read_entries(more, plan.paths.results).values()] == [0, 1]
+
+
 @pytest.mark.parametrize("images", ["x_train", "x_test"])
-def test_runs_of_other_images_are_not_added(plan: Plan, images: str) -> None:
+def test_runs_of_different_images_are_not_one_entry(plan: Plan, images: str) -> None:
     """Such as victims of a poison that was made again on another machine, where floats are rounded in another way."""
 
     def trained_on(which: str, seed: int) -> None:
@@ -308,6 +322,14 @@ def test_runs_of_other_images_are_not_added(plan: Plan, images: str) -> None:
         collect(both, plan.paths.results, add=True)
     trained_on("these", seed=1)
     collect(both, plan.paths.results, add=True)
+    for of_seed in (plan.paths.certificate, plan.paths.model):  # both runs in the plan's folder, without --add
+        first, second = (of_seed(plan.cells()[0], seed) for seed in (0, 1))
+        for path in second.parent.glob(f"{second.stem}.*"):
+            shutil.copy(path, first.parent / path.name.replace(second.stem, first.stem))
+    assert runs(both) == 2
+    trained_on("others", seed=1)
+    with pytest.raises(InputError, match="has runs of other training or test images; run the plan again"):
+        collect(both, plan.paths.results)
 
 
 def test_the_first_part_needs_no_store(plan: Plan) -> None:
@@ -361,7 +383,7 @@ def test_certificates_of_another_program_are_runs(tmp_path: Path) -> None:
     first, second = entry.runs
     assert entry.wanted == 2 and first.radii.tolist() == [1.0, -1.0, -1.0, 0.5] and first.other_radii.tolist() == [2.0]
     assert second.radii.tolist() == [0.3, -1.0] and second.idx.tolist() == [0, 1]  # the columns are found by name
-    assert (first.accuracy, first.votes, first.dataset) == (0.98, 10**6, None)
+    assert (first.accuracy, first.certificate["n"], first.certificate.get("dataset")) == (0.98, 10**6, None)
     assert first.records["file"] == "a.tsv" and second.records["file"] == "b.tsv"
     assert first.at_ceiling == 0
 
@@ -394,7 +416,7 @@ def test_of_another_program_n_need_not_be_known(tmp_path: Path) -> None:
     plan = foreign_plan(tmp_path, {})
     collect(plan, tmp_path / "store", tmp_path)
     (run,) = read_entries(plan, tmp_path / "store")[plan.foreign[0].cell].runs
-    assert run.votes is run.at_ceiling is run.accuracy is None
+    assert run.certificate.get("n") is run.at_ceiling is run.accuracy is None
 
 
 @pytest.mark.parametrize(
@@ -418,6 +440,7 @@ def test_run_times_are_those_of_each_jobs_last_attempt(plan: Plan) -> None:
     for name, seconds in {"a": 1800, "b": 5400}.items():
         write_text(plan.paths.work / f"benchmarks/victim/x/{name}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t-\t{seconds}\n")
     write_text(plan.paths.work / "benchmarks/certify/c.tsv", "s\th:m:s\tmax_rss\n60\t0:01:00\t-\n")
+    write_text(plan.paths.work / "benchmarks/certify/killed.tsv", "")
     times = job_times(plan.paths).set_index("rule")
     assert times.loc["victim"].tolist() == [2, 2.0, 90.0, 5400.0]
     assert times.loc["certify", "jobs"] == 1 and np.isnan(times.loc["certify", "peak memory, MiB"])

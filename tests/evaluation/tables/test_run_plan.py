@@ -16,13 +16,13 @@ import yaml
 
 import data
 from evaluation.tables import job_runs, run_plan
-from evaluation.tables.jobs import check_scripts, jobs_of
+from evaluation.tables.jobs import Job, check_scripts, jobs_of
 from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import collect
 from models.saving import load_model
 from runtime.files import InputError, read_json, write_json
-from runtime.stop import STOPPED_EARLY, StoppedEarly
+from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 from tests.faults.processes import run
 from tests.waiting import HANG, wait_until
 
@@ -156,6 +156,12 @@ def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: 
     assert "macer (digits_cnn), σ = 0.25, class 8, training data: clean: 0 of 1 runs" in partly_failed.printed
     assert (folder / "runs/tables/toy/incomplete/tables.md").is_file()
     assert not (folder / "runs/tables/toy/results").exists()
+
+
+def test_a_job_that_ends_without_a_word_has_failed(tmp_path: Path) -> None:
+    (script := tmp_path / "silent.py").write_text("raise SystemExit(3)")
+    job = Job("data", "the data", str(script), "", (tmp_path / "x.npy",), (), tmp_path)
+    assert job_runs.run_job(job, Stop()) == "ended with status 3"
 
 
 def test_where_every_job_fails_the_last_line_names_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
