@@ -6,24 +6,19 @@ Paper: arXiv 2006.04062 (the loss). The schedule was published for Gaussian data
     python evaluation/CIFAR10/consistency_training.py --training-data poisoned_radius --runs 3
 """
 
-from pathlib import Path
-
+from evaluation.data_sets import Cifar10Config
 from robust_training.consistency import ConsistencyLoss
-from robust_training.schedules import ONE_CYCLE, Schedule
-from robust_training.training import TrainingConfig, train_victims
+from robust_training.schedules import Schedule
+from robust_training.training import train_victims
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: robust_training/training.py
+class Config(Cifar10Config):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # the paper's for MNIST from sigma 0.5 on
     published = Schedule(epochs=201, batch_size=200)
-    one_cycle = ONE_CYCLE["CIFAR10"]
     augment: bool = True  # random crop and flip
-    architecture: str = "resnet20v1"
-    data_dir: Path = project_path("data/CIFAR10")
 
 
 if __name__ == "__main__":

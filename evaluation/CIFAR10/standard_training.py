@@ -6,24 +6,19 @@ Paper: arXiv 2012.01274, section 4 (victims). A baseline without noise, whose ce
     python evaluation/CIFAR10/standard_training.py --training-data poisoned_radius --runs 3
 """
 
-from pathlib import Path
-
-from robust_training.schedules import ONE_CYCLE, Schedule
+from evaluation.data_sets import Cifar10Config
+from robust_training.schedules import Schedule
 from robust_training.standard import StandardLoss
-from robust_training.training import TrainingConfig, train_victims
+from robust_training.training import train_victims
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: robust_training/training.py
+class Config(Cifar10Config):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.5  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()
     published = Schedule(epochs=201, batch_size=200)
-    one_cycle = ONE_CYCLE["CIFAR10"]
     augment: bool = True  # random crop and flip
-    architecture: str = "resnet20v1"
-    data_dir: Path = project_path("data/CIFAR10")
 
 
 if __name__ == "__main__":

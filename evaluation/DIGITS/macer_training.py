@@ -6,23 +6,18 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (t
     python evaluation/DIGITS/macer_training.py --training-data poisoned_radius --runs 3
 """
 
-from pathlib import Path
-
+from evaluation.data_sets import DigitsConfig
 from robust_training.macer import MacerLoss
-from robust_training.schedules import ONE_CYCLE, Schedule
-from robust_training.training import TrainingConfig, train_victims
+from robust_training.schedules import Schedule
+from robust_training.training import train_victims
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: robust_training/training.py
+class Config(DigitsConfig):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=8, lam=4.0, beta=16.0, gamma=8.0)
     published = Schedule(epochs=100, batch_size=200)
-    one_cycle = ONE_CYCLE["DIGITS"]
-    architecture: str = "digits_cnn"
-    data_dir: Path = project_path("data/DIGITS")
 
 
 if __name__ == "__main__":

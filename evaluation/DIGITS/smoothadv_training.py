@@ -6,23 +6,18 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1906.04584, section 2 (t
     python evaluation/DIGITS/smoothadv_training.py --training-data poisoned_radius --runs 3
 """
 
-from pathlib import Path
-
-from robust_training.schedules import ONE_CYCLE, Schedule
+from evaluation.data_sets import DigitsConfig
+from robust_training.schedules import Schedule
 from robust_training.smoothadv import SmoothAdvLoss
-from robust_training.training import TrainingConfig, train_victims
+from robust_training.training import train_victims
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: robust_training/training.py
+class Config(DigitsConfig):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=0.25, attack_steps=2, ramp_epochs=None)
     published = Schedule(epochs=100, batch_size=200, ramp_epochs=10)
-    one_cycle = ONE_CYCLE["DIGITS"]
-    architecture: str = "digits_cnn"
-    data_dir: Path = project_path("data/DIGITS")
 
 
 if __name__ == "__main__":

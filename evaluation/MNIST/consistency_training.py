@@ -6,23 +6,18 @@ Paper: arXiv 2006.04062 (the loss). The schedule was published for Gaussian data
     python evaluation/MNIST/consistency_training.py --training-data poisoned_radius --runs 3
 """
 
-from pathlib import Path
-
+from evaluation.data_sets import MnistConfig
 from robust_training.consistency import ConsistencyLoss
-from robust_training.schedules import ONE_CYCLE, Schedule
-from robust_training.training import TrainingConfig, train_victims
+from robust_training.schedules import Schedule
+from robust_training.training import train_victims
 from runtime.command_line import run_script
-from runtime.provenance import project_path
 
 
-class Config(TrainingConfig):  # the other published constants: robust_training/training.py
+class Config(MnistConfig):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # on MNIST the paper has lam 10 at sigma 0.25
     published = Schedule(epochs=101, batch_size=200)
-    one_cycle = ONE_CYCLE["MNIST"]
-    architecture: str = "mnist_cnn"
-    data_dir: Path = project_path("data/MNIST")
 
 
 if __name__ == "__main__":

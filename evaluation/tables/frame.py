@@ -158,6 +158,20 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
 
     at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
+    if (found := paired_radii(attack_runs, clean)) is None:
+        return None
+    radii, same_points = found
+    poisoned, before = (np.maximum(one, 0) if at is None else 1.0 * (one >= at) for one in radii)
+    return reduction_of(poisoned, before, same_points=same_points)
+
+
+def paired_radii(
+    attack_runs: Sequence[Entry], clean: Entry | None
+) -> tuple[tuple[np.ndarray, np.ndarray], bool] | None:
+    """Radii of poisoned (A, S, P) and of clean victims (S, Q) of the same seeds, and whether their points are the same.
+
+    A radius is below 0 where a point is not certified. None: as in reduction_against.
+    """
     by_seed = [{run.seed: run for run in entry.runs} for entry in (clean, *attack_runs) if entry]
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
@@ -167,8 +181,8 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
     same = all(np.array_equal(run.idx, everyone[0].idx) for run in everyone)
-    numbers = [[np.maximum(run.radii, 0) if at is None else 1.0 * (run.radii >= at) for run in runs] for runs in kinds]
-    return reduction_of(np.array(numbers[1:]), np.array(numbers[0]), same_points=same)
+    radii = [[run.radii for run in runs] for runs in kinds]
+    return (np.array(radii[1:]), np.array(radii[0])), same
 
 
 def _all(values: Iterable[Any]) -> Any:

@@ -68,7 +68,41 @@ def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool =
     parts = [_over_runs(after, before, ratio)] if over else []
     if poisoned.shape[2] > 1:
         over.append("points")
-        parts.append(_over_points(poisoned.mean(axis=(0, 1)), clean.mean(axis=0), same_points))
+        parts.append(_over_points([poisoned.mean(axis=(0, 1))], [clean.mean(axis=0)], same_points))
+    return _joined(ratio, parts, over)
+
+
+def mean_reduction(kinds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Reduction | None:
+    """The mean over several kinds of victims of their reductions. None: a clean mean radius is 0, or points differ.
+
+    kinds: for each kind the radii (S, P) of S victims of poisoned and of clean data at the same P points. The interval
+    is of these kinds: only victims and points vary, and victims of two kinds are independent. Its part for victims is a
+    t interval with Satterthwaite's degrees of freedom for the mean of each kind's differences poisoned - ratio * clean,
+    divided by the clean mean radius.
+    """
+    if not all(before.mean() for _, before in kinds) or len({one.shape[1] for kind in kinds for one in kind}) > 1:
+        return None
+    ratios = [float(after.mean() / before.mean()) for after, before in kinds]
+    ratio, over, parts = float(np.mean(ratios)), [], []
+    if all(len(before) > 1 for _, before in kinds):
+        over.append("victims")
+        differences = [
+            (after - one * before).mean(axis=1) / before.mean()
+            for one, (after, before) in zip(ratios, kinds, strict=True)
+        ]
+        variances = np.array([np.var(one, ddof=1) / len(one) for one in differences]) / len(kinds) ** 2
+        counts = np.array([len(one) - 1 for one in differences])
+        freedom = variances.sum() ** 2 / np.maximum(np.sum(variances**2 / counts), 1e-300)
+        half = float(special.stdtrit(max(freedom, 1.0), (1 + CONFIDENCE) / 2) * np.sqrt(variances.sum()))
+        parts.append((ratio - half, ratio + half))
+    if kinds[0][0].shape[1] > 1:
+        over.append("points")
+        parts.append(_over_points([after.mean(axis=0) for after, _ in kinds], [one.mean(axis=0) for _, one in kinds]))
+    return _joined(ratio, parts, over)
+
+
+def _joined(ratio: float, parts: Sequence[tuple[float, float]], over: Sequence[str]) -> Reduction:
+    """The reduction with an interval that joins its parts: the squares of their distances from the ratio are added."""
     low, high = (float(np.sqrt(sum((ratio - part[end]) ** 2 for part in parts))) for end in (0, 1))
     return Reduction(100 * (1 - ratio), 100 * (1 - ratio - high), min(100.0, 100 * (1 - ratio + low)), tuple(over))
 
@@ -99,12 +133,14 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
     return low, float(optimize.brentq(refused, ratio, beyond))
 
 
-def _over_points(after: np.ndarray, before: np.ndarray, same_points: bool) -> tuple[float, float]:
-    """Interval of the ratio of the means over points. after (P,), before (Q,)."""
-    resampled_after = _resamples(len(after), 0) @ after
-    resampled_before = _resamples(len(before), 0 if same_points else 1) @ before
+def _over_points(
+    after: Sequence[np.ndarray], before: Sequence[np.ndarray], same_points: bool = True
+) -> tuple[float, float]:
+    """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,)."""
+    resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
+    resampled_before = _resamples(len(before[0]), 0 if same_points else 1) @ np.transpose(before)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.nan_to_num(resampled_after / resampled_before, nan=np.inf, posinf=np.inf)
+        ratios = np.nan_to_num(resampled_after / resampled_before, nan=np.inf, posinf=np.inf).mean(axis=1)
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
     return float(low), float(high)
 

@@ -26,7 +26,7 @@ from evaluation.tables.frame import Entries, frame_of
 from evaluation.tables.make_tables import draw_figures
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.runs import Entry, Run
-from evaluation.tables.statistics import Reduction, mean_and_std, mean_and_std_text, reduction_of
+from evaluation.tables.statistics import Reduction, mean_and_std, mean_and_std_text, mean_reduction, reduction_of
 
 
 def test_spread_is_the_sample_standard_deviation_and_a_single_run_has_none() -> None:
@@ -161,6 +161,34 @@ def test_intervals_hold_the_true_reduction_as_often_as_they_say(size: tuple[int,
         tells += found.low > 0
     assert holds / 400 >= 0.93
     assert tells / 400 > (0.5 if size == (2, 2, 100) else 0.95)  # not by being so wide that they say nothing
+
+
+def test_the_interval_of_a_mean_over_kinds_holds_the_true_mean_as_often_as_it_says() -> None:
+    random, holds, wide = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        points = random.gamma(4, 0.25, size=200)  # the same points for every kind
+        kinds = []
+        for ratio in (0.2, 0.4, 0.6, 0.8):
+            clean = points * random.normal(1, 0.1, size=(3, 1)) + 0.1 * random.normal(size=(3, 200))
+            kinds.append(
+                (ratio * points * random.normal(1, 0.2, size=(3, 1)) + 0.1 * random.normal(size=(3, 200)), clean)
+            )
+        found = mean_reduction(kinds)
+        assert found is not None and found.over == ("victims", "points")
+        holds += found.low <= 50 <= found.high
+        wide += found.high - found.low > 40
+    assert holds / 300 >= 0.93 and wide / 300 < 0.1
+
+
+def test_the_mean_over_one_kind_is_its_reduction_and_nothing_is_said_of_no_radius() -> None:
+    poisoned, clean = simulated(np.random.default_rng(0), 1, 5, 100)
+    one, found = reduction_of(poisoned, clean), mean_reduction([(poisoned[0], clean)])
+    assert one and found and found.percent == pytest.approx(one.percent) and found.over == one.over
+    assert found.low == pytest.approx(one.low, abs=3) and found.high == pytest.approx(one.high, abs=3)
+    assert mean_reduction([(poisoned[0], clean), (poisoned[0], 0 * clean)]) is None
+    assert mean_reduction([(poisoned[0], clean), (poisoned[0, :, :9], clean[:, :9])]) is None  # other points
+    of_one_victim = mean_reduction([(poisoned[0, :1], clean[:1])] * 2)
+    assert of_one_victim and of_one_victim.over == ("points",)
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_the_score_is_the_smallest_reduction_over_all_kinds_of_victims() -> None
     ):  # fmt: skip
         row = found.loc[name]
         assert row["reduction"].percent == pytest.approx(min(reductions)) and row["victims"] == weakest
-        assert row["reduction_percent"] == pytest.approx(np.mean(reductions))
+        assert row["mean"].percent == pytest.approx(np.mean(reductions))
         assert row["target_accuracy_mean"] == pytest.approx(0.8) and row["others_acr_mean"] == pytest.approx(0.2)
         assert row["seen"] == pytest.approx(0.7) and row["l2_over_sigma"] == 2.0
     # Certified accuracy at 0.25 is 80 %, or 0 where the radius is smaller. The smallest reduction is over four kinds.
@@ -81,16 +81,17 @@ def test_the_score_is_the_smallest_reduction_over_all_kinds_of_victims() -> None
     text = ranking_table([found]).text
     assert text["training data"].tolist() == ["halves", "constant", "clean"]
     assert text["score"].tolist()[0].startswith("30.0 % (") and text["score"].tolist()[2] == ""
-    assert text["mean, %"].tolist() == ["42.5", "40", ""] and text["class accuracy"].tolist()[2] == "0.9"
+    assert [one.partition(" (")[0] for one in text["mean"]] == ["42.5 %", "40.0 %", ""]
+    assert text["class accuracy"].tolist()[2] == "0.9"
 
 
 def test_a_poison_without_all_its_victims_has_no_score_and_the_first_of_two_stores_counts() -> None:
     part = scores(frame(constant=1))
     assert set(part.index) == {"clean", "halves"}
     other = scores(frame())
-    other["reduction_percent"] = 1.0
+    other["target_accuracy_mean"] = 0.1
     text = ranking_table([part, other]).text.set_index("training data")
-    assert text["mean, %"].to_dict() == {"halves": "42.5", "constant": "1", "clean": ""}
+    assert text["class accuracy"].to_dict() == {"halves": "0.8", "constant": "0.1", "clean": "0.9"}
 
 
 def test_the_page_has_the_ranking_and_the_shares_of_the_class(tmp_path: Path) -> None:
