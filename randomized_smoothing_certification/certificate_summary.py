@@ -1,15 +1,14 @@
 """Summary of the certificates of many points: average certified radius, certified accuracy, saturation."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import Point, as_text, fixed_radius, radii, summary_path
+from randomized_smoothing_certification.certificate_file import Point, fixed_radius, radii, summary_path
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
-from runtime.files import write_json
+from runtime.files import file_sha256, write_json
 from runtime.noise import Stream, seed_pair
 
 BOOTSTRAP_SAMPLES = 10_000
@@ -18,8 +17,7 @@ BOOTSTRAP_SAMPLES = 10_000
 def write_summary(out: Path, points: Sequence[Point], record: dict[str, Any]) -> dict[str, Any]:
     """Write .summary.json beside whole certificates, print it, and return it."""
     summary = summarise(points, record["settings"])
-    digest = hashlib.sha256(as_text(points).encode()).hexdigest()
-    summary |= {"tsv_sha256": digest, "provenance": record["provenance"]}
+    summary |= {"tsv_sha256": file_sha256(out), "provenance": record["provenance"]}
     write_json(summary_path(out), summary)
     print(describe(summary))
     return summary

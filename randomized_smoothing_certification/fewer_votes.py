@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from data.datasets import Sigma
@@ -115,9 +116,11 @@ def recorded_settings(path: Path) -> dict[str, Any]:
     if not (own := path.with_suffix(".json")).is_file():
         return {}
     made = read_record(own, made_with=dict, config=dict)
-    if made["made_with"].keys() != set(_MadeWith._fields) or "n" not in made["config"]:
-        raise InputError(f"{own}: not a record of fewer_votes.py; make it again, or move it away")
-    return {**made["made_with"], "n": made["config"]["n"]}
+    try:
+        known = msgspec.convert([made["made_with"][name] for name in _MadeWith._fields], _MadeWith)
+        return {**known._asdict(), "n": msgspec.convert(made["config"]["n"], int)}
+    except (KeyError, msgspec.ValidationError) as error:
+        raise InputError(f"{own}: not a record of fewer_votes.py; make it again, or move it away") from error
 
 
 def _made_with(config: Config) -> _MadeWith:

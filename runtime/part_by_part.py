@@ -13,7 +13,6 @@ from runtime.files import (
     json_sha256,
     read_record,
     remove,
-    remove_leftovers,
     require_no_folder,
     unwritable,
     write_json,
@@ -133,7 +132,6 @@ class KeptStages(Artifact):
         """
         path = self.folder / name
         require_no_folder(path)
-        remove_leftovers(path)
         if path.is_file():
             try:
                 record = read_same_record(path, self.identity, "result")

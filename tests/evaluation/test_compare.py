@@ -79,9 +79,10 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
             main(Config(clean=(clean,), poisoned=(poisoned,)))
     with pytest.raises(InputError, match=r"drawn\.tsv: n is 2000, but 1000 in .*a\.tsv"):
         main(Config(clean=(clean,), poisoned=(drawn,)))
-    drawn.with_suffix(".json").write_text(json.dumps({**record, "made_with": {}}))
-    with pytest.raises(InputError, match=r"drawn\.json: not a record of fewer_votes\.py; make it again"):
-        main(Config(clean=(clean,), poisoned=(drawn,)))
+    for made_with in ({}, {**record["made_with"], "sigma": "0.5"}):
+        drawn.with_suffix(".json").write_text(json.dumps({**record, "made_with": made_with}))
+        with pytest.raises(InputError, match=r"drawn\.json: not a record of fewer_votes\.py; make it again"):
+            main(Config(clean=(clean,), poisoned=(drawn,)))
     runs[poisoned] = {**alike, "radii": (0.25,)}
     with pytest.raises(InputError, match=r"b\.tsv: certified accuracies at fixed radii"):
         main(Config(clean=(clean,), poisoned=(poisoned,)))

@@ -329,6 +329,8 @@ def toy_main(config: Config) -> None:
         raise StoppedEarly("SIGTERM after 3 of 9 steps")
     if config.mode == "interrupt":
         raise KeyboardInterrupt
+    if config.mode == "closed":
+        raise PermissionError(13, "Permission denied", "data/MNIST/X.npy")
     if config.mode == "nan":
         require_finite("step 3", f=float("nan"))
 
@@ -339,6 +341,7 @@ def toy_main(config: Config) -> None:
         ("input", 2, "error: file.npy: no such file; make it"),
         ("stop", 75, "stopped: SIGTERM after 3 of 9 steps; run the same command again to continue"),
         ("interrupt", 130, "stopped: interrupted at once; run the same command again to continue"),
+        ("closed", 2, "error: data/MNIST/X.npy: Permission denied; change its permissions, or choose another path"),
         ("nan", 1, "error: f is nan at step 3; the last good checkpoint is kept."),
     ],
 )
