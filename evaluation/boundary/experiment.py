@@ -89,7 +89,8 @@ def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
 def plane_frame(store: Store) -> pd.DataFrame:
     """A row per classifier and kind of training points: entry, classifier, data, and the results of its victims.
 
-    Columns acr, certified and accuracy are texts of mean ± sample standard deviation, reduction a Reduction or None.
+    Columns acr, certified and accuracy are texts of mean ± sample standard deviation. reduction is a Reduction or None.
+    runs and points are the numbers of victims and of test points.
     """
     entries = list(store.records)
     if "radius" not in store.points or any(f"{entry.partition('/')[0]}/clean" not in entries for entry in entries):
@@ -108,7 +109,8 @@ def plane_frame(store: Store) -> pd.DataFrame:
         kind, _, name = entry.partition("/")
         less = None if name == "clean" else reduction_of(radii[entry][None], radii[f"{kind}/clean"])
         row = {"entry": entry, "classifier": kind, "data": name, "acr": radius, "reduction": less}
-        rows.append({**row, "certified": certified, "accuracy": accuracy})
+        victims, points = radii[entry].shape
+        rows.append({**row, "certified": certified, "accuracy": accuracy, "runs": victims, "points": points})
     return pd.DataFrame(rows)
 
 
@@ -125,5 +127,5 @@ def tables_page(store: Store) -> str:
         f"Certified: {config['test_points']} test points of the class, n0 = {config['n0']}, n = {config['n']}, "
         f"alpha = {config['alpha']:g}. {ABOUT}\n\n"
         f"    {made['command']}\n\nCommit {made['commit']}.\n\n"
-        f"{markdown_table(header, frame.drop(columns='entry').to_numpy())}\n"
+        f"{markdown_table(header, frame.drop(columns=['entry', 'runs', 'points']).to_numpy())}\n"
     )

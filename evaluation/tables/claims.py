@@ -5,9 +5,10 @@ A claim names entries of the results. A claim about the size of an effect also h
 
 - confirmed: the whole interval of every entry is on the claimed side of the bound;
 - partly confirmed: this holds for some entries;
-- not confirmed: this holds for no entry. Brackets say whether the intervals are on the other side of the bound, or
-  contain the bound (undecided);
+- not confirmed: this holds for no entry;
 - not measured: the claim names no entry.
+
+Brackets count the entries whose interval is on the claimed side, on the other side, or contains the bound (undecided).
 
 A claim without a bound is an observation and has no verdict.
 """
@@ -122,10 +123,12 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
         held, other = high < claim.below, low >= claim.below
     else:
         return "(observation)"
-    if held.any():
-        return "confirmed" if held.all() else "partly confirmed"
-    why = "on the other side" if other.all() else "undecided or on the other side" if other.any() else "undecided"
-    return f"not confirmed ({why})"
+    if held.all():
+        return "confirmed"
+    counts = {"hold": held.sum(), "on the other side": other.sum(), "undecided": (~held & ~other).sum()}
+    of = f"of {len(held)}: " if len(held) > 1 else ""
+    counted = ", ".join(f"{f'{count} ' if of else ''}{name}" for name, count in counts.items() if count)
+    return f"{'partly' if held.any() else 'not'} confirmed ({of}{counted})"
 
 
 def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
@@ -135,10 +138,12 @@ def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str
     """
     kind = _kind(claims)
     rows = [
-        (f"[{' '.join(claim.claim.split())}](claims.md#{kind}-{number})", _found(claim, frames)[0])
+        (f"[{' '.join(claim.claim.split())}](claims.md#{kind}-{number})", claim.source, _found(claim, frames)[0])
         for number, claim in enumerate(claims, 1)
     ]
-    return markdown_table((kind, "verdict"), rows)
+    columns = (0, 1, 2) if kind == "claim" else (0, 2)
+    header = (kind, "paper", "verdict")
+    return markdown_table([header[i] for i in columns], [[row[i] for i in columns] for row in rows])
 
 
 def claims_page(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
@@ -155,8 +160,8 @@ def claims_page(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
             rows.append((name, what, _linked(entries, one), one.over))
         parts = (
             f"## {kind.capitalize()} {number}", f"**{claim.claim}**", f"Verdict: {said}." if found else "Not measured.",
-            markdown_table(("what", "number", "measured (95 % interval)", "over"), rows) if rows else "",
             f"Our setting: {claim.here}.", f"The setting of {claim.source}: {claim.paper}." if claim.source else "",
+            markdown_table(("what", "number", "measured (95 % interval)", "over"), rows) if rows else "",
         )  # fmt: skip
         sections += [" ".join(part.split()) if not part.startswith("|") else part for part in parts if part]
     return "\n\n".join(sections)
@@ -166,12 +171,14 @@ def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: s
     """README's table as Markdown: a row per number that has a headline. prefix: the path to the folders of results."""
     rows = []
     for claim in claims:
-        finding = claim.headline
-        for entries, one in _found(claim, frames)[1]:
+        said, found = _found(claim, frames)
+        bounded = any(bound is not None for bound in (claim.above, claim.below, claim.equals))
+        finding = f"{claim.headline} *Verdict: {said}.*" if bounded else claim.headline
+        for entries, one in found:
             if one.headline:
                 rows.append((" ".join(finding.split()), one.headline, _linked(entries, one, prefix), one.over))
                 finding = ""
-    return markdown_table(("finding", "training data", "ACR lower by (95 % interval)", "measured over"), rows)
+    return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "over"), rows)
 
 
 def _kind(claims: list[Claim]) -> str:

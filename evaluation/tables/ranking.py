@@ -18,7 +18,7 @@ from runtime.lazy import pandas as pd
 
 MEANS = {
     "target_accuracy_mean": "class accuracy", "others_acr_mean": "ACR, other classes",
-    "l2_over_sigma": "l2 / σ", "beyond_jitter_over_sigma": "beyond jitter / σ", "seen": "seen",
+    "l2_over_sigma": "l2 / σ", "beyond_jitter_over_sigma": "beyond jitter / σ", "seen": "detector AUC",
     "gradients": "gradients",
 }  # fmt: skip
 TITLE = (
@@ -29,18 +29,19 @@ PAGE = """# Ranking of poisons
 
 Made by `python evaluation/write_results.py`. Eight kinds of victims are trained on each poison: Gaussian augmentation,
 MACER, SmoothAdv and Consistency, each without and with jitter of brightness and contrast. The *score* of a poison is
-its smallest reduction of the average certified radius (ACR) over these kinds. The *mean* is over the same kinds. Where
-two intervals overlap, the order of their poisons is not certain. The interval of a score is wide, because it is over
-three victims. The interval of a mean is over 24. The smallest of eight noisy reductions is on average smaller than the
-true smallest, and its interval leaves this out. [Enter a poison](../docs/enter_a_poison.md) explains all columns.
-`make plan TABLE=rank_digits` makes the victims of the digits.
+its smallest reduction of the average certified radius (ACR) of the poisoned class over these kinds. The *mean* is over
+the same kinds. Where two intervals overlap, the order of their poisons is not certain. The interval of a score is over
+three victims and so wide that the scores order few poisons. The interval of a mean is over 24 victims. The smallest of
+eight noisy reductions is on average smaller than the true smallest, and its interval leaves this out. [Enter a
+poison](../docs/enter_a_poison.md#read-the-row) explains the columns, [Attack](../docs/attack.md#controls) the rows that
+are no shipped poison. They have no gradients. `make plan TABLE=rank_digits` makes the victims of the digits.
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
 """
 SHARES = """## A share of the class
 
-How much of the class has to be poisoned? The rows are the reductions of the ACR of plain victims of Gaussian
-augmentation in [{name}]({name}/tables.md).
+How much of the class has to be poisoned? The rows are reductions of the ACR by poison (`published`: `mnist_published`)
+in the plain victims of [{name}]({name}/tables.md): {title}.
 """
 
 
@@ -88,7 +89,12 @@ def ranking_table(found: list[pd.DataFrame]) -> Table:
     first = rows[["reduction", "victims", "reduction_at_sigma", "mean"]].map(
         lambda value: getattr(value, "text", value)
     )
-    text = first.rename(columns={"reduction": "score", "reduction_at_sigma": "certified at σ"})
+    names = {
+        "reduction": "score",
+        "victims": "weakest on",
+        "reduction_at_sigma": "reduction of certified accuracy at σ",
+    }
+    text = first.rename(columns=names)
     numbers = rows[list(MEANS)].map("{:.3g}".format).assign(gradients=rows["gradients"].map("{:,.0f}".format))
     text = text.join(numbers.rename(columns=MEANS)).replace("nan", "").fillna("")
     return Table("ranking", TITLE, text.rename_axis("training data").reset_index())
@@ -108,7 +114,7 @@ def ranking_page(frames: Mapping[str, pd.DataFrame]) -> str:
         parts.append(f"## {frame['title'].iloc[0]}\n\n{links}\n\n{markdown_table(table.columns, table.to_numpy())}\n")
     for name, frame in frames.items():
         if "share" in frame and frame["share"].replace("", float("nan")).nunique() > 1:
-            parts.append(SHARES.format(name=name) + "\n" + _shares_table(frame) + "\n")
+            parts.append(SHARES.format(name=name, title=frame["title"].iloc[0]) + "\n" + _shares_table(frame) + "\n")
     return "\n".join([*parts, f"{ABOUT}\n"])
 
 

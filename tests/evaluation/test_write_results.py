@@ -98,8 +98,8 @@ def test_verdicts_follow_from_the_intervals() -> None:
     claim = msgspec.convert(claim_of(above=30), Claim)
     over, across, under = (Measured("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
     assert verdict(claim, [over, over]) == "confirmed"
-    assert verdict(claim, [over, across]) == "partly confirmed"
-    assert verdict(claim, [across, under]) == "not confirmed (undecided or on the other side)"
+    assert verdict(claim, [over, across]) == "partly confirmed (of 2: 1 hold, 1 undecided)"
+    assert verdict(claim, [across, under]) == "not confirmed (of 2: 1 on the other side, 1 undecided)"
     assert verdict(claim, [across]) == "not confirmed (undecided)"
     assert verdict(claim, [under]) == "not confirmed (on the other side)"
     assert verdict(claim, []) == "not measured"
@@ -156,19 +156,17 @@ def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path)
     claims = write_claims(tmp_path, claim_of(entries=entries, above=10), claim_of(claim="Nobody looked.", above=1))
     frames = read_frames(tmp_path)
     first, second = claims_table(claims, frames).splitlines()[2:]
-    assert first == "| [It falls.](claims.md#claim-1) | confirmed |"
-    assert second == "| [Nobody looked.](claims.md#claim-2) | not measured |"
+    assert first == "| [It falls.](claims.md#claim-1) | 1902.02918 | confirmed |"
+    assert second == "| [Nobody looked.](claims.md#claim-2) | 1902.02918 | not measured |"
     page = claims_page(claims, frames)
-    assert "## Claim 1\n\n**It falls.**\n\nVerdict: confirmed.\n\n| what |" in page
+    settings = "Our setting: reduced.\n\nThe setting of 1902.02918: all."
+    assert f"## Claim 1\n\n**It falls.**\n\nVerdict: confirmed.\n\n{settings}\n\n| what |" in page
     assert "\n| poison, sigma 0.5 | ACR lower by | [19.6 % (" in page
     assert (
         "](plain/tables.md) | 3 victims, 1 attack run, 20 test points |\n| of clean data (not judged) | ACR | [1.02"
         in page
     )
-    assert "\n\nOur setting: reduced.\n\nThe setting of 1902.02918: all.\n\n## Claim 2" in page
-    assert page.endswith(
-        "**Nobody looked.**\n\nNot measured.\n\nOur setting: reduced.\n\nThe setting of 1902.02918: all."
-    )
+    assert page.endswith(f"**Nobody looked.**\n\nNot measured.\n\n{settings}")
 
 
 def test_our_own_questions_stand_apart_and_have_no_setting_of_a_paper(tmp_path: Path) -> None:
@@ -176,7 +174,9 @@ def test_our_own_questions_stand_apart_and_have_no_setting_of_a_paper(tmp_path: 
     write_claims(tmp_path, {"claim": "Ours.", "here": "tried"}, claim_of())
     pages = overview(tmp_path, read_frames(tmp_path))
     papers, ours = pages["README.md"].partition("## Claims of the papers")[2].split("## Our own questions")
-    assert "| claim | verdict |" in papers and "[It falls.](claims.md#claim-1)" in papers and "Ours." not in papers
+    assert (
+        "| claim | paper | verdict |" in papers and "[It falls.](claims.md#claim-1)" in papers and "Ours." not in papers
+    )
     assert "| question | verdict |" in ours and "| [Ours.](claims.md#question-1) | not measured |" in ours
     claims, questions = pages["claims.md"].split("## Question 1")
     assert "The setting of 1902.02918: all." in claims and questions.endswith("Our setting: tried.\n")
@@ -214,7 +214,9 @@ def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
         for data in ("optimised", "constant")
     ]
     detail = {"folder": "plain", "where": {"data": "clean"}, "of": "acr"}
-    write_claims(tmp_path, claim_of(entries=[*entries, detail], headline="**It\n falls.**"), claim_of(entries=[detail]))
+    write_claims(
+        tmp_path, claim_of(entries=[*entries, detail], headline="**It\n falls.**"), claim_of(entries=[detail], above=0)
+    )
     frames, page = read_frames(tmp_path), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
     written = with_headlines(page, tmp_path, frames)
     assert written.startswith("before\n") and written.endswith("\nafter\n") and "stale" not in written
