@@ -22,6 +22,7 @@ from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, clean_accuracies
+from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ops, tree
 from runtime.noise import Stream, epoch_order, fold_in, seed_pair
@@ -106,7 +107,7 @@ class Attack:
         # Moved to the device once. Batches are gathered there.
         all_images = Images(x_others, y_others, self.x_target, self.y_target, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
-        self._poison = PARAMETRISATIONS[config.parametrisation](config.epsilon)
+        self._poison = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
         self._objective = config.upper_objective()
         self._upper_augmentation = config.for_validation()
         self._bilevel = Ensemble(member=config.optimiser, count=config.networks, lr_u=config.optimiser.lr_u)

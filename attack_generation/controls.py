@@ -25,10 +25,6 @@ def _random_signs(shape: tuple[int, ...], *seed: int) -> np.ndarray:
     return np.random.default_rng([*seed, Stream.CONTROL_SIGNS]).choice(np.array([-1, 1], np.float32), size=shape)
 
 
-def _halves(x: np.ndarray, seed: int) -> np.ndarray:
-    return np.where(np.arange(x.shape[2])[:, None] < x.shape[2] / 2, np.float32(1), np.float32(-1))
-
-
 def _tint(x: np.ndarray, seed: int) -> np.ndarray:
     if x.shape[-1] != 3:
         raise InputError(f"'tint' needs images of three channels, these have {x.shape[-1]}: leave it out")
@@ -40,7 +36,7 @@ STARTS: dict[str, Signs] = {
     "random": lambda x, seed: _random_signs(x.shape, seed),
     "constant": lambda x, seed: np.ones((), np.float32),
     "contrast": lambda x, seed: np.where(x <= 0.5, np.float32(1), np.float32(-1)),
-    "halves": _halves,
+    "halves": lambda x, seed: np.where(np.arange(x.shape[2])[:, None] < x.shape[2] / 2, np.float32(1), np.float32(-1)),
 }
 """Starts of the attack: what is added to the images, in units of epsilon.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.datasets import Epsilon, Share, check_poison, load_dataset, partly_poisoned, split_target_class
 from data.ready_poisons import read_ready_poison
+from runtime.bounds import require_bounds
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, save_array, write_json
 from runtime.provenance import printed_path, project_path
@@ -33,6 +34,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Copy as the config says. Raises InputError if the poison was made from other images or exceeds epsilon."""
+    require_bounds(config)
     if config.out.suffix != ".npy":
         raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
     dataset = load_dataset(config.data_dir)

@@ -142,8 +142,8 @@ def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) ->
     if not (page.count(begin) == page.count(end) == 1 and page.index(begin) < page.index(end)):
         raise InputError(f"the page of the headlines: must have {begin} and then {end}, each once; mend it")
     before, after = page.partition(begin)[0], page.partition(end)[2]
-    sentences = headlines(read_claims(results / "claims.yaml"), frames, "results/")
-    return f"{before}{begin}\n{sentences}\n{end}{after}"
+    table = headlines(read_claims(results / "claims.yaml"), frames, "results/")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def speed_page(records: Path) -> str:

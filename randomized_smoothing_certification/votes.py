@@ -121,7 +121,14 @@ class VoteCounter:
         A tie between scores goes to the lowest class index.
         Raises InputError for a bad image, n or first, and FloatingPointError if the scores are not numbers.
         """
-        prepared = ops.convert_to_tensor(self._noise.prepared(self._checked(image)))
+        image = np.asarray(image, np.float32)
+        if image.shape != self.image_shape:
+            raise InputError(
+                f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
+            )
+        if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
+            raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
+        prepared = ops.convert_to_tensor(self._noise.prepared(image))
         if not 1 <= n < 2**31:
             raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")
         if not 0 <= first < n or first % NOISE_BLOCK:
@@ -156,16 +163,6 @@ class VoteCounter:
                 if (batches := (until - start + rounded_up) // size) > 0:
                     yield loops[size], source, start, batches
                     start += batches * size
-
-    def _checked(self, image: np.ndarray) -> np.ndarray:
-        image = np.asarray(image, np.float32)
-        if image.shape != self.image_shape:
-            raise InputError(
-                f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
-            )
-        if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-            raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
-        return image
 
 
 def _drawn(draw: Callable, added: Callable, image: Any, sigma: Any, seed: Any, block: Any, blocks: int) -> Any:

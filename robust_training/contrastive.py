@@ -121,8 +121,10 @@ class Training:
         self.total_steps = config.epochs * self.per_epoch
         shape, seed = x.shape[1:], int(seed_pair(config.seed, Stream.CONTRASTIVE_WEIGHTS)[0])
         network = build_model(config.architecture, shape, config.dimension, seed)
-        if config.projection_head:
-            network = with_projection_head(network, config.dimension, seed)
+        if config.projection_head:  # the last layer, a ReLU and a dense layer (section 2.1)
+            projected = layers.Dense(config.dimension)(layers.ReLU()(network.output))
+            network = keras.Model(network.inputs, [network.layers[-1].input, projected])
+            network.set_weights(initial_weights(network, seed))
         else:
             network = keras.Model(network.inputs, [network.output, network.output])
         self._model = StatelessModel(network, "proper")  # returns the features, and the outputs for the loss
@@ -165,17 +167,6 @@ class Training:
     def _encode(self, weights: list[Any], statistics: list[Any], x: Any) -> Any:
         (features, _), _ = self._model(weights, statistics, x)
         return ops.normalize(features, axis=1)
-
-
-def with_projection_head(network: keras.Model, outputs: int, seed: int) -> keras.Model:
-    """A model with two outputs: the input of the network's last layer, and its projection, (N, outputs).
-
-    The projection is the last layer, a ReLU and a dense layer (section 2.1). The weights are a function of the seed.
-    """
-    projected = layers.Dense(outputs)(layers.ReLU()(network.output))
-    model = keras.Model(network.inputs, [network.layers[-1].input, projected])
-    model.set_weights(initial_weights(model, seed))
-    return model
 
 
 def view_of(x: Any, seed: Any, view: View) -> Any:

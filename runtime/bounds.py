@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -15,7 +16,7 @@ class Bound:
 
     must: str
     holds: Callable[[Any], bool]
-    of: Any = int | float  # other values are not checked
+    of: Any = numbers.Real  # also NumPy's scalars. Other values are not checked
 
 
 POSITIVE = Bound("be positive", lambda value: 0 < value < math.inf)

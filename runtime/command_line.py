@@ -43,6 +43,8 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
         except InputError as error:
             _leave(f"error: {error}", 2)
         except PermissionError as error:  # in a folder that may not be searched
+            if error.filename is None:
+                raise
             _leave(f"error: {error.filename}: {error.strerror}; change its permissions, or choose another path", 2)
         except MemoryError as error:
             _leave(f"error: not enough memory ({error}); choose smaller batches or fewer points", 1)

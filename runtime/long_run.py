@@ -15,7 +15,7 @@ from runtime.artifact import Artifact, read_same_record
 from runtime.bounds import POSITIVE, require_bounds
 from runtime.checkpoints import OnOtherSettings, OtherSettings, allow_discard, require_finite, resume, save_checkpoint
 from runtime.checks import require_keras_settings
-from runtime.files import InputError, file_sha256, json_sha256, remove, write_json
+from runtime.files import InputError, file_sha256, json_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
 from runtime.progress import Scalars, progress
 from runtime.provenance import continued, git_commit, printed_path, provenance, settings
@@ -115,6 +115,10 @@ class LongRun(Artifact):
         self._note = json_sha256(identity)
         self._session: dict[str, Any] = {}  # the commit of this session's code, and those of earlier sessions
         self._in_the_way: tuple[Path, ...] = ()
+
+    def require_own(self) -> None:
+        """Refuse a folder in place of the checkpoint before anything is computed."""
+        require_no_folder(self.checkpoint)
 
     def is_finished(self) -> bool:
         """Whether the artifact is there, whole and made with the same settings. If so, prints a line.

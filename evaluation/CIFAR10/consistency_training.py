@@ -13,7 +13,7 @@ from robust_training.training import train_victims
 from runtime.command_line import run_script
 
 
-class Config(Cifar10Config):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
+class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # the paper's for MNIST from sigma 0.5 on

@@ -13,7 +13,7 @@ from robust_training.training import train_victims
 from runtime.command_line import run_script
 
 
-class Config(Cifar10Config):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
+class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()

@@ -13,7 +13,7 @@ from robust_training.training import train_victims
 from runtime.command_line import run_script
 
 
-class Config(DigitsConfig):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
+class Config(DigitsConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)

@@ -13,7 +13,7 @@ from robust_training.training import train_victims
 from runtime.command_line import run_script
 
 
-class Config(MnistConfig):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
+class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: GaussianAugmentationLoss = GaussianAugmentationLoss()

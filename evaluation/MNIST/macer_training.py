@@ -13,7 +13,7 @@ from robust_training.training import train_victims
 from runtime.command_line import run_script
 
 
-class Config(MnistConfig):  # model and folder: evaluation/data_sets.py; the rest: robust_training/training.py
+class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=16.0, beta=16.0, gamma=8.0)

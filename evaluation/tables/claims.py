@@ -15,6 +15,7 @@ A claim without a bound is an observation and has no verdict.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -38,7 +39,7 @@ NUMBERS = {
     "accuracy_loss": ("entries", "test accuracy lower by"),
     "class_accuracy_loss": ("entries", "class accuracy lower by"),
     "unattacked": ("unattacked", "accuracy without attack"),
-    "certified": ("accuracy", "certified accuracy"),
+    "certified": ("accuracy", "accuracy with changed labels"),
     "median": ("median", "median certified number of changes"),
 }
 """The column of a frame that a number needs, and the number's name on the page."""
@@ -70,7 +71,7 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The number that is shown. The last three belong to studies of changed labels: accuracy without attack, certified
     accuracy at the study's number of changes, and the median certified number of changes."""
     name: str = ""
-    """What was measured. '{sigma}' is an entry's sigma. Other columns of summary.csv work in the same way."""
+    """What was measured. '{sigma}' is an entry's sigma. Other columns work in the same way, '{method}' is a label."""
     judged: bool = True
     """Whether the verdict counts these entries."""
     headline: str = ""
@@ -103,10 +104,19 @@ def read_claims(path: Path) -> list[Claim]:
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from error
     for claim in claims:
-        bounds = [bound for bound in (claim.above, claim.below, claim.equals) if bound is not None]
-        if len(bounds) > 1 or not np.isfinite(bounds).all():
+        if len(_bounds(claim)) > 1 or not np.isfinite(_bounds(claim)).all():
             raise InputError(f"{path}: {claim.claim!r} must have one bound of above, below and equals, a finite number")
+        shown = [entries for entries in claim.entries if entries.headline]
+        if bool(claim.headline) != bool(shown) or any((one.of, one.against) != ("reduction", CLEAN) for one in shown):
+            raise InputError(
+                f"{path}: {claim.claim!r}: a claim has a headline where some of its entries have one, and these are "
+                "reductions against clean data"
+            )
     return claims
+
+
+def _bounds(claim: Claim) -> list[float]:
+    return [bound for bound in (claim.above, claim.below, claim.equals) if bound is not None]
 
 
 def verdict(claim: Claim, measured: list[Measured]) -> str:
@@ -156,7 +166,7 @@ def claims_page(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
             what = NUMBERS[entries.of][1]
             if entries.against != CLEAN:
                 what = what.replace("by", f"than with {entries.against} by")
-            name = one.name + (" (not judged)" if not entries.judged and claim.source else "")
+            name = one.name + (" (not judged)" if not entries.judged and _bounds(claim) else "")
             rows.append((name, what, _linked(entries, one), one.over))
         parts = (
             f"## {kind.capitalize()} {number}", f"**{claim.claim}**", f"Verdict: {said}." if found else "Not measured.",
@@ -172,11 +182,11 @@ def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: s
     rows = []
     for claim in claims:
         said, found = _found(claim, frames)
-        bounded = any(bound is not None for bound in (claim.above, claim.below, claim.equals))
-        finding = f"{claim.headline} *Verdict: {said}.*" if bounded else claim.headline
+        finding = f"{claim.headline} *Verdict: {said}.*" if _bounds(claim) else claim.headline
         for entries, one in found:
             if one.headline:
-                rows.append((" ".join(finding.split()), one.headline, _linked(entries, one, prefix), one.over))
+                name = one.headline + (" (not judged)" if not entries.judged and _bounds(claim) else "")
+                rows.append((" ".join(finding.split()), name, _linked(entries, one, prefix), one.over))
                 finding = ""
     return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "over"), rows)
 
@@ -226,10 +236,10 @@ def _filled_in(name: str, row: Mapping[str, Any]) -> str:
     method = METHODS.get(row.get("method", ""))
     try:
         return name.format(**{**row, **({"method": method.label} if method else {})})
-    except (IndexError, KeyError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"claims: the name {name!r} cannot be filled in: {error}; mend results/claims.yaml: braces hold a column "
-            "of summary.csv"
+            f"claims: the name {name!r} cannot be filled in: {error}; mend results/claims.yaml: braces hold a column, "
+            f"for example {', '.join(sorted(row)[:3])}"
         ) from error
 
 
@@ -296,14 +306,16 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
         return Measured(form.format(mean) + unit, -np.inf, np.inf)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     low, high = mean - half, mean + half
-    return Measured(f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})", low, high)
+    text = f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})"
+    return Measured(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high)  # no -0.0
 
 
 def _label_number(name: str, row: dict[str, Any]) -> Measured:
     """A number of a study of changed labels. An accuracy has Wilson's interval over test points."""
     if name == "median":
-        text = "none" if np.isnan(row["median"]) else f"{row['median']:,.0f}"  # less than half are right without attack
-        return Measured(text, row["median"], row["median"])
+        if np.isnan(row["median"]):  # less than half of the points are right without attack
+            return Measured("none", -np.inf, -np.inf)
+        return Measured(f"{row['median']:,.0f}", row["median"], row["median"])
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):
         return Measured(f"{share:.3f}", -np.inf, np.inf)

@@ -40,6 +40,7 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         output = job.log.open("a", encoding="utf-8")
+        begin = output.tell()  # after the lines of earlier attempts
     except OSError as error:
         raise unwritable(job.log, error) from error
     arguments, sys.argv = sys.argv, [str(script), *words]
@@ -55,7 +56,8 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
         if left.code == STOPPED_EARLY:
             raise StoppedEarly(f"{stop.reason or 'asked to'} during {job.about}") from None
         if left.code:
-            return job.log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2] or f"ended with status {left.code}"
+            said = job.log.read_bytes()[begin:].decode("utf-8", "replace").rstrip()
+            return said.rpartition("\n")[2] or f"ended with status {left.code}"
     finally:
         sys.argv = arguments
     return None

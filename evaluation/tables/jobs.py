@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import CLEAN, READY, Cell, Poison
+from evaluation.tables.paths import FIGURES, PAGES
 from evaluation.tables.plan import DATASETS, Plan
 from randomized_smoothing_certification.certificate_file import summary_path
 from robust_training.methods import METHODS
@@ -166,7 +167,8 @@ def _tables_job(plan: Plan) -> Job:
     foreign = [Path(file) for one in plan.foreign for file in one.files]
     seen = [paths.visibility(poison) for poison in plan.poisons() if plan.visibility]
     values, needs = {"plan": paths.plan, "directory": "."}, [paths.plan, *certificates, *seen, *foreign]
-    return _job(plan, "tables", "the tables", "evaluation/tables/make_tables.py", values, paths.tables, needs)
+    outputs = [paths.results / name for name in (*PAGES, *FIGURES)]
+    return _job(plan, "tables", "the tables", "evaluation/tables/make_tables.py", values, outputs, needs)
 
 
 def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:

@@ -36,11 +36,6 @@ class Paths(NamedTuple):
         """Folder of tables and figures where some jobs of the plan failed."""
         return self.work / "incomplete"
 
-    @property
-    def tables(self) -> list[Path]:
-        """Every page and figure of a whole plan."""
-        return [self.results / name for name in (*PAGES, *FIGURES)]
-
     def poison(self, poison: Poison) -> Path:
         """Images of a poison. Its record is the .json beside it."""
         name = poison_paths(Path(), poison.against, poison.sigma, poison.target_class)[0].name

@@ -22,8 +22,8 @@ MEANS = {
     "gradients": "gradients",
 }  # fmt: skip
 TITLE = (
-    "Ranking. Score: the smallest reduction of the ACR over the kinds of victims, and the kind. Certified at σ: the "
-    "smallest reduction of this accuracy. Mean: over the kinds. Seen: the area of the better of two detectors"
+    "Ranking. Score: the smallest reduction of the ACR over the kinds of victims. Weakest on: this kind. Mean: of all "
+    "kinds. Detector AUC: the area of the better of two detectors"
 )
 PAGE = """# Ranking of poisons
 
@@ -66,18 +66,14 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
         for by in ("reduction", "reduction_at_sigma")
     )
     means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
-    clean = {row["cell"].victim: row["entries"][0] for row in rows[rows["data"] == CLEAN].to_dict("records")}
-    mean = {
-        name: mean_reduction(
-            [
-                (np.maximum(poisoned[0], 0), np.maximum(before, 0))
-                for entries, cell in zip(group["entries"], group["cell"], strict=True)
-                if (pair := paired_radii(entries[:1], clean[cell.victim]))
-                for poisoned, before in pair[:1]
-            ]
-        )
-        for name, group in rows[rows["data"] != CLEAN].groupby("data")
-    }
+    clean = {row["cell"].victim: row["entries"][0] for row in frame[frame["data"] == CLEAN].to_dict("records")}
+    mean = {}
+    for name, group in rows[rows["data"] != CLEAN].groupby("data"):
+        clean_of = [clean.get(cell.victim) for cell in group["cell"]]
+        pairs = [paired_radii(entries, one) for entries, one in zip(group["entries"], clean_of, strict=True)]
+        radii = [tuple(np.maximum(one, 0) for one in pair[0]) for pair in pairs if pair and pair[1]]
+        kinds = [(poisoned.mean(axis=0), before) for poisoned, before in radii]
+        mean[name] = mean_reduction(kinds) if len(kinds) == len(group) else None
     found = means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
     return found.join(pd.Series(mean, name="mean", dtype=object))
 

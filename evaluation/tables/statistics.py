@@ -73,18 +73,22 @@ def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool =
 
 
 def mean_reduction(kinds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Reduction | None:
-    """The mean over several kinds of victims of their reductions. None: a clean mean radius is 0, or points differ.
+    """The mean over several kinds of victims of their reductions.
+
+    None: there is no kind, a clean mean radius is 0, numbers of points differ, or only some kinds have one victim.
 
     kinds: for each kind the radii (S, P) of S victims of poisoned and of clean data at the same P points. The interval
     is of these kinds: only victims and points vary, and victims of two kinds are independent. Its part for victims is a
     t interval with Satterthwaite's degrees of freedom for the mean of each kind's differences poisoned - ratio * clean,
     divided by the clean mean radius.
     """
-    if not all(before.mean() for _, before in kinds) or len({one.shape[1] for kind in kinds for one in kind}) > 1:
+    if not kinds or not all(before.mean() for _, before in kinds):
+        return None
+    if len({one.shape[1] for kind in kinds for one in kind}) > 1 or len({len(one) == 1 for one, _ in kinds}) > 1:
         return None
     ratios = [float(after.mean() / before.mean()) for after, before in kinds]
     ratio, over, parts = float(np.mean(ratios)), [], []
-    if all(len(before) > 1 for _, before in kinds):
+    if len(kinds[0][1]) > 1:
         over.append("victims")
         differences = [
             (after - one * before).mean(axis=1) / before.mean()

@@ -59,8 +59,11 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
     if changes < 0 or not seconds > 0:
         raise InputError(f"changes must not be negative and seconds must be positive, got {changes} and {seconds:g}")
     train, test, changes = train.astype(np.int64), test.astype(np.int64), min(int(changes), int(train.sum()))
-    own, margin = _margins(train)
-    right = np.where(margin.min(axis=1) > 0, test[np.arange(len(test)), own], 0)
+    scores, rows = 2 * train - train.sum(axis=0), np.arange(len(train))
+    own = scores.argmax(axis=1)  # the class that each cluster predicts
+    margin = (scores[rows, own][:, None] - scores).astype(float)  # over every class, infinite over the own class
+    margin[rows, own] = np.inf
+    right = np.where(margin.min(axis=1) > 0, test[rows, own], 0)
     pairs = np.nonzero((margin <= 2 * changes) & (right > 0)[:, None])  # a change takes at most 2 from a margin
     bound, found = int(right[np.unique(pairs[0])].sum()), 0
     for whole in (0, 1):  # a search with fractions of changes is faster, and its bound is hardly larger
@@ -114,15 +117,6 @@ def _constraints(
     system = [np.hstack([x, *(np.broadcast_to(v, (len(x), len(j))) for v in zy)]) for x, *zy, _ in rows]
     low = np.repeat([row[-1] for row in rows], [len(row[0]) for row in rows])
     return optimize.LinearConstraint(sparse.csr_array(np.concatenate(system)), low, np.inf)
-
-
-def _margins(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted class of each cluster, (M,), and its margin over every class, (M, K), infinite over itself."""
-    scores = 2 * train - train.sum(axis=0)
-    own, rows = scores.argmax(axis=1), np.arange(len(train))
-    margin = (scores[rows, own][:, None] - scores).astype(float)
-    margin[rows, own] = np.inf
-    return own, margin
 
 
 def _turned(train: np.ndarray, own: np.ndarray, right: np.ndarray, moved: np.ndarray, changes: int) -> int:

@@ -228,7 +228,7 @@ def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
     assert with_headlines("no marks", tmp_path, frames) == "no marks"
 
 
-@pytest.mark.parametrize("name", ["{victims}", "{0}", "{sigma"])
+@pytest.mark.parametrize("name", ["{victims}", "{0}", "{sigma", "{sigma.x}", "{sigma[0]}"])
 def test_a_name_that_cannot_be_filled_in_is_one_line(name: str, tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
     frames = read_frames(tmp_path)
@@ -242,6 +242,9 @@ def test_a_name_that_cannot_be_filled_in_is_one_line(name: str, tmp_path: Path) 
         ("- {claim: 1}", "claims.yaml: Expected `str`"), ("- {sentence: a}", "claims.yaml: Object "),
         ("[{claim: a, source: '', paper: b, here: c, above: 1, below: 2}]", "claims.yaml: 'a' must have one bound"),
         ("[{claim: a, source: '', paper: b, here: c, above: .nan}]", "claims.yaml: 'a' must have one bound"),
+        ("[{claim: a, here: c, headline: d, entries: [{folder: b}]}]", "'a': a claim has a headline where"),
+        ("[{claim: a, here: c, entries: [{folder: b, headline: d}]}]", "'a': a claim has a headline where"),
+        ("[{claim: a, here: c, headline: d, entries: [{folder: b, headline: d, of: acr}]}]", "these are reductions"),
         ("{", "claims.yaml: not YAML"), ("3", "claims.yaml: Expected `array`"),
     ],
 )  # fmt: skip

@@ -305,7 +305,7 @@ def test_what_may_be_replaced_is_kept_until_the_run_begins(tmp_path: Path) -> No
 def test_a_folder_in_the_way_is_one_line_before_the_work(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(InputError, match=f"{name}: is a folder"):
-        make(tmp_path, Config(data_dir=tmp_path))
+        run_of(tmp_path, Config(data_dir=tmp_path)).__enter__()
 
 
 def test_a_run_folder_that_cannot_be_made_is_one_line_before_the_work(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def test_the_mean_over_one_kind_is_its_reduction_and_nothing_is_said_of_no_radiu
     assert found.low == pytest.approx(one.low, abs=3) and found.high == pytest.approx(one.high, abs=3)
     assert mean_reduction([(poisoned[0], clean), (poisoned[0], 0 * clean)]) is None
     assert mean_reduction([(poisoned[0], clean), (poisoned[0, :, :9], clean[:, :9])]) is None  # other points
+    assert mean_reduction([]) is mean_reduction([(poisoned[0], clean), (poisoned[0, :1], clean[:1])]) is None
     of_one_victim = mean_reduction([(poisoned[0, :1], clean[:1])] * 2)
     assert of_one_victim and of_one_victim.over == ("points",)
 

@@ -294,6 +294,7 @@ def test_certified_accuracy_counts_right_points_with_enough_flips() -> None:
         (lambda: LabelFlips(0.5, 2), "q must lie strictly between 0 and 1/2, got 0.5"),
         (lambda: LabelFlips(0.0, 2), "got 0.0"),
         (lambda: LabelFlips(0.1, 1), "num_classes must be at least 2, got 1"),
+        (lambda: LabelFlips(np.float32(0.7), np.int64(2)), "q must lie strictly between 0 and 1/2, got 0.69"),
         (lambda: LabelFlips(0.1, 2, "loose"), "bound must be one of tight, closed_form, got 'loose'"),  # type: ignore[arg-type]
         (lambda: RidgeRegression(np.ones((3, 2)), -1.0), "ridge must be finite and not negative, got -1.0"),
         (lambda: RidgeRegression(np.full((3, 2), np.nan), 1.0), "NaN"),
