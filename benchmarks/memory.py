@@ -77,9 +77,8 @@ def _in_another_process(method: str, stage: str, config: Config) -> float:
     command += ["--quick"] if config.quick else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError(
-            f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or [f'status {done.returncode}'])[-1]}"
-        )
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise InputError(f"{' '.join(command)} failed: {reason}")
     return json.loads(done.stdout.splitlines()[-1])["peak_mib"]
 
 

@@ -115,12 +115,9 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]
     """
     dataset = works.random_dataset(sizes)
     batch = sizes.batch_clean + sizes.batch_poison
-    training = Training(
-        TrainingConfig(
-            loss=GaussianAugmentationLoss(), sigma=works.SIGMA, batch_size=sizes.training_batch,
-            architecture=sizes.architecture, data_dir=Path(),
-        ),
-        dataset,
+    victim = TrainingConfig(
+        loss=GaussianAugmentationLoss(), sigma=works.SIGMA, batch_size=sizes.training_batch,
+        architecture=sizes.architecture, data_dir=Path(),
     )  # fmt: skip
     took = works.median_seconds(
         {
@@ -129,7 +126,7 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]
             "system n": works.system_work(sizes, dataset, 1 + sizes.steps),
             "adam": works.outer_step_work(published := works.attack(sizes, dataset, "adam")),
             "cg": works.outer_step_work(works.attack(sizes, dataset, "cg")),
-            "training": works.training_work(training, sizes.training_steps),
+            "training": works.training_work(Training(victim, dataset), sizes.training_steps),
         },
         seconds,
     )

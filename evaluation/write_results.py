@@ -17,7 +17,7 @@ from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import POINTS, read_store
-from evaluation.tables.claims import claims_page, claims_table, headlines, read_claims
+from evaluation.tables.claims import claims_page, claims_table, headlines, judged, read_claims
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
@@ -117,20 +117,19 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
         (f"[{name}]({name}/tables.md)", frame["title"].iloc[0], measured_line(frame)) for name, frame in plans.items()
     ]
     asked = read_claims(claims) if claims.is_file() else []
-    papers, own = [claim for claim in asked if claim.source], [claim for claim in asked if not claim.source]
-    tables = {"Claims of the papers": papers, "Our own questions": own}
-    tables = {name: of_kind for name, of_kind in tables.items() if of_kind}
+    papers, own = [one for one in asked if one.source], [one for one in asked if not one.source]
+    kinds = ("Claims of the papers", papers), ("Our own questions", own)
+    found = {name: judged(of_kind, frames) for name, of_kind in kinds if of_kind}
     parts = [
         HEAD,
-        *(f"## {name}\n\n{claims_table(of_kind, frames)}\n" for name, of_kind in tables.items()),
+        *(f"## {name}\n\n{claims_table(of_kind)}\n" for name, of_kind in found.items()),
         read_text(notes) if notes.is_file() else "",
         f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n" if rows else "",
     ]
     summary = pd.concat([frame.drop(columns="title") for frame in plans.values()], ignore_index=True)
     pages = {"ranking.md": ranking_page(frames)} if ranked(frames) else {}
-    if tables:
-        sections = [claims_page(of_kind, frames) for of_kind in tables.values()]
-        pages["claims.md"] = "\n\n".join([CLAIMS, *sections]) + "\n"
+    if found:
+        pages["claims.md"] = "\n\n".join([CLAIMS, *map(claims_page, found.values())]) + "\n"
     return pages | {"README.md": "\n".join(filter(None, parts)), "summary.csv": as_csv(summary)}
 
 
@@ -142,7 +141,8 @@ def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) ->
     if not (page.count(begin) == page.count(end) == 1 and page.index(begin) < page.index(end)):
         raise InputError(f"the page of the headlines: must have {begin} and then {end}, each once; mend it")
     before, after = page.partition(begin)[0], page.partition(end)[2]
-    table = headlines(read_claims(results / "claims.yaml"), frames, "results/")
+    shown = [claim for claim in read_claims(results / "claims.yaml") if claim.headline]
+    table = headlines(judged(shown, frames), "results/")
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 

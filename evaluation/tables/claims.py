@@ -141,64 +141,75 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
     return f"{'partly' if held.any() else 'not'} confirmed ({of}{counted})"
 
 
-def claims_table(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
-    """A row per claim as Markdown: the claim, linked to its section of claims_page, and its verdict.
+class Judged(NamedTuple):
+    """A claim with its verdict and its numbers."""
 
-    frames: by folder of results.
-    """
-    kind = _kind(claims)
+    claim: Claim
+    verdict: str
+    numbers: list[tuple[Entries, Measured]]
+
+
+def judged(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> list[Judged]:
+    """The claims with verdicts and numbers. frames: by folder of results. Raises InputError where one is missing."""
+    found = []
+    for claim in claims:
+        numbers = [(entries, one) for entries in claim.entries for one in measured(entries, frames)]
+        said = verdict(claim, [one for entries, one in numbers if entries.judged])
+        found.append(Judged(claim, said, numbers))
+    return found
+
+
+def claims_table(found: list[Judged]) -> str:
+    """A row per claim as Markdown: the claim, linked to its section of claims_page, and its verdict."""
+    kind = _kind(found)
     rows = [
-        (f"[{' '.join(claim.claim.split())}](claims.md#{kind}-{number})", claim.source, _found(claim, frames)[0])
-        for number, claim in enumerate(claims, 1)
+        (f"[{' '.join(claim.claim.split())}](claims.md#{kind}-{number})", claim.source, said)
+        for number, (claim, said, _) in enumerate(found, 1)
     ]
-    columns = (0, 1, 2) if kind == "claim" else (0, 2)
-    header = (kind, "paper", "verdict")
-    return markdown_table([header[i] for i in columns], [[row[i] for i in columns] for row in rows])
+    step = 1 if kind == "claim" else 2  # a question is of no paper
+    return markdown_table((kind, "paper", "verdict")[::step], [row[::step] for row in rows])
 
 
-def claims_page(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> str:
-    """A section per claim as Markdown: verdict, a row per number, and the settings. frames: by folder of results."""
-    sections, kind = [], _kind(claims)
-    for number, claim in enumerate(claims, 1):
-        said, found = _found(claim, frames)
+def claims_page(found: list[Judged]) -> str:
+    """A section per claim as Markdown: verdict, a row per number, and the settings."""
+    sections, kind = [], _kind(found)
+    for number, (claim, said, numbers) in enumerate(found, 1):
         rows = []
-        for entries, one in found:
+        for entries, one in numbers:
             what = NUMBERS[entries.of][1]
             if entries.against != CLEAN:
                 what = what.replace("by", f"than with {entries.against} by")
-            name = one.name + (" (not judged)" if not entries.judged and _bounds(claim) else "")
-            rows.append((name, what, _linked(entries, one), one.over))
+            rows.append((one.name + _mark(claim, entries), what, _linked(entries, one), one.over))
         parts = (
-            f"## {kind.capitalize()} {number}", f"**{claim.claim}**", f"Verdict: {said}." if found else "Not measured.",
-            f"Our setting: {claim.here}.", f"The setting of {claim.source}: {claim.paper}." if claim.source else "",
+            f"## {kind.capitalize()} {number}", f"**{claim.claim}**",
+            f"Verdict: {said}." if numbers else "Not measured.", f"Our setting: {claim.here}.",
+            f"The setting of {claim.source}: {claim.paper}." if claim.source else "",
             markdown_table(("what", "number", "measured (95 % interval)", "over"), rows) if rows else "",
         )  # fmt: skip
         sections += [" ".join(part.split()) if not part.startswith("|") else part for part in parts if part]
     return "\n\n".join(sections)
 
 
-def headlines(claims: list[Claim], frames: Mapping[str, pd.DataFrame], prefix: str) -> str:
+def headlines(found: list[Judged], prefix: str) -> str:
     """README's table as Markdown: a row per number that has a headline. prefix: the path to the folders of results."""
     rows = []
-    for claim in claims:
-        said, found = _found(claim, frames)
+    for claim, said, numbers in found:
         finding = f"{claim.headline} *Verdict: {said}.*" if _bounds(claim) else claim.headline
-        for entries, one in found:
+        for entries, one in numbers:
             if one.headline:
-                name = one.headline + (" (not judged)" if not entries.judged and _bounds(claim) else "")
+                name = one.headline + _mark(claim, entries)
                 rows.append((" ".join(finding.split()), name, _linked(entries, one, prefix), one.over))
                 finding = ""
     return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "over"), rows)
 
 
-def _kind(claims: list[Claim]) -> str:
-    return "claim" if any(claim.source for claim in claims) else "question"
+def _kind(found: list[Judged]) -> str:
+    return "claim" if any(one.claim.source for one in found) else "question"
 
 
-def _found(claim: Claim, frames: Mapping[str, pd.DataFrame]) -> tuple[str, list[tuple[Entries, Measured]]]:
-    """The verdict and the numbers."""
-    found = [(entries, one) for entries in claim.entries for one in measured(entries, frames)]
-    return verdict(claim, [one for entries, one in found if entries.judged]), found
+def _mark(claim: Claim, entries: Entries) -> str:
+    """What follows the name of entries that the verdict leaves out."""
+    return " (not judged)" if _bounds(claim) and not entries.judged else ""
 
 
 def _linked(entries: Entries, one: Measured, prefix: str = "") -> str:
@@ -223,11 +234,10 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
             "mend results/claims.yaml, or measure it"
         )
     filled_in = []
-    for one, row in zip(found, rows, strict=True):
-        if one:
-            over = _over(row, of_classifier="accuracy_loss" in entries.of)
-            name, headline = _filled_in(entries.name, row), _filled_in(entries.headline, row)
-            filled_in.append(one._replace(name=name, headline=headline, over=over))
+    for one, row in zip(filter(None, found), rows, strict=True):
+        over = _over(row, of_classifier="accuracy_loss" in entries.of)
+        name, headline = _filled_in(entries.name, row), _filled_in(entries.headline, row)
+        filled_in.append(one._replace(name=name, headline=headline, over=over))
     return filled_in
 
 

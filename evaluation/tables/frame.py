@@ -160,14 +160,12 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
     """
     if (found := paired_radii(attack_runs, clean)) is None:
         return None
-    radii, same_points = found
+    *radii, same_points = found
     poisoned, before = (np.maximum(one, 0) if at is None else 1.0 * (one >= at) for one in radii)
     return reduction_of(poisoned, before, same_points=same_points)
 
 
-def paired_radii(
-    attack_runs: Sequence[Entry], clean: Entry | None
-) -> tuple[tuple[np.ndarray, np.ndarray], bool] | None:
+def paired_radii(attack_runs: Sequence[Entry], clean: Entry | None) -> tuple[np.ndarray, np.ndarray, bool] | None:
     """Radii of poisoned (A, S, P) and of clean victims (S, Q) of the same seeds, and whether their points are the same.
 
     A radius is below 0 where a point is not certified. None: as in reduction_against.
@@ -181,8 +179,8 @@ def paired_radii(
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
     same = all(np.array_equal(run.idx, everyone[0].idx) for run in everyone)
-    radii = [[run.radii for run in runs] for runs in kinds]
-    return (np.array(radii[1:]), np.array(radii[0])), same
+    before, *poisoned = [[run.radii for run in runs] for runs in kinds]
+    return np.array(poisoned), np.array(before), same
 
 
 def _all(values: Iterable[Any]) -> Any:

@@ -16,6 +16,10 @@ from evaluation.tables.layout import Table
 from evaluation.tables.statistics import mean_reduction
 from runtime.lazy import pandas as pd
 
+REDUCTIONS = {
+    "reduction": "score", "victims": "weakest on", "reduction_at_sigma": "reduction of certified accuracy at σ",
+    "mean": "mean",
+}  # fmt: skip
 MEANS = {
     "target_accuracy_mean": "class accuracy", "others_acr_mean": "ACR, other classes",
     "l2_over_sigma": "l2 / σ", "beyond_jitter_over_sigma": "beyond jitter / σ", "seen": "detector AUC",
@@ -71,8 +75,8 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     for name, group in rows[rows["data"] != CLEAN].groupby("data"):
         clean_of = [clean.get(cell.victim) for cell in group["cell"]]
         pairs = [paired_radii(entries, one) for entries, one in zip(group["entries"], clean_of, strict=True)]
-        radii = [tuple(np.maximum(one, 0) for one in pair[0]) for pair in pairs if pair and pair[1]]
-        kinds = [(poisoned.mean(axis=0), before) for poisoned, before in radii]
+        paired = [(poisoned, before) for poisoned, before, same_points in filter(None, pairs) if same_points]
+        kinds = [(np.maximum(poisoned, 0).mean(axis=0), np.maximum(before, 0)) for poisoned, before in paired]
         mean[name] = mean_reduction(kinds) if len(kinds) == len(group) else None
     found = means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
     return found.join(pd.Series(mean, name="mean", dtype=object))
@@ -82,15 +86,7 @@ def ranking_table(found: list[pd.DataFrame]) -> Table:
     """Scores as text, the best first. Where a name is in several of the frames, the first counts."""
     rows = pd.concat(found)
     rows = rows[~rows.index.duplicated()].sort_values("reduction", ascending=False)
-    first = rows[["reduction", "victims", "reduction_at_sigma", "mean"]].map(
-        lambda value: getattr(value, "text", value)
-    )
-    names = {
-        "reduction": "score",
-        "victims": "weakest on",
-        "reduction_at_sigma": "reduction of certified accuracy at σ",
-    }
-    text = first.rename(columns=names)
+    text = rows[list(REDUCTIONS)].map(lambda value: getattr(value, "text", value)).rename(columns=REDUCTIONS)
     numbers = rows[list(MEANS)].map("{:.3g}".format).assign(gradients=rows["gradients"].map("{:,.0f}".format))
     text = text.join(numbers.rename(columns=MEANS)).replace("nan", "").fillna("")
     return Table("ranking", TITLE, text.rename_axis("training data").reset_index())

@@ -13,7 +13,17 @@ import pytest
 import yaml
 
 from evaluation.store import Store, read_store, write_store
-from evaluation.tables.claims import Claim, Entries, Measured, claims_page, claims_table, measured, read_claims, verdict
+from evaluation.tables.claims import (
+    Claim,
+    Entries,
+    Measured,
+    claims_page,
+    claims_table,
+    judged,
+    measured,
+    read_claims,
+    verdict,
+)
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import points_table, read_entries, require_clean_commits
 from evaluation.write_results import MARKS, Config, main, overview, read_frames, with_headlines
@@ -155,10 +165,10 @@ def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path)
     ]  # fmt: skip
     claims = write_claims(tmp_path, claim_of(entries=entries, above=10), claim_of(claim="Nobody looked.", above=1))
     frames = read_frames(tmp_path)
-    first, second = claims_table(claims, frames).splitlines()[2:]
+    first, second = claims_table(judged(claims, frames)).splitlines()[2:]
     assert first == "| [It falls.](claims.md#claim-1) | 1902.02918 | confirmed |"
     assert second == "| [Nobody looked.](claims.md#claim-2) | 1902.02918 | not measured |"
-    page = claims_page(claims, frames)
+    page = claims_page(judged(claims, frames))
     settings = "Our setting: reduced.\n\nThe setting of 1902.02918: all."
     assert f"## Claim 1\n\n**It falls.**\n\nVerdict: confirmed.\n\n{settings}\n\n| what |" in page
     assert "\n| poison, sigma 0.5 | ACR lower by | [19.6 % (" in page
