@@ -94,11 +94,12 @@ def test_a_poison_without_all_its_victims_has_no_score_and_the_first_of_two_stor
     assert text["class accuracy"].to_dict() == {"halves": "0.8", "constant": "0.1", "clean": "0.9"}
 
 
-def test_poisons_without_all_clean_victims_have_a_score_and_no_mean() -> None:
+def test_poisons_without_all_clean_victims_have_a_score_and_a_mean_of_the_seeds_that_are_there() -> None:
     whole = frame()
     (lost, *_) = whole.index[(whole["data"] == "clean")]
     whole.at[lost, "runs"] = 1  # of two
-    assert set(scores(whole).index) == {"constant", "halves"}
+    found = scores(whole)
+    assert set(found.index) == {"constant", "halves"} and found["mean"].notna().all()
 
 
 def test_the_page_has_the_ranking_and_the_shares_of_the_class(tmp_path: Path) -> None:
