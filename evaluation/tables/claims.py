@@ -233,12 +233,13 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
             f"claims: {entries.folder} has no measured entry {entries.where}{against}, or lacks a run of it; "
             "mend results/claims.yaml, or measure it"
         )
-    filled_in = []
-    for one, row in zip(filter(None, found), rows, strict=True):
-        over = _over(row, of_classifier="accuracy_loss" in entries.of)
-        name, headline = _filled_in(entries.name, row), _filled_in(entries.headline, row)
-        filled_in.append(one._replace(name=name, headline=headline, over=over))
-    return filled_in
+    return [
+        one._replace(
+            name=_filled_in(entries.name, row), headline=_filled_in(entries.headline, row),
+            over=_over(row, of_classifier="accuracy_loss" in entries.of),
+        )
+        for one, row in zip(filter(None, found), rows, strict=True)
+    ]  # fmt: skip
 
 
 def _filled_in(name: str, row: Mapping[str, Any]) -> str:
