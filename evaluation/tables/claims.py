@@ -51,11 +51,9 @@ class Measured(NamedTuple):
     text: str
     low: float
     high: float
-    name: str = ""
-    headline: str = ""
-    """The names of its entries, filled in."""
-    over: str = ""
-    """Its numbers of victims, epochs, attack runs, test points and votes, as text."""
+    name: str = ""  # of its entries, filled in
+    headline: str = ""  # of its entries, filled in
+    over: str = ""  # its numbers of victims, epochs, attack runs, test points and votes
 
 
 class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -291,12 +289,11 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
     if entries.of == "reduction":
         return _of_reduction(reduction_against(row["entries"], before))
     name = "accuracy" if entries.of == "accuracy_loss" else "target_accuracy"
-    clean = {run.seed: getattr(run, name) for run in before.runs}
-    runs = [[run for run in entry.runs if clean.get(run.seed) is not None] for entry in row["entries"]]
-    if not all(runs) or any(getattr(run, name) is None for of_attack in runs for run in of_attack):
+    clean = {run.seed: value for run in before.runs if (value := getattr(run, name)) is not None}
+    pairs = [[(clean[run.seed], getattr(run, name)) for run in one.runs if run.seed in clean] for one in row["entries"]]
+    if not all(pairs) or any(after is None for of_attack in pairs for _, after in of_attack):
         return None
-    losses = [[100 * (clean[run.seed] - getattr(run, name)) for run in of_attack] for of_attack in runs]
-    return _mean(losses, "{:.1f}", " points")
+    return _mean([[100 * (was - after) for was, after in one] for one in pairs], "{:.1f}", " points")
 
 
 def _of_reduction(found: Any) -> Measured | None:

@@ -41,25 +41,24 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     row), clean (the entry of clean data that a reduction is against), and whether the row is in a transfer table.
     """
     transfers = {f"in_{over}_transfer": set(cells) for over, cells in plan.transfer_cells().items()}
-    rows = [_row(plan, cell, [entry], entries.get(cell._replace(poison=None))) for cell, entry in entries.items()]
-    rows += [_row(plan, *group) for group in _attack_runs(plan, entries)]
-    rows += [_row(plan, *group) | {"target_class": MEAN} for group in _classes(plan, entries)]
+    rows = [_row(plan, cell, [entry], entries) for cell, entry in entries.items()]
+    rows += [_row(plan, cell, group, entries) for cell, group in _attack_runs(plan, entries).items()]
+    together = _over_classes(plan, entries)
+    rows += [_row(plan, cell, [entry], together) | {"target_class": MEAN} for cell, entry in together.items()]
     return pd.DataFrame([row | {name: row["cell"] in cells for name, cells in transfers.items()} for row in rows])
 
 
-def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
-    """Entries that differ only in the attack's seed: a cell for all of them, the entries, and the clean entry."""
+def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
+    """Measured entries that differ only in the attack's seed, by a cell for all of them."""
     groups: dict[Cell, list[Entry]] = {}
     for cell, entry in entries.items():
-        if cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
+        if entry.runs and cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
             name = cell.poison.variant.removesuffix(f"_seed_{flags['seed']}")
             groups.setdefault(cell._replace(poison=cell.poison._replace(variant=name)), []).append(entry)
-    for cell, group in groups.items():
-        if len(measured := [entry for entry in group if entry.runs]) > 1:
-            yield cell, measured, entries.get(cell._replace(poison=None))
+    return {cell: group for cell, group in groups.items() if len(group) > 1}
 
 
-def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
+def _over_classes(plan: Plan, entries: Entries) -> Entries:
     """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
     entries."""
     first, groups = plan.target_classes[0], dict[Cell, list[Entry]]()
@@ -68,12 +67,10 @@ def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], 
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
-    together = {cell: _mean_over_classes(cell, group) for cell, group in whole.items()}
-    for cell, entry in together.items():
-        yield cell, [entry], together.get(cell._replace(poison=None))
+    return {cell: _joined(cell, group) for cell, group in whole.items()}
 
 
-def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
+def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
     """An entry whose runs hold the radii of all classes' points."""
     seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
     runs = []
@@ -87,9 +84,12 @@ def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
     return Entry(cell, entries[0].wanted, tuple(runs))
 
 
-def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | None) -> dict[str, Any]:
-    """One line of the frame. attack_runs: an entry for each attack run, with the same seeds of victims."""
-    victim, poison = cell.victim, cell.poison
+def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
+    """One line of the frame. attack_runs: an entry for each attack run, with the same seeds of victims.
+
+    entries: hold the entry of clean data.
+    """
+    victim, poison, clean = cell.victim, cell.poison, entries.get(cell._replace(poison=None))
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)
     made = runs[0].attack if runs and poison else {}
