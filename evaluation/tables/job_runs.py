@@ -117,7 +117,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
             child.kill()
         for worker in (*idle, *(worker for _, worker in running.values() if worker)):
             worker.shutdown()
-        bar.close()
+        bar.bar.close()
     if stopped:
         raise StoppedEarly(stopped)
     return failed
@@ -175,10 +175,7 @@ class _Bar:
         self._seconds: dict[str, list[float]] = {}
         self._shown = 0.0
         form = "{desc}{bar}| {n_fmt} of {total_fmt} jobs, {elapsed} spent{postfix}"
-        self._bar = progress(total=len(jobs), unit="job", bar_format=form)
-
-    def close(self) -> None:
-        self._bar.close()
+        self.bar = progress(total=len(jobs), unit="job", bar_format=form)
 
     def begin(self, job: Job) -> None:
         """Note that a job begins, in this or another process."""
@@ -203,7 +200,7 @@ class _Bar:
         if not kept:
             for name in (job.script, job.rule):
                 self._seconds.setdefault(name, []).append(time.monotonic() - started)
-        self._bar.update()
+        self.bar.update()
 
     def _expected(self, job: Job) -> float:
         known = self._seconds.get(job.script) or self._seconds.get(job.rule) or [0.0]
@@ -215,5 +212,5 @@ class _Bar:
             self._shown = now
             under_way = [self._expected(one) - now + since for one, (since, _) in self._begun.items() if one != job]
             seconds += sum(max(0.0, one) for one in under_way) + sum(map(self._expected, self._left))
-            left = self._bar.format_interval(seconds / self._processes)
-            self._bar.set_postfix_str(f"about {left} left: {job.about}")
+            left = self.bar.format_interval(seconds / self._processes)
+            self.bar.set_postfix_str(f"about {left} left: {job.about}")

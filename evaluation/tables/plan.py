@@ -14,7 +14,7 @@ Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transf
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -25,8 +25,7 @@ import yaml
 from attack_generation.controls import CONTROLS
 from data.datasets import Share, Sigma
 from data.ready_poisons import ready_names
-from evaluation.tables.cells import CLEAN, OPTIMISED, READY, ROWS, Cell, Foreign, Poison, Victim
-from evaluation.tables.paths import Paths
+from evaluation.tables.cells import CLEAN, OPTIMISED, READY, ROWS, Cell, Foreign, Paths, Poison, Victim
 from models.registry import require_architecture
 from robust_training.methods import METHODS
 from runtime.bounds import at_least, between, require_bounds, require_within
@@ -277,28 +276,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def cells(self) -> list[Cell]:
         """Every entry that the plan itself makes, once."""
-        main = [
-            Cell(victim, target_class, poison)
-            for method, sigmas in self.methods.items()
-            for victim in (
-                Victim(method, at, self.architecture, kind) for at in sigmas for kind in self.victims or ("",)
-            )
-            for target_class in self.target_classes
-            for whole in self._main_poisons(victim, target_class)
-            for poison in ([whole._replace(share=share) for share in self.shares] if whole else [None])
-        ]
-        return list(dict.fromkeys(chain(main, *self.transfer_cells().values())))
+        return list(dict.fromkeys(chain(self._main_cells(), *self.transfer_cells().values())))
 
-    def _main_poisons(self, victim: Victim, target_class: int) -> Iterable[Poison | None]:
-        """The training data of one kind of victims: rows, named attacks and ready poisons. None: clean data."""
-        where = victim.sigma, target_class
-        for row in self.rows:
-            if row == CLEAN:
-                yield None
-            else:
-                yield Poison(row, "", *where) if row in CONTROLS else Poison(victim.method, self.architecture, *where)
-        yield from (Poison(victim.method, self.architecture, *where, name) for name in self.attack_variants())
-        yield from (Poison(READY, "", *where, name) for name in self.ready)
+    def _main_cells(self) -> Iterator[Cell]:
+        """Every kind of victims on each row, named attack and ready poison, at each share of the class."""
+        for method, sigmas in self.methods.items():
+            for sigma, kind, label in product(sigmas, self.victims or ("",), self.target_classes):
+                victim, own = Victim(method, sigma, self.architecture, kind), (method, self.architecture, sigma, label)
+                poisons: list[Poison | None] = [
+                    None if row == CLEAN else Poison(row, "", sigma, label) if row in CONTROLS else Poison(*own)
+                    for row in self.rows
+                ]
+                poisons += [Poison(*own, name) for name in self.attack_variants()]
+                poisons += [Poison(READY, "", sigma, label, name) for name in self.ready]
+                for poison, share in product(poisons, self.shares):
+                    yield Cell(victim, label, poison and poison._replace(share=share))
 
     def transfer_cells(self) -> dict[str, list[Cell]]:
         """The entries of the two transfer tables: over methods, and over architectures. Victims are of the first kind.

@@ -14,9 +14,8 @@ import msgspec
 import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
-from evaluation.tables.cells import CLEAN, Cell, Foreign
+from evaluation.tables.cells import CLEAN, Cell, Foreign, Paths
 from evaluation.tables.jobs import Job, jobs_of
-from evaluation.tables.paths import Paths
 from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.runs import Entry, Run
 from randomized_smoothing_certification.certificate_file import (
