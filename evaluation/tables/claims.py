@@ -257,16 +257,16 @@ def _over(row: Mapping[str, Any], *, of_classifier: bool) -> str:
 
     of_classifier: the number does not depend on certificates. Otherwise their test points and votes follow.
     """
-    counts = {"runs": "victim", "attack_runs": "attack run", **({} if of_classifier else {"points": "test point"})}
-    known = {
-        column: int(number)
-        for column in (*counts, "n")
-        if isinstance(number := row.get(column), int | float) and number >= 1  # not NaN, which stands for unknown
-    }
-    parts = [f"{number:,} {counts[name]}{'s' * (number > 1)}" for name, number in known.items() if name in counts]
-    if "runs" in known and isinstance(row.get("victim_epochs"), int):
-        parts[0] += f" of {row['victim_epochs']} epochs"
-    return ", ".join([*parts, *([f"n = {known['n']:,}"] if "n" in known and not of_classifier else [])])
+    units = {"runs": "victim", "attack_runs": "attack run", "points": "test point"}
+    parts = []
+    for column in ("runs", "attack_runs") if of_classifier else (*units, "n"):
+        number = row.get(column)
+        if isinstance(number, int | float) and number >= 1:  # not NaN, which stands for unknown
+            unit = units.get(column, "")
+            parts.append(f"{int(number):,} {unit}{'s' * (number > 1)}" if unit else f"n = {int(number):,}")
+            if column == "runs" and isinstance(row.get("victim_epochs"), int):
+                parts[-1] += f" of {row['victim_epochs']} epochs"
+    return ", ".join(parts)
 
 
 def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:

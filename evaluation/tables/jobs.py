@@ -1,9 +1,9 @@
 """The jobs of a plan. Each job is a call of a script, which a user may also call by hand."""
 
 import importlib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,10 +195,7 @@ def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
     """
     seen = set()
     for job in jobs:
-        words = job.flags.split()  # shlex.split takes a millisecond, and a plan may have thousands of jobs
-        pairs = pairwise(["", *words])  # a class is checked when the data are read
-        settings = (word for flag, word in pairs if "/" not in word and flag not in ("--seed", "--target-class"))
-        kind = job.script, tuple(settings)
+        kind = job.script, re.sub(r"--(seed|target-class) \S+|\S*/\S*", "", job.flags)
         if kind in seen:
             continue
         seen.add(kind)
