@@ -17,9 +17,8 @@ from pathlib import Path
 
 from runtime.files import InputError
 from attack_generation.controls import CONTROLS
-from evaluation.tables.cells import READY
+from evaluation.tables.cells import FIGURES, READY
 from evaluation.tables.jobs import check_scripts, jobs_of
-from evaluation.tables.paths import FIGURES
 from evaluation.tables.plan import plan_of
 
 WHERE = "the plan (--configfile)"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.files import InputError, atomic_path
+from runtime.files import InputError, atomic_path, require_file
 from runtime.lazy import pandas as pd
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
@@ -50,10 +50,7 @@ def write_store(folder: Path, store: Store) -> None:
 def read_store(folder: Path) -> Store:
     """Read both files. Raises InputError where a file is missing or damaged, or the two do not belong together."""
     text = _read(folder / POINTS)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    found = _records(folder / SETTINGS) if (folder / SETTINGS).exists() else None
-    if found is None or found.points_sha256 != digest:
-        found = _finished(folder, digest)
+    records = _records_of(folder, hashlib.sha256(text.encode()).hexdigest())
     try:
         points = pd.read_csv(
             io.StringIO(text), dtype={"entry": str}, keep_default_na=False, na_values=[""],
@@ -61,7 +58,7 @@ def read_store(folder: Path) -> Store:
         )  # fmt: skip
     except ValueError as error:  # pandas's own kinds are ValueErrors
         raise InputError(f"{folder / POINTS}: not a table ({error}); make it again") from error
-    return Store(points, found.records)
+    return Store(points, records)
 
 
 class _Records(msgspec.Struct):
@@ -80,19 +77,20 @@ def _records(path: Path) -> _Records:
         raise InputError(f"{path}: not the records of a store; {MADE_FIRST}") from error
 
 
-def _finished(folder: Path, digest: str) -> _Records:
-    """The records of the points, where a run was killed after it renamed its points and before it renamed its records.
+def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
+    """The records of the points with this SHA-256.
 
-    They are in atomic_path's temporary file beside the store. This function renames that file.
+    Where a run was killed after it renamed its points and before it renamed its records, they are in atomic_path's
+    temporary file beside the store. This function renames that file.
     """
-    name = Path(SETTINGS)
-    for path in folder.glob(f".{name.stem}-*{name.suffix}"):
+    settings = folder / SETTINGS
+    for path in (settings, *folder.glob(f".{settings.stem}-*{settings.suffix}")):
         with contextlib.suppress(InputError):
             if (found := _records(path)).points_sha256 == digest:
-                path.replace(folder / SETTINGS)
-                return found
-    if not (folder / SETTINGS).exists():
-        raise InputError(f"{folder / SETTINGS}: no such file; {MADE_FIRST}")
+                if path != settings:
+                    path.replace(settings)
+                return found.records
+    _records(settings)  # names the mistake where the file is missing or damaged
     raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
 
 
@@ -103,16 +101,13 @@ def _packed(text: str) -> bytes:
 
 
 def _read(path: Path) -> str:
+    require_file(path)
     try:
-        if path.is_fifo():  # a read would wait for ever
-            raise InputError(f"{path}: is no file; mend the path")
         unpacking = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
         text = unpacking.decompress(path.read_bytes(), max_length=LARGEST)
         if not unpacking.eof:
             raise ValueError(f"it holds more than {LARGEST:,} bytes" if len(text) == LARGEST else "it is cut off")
         return text.decode()
-    except InputError:
-        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {MADE_FIRST}") from error
     except OSError as error:

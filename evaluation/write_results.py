@@ -10,6 +10,7 @@ README.md as a table, between two marks. benchmarks/records/ holds the files tha
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,14 +137,14 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
 def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) -> str:
     """The page with the claims' headlines between its two marks. A page without marks is unchanged."""
     begin, end = MARKS
-    if begin not in page and end not in page:
+    before, *marked = re.split(f"({begin}|{end})", page)
+    if not marked:
         return page
-    if not (page.count(begin) == page.count(end) == 1 and page.index(begin) < page.index(end)):
+    if marked[::2] != [begin, end]:
         raise InputError(f"the page of the headlines: must have {begin} and then {end}, each once; mend it")
-    before, after = page.partition(begin)[0], page.partition(end)[2]
     shown = [claim for claim in read_claims(results / "claims.yaml") if claim.headline]
     table = headlines(judged(shown, frames), "results/")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    return f"{before}{begin}\n{table}\n{end}{marked[-1]}"
 
 
 def speed_page(records: Path) -> str:

@@ -20,18 +20,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from evaluation.store import SETTINGS, Store, read_store, write_store
+from evaluation.store import SETTINGS
 from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import points_of_runs, points_table, runs_of
+from evaluation.tables.records import Measured, read_runs, runs_of, write_runs
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS
 from randomized_smoothing_certification.core import round_down
 from randomized_smoothing_certification.sampling import ALPHA
@@ -101,16 +101,15 @@ def main(config: Config) -> None:
 
 def list_of_entries(folder: Path) -> str:
     """A line for each entry of a store. The radius is averaged over the class at the end of the entry's name."""
-    runs = points_of_runs(store := read_store(folder), folder)
     lines = []
-    for entry, by_seed in store.records.items():
-        points = [runs[entry, int(seed)] for seed in by_seed]
+    for entry, by_seed in read_runs(folder).items():
+        points = [run.points for run in by_seed.values()]
         label = re.search(r"/class_(\d+)$", entry)
         class_points = [one[one["label"] == int(label[1])] if label else one for one in points]
         radii = [np.where(one["correct"] == 1, one["radius"], 0).mean() for one in class_points if len(one)]
         counts = sorted({len(one) for one in points})
         acr = f"{np.mean(radii):.4f}" if radii else ""
-        lines.append([entry, " ".join(by_seed), ", ".join(map(str, counts)), acr])
+        lines.append([entry, " ".join(map(str, by_seed)), ", ".join(map(str, counts)), acr])
     return aligned(["entry", "seeds", "points", "ACR"], lines)
 
 
@@ -119,17 +118,17 @@ def export_entry(config: Config) -> None:
 
     Raises InputError where the store lacks the entry, or another file with one of these names exists.
     """
-    runs = points_of_runs(store := read_store(config.store), config.store)
-    if config.entry not in store.records:
+    stored = read_runs(config.store)
+    if config.entry not in stored:
         raise InputError(
             f"--entry {shortened(config.entry)}: {config.store} has no such entry; without --entry and --out-dir its "
-            f"{len(store.records)} entries are listed"
+            f"{len(stored)} entries are listed"
         )
     if config.out_dir is None:
         raise InputError(f"--entry {config.entry}: give the folder of its files as --out-dir")
-    records = store.records[config.entry]
-    texts = {f"seed_{seed}.tsv": as_certificates(runs[config.entry, int(seed)]) for seed in records}
-    texts["settings.json"] = json.dumps(records, indent=1) + "\n"
+    runs = stored[config.entry]
+    texts = {f"seed_{seed}.tsv": as_certificates(run.points) for seed, run in runs.items()}
+    texts["settings.json"] = json.dumps({seed: run.records for seed, run in runs.items()}, indent=1) + "\n"
     for name, text in texts.items():
         path = config.out_dir / name
         if path.exists() and read_text(path) != text:
@@ -159,20 +158,16 @@ def import_entry(config: Config) -> None:
     """
     plan_file = config.store / "plan.yaml"
     with Artifact(config.store / SETTINGS, plan_file):
-        plan, store = read_plan(plan_file), read_store(config.store)
-        foreign, before = _foreign(config), points_of_runs(store, config.store)
+        plan, stored, foreign = read_plan(plan_file), read_runs(config.store), _foreign(config)
         key = foreign.cell.key
         if key in {cell.key for cell in plan.cells()} | {one.cell.key for one in plan.foreign}:
             raise InputError(
                 f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
             )
         runs = runs_of(foreign, project_path(""))
-        tables = [points_table(key, seed, run.points) for seed, run in runs.items()]
-        records = {str(seed): run.records for seed, run in runs.items()}
-        if key not in store.records:
-            points = pd.concat([store.points, *tables], ignore_index=True)
-            write_store(config.store, Store(points, {**store.records, key: records}))
-        elif store.records[key] != records or not _are_points(tables, [before[key, seed] for seed in runs]):
+        if key not in stored:
+            write_runs(config.store, {**stored, key: runs})
+        elif not _are_same(runs, stored[key]):
             raise InputError(
                 f"{config.store}: the store has other runs of the entry {key} already; import into another"
             )
@@ -197,11 +192,12 @@ def _foreign(config: Config) -> Foreign:
     return foreign
 
 
-def _are_points(new: Sequence[pd.DataFrame], stored: Sequence[pd.DataFrame]) -> bool:
-    """Whether the points are the same. The store may have more columns, for other entries."""
-    return all(
-        np.array_equal(one.drop(columns="entry").astype(float), other[list(one.columns)].drop(columns="entry"))
-        for one, other in zip(new, stored, strict=True)
+def _are_same(new: Mapping[int, Measured], stored: Mapping[int, Measured]) -> bool:
+    """Whether records and points are the same. The store may have more columns of points, for other entries."""
+    return new.keys() == stored.keys() and all(
+        run.records == stored[seed].records
+        and np.array_equal(run.points.drop(columns="entry"), stored[seed].points[run.points.columns.drop("entry")])
+        for seed, run in new.items()
     )
 
 

@@ -51,11 +51,9 @@ class Measured(NamedTuple):
     text: str
     low: float
     high: float
-    name: str = ""
-    headline: str = ""
-    """The names of its entries, filled in."""
-    over: str = ""
-    """Its numbers of victims, epochs, attack runs, test points and votes, as text."""
+    name: str = ""  # of its entries, filled in
+    headline: str = ""  # of its entries, filled in
+    over: str = ""  # its numbers of victims, epochs, attack runs, test points and votes
 
 
 class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -233,12 +231,13 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
             f"claims: {entries.folder} has no measured entry {entries.where}{against}, or lacks a run of it; "
             "mend results/claims.yaml, or measure it"
         )
-    filled_in = []
-    for one, row in zip(filter(None, found), rows, strict=True):
-        over = _over(row, of_classifier="accuracy_loss" in entries.of)
-        name, headline = _filled_in(entries.name, row), _filled_in(entries.headline, row)
-        filled_in.append(one._replace(name=name, headline=headline, over=over))
-    return filled_in
+    return [
+        one._replace(
+            name=_filled_in(entries.name, row), headline=_filled_in(entries.headline, row),
+            over=_over(row, of_classifier="accuracy_loss" in entries.of),
+        )
+        for one, row in zip(filter(None, found), rows, strict=True)
+    ]  # fmt: skip
 
 
 def _filled_in(name: str, row: Mapping[str, Any]) -> str:
@@ -258,16 +257,16 @@ def _over(row: Mapping[str, Any], *, of_classifier: bool) -> str:
 
     of_classifier: the number does not depend on certificates. Otherwise their test points and votes follow.
     """
-    counts = {"runs": "victim", "attack_runs": "attack run", **({} if of_classifier else {"points": "test point"})}
-    known = {
-        column: int(number)
-        for column in (*counts, "n")
-        if isinstance(number := row.get(column), int | float) and number >= 1  # not NaN, which stands for unknown
-    }
-    parts = [f"{number:,} {counts[name]}{'s' * (number > 1)}" for name, number in known.items() if name in counts]
-    if "runs" in known and isinstance(row.get("victim_epochs"), int):
-        parts[0] += f" of {row['victim_epochs']} epochs"
-    return ", ".join([*parts, *([f"n = {known['n']:,}"] if "n" in known and not of_classifier else [])])
+    units = {"runs": "victim", "attack_runs": "attack run", "points": "test point"}
+    parts = []
+    for column in ("runs", "attack_runs") if of_classifier else (*units, "n"):
+        number = row.get(column)
+        if isinstance(number, int | float) and number >= 1:  # not NaN, which stands for unknown
+            unit = units.get(column, "")
+            parts.append(f"{int(number):,} {unit}{'s' * (number > 1)}" if unit else f"n = {int(number):,}")
+            if column == "runs" and isinstance(row.get("victim_epochs"), int):
+                parts[-1] += f" of {row['victim_epochs']} epochs"
+    return ", ".join(parts)
 
 
 def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:
@@ -290,12 +289,11 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
     if entries.of == "reduction":
         return _of_reduction(reduction_against(row["entries"], before))
     name = "accuracy" if entries.of == "accuracy_loss" else "target_accuracy"
-    clean = {run.seed: getattr(run, name) for run in before.runs}
-    runs = [[run for run in entry.runs if clean.get(run.seed) is not None] for entry in row["entries"]]
-    if not all(runs) or any(getattr(run, name) is None for of_attack in runs for run in of_attack):
+    clean = {run.seed: value for run in before.runs if (value := getattr(run, name)) is not None}
+    pairs = [[(clean[run.seed], getattr(run, name)) for run in one.runs if run.seed in clean] for one in row["entries"]]
+    if not all(pairs) or any(after is None for of_attack in pairs for _, after in of_attack):
         return None
-    losses = [[100 * (clean[run.seed] - getattr(run, name)) for run in of_attack] for of_attack in runs]
-    return _mean(losses, "{:.1f}", " points")
+    return _mean([[100 * (was - after) for was, after in one] for one in pairs], "{:.1f}", " points")
 
 
 def _of_reduction(found: Any) -> Measured | None:

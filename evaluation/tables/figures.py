@@ -47,28 +47,27 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     shown = shown_entries(frame)
     order = shown.groupby("data", sort=False)["acr_mean"].mean()
     lowest = set(order.drop(CLEAN, errors="ignore").nsmallest(MOST - 1).index) | {CLEAN}
-    rows, kinds = _rows_of_panels(shown[shown["data"].isin(lowest)]), _kinds(shown)
+    rows, colours = _rows_of_panels(shown[shown["data"].isin(lowest)]), _colours(shown)
     names_of = [[name for name in order.index if any(name in set(one["data"]) for _, one in row)] for row in rows]
     figure, grid = _figure(rows, [0.8 + 0.21 * len(names) for names in names_of], sharey="row")
     for row, names, line in zip(rows, names_of, grid, strict=True):
         for (key, group), axes in zip(row, line, strict=False):
             for one in group.to_dict("records"):
-                at, colour = names.index(one["data"]), COLOURS[one["kind"]]
+                at, colour = names.index(one["data"]), colours[one["data"]]
                 victims = [run.acr for entry in one["entries"] for run in entry.runs]
                 std = 0.0 if pd.isna(one["acr_std"]) else one["acr_std"]
                 axes.errorbar(one["acr_mean"], at, xerr=std, fmt="o", color=colour, ms=6, lw=1.5)
                 axes.plot(victims, [at] * len(victims), ".", color=colour, ms=4, alpha=0.5)
             axes.set_yticks(range(len(names)), [plain_text(name.replace("_", " ")) for name in names], fontsize="small")
             for label, name in zip(axes.get_yticklabels(), names, strict=False):  # the first panel has them
-                label.set_color(COLOURS[kinds[name]])
+                label.set_color(colours[name])
             axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None), xlabel="ACR (l2, pixels in [0, 1])")
             _dress(axes, key, shown)
     about = "Large dots and bars: mean ± sample standard deviation over victims. Small dots: victims. Blue: controls, "
     about += "made without optimisation. Orange: optimised poison"
     if len(order) > MOST:
         about += f". Shown: the {MOST - 1} of {len(order) - 1} kinds of training data that lower the ACR most"
-    _finish(figure, title, shown, about)
-    save_png(path, figure, colours=128)
+    _save(path, figure, title, shown, about, colours=128)
 
 
 @default_style()
@@ -109,8 +108,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         _dress(axes, key, shown, {"per_image": "", "class_pattern": "one pattern for the class"}.get(kind, kind))
     about = "Bars and band: mean ± sample standard deviation over victims. Lines are shifted sideways to show all bars"
-    _finish(figure, title, shown, about)
-    save_png(path, figure, colours=128)
+    _save(path, figure, title, shown, about, colours=128)
 
 
 @default_style()
@@ -122,9 +120,8 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     against_radius: draw certified accuracy against the radius, the usual curve.
     """
     shown = shown_entries(frame)
-    names, kinds = _contrasted(shown), _kinds(shown)
-    colours = {name: COLOURS[kinds[name]] for name in names}
-    colours |= dict.fromkeys([name for name in names if kinds[name] == OPTIMISED][1:], GREEN)
+    colours = {name: _colours(shown)[name] for name in _contrasted(shown)}
+    colours |= dict.fromkeys([name for name, colour in colours.items() if colour == ORANGE][1:], GREEN)
     rows = _rows_of_panels(shown)
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
     what, scale = "Lines: certified accuracy", "radius (l2, pixels in [0, 1])"
@@ -138,7 +135,7 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
         runs_of = {row["data"]: [run for one in row["entries"] for run in one.runs] for row in group.to_dict("records")}
         largest = max(float(run.radii.max()) for runs in runs_of.values() for run in runs)
         at = np.linspace(0, max(largest, 1e-9) * 1.02, 400)
-        for name in (name for name in names if name in runs_of):
+        for name in (name for name in colours if name in runs_of):
             shares = np.mean([(run.radii[:, None] >= at).mean(axis=0) for run in runs_of[name]], axis=0)
             axes.plot(at if against_radius else at / sigma, shares, color=colours[name], lw=1.8)
         if not against_radius:
@@ -149,8 +146,7 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     for name, colour in colours.items():
         figure.axes[0].plot([], [], color=colour, label=plain_text(name.replace("_", " ")))
     figure.axes[0].legend(fontsize="small")
-    _finish(figure, title, shown, f"{what}, mean over victims")
-    save_png(path, figure, colours=48)
+    _save(path, figure, title, shown, f"{what}, mean over victims", colours=48)
 
 
 @default_style()
@@ -197,8 +193,8 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
     return names
 
 
-def _kinds(shown: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(shown["data"], shown["kind"], strict=True))
+def _colours(shown: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(shown["data"], shown["kind"].map(COLOURS), strict=True))
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
@@ -216,7 +212,6 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
     return [row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)]
 
 
-@default_style()
 def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
     """A figure and its grid of axes. Axes without a panel are invisible. heights of rows, wide of a panel: inches."""
     from matplotlib.figure import Figure
@@ -242,8 +237,8 @@ def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "")
     axes.grid(alpha=0.3)
 
 
-def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
-    """Write the heading, and below all panels the explanation and the numbers of points, victims and votes."""
+def _save(path: Path, figure: Any, title: str, shown: pd.DataFrame, about: str, *, colours: int) -> None:
+    """Save with a heading, and below all panels the explanation and the numbers of points, victims and votes."""
     measured = {
         "Class": shown["target_class"], points_of(shown): shown["points"], "victims per entry": shown["runs"],
         "votes n": shown["n"],
@@ -257,6 +252,7 @@ def _finish(figure: Any, title: str, shown: pd.DataFrame, about: str) -> None:
     figure.set_figheight(figure.get_figheight() + 0.25 * max(0, len(heading) - 2) + 0.18 * max(0, len(below) - 3))
     figure.suptitle(plain_text("\n".join(heading)), fontsize="large")
     figure.supxlabel(plain_text("\n".join(below)), fontsize="small")
+    save_png(path, figure, colours=colours)
 
 
 def _different(values: pd.Series) -> list[str]:

@@ -38,47 +38,39 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius that n votes
     can certify (at_ceiling), the reduction with its interval, and the visibility of the poison. Files leave out the
     columns UNWRITTEN: reduction (a Reduction), kind (CLEAN, CONTROL or OPTIMISED), cell, entries (the sources of the
-    row), and whether the row is in a transfer table.
+    row), clean (the entry of clean data that a reduction is against), and whether the row is in a transfer table.
     """
     transfers = {f"in_{over}_transfer": set(cells) for over, cells in plan.transfer_cells().items()}
-    rows = [_row(plan, cell, [entry], entries.get(cell._replace(poison=None))) for cell, entry in entries.items()]
-    rows += [_row(plan, *group) for group in _attack_runs(plan, entries)]
-    rows += [_row(plan, *group) | {"target_class": MEAN} for group in _classes(plan, entries)]
+    rows = [_row(plan, cell, [entry], entries) for cell, entry in entries.items()]
+    rows += [_row(plan, cell, group, entries) for cell, group in _attack_runs(plan, entries).items()]
+    together = _over_classes(plan, entries)
+    rows += [_row(plan, cell, [entry], together) | {"target_class": MEAN} for cell, entry in together.items()]
     return pd.DataFrame([row | {name: row["cell"] in cells for name, cells in transfers.items()} for row in rows])
 
 
-def _attack_runs(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
-    """Entries that differ only in the attack's seed: a cell for all of them, the entries, and the clean entry."""
+def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
+    """Measured entries that differ only in the attack's seed, by a cell for all of them."""
     groups: dict[Cell, list[Entry]] = {}
     for cell, entry in entries.items():
-        if cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
+        if entry.runs and cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
             name = cell.poison.variant.removesuffix(f"_seed_{flags['seed']}")
             groups.setdefault(cell._replace(poison=cell.poison._replace(variant=name)), []).append(entry)
-    for cell, group in groups.items():
-        if len(measured := [entry for entry in group if entry.runs]) > 1:
-            yield cell, measured, entries.get(cell._replace(poison=None))
+    return {cell: group for cell, group in groups.items() if len(group) > 1}
 
 
-def _classes(plan: Plan, entries: Entries) -> Iterable[tuple[Cell, list[Entry], Entry | None]]:
+def _over_classes(plan: Plan, entries: Entries) -> Entries:
     """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
     entries."""
-    if len(plan.target_classes) < 2:
-        return
-    first = plan.target_classes[0]
-    together: dict[Cell, Entry] = {}
-    for cell in entries:
-        if cell.target_class == first:
-            per_class = [
-                entries.get(Cell(cell.victim, label, cell.poison and cell.poison._replace(target_class=label)))
-                for label in plan.target_classes
-            ]
-            if len(whole := [entry for entry in per_class if entry and entry.runs]) == len(plan.target_classes):
-                together[cell] = _mean_over_classes(cell, whole)
-    for cell, entry in together.items():
-        yield cell, [entry], together.get(cell._replace(poison=None))
+    first, groups = plan.target_classes[0], dict[Cell, list[Entry]]()
+    for cell, entry in entries.items():
+        if entry.runs and cell.target_class in plan.target_classes:
+            poison = cell.poison and cell.poison._replace(target_class=first)
+            groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
+    whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
+    return {cell: _joined(cell, group) for cell, group in whole.items()}
 
 
-def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
+def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
     """An entry whose runs hold the radii of all classes' points."""
     seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
     runs = []
@@ -92,9 +84,12 @@ def _mean_over_classes(cell: Cell, entries: Sequence[Entry]) -> Entry:
     return Entry(cell, entries[0].wanted, tuple(runs))
 
 
-def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | None) -> dict[str, Any]:
-    """One line of the frame. attack_runs: an entry for each attack run, with the same seeds of victims."""
-    victim, poison = cell.victim, cell.poison
+def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
+    """One line of the frame. attack_runs: an entry for each attack run, with the same seeds of victims.
+
+    entries: hold the entry of clean data.
+    """
+    victim, poison, clean = cell.victim, cell.poison, entries.get(cell._replace(poison=None))
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)
     made = runs[0].attack if runs and poison else {}
@@ -130,7 +125,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], clean: Entry | No
     row["commit"] = _all(
         commit[:12] + "-dirty" * commit.endswith("-dirty") for run in runs for commit in commits(run.records)
     )
-    return row | {"kind": kind, "cell": cell, "entries": tuple(attack_runs)}
+    return row | {"kind": kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
@@ -158,17 +153,16 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
 
     at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
-    if (found := paired_radii(attack_runs, clean)) is None:
-        return None
-    *radii, same_points = found
-    poisoned, before = (np.maximum(one, 0) if at is None else 1.0 * (one >= at) for one in radii)
-    return reduction_of(poisoned, before, same_points=same_points)
+    found = paired_radii(attack_runs, clean, at)
+    return reduction_of(found[0], found[1], same_points=found[2]) if found else None
 
 
-def paired_radii(attack_runs: Sequence[Entry], clean: Entry | None) -> tuple[np.ndarray, np.ndarray, bool] | None:
+def paired_radii(
+    attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None
+) -> tuple[np.ndarray, np.ndarray, bool] | None:
     """Radii of poisoned (A, S, P) and of clean victims (S, Q) of the same seeds, and whether their points are the same.
 
-    A radius is below 0 where a point is not certified. None: as in reduction_against.
+    A radius is 0 where a point is not certified. None and at: as in reduction_against.
     """
     by_seed = [{run.seed: run for run in entry.runs} for entry in (clean, *attack_runs) if entry]
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
@@ -179,8 +173,11 @@ def paired_radii(attack_runs: Sequence[Entry], clean: Entry | None) -> tuple[np.
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
     same = all(np.array_equal(run.idx, everyone[0].idx) for run in everyone)
-    before, *poisoned = [[run.radii for run in runs] for runs in kinds]
-    return np.array(poisoned), np.array(before), same
+    before, *after = (
+        np.maximum(radii, 0) if at is None else 1.0 * (np.array(radii) >= at)
+        for radii in ([run.radii for run in runs] for runs in kinds)
+    )
+    return np.array(after), before, same
 
 
 def _all(values: Iterable[Any]) -> Any:
@@ -212,7 +209,8 @@ def measured_line(frame: pd.DataFrame) -> str:
 
 
 UNWRITTEN = [
-    "reduction", "reduction_at_sigma", "kind", "cell", "entries", "in_method_transfer", "in_architecture_transfer",
+    "reduction", "reduction_at_sigma", "kind", "cell", "entries", "clean", "in_method_transfer",
+    "in_architecture_transfer",
 ]  # fmt: skip
 DIGITS = {"reduction": 1, "gradients": 1}  # decimals in files, by the start of the column's name. Default: 4
 AS_THEY_ARE = ("sigma", "epsilon", "share", "alpha")

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from graphlib import TopologicalSorter
 
 from evaluation.tables.jobs import Job
 from evaluation.tables.plan import LIMITED
@@ -69,11 +68,8 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
     Omits jobs that need a file of a failed job. processes: jobs at a time. With 1, the jobs run in this process.
     Raises StoppedEarly after a requested stop, once all running jobs have stopped.
     """
-    makers = {path: job for job in jobs for path in job.outputs}
-    order = TopologicalSorter({job: [makers[path] for path in job.needs if path in makers] for job in jobs})
-    order.prepare()
-    place = {job: number for number, job in enumerate(jobs)}
-    bar, ready = _Bar(jobs, processes), list[Job]()
+    waiting, not_made = list(jobs), {path for job in jobs for path in job.outputs}
+    bar = _Bar(waiting, processes)
     running: dict[Future[str | None], tuple[Job, ProcessPoolExecutor | None]] = {}
     idle: list[ProcessPoolExecutor] = []
     failed: dict[Job, str] = {}
@@ -84,9 +80,10 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
                 stopped = stop.reason
                 for child in multiprocessing.active_children():
                     child.terminate()
-            ready = sorted([*ready, *order.get_ready()], key=place.__getitem__)
-            while ready and not stopped and len(running) < processes:
-                bar.begin(job := ready.pop(0))
+            ready = [] if stopped else [job for job in waiting if not_made.isdisjoint(job.needs)]
+            for job in ready[: processes - len(running)]:
+                waiting.remove(job)
+                bar.begin(job)
                 if processes == 1:
                     running[_run_here(job, stop, bar)] = job, None
                 else:
@@ -111,13 +108,13 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
                 if line:
                     failed[job] = line
                 else:
-                    order.done(job)
+                    not_made.difference_update(job.outputs)
     finally:
         for child in multiprocessing.active_children() if running else ():
             child.kill()
         for worker in (*idle, *(worker for _, worker in running.values() if worker)):
             worker.shutdown()
-        bar.close()
+        bar.bar.close()
     if stopped:
         raise StoppedEarly(stopped)
     return failed
@@ -169,20 +166,17 @@ class _Bar:
     """One bar for a whole plan. It estimates the time left from finished jobs of the same script, or else the same
     rule."""
 
-    def __init__(self, jobs: Sequence[Job], processes: int) -> None:
-        self._left, self._processes = list(jobs), processes
+    def __init__(self, waiting: list[Job], processes: int) -> None:
+        """waiting: jobs that have not begun. The caller removes each job that begins."""
+        self._waiting, self._processes = waiting, processes
         self._begun: dict[Job, tuple[float, bool]] = {}  # running jobs: start, and whether output existed
         self._seconds: dict[str, list[float]] = {}
         self._shown = 0.0
         form = "{desc}{bar}| {n_fmt} of {total_fmt} jobs, {elapsed} spent{postfix}"
-        self._bar = progress(total=len(jobs), unit="job", bar_format=form)
-
-    def close(self) -> None:
-        self._bar.close()
+        self.bar = progress(total=len(waiting), unit="job", bar_format=form)
 
     def begin(self, job: Job) -> None:
         """Note that a job begins, in this or another process."""
-        self._left.remove(job)
         self._begun[job] = time.monotonic(), job.outputs[0].exists()
         self._show(job, self._expected(job))
 
@@ -203,7 +197,7 @@ class _Bar:
         if not kept:
             for name in (job.script, job.rule):
                 self._seconds.setdefault(name, []).append(time.monotonic() - started)
-        self._bar.update()
+        self.bar.update()
 
     def _expected(self, job: Job) -> float:
         known = self._seconds.get(job.script) or self._seconds.get(job.rule) or [0.0]
@@ -214,6 +208,6 @@ class _Bar:
         if now - self._shown > 0.5:
             self._shown = now
             under_way = [self._expected(one) - now + since for one, (since, _) in self._begun.items() if one != job]
-            seconds += sum(max(0.0, one) for one in under_way) + sum(map(self._expected, self._left))
-            left = self._bar.format_interval(seconds / self._processes)
-            self._bar.set_postfix_str(f"about {left} left: {job.about}")
+            seconds += sum(max(0.0, one) for one in under_way) + sum(map(self._expected, self._waiting))
+            left = self.bar.format_interval(seconds / self._processes)
+            self.bar.set_postfix_str(f"about {left} left: {job.about}")

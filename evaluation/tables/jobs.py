@@ -1,15 +1,14 @@
 """The jobs of a plan. Each job is a call of a script, which a user may also call by hand."""
 
 import importlib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from attack_generation.controls import CONTROLS
-from evaluation.tables.cells import CLEAN, READY, Cell, Poison
-from evaluation.tables.paths import FIGURES, PAGES
+from evaluation.tables.cells import CLEAN, FIGURES, PAGES, READY, Cell, Poison
 from evaluation.tables.plan import DATASETS, Plan
 from randomized_smoothing_certification.certificate_file import summary_path
 from robust_training.methods import METHODS
@@ -146,19 +145,19 @@ def _certificate_jobs(plan: Plan, cell: Cell, seed: int) -> Iterator[Job]:
         "target_class": "all" if settings.pop("all_classes", False) else cell.target_class, **settings,
         "sigma": cell.victim.sigma, "seed": plan.seed, "model": model, "data_dir": plan.paths.data,
     }  # fmt: skip
-    if plan.shards == 1:
-        yield _job(plan, "certify", about, script, {**values, "out": whole}, [summary_path(whole)], [model])
-        return
-    parts = []
-    for shard in range(1, plan.shards + 1):
-        part = plan.paths.certificate(cell, seed, f"_shard_{shard}_of_{plan.shards}")
-        flags_of_part = {**values, "out": part, "shard": f"{shard}/{plan.shards}"}
-        about_part = f"{about}, shard {shard} of {plan.shards}"
-        yield _job(plan, "certify", about_part, script, flags_of_part, [summary_path(part)], [model])
-        parts.append(part)
-    outputs = [summary_path(whole), whole.with_suffix(".settings.json"), whole]
-    script = "randomized_smoothing_certification/merge_shards.py"
-    yield _job(plan, "merge", about, script, {"shards": parts, "out": whole}, outputs, map(summary_path, parts))
+    several = plan.shards > 1
+    parts = [
+        plan.paths.certificate(cell, seed, f"_shard_{number}_of_{plan.shards}" if several else "")
+        for number in range(1, plan.shards + 1)
+    ]
+    for number, part in enumerate(parts, 1):
+        own = {**values, "out": part, **({"shard": f"{number}/{plan.shards}"} if several else {})}
+        about_part = f"{about}, shard {number} of {plan.shards}" if several else about
+        yield _job(plan, "certify", about_part, script, own, [summary_path(part)], [model])
+    if several:
+        outputs = [summary_path(whole), whole.with_suffix(".settings.json"), whole]
+        script, values = "randomized_smoothing_certification/merge_shards.py", {"shards": parts, "out": whole}
+        yield _job(plan, "merge", about, script, values, outputs, map(summary_path, parts))
 
 
 def _tables_job(plan: Plan) -> Job:
@@ -196,10 +195,7 @@ def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
     """
     seen = set()
     for job in jobs:
-        words = job.flags.split()  # shlex.split takes a millisecond, and a plan may have thousands of jobs
-        pairs = pairwise(["", *words])  # a class is checked when the data are read
-        settings = (word for flag, word in pairs if "/" not in word and flag not in ("--seed", "--target-class"))
-        kind = job.script, tuple(settings)
+        kind = job.script, re.sub(r"--(seed|target-class) \S+|\S*/\S*", "", job.flags)
         if kind in seen:
             continue
         seen.add(kind)

@@ -34,24 +34,20 @@ def tables_of(title: str, frame: pd.DataFrame) -> list[Table]:
 def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     """Narrow tables for the screen: one for each kind of victims and class, with a line per kind of training data."""
     tables, several = [], frame["architecture"].nunique() > 1
+    text = _entries_table("", frame).text.rename(columns={"certified at 0": "certified accuracy"})
+    columns = ["training data", "ACR", "reduction", "certified accuracy", "test accuracy", "class accuracy"]
     victims = ["method", "victim_variant", "sigma", "target_class", "architecture"]
     for (method, variant, sigma, label, network), group in frame.groupby(victims, sort=False, dropna=False):
         if (group["runs"] > 0).any():
-            columns = {
-                "training data": group["data"], "ACR": _measured(group, "acr"), "reduction": _reductions(group),
-                "certified accuracy": _measured(group, "certified_accuracy"),
-                "test accuracy": _measured(group, "accuracy"), "class accuracy": _measured(group, "target_accuracy"),
-            }  # fmt: skip
             kind = _victims(method, variant, several * network)
             title = f"{dataset_name(frame)}, class {label}, victims {kind}, σ = {sigma:g}"
-            tables.append(Table("victims", title, pd.DataFrame(columns)))
+            tables.append(Table("victims", title, text.loc[group.index, columns]))
     return tables
 
 
 def dataset_name(frame: pd.DataFrame) -> str:
     """Name of the data on which the runs were certified, from their records. Default: the plan's name."""
-    measured = frame["dataset"][frame["runs"] > 0] if "runs" in frame else []
-    return ", ".join(dict.fromkeys(name for text in measured for name in text.split(", ")))
+    return ", ".join(dict.fromkeys(name for text in frame["dataset"][frame["runs"] > 0] for name in text.split(", ")))
 
 
 def _victims(*parts: str) -> str:

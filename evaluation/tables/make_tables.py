@@ -22,11 +22,11 @@ import msgspec
 from attack_generation.figures import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
 from evaluation.tables import records
+from evaluation.tables.cells import FIGURES, PAGES, Paths
 from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gradients, save_distributions
 from evaluation.tables.formats import as_html, as_latex, as_markdown, as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.layout import tables_by_victims, tables_of
-from evaluation.tables.paths import FIGURES, PAGES, Paths
 from evaluation.tables.plan import Plan, read_plan
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text

@@ -14,7 +14,7 @@ Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transf
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -25,8 +25,7 @@ import yaml
 from attack_generation.controls import CONTROLS
 from data.datasets import Share, Sigma
 from data.ready_poisons import ready_names
-from evaluation.tables.cells import CLEAN, OPTIMISED, READY, ROWS, Cell, Foreign, Poison, Victim
-from evaluation.tables.paths import Paths
+from evaluation.tables.cells import CLEAN, OPTIMISED, READY, ROWS, Cell, Foreign, Paths, Poison, Victim
 from models.registry import require_architecture
 from robust_training.methods import METHODS
 from runtime.bounds import at_least, between, require_bounds, require_within
@@ -156,13 +155,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def check(self) -> None:
         """Raise InputError on an invalid entry. jobs.check_scripts checks the flags of scripts."""
         require_usable(msgspec.to_builtins(self))
-        transfers = self.method_transfer, self.architecture_transfer
-        against = self.method_transfer.against if self.method_transfer else ()
-        other = self.architecture_transfer
+        methods = self.method_transfer or MethodTransfer(sigmas=(), against=())
+        models = self.architecture_transfer
         settings = (*self.attack, *self.victim)
         for what, given, known in (
             ("scripts", (self.script_folder,), DATASETS),
-            ("method", (*self.methods, *against, *((other.method,) if other else ())), METHODS),
+            ("method", (*self.methods, *methods.against, *((models.method,) if models else ())), METHODS),
             ("method of attack or victim settings", (key.partition(" ")[0] for key in settings), ("all", *METHODS)),
             ("row", self.rows, ROWS),
             ("rule of limits", self.limits, LIMITED),
@@ -186,7 +184,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             require_name(name, getattr(self, name))
         for folder in self.paths:
             require_name_lengths("a folder of the plan", folder)
-        for value in (self.architecture, *((*other.attacked, *other.victims) if other else ())):
+        for value in (self.architecture, *((*models.attacked, *models.victims) if models else ())):
             require_architecture(value)
         if CLEAN not in self.rows:
             raise InputError("rows holds no 'clean', which reductions are measured against; add it")
@@ -197,9 +195,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for rule, limits in self.limits.items():
             require_bounds(limits, f" of a job of {rule!r}")
         sigmas = [sigma for levels in self.methods.values() for sigma in levels]
-        for sigma in (*sigmas, *(sigma for transfer in transfers if transfer for sigma in transfer.sigmas)):
+        for sigma in (*sigmas, *methods.sigmas, *(models.sigmas if models else ())):
             require_within("sigma", sigma, Sigma)
-        for sigma in self.method_transfer.sigmas if self.method_transfer else ():
+        for sigma in methods.sigmas:
             if sigma not in sigmas:
                 raise InputError(f"method_transfer: no method of the table has sigma {sigma:g}; add it to methods")
         for foreign in self.foreign:
@@ -228,12 +226,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                         f"attacks: {name} has {listed} {shortened(values)}; give at least one number, all different, "
                         f"from {least} on"
                     )
+        attacks = self.attack_variants()
         for name, poison in self.ready.items():
             if poison not in (names := ready_names()):
                 raise InputError(f"ready: no poison {poison!r} ships with the project; choose from {', '.join(names)}")
-            if name in self.attack_variants():
+            if name in attacks:
                 raise InputError(f"ready: {name!r} is the name of an attack; choose another")
-        self.attack_variants()
 
     @property
     def script_folder(self) -> str:
@@ -278,54 +276,46 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def cells(self) -> list[Cell]:
         """Every entry that the plan itself makes, once."""
-        main = [
-            Cell(victim, target_class, poison)
-            for method, sigmas in self.methods.items()
-            for victim in (
-                Victim(method, at, self.architecture, kind) for at in sigmas for kind in self.victims or ("",)
-            )
-            for target_class in self.target_classes
-            for whole in self._main_poisons(victim, target_class)
-            for poison in ([whole._replace(share=share) for share in self.shares] if whole else [None])
-        ]
-        return list(dict.fromkeys(chain(main, *self.transfer_cells().values())))
+        return list(dict.fromkeys(chain(self._main_cells(), *self.transfer_cells().values())))
 
-    def _main_poisons(self, victim: Victim, target_class: int) -> Iterable[Poison | None]:
-        """The training data of one kind of victims: rows, named attacks and ready poisons. None: clean data."""
-        where = victim.sigma, target_class
-        for row in self.rows:
-            if row == CLEAN:
-                yield None
-            else:
-                yield Poison(row, "", *where) if row in CONTROLS else Poison(victim.method, self.architecture, *where)
-        yield from (Poison(victim.method, self.architecture, *where, name) for name in self.attack_variants())
-        yield from (Poison(READY, "", *where, name) for name in self.ready)
+    def _main_cells(self) -> Iterator[Cell]:
+        """Every kind of victims on each row, named attack and ready poison, at each share of the class."""
+        for method, sigmas in self.methods.items():
+            for sigma, kind, label in product(sigmas, self.victims or ("",), self.target_classes):
+                victim, own = Victim(method, sigma, self.architecture, kind), (method, self.architecture, sigma, label)
+                poisons: list[Poison | None] = [
+                    None if row == CLEAN else Poison(row, "", sigma, label) if row in CONTROLS else Poison(*own)
+                    for row in self.rows
+                ]
+                poisons += [Poison(*own, name) for name in self.attack_variants()]
+                poisons += [Poison(READY, "", sigma, label, name) for name in self.ready]
+                for poison, share in product(poisons, self.shares):
+                    yield Cell(victim, label, poison and poison._replace(share=share))
 
     def transfer_cells(self) -> dict[str, list[Cell]]:
         """The entries of the two transfer tables: over methods, and over architectures. Victims are of the first kind.
 
         Transfer over methods is between methods that have the same sigma.
         """
-        kind = next(iter(self.victims), "")
+        kind, architecture = next(iter(self.victims), ""), self.architecture
         cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
         if methods := self.method_transfer:
-            pairs = product(methods.sigmas, self.methods)
-            victims = [Victim(name, at, self.architecture, kind) for at, name in pairs if at in self.methods[name]]
-            cells["method"] = self._crossed(victims, [(name, self.architecture) for name in methods.against])
+            attacked = [(name, architecture) for name in methods.against]
+            for at in methods.sigmas:
+                victims = [Victim(name, at, architecture, kind) for name in self.methods if at in self.methods[name]]
+                cells["method"] += self._crossed(victims, attacked)
         if models := self.architecture_transfer:
-            victims = [Victim(models.method, at, name, kind) for at, name in product(models.sigmas, models.victims)]
-            cells["architecture"] = self._crossed(victims, [(models.method, name) for name in models.attacked])
+            attacked = [(models.method, name) for name in models.attacked]
+            for at in models.sigmas:
+                victims = [Victim(models.method, at, name, kind) for name in models.victims]
+                cells["architecture"] += self._crossed(victims, attacked)
         return cells
 
     def _crossed(self, victims: Sequence[Victim], attacked: Sequence[tuple[str, str]]) -> list[Cell]:
         """Each of the victims on clean data and on poison of its sigma. attacked: method and model of each poison."""
         return [
-            Cell(victim, target_class, made and Poison(*made, sigma, target_class))
-            for sigma in dict.fromkeys(victim.sigma for victim in victims)
-            for target_class in self.target_classes
-            for victim in victims
-            if victim.sigma == sigma
-            for made in (None, *attacked)
+            Cell(victim, label, made and Poison(*made, victim.sigma, label))
+            for label, victim, made in product(self.target_classes, victims, (None, *attacked))
         ]
 
     def poisons(self) -> list[Poison]:

@@ -20,10 +20,9 @@ from data.entries import published_places
 from data.ready_poisons import load_ready_poison, pack_poison, ready_name, ready_names
 from evaluation.store import has_store
 from evaluation.tables import run_plan
-from evaluation.tables.cells import CLEAN, ROWS
+from evaluation.tables.cells import CLEAN, ROWS, Paths
 from evaluation.tables.formats import as_markdown, as_text
 from evaluation.tables.frame import frame_of
-from evaluation.tables.paths import Paths
 from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.ranking import ranking_table, scores
 from evaluation.tables.records import collect, read_entries

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from evaluation.tables.cells import CLEAN
 from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.frame import paired_radii
@@ -70,13 +68,10 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
         for by in ("reduction", "reduction_at_sigma")
     )
     means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
-    clean = {row["cell"].victim: row["entries"][0] for row in frame[frame["data"] == CLEAN].to_dict("records")}
     mean = {}
     for name, group in rows[rows["data"] != CLEAN].groupby("data"):
-        clean_of = [clean.get(cell.victim) for cell in group["cell"]]
-        pairs = [paired_radii(entries, one) for entries, one in zip(group["entries"], clean_of, strict=True)]
-        paired = [(poisoned, before) for poisoned, before, same_points in filter(None, pairs) if same_points]
-        kinds = [(np.maximum(poisoned, 0).mean(axis=0), np.maximum(before, 0)) for poisoned, before in paired]
+        pairs = [paired_radii(entries, clean) for entries, clean in zip(group["entries"], group["clean"], strict=True)]
+        kinds = [(after.mean(axis=0), before) for after, before, same_points in filter(None, pairs) if same_points]
         mean[name] = mean_reduction(kinds) if len(kinds) == len(group) else None
     found = means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
     return found.join(pd.Series(mean, name="mean", dtype=object))

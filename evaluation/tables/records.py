@@ -14,9 +14,8 @@ import msgspec
 import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
-from evaluation.tables.cells import CLEAN, Cell, Foreign
+from evaluation.tables.cells import CLEAN, Cell, Foreign, Paths
 from evaluation.tables.jobs import Job, jobs_of
-from evaluation.tables.paths import Paths
 from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.runs import Entry, Run
 from randomized_smoothing_certification.certificate_file import (
@@ -40,8 +39,12 @@ class Measured(NamedTuple):
     """The contents of a run's files."""
 
     file: Path  # of its certificates
-    points: list[Point]
+    points: pd.DataFrame  # lines of a store
     records: dict[str, Any]  # settings, commands and commits
+
+
+Runs = dict[str, dict[int, Measured]]
+"""Runs by entry and seed."""
 
 
 def require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
@@ -62,37 +65,38 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     for cell in cells:
         found = {seed: _measured_run(plan, paths, cell, seed) for seed in plan.seeds}
-        runs[cell] = {seed: run for seed, run in found.items() if run}
+        runs[cell.key] = {seed: run for seed, run in found.items() if run}
     if not any(runs.values()):
         mend = "run the plan first, or give the folder that its paths start from as --directory"
         require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
     if is_in_results(folder):
         for run in (run for by_seed in runs.values() for run in by_seed.values()):
             require_clean_commits(str(run.file), run.records)
-    stored = (_kept_runs(plan, folder) if add else {}) | {
-        (cell.key, seed): (points_table(cell.key, seed, run.points), run.records)
-        for cell, by_seed in runs.items()
-        for seed, run in by_seed.items()
-    }
-    place = {cell.key: number for number, cell in enumerate(runs)}
-    records: dict[str, dict[str, Any]] = {}
-    for entry, seed in sorted(stored, key=lambda run: (place[run[0]], run[1])):
-        records.setdefault(entry, {})[str(seed)] = stored[entry, seed][1]
-    _require_same_images(records, folder)
-    tables = [stored[entry, int(seed)][0] for entry, by_seed in records.items() for seed in by_seed]
-    write_store(folder, Store(pd.concat(tables, ignore_index=True), records))
+    kept = _kept_runs(plan, folder) if add else {}
+    stored = {entry: dict(sorted({**kept.get(entry, {}), **by_seed}.items())) for entry, by_seed in runs.items()}
+    _require_same_images(stored, folder)
+    write_runs(folder, stored)
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
 
 
-def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataFrame, Any]]:
-    """Points and records of each run in a folder's store, by entry and seed.
+def write_runs(folder: Path, runs: Runs) -> None:
+    """Write runs as a store."""
+    points = pd.concat([run.points for by_seed in runs.values() for run in by_seed.values()], ignore_index=True)
+    records = {
+        entry: {str(seed): run.records for seed, run in by_seed.items()} for entry, by_seed in runs.items() if by_seed
+    }
+    write_store(folder, Store(points, records))
+
+
+def _kept_runs(plan: Plan, folder: Path) -> Runs:
+    """The runs in a folder's store.
 
     Raises InputError where the plan has no such run, or a job of the run has other flags in the plan than in the
     folder's plan.
     """
     if not has_store(folder):
         return {}
-    store, folders = read_store(folder), ("table", "work_dir", "results_dir", "data_dir", "shards")
+    folders = ("table", "work_dir", "results_dir", "data_dir", "shards")
     old = msgspec.structs.replace(read_plan(folder / "plan.yaml"), **{name: getattr(plan, name) for name in folders})
     flags_of = {job.outputs: _compared(job) for job in jobs_of(plan)}
     for job in jobs_of(old):
@@ -103,12 +107,13 @@ def _kept_runs(plan: Plan, folder: Path) -> dict[tuple[str, int], tuple[pd.DataF
                 f"{folder}: {job.about}: was made with {has or 'no further flag'}, and the plan has "
                 f"{wants or 'no further flag'}; write the same flags in the plan, or give another --results-dir"
             )
-    wanted = {(cell.key, seed) for cell in plan.cells() for seed in plan.seeds}
-    wanted |= {(one.cell.key, seed) for one in plan.foreign for seed in range(len(one.files))}
-    points = points_of_runs(store, folder)
-    if lost := points.keys() - wanted:
-        raise InputError(f"{folder}: has {min(lost)[0]}, seed {min(lost)[1]}, which the plan lacks; add it to the plan")
-    return {(entry, seed): (table, store.records[entry][str(seed)]) for (entry, seed), table in points.items()}
+    wanted = {cell.key: plan.seeds for cell in plan.cells()}
+    wanted |= {one.cell.key: range(len(one.files)) for one in plan.foreign}
+    runs = read_runs(folder)
+    for entry, seed in sorted((entry, seed) for entry, by_seed in runs.items() for seed in by_seed):
+        if seed not in wanted.get(entry, ()):
+            raise InputError(f"{folder}: has {entry}, seed {seed}, which the plan lacks; add it to the plan")
+    return runs
 
 
 def _compared(job: Job) -> set[str]:
@@ -118,10 +123,13 @@ def _compared(job: Job) -> set[str]:
     return flags - of_class if f"training-data {CLEAN}" in flags else flags
 
 
-def _require_same_images(records: dict[str, dict[str, Any]], folder: Path) -> None:
+def _require_same_images(runs: Runs, folder: Path) -> None:
     """Raise InputError where the victims of an entry had different training images, or any different test images."""
-    runs = [(entry, run) for entry, by_seed in records.items() for run in by_seed.values()]
-    victims = [(entry, run.get("victim", {}).get("settings", {})) for entry, run in runs]
+    victims = [
+        (entry, run.records.get("victim", {}).get("settings", {}))
+        for entry, by_seed in runs.items()
+        for run in by_seed.values()
+    ]
     tested = {settings["x_test"] for _, settings in victims if "x_test" in settings}
     trained = {(entry, settings["x_train"]) for entry, settings in victims if "x_train" in settings}
     if len(tested) > 1 or len(trained) > len({entry for entry, _ in trained}):
@@ -136,8 +144,8 @@ def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame
     return pd.DataFrame({"entry": entry, "seed": seed, **columns.dropna(axis="columns", how="all")})
 
 
-def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, Measured]]:
-    """The runs of other programs, by entry and number. folder: where the plan's own paths start.
+def foreign_runs(plan: Plan, folder: Path = Path()) -> Runs:
+    """The runs of other programs, numbered from 0. folder: where the plan's own paths start.
 
     Raises InputError where a file cannot be used, or where the plan itself makes the entry.
     """
@@ -148,7 +156,7 @@ def foreign_runs(plan: Plan, folder: Path = Path()) -> dict[Cell, dict[int, Meas
                 f"foreign: the plan makes the entry itself, or names it twice: {foreign.cell}; leave it out"
             )
         keys.add(foreign.cell.key)
-    return {foreign.cell: runs_of(foreign, folder) for foreign in plan.foreign}
+    return {foreign.cell.key: runs_of(foreign, folder) for foreign in plan.foreign}
 
 
 def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, Measured]:
@@ -163,7 +171,8 @@ def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, Measured]:
             raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
-        runs[seed] = Measured(path, points, {"file": file, **foreign.records})
+        table = points_table(foreign.cell.key, seed, points)
+        runs[seed] = Measured(path, table, {"file": file, **foreign.records})
     return runs
 
 
@@ -185,7 +194,7 @@ def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured |
         records["poison"] = read_record(paths.poison(cell.poison).with_suffix(".json"), settings=dict)
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
-    return Measured(tsv, points, records)
+    return Measured(tsv, points_table(cell.key, seed, points), records)
 
 
 def commits(records: Any) -> list[str]:
@@ -226,23 +235,20 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
 
     Raises InputError where the store is missing or damaged, or has points without records or records without points.
     """
-    store = read_store(folder)
-    points = points_of_runs(store, folder)
+    stored = read_runs(folder)
     wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
-    entries = {}
-    for cell, count in wanted.items():
-        by_seed = store.records.get(cell.key, {})
-        runs = [
-            _stored_run(plan, folder, cell, int(seed), points[cell.key, int(seed)], by_seed[seed]) for seed in by_seed
-        ]
-        entries[cell] = Entry(cell, count, tuple(runs))
-    return entries
+    return {
+        cell: Entry(
+            cell, count, tuple(_run(plan, folder, cell, seed, one) for seed, one in stored.get(cell.key, {}).items())
+        )
+        for cell, count in wanted.items()
+    }  # fmt: skip
 
 
-def _stored_run(plan: Plan, folder: Path, cell: Cell, seed: int, points: pd.DataFrame, records: Any) -> Run:
+def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: Measured) -> Run:
     """A run of a store. Raises InputError where its records or points are no run of the plan's entry."""
-    where = f"{cell.key}, seed {seed},"
+    where, points, records = f"{cell.key}, seed {seed},", stored.points, stored.records
     if not isinstance(records, dict) or not _are_records(records):
         raise InputError(f"{folder / SETTINGS}: {where} is no run of this project; make it again")
     made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
@@ -264,7 +270,7 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     settings = {name.replace("-", "_"): value for name, value in plan.certification.items()}
     for entry in entries:
         certificates = [run.certificate for run in entry.runs if "certificate" in run.records]
-        certificates = [{**one, "noise": one["noise"]["mode"]} if one.get("noise") else one for one in certificates]
+        certificates = [{**one, "noise": one["noise"].get("mode")} if one.get("noise") else one for one in certificates]
         found = {
             f"{name} {measured[name]}, where the plan says {value}"
             for measured in certificates
@@ -284,12 +290,13 @@ def missing(entries: Iterable[Entry]) -> list[str]:
     ]
 
 
-def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataFrame]:
-    """The points of each run in a store, by entry and seed. folder: the store's folder, for errors.
+def read_runs(folder: Path) -> Runs:
+    """The runs of a folder's store.
 
-    Raises InputError where a column is missing or holds no numbers, and where a run has points without records or
-    records without points.
+    Raises InputError where the store is missing or damaged, where a column is missing or holds no numbers, and where a
+    run has points without records or records without points.
     """
+    store = read_store(folder)
     try:
         points = store.points[["entry", *NUMBERS]].astype(dict.fromkeys(NUMBERS, float))
         recorded = [(entry, seed) for entry, by_seed in store.records.items() for seed in by_seed]
@@ -303,66 +310,49 @@ def points_of_runs(store: Store, folder: Path) -> dict[tuple[str, int], pd.DataF
         ):
             if wrong:
                 raise ValueError(what)
-        runs: dict[tuple[str, int], pd.DataFrame] = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
+        tables = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
         named = {(entry, int(seed)) for entry, seed in recorded}
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
-    if named != runs.keys():
-        (entry, seed), *_ = named ^ runs.keys()
+    if named != tables.keys():
+        (entry, seed), *_ = named ^ tables.keys()
         raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
-    return runs
+    return {
+        entry: {
+            int(seed): Measured(folder / POINTS, tables[entry, int(seed)], records) for seed, records in by_seed.items()
+        }
+        for entry, by_seed in store.records.items()
+    }
 
 
-class _Noise(msgspec.Struct, frozen=True):
-    mode: str
-    failure_mass: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+def _form(**entries: Any) -> Any:
+    """A JSON object's form: the types of its entries. Each entry may be missing, and others may be there."""
+    return msgspec.defstruct("Form", [(name, kind, None) for name, kind in entries.items()])
 
 
-class _Votes(msgspec.Struct, frozen=True):
-    dataset: str | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None = None
-    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
-    sigma: Annotated[float, msgspec.Meta(gt=0, lt=1e6)] | None = None
-    noise: _Noise | None = None
-
-
-class _Certificate(msgspec.Struct, frozen=True):
-    settings: _Votes = _Votes()
-
-
-class _Victim(msgspec.Struct, frozen=True):
-    settings: dict[str, Any] = {}
-    versions: dict[str, str] = {}
-    backend: str | None = None
-    machine: str | None = None
-
-
-class _Poison(msgspec.Struct, frozen=True):
-    settings: dict[str, Any] = {}
-    gradients: float | None = None
-
-
-class _Measured(msgspec.Struct, frozen=True):
-    auc: dict[str, float]
-
-
-class _Visibility(msgspec.Struct, frozen=True):
-    measured: _Measured | None = None
-
-
-class _Records(msgspec.Struct, frozen=True):
-    victim: _Victim
-    certificate: _Certificate = _Certificate()
-    foreign: _Votes = _Votes()
-    poison: _Poison = _Poison()
-    visibility: _Visibility = _Visibility()
+_VOTES = _form(
+    dataset=str | None,
+    n=Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None,
+    alpha=Annotated[float, msgspec.Meta(gt=0, lt=1)] | None,
+    sigma=Annotated[float, msgspec.Meta(gt=0, lt=1e6)] | None,
+    noise=_form(mode=str, failure_mass=Annotated[float, msgspec.Meta(ge=0, lt=1)]) | None,
+)
+_RECORDS = _form(
+    victim=_form(settings=dict, versions=dict[str, str], backend=str | None, machine=str | None),
+    certificate=_form(settings=_VOTES),
+    foreign=_VOTES,
+    poison=_form(settings=dict, gradients=float | None),
+    visibility=_form(measured=_form(auc=dict[str, float]) | None),
+)
 
 
 def _are_records(record: dict[str, Any]) -> bool:
     """Whether a run's records have the form that tables need."""
     try:
-        msgspec.convert(record, _Records)
+        msgspec.convert(record, _RECORDS)
     except (msgspec.ValidationError, OverflowError):
+        return False
+    if "victim" not in record:
         return False
     measured = record.get("visibility", {}).get("measured") or {}
     numbers = [value for name, value in record["victim"].items() if name.startswith("accuracy")]

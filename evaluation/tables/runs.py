@@ -31,11 +31,10 @@ class Run(NamedTuple):
     @property
     def at_ceiling(self) -> float | None:
         """The share of points with the largest radius that n votes can certify. None: n is not known."""
-        settings = self.certificate
-        if not all(settings.get(name) for name in ("n", "alpha", "sigma")):
+        n, alpha, sigma, noise = (self.certificate.get(name) for name in ("n", "alpha", "sigma", "noise"))
+        if not (n and alpha and sigma):
             return None
-        mass = (settings.get("noise") or {}).get("failure_mass", 0.0)
-        n, alpha, sigma = (settings[name] for name in ("n", "alpha", "sigma"))
+        mass = (noise or {}).get("failure_mass", 0.0)
         last, before = (certificate_of_count(0, count, n, alpha, sigma, mass).radius for count in (n, n - 1))
         return self.certified_at((last + before) / 2)  # files have rounded radii
 

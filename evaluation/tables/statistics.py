@@ -95,9 +95,7 @@ def mean_reduction(kinds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Reduction 
             for one, (after, before) in zip(ratios, kinds, strict=True)
         ]
         variances = np.array([np.var(one, ddof=1) / len(one) for one in differences]) / len(kinds) ** 2
-        counts = np.array([len(one) - 1 for one in differences])
-        freedom = variances.sum() ** 2 / np.maximum(np.sum(variances**2 / counts), 1e-300)
-        half = float(special.stdtrit(max(freedom, 1.0), (1 + CONFIDENCE) / 2) * np.sqrt(variances.sum()))
+        half = _half_width(variances, np.array([len(one) - 1 for one in differences]))
         parts.append((ratio - half, ratio + half))
     if kinds[0][0].shape[1] > 1:
         over.append("points")
@@ -118,13 +116,9 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
         """Above 0 where the t test rejects this ratio."""
         difference = after - candidate * before
         axes = [axis for axis in (0, 1) if after.shape[axis] > 1]
-        variances = [np.var(difference.mean(axis=1 - axis), ddof=1) / after.shape[axis] for axis in axes]
-        if not (total := sum(variances)):
-            return abs(float(difference.mean()))
-        counts = [after.shape[axis] - 1 for axis in axes]
-        freedom = total**2 / sum(one**2 / count for one, count in zip(variances, counts, strict=True))
-        widest = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(total)
-        return float(abs(difference.mean()) - widest)
+        counts = np.array([after.shape[axis] for axis in axes])
+        variances = np.array([np.var(difference.mean(axis=1 - axis), ddof=1) for axis in axes]) / counts
+        return float(abs(difference.mean())) - _half_width(variances, counts - 1)
 
     if refused(ratio) > 0:  # only by rounding, where all ratios are the same
         return ratio, ratio
@@ -135,6 +129,13 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
         if beyond > 1e6:
             return low, np.inf
     return low, float(optimize.brentq(refused, ratio, beyond))
+
+
+def _half_width(variances: np.ndarray, freedoms: np.ndarray) -> float:
+    """Half the width of the t interval of a sum. freedoms: of each variance; joined by Satterthwaite's formula."""
+    total = variances.sum()
+    freedom = total**2 / np.maximum(np.sum(variances**2 / freedoms), 1e-300)
+    return float(special.stdtrit(max(freedom, 1.0), (1 + CONFIDENCE) / 2) * np.sqrt(total))
 
 
 def _over_points(

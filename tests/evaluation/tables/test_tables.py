@@ -13,12 +13,11 @@ import yaml
 from attack_generation.controls import ControlConfig, write_control_poison
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables import run_plan
-from evaluation.tables.cells import Cell
+from evaluation.tables.cells import FIGURES, PAGES, Cell
 from evaluation.tables.formats import as_latex, as_markdown, as_text
 from evaluation.tables.frame import Entries, as_csv, frame_of
 from evaluation.tables.layout import Table, tables_by_victims, tables_of
 from evaluation.tables.make_tables import Config, main
-from evaluation.tables.paths import FIGURES, PAGES
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import NUMBERS, collect, read_entries
 from evaluation.tables.runs import Entry, Run
