@@ -190,6 +190,5 @@ def contrastive_loss(z: Any, temperature: float) -> Any:
     """
     count = z.shape[0]
     similarity = ops.matmul(z, ops.transpose(z)) / temperature - 1e9 * ops.eye(count)
-    other = np.roll(np.arange(count), count // 2)
-    with_other = ops.sum(z * ops.take(z, other, axis=0), axis=1) / temperature
+    with_other = ops.sum(z * ops.roll(z, count // 2, axis=0), axis=1) / temperature
     return ops.mean(ops.logsumexp(similarity, axis=1) - with_other)
