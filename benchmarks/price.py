@@ -57,18 +57,14 @@ def row(name: str, unit: str, published_and_cheap: np.ndarray, bar: float | None
 def main(config: works.TimedConfig) -> list[dict[str, Any]]:
     """Measure, print the price list, write it as JSON if ``out`` is set. Returns its rows.
 
+    The rows are hours of every stage and of the table's row, and milliseconds of a unit of each stage.
+
     Raises InputError for settings that cannot work.
     """
     require_usable(config)
     about = machine()
     print("measuring what each stage repeats", file=sys.stderr)
-    rows = price_list(config.sizes, config)
-    finish(config, about, rows)
-    return rows
-
-
-def price_list(sizes: works.Sizes, config: works.TimedConfig) -> list[dict[str, Any]]:
-    """Hours of every stage and of the row, and milliseconds of a unit of each stage."""
+    sizes = config.sizes
     dataset, both = works.random_dataset(sizes), list(SETTINGS.values())
     victim: dict[str, Any] = {"architecture": sizes.architecture}
     if config.quick:
@@ -99,12 +95,14 @@ def price_list(sizes: works.Sizes, config: works.TimedConfig) -> list[dict[str, 
         f"gradient of {size:,}": np.full(len(both), took["gradient"]), "outer step": outer, "training step": step,
         "certificate of a point": point,
     }  # fmt: skip
-    return [
+    rows = [
         *(row(name, "h", pair) for name, pair in hours.items()),
         row("together", "h", together),
         row(f"together, were the gradient {GRADIENT:g} ms", "h", there, BAR),
         *(row(name, "ms", 1e3 * pair) for name, pair in repeated.items()),
     ]
+    finish(config, about, rows)
+    return rows
 
 
 if __name__ == "__main__":

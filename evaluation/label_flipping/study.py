@@ -230,8 +230,8 @@ class _Certification(NamedTuple):
         self, points: list[np.ndarray], *bounds: Bound
     ) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
         """Name, q, predictions and flips of each certificate: the exact one, then those of each bound and q."""
-        predictions, log_eps, *exact = points
-        yield LEARNERS[self.config.learner].certificate, None, *exact
+        predictions, log_eps, prediction, flips = points
+        yield LEARNERS[self.config.learner].certificate, None, prediction, flips
         for bound, (q, *smoothed) in product(bounds, zip(self.config.q, predictions, log_eps, strict=True)):
             noise = LabelFlips(q, self.train.classes, bound)
             yield bound, q, smoothed[0], Smoothed(*smoothed).certified(noise, len(self.train.y))
