@@ -47,79 +47,62 @@ GRADIENT = 65.0  # ms on the machine for which the bar is set
 BAR = 1.5  # hours of a cheap row on that machine
 
 
-class Row(NamedTuple):
-    """One line of the price list."""
-
-    name: str
-    unit: str
-    published: float
-    cheap: float
-    bar: float | None = None  # the largest accepted value of ``cheap``
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the bar is met, None where there is none."""
-        return None if self.bar is None else self.cheap <= self.bar
+def row(name: str, unit: str, published_and_cheap: np.ndarray, bar: float | None = None) -> dict[str, Any]:
+    """One line of the price list. bar: the largest accepted value of 'cheap'. 'met' is None where there is no bar."""
+    published, cheap = published_and_cheap.tolist()
+    about = {"name": name, "unit": unit, "published": published, "cheap": cheap, "bar": bar}
+    return {**about, "ratio": published / cheap, "met": None if bar is None else cheap <= bar}
 
 
-def main(config: works.TimedConfig) -> list[Row]:
+def main(config: works.TimedConfig) -> list[dict[str, Any]]:
     """Measure, print the price list, write it as JSON if ``out`` is set. Returns its rows.
+
+    The rows are hours of every stage and of the table's row, and milliseconds of a unit of each stage.
 
     Raises InputError for settings that cannot work.
     """
     require_usable(config)
     about = machine()
     print("measuring what each stage repeats", file=sys.stderr)
-    rows = price_list(config.sizes, config)
-    finish(config, about, [row._asdict() | {"ratio": row.published / row.cheap, "met": row.met} for row in rows])
-    return rows
-
-
-def price_list(sizes: works.Sizes, config: works.TimedConfig) -> list[Row]:
-    """Hours of every stage and of the row, and milliseconds of a unit of each stage."""
-    dataset = works.random_dataset(sizes)
+    sizes = config.sizes
+    dataset, both = works.random_dataset(sizes), list(SETTINGS.values())
     victim: dict[str, Any] = {"architecture": sizes.architecture}
     if config.quick:
         victim["batch_size"] = sizes.training_batch
-    attacks = {
-        name: Attack(poison_radius_gaussianaug.Config(**settings.attack, **sizes.attack), dataset)
-        for name, settings in SETTINGS.items()
-    }
-    trainings = {
-        name: Training(gaussian_augmented_training.Config(**settings.victim, **victim), dataset)
-        for name, settings in SETTINGS.items()
-    }
+    attacks = [Attack(poison_radius_gaussianaug.Config(**one.attack, **sizes.attack), dataset) for one in both]
+    trainings = [Training(gaussian_augmented_training.Config(**one.victim, **victim), dataset) for one in both]
     model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)
-    took = works.median_seconds(
-        {
-            "gradient": works.gradient_work(sizes, dataset),
-            "votes": works.votes_work(model, dataset.x_val[0], config.batch_size, VOTES),
-            **{f"attack, {name}": works.outer_step_work(attack) for name, attack in attacks.items()},
-            **{f"training, {name}": works.training_work(one, sizes.training_steps) for name, one in trainings.items()},
-        },
-        config.seconds,
-    )
+    stages = {
+        "gradient": works.gradient_work(sizes, dataset),
+        "votes": works.votes_work(model, dataset.x_val[0], config.batch_size, VOTES),
+    }
+    for name, attack, training in zip(SETTINGS, attacks, trainings, strict=True):
+        stages[f"attack, {name}"] = works.outer_step_work(attack)
+        stages[f"training, {name}"] = works.training_work(training, sizes.training_steps)
+    took = works.median_seconds(stages, config.seconds)
     victims, size = KINDS * VICTIMS, sizes.batch_clean + sizes.batch_poison
     outer = np.array([took[f"attack, {name}"] for name in SETTINGS])
     step = np.array([took[f"training, {name}"] for name in SETTINGS]) / sizes.training_steps
-    point = np.array([settings.votes for settings in SETTINGS.values()]) * took["votes"]
+    point = np.array([one.votes for one in both]) * took["votes"]
     hours = {
-        "attack": outer * [attack.total_steps for attack in attacks.values()] / 3600,
-        f"{victims} victims": victims * step * [training.total_steps for training in trainings.values()] / 3600,
+        "attack": outer * [attack.total_steps for attack in attacks] / 3600,
+        f"{victims} victims": victims * step * [training.total_steps for training in trainings] / 3600,
         f"{victims} certificates": victims * POINTS * point / 3600,
     }
     together = np.sum(list(hours.values()), axis=0)
     there = together * GRADIENT / (1e3 * took["gradient"])
-    gradient = np.full(len(SETTINGS), took["gradient"])
     repeated = {
-        f"gradient of {size:,}": gradient, "outer step": outer, "training step": step, "certificate of a point": point,
+        f"gradient of {size:,}": np.full(len(both), took["gradient"]), "outer step": outer, "training step": step,
+        "certificate of a point": point,
     }  # fmt: skip
-    return [
-        *(Row(name, "h", *both.tolist()) for name, both in hours.items()),
-        Row("together", "h", *together.tolist()),
-        Row(f"together, were the gradient {GRADIENT:g} ms", "h", *there.tolist())._replace(bar=BAR),
-        *(Row(name, "ms", *(1e3 * both).tolist()) for name, both in repeated.items()),
+    rows = [
+        *(row(name, "h", pair) for name, pair in hours.items()),
+        row("together", "h", together),
+        row(f"together, were the gradient {GRADIENT:g} ms", "h", there, BAR),
+        *(row(name, "ms", 1e3 * pair) for name, pair in repeated.items()),
     ]
+    finish(config, about, rows)
+    return rows
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -54,27 +54,17 @@ class Config(works.TimedConfig):
         return works.CIFAR10 if self.data == "CIFAR10" and not self.quick else super().sizes
 
 
-class Row(NamedTuple):
+def row(name: str, value: float, unit: str, gradients: float | None = None, bar: float | None = None) -> dict[str, Any]:
     """One line of the table. ``gradients``: the value as a multiple of a gradient's time at the attack's batch.
 
-    bar: the largest accepted value of ``gradients``, or of ``value`` where ``gradients`` is None.
+    bar: the largest accepted value of ``gradients``, or of ``value`` where ``gradients`` is None. 'met' is None where
+    there is no bar.
     """
-
-    name: str
-    value: float
-    unit: str
-    gradients: float | None = None
-    bar: float | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the bar is met, None where there is none."""
-        if self.bar is None:
-            return None
-        return (self.value if self.gradients is None else self.gradients) <= self.bar
+    met = None if bar is None else (value if gradients is None else gradients) <= bar
+    return {"name": name, "value": value, "unit": unit, "gradients": gradients, "bar": bar, "met": met}
 
 
-def main(config: Config) -> list[Row]:
+def main(config: Config) -> list[dict[str, Any]]:
     """Measure, print the table, write it as JSON if ``out`` is set. Returns the rows.
 
     Raises InputError for settings that cannot work.
@@ -86,7 +76,7 @@ def main(config: Config) -> list[Row]:
     for dtype in ("float32", "bfloat16"):
         print(f"measuring votes in {dtype}", file=sys.stderr)
         rows += measure_certification(sizes, dtype, config.batch_size, config.seconds)
-    finish(config, about, [row._asdict() | {"met": row.met} for row in rows])
+    finish(config, about, rows)
     return rows
 
 
@@ -107,7 +97,7 @@ def multiply_adds(model: keras.Model) -> int:
     return total
 
 
-def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]:
+def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[dict[str, Any]]:
     """Seconds of a gradient, a Hessian-vector product, an outer step and a training step, taking turns.
 
     The marginal time is the time of one more product in a linear system with a shared first-order evaluation. Raises
@@ -139,21 +129,21 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[Row]
     # One forward pass, backward passes to weights and images, two operations for each multiply-add.
     operations = published.gradients_per_step * batch * 6 * multiply_adds(model)
 
-    def row(name: str, value: float, bar: float | None = None) -> Row:
-        return Row(name, 1e3 * value, "ms", value / gradient, bar)
+    def timed(name: str, value: float, bar: float | None = None) -> dict[str, Any]:
+        return row(name, 1e3 * value, "ms", value / gradient, bar)
 
     return [
-        row(f"gradient, batch {batch}", gradient),
-        row("Hessian-vector product, marginal", marginal),
-        row("outer step, Adam on the residual, redrawn noise", took["adam"], ADAM_BAR),
-        Row("the same, arithmetic", 1e-12 * operations / took["adam"], "TFLOP/s"),
-        row("outer step, conjugate gradient, fixed noise", took["cg"], CG_BAR),
-        row(f"training step, batch {sizes.training_batch}", step, TRAINING_BAR),
-        Row("training", sizes.training_batch / step, "images/s"),
+        timed(f"gradient, batch {batch}", gradient),
+        timed("Hessian-vector product, marginal", marginal),
+        timed("outer step, Adam on the residual, redrawn noise", took["adam"], ADAM_BAR),
+        row("the same, arithmetic", 1e-12 * operations / took["adam"], "TFLOP/s"),
+        timed("outer step, conjugate gradient, fixed noise", took["cg"], CG_BAR),
+        timed(f"training step, batch {sizes.training_batch}", step, TRAINING_BAR),
+        row("training", sizes.training_batch / step, "images/s"),
     ]
 
 
-def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, seconds: float) -> list[Row]:
+def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, seconds: float) -> list[dict[str, Any]]:
     """Votes per second in one precision, the time of their parts, and the share of the matmul limit that they reach.
 
     The limit is the votes per second if every multiply-add of the model ran at the rate of one large matrix
@@ -183,16 +173,16 @@ def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, secon
     grid = took["grid"] / took["shared"]
     lost = max(0.0, 1 - (took["model"] + took["noise"]) / took["votes"])
     return [
-        Row(f"{dtype} votes, {batch_size} together", per_second, "votes/s"),
-        Row(f"{dtype} votes with noise that points share", shared, "votes/s"),
-        Row(f"{dtype} votes with exact noise, in the time of others", 100 * grid, "%", bar=GRID_BAR),
-        Row(f"{dtype} model alone", 1e6 * took["model"] / votes, "us/vote"),
-        Row(f"{dtype} noise alone", 1e6 * took["noise"] / votes, "us/vote"),
-        Row(f"{dtype} vote loop, neither model nor noise", 100 * lost, "%", bar=LOSS_BAR),
-        Row(f"{dtype} matrix product", 2e-12 * rate, "TFLOP/s"),
-        Row(f"{dtype} votes at the matrix product's rate", limit, "votes/s"),
-        Row(f"{dtype} share of that limit reached", 100 * per_second / limit, "%"),
-        Row(f"{dtype} share reached with shared noise", 100 * shared / limit, "%"),
+        row(f"{dtype} votes, {batch_size} together", per_second, "votes/s"),
+        row(f"{dtype} votes with noise that points share", shared, "votes/s"),
+        row(f"{dtype} votes with exact noise, in the time of others", 100 * grid, "%", bar=GRID_BAR),
+        row(f"{dtype} model alone", 1e6 * took["model"] / votes, "us/vote"),
+        row(f"{dtype} noise alone", 1e6 * took["noise"] / votes, "us/vote"),
+        row(f"{dtype} vote loop, neither model nor noise", 100 * lost, "%", bar=LOSS_BAR),
+        row(f"{dtype} matrix product", 2e-12 * rate, "TFLOP/s"),
+        row(f"{dtype} votes at the matrix product's rate", limit, "votes/s"),
+        row(f"{dtype} share of that limit reached", 100 * per_second / limit, "%"),
+        row(f"{dtype} share reached with shared noise", 100 * shared / limit, "%"),
     ]
 
 

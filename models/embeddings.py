@@ -43,13 +43,16 @@ def fit_embedding(
     """
     if len(x_train) < 2:
         raise InputError(f"an embedding needs at least 2 training images, got {len(x_train)}; give more")
-    fits: dict[str, Callable[[np.ndarray, int], Embedding]] = {
-        "raw": lambda *_: _flat, "pca": _pca, "random": _random, "patches": partial(_patches, centroids=centroids),
-        "deskewed": partial(_deskewed_patches, centroids=centroids),
-        "root_patches": lambda x, seed: _root_components(_patches(x, seed, centroids), x, seed),
-        "imagenet": lambda x, seed: _root_components(imagenet_features(weights), x, seed),
-    }  # fmt: skip
-    transform = chosen("features", fits, name)(x_train, seed)
+    fits: dict[str, Callable[[], Embedding]] = {
+        "raw": lambda: _flat,
+        "pca": lambda: _pca(x_train),
+        "random": lambda: _random(x_train, seed),
+        "patches": lambda: _patches(x_train, seed, centroids),
+        "deskewed": lambda: _deskewed_patches(x_train, seed, centroids),
+        "root_patches": lambda: _root_components(_patches(x_train, seed, centroids), x_train, seed),
+        "imagenet": lambda: _root_components(imagenet_features(weights), x_train, seed),
+    }
+    transform = chosen("features", fits, name)()
     train_features = transform(x_train)
     mean = train_features.mean(axis=0)
 
@@ -68,7 +71,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float64)
 
 
-def _pca(x_train: np.ndarray, seed: int, components: int = 100) -> Embedding:
+def _pca(x_train: np.ndarray, components: int = 100) -> Embedding:
     from sklearn.decomposition import PCA
 
     flat = _flat(x_train)

@@ -22,11 +22,11 @@ _BATCH = 100  # images encoded together
 SIDE = 160  # pixels that images are resized to. The network was trained on 224, which takes twice as long.
 # For each stage: number of blocks, kernel size, stride of the first block, expansion factor.
 _STAGES = (1, 3, 1, 1), (2, 3, 2, 6), (2, 5, 2, 6), (3, 3, 2, 6), (3, 5, 1, 6), (4, 5, 2, 6), (1, 3, 1, 6)
-_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): lambda *of: of[:4],
-    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+    ("torch", "FloatStorage"): np.dtype("<f4"),
+    ("torch", "LongStorage"): np.dtype("<i8"),
 }
 
 

@@ -20,7 +20,12 @@ def nearest(x: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
 def squared_distances(x: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Squared l2 distance of each point of x (m, d) to each point of ``among`` (n, d), float32 (m, n)."""
     x, among = np.asarray(x, np.float32), np.asarray(among, np.float32)
-    if x.ndim != 2 or among.ndim != 2 or x.shape[1] != among.shape[1]:
-        raise InputError(f"test features have shape {x.shape}, (points, {among.shape[-1]}) expected; use one embedding")
+    require_same_features(x, among)
     squares = np.square(x).sum(axis=1)[:, None] + np.square(among).sum(axis=1)
     return np.maximum(squares - 2 * x @ among.T, 0)
+
+
+def require_same_features(x: np.ndarray, among: np.ndarray) -> None:
+    """Raise InputError unless the points x (m, d) have as many features as the training points ``among`` (n, d)."""
+    if x.ndim != 2 or among.ndim != 2 or x.shape[1] != among.shape[1]:
+        raise InputError(f"test features have shape {x.shape}, (points, {among.shape[-1]}) expected; use one embedding")

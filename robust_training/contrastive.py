@@ -129,7 +129,8 @@ class Training:
             network = keras.Model(network.inputs, [network.output, network.output])
         self._model = StatelessModel(network, "proper")  # returns the features, and the outputs for the loss
         self._images = ops.convert_to_tensor(x)
-        self._compiled_step, self._compiled_encode = jit(self._step), jit(self._encode)
+        self._compiled_step = jit(self._step)
+        self._compiled_features = jit(lambda *of: ops.normalize(self._model(*of)[0][0], axis=1))
 
     def initial_state(self) -> State:
         """Fresh weights and moments."""
@@ -149,7 +150,7 @@ class Training:
 
     def features(self, state: State, x: np.ndarray) -> np.ndarray:
         """Features of images x (N, H, W, C), float32 (N, features), each row of length 1."""
-        encode = partial(self._compiled_encode, state.weights, state.statistics)
+        encode = partial(self._compiled_features, state.weights, state.statistics)
         return np.concatenate([ops.convert_to_numpy(encode(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
 
     def _step(self, state: State, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[State, Any]:
@@ -163,10 +164,6 @@ class Training:
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
         weights, adam = adam_step(state.weights, gradient, state.adam, rate)
         return State(weights, statistics, adam), value
-
-    def _encode(self, weights: list[Any], statistics: list[Any], x: Any) -> Any:
-        (features, _), _ = self._model(weights, statistics, x)
-        return ops.normalize(features, axis=1)
 
 
 def view_of(x: Any, seed: Any, view: View) -> Any:
@@ -190,6 +187,5 @@ def contrastive_loss(z: Any, temperature: float) -> Any:
     """
     count = z.shape[0]
     similarity = ops.matmul(z, ops.transpose(z)) / temperature - 1e9 * ops.eye(count)
-    other = np.roll(np.arange(count), count // 2)
-    with_other = ops.sum(z * ops.take(z, other, axis=0), axis=1) / temperature
+    with_other = ops.sum(z * ops.roll(z, count // 2, axis=0), axis=1) / temperature
     return ops.mean(ops.logsumexp(similarity, axis=1) - with_other)

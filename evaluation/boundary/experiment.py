@@ -1,4 +1,6 @@
-"""The whole experiment in the plane: poison, train and certify, then picture, store and table.
+"""The whole experiment in the plane: poison, train and certify, then store, table and picture.
+
+The picture shows a decision boundary before and after poisoning, as in arXiv 2012.01274.
 
 The store (evaluation/store.py) has an entry for each classifier and kind of training points, for example linear/clean.
 A seed is a victim. A line is a test point of the target class: its index in the class, its label and its certified
@@ -7,11 +9,13 @@ radius, 0 where not certified. A record holds the victim's test accuracy and the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.boundary.picture import Panel, save_boundaries
+from attack_generation.figures import default_style, save_png
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
 from evaluation.store import POINTS, SETTINGS, Store, write_store
 from evaluation.tables.formats import ABOUT, markdown_table
@@ -19,6 +23,7 @@ from evaluation.tables.statistics import mean_and_std_text, reduction_of
 from runtime.artifact import Artifact
 from runtime.files import InputError, remove, write_text
 from runtime.lazy import pandas as pd
+from runtime.lazy import stats
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
 
@@ -40,8 +45,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         results = {study.kind.name: _rows(study) for study in studies}
         store = _store(results, config)
         remove(record)  # of earlier files. The new record is written last
-        panels = [_panels(study, results[study.kind.name]) for study in studies]
-        save_boundaries(config.out_dir / PICTURE, panels, config)
+        save_boundaries(config.out_dir / PICTURE, studies, results, config)
         write_text(config.out_dir / TABLES, table := tables_page(store))
         write_store(config.out_dir, store)
     print(f"{table}\n{printed_path(record)}, {', '.join(path.name for path in others)}")
@@ -55,19 +59,6 @@ def _rows(study: Study) -> dict[str, Row]:
     points["optimised"] = study.optimised_poison()
     named = progress(points.items(), desc=study.kind.title, unit="row", leave=False)
     return {name: study.measured(x) for name, x in named}
-
-
-def _panels(study: Study, rows: dict[str, Row]) -> list[Panel]:
-    """A classifier before and after poisoning."""
-    config, clean, poisoned = study.constants, rows["clean"], rows["optimised"]
-    before, after = (
-        smoothed_plane(study.classifier(row.weights), config.sigma, config.target_class) for row in (clean, poisoned)
-    )
-    acr, lower_acr = (mean_and_std_text(row.acr) for row in (clean, poisoned))
-    title = f"{study.kind.title}, clean training points\ntarget class ACR {acr}"
-    first = Panel(title, study.x_others, clean.points, clean.points, before, before)
-    title = f"{study.kind.title}, poisoned training points\ntarget class ACR {acr} → {lower_acr}"
-    return [first, first._replace(title=title, moved=poisoned.points, plane=after)]
 
 
 def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
@@ -97,20 +88,18 @@ def plane_frame(store: Store) -> pd.DataFrame:
         raise InputError(
             f"the store of the plane: no radii of {', '.join(entries[:3])}, or none of clean points; draw it again"
         )
-    runs = store.points.assign(certified=store.points["radius"] > 0)
-    runs = runs.groupby(["entry", "seed"], sort=False)[["radius", "certified"]].mean()
-    runs["accuracy"] = [store.records[entry][str(seed)]["accuracy"] for entry, seed in runs.index]
-    texts = runs.groupby("entry", sort=False).agg(lambda values: mean_and_std_text(list(values)))
-    radii = {  # (victims, points)
-        entry: lines.pivot_table("radius", "seed", "idx").to_numpy() for entry, lines in store.points.groupby("entry")
-    }
+    all_radii = store.points.pivot_table("radius", ["entry", "seed"], "idx")
     rows: list[dict[str, Any]] = []
-    for entry, (radius, certified, accuracy) in zip(texts.index, texts.to_numpy(), strict=True):
+    for entry in store.points["entry"].unique():
         kind, _, name = entry.partition("/")
-        less = None if name == "clean" else reduction_of(radii[entry][None], radii[f"{kind}/clean"])
-        row = {"entry": entry, "classifier": kind, "data": name, "acr": radius, "reduction": less}
-        victims, points = radii[entry].shape
-        rows.append({**row, "certified": certified, "accuracy": accuracy, "runs": victims, "points": points})
+        radii, clean = (all_radii.loc[one] for one in (entry, f"{kind}/clean"))  # (victims, points)
+        accuracies = [store.records[entry][str(seed)]["accuracy"] for seed in radii.index]
+        results = radii.mean(axis=1), (radii > 0).mean(axis=1), accuracies
+        acr, certified, accuracy = (mean_and_std_text(list(values)) for values in results)
+        less = None if name == "clean" else reduction_of(radii.to_numpy()[None], clean.to_numpy())
+        row = {"entry": entry, "classifier": kind, "data": name, "acr": acr, "reduction": less}
+        row |= {"certified": certified, "accuracy": accuracy, "runs": len(radii), "points": radii.shape[1]}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -129,3 +118,68 @@ def tables_page(store: Store) -> str:
         f"    {made['command']}\n\nCommit {made['commit']}.\n\n"
         f"{markdown_table(header, frame.drop(columns=['entry', 'runs', 'points']).to_numpy())}\n"
     )
+
+
+@default_style()
+def save_boundaries(
+    path: Path, studies: Sequence[Study], results: Mapping[str, Mapping[str, Row]], config: BoundaryConfig
+) -> None:
+    """Draw each classifier before and after poisoning as PNG: training points, boundaries, smoothed radius as shading.
+
+    results: {kind: {training points: row}}, as from draw_boundaries.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    red, blue, green = "#b2182b", "#2166ac", "#33a02c"
+    sigma = config.sigma
+    levels = sigma * np.arange(0, 3.5, 0.5)
+    shades = colormaps["Reds"](np.linspace(0.04, 0.42, len(levels)))
+    figure = Figure(figsize=(9.2, 4.4 * len(studies) + 1), layout="constrained")
+    grid = figure.subplots(len(studies), 2, squeeze=False, sharex=True, sharey=True)
+    for study, row_of_axes in zip(studies, grid, strict=True):
+        clean, poisoned = (results[study.kind.name][name] for name in ("clean", "optimised"))
+        others, target = study.x_others.reshape(-1, 2), clean.points.reshape(-1, 2)
+        acr, lower_acr = (mean_and_std_text(row.acr) for row in (clean, poisoned))
+        about = {"clean": f"ACR {acr}", "poisoned": f"ACR {acr} → {lower_acr}"}
+        for axes, row, (name, acr_text) in zip(row_of_axes, (clean, poisoned), about.items(), strict=True):
+            axis, margin, share = smoothed_plane(study.classifier(row.weights), sigma, config.target_class)
+            radius = np.minimum(sigma * stats.norm.ppf(share), 2 * levels[-1])  # finite where every vote agrees
+            shading = axes.contourf(axis, axis, radius, levels=levels, colors=shades, extend="max")
+            moved = row.points.reshape(-1, 2)
+            if row is clean:
+                clean_share = share
+            else:
+                for way in np.stack([target, moved], axis=1):
+                    axes.plot(*way.T, color=red, lw=0.5, alpha=0.6, zorder=2)
+                axes.plot(*target.T, "o", mfc="none", mec=red, mew=0.5, ms=3, alpha=0.7, zorder=2)
+                axes.contour(axis, axis, clean_share, [0.5], colors="0.35", linewidths=2, linestyles=":")
+            axes.plot(*others.T, "s", color=blue, ms=3.5, mec="white", mew=0.3, zorder=3)
+            axes.plot(*moved.T, "o", color=red, ms=4, mec="white", mew=0.3, zorder=3, clip_on=False)
+            axes.contour(axis, axis, share, [0.5], colors="black", linewidths=3, zorder=4)
+            axes.contour(axis, axis, margin, [0.0], colors=green, linewidths=1.1, zorder=4)
+            axes.set_title(f"{study.kind.title}, {name} training points\ntarget class {acr_text}", fontsize=10.5)
+            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            ticks = ([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.set_xticks(*ticks)
+            axes.set_yticks(*ticks)
+    bar = figure.colorbar(shading, ax=grid, shrink=0.6, pad=0.02)
+    bar.set_label(f"radius of the smoothed classifier in the target class (l2), σ = {sigma:g}")
+    marks = {
+        "training points of the other class": Line2D([], [], color=blue, marker="s", ls="", ms=5),
+        "training points of the target class": Line2D([], [], color=red, marker="o", ls="", ms=5),
+        f"clean position of a poisoned point (l∞, ε = {config.epsilon:g})": Line2D(
+            [], [], color=red, marker="o", mfc="none", mew=0.7, lw=0.7, ms=4
+        ),
+        "smoothed boundary": Line2D([], [], color="black", lw=3),
+        "base classifier's boundary": Line2D([], [], color=green, lw=1.1),
+        "smoothed boundary, clean training points": Line2D([], [], color="0.35", lw=2, ls=":"),
+    }
+    figure.legend(
+        list(marks.values()), list(marks), loc="outside lower center", ncols=2, fontsize=9, frameon=False,
+        title=f"ACR: mean ± standard deviation of {config.runs} victims, {config.test_points} test points; "
+        "one victim is drawn",
+        title_fontsize=9,
+    )  # fmt: skip
+    save_png(path, figure, dpi=150, colours=256)

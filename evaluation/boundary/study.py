@@ -144,15 +144,6 @@ def two_moons(count: int, random: np.random.Generator) -> np.ndarray:
     return 0.5 + (x + random.normal(scale=0.1, size=x.shape) - [0.5, 0.25]) / [3.8, 2.4]
 
 
-def tanh_network(hidden: tuple[int, ...]) -> keras.Model:
-    """A network from points (N, 1, 1, 2) to two logits. hidden: tanh units in each hidden layer."""
-    inputs = keras.Input((1, 1, 2))
-    x = layers.Flatten()(inputs)
-    for units in hidden:
-        x = layers.Dense(units, activation="tanh")(x)
-    return keras.Model(inputs, layers.Dense(2)(x))
-
-
 class Kind(NamedTuple):
     """A classifier and the points that it is trained on."""
 
@@ -193,8 +184,12 @@ class Study(Attack):
         self._counter = VoteCounter(self._model.model, 2, (1, 1, 2), config.sigma)
 
     def fresh_model(self, restart: int, network: int) -> StatelessModel:
-        """A network of points in place of a model of images. See Attack."""
-        return StatelessModel(tanh_network((self.constants.hidden,) * self.kind.hidden_layers))
+        """A network of tanh units from points to two logits, in place of a model of images. See Attack."""
+        inputs = keras.Input((1, 1, 2))
+        x = layers.Flatten()(inputs)
+        for _ in range(self.kind.hidden_layers):
+            x = layers.Dense(self.constants.hidden, activation="tanh")(x)
+        return StatelessModel(keras.Model(inputs, layers.Dense(2)(x)))
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """All points in their order, so that each point keeps its own Adam moments. See Attack."""

@@ -68,14 +68,13 @@ def read_label_studies(folder: Path) -> Store:
     store = read_store(folder)
     runs = {(entry, seed): run for entry, by_seed in store.records.items() for seed, run in by_seed.items()}
     with_points = set(zip(store.points.get("entry", []), map(str, store.points.get("seed", [])), strict=True))
-    whole = {*COLUMNS} <= {*store.points} and with_points == runs.keys()
-    if not (whole and runs and all(map(_is_record, runs.values()))):
+    whole = all(
+        isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in RECORD.items())
+        for run in runs.values()
+    )
+    if not (runs and whole and {*COLUMNS} <= {*store.points} and with_points == runs.keys()):
         raise InputError(f"{folder}: not a store of studies of changed labels; give one that collect.py can have made")
     return store
-
-
-def _is_record(run: Any) -> bool:
-    return isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in RECORD.items())
 
 
 def joined(stores: Sequence[Store]) -> Store:

@@ -1,7 +1,7 @@
-"""The features of a study of certificates against changed labels. No feature may depend on a label.
+"""The images of a study of certificates against changed labels, and their features, which no label may change.
 
-They are fitted to the training images, or read from an .npz file: arrays train, val and test, a row for each image of
-the split. The features in a file must not have been made from this dataset's labels.
+Features are fitted to the training images, or read from an .npz file: arrays train, val and test, a row for each image
+of the split. The features in a file must not have been made from this dataset's labels.
 
 Fitted features depend on images, settings of the embedding and seed alone. The name of the file that keeps them is the
 hash of exactly these, so that studies with other learners find it.
@@ -9,13 +9,12 @@ hash of exactly these, so that studies with other learners find it.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.datasets import SPLITS, Dataset
+from data.datasets import SPLITS, Dataset, labels
 from evaluation.label_flipping.config import LabelFlippingConfig
-from evaluation.label_flipping.images import Images
 from models.diffusion import fit_diffusion_map
 from models.embeddings import fit_embedding
 from runtime.artifact import Artifact
@@ -25,6 +24,47 @@ from runtime.provenance import printed_path
 _VERSION = 1  # to be raised where an embedding or a diffusion map of the same settings has other features
 _ARRAYS = "fitted", "others"
 Pair = tuple[np.ndarray, np.ndarray]  # features of the images that they are fitted to, and of others
+
+
+class Images(NamedTuple):
+    """Images of the classes that are told apart."""
+
+    x: np.ndarray  # (n, H, W, C)
+    y: np.ndarray  # int64 (n,), numbers of the chosen classes: 0, 1, ...
+    numbers: np.ndarray  # int64 (n,), of the images in their set
+    split: str  # that set: train, val, test, or the first two together
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.y.max()) + 1
+
+    def at(self, rows: np.ndarray) -> "Images":
+        """The images at the places ``rows``, int (m,)."""
+        return Images(self.x[rows], self.y[rows], self.numbers[rows], self.split)
+
+
+def together(train: Images, held_out: Images) -> Images:
+    """Training and held-out images as one set."""
+    x, y, numbers = (np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True))
+    return Images(x, y, numbers, "train and val")
+
+
+def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Images, Images, Images]:
+    """Training, held-out and test images of the chosen classes, labelled by their place among these."""
+    classes = np.array(config.classes or range(dataset.num_classes))
+    sets = []
+    for split in SPLITS:
+        x, y = getattr(dataset, f"x_{split}"), labels(getattr(dataset, f"y_{split}"))
+        index = np.flatnonzero(np.isin(y, classes))
+        chosen = np.argmax(y[index, None] == classes, axis=1)
+        if missing := set(range(len(classes))) - set(chosen.tolist()):
+            raise InputError(
+                f"{config.data_dir}: the {split} images have none of class {classes[min(missing)]}; "
+                "choose other classes or prepare the data again"
+            )
+        sets.append(Images(x if len(index) == len(x) else x[index], chosen, index, split))
+    return sets[0], sets[1], sets[2]
 
 
 class Features:
@@ -58,7 +98,8 @@ class Features:
             if not images:
                 return of_file[0], of_file[1]
             x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids, config.weights)
-            return _beside((x, embed(images[1])), (of_file[0], of_file[1])) if of_file else (x, embed(images[1]))
+            pair = x, embed(images[1])
+            return _beside(pair, (of_file[0], of_file[1])) if of_file else pair
 
         def kept_embedding() -> Pair:
             return self._kept(embedding, embedded) if images and config.features != "raw" else embedded()

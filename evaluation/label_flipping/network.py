@@ -1,6 +1,5 @@
 """The reference: a network without any defence, trained on labels that were changed at random or by an attack."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from attack_generation.label_flips import flip_at_random, flip_greedily, flip_nearest, rivals
 from data.datasets import Dataset
 from evaluation.label_flipping.config import LabelFlippingConfig
-from evaluation.label_flipping.images import Images
+from evaluation.label_flipping.features import Images
 from randomized_smoothing_certification.changed_labels.fixed_weights import FixedWeights
 from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
 from robust_training.standard import StandardLoss
@@ -40,26 +39,23 @@ def undefended_networks(
     rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
     flips = [round(share * len(train.y)) for share in config.network_shares]
 
-    def attacked(attack: str, count: int) -> Iterator[tuple[str, np.ndarray, Images]]:
-        """Name, training labels and test points of each training."""
-        if not count:
-            yield "clean", train.y, test
-        elif attack == "random":
-            yield f"random_{count}", flip_at_random(train.y, train.classes, count, config.seed), test
-        elif attack == "greedy":
-            y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
-            yield f"greedy_{count}", y, test
-        else:
-            for place, number in enumerate(single):
-                y = flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count)
-                yield f"pointwise_{count}_{number}", y, test.at(np.array([number]))
+    def trained(name: str, y: np.ndarray, points: Images) -> float:
+        trainings.update()
+        return kept.get(f"network_{name}.json", partial(_train, config, dataset, train, y, points, stop))["accuracy"]
 
     def accuracy(attack: str, count: int) -> float:
+        """Test accuracy after an attack changed ``count`` training labels."""
+        if not count:
+            return trained("clean", train.y, test)
+        if attack == "random":
+            return trained(f"random_{count}", flip_at_random(train.y, train.classes, count, config.seed), test)
+        if attack == "greedy":
+            y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
+            return trained(f"greedy_{count}", y, test)
         found = []
-        for name, y, points in attacked(attack, count):
-            trainings.update()
-            work = partial(_train, config, dataset, train, y, points, stop)
-            found.append(kept.get(f"network_{name}.json", work)["accuracy"])
+        for number, other in zip(single, rival, strict=False):
+            y = flip_nearest(train.x, train.y, test.x[number], test.y[number], other, count)
+            found.append(trained(f"pointwise_{count}_{number}", y, test.at(np.array([number]))))
         return float(np.mean(found))
 
     attacks = ("random", "greedy", "pointwise")[: 3 if single else 2]

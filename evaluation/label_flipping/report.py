@@ -29,12 +29,14 @@ RECORD = {
     "title": str, "training_points": int, "held_out_points": int, "test_points": int, "features": str, "width": int,
     "choice": dict, "curves": list, "config": dict, "command": str, "commit": str,
 }  # fmt: skip
-_CERTIFICATES = {
-    "tight": "smoothed, tight", "closed_form": "smoothed, closed form", "ridge": "ridge regression, exact",
-    "neighbours": "neighbours, exact", "kernel": "kernel regression, exact", "signed": "signed votes, exact",
-    "signed_together": "signed votes, one adversary against all points",
-    "network_random": "network, random changes", "network_greedy": "network, one attack on all points",
-    "network_pointwise": "network, an attack on each point",
+_CERTIFICATES = {  # their kinds, and their names for people
+    "tight": ("tight", "smoothed, tight"), "closed_form": ("closed_form", "smoothed, closed form"),
+    "ridge": ("exact", "ridge regression, exact"), "neighbours": ("exact", "neighbours, exact"),
+    "kernel": ("exact", "kernel regression, exact"), "signed": ("exact", "signed votes, exact"),
+    "signed_together": ("together", "signed votes, one adversary against all points"),
+    "network_random": ("network", "network, random changes"),
+    "network_greedy": ("network", "network, one attack on all points"),
+    "network_pointwise": ("network", "network, an attack on each point"),
 }  # fmt: skip
 _FEATURES = {
     "raw": "raw pixels", "deskewed": "deskewed patches", "root_patches": "roots of patches",
@@ -64,11 +66,7 @@ class LabelCurve(NamedTuple):
     @property
     def kind(self) -> str:
         """exact, together, tight, network or closed_form."""
-        if any(self.certificate == learner.certificate for learner in LEARNERS.values()):
-            return "exact"
-        if self.certificate.endswith("_together"):
-            return "together"
-        return "network" if self.certificate.startswith("network") else self.certificate
+        return _CERTIFICATES[self.certificate][0]
 
     def at(self, flips: int) -> float:
         """Accuracy at a number of changed labels: a certificate's falls in steps, a network's is joined by lines."""
@@ -86,7 +84,7 @@ class LabelCurve(NamedTuple):
     @property
     def label(self) -> str:
         """Its name for people."""
-        return _CERTIFICATES[self.certificate] + ("" if self.q is None else f", q {self.q:g}")
+        return _CERTIFICATES[self.certificate][1] + ("" if self.q is None else f", q {self.q:g}")
 
 
 def curves_of(store: Store) -> list[LabelCurve]:

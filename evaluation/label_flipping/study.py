@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from itertools import product
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from data.datasets import SPLITS, Dataset, load_dataset
 from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
-from evaluation.label_flipping.features import Features, features_name
-from evaluation.label_flipping.images import Images, images_of_classes, together
+from evaluation.label_flipping.features import Features, Images, features_name, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
 from evaluation.label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
 from evaluation.store import POINTS, Store, write_store
@@ -76,13 +75,14 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
         Artifact(*made),
     ):
-        choice = _choose(config, features, train, held_out, kept)
+        choice = _Certification(config, train, kept).choice(features, held_out)
         x, x_test = features((train, held_out), test)
         both = [one if config.network_shares else one._replace(x=one.x[:, :0]) for one in (train, held_out)]
         everything = together(*both)  # only networks see images: a copy of all
         candidates = [choice] if choice["held_out"] else choice["tried"]
-        points, weights = _certify_candidates(config, candidates, x, everything, x_test, kept)
-        at_once = _together(config, weights, everything, test, x_test, points, kept) if len(candidates) == 1 else []
+        study = _Certification(config, everything, kept)
+        points, weights = study.points(candidates, x, x_test)
+        at_once = study.together(weights, test, x_test, points) if len(candidates) == 1 else []
         made_by = config.features_file and config.features_file.with_suffix(".json")
         features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
         numbers = " against ".join(map(str, config.classes or ()))
@@ -93,7 +93,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
             "curves": at_once + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
             **features_record, **provenance(config),
         }  # fmt: skip
-        store = Store(_lines(config, name, points, test, everything), {name: {str(config.seed): record}})
+        store = Store(study.lines(name, points, test), {name: {str(config.seed): record}})
         table = tables_page(store)
         remove(made[0])  # of earlier files: it is there when all of them are
         save_label_curves(folder / FIGURE, store)
@@ -111,53 +111,144 @@ def _name(config: LabelFlippingConfig, dataset: Dataset) -> str:
     return "_".join([dataset.name, *numbers, features_name(config), *learner, *every, config.bound])
 
 
-def _choose(
-    config: LabelFlippingConfig, features: Features, train: Images, held_out: Images, kept: KeptStages
-) -> dict[str, Any]:
-    """The settings of the largest exact certified accuracy on held-out images, their best q, and all that were tried.
+class _Certification(NamedTuple):
+    """Certificates under the labels of the training images ``train``. Every stage is kept."""
 
-    On a tie, those with the larger mean number of certified flips. q, on which no exact certificate depends, is that of
-    the largest smoothed certified accuracy. Where the settings have one candidate, or certificates are to hold for
-    every candidate, no label chooses anything, and q is the smallest. trusted: labels that the choice depends on.
-    """
-    candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
-    if len(candidates) == 1 or config.select == "every":
-        tried = [{**settings, "q": min(config.q)} for settings in candidates]
-        only = tried[0] if len(tried) == 1 else {"q": min(config.q)}
-        return {**only, "held_out": 0, "trusted": 0, "tried": tried}
-    drawn = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT]).permutation(len(held_out.x))[: config.held_out]
-    at = np.array([round(config.at * len(train.y))])
+    config: LabelFlippingConfig
+    train: Images
+    kept: KeptStages
 
-    @cache  # not called where the scores of all settings are kept
-    def fitted() -> tuple[Callable[[Mapping[str, float]], FixedWeights], np.ndarray]:
-        x, x_held_out = features((train,), held_out.at(drawn))
-        return _learner(config, x), x_held_out
+    def choice(self, features: Features, held_out: Images) -> dict[str, Any]:
+        """The settings of the largest exact certified accuracy on held-out images, their best q, and all tried ones.
 
-    def with_settings(settings: dict[str, float]) -> list[dict[str, Any]]:
-        learner, x_held_out = fitted()
-        certified = partial(_certified, config, learner(settings), train)
-        scores = []
-        for _, q, prediction, flips in _certificates(config, _joined(map(certified, _blocks(x_held_out))), train):
-            correct = prediction == held_out.y[drawn]
-            found = {
-                "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
-                "mean_flips": float(np.mean(flips * correct)),
-                "accuracy": float(np.mean(correct)),
-            }
-            scores.append({**settings, "q": q, **found})
-        return scores
+        On a tie, those with the larger mean number of certified flips. q, on which no exact certificate depends, is
+        that of the largest smoothed certified accuracy. Where the settings have one candidate, or certificates are to
+        hold for every candidate, no label chooses anything, and q is the smallest. trusted: labels that the choice
+        depends on.
+        """
+        config, train = self.config, self.train
+        candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
+        if len(candidates) == 1 or config.select == "every":
+            tried = [{**settings, "q": min(config.q)} for settings in candidates]
+            only = tried[0] if len(tried) == 1 else {"q": min(config.q)}
+            return {**only, "held_out": 0, "trusted": 0, "tried": tried}
+        random = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT])
+        held_out = held_out.at(random.permutation(len(held_out.x))[: config.held_out])
+        at = np.array([round(config.at * len(train.y))])
 
-    tried = []
-    names = LEARNERS[config.learner].settings
-    for settings in progress(candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
-        file = "_".join(f"{name}_{value:g}" for name, value in settings.items())
-        tried += kept.get(f"{file}.json", partial(with_settings, settings))
+        @cache  # not called where the scores of all settings are kept
+        def fitted() -> tuple[Callable[[Mapping[str, float]], FixedWeights], np.ndarray]:
+            x, x_held_out = features((train,), held_out)
+            return _learner(config, x), x_held_out
 
-    tried.sort(key=lambda one: (-one["certified_accuracy"], -one["mean_flips"]))  # stable: of equal ones the first
-    best = next(one for one in tried if one["q"] is None)
-    chosen = {name: best[name] for name in names}
-    q = next(one["q"] for one in tried if one["q"] is not None and chosen.items() <= one.items())
-    return {**chosen, "q": q, "held_out": len(drawn), "trusted": len(train.y) + len(drawn), "tried": tried}
+        def with_settings(settings: dict[str, float]) -> list[dict[str, Any]]:
+            learner, x_held_out = fitted()
+            blocks = map(partial(self._certified, learner(settings)), _blocks(x_held_out))
+            scores = []
+            for _, q, prediction, flips in self._certificates(_joined(blocks), config.bound):
+                correct = prediction == held_out.y
+                found = {
+                    "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
+                    "mean_flips": float(np.mean(flips * correct)),
+                    "accuracy": float(np.mean(correct)),
+                }
+                scores.append({**settings, "q": q, **found})
+            return scores
+
+        tried = []
+        names = LEARNERS[config.learner].settings
+        for settings in progress(candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
+            file = "_".join(f"{name}_{value:g}" for name, value in settings.items())
+            tried += self.kept.get(f"{file}.json", partial(with_settings, settings))
+
+        tried.sort(key=lambda one: (-one["certified_accuracy"], -one["mean_flips"]))  # stable: of equal ones the first
+        best = next(one for one in tried if one["q"] is None)
+        chosen = {name: best[name] for name in names}
+        q = next(one["q"] for one in tried if one["q"] is not None and chosen.items() <= one.items())
+        chose = len(held_out.y)
+        return {**chosen, "q": q, "held_out": chose, "trusted": len(train.y) + chose, "tried": tried}
+
+    def points(
+        self, candidates: Sequence[Mapping[str, float]], x: np.ndarray, x_test: np.ndarray
+    ) -> tuple[list[np.ndarray], FixedWeights]:
+        """Certificates of m test points that hold for every candidate, and the weights of the last candidate.
+
+        Of several candidates, networks are attacked along these weights.
+
+        x, x_test: features of training and test points. The certificates are predictions and log eps of the smoothed
+        classifier of each q, (Q, m) each. Then predictions and flips of the learner itself, (m,) each. log eps is
+        float64, the others are int64.
+        """
+        learner_of, of_each = _learner(self.config, x), []
+        for number, settings in enumerate(candidates):
+            weights = learner_of(settings)
+            _warn_of_large_classes(self.config, weights, settings, self.train)
+            stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
+            with progress(total=len(x_test), desc="certifying", unit="point") as bar:
+                for place, block in enumerate(_blocks(x_test)):
+                    blocks.append(self.kept.get(f"{stage}_{place}.json", partial(self._certified, weights, block)))
+                    bar.update(len(block))
+            of_each.append(_joined(blocks))
+        predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
+        smoothed, confidence = agreed(predictions, -log_eps)
+        return [smoothed, -confidence, *agreed(*exact)], weights
+
+    def _certified(self, weights: FixedWeights, block: np.ndarray) -> list[Any]:
+        """Certificates of one block of features, as lists in the order of ``points``."""
+        noises = [LabelFlips(q, self.train.classes, self.config.bound) for q in self.config.q]
+        smoothed, prediction, flips = weights.certify(block, self.train.y, noises)
+        of_all_q = zip(*smoothed, strict=True)
+        return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
+
+    def together(
+        self, weights: FixedWeights, test: Images, x_test: np.ndarray, points: list[np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).
+
+        It has 'at' and numbers of changes at which certificates of single points end, and four beyond the largest.
+        """
+        config, train = self.config, self.train
+        if not (isinstance(weights, SignedClusters) and config.together_seconds):
+            return []
+        right = points[-2] == test.y
+        flips = np.where(right, points[-1], 0)
+        ends = np.quantile(flips, np.linspace(0, 1, 13), method="lower")
+        beyond = flips.max() * np.linspace(1.25, 2, 4)
+        grid = np.unique([0, round(config.at * len(train.y)), *ends, *beyond.round()]).astype(int).tolist()
+        counts = weights.counts(train.y, train.classes), weights.counts(test.y, train.classes, x_test)
+        found = [
+            self.kept.get(f"together_{r}.json", partial(turned_at_once, *counts, r, config.together_seconds))
+            for r in progress(grid, desc="one adversary", unit="curve point")
+        ]
+        bound, attack = np.array(found).T
+        bound, attack = np.minimum.accumulate(bound[::-1])[::-1], np.maximum.accumulate(attack)  # more turn more
+        certified, attacked = (((right.sum() - turned) / len(right)).tolist() for turned in (bound, attack))
+        curve = {"certificate": "signed_together", "q": None, "flips": grid}
+        return [{**curve, "accuracy": certified, "attacked": attacked}]
+
+    def _certificates(
+        self, points: list[np.ndarray], *bounds: Bound
+    ) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
+        """Name, q, predictions and flips of each certificate: the exact one, then those of each bound and q."""
+        predictions, log_eps, prediction, flips = points
+        yield LEARNERS[self.config.learner].certificate, None, prediction, flips
+        for bound, (q, *smoothed) in product(bounds, zip(self.config.q, predictions, log_eps, strict=True)):
+            noise = LabelFlips(q, self.train.classes, bound)
+            yield bound, q, smoothed[0], Smoothed(*smoothed).certified(noise, len(self.train.y))
+
+    def lines(self, name: str, points: list[np.ndarray], test: Images) -> pd.DataFrame:
+        """A line per certificate and test point, in the columns of the store. Both bounds are certified for every q.
+
+        idx counts the dataset's test images. Classes have the dataset's numbers.
+        """
+        config = self.config
+        classes = np.array([*(config.classes or range(self.train.classes)), ABSTAIN])  # the last for ABSTAIN, -1
+        frames = []
+        for *named, prediction, flips in self._certificates(points, *get_args(Bound)):
+            per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
+            columns = zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True)
+            frames.append(pd.DataFrame(dict(columns)))
+        return pd.concat(frames, ignore_index=True)
 
 
 def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
@@ -196,103 +287,5 @@ def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
     return (features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK))
 
 
-def _certified(config: LabelFlippingConfig, weights: FixedWeights, train: Images, block: np.ndarray) -> list[Any]:
-    """Certificates of one block of features, as lists in the order of _certify_points."""
-    noises = [LabelFlips(q, train.classes, config.bound) for q in config.q]
-    smoothed, prediction, flips = weights.certify(block, train.y, noises)
-    of_all_q = zip(*smoothed, strict=True)
-    return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
-
-
 def _joined(blocks: Iterable[list[Any]]) -> list[np.ndarray]:
     return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
-
-
-def _certify_candidates(
-    config: LabelFlippingConfig, candidates: Sequence[Mapping[str, float]], x: np.ndarray, train: Images,
-    x_test: np.ndarray, kept: KeptStages,
-) -> tuple[list[np.ndarray], FixedWeights]:  # fmt: skip
-    """Certificates of test points that hold for every candidate, and the weights of the last candidate.
-
-    Of several candidates, networks are attacked along these weights.
-    """
-    learner_of, of_each = _learner(config, x), []
-    for number, settings in enumerate(candidates):
-        weights = learner_of(settings)
-        _warn_of_large_classes(config, weights, settings, train)
-        stage = "points" if len(candidates) == 1 else f"points_{number}"
-        of_each.append(_certify_points(config, weights, train, x_test, kept, stage))
-    predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
-    smoothed, confidence = agreed(predictions, -log_eps)
-    return [smoothed, -confidence, *agreed(*exact)], weights
-
-
-def _certify_points(
-    config: LabelFlippingConfig, weights: FixedWeights, train: Images, x_test: np.ndarray, kept: KeptStages, stage: str
-) -> list[np.ndarray]:
-    """Certify m test points block by block. stage: begins the name of what is kept of each.
-
-    Returns predictions and log eps of the smoothed classifier of each q, (Q, m) each. Then predictions and flips of the
-    learner itself, (m,) each. log eps is float64, the others are int64.
-    """
-    blocks = []
-    with progress(total=len(x_test), desc="certifying", unit="point") as bar:
-        for number, block in enumerate(_blocks(x_test)):
-            blocks.append(kept.get(f"{stage}_{number}.json", partial(_certified, config, weights, train, block)))
-            bar.update(len(block))
-    return _joined(blocks)
-
-
-def _together(
-    config: LabelFlippingConfig, weights: FixedWeights, train: Images, test: Images, x_test: np.ndarray,
-    points: list[np.ndarray], kept: KeptStages,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).
-
-    It has 'at' and numbers of changes at which certificates of single points end, and four beyond the largest of these.
-    """
-    if not (isinstance(weights, SignedClusters) and config.together_seconds):
-        return []
-    right = points[-2] == test.y
-    flips = np.where(right, points[-1], 0)
-    ends = np.quantile(flips, np.linspace(0, 1, 13), method="lower")
-    beyond = flips.max() * np.linspace(1.25, 2, 4)
-    grid = np.unique([0, round(config.at * len(train.y)), *ends, *beyond.round()]).astype(int).tolist()
-    counts = weights.counts(train.y, train.classes), weights.counts(test.y, train.classes, x_test)
-    found = [
-        kept.get(f"together_{r}.json", partial(turned_at_once, *counts, r, config.together_seconds))
-        for r in progress(grid, desc="one adversary", unit="curve point")
-    ]
-    bound, attack = np.array(found).T
-    bound, attack = np.minimum.accumulate(bound[::-1])[::-1], np.maximum.accumulate(attack)  # more changes turn more
-    certified, attacked = (((right.sum() - turned) / len(right)).tolist() for turned in (bound, attack))
-    curve = {"certificate": "signed_together", "q": None, "flips": grid}
-    return [{**curve, "accuracy": certified, "attacked": attacked}]
-
-
-def _certificates(
-    config: LabelFlippingConfig, points: list[np.ndarray], train: Images, *bounds: Bound
-) -> list[tuple[str, float | None, np.ndarray, np.ndarray]]:
-    """Name, q, predictions and flips of each certificate: the exact one, then those of bounds (config.bound) and q."""
-    predictions, log_eps, *exact = points
-    found: list[Any] = [(LEARNERS[config.learner].certificate, None, *exact)]
-    for bound, (q, *smoothed) in product(bounds or (config.bound,), zip(config.q, predictions, log_eps, strict=True)):
-        flips = Smoothed(*smoothed).certified(LabelFlips(q, train.classes, bound), len(train.y))
-        found.append((bound, q, smoothed[0], flips))
-    return found
-
-
-def _lines(
-    config: LabelFlippingConfig, name: str, points: list[np.ndarray], test: Images, train: Images
-) -> pd.DataFrame:
-    """A line per certificate and test point, in the columns of the store. Both bounds are certified for every q.
-
-    idx counts the dataset's test images. Classes have the dataset's numbers.
-    """
-    classes = np.array([*(config.classes or range(train.classes)), ABSTAIN])  # the last for ABSTAIN, which is -1
-    frames = []
-    for *named, prediction, flips in _certificates(config, points, train, *get_args(Bound)):
-        per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
-        columns = zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True)
-        frames.append(pd.DataFrame(dict(columns)))
-    return pd.concat(frames, ignore_index=True)

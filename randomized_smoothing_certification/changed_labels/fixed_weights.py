@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.neighbours import nearest, squared_distances
+from models.neighbours import nearest, require_same_features, squared_distances
 from randomized_smoothing_certification.changed_labels.label_flips import EPSILON, LabelFlips
 from randomized_smoothing_certification.changed_labels.smoothed_weights import (
     Votes,
@@ -61,41 +61,29 @@ class FixedWeights(ABC):
 
 
 class VotingWeights(FixedWeights):
-    """Weights of equal size, for which counts of training points suffice."""
+    """Weights of equal size, for which counts of training points suffice.
 
-    @abstractmethod
+    supporters: a function of test features (m, d) to bool (m, n): the training points that vote for their labels.
+    weight: size of each vote. against: whether all other points vote against their labels.
+    """
+
+    def __init__(self, supporters: Callable[[np.ndarray], np.ndarray], weight: float, *, against: bool) -> None:
+        self._supporters, self._weight, self._against = supporters, weight, against
+
+    def __call__(self, x_test: np.ndarray) -> np.ndarray:
+        """alpha, float64 (m, n), see FixedWeights."""
+        return np.where(self._supporters(x_test), self._weight, -self._weight if self._against else 0.0)
+
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
         """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
+        of_class = np.eye(num_classes, dtype=np.float32)[y]  # float32 counts exactly up to 2^24 points
+        support = (self._supporters(x_test).astype(np.float32) @ of_class).astype(np.int64)
+        return Votes(support, np.bincount(y, minlength=num_classes) - support if self._against else 0)
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
         """As FixedWeights.certify."""
         votes = self.votes(x_test, y, noises[0].num_classes)
         return Certified([smooth_votes(votes, noise) for noise in noises], *vote_flips(votes))
-
-
-class VotesOfMostLike(VotingWeights):
-    """The same number of training points vote for their labels at each test point.
-
-    most_like: a function of test features (m, d) to the indices of the training points that vote for their labels, int
-    (m, k). points: n. weight: size of each vote. against: whether all other points vote against their labels.
-    """
-
-    def __init__(
-        self, most_like: Callable[[np.ndarray], np.ndarray], points: int, weight: float, *, against: bool
-    ) -> None:
-        self._most_like, self._points, self._weight, self._against = most_like, points, weight, against
-
-    def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n), see FixedWeights."""
-        alpha = np.full((len(x_test), self._points), -self._weight if self._against else 0.0)
-        np.put_along_axis(alpha, self._most_like(x_test), self._weight, axis=1)
-        return alpha
-
-    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
-        """As VotingWeights.votes."""
-        chosen = np.asarray(y)[self._most_like(x_test)]
-        support = np.stack([(chosen == label).sum(axis=1) for label in range(num_classes)], axis=1)
-        return Votes(support, np.bincount(y, minlength=num_classes) - support if self._against else 0)
 
 
 class RidgeRegression(FixedWeights):
@@ -133,16 +121,13 @@ class RidgeRegression(FixedWeights):
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
         """alpha, float64 (m, n), see FixedWeights."""
         x_test = np.asarray(x_test, np.float64)
-        if x_test.ndim != 2 or x_test.shape[1] != self._x.shape[1]:
-            raise InputError(
-                f"test features have shape {x_test.shape}, (points, {self._x.shape[1]}) expected; use one embedding"
-            )
+        require_same_features(x_test, self._x)
         if self._primal:
             return linalg.cho_solve((self._factor, True), x_test.T).T @ self._x.T
         return linalg.cho_solve((self._factor, True), self._x @ x_test.T).T
 
 
-class NearestNeighbours(VotesOfMostLike):
+class NearestNeighbours(VotingWeights):
     """The k nearest training points by l2 distance vote, each with weight 1 / k. x_train: features (n, d).
 
     Raises InputError unless 1 <= k <= n.
@@ -152,10 +137,10 @@ class NearestNeighbours(VotesOfMostLike):
         if not 1 <= k <= len(x_train):
             raise InputError(f"neighbours must lie between 1 and the {len(x_train)} training points, got {k}")
         x_train = np.asarray(x_train, np.float32)
-        super().__init__(lambda x_test: nearest(x_test, x_train, k), len(x_train), 1 / k, against=False)
+        super().__init__(lambda x_test: _mask(nearest(x_test, x_train, k), len(x_train)), 1 / k, against=False)
 
 
-class SignedVotes(VotesOfMostLike):
+class SignedVotes(VotingWeights):
     """The k training points most like a test point vote for their labels, all others against theirs, each by 1 / n.
 
     If all classes have the same size, it predicts as the k points alone do and certifies twice as many changes. A
@@ -176,9 +161,9 @@ class SignedVotes(VotesOfMostLike):
             raise InputError(f"signed votes need from 1 to {points - 1} neighbours of the {points} points, got {k}")
 
         def most_like(x_test: np.ndarray) -> np.ndarray:
-            return np.argpartition(weights(x_test), points - k, axis=1)[:, -k:]
+            return _mask(np.argpartition(weights(x_test), points - k, axis=1)[:, -k:], points)
 
-        super().__init__(most_like, points, 1 / points, against=True)
+        super().__init__(most_like, 1 / points, against=True)
 
     @classmethod
     def of_distance(cls, x_train: np.ndarray, k: int) -> "SignedVotes":
@@ -204,18 +189,9 @@ class SignedClusters(VotingWeights):
 
         if not 2 <= clusters <= len(x_train):
             raise InputError(f"clusters must lie between 2 and the {len(x_train)} training points, got {clusters}")
-        self._means = KMeans(clusters, n_init=10, random_state=seed).fit(np.asarray(x_train, np.float64))
-
-    def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n), see FixedWeights."""
-        inside = self._cluster_of(x_test)[:, None] == self._means.labels_
-        return np.where(inside, 1.0, -1.0) / len(self._means.labels_)
-
-    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
-        """As VotingWeights.votes."""
-        counts = self.counts(y, num_classes)
-        support = counts[self._cluster_of(x_test)]
-        return Votes(support, counts.sum(axis=0) - support)
+        means = KMeans(clusters, n_init=10, random_state=seed).fit(np.asarray(x_train, np.float64))
+        super().__init__(lambda x: self._cluster_of(x)[:, None] == means.labels_, 1 / len(x_train), against=True)
+        self._means = means
 
     def counts(self, y: np.ndarray, num_classes: int, x: np.ndarray | None = None) -> np.ndarray:
         """Number of points of each class in every cluster, int64 (clusters, K). y: classes of the points. x: their
@@ -226,6 +202,13 @@ class SignedClusters(VotingWeights):
 
     def _cluster_of(self, x_test: np.ndarray) -> np.ndarray:
         return np.asarray(self._means.predict(np.asarray(x_test, np.float64)))
+
+
+def _mask(indices: np.ndarray, points: int) -> np.ndarray:
+    """bool (m, points), true at the given indices (m, k) of each row."""
+    mask = np.zeros((len(indices), points), bool)
+    np.put_along_axis(mask, indices, True, axis=1)
+    return mask
 
 
 class KernelRegression(FixedWeights):

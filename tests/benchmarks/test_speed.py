@@ -50,16 +50,16 @@ def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, mo
     monkeypatch.setattr(speed.works, "median_seconds", as_if_undisturbed)
     out = tmp_path / "speed.json"
     rows = speed.main(speed.Config(quick=True, seconds=0.05, batch_size=50, out=out))
-    assert {row.name: row.unit for row in rows} == UNITS
+    assert {row["name"]: row["unit"] for row in rows} == UNITS
     for row in rows:
-        assert math.isfinite(row.value)
-        assert row.value > 0 or row.name.endswith("neither model nor noise")
-        assert (row.gradients is None) == (row.unit != "ms")
-        assert (row.met is None) == (row.bar is None)
-    barred = [row for row in rows if row.bar is not None]
-    assert [row.bar for row in barred] == [90, 45, pytest.approx(0.2135, abs=1e-4), 120, 10, 120, 10]
+        assert math.isfinite(row["value"])
+        assert row["value"] > 0 or row["name"].endswith("neither model nor noise")
+        assert (row["gradients"] is None) == (row["unit"] != "ms")
+        assert (row["met"] is None) == (row["bar"] is None)
+    barred = [row for row in rows if row["bar"] is not None]
+    assert [row["bar"] for row in barred] == [90, 45, pytest.approx(0.2135, abs=1e-4), 120, 10, 120, 10]
     printed = capsys.readouterr().out
-    assert all(row.name in printed for row in rows)
+    assert all(row["name"] in printed for row in rows)
     record = json.loads(out.read_text())
     assert [row["name"] for row in record["rows"]] == list(UNITS)
     assert record["backend"] == keras.backend.backend()
@@ -77,9 +77,9 @@ def test_multiply_adds_of_an_unknown_layer() -> None:
 
 
 def test_bars_compare_gradients_first() -> None:
-    assert speed.Row("step", 9000.0, "ms", 69.0, 70.0).met is True
-    assert speed.Row("loss", 11.0, "%", None, 10.0).met is False
-    assert speed.Row("votes", 11.0, "votes/s").met is None
+    assert speed.row("step", 9000.0, "ms", 69.0, 70.0)["met"] is True
+    assert speed.row("loss", 11.0, "%", None, 10.0)["met"] is False
+    assert speed.row("votes", 11.0, "votes/s")["met"] is None
 
 
 @pytest.mark.parametrize("setting", [{"seconds": 0.0}, {"batch_size": 0}])

@@ -15,8 +15,7 @@ import data
 from data.datasets import SPLITS, labels, load_dataset
 from data.preparation import PreparationConfig, write_dataset
 from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig
-from evaluation.label_flipping.features import Features, features_name
-from evaluation.label_flipping.images import images_of_classes
+from evaluation.label_flipping.features import Features, features_name, images_of_classes
 from evaluation.label_flipping.report import COLUMNS, LabelCurve, _study_label, curve_table, curves_of, tables_page
 from evaluation.label_flipping.study import _learner, certify_labels
 from evaluation.store import Store, read_store
