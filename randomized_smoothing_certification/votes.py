@@ -86,9 +86,9 @@ class VoteCounter:
         """Probability that a certificate subtracts from its lower bound because the noise is not exact."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
         compiled = takes_tensors(classifier, self.image_shape, num_classes)
-        vote_loop, scores = (_compiled_loop, as_function(classifier)) if compiled else (_python_loop, classifier)
+        vote_loop = partial(_compiled_loop, as_function(classifier)) if compiled else partial(_python_loop, classifier)
         noisy = partial(_noisy_copies, self._noise)
-        self._loops = {size: vote_loop(scores, num_classes, noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
+        self._loops = {size: vote_loop(num_classes, noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
         self._kept: dict[tuple[int, ...], Any] = {}
 
     def keep_noise(self, seed: np.ndarray, votes: int) -> None:
