@@ -126,9 +126,8 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
         raise InputError(f"no precision {dtype!r}; choose one of {', '.join(_POLICIES)}")
 
     def copy_layer(layer: keras.Layer) -> keras.Layer:
-        if layer.dtype_policy.name == _POLICIES[dtype]:  # a user's own class may take no dtype
-            return type(layer).from_config(layer.get_config())
-        return type(layer).from_config({**layer.get_config(), "dtype": _POLICIES[dtype]})
+        has_it = layer.dtype_policy.name == _POLICIES[dtype]  # a user's own class may take no dtype
+        return type(layer).from_config(layer.get_config() | ({} if has_it else {"dtype": _POLICIES[dtype]}))
 
     try:
         copy = keras.models.clone_model(model, clone_function=copy_layer)

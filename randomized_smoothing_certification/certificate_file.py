@@ -78,19 +78,16 @@ def fixed_radius(radius: float) -> str:
     return text if float(text) == radius else repr(radius)
 
 
-def read_points(path: Path) -> list[Point]:
+def read_points(path: Path, at_fixed_radii: bool = False) -> list[Point]:
     """The points in a certification file, of this project or of another program.
 
     The columns label, predict and radius are found by name in the first line. predict is -1 where the certificate
     abstains. The columns idx (by default the line's number), time and votes are read where the file has them. A
     byte-order mark is skipped.
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
-    negative or not finite, ends within a radius, or holds certified accuracies at fixed radii.
+    negative or not finite, ends within a radius, or holds certified accuracies at fixed radii without at_fixed_radii.
     """
-    return _points_of(path, read_text(path, _MEND))
-
-
-def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Point]:
+    text = read_text(path, _MEND)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
         reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
@@ -132,7 +129,8 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
         if index in lines_of:
             raise InputError(f"{line} has the point {index} once more, after line {lines_of[index]}; certify again")
         lines_of[index] = number
-        added = (_whole_or_less(row[name]) if name in columns else None for name in ("votes", "decided"))
+        # Where these are no numbers, callers refuse -1 if they need the number.
+        added = (_whole(row[name], otherwise=-1) if name in columns else None for name in ("votes", "decided"))
         correct = int(predict == label != ABSTAIN)
         points.append(Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", *added))
     return points
@@ -144,25 +142,22 @@ def require_certified_radii(path: Path, settings: Mapping[str, Any]) -> None:
         raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
 
 
-def _whole_or_less(text: str) -> int:
-    """A whole number, or -1 if the text is none. Callers refuse -1 only if they need the number."""
-    try:
-        return _whole(text)
-    except ValueError:
-        return -1
-
-
 def _number(text: str) -> float:
     """A number. Raises ValueError if the text is none. Python alone would read 1_0 as 10."""
     return float(text.replace("_", "?"))
 
 
-def _whole(text: str) -> int:
-    """A whole number, which may be written as 3.0. Raises ValueError if the text is no whole number."""
-    number = _number(text)
-    if not number.is_integer():  # infinity and NaN are not
-        raise ValueError
-    return int(number)
+def _whole(text: str, otherwise: int | None = None) -> int:
+    """A whole number, which may be written as 3.0. Raises ValueError if the text is none, unless otherwise is given."""
+    try:
+        number = _number(text)
+        if not number.is_integer():  # infinity and NaN are not
+            raise ValueError
+        return int(number)
+    except ValueError:
+        if otherwise is None:
+            raise
+        return otherwise
 
 
 def read_own_points(
@@ -180,8 +175,8 @@ def read_own_points(
     class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
     another possible value, the file's hash in the summary of a whole run shows it.
     """
-    text = read_text(path, _MEND)
-    points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
+    points = read_points(path, at_fixed_radii=bool(settings["radii"]))
+    lines = read_text(path, _MEND).split("\n")
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
     check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong
@@ -204,7 +199,7 @@ def read_own_points(
                 "again"
             )
     summary = summary_path(path)
-    if len(points) == len(indices) and summary.is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
+    if len(points) == len(indices) and summary.is_file() and not is_summarised(path):
         raise InputError(f"{path}: changed since {summary.name} was made; delete both and certify again")
     return points
 
@@ -321,9 +316,8 @@ def summary_path(path: Path) -> Path:
 
 def is_summarised(path: Path) -> bool:
     """Whether a summary beside certificates has the hash of their file: then they are whole and unchanged."""
-    return summary_path(path).is_file() and Path(path).is_file() and _hash_in_summary(path) == file_sha256(path)
-
-
-def _hash_in_summary(path: Path) -> str | None:
-    summary = read_json(summary_path(path))
-    return summary.get("tsv_sha256") if isinstance(summary, dict) else None
+    summary = summary_path(path)
+    if not (summary.is_file() and path.is_file()):
+        return False
+    found = read_json(summary)
+    return isinstance(found, dict) and found.get("tsv_sha256") == file_sha256(path)

@@ -4,7 +4,11 @@ The protocol comes from the poisoning paper (CVPR 2021, section 4): randomly dra
 n0 = 100, n = 100,000, alpha = 0.001, sigma of certification = sigma of training.
 """
 
+from __future__ import annotations
+
 from typing import Any
+
+import numpy as np
 
 from data.datasets import labels, load_dataset
 from models.saving import load_model, with_precision
@@ -18,10 +22,10 @@ from randomized_smoothing_certification.certificate_file import (
 from randomized_smoothing_certification.certificate_summary import write_summary
 from randomized_smoothing_certification.certification_config import CertificationConfig
 from randomized_smoothing_certification.certify_images import draw_points, point_certifier
-from randomized_smoothing_certification.clean_accuracy import clean_accuracy
 from randomized_smoothing_certification.grid_noise import grid_of
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError, array_sha256, file_sha256, read_record
+from runtime.lazy import keras, ops
 from runtime.long_run import identity
 from runtime.noise import noise_seed
 from runtime.part_by_part import LineByLine
@@ -53,7 +57,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         points = draw_points(truth, dataset.num_classes, config)
         test_sha256 = array_sha256(images) + array_sha256(one_hot)
         seed, model_sha256 = noise_seed(config.seed, test_sha256), _model_sha256(config)
-        accuracy = clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
+        accuracy = _clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         what = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
             test_sha256=test_sha256, noise_of="seed and images",
@@ -96,3 +100,38 @@ def _model_sha256(config: CertificationConfig) -> str:
         if poisoned and config.target_class not in ("all", label):
             print(f"note: {name} was trained on poison of class {label}, not of class {config.target_class}")
     return digest
+
+
+def _clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float) -> float:
+    """Accuracy of the base classifier on images without noise. Prints it, with a note if the pixel scale seems wrong.
+
+    images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,). sigma: standard deviation of noise.
+    Other pixel scales are tried without and with this noise.
+    """
+    noise = np.random.default_rng(0).normal(0, sigma, images.shape).astype(np.float32)
+
+    def accuracies(scale: float, offset: float) -> np.ndarray:
+        """Accuracies without and with noise, on the pixels scale * x + offset."""
+        pixels = np.float32(scale) * np.concatenate([images, images + noise]) + np.float32(offset)
+        scores = [model(pixels[i : i + 500], training=False) for i in range(0, len(pixels), 500)]
+        classes = np.concatenate([np.argmax(ops.convert_to_numpy(ops.cast(s, "float32")), axis=1) for s in scores])
+        return np.mean(classes.reshape(2, -1) == truth, axis=1)
+
+    on_unit = accuracies(1, 0)
+    print(f"base classifier: accuracy {on_unit[0]:.3f} on these {len(images)} points without noise")
+    pixels = {(255, 0): "0 to 255", (2, -1): "-1 to 1"}
+    better = {scale: accuracies(*scale) - on_unit for scale in pixels}
+    best = max(better, key=lambda scale: better[scale].max())
+    if better[best].max() > 0.2:
+        kind = int(better[best].argmax())
+        what, there = ("it", "the accuracy with noise")[kind], (on_unit + better[best])[kind]
+        print(
+            f"note: on pixels {pixels[best]} {what} would be {there:.3f} in place of {on_unit[kind]:.3f}. The model "
+            f"seems to be made for those; put keras.layers.Rescaling{best} in front of it"
+        )
+    elif on_unit[0] <= 1 / num_classes:
+        print(
+            f"note: that is no better than guessing ({1 / num_classes:.3f}). The class may be poisoned; if not, check "
+            "the model's training, its pixel scale and its order of classes"
+        )
+    return float(on_unit[0])

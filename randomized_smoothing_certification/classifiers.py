@@ -9,21 +9,23 @@ from typing import Any
 import numpy as np
 
 from bilevel_optimizer.autodiff import jit
+from models.saving import require_float_inputs
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
 from runtime.files import InputError, one_line
 from runtime.lazy import keras, ops
 
 
-def inference(model: keras.Model) -> Callable:
-    """The model as a function of (weights, images): no dropout, stored batch statistics, no state kept."""
-    parameters = inspect.signature(model.call).parameters.values()
+def as_function(classifier: Callable[[Any], Any]) -> Callable[[tuple[list, list], Any], Any]:
+    """The classifier as a function of (weights, images). Weights count only in a Keras model.
+
+    A model runs in inference mode: no dropout, stored batch statistics, no state kept.
+    """
+    if not isinstance(classifier, keras.Model):
+        return lambda _, images: classifier(images)
+    parameters = inspect.signature(classifier.call).parameters.values()
     has_mode = any(one.name == "training" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
     mode = {"training": False} if has_mode else {}  # a subclassed model may leave it out
-
-    def scores(weights: tuple[list, list], images: Any) -> Any:
-        return model.stateless_call(*weights, images, **mode)[0]
-
-    return scores
+    return lambda weights, images: classifier.stateless_call(*weights, images, **mode)[0]
 
 
 def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int) -> bool:
@@ -38,6 +40,7 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
     batches = [noise[:NOISE_BLOCK], np.concatenate([noise[:shared], noise[NOISE_BLOCK:]])]
     is_model = isinstance(classifier, keras.Model)
     if is_model:
+        require_float_inputs(classifier, "the model")
         shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
         if isinstance(shape, tuple) and tuple(shape[1:]) != image_shape:
             raise InputError(

@@ -126,18 +126,16 @@ def recorded_settings(path: Path) -> dict[str, Any]:
 def _made_with(config: Config) -> _MadeWith:
     """The file's settings, from the config or from the record beside the file. Raises InputError if these differ."""
     known = recorded_settings(config.certificates)
-    found = {name: known["n" if name == "votes" else name] for name in _MadeWith._fields if known}
-    if not found and config.sigma is None:
-        raise InputError(f"{config.certificates}: has no record beside it; give --sigma, and --votes where not {N:,}")
-    for name, value in found.items():
-        if getattr(config, name) not in (None, value):
-            raise InputError(
-                f"{name} is {getattr(config, name)}, but the record beside {config.certificates} says {value}; leave "
-                "it out"
-            )
-    defaults = {"votes": N, "alpha": ALPHA, "failure_mass": 0.0, **found}
+    recorded = {name: known["n" if name == "votes" else name] for name in _MadeWith._fields if known}
     given = {name: value for name in _MadeWith._fields if (value := getattr(config, name)) is not None}
-    return _MadeWith(**{**defaults, **given})
+    if not recorded and "sigma" not in given:
+        raise InputError(f"{config.certificates}: has no record beside it; give --sigma, and --votes where not {N:,}")
+    for name, value in recorded.items():
+        if given.get(name, value) != value:
+            raise InputError(
+                f"{name} is {given[name]}, but the record beside {config.certificates} says {value}; leave it out"
+            )
+    return _MadeWith(**{"votes": N, "alpha": ALPHA, "failure_mass": 0.0, **recorded, **given})
 
 
 @cache  # a file has many points and few counts

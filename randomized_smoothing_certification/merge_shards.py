@@ -71,7 +71,7 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
     """Points and record of the whole run."""
     records = [read_certificate_record(path) for path in shards]
     parts = [shard_of(record["settings"]["shard"]) for record in records]
-    total = parts[0][1]
+    total, settings = parts[0][1], {**records[0]["settings"], "shard": None}
     points: list[Point] = []
     for path, record, (part, of) in zip(shards, records, parts, strict=True):
         if record["settings"]["shard"] is None:
@@ -80,8 +80,7 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
             raise InputError(f"{path}: is shard {part}/{of}, {shards[0]} is one of {total}; merge one run's shards")
         if parts.count((part, of)) > 1:
             raise InputError(f"{path}: is shard {part}/{of}, as is another file; name every shard once")
-        whole, first = ({**one["settings"], "shard": None} for one in (record, records[0]))
-        require_same_settings(path, whole, first)
+        require_same_settings(path, {**record["settings"], "shard": None}, settings)
         points += read_whole_points(path, record)
     if missing := [f"{i}/{total}" for i in range(1, total + 1) if (i, total) not in parts]:
         raise InputError(f"shard {', '.join(missing)} is missing; name the files of all {total} shards")
@@ -91,12 +90,8 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
         if record["points"] != indices[part - 1 :: total]:
             raise InputError(f"{path}: its points are not those of shard {part}/{total}; run its certification again")
     merged = {str(path): record["provenance"] for path, record in zip(shards, records, strict=True)}
-    record = {
-        "settings": {**records[0]["settings"], "shard": None},
-        "points": indices,
-        "provenance": {**records[0]["provenance"], "merged_from": merged},
-    }
-    return points, record
+    made = {**records[0]["provenance"], "merged_from": merged}
+    return points, {"settings": settings, "points": indices, "provenance": made}
 
 
 if __name__ == "__main__":

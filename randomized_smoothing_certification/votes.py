@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_optimizer.autodiff import jit, mapped
-from models.saving import require_float_inputs
-from randomized_smoothing_certification.classifiers import inference, require_scores, takes_tensors, winners
+from randomized_smoothing_certification.classifiers import as_function, require_scores, takes_tensors, winners
 from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
 from runtime.bounds import POSITIVE, at_least, require_within
@@ -86,18 +85,10 @@ class VoteCounter:
         self.failure_mass = self.noise_record.get("failure_mass", 0.0)
         """Probability that a certificate subtracts from its lower bound because the noise is not exact."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
-        if self._model is not None:
-            require_float_inputs(self._model, "the model")
-        if takes_tensors(classifier, self.image_shape, num_classes):
-            scores = inference(self._model) if self._model is not None else lambda _, images: classifier(images)
-            vote_loop = partial(_compiled_loop, scores, num_classes)
-        else:
-            vote_loop = partial(_python_loop, classifier, num_classes)
-        self._draw = partial(self._noise.draw, (NOISE_BLOCK, *self.image_shape))
-        self._count_drawn, self._count_kept = (
-            {size: vote_loop(noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
-            for noisy in (partial(_drawn, self._draw, self._noise.added), partial(_sliced, self._noise.added))
-        )
+        compiled = takes_tensors(classifier, self.image_shape, num_classes)
+        vote_loop = partial(_compiled_loop, as_function(classifier)) if compiled else partial(_python_loop, classifier)
+        noisy = partial(_noisy_copies, self._noise)
+        self._loops = {size: vote_loop(num_classes, noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
         self._kept: dict[tuple[int, ...], Any] = {}
 
     def keep_noise(self, seed: np.ndarray, votes: int) -> None:
@@ -107,8 +98,9 @@ class VoteCounter:
         """
         block_bytes = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
         blocks = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // block_bytes)
-        draw, words = jit(lambda seed, block: self._draw(fold_in(seed, block))), ops.convert_to_tensor(seed)
-        noise = np.empty((blocks, NOISE_BLOCK, *self.image_shape), self._noise.dtype)
+        shape, words = (NOISE_BLOCK, *self.image_shape), ops.convert_to_tensor(seed)
+        draw = jit(lambda seed, block: self._noise.draw(shape, fold_in(seed, block)))
+        noise = np.empty((blocks, *shape), self._noise.dtype)
         for block in range(blocks):
             noise[block] = ops.convert_to_numpy(draw(words, ops.convert_to_tensor(np.int32(block))))
         self._kept[tuple(seed.tolist())] = ops.convert_to_tensor(noise)
@@ -155,27 +147,29 @@ class VoteCounter:
 
         Kept noise comes first, then drawn noise. Each is counted in full batches, and the rest in blocks.
         """
-        sources = [(self._count_drawn, ops.convert_to_tensor(seed), n)]
+        sources = [(ops.convert_to_tensor(seed), n)]
         if (kept := self._kept.get(tuple(seed.tolist()))) is not None:
-            sources.insert(0, (self._count_kept, kept, min(n, len(kept) * NOISE_BLOCK)))
-        for loops, source, until in sources:
+            sources.insert(0, (kept, min(n, len(kept) * NOISE_BLOCK)))
+        for source, until in sources:
             for size, rounded_up in ((self.batch_size, 0), (NOISE_BLOCK, NOISE_BLOCK - 1)):
                 if (batches := (until - start + rounded_up) // size) > 0:
-                    yield loops[size], source, start, batches
+                    yield self._loops[size], source, start, batches
                     start += batches * size
 
 
-def _drawn(draw: Callable, added: Callable, image: Any, sigma: Any, seed: Any, block: Any, blocks: int) -> Any:
-    """Noisy copies with the noise of ``blocks`` blocks from number ``block`` of a stream."""
-    noise = mapped(lambda number: draw(fold_in(seed, number)), block + ops.arange(blocks, dtype="int32"))
-    return added(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
+def _noisy_copies(kind: Any, image: Any, sigma: Any, source: Any, block: Any, blocks: int) -> Any:
+    """Noisy copies of an image with the noise of ``blocks`` blocks from number ``block`` of a stream.
 
-
-def _sliced(added: Callable, image: Any, sigma: Any, kept: Any, block: Any, blocks: int) -> Any:
-    """As ``_drawn``, with kept noise, (all blocks, NOISE_BLOCK, *image.shape)."""
+    kind: Float32Noise or GridNoise. source: the stream's seed, (2,), or its kept noise, (all blocks, NOISE_BLOCK,
+    *image.shape).
+    """
     shape = (NOISE_BLOCK, *image.shape)
-    noise = ops.slice(kept, (block, *(0 for _ in shape)), (blocks, *shape))
-    return added(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
+    if len(source.shape) == 1:
+        numbers = block + ops.arange(blocks, dtype="int32")
+        noise = mapped(lambda number: kind.draw(shape, fold_in(source, number)), numbers)
+    else:
+        noise = ops.slice(source, (block, *(0 for _ in shape)), (blocks, *shape))
+    return kind.added(image, sigma, ops.reshape(noise, (blocks * NOISE_BLOCK, *image.shape)))
 
 
 def _compiled_loop(scores: Callable, num_classes: int, noisy: Callable, batch_size: int) -> Callable:
