@@ -30,15 +30,11 @@ class Artifact:
         with ExitStack() as held:
             held.enter_context(self.lock)
             remove_leftovers(*self.files)
-            self.require_own()
             self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
-
-    def require_own(self) -> None:
-        """Raise InputError where existing files make the run impossible. Called while the lock is held."""
 
 
 def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Checkpoints: nested arrays with the settings that they belong to."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,12 +52,10 @@ def resume(
     """The checkpoint as load_checkpoint returns it. None: it is missing, or it had other settings and was deleted."""
     if not checkpoint.exists():
         return None
-    try:
+    with other_settings(policy):
         return load_checkpoint(checkpoint, like, same)
-    except OtherSettings as other:
-        allow_discard(other, policy)
-        remove(checkpoint)
-        return None
+    remove(checkpoint)
+    return None
 
 
 def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> None:
@@ -73,11 +73,15 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
             )
 
 
-def allow_discard(other: OtherSettings, policy: OnOtherSettings) -> None:
-    """Print that a file with other settings is replaced. If the policy is "refuse", raise ``other`` with a mend."""
-    if policy == "refuse":
-        raise OtherSettings(f"{other}; --on-other-settings start_afresh replaces it") from other
-    print(f"starting afresh: {other}")
+@contextmanager
+def other_settings(policy: OnOtherSettings) -> Iterator[None]:
+    """End the with block at an OtherSettings and print that the file is replaced. "refuse" raises it with a mend."""
+    try:
+        yield
+    except OtherSettings as other:
+        if policy == "refuse":
+            raise OtherSettings(f"{other}; --on-other-settings start_afresh replaces it") from other
+        print(f"starting afresh: {other}")
 
 
 def require_finite(step: str, **values: Any) -> None:

@@ -54,8 +54,7 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         _held.discard(self._path)
         with contextlib.suppress(OSError):  # a file that stays does no harm
-            if not self.note:
-                self._path.unlink()  # while the lock is held, so that the file is not another run's
+            self._path.unlink()  # while the lock is held, so that the file is not another run's
         os.close(self._file)
         with contextlib.suppress(OSError):  # it is not empty
             for folder in self._made:
@@ -65,21 +64,6 @@ class Lock:
     def is_left(self) -> bool:
         """Whether the lock's file exists: a run is going on, or was killed."""
         return self._path.exists()
-
-    @property
-    def note(self) -> str:
-        """The last note, also from an earlier run that was killed or failed. '': there is no note."""
-        os.lseek(self._file, 0, os.SEEK_SET)
-        return os.read(self._file, 4096).decode("utf-8", "replace")
-
-    def write(self, note: str) -> None:
-        """Write a note that the next run finds if this run crashes. '' removes the note."""
-        try:
-            os.ftruncate(self._file, 0)
-            os.lseek(self._file, 0, os.SEEK_SET)
-            os.write(self._file, note.encode())
-        except OSError as error:
-            raise unwritable(self._output, error) from error
 
     def _opened(self) -> bool:
         """Open and lock the file. Returns False and closes the file if the path names another file by now."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -207,7 +206,7 @@ class Killed(BaseException):
 class Kill:
     """Ends the program at its file operation number ``at``; what would clean up after it does nothing any more."""
 
-    OPERATIONS = ((Path, "unlink"), (Path, "replace"), (os, "write"), (os, "ftruncate"), (part_by_part, "append"))
+    OPERATIONS = ((Path, "unlink"), (Path, "replace"), (part_by_part, "append"))
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.left = at
