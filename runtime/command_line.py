@@ -179,7 +179,7 @@ def _silent_where_nobody_reads() -> Iterator[None]:
             if not sys.stdout.closed:
                 sys.stdout.flush()  # now, because Python would print an error at its end
     except BrokenPipeError:
-        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        unread = [stream for stream in (sys.stdout, sys.stderr) if stream and _is_unread(stream)]
         if not unread:  # it was another pipe
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -193,13 +193,11 @@ def _silent_where_nobody_reads() -> Iterator[None]:
         _leave(f"error: the output cannot be written ({error.strerror}); free some space or print elsewhere", 1)
 
 
-def _is_unread(stream: TextIO | None) -> bool:
+def _is_unread(stream: TextIO) -> bool:
     """Whether this is a pipe whose reader has gone."""
     try:
-        number = stream.fileno() if stream else -1
+        number = stream.fileno()
     except (OSError, ValueError):  # no file, as in tests, or closed
-        return False
-    if number < 0:
         return False
     if not hasattr(select, "poll"):  # Windows
         return True

@@ -90,14 +90,12 @@ class LineByLine(Artifact):
             text = line(item) + "\n"
             if not done:
                 remove(self._summary)
-                if (made := continued(self._now, self.record["provenance"])) != self.record["provenance"]:
-                    self.record = {**self.record, "provenance": made}
-                    write_json(settings_path(self.path), self.record)
-            if self._starts:
-                remove(self.path)
-                write_json(settings_path(self.path), self.record)
-                text = f"{self._header}\n{text}"
+                if self._starts:
+                    remove(self.path)
+                    text = f"{self._header}\n{text}"
                 self._starts = False
+                self.record["provenance"] = continued(self._now, self.record["provenance"])
+                write_json(settings_path(self.path), self.record)
             append(self.path, text)
 
 
