@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from runtime.files import InputError, load_archive, remove, save_archive
+from runtime.files import InputError, load_archive, read_json, remove, save_archive
 from runtime.lazy import keras
 
 OnOtherSettings = Literal["refuse", "start_afresh"]
@@ -52,7 +52,7 @@ def resume(
     """The checkpoint as load_checkpoint returns it. None: it is missing, or it had other settings and was deleted."""
     if not checkpoint.exists():
         return None
-    with other_settings(policy):
+    with replaceable(policy):
         return load_checkpoint(checkpoint, like, same)
     remove(checkpoint)
     return None
@@ -73,8 +73,22 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
             )
 
 
+def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None) -> dict[str, Any]:
+    """Read the record in a JSON file: an object whose entry 'settings' must equal ``wanted``.
+
+    more: other entries that the record must have. about: the file that errors name. None: the record.
+
+    Raises OtherSettings where the file holds no record or other settings, InputError where it cannot be read.
+    """
+    record = read_json(path)
+    if not (isinstance(record, dict) and isinstance(record.get("settings"), dict) and record.keys() >= {*more}):
+        raise OtherSettings(f"{path}: not a record of this project; delete it or choose another folder")
+    require_same_settings(about or path, record["settings"], wanted)
+    return record
+
+
 @contextmanager
-def other_settings(policy: OnOtherSettings) -> Iterator[None]:
+def replaceable(policy: OnOtherSettings) -> Iterator[None]:
     """End the with block at an OtherSettings and print that the file is replaced. "refuse" raises it with a mend."""
     try:
         yield

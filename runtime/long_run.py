@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from runtime import backend_name, changed_environment
-from runtime.artifact import Artifact, read_same_record
+from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE, require_bounds
-from runtime.checkpoints import OnOtherSettings, OtherSettings, other_settings, require_finite, resume, save_checkpoint
+from runtime.checkpoints import (
+    OnOtherSettings,
+    OtherSettings,
+    read_same_record,
+    replaceable,
+    require_finite,
+    resume,
+    save_checkpoint,
+)
 from runtime.checks import require_keras_settings
 from runtime.files import InputError, file_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
@@ -123,7 +131,7 @@ class LongRun(Artifact):
         if self._controls.overwrite:
             self._in_the_way = self.checkpoint, self.path, self.record
             return False
-        with other_settings(self._controls.on_other_settings):
+        with replaceable(self._controls.on_other_settings):
             if not self.record.is_file():
                 if self.path.is_file():
                     raise OtherSettings(
@@ -133,7 +141,7 @@ class LongRun(Artifact):
                 return False
             record = read_same_record(self.record, self.identity, about=self.path)
             if self.path.is_file() and file_sha256(self.path) == record.get("sha256"):
-                if self._checkpoints.lock.is_left:  # killed when all was written
+                if self._checkpoints.is_left:  # killed when all was written
                     with self._checkpoints:
                         remove(self.checkpoint)
                 print(f"{printed_path(self.path)}: already made with these settings")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime.artifact import Artifact, read_same_record
-from runtime.checkpoints import OnOtherSettings, OtherSettings, other_settings, require_same_settings
+from runtime.artifact import Artifact
+from runtime.checkpoints import OnOtherSettings, OtherSettings, read_same_record, replaceable, require_same_settings
 from runtime.files import (
     InputError,
     append,
@@ -49,7 +49,7 @@ class LineByLine(Artifact):
         Raises OtherSettings where the file belongs to a run with other settings and may not be replaced.
         """
         done = 0
-        with other_settings(self._controls.on_other_settings):
+        with replaceable(self._controls.on_other_settings):
             done = self._lines()
         self._starts = not done
         return max(done - 1, 0)
@@ -130,7 +130,7 @@ class KeptStages(Artifact):
         path = self.folder / name
         require_no_folder(path)
         if path.is_file():
-            with other_settings(self._policy):
+            with replaceable(self._policy):
                 record = read_same_record(path, self.identity, "result")
                 if record.get("sha256") != json_sha256(record["result"]):
                     raise OtherSettings(f"{path}: the result changed since it was kept; delete it to make it again")
