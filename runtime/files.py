@@ -117,7 +117,6 @@ def load_array(path: Path) -> np.ndarray:
     """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
     with _loaded(path, ".npy", (NPY,), "prepare the data first (data/prepare_*.py) or mend the path") as array:
         if not isinstance(array, np.ndarray):
-            array.close()
             raise InputError(f"{path}: holds several arrays; give a file of one .npy array")
         return array
 

@@ -174,11 +174,11 @@ class LongRun(Artifact):
         self._clear()
         done, self._session = 0, {"commit": git_commit()}
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
-            state, said = kept[0], kept[1].get("done")
-            self._session = continued(self._session, kept[1].get("provenance", self._session))
-            if not (isinstance(said, int) and 0 < said <= total):
-                raise InputError(f"{self.checkpoint}: after {said} of {total} {unit}s; delete it to start again")
-            done = said
+            state, record = kept
+            done = record.get("done")
+            if not (isinstance(done, int) and 0 < done <= total):
+                raise InputError(f"{self.checkpoint}: after {done} of {total} {unit}s; delete it to start again")
+            self._session = continued(self._session, record.get("provenance", self._session))
             print(f"continuing {self.path.stem} after {done} of {total} {unit}s")
         saved = time.monotonic()
         scalars = Scalars(self.run_dir / "tensorboard")
@@ -213,14 +213,19 @@ class LongRun(Artifact):
 
         write(path) makes the file whole or not at all. record: measured values, stored beside settings and provenance.
         A record of the settings alone is written first. If the run is killed before the whole record is there, the next
-        run with the same settings makes the artifact again, and a run with other settings is refused.
+        run with the same settings makes the artifact again, and a run with other settings is refused. An error leaves
+        neither file.
         """
         self._clear()
         made: dict[str, Any] = {"settings": self.identity}
         write_json(self.record, made)
-        write(self.path)
-        made |= {"sha256": file_sha256(self.path), **record}
-        write_json(self.record, {**made, **provenance(config), **self._session})
+        try:
+            write(self.path)
+            made |= {"sha256": file_sha256(self.path), **record}
+            write_json(self.record, {**made, **provenance(config), **self._session})
+        except BaseException:
+            remove(self.path, self.record)
+            raise
         remove(self.checkpoint)
         return self.path
 
