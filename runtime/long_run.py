@@ -172,7 +172,8 @@ class LongRun(Artifact):
         """
         self._held.enter_context(self._checkpoints)
         self._clear()
-        done, self._session = 0, {"commit": git_commit()}
+        self._session = {"commit": git_commit()}
+        done: Any = 0
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
             state, record = kept
             done = record.get("done")
