@@ -42,8 +42,4 @@ class Stop:
     @property
     def reason(self) -> str | None:
         """Why the run has to stop now. None: it may continue."""
-        if self._signal is not None:
-            return self._signal
-        if self.minutes_left == 0:
-            return f"the limit of {self._limit:g} minutes"
-        return None
+        return self._signal or (f"the limit of {self._limit:g} minutes" if self.minutes_left == 0 else None)
