@@ -34,7 +34,7 @@ class Config:
 def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
     """Print the checks. Returns poison, the class's images with it, and data set. Raises InputError where one fails."""
     poison, dataset = read_entry(config.poison), load_dataset(config.data_dir)
-    found, images, _ = checks(poison, dataset, config.data_dir)
+    found, images = checks(poison, dataset, config.data_dir)
     for name, (holds, text) in found.items():
         print(f"{'ok  ' if holds else 'FAIL'}  {name:<12} {text}")
     require_sound(config.poison, poison, dataset, found)

@@ -19,7 +19,8 @@ from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import KEY, ReadyPoison, load_ready_poison, ready_name, require_poison_name
 from data.sources import read_source
 from runtime.bounds import require_within
-from runtime.files import InputError, atomic_path, load_archive, read_record
+from runtime.files import InputError, atomic_path, load_archive, one_line, read_record
+from runtime.lazy import pandas
 
 KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}  # of types
 ABOUT = tuple(KINDS)[2:]
@@ -50,10 +51,10 @@ def read_entry(path: Path) -> ReadyPoison:
     return ReadyPoison(pixels, index, {"settings": about})
 
 
-def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray, np.ndarray]:
-    """Checks of a poison, the class's training images with the poison, float32 (N, H, W, C), and their mask, bool (N,).
+def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray]:
+    """Checks of a poison, and the class's training images with the poison, float32 (N, H, W, C).
 
-    Places of validation or test images are left out. Images without a place stay clean and are False in the mask.
+    Places of validation or test images are left out. Images without a place stay clean.
     Raises InputError where the data set has images of another shape or no such class.
     """
     clean, target, epsilon = dataset.x_train, *map(poison.record["settings"].get, ("target_class", "epsilon"))
@@ -62,9 +63,8 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
         where = f"those of {dataset.label} are {clean.shape[1:]}; give the --data-dir of its data set"
         raise InputError(f"the poison's images are of shape {shape}, {where}")
     places, count = published_places(dataset, data_dir)
-    order = np.argsort(places)
-    at = order[np.minimum(np.searchsorted(places, poison.index, sorter=order), len(order) - 1)]
-    used = places[at] == poison.index
+    at = pandas.Index(places).get_indexer(poison.index)  # -1 where the place is of no training image
+    used = at >= 0
     at, images, poisoned = at[used], as_unit_floats(poison.pixels[used]), clean.copy()
     poisoned[at] = images
     changed = np.isin(np.flatnonzero(in_class), at)
@@ -79,7 +79,7 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
         "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}"),
         "epsilon": (far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.4f}, epsilon {epsilon:g}"),
     }
-    return found, poisoned[in_class], changed
+    return found, poisoned[in_class]
 
 
 def require_sound(path: Path, poison: ReadyPoison, dataset: Dataset, found: Checks) -> None:
@@ -96,7 +96,7 @@ def training_poison(path: Path, dataset: Dataset, data_dir: Path, target_class: 
     poison = read_entry(path)
     if (made_for := poison.record["settings"]["target_class"]) != target_class:
         raise InputError(f"{path}: is poison of class {made_for}; choose --target-class {made_for}")
-    found, images, _ = checks(poison, dataset, data_dir)
+    found, images = checks(poison, dataset, data_dir)
     require_sound(path, poison, dataset, found)
     return images
 
@@ -143,8 +143,9 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
             with Image.open(file, formats=["PNG"]) as image:
                 mode, pixels = image.mode, np.asarray(image)
         except Exception as error:  # Pillow, zlib and struct each raise their own kinds
-            why = " ".join(str(error).split())
-            raise InputError(f"{file}: no whole PNG ({why}); mend it, or name it by its place (00042.png)") from error
+            raise InputError(
+                f"{file}: no whole PNG ({one_line(error)}); mend it, or name it by its place (00042.png)"
+            ) from error
         if not 0 <= places[-1] < LARGEST or places[-1] in places[:-1]:
             raise InputError(
                 f"{file}: names the place {places[-1]}; name each file by a place of its own, as 00042.png"

@@ -1,15 +1,22 @@
 """Reading a data set as it is published: one .npz file, a folder of .npy files, IDX files, or CIFAR's binary files.
 
 None of these formats can run code. CIFAR's Python files are pickles, which can run code, so they are not read.
+
+IDX is the format of MNIST, FashionMNIST, KMNIST, EMNIST and other data sets ("The IDX file format" of
+yann.lecun.com/exdb/mnist). A file holds two zero bytes, a type code, the number of dimensions, each dimension as a
+big-endian uint32, and the values in C order. The files may be packed with gzip.
 """
 
+import gzip
+import math
+import re
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from data.idx import is_idx_name, read_idx_files
-from runtime.files import InputError, file_sha256, load_archive, load_array, require_file
+from runtime.files import GZIP, InputError, file_sha256, load_archive, load_array, reading, seeming
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -18,6 +25,15 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _CIFAR = (([f"data_batch_{number}.bin" for number in range(1, 6)], "test_batch.bin", 1), (["train.bin"], "test.bin", 2))
 _CIFAR_IMAGE = (3, 32, 32)
 
+# The arrays of IDX files: a published name of each file, and its number of dimensions.
+_IDX = {
+    "x_train": ("train-images-idx3-ubyte", 3), "y_train": ("train-labels-idx1-ubyte", 1),
+    "x_test": ("t10k-images-idx3-ubyte", 3), "y_test": ("t10k-labels-idx1-ubyte", 1),
+}  # fmt: skip
+_IDX_NAME = re.compile(r"(?P<prefix>.*?)(train|t10k|test)-(images|labels)([.-])idx[13]-ubyte(\.gz)?")
+_IDX_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+_MOST_PACKED = 1032  # bytes that gzip can make of one byte
+
 
 def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays x_train, y_train, x_test and y_test of a data set, and the manifest's entry on their origin.
@@ -25,7 +41,7 @@ def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     path: one of
     - an .npz file with the four arrays;
     - a folder with x_train.npy, y_train.npy, x_test.npy and y_test.npy, or one of these files;
-    - a folder with the four IDX files of MNIST, FashionMNIST or EMNIST, or one of these files (see ``data.idx``);
+    - a folder with the four IDX files of MNIST, FashionMNIST or EMNIST, or one of these files;
     - a folder with the binary files of CIFAR10 (data_batch_1.bin, ...) or of CIFAR100 (train.bin, test.bin).
 
     Returns the arrays as they are stored, and {"file": name, "sha256": hash, or the hash of each file by its name}.
@@ -34,7 +50,7 @@ def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if path.suffix == ".npy" and path.stem in ARRAYS:
         path = path.parent
     source: dict[str, Any] = {"file": path.absolute().name}
-    if not path.is_dir() and not is_idx_name(path.name):
+    if not path.is_dir() and not _IDX_NAME.fullmatch(path.name):
         return load_archive(path, ARRAYS), {**source, "sha256": file_sha256(path)}
     if any((path / f"{name}.npy").exists() for name in ARRAYS):
         files = [path / f"{name}.npy" for name in ARRAYS]
@@ -42,7 +58,7 @@ def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     elif cifar := next((files for files in _CIFAR if (path / files[0][0]).exists()), None):
         arrays, files = _read_cifar(path, *cifar)
     else:
-        arrays, files = read_idx_files(path)
+        arrays, files = _read_idx_files(path)
     return arrays, {**source, "sha256": {file.name: file_sha256(file) for file in files}}
 
 
@@ -54,11 +70,8 @@ def _read_cifar(
     for split, names in (("train", train), ("test", [test])):
         records = []
         for file in (folder / name for name in names):
-            require_file(file)
-            try:
-                content = np.frombuffer(file.read_bytes(), np.uint8)
-            except OSError as error:
-                raise InputError(f"{file}: cannot be read ({error.strerror}); unpack the archive again") from error
+            with reading(file, "unpack the archive again") as stream:
+                content = np.frombuffer(stream.read(), np.uint8)
             length = label_bytes + int(np.prod(_CIFAR_IMAGE))
             if not content.size or content.size % length:
                 raise InputError(
@@ -71,3 +84,93 @@ def _read_cifar(
         arrays[f"x_{split}"] = rows[:, label_bytes:].reshape(-1, *_CIFAR_IMAGE).transpose(0, 2, 3, 1)
         arrays[f"y_{split}"] = rows[:, label_bytes - 1]
     return arrays, files
+
+
+def _read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
+    """The arrays of four IDX files, and the paths of the files.
+
+    source: a folder that holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+    t10k-labels-idx1-ubyte, or one of the four. '.idx' may replace '-idx', and 'test' may replace 't10k'. A name may end
+    in '.gz' and begin with the data set's name, as in EMNIST (emnist-letters-train-images-idx3-ubyte.gz).
+    Returns x_train and x_test, uint8 (N, height, width), and y_train and y_test, uint8 (N,).
+    Raises InputError, naming the file, where a file is missing or damaged, where labels and images differ in number, or
+    where the folder holds several data sets.
+    """
+    folder, given = (source, None) if source.is_dir() else (source.parent, _IDX_NAME.fullmatch(source.name))
+    if not source.exists():
+        raise InputError(f"{source}: no such file; mend the path")
+    found = [name for path in sorted(folder.iterdir()) if path.is_file() and (name := _IDX_NAME.fullmatch(path.name))]
+    prefixes = [given["prefix"]] if given else sorted({name["prefix"] for name in found}) or [""]
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{source}: holds several data sets ({', '.join(prefix or 'train-images...' for prefix in prefixes)}); "
+            "give one of the files in place of the folder"
+        )
+    # Where a file exists in several spellings, the spelling of the given file comes first.
+    found.sort(key=lambda name: given is not None and name.groups()[3:] != given.groups()[3:])
+    paths: dict[str, Path] = {}
+    for name in found:
+        if name["prefix"] == prefixes[0]:
+            array = f"{'x' if name[3] == 'images' else 'y'}_{'train' if name[2] == 'train' else 'test'}"
+            paths.setdefault(array, folder / name[0])
+    arrays = {}
+    for array, (published, dimensions) in _IDX.items():
+        if array not in paths:
+            raise InputError(
+                f"{folder}: is a folder without {prefixes[0]}{published}(.gz); put the four IDX files of the data set "
+                "into it, or x_train.npy, y_train.npy, x_test.npy and y_test.npy, or give an .npz file"
+            )
+        arrays[array] = _read_idx(paths[array], dimensions)
+    for split in ("train", "test"):
+        images, labels = f"x_{split}", f"y_{split}"
+        if len(arrays[images]) != len(arrays[labels]):
+            raise InputError(
+                f"{paths[labels]}: {len(arrays[labels])} labels, but {len(arrays[images])} images in "
+                f"{paths[images].name}; fetch both again"
+            )
+    return arrays, [paths[array] for array in _IDX]
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """One array, uint8. Raises InputError as read_source does."""
+    with reading(path, "mend its permissions or fetch it again") as file:
+        packed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        most = path.stat().st_size * (_MOST_PACKED if packed else 1)
+        try:
+            return _parsed(path, gzip.open(file) if packed else file, dimensions, most)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{path}: cut off or damaged ({error}); fetch it again") from error
+
+
+def _parsed(path: Path, stream: BinaryIO | gzip.GzipFile, dimensions: int, most: int) -> np.ndarray:
+    """The array in a stream of bytes. Reads at most one byte beyond the array.
+
+    most: bytes that the stream can have.
+    """
+    length = 4 + 4 * dimensions
+    header = stream.read(length)
+    if len(header) < 4:
+        raise InputError(f"{path}: {'cut off' if header else 'is empty'}; fetch it again")
+    if header[:2] != b"\0\0":
+        raise InputError(f"{path}: no IDX file{seeming(header + stream.read(500))}; fetch it again")
+    if (code := header[2]) != 0x08:  # unsigned bytes
+        name = f" ({_IDX_TYPES[code]})" if code in _IDX_TYPES else ""
+        raise InputError(
+            f"{path}: holds values of type code 0x{code:02x}{name}, 0x08 (uint8) expected; save them as 8-bit values"
+        )
+    if header[3] != dimensions:
+        raise InputError(
+            f"{path}: its number of dimensions is {header[3]}, {dimensions} expected; fetch it again, or mend its name "
+            "(are images and labels swapped?)"
+        )
+    if len(header) < length:
+        raise InputError(f"{path}: cut off; fetch it again")
+    shape = tuple(np.frombuffer(header[4:], ">u4").tolist())
+    size = math.prod(shape)
+    # The file's size is compared first, so that a wrong header does not make this allocate memory.
+    if size > most or len(content := stream.read(size + 1)) < size:
+        raise InputError(f"{path}: cut off: less than the {size:,} bytes of its header's {shape}; fetch it again")
+    if len(content) > size:
+        raise InputError(f"{path}: more than the {size:,} bytes of its header's {shape}; fetch it again")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,12 +1,14 @@
 """Checkpoints: nested arrays with the settings that they belong to."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from runtime.files import InputError, load_archive, remove, save_archive
+from runtime.files import InputError, load_archive, read_json, remove, save_archive
 from runtime.lazy import keras
 
 OnOtherSettings = Literal["refuse", "start_afresh"]
@@ -50,12 +52,10 @@ def resume(
     """The checkpoint as load_checkpoint returns it. None: it is missing, or it had other settings and was deleted."""
     if not checkpoint.exists():
         return None
-    try:
+    with replaceable(policy):
         return load_checkpoint(checkpoint, like, same)
-    except OtherSettings as other:
-        allow_discard(other, policy)
-        remove(checkpoint)
-        return None
+    remove(checkpoint)
+    return None
 
 
 def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> None:
@@ -73,11 +73,29 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
             )
 
 
-def allow_discard(other: OtherSettings, policy: OnOtherSettings) -> None:
-    """Print that a file with other settings is replaced. If the policy is "refuse", raise ``other`` with a mend."""
-    if policy == "refuse":
-        raise OtherSettings(f"{other}; --on-other-settings start_afresh replaces it") from other
-    print(f"starting afresh: {other}")
+def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None) -> dict[str, Any]:
+    """Read the record in a JSON file: an object whose entry 'settings' must equal ``wanted``.
+
+    more: other entries that the record must have. about: the file that errors name. None: the record.
+
+    Raises OtherSettings where the file holds no record or other settings, InputError where it cannot be read.
+    """
+    record = read_json(path)
+    if not (isinstance(record, dict) and isinstance(record.get("settings"), dict) and record.keys() >= {*more}):
+        raise OtherSettings(f"{path}: not a record of this project; delete it or choose another folder")
+    require_same_settings(about or path, record["settings"], wanted)
+    return record
+
+
+@contextmanager
+def replaceable(policy: OnOtherSettings) -> Iterator[None]:
+    """End the with block at an OtherSettings and print that the file is replaced. "refuse" raises it with a mend."""
+    try:
+        yield
+    except OtherSettings as other:
+        if policy == "refuse":
+            raise OtherSettings(f"{other}; --on-other-settings start_afresh replaces it") from other
+        print(f"starting afresh: {other}")
 
 
 def require_finite(step: str, **values: Any) -> None:

@@ -97,14 +97,15 @@ def require_place(what: str, path: Path, folder: bool | None) -> None:
     require_name_lengths(what, path)
     try:
         places = [path.absolute(), *path.absolute().parents]
-        above = next(place for place in places[0 if folder else 1 :] if _is_there(place))
-        if not above.is_dir():
-            raise InputError(f"{what} is {path}, but {above} is no folder; choose another place")
-        if folder is None and path.is_dir():
-            return
-        if not folder and _is_there(path) and not path.is_file():
-            kind, wanted = ("a device", "a file or a folder") if folder is None else ("a folder or a device", "a file")
-            raise InputError(f"{what} is {path}, which is {kind}; give {wanted}")
+        found = next(place for place in places if _is_there(place))
+        if found == places[0] and not folder:
+            if not (path.is_file() or (folder is None and path.is_dir())):
+                wrong, right = (
+                    ("a device", "a file or a folder") if folder is None else ("a folder or a device", "a file")
+                )
+                raise InputError(f"{what} is {path}, which is {wrong}; give {right}")
+        elif not found.is_dir():
+            raise InputError(f"{what} is {path}, but {found} is no folder; choose another place")
     except OSError as error:
         raise InputError(f"{what} is {shortened(str(path))}: {error.strerror}; choose another place") from error
 

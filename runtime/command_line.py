@@ -10,7 +10,7 @@ from dataclasses import fields, make_dataclass, replace
 from inspect import cleandoc
 from io import StringIO
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar, cast
+from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
 
 import tyro
 from tyro import _strings
@@ -62,8 +62,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     --help shows the script's own settings first and run controls last. The text of a config's ``help_note`` stands
     above them.
 
-    A config may have ``choices``, such as {'optimiser': {name: class}}. The flag --optimiser NAME then chooses the
-    class of its nested settings ``optimiser``, whose own settings are flags as well.
+    A config may have ``choices``, {'optimiser': {name: class}}. The flag --optimiser NAME then chooses the class of its
+    nested settings ``optimiser``, whose own settings are flags as well.
     """
     said = StringIO()
     words = sys.argv[1:] if words is None else words
@@ -82,12 +82,11 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
         if not left.code:  # --help
             raise
         raise InputError(f"{parser_error(said.getvalue())}; see --help") from None
-    defaults = {setting.name: setting.default for setting in fields(cast(Any, config_type))}
     for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
         is_empty = flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ()
         # A flag without a value is meant where the default has values: it takes them away.
-        if is_empty and not (isinstance(defaults[setting], tuple) and defaults[setting]):
+        if is_empty and not getattr(config_type, setting, None):
             raise InputError(f"{flag} has no value; give at least one value, or leave the flag out")
     return config
 
@@ -101,41 +100,37 @@ def _own_settings_first(config_type: Any) -> None:
 
 
 def _parsed_with_choices(config_type: Any, description: str | None, args: Sequence[str]) -> Any:
-    """Call tyro.cli for a config with ``choices`` and make each choice a flag, too.
+    """Call tyro.cli for a config with ``choices`` and make the choice a flag, too.
 
     In --help the flag stands at the place of the chosen settings. Settings that all classes of a choice share keep the
     config's defaults. Raises InputError for a flag of a class that is not chosen.
     """
-    config, flags = config_type(), {}
-    for choice, table in config_type.choices.items():
-        default = getattr(config, choice)
-        flag, words = f"--{choice}", pairwise([*args, ""])
-        given = [word.partition("=")[2] or after for word, after in words if word.partition("=")[0] == flag]
-        settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}
-        if given and (name := given[-1]) in table and table[name] is not type(default):
-            default = table[name](
-                **{shared: getattr(default, shared) for shared in set.intersection(*settings.values())}
-            )
-            config = replace(config, **{choice: default})
-        for word in args:
-            setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
-            have = [name for name, own in settings.items() if setting in own]
-            if word.startswith("--") and have and default.name not in have:
-                raise InputError(
-                    f"{choice} {default.name} has no setting {setting}, only {', '.join(have)}; leave it out"
-                )
-        known: Any = Literal[tuple(table)]
-        documented = tyro.conf.arg(
-            name=choice, help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
-        )
-        flags[choice] = f"{choice}_name", Annotated[known, documented], default.name
-    wider: Any = make_dataclass("CommandLine", flags.values(), bases=(config_type,), frozen=True, kw_only=True)
+    config = config_type()
+    ((choice, table),) = config_type.choices.items()
+    default, words = getattr(config, choice), pairwise([*args, ""])
+    given = [word.partition("=")[2] or after for word, after in words if word.partition("=")[0] == f"--{choice}"]
+    settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}
+    if given and (name := given[-1]) in table and table[name] is not type(default):
+        shared = set.intersection(*settings.values())
+        default = table[name](**{setting: getattr(default, setting) for setting in shared})
+        config = replace(config, **{choice: default})
+    for word in args:
+        setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        have = [name for name, own in settings.items() if setting in own]
+        if word.startswith("--") and have and default.name not in have:
+            raise InputError(f"{choice} {default.name} has no setting {setting}, only {', '.join(have)}; leave it out")
+    documented = tyro.conf.arg(
+        name=choice, help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
+    )
+    known: Any = Literal[tuple(table)]
+    flag = f"{choice}_name", Annotated[known, documented], default.name
+    wider: Any = make_dataclass("CommandLine", [flag], bases=(config_type,), frozen=True, kw_only=True)
     known_fields, names = wider.__dataclass_fields__, [own.name for own in fields(config_type)]
     for name in names:
-        for moved in (flags[name][0], name) if name in flags else (name,):
+        for moved in (flag[0], name) if name == choice else (name,):
             known_fields[moved] = known_fields.pop(moved)
-    default = wider(**{name: getattr(config, name) for name in names})
-    line = tyro.cli(wider, default=default, description=description, args=args)
+    whole = wider(**{name: getattr(config, name) for name in names})
+    line = tyro.cli(wider, default=whole, description=description, args=args)
     return config_type(**{name: getattr(line, name) for name in names})
 
 
@@ -179,7 +174,7 @@ def _silent_where_nobody_reads() -> Iterator[None]:
             if not sys.stdout.closed:
                 sys.stdout.flush()  # now, because Python would print an error at its end
     except BrokenPipeError:
-        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        unread = [stream for stream in (sys.stdout, sys.stderr) if stream and _is_unread(stream)]
         if not unread:  # it was another pipe
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -193,13 +188,11 @@ def _silent_where_nobody_reads() -> Iterator[None]:
         _leave(f"error: the output cannot be written ({error.strerror}); free some space or print elsewhere", 1)
 
 
-def _is_unread(stream: TextIO | None) -> bool:
+def _is_unread(stream: TextIO) -> bool:
     """Whether this is a pipe whose reader has gone."""
     try:
-        number = stream.fileno() if stream else -1
+        number = stream.fileno()
     except (OSError, ValueError):  # no file, as in tests, or closed
-        return False
-    if number < 0:
         return False
     if not hasattr(select, "poll"):  # Windows
         return True

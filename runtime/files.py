@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -117,7 +117,6 @@ def load_array(path: Path) -> np.ndarray:
     """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
     with _loaded(path, ".npy", (NPY,), "prepare the data first (data/prepare_*.py) or mend the path") as array:
         if not isinstance(array, np.ndarray):
-            array.close()
             raise InputError(f"{path}: holds several arrays; give a file of one .npy array")
         return array
 
@@ -141,35 +140,44 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None, largest: floa
     return arrays
 
 
-def require_file(path: Path) -> None:
-    """Raise InputError where a folder, device or pipe lies at the path. Reading a pipe may wait for ever."""
+@contextmanager
+def reading(path: Path, mend: str) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes. An OSError in the with block becomes an InputError, whose remedy is ``mend``.
+
+    Also raises InputError where a folder, device or pipe lies at the path. Reading a pipe may wait for ever.
+    """
+    path = Path(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: cannot be read: a folder, device or pipe lies there; give a file")
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {mend}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
 
 
 @contextmanager
 def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> Iterator[Any]:
     """Yield the contents that NumPy reads from a file. Every error becomes an InputError, also in the with block."""
-    require_file(Path(path))
-    try:
-        with warnings.catch_warnings():  # NumPy warns of an odd header before it raises an error
-            warnings.simplefilter("ignore")
-            yield np.load(path, allow_pickle=False)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {mend}") from error
-    except Exception as error:  # zipfile, zlib, tokenize and NumPy each raise their own kinds on a damaged file
-        raise _unreadable(Path(path), ending, starts, error) from error
+    with reading(path, mend) as file:
+        try:
+            with warnings.catch_warnings():  # NumPy warns of an odd header before it raises an error
+                warnings.simplefilter("ignore")
+                yield np.load(file, allow_pickle=False)
+        except InputError:
+            raise
+        except Exception as error:  # zipfile, zlib, tokenize and NumPy each raise their own kinds on a damaged file
+            file.seek(0)
+            raise _unreadable(path, ending, starts, file.read(512), error) from error
 
 
-def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], error: Exception) -> InputError:
-    """The one-line error for a file that NumPy cannot read. starts: the first bytes of files with this ending."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as unread:
-        return InputError(f"{path}: cannot be read ({unread.strerror}); give a readable {ending} file")
+def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], head: bytes, error: Exception) -> InputError:
+    """The one-line error for a file that NumPy cannot read.
+
+    starts: the first bytes of files with this ending. head: the first bytes of this file.
+    """
     if head.startswith(GZIP):
         with contextlib.suppress(zlib.error):
             unpacked = zlib.decompressobj(wbits=31).decompress(head, 4)
@@ -222,14 +230,9 @@ def read_text(path: Path, mend: str = "mend the path or make it again") -> str:
 
     Raises InputError when the file is missing, cannot be read or is not UTF-8. mend: the remedy for the first two.
     """
-    path = Path(path)
-    require_file(path)
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {mend}") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
+        with reading(path, mend) as file:
+            return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
 

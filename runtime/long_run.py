@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from runtime import backend_name, changed_environment
-from runtime.artifact import Artifact, read_same_record
+from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE, require_bounds
-from runtime.checkpoints import OnOtherSettings, OtherSettings, allow_discard, require_finite, resume, save_checkpoint
+from runtime.checkpoints import (
+    OnOtherSettings,
+    OtherSettings,
+    read_same_record,
+    replaceable,
+    require_finite,
+    resume,
+    save_checkpoint,
+)
 from runtime.checks import require_keras_settings
-from runtime.files import InputError, file_sha256, json_sha256, remove, require_no_folder, write_json
+from runtime.files import InputError, file_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
 from runtime.progress import Scalars, progress
 from runtime.provenance import continued, git_commit, printed_path, provenance, settings
@@ -92,9 +100,7 @@ class LongRun(Artifact):
     identity: see ``identity``. controls: paths, limits and policies. run_dir: folder of checkpoint and scalars.
     more: other files that are written.
 
-    The record is written after the file and removed after it. It holds the hash of the file. The next run therefore
-    notices a record that a killed run left beside another file. A file without a record belongs to the run whose note
-    is in the lock's file, see ``finish``.
+    The record holds the hash of the file, so the next run notices a record that a killed run left beside another file.
     """
 
     def __init__(
@@ -110,15 +116,11 @@ class LongRun(Artifact):
         super().__init__(path, Path(path).with_suffix(".json"), *more)
         self.identity, self.run_dir = identity, run_dir
         self.record, self.checkpoint = self.files[1], run_dir / "checkpoint.npz"
+        require_no_folder(self.checkpoint)
         self._controls, self._stop = controls, stop
         self._checkpoints = Artifact(self.checkpoint)
-        self._note = json_sha256(identity)
         self._session: dict[str, Any] = {}  # the commit of this session's code, and those of earlier sessions
         self._in_the_way: tuple[Path, ...] = ()
-
-    def require_own(self) -> None:
-        """Refuse a folder in place of the checkpoint before anything is computed."""
-        require_no_folder(self.checkpoint)
 
     def is_finished(self) -> bool:
         """Whether the artifact is there, whole and made with the same settings. If so, prints a line.
@@ -129,28 +131,25 @@ class LongRun(Artifact):
         if self._controls.overwrite:
             self._in_the_way = self.checkpoint, self.path, self.record
             return False
-        try:
+        with replaceable(self._controls.on_other_settings):
             if not self.record.is_file():
-                if self.path.is_file() and self.lock.note != self._note:
+                if self.path.is_file():
                     raise OtherSettings(
                         f"{self.path}: exists without {self.record.name}, which would say how it was made; "
                         "choose another folder or add --overwrite"
                     )
                 return False
             record = read_same_record(self.record, self.identity, about=self.path)
-        except OtherSettings as other:
-            allow_discard(other, self._controls.on_other_settings)
-            self._in_the_way = self.path, self.record
-            return False
-        if not self.path.is_file() or file_sha256(self.path) != record.get("sha256"):
-            print(f"{printed_path(self.path)}: missing or changed since it was made; it is made again")
-            self._in_the_way = self.path, self.record
-            return False
-        if self.lock.note == self._note or self._checkpoints.lock.is_left:  # killed when all was written
-            with self._checkpoints:
-                self._forget()
-        print(f"{printed_path(self.path)}: already made with these settings")
-        return True
+            if self.path.is_file() and file_sha256(self.path) == record.get("sha256"):
+                if self._checkpoints.is_left:  # killed when all was written
+                    with self._checkpoints:
+                        remove(self.checkpoint)
+                print(f"{printed_path(self.path)}: already made with these settings")
+                return True
+            if "sha256" in record:
+                print(f"{printed_path(self.path)}: missing or changed since it was made; it is made again")
+        self._in_the_way = self.path, self.record
+        return False
 
     def advance(
         self,
@@ -173,13 +172,14 @@ class LongRun(Artifact):
         """
         self._held.enter_context(self._checkpoints)
         self._clear()
-        done, self._session = 0, {"commit": git_commit()}
+        self._session = {"commit": git_commit()}
+        done: Any = 0
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
-            state, said = kept[0], kept[1].get("done")
-            self._session = continued(self._session, kept[1].get("provenance", self._session))
-            if not (isinstance(said, int) and 0 < said <= total):
-                raise InputError(f"{self.checkpoint}: after {said} of {total} {unit}s; delete it to start again")
-            done = said
+            state, record = kept
+            done = record.get("done")
+            if not (isinstance(done, int) and 0 < done <= total):
+                raise InputError(f"{self.checkpoint}: after {done} of {total} {unit}s; delete it to start again")
+            self._session = continued(self._session, record.get("provenance", self._session))
             print(f"continuing {self.path.stem} after {done} of {total} {unit}s")
         saved = time.monotonic()
         scalars = Scalars(self.run_dir / "tensorboard")
@@ -210,25 +210,25 @@ class LongRun(Artifact):
         return state
 
     def finish(self, write: Callable[[Path], None], config: Any, **record: Any) -> Path:
-        """Write the artifact, then its record, and delete the checkpoint. Returns the artifact's path.
+        """Write the artifact and its record, and delete the checkpoint. Returns the artifact's path.
 
         write(path) makes the file whole or not at all. record: measured values, stored beside settings and provenance.
-        A run that is killed in between leaves an artifact without a record. The run's note in the lock's file says so,
-        and the next run with the same settings makes the artifact again.
+        A record of the settings alone is written first. If the run is killed before the whole record is there, the next
+        run with the same settings makes the artifact again, and a run with other settings is refused. An error leaves
+        neither file.
         """
         self._clear()
-        remove(self.record)
-        self.lock.write(self._note)
-        write(self.path)
-        made = {"settings": self.identity, "sha256": file_sha256(self.path), **record}
-        write_json(self.record, {**made, **provenance(config), **self._session})
-        self._forget()
-        return self.path
-
-    def _forget(self) -> None:
-        """Delete the checkpoint and the note, which a finished run does not need."""
+        made: dict[str, Any] = {"settings": self.identity}
+        write_json(self.record, made)
+        try:
+            write(self.path)
+            made |= {"sha256": file_sha256(self.path), **record}
+            write_json(self.record, {**made, **provenance(config), **self._session})
+        except BaseException:
+            remove(self.path, self.record)
+            raise
         remove(self.checkpoint)
-        self.lock.write("")
+        return self.path
 
     def _clear(self) -> None:
         """Remove the files that ``is_finished`` marked for replacement."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime.artifact import Artifact, read_same_record
-from runtime.checkpoints import OnOtherSettings, OtherSettings, allow_discard, require_same_settings
+from runtime.artifact import Artifact
+from runtime.checkpoints import OnOtherSettings, OtherSettings, read_same_record, replaceable, require_same_settings
 from runtime.files import (
     InputError,
     append,
@@ -48,18 +48,16 @@ class LineByLine(Artifact):
 
         Raises OtherSettings where the file belongs to a run with other settings and may not be replaced.
         """
-        try:
-            done = self._items_done()
-        except OtherSettings as other:
-            allow_discard(other, self._controls.on_other_settings)
-            done = None
-        self._starts = done is None
-        return done or 0
+        done = 0
+        with replaceable(self._controls.on_other_settings):
+            done = self._lines()
+        self._starts = not done
+        return max(done - 1, 0)
 
-    def _items_done(self) -> int | None:
-        """The number of finished items. None: there is no file to continue."""
+    def _lines(self) -> int:
+        """The number of whole lines, with the header. 0: there is no file to continue."""
         if not self.path.exists():
-            return None
+            return 0
         record = settings_path(self.path)
         if not record.exists():
             raise OtherSettings(
@@ -69,7 +67,7 @@ class LineByLine(Artifact):
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if not whole:
-            return None
+            return 0
         if not content.startswith(f"{self._header}\n".encode()):
             raise OtherSettings(f"{self.path}: its columns are not those of this run; choose another output")
         if whole < len(content):
@@ -78,7 +76,7 @@ class LineByLine(Artifact):
             except OSError as error:
                 raise unwritable(self.path, error) from error
         self.record = found
-        return content[:whole].count(b"\n") - 1
+        return content[:whole].count(b"\n")
 
     def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
         """Append the lines of the remaining items. Raises StoppedEarly after a requested stop.
@@ -92,14 +90,12 @@ class LineByLine(Artifact):
             text = line(item) + "\n"
             if not done:
                 remove(self._summary)
-                if (made := continued(self._now, self.record["provenance"])) != self.record["provenance"]:
-                    self.record = {**self.record, "provenance": made}
-                    write_json(settings_path(self.path), self.record)
-            if self._starts:
-                remove(self.path)
-                write_json(settings_path(self.path), self.record)
-                text = f"{self._header}\n{text}"
+                if self._starts:
+                    remove(self.path)
+                    text = f"{self._header}\n{text}"
                 self._starts = False
+                self.record["provenance"] = continued(self._now, self.record["provenance"])
+                write_json(settings_path(self.path), self.record)
             append(self.path, text)
 
 
@@ -115,7 +111,7 @@ class KeptStages(Artifact):
         super().__init__(folder / "stages")
         self.folder, self.identity, self._policy, self._stop = folder, identity, policy, stop
 
-    def require_own(self) -> None:
+    def __enter__(self) -> "KeptStages":
         """Raise OtherSettings where the folder keeps a stage of another study that may not be replaced."""
         for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
             try:
@@ -124,6 +120,7 @@ class KeptStages(Artifact):
                 continue
             if "result" in record:
                 require_same_settings(path, record["settings"], self.identity)
+        return super().__enter__()
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The kept result of an earlier run with the same settings, or a new result, which is then kept.
@@ -133,13 +130,11 @@ class KeptStages(Artifact):
         path = self.folder / name
         require_no_folder(path)
         if path.is_file():
-            try:
+            with replaceable(self._policy):
                 record = read_same_record(path, self.identity, "result")
                 if record.get("sha256") != json_sha256(record["result"]):
                     raise OtherSettings(f"{path}: the result changed since it was kept; delete it to make it again")
                 return record["result"]
-            except OtherSettings as other:
-                allow_discard(other, self._policy)
         result = make()
         write_json(path, {"settings": self.identity, "result": result, "sha256": json_sha256(result)})
         if self._stop.reason:

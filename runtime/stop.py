@@ -2,7 +2,6 @@
 
 import signal
 import time
-from typing import Any
 
 STOPPED_EARLY = 75  # exit status of a clean stop, after which the same command continues (EX_TEMPFAIL)
 
@@ -21,11 +20,9 @@ class Stop:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._limit = max_minutes
         self._signal: str | None = None
-        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._request)
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,8 +42,4 @@ class Stop:
     @property
     def reason(self) -> str | None:
         """Why the run has to stop now. None: it may continue."""
-        if self._signal is not None:
-            return self._signal
-        if self.minutes_left == 0:
-            return f"the limit of {self._limit:g} minutes"
-        return None
+        return self._signal or (f"the limit of {self._limit:g} minutes" if self.minutes_left == 0 else None)

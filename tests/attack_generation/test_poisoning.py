@@ -39,10 +39,10 @@ from data.datasets import (
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import TrainingLoss, mean_cross_entropy
 from robust_training.smoothadv import SmoothAdvLoss
+from runtime.artifact import Artifact
 from runtime.checkpoints import load_checkpoint
 from runtime.command_line import parsed
 from runtime.files import InputError, load_archive
-from runtime.lock import Lock
 from runtime.long_run import identity
 from runtime.noise import seed_pair
 from runtime.stop import StoppedEarly
@@ -243,7 +243,7 @@ def test_a_folder_in_the_way_is_one_line_before_the_work(tiny_data_dir: Path, tm
 
 def test_a_second_attack_on_one_poison_is_refused(tiny_data_dir: Path, tmp_path: Path) -> None:
     refused = pytest.raises(InputError, match=r"X_.*npy: another run is writing it")
-    with Lock(poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)[0]), refused:
+    with Artifact(poison_paths(tmp_path, "gaussianaug", SIGMA, TARGET)[0]), refused:
         attack(config(tiny_data_dir, tmp_path, epochs=10_000))
 
 

@@ -16,8 +16,8 @@ import pytest
 from data import prepare_cifar10, prepare_digits, prepare_mnist
 from data.datasets import labels, load_dataset
 from data.preparation import split_at_random
+from runtime.artifact import Artifact
 from runtime.files import InputError, array_sha256
-from runtime.lock import Lock
 from runtime.provenance import project_path
 from tests.waiting import HANG
 
@@ -252,7 +252,7 @@ def test_a_second_preparation_at_the_same_time_is_refused(config: prepare_mnist.
     prepare_mnist.main(config)
     before = {path.name: path.read_bytes() for path in config.out_dir.iterdir()}
     refused = pytest.raises(InputError, match=r"MNIST/manifest\.json: another run is writing it")
-    with Lock(config.out_dir / "manifest.json"), refused:
+    with Artifact(config.out_dir / "manifest.json"), refused:
         prepare_mnist.main(replace(config, seed=1))
     assert {path.name: path.read_bytes() for path in config.out_dir.iterdir()} == before
 

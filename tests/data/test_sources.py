@@ -95,7 +95,7 @@ def test_cifars_binary_files_are_read(config: prepare.Config, classes: int, tmp_
     with pytest.raises(InputError, match="no whole number of images"):
         prepare.main(config)
     last.unlink()
-    with pytest.raises(InputError, match=rf"{last.name}: cannot be read"):
+    with pytest.raises(InputError, match=rf"{last.name}: no such file; unpack the archive again"):
         prepare.main(config)
 
 

@@ -257,10 +257,9 @@ def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
 def half_files(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """A line for each file of a run that ended early which is temporary, damaged, or not what the whole run leaves.
 
-    Files that grow line by line are left to the run that continues them, and so is a lock's file, where the run has
-    noted whose an artifact without a record is.
+    Files that grow line by line are left to the run that continues them.
     """
-    lines = [f"{name} is left over" for name in found if Path(name).name.startswith(".") and name[-5:] != ".lock"]
+    lines = [f"{name} is left over" for name in found if Path(name).name.startswith(".")]
     lines += [f"{name} is damaged" for name, content in found.items() if content == "damaged"]
     same = (name for name in wanted.keys() & found.keys() if not name.endswith(".tsv"))
     lines += [f"{name} differs" for name in same if found[name] not in (wanted[name], "damaged")]

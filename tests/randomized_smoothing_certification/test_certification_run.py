@@ -811,7 +811,7 @@ def test_points_that_are_no_shard_of_one_run_do_not_merge(toy: Path, tmp_path: P
 
 
 def test_a_second_run_on_one_output_is_refused(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One writes it, the other is refused in one line. The table has a row for each point. (Processes: test_lock.)"""
+    """One writes it, the other is refused in one line. The table has one row a point. (Processes: test_artifact.)"""
     refused = []
 
     def meanwhile(*given: Any, **votes: Any) -> Any:

@@ -20,8 +20,8 @@ from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.methods import METHODS
 from robust_training.standard import StandardLoss
 from robust_training.training import Training, TrainingConfig, partitioned, train_victim, train_victims
+from runtime.artifact import Artifact
 from runtime.files import InputError, load_archive
-from runtime.lock import Lock
 from runtime.stop import Stop, StoppedEarly
 
 LOSS = GaussianAugmentationLoss()
@@ -161,7 +161,7 @@ def test_what_is_in_the_way_is_one_line_before_the_work(tiny_data_dir: Path, tmp
         train_victims(settings)
     checkpoint.rmdir()
     refused = pytest.raises(InputError, match=r"seed0\.keras: another run is writing it")
-    with Lock(tmp_path / "models" / "gaussianaug_0.25_clean_seed0.keras"), refused:
+    with Artifact(tmp_path / "models" / "gaussianaug_0.25_clean_seed0.keras"), refused:
         train_victims(settings)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="file is no folder; choose another place"):

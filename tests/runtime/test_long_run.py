@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -20,10 +19,10 @@ from randomized_smoothing_certification.certification_run import CertificationCo
 from robust_training.macer import MacerLoss
 from robust_training.training import TrainingConfig
 from runtime import long_run, part_by_part
+from runtime.artifact import Artifact
 from runtime.checkpoints import OtherSettings, save_checkpoint
 from runtime.command_line import parsed
 from runtime.files import InputError, save_array
-from runtime.lock import Lock
 from runtime.long_run import CheckpointControls, LongRun, RunControls, Step, identity
 from runtime.part_by_part import KeptStages, LineByLine
 from runtime.stop import Stop, StoppedEarly
@@ -207,7 +206,7 @@ class Killed(BaseException):
 class Kill:
     """Ends the program at its file operation number ``at``; what would clean up after it does nothing any more."""
 
-    OPERATIONS = ((Path, "unlink"), (Path, "replace"), (os, "write"), (os, "ftruncate"), (part_by_part, "append"))
+    OPERATIONS = ((Path, "unlink"), (Path, "replace"), (part_by_part, "append"))
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.left = at
@@ -278,7 +277,7 @@ def test_a_killed_run_is_continued_by_the_same_command(
 
 def test_two_runs_make_no_artifact_and_use_no_folder_at_once(tmp_path: Path) -> None:
     config = Config(data_dir=tmp_path)
-    with Lock(tmp_path / "x.npy"), pytest.raises(InputError, match=r"x\.npy: another run is writing it"):
+    with Artifact(tmp_path / "x.npy"), pytest.raises(InputError, match=r"x\.npy: another run is writing it"):
         make(tmp_path, config)
     other = LongRun(tmp_path / "other.npy", identity(config), config, tmp_path / "run", Stop())
     with run_of(tmp_path, config) as run, other:

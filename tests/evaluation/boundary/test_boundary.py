@@ -24,8 +24,8 @@ from evaluation.boundary.study import (
     two_moons,
 )
 from evaluation.store import read_store
+from runtime.artifact import Artifact
 from runtime.files import InputError
-from runtime.lock import Lock
 
 ROOT = Path(data.__file__).parents[1]
 SMALL = BoundaryConfig(
@@ -199,7 +199,7 @@ def test_bad_settings_get_one_clear_line(changes: dict, message: str, tmp_path: 
 
 def test_a_second_picture_at_the_same_time_is_refused(tmp_path: Path) -> None:
     config = replace(SMALL, out_dir=tmp_path)
-    with Lock(tmp_path / "settings.json.xz"), pytest.raises(InputError, match="another run is writing it"):
+    with Artifact(tmp_path / "settings.json.xz"), pytest.raises(InputError, match="another run is writing it"):
         draw_boundaries(config)
     (tmp_path / "tables.md").mkdir()
     with pytest.raises(InputError, match=r"tables\.md: is a folder"):

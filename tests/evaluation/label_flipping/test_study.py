@@ -23,8 +23,8 @@ from randomized_smoothing_certification.changed_labels.fixed_weights import Cert
 from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
 from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
 from randomized_smoothing_certification.core import ABSTAIN
+from runtime.artifact import Artifact
 from runtime.files import InputError, save_archive, write_json
-from runtime.lock import Lock
 from runtime.stop import StoppedEarly
 
 ROOT = Path(data.__file__).parents[1]
@@ -502,7 +502,7 @@ def test_the_record_is_the_last_and_only_one_study_writes(
     shutil.copytree(folder / "results", tmp_path / "results")
     main, config = toy("digits", tiny_data_dir, tmp_path, work_dir=folder / "work")
     for held in (folder / "work" / "stages", results / "settings.json.xz"):
-        with Lock(held), pytest.raises(InputError, match=f"{held}: another run is writing it"):
+        with Artifact(held), pytest.raises(InputError, match=f"{held}: another run is writing it"):
             main(config)
 
     def full(*_: object) -> None:

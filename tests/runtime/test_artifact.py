@@ -13,16 +13,15 @@ from pathlib import Path
 import pytest
 
 import runtime
-from runtime import lock
+from runtime import artifact
+from runtime.artifact import Artifact
 from runtime.files import InputError
-from runtime.lock import Lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from runtime.lock import Lock
-with Lock(Path(sys.argv[1])) as held:
-    held.write(sys.argv[2])
+from runtime.artifact import Artifact
+with Artifact(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -38,9 +37,9 @@ def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
 
 
 @contextmanager
-def held_by_another(output: Path, note: str = "") -> Iterator["subprocess.Popen[str]"]:
+def held_by_another(output: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process holds the output's lock."""
-    process = start(HOLD, output, note)
+    process = start(HOLD, output)
     try:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
@@ -53,28 +52,27 @@ def test_a_second_process_is_refused_in_one_line_and_the_file_goes_with_the_firs
     line = rf"{output}: another run is writing it; wait for it or choose another output"
     with held_by_another(output):
         for _ in range(2):  # being refused takes nothing from the one that holds it
-            with pytest.raises(InputError) as refused, Lock(output):
+            with pytest.raises(InputError) as refused, Artifact(output):
                 pass
             assert str(refused.value) == line
-        with Lock(tmp_path / "b.tsv"):
+        with Artifact(tmp_path / "b.tsv"):
             pass
     assert list(tmp_path.iterdir()) == []
-    with Lock(output), pytest.raises(InputError, match="another run"), Lock(output):  # in this process too
+    with Artifact(output), pytest.raises(InputError, match="another run"), Artifact(output):  # in this process too
         pass
-    with Lock(output):
+    with Artifact(output):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_dies_with_its_process_and_what_it_wrote_down_stays(tmp_path: Path) -> None:
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     output = tmp_path / "a.tsv"
-    with held_by_another(output, "half made") as process:
+    with held_by_another(output) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for last, seen in (("half made", "half made"), ("", "half made")):
-        with Lock(output) as held:
-            assert held.note == seen
-            held.write(last)
+    assert Artifact(output).is_left
+    with Artifact(output):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,18 +87,18 @@ def test_a_file_that_its_run_removes_while_another_opens_it_is_no_lock(
         lockf(file, flags)
 
     monkeypatch.setattr(fcntl, "lockf", too_late)
-    with Lock(output):
-        _, errors = start(HOLD, output, "").communicate("")
+    with Artifact(output):
+        _, errors = start(HOLD, output).communicate("")
         assert "another run is writing it" in errors
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_made_and_removed_where_it_stays_empty(tmp_path: Path) -> None:
     output = tmp_path / "new" / "folder" / "a.tsv"
-    with Lock(output):
+    with Artifact(output):
         pass
     assert list(tmp_path.iterdir()) == []
-    with Lock(output):
+    with Artifact(output):
         output.write_text("rows")
     assert [path.name for path in output.parent.iterdir()] == ["a.tsv"]
 
@@ -108,7 +106,7 @@ def test_a_folder_is_made_and_removed_where_it_stays_empty(tmp_path: Path) -> No
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"file/a\.tsv: cannot be written .*; choose another folder"):
-        Lock(tmp_path / "file" / "a.tsv").__enter__()
+        Artifact(tmp_path / "file" / "a.tsv").__enter__()
 
 
 @pytest.mark.parametrize("system", ["a mount without locks", "a system without locks"])
@@ -121,7 +119,7 @@ def test_without_locks_a_line_says_so(
     if system == "a mount without locks":
         monkeypatch.setattr(fcntl, "lockf", refuses)
     else:
-        monkeypatch.setattr(lock, "fcntl", None)
-    with Lock(tmp_path / "a.tsv"):
+        monkeypatch.setattr(artifact, "fcntl", None)
+    with Artifact(tmp_path / "a.tsv"):
         assert capsys.readouterr().out.startswith("note: no file locks here")
     assert list(tmp_path.iterdir()) == []
