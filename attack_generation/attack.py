@@ -14,8 +14,7 @@ from attack_generation.config import PoisonConfig
 from attack_generation.parametrisation import PARAMETRISATIONS
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.bilevel import Problem
-from bilevel_optimizer.ensemble import Ensemble
+from bilevel_optimizer.bilevel import Ensemble, Problem
 from bilevel_optimizer.trees import Tree
 from data.datasets import Dataset, TargetSplit, check_poison, poisoned_places, split_target_class
 from models.registry import build_model

@@ -12,10 +12,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_step
 from bilevel_optimizer.autodiff import grad
-from bilevel_optimizer.trees import Tree
+from bilevel_optimizer.trees import Tree, mean
 from runtime.bounds import POSITIVE, require_bounds
 from runtime.lazy import ops
 
+Several = tuple[Tree, ...]
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
 # this evaluation within the outer step, so that a stochastic objective can redraw its noise).
 Objective = Callable[[Tree, Tree, Any, Any], Any]
@@ -90,3 +91,39 @@ class TwoLoops(BilevelOptimizer):
             return adam_step(v, grad(lambda v: problem.g(u, v, data, i))(v), adam, self.lr_v)
 
         return ops.fori_loop(0, self.lower_steps, step, (v, adam))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(BilevelOptimizer):
+    """One optimiser for each of several v. The upper objective is the mean over them: u moves by their mean direction.
+
+    Networks with different weights and ages keep the upper level from overfitting to one network ("MetaPoison", NeurIPS
+    2020, arXiv 2004.00225). v and the state of the lower level are tuples with an entry per lower level. Metrics are
+    means.
+    """
+
+    member: BilevelOptimizer
+    """Optimiser of each lower level."""
+    count: int
+    """Number of lower levels."""
+
+    def init_lower(self, v: Several) -> Several:
+        return tuple(self.member.init_lower(one) for one in v)
+
+    def renew(self, v: Several, lower: Several, number: int, fresh: Tree) -> tuple[Several, Several]:
+        """(v, lower) with ``fresh`` as v of the given number, and with a fresh state for it."""
+
+        def replaced(several: Several, one: Tree) -> Several:
+            return (*several[:number], one, *several[number + 1 :])
+
+        return replaced(v, fresh), replaced(lower, self.member.init_lower(fresh))
+
+    def direction(
+        self, problem: Problem, u: Tree, v: Several, lower: Several, data: Any
+    ) -> tuple[Tree, Several, Several, Any]:
+        steps = [self.member.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
+        directions, v, lower, metrics = zip(*steps, strict=True)
+        return mean(directions), v, lower, mean(metrics)
+
+    def gradients(self, cost_of_f: float) -> float:
+        return self.count * self.member.gradients(cost_of_f)

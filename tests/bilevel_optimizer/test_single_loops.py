@@ -13,8 +13,7 @@ from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad, FewSteps
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
-from bilevel_optimizer.ensemble import Ensemble
+from bilevel_optimizer.bilevel import BilevelOptimizer, Ensemble, Problem
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.soba import Soba
 from bilevel_optimizer.trees import zeros_like
