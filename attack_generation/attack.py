@@ -164,16 +164,17 @@ class Attack:
 
         With a single network, the moments of u and the state of the training loss start afresh, too.
         """
-        networks = self._bilevel.count
+        networks = self.config.networks
         turn, since = divmod(epoch, self.config.reinitialise_every // networks)
         if since:
             return state
         restart, network = divmod(turn, networks)
         if networks == 1:
             return self.initial_state(restart, state.u)
-        fresh = self.fresh_model(restart + (network > 0), network).initial()[0]  # restart 0 is the start of the attack
-        weights, lower = self._bilevel.renew(state.weights, state.lower, network, fresh)
-        return state._replace(weights=weights, lower=lower)
+        weights, lower = list(state.weights), list(state.lower)
+        weights[network] = self.fresh_model(restart + (network > 0), network).initial()[0]  # restart 0: the start
+        lower[network] = self.config.optimiser.init_lower(weights[network])
+        return state._replace(weights=tuple(weights), lower=tuple(lower))
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""

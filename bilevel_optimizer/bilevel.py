@@ -16,10 +16,10 @@ from bilevel_optimizer.trees import Tree, mean
 from runtime.bounds import POSITIVE, require_bounds
 from runtime.lazy import ops
 
-Several = tuple[Tree, ...]
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
 # this evaluation within the outer step, so that a stochastic objective can redraw its noise).
 Objective = Callable[[Tree, Tree, Any, Any], Any]
+Several = tuple[Tree, ...]  # one structure for each lower level of an ensemble
 
 
 class Problem(NamedTuple):
@@ -109,14 +109,6 @@ class Ensemble(BilevelOptimizer):
 
     def init_lower(self, v: Several) -> Several:
         return tuple(self.member.init_lower(one) for one in v)
-
-    def renew(self, v: Several, lower: Several, number: int, fresh: Tree) -> tuple[Several, Several]:
-        """(v, lower) with ``fresh`` as v of the given number, and with a fresh state for it."""
-
-        def replaced(several: Several, one: Tree) -> Several:
-            return (*several[:number], one, *several[number + 1 :])
-
-        return replaced(v, fresh), replaced(lower, self.member.init_lower(fresh))
 
     def direction(
         self, problem: Problem, u: Tree, v: Several, lower: Several, data: Any
