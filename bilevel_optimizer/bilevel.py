@@ -19,6 +19,7 @@ from runtime.lazy import ops
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
 # this evaluation within the outer step, so that a stochastic objective can redraw its noise).
 Objective = Callable[[Tree, Tree, Any, Any], Any]
+Metrics = dict[str, Any]  # scalars of one step by name, f and g among them
 Several = tuple[Tree, ...]  # one structure for each lower level of an ensemble
 
 
@@ -53,11 +54,8 @@ class BilevelOptimizer(ABC):
         """The optimiser's state for v, at the start and after v is re-initialised."""
 
     @abstractmethod
-    def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Any]:
-        """One step of the lower level. Returns (an estimate of df/du shaped as u, new v, new lower, metrics).
-
-        metrics: a named tuple of scalars, f and g among them.
-        """
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Metrics]:
+        """One step of the lower level. Returns (an estimate of df/du shaped as u, new v, new lower, metrics)."""
 
     @abstractmethod
     def gradients(self, cost_of_f: float) -> float:
@@ -65,7 +63,7 @@ class BilevelOptimizer(ABC):
 
     def step(
         self, problem: Problem, u: Tree, v: Tree, lower: Any, upper: AdamState, data: Any
-    ) -> tuple[Tree, Tree, Any, AdamState, Any]:
+    ) -> tuple[Tree, Tree, Any, AdamState, Metrics]:
         """One outer step, which ends with a projected Adam step on u. Returns the new (u, v, lower, upper) and metrics.
 
         u may be a minibatch of the variables to optimise. Then ``upper`` has the minibatch's shape, and its moments
@@ -112,7 +110,7 @@ class Ensemble(BilevelOptimizer):
 
     def direction(
         self, problem: Problem, u: Tree, v: Several, lower: Several, data: Any
-    ) -> tuple[Tree, Several, Several, Any]:
+    ) -> tuple[Tree, Several, Several, Metrics]:
         steps = [self.member.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
         directions, v, lower, metrics = zip(*steps, strict=True)
         return mean(directions), v, lower, mean(metrics)
