@@ -14,8 +14,7 @@ from attack_generation.config import PoisonConfig
 from attack_generation.parametrisation import PARAMETRISATIONS
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.bilevel import Problem
-from bilevel_optimizer.ensemble import Ensemble
+from bilevel_optimizer.bilevel import Ensemble, Metrics, Problem
 from bilevel_optimizer.trees import Tree
 from data.datasets import Dataset, TargetSplit, check_poison, poisoned_places, split_target_class
 from models.registry import build_model
@@ -150,7 +149,7 @@ class Attack:
         batch_shape = (config.batch_clean + config.batch_poison, *self._image_shape)
         return AttackState(u, weights, lower, adam_init(minibatch), config.loss.initial_state(batch_shape))
 
-    def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Any]:
+    def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Metrics]:
         """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
         if number and step == 0:
@@ -165,16 +164,17 @@ class Attack:
 
         With a single network, the moments of u and the state of the training loss start afresh, too.
         """
-        networks = self._bilevel.count
+        networks = self.config.networks
         turn, since = divmod(epoch, self.config.reinitialise_every // networks)
         if since:
             return state
         restart, network = divmod(turn, networks)
         if networks == 1:
             return self.initial_state(restart, state.u)
-        fresh = self.fresh_model(restart + (network > 0), network).initial()[0]  # restart 0 is the start of the attack
-        weights, lower = self._bilevel.renew(state.weights, state.lower, network, fresh)
-        return state._replace(weights=weights, lower=lower)
+        weights, lower = list(state.weights), list(state.lower)
+        weights[network] = self.fresh_model(restart + (network > 0), network).initial()[0]  # restart 0: the start
+        lower[network] = self.config.optimiser.init_lower(weights[network])
+        return state._replace(weights=tuple(weights), lower=tuple(lower))
 
     def _draw_indices(self, epoch: int, step: int) -> Indices:
         """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""
@@ -195,7 +195,7 @@ class Attack:
 
     def _step(
         self, state: AttackState, images: Images, indices: Indices, seeds: Seeds, epoch: Any
-    ) -> tuple[AttackState, Any]:
+    ) -> tuple[AttackState, Metrics]:
         batch = self._gather(images, indices, seeds, epoch)
         u = self._poison.select(state.u, indices.poison)
         x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])

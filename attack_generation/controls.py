@@ -174,9 +174,8 @@ def write_control_poison(config: ControlConfig) -> Path:
     clean = dataset.x_train[in_class]
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
     hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train")}
-    with LongRun(
-        x_path, identity(config, **hashes), config, x_path.with_suffix(""), Stop(config.max_minutes), more=(y_path,)
-    ) as run:
+    settings, run_dir = identity(config, **hashes), x_path.with_suffix("")
+    with LongRun(x_path, settings, config, run_dir, Stop(config.max_minutes), more=(y_path,)) as run:
         finished = run.is_finished()
         save_labels(y_path, dataset.y_train[in_class])
         if not finished:

@@ -1,7 +1,6 @@
 """The attack as a run: make poison against one training method, or go on where an earlier run stopped."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,10 +63,6 @@ def _make(config: PoisonConfig, dataset: Dataset, target: TargetSplit, run: Long
     """The poison, float32 (N, H, W, C), and the cost of the whole attack in gradients. Continues a stopped run."""
     attack = Attack(config, dataset, target)
 
-    def step(state: AttackState, number: int) -> tuple[AttackState, dict[str, Any]]:
-        state, metrics = attack.outer_step(state, number)
-        return state, metrics._asdict()
-
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
         if epochs % config.reinitialise_every == 0:
             path = run.run_dir / f"poison_after_epoch_{epochs}.npy"
@@ -75,7 +70,7 @@ def _make(config: PoisonConfig, dataset: Dataset, target: TargetSplit, run: Long
         return attack.evaluate(state)
 
     state = run.advance(
-        attack.initial_state(), step, attack.total_steps,
+        attack.initial_state(), attack.outer_step, attack.total_steps,
         unit="outer step", epoch=attack.steps_per_epoch, at_epoch_end=at_epoch_end, look_every=1,
     )  # fmt: skip
     return attack.poison(state, run.path), attack.gradients_per_step * attack.total_steps

@@ -175,7 +175,7 @@ def outer_step_work(attack: Attack) -> Work:
         nonlocal state, number
         state, metrics = attack.outer_step(state, number)
         number = (number + 1) % attack.steps_per_epoch  # stays before a re-initialisation
-        return metrics.f
+        return metrics["f"]
 
     return work
 

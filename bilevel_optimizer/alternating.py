@@ -6,20 +6,12 @@ g, it is close to robust error-minimising noise (REM: Fu et al., ICLR 2022, arXi
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import Problem, TwoLoops
+from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops
 from bilevel_optimizer.trees import Tree, norm
-
-
-class AlternatingMetrics(NamedTuple):
-    """Scalars of one step, at the new v."""
-
-    f: Any  # equal to g: the upper objective is the lower one
-    g: Any
-    hypergradient_norm: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +33,12 @@ class Alternating(TwoLoops):
 
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: AdamState, data: Any
-    ) -> tuple[Tree, Tree, AdamState, AlternatingMetrics]:
-        """The steps on v, then the gradient g_u."""
+    ) -> tuple[Tree, Tree, AdamState, Metrics]:
+        """The steps on v, then the gradient g_u. The metrics are those at the new v."""
         v, lower = self.minimise_lower(problem, u, v, lower, data)
         g, gradient = value_and_grad(lambda u: problem.g(u, v, data, self.lower_steps))(u)
-        return gradient, v, lower, AlternatingMetrics(g, g, norm(gradient))
+        metrics = {"f": g, "g": g, "hypergradient_norm": norm(gradient)}  # the upper objective is the lower one
+        return gradient, v, lower, metrics
 
     def gradients(self, cost_of_f: float) -> float:
         """One gradient for each step on v, and one for u. f costs nothing."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import Problem, TwoLoops
+from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops
 from bilevel_optimizer.linear_solvers import SOLVERS, LinearSolver
 from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
@@ -26,17 +26,6 @@ class LowerState(NamedTuple):
     adam: AdamState
     p: Tree
     solver: Tree
-
-
-class Metrics(NamedTuple):
-    """Scalars of one outer step, at the new v."""
-
-    f: Any  # upper objective
-    g: Any  # lower objective
-    residual: Any  # of the linear system, ||A p - f_v|| / ||f_v||
-    hypergradient_norm: Any
-    solver_ended: Any  # how the linear solver ended, see linear_solvers.Ended
-    solver_iterations: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +90,9 @@ class ApproxGrad(TwoLoops):
         of float tensors. lower: the last p, from which the solver starts, and the solver's state. Its Adam state is
         passed through. data: the argument ``data`` of f and g. Let T2 be the solver's evaluations. g sees draw
         T1 + T2 and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw T1 + T2 + 1
-        and, unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The residual in the
-        metrics is computed with the draws outside the linear system.
+        and, unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The metrics are
+        those at the new v. residual is ||A p - f_v|| / ||f_v|| of the linear system, with the draws outside it.
+        solver_ended is a value of linear_solvers.Ended.
         Returns (hypergradient shaped as u, lower state with the new p, metrics). Raises nothing: the metrics show
         NaN.
         """
@@ -124,8 +114,11 @@ class ApproxGrad(TwoLoops):
         cross, product = g.both(p)
         hypergradient = add_scaled(f_u, -1.0, cross)
         residual = tree.map_structure(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
-        relative = norm(residual) / ops.maximum(norm(f_v), 1e-30)
-        metrics = Metrics(f, g.value, relative, norm(hypergradient), solution.ended, solution.iterations)
+        metrics = {
+            "f": f, "g": g.value, "residual": norm(residual) / ops.maximum(norm(f_v), 1e-30),
+            "hypergradient_norm": norm(hypergradient),
+            "solver_ended": solution.ended, "solver_iterations": solution.iterations,
+        }  # fmt: skip
         return hypergradient, LowerState(lower.adam, p, solution.state), metrics
 
     def direction(

@@ -12,13 +12,15 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_step
 from bilevel_optimizer.autodiff import grad
-from bilevel_optimizer.trees import Tree
+from bilevel_optimizer.trees import Tree, mean
 from runtime.bounds import POSITIVE, require_bounds
 from runtime.lazy import ops
 
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
 # this evaluation within the outer step, so that a stochastic objective can redraw its noise).
 Objective = Callable[[Tree, Tree, Any, Any], Any]
+Metrics = dict[str, Any]  # scalars of one step by name, f and g among them
+Several = tuple[Tree, ...]  # one structure for each lower level of an ensemble
 
 
 class Problem(NamedTuple):
@@ -52,11 +54,8 @@ class BilevelOptimizer(ABC):
         """The optimiser's state for v, at the start and after v is re-initialised."""
 
     @abstractmethod
-    def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Any]:
-        """One step of the lower level. Returns (an estimate of df/du shaped as u, new v, new lower, metrics).
-
-        metrics: a named tuple of scalars, f and g among them.
-        """
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Metrics]:
+        """One step of the lower level. Returns (an estimate of df/du shaped as u, new v, new lower, metrics)."""
 
     @abstractmethod
     def gradients(self, cost_of_f: float) -> float:
@@ -64,7 +63,7 @@ class BilevelOptimizer(ABC):
 
     def step(
         self, problem: Problem, u: Tree, v: Tree, lower: Any, upper: AdamState, data: Any
-    ) -> tuple[Tree, Tree, Any, AdamState, Any]:
+    ) -> tuple[Tree, Tree, Any, AdamState, Metrics]:
         """One outer step, which ends with a projected Adam step on u. Returns the new (u, v, lower, upper) and metrics.
 
         u may be a minibatch of the variables to optimise. Then ``upper`` has the minibatch's shape, and its moments
@@ -90,3 +89,31 @@ class TwoLoops(BilevelOptimizer):
             return adam_step(v, grad(lambda v: problem.g(u, v, data, i))(v), adam, self.lr_v)
 
         return ops.fori_loop(0, self.lower_steps, step, (v, adam))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(BilevelOptimizer):
+    """One optimiser for each of several v. The upper objective is the mean over them: u moves by their mean direction.
+
+    Networks with different weights and ages keep the upper level from overfitting to one network ("MetaPoison", NeurIPS
+    2020, arXiv 2004.00225). v and the state of the lower level are tuples with an entry per lower level. Metrics are
+    means.
+    """
+
+    member: BilevelOptimizer
+    """Optimiser of each lower level."""
+    count: int
+    """Number of lower levels."""
+
+    def init_lower(self, v: Several) -> Several:
+        return tuple(self.member.init_lower(one) for one in v)
+
+    def direction(
+        self, problem: Problem, u: Tree, v: Several, lower: Several, data: Any
+    ) -> tuple[Tree, Several, Several, Metrics]:
+        steps = [self.member.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
+        directions, v, lower, metrics = zip(*steps, strict=True)
+        return mean(directions), v, lower, mean(metrics)
+
+    def gradients(self, cost_of_f: float) -> float:
+        return self.count * self.member.gradients(cost_of_f)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
+from bilevel_optimizer.bilevel import BilevelOptimizer, Metrics, Problem
 from bilevel_optimizer.trees import Tree, norm
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.lazy import ops, tree
@@ -23,16 +23,6 @@ class F2saState(NamedTuple):
     y: Tree
     adam_y: AdamState
     steps: Any  # int32 (), steps since v was initialised
-
-
-class F2saMetrics(NamedTuple):
-    """Scalars of one step, at the point before it."""
-
-    f: Any  # upper objective, at y
-    g: Any  # lower objective, at v
-    g_of_y: Any  # lower objective, at y: above g, because y also lowers f
-    multiplier: Any
-    hypergradient_norm: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +52,11 @@ class F2sa(BilevelOptimizer):
 
     def directions(
         self, problem: Problem, u: Tree, v: Tree, y: Tree, multiplier: Any, data: Any
-    ) -> tuple[Tree, Tree, Tree, F2saMetrics]:
-        """(D_u, gradient of g by v, gradient of f / multiplier + g by y) shaped as (u, v, v), and the metrics."""
+    ) -> tuple[Tree, Tree, Tree, Metrics]:
+        """(D_u, gradient of g by v, gradient of f / multiplier + g by y) shaped as (u, v, v), and the metrics.
+
+        The metric f is at y, and g at v. g_of_y is above g, because y also lowers f.
+        """
 
         def penalised(uy: tuple[Tree, Tree]) -> tuple[Any, tuple[Any, Any]]:
             u, y = uy
@@ -73,11 +66,12 @@ class F2sa(BilevelOptimizer):
         (_, (f, g_of_y)), (u_of_y, d_y) = value_and_grad(penalised, has_aux=True)((u, y))
         g, (u_of_v, d_v) = value_and_grad(lambda uv: problem.g(uv[0], uv[1], data, 0))((u, v))
         d_u = tree.map_structure(lambda a, b: multiplier * (a - b), u_of_y, u_of_v)
-        return d_u, d_v, d_y, F2saMetrics(f, g, g_of_y, multiplier, norm(d_u))
+        metrics = {"f": f, "g": g, "g_of_y": g_of_y, "multiplier": multiplier, "hypergradient_norm": norm(d_u)}
+        return d_u, d_v, d_y, metrics
 
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: F2saState, data: Any
-    ) -> tuple[Tree, Tree, F2saState, F2saMetrics]:
+    ) -> tuple[Tree, Tree, F2saState, Metrics]:
         """One step of v and y, and D_u at the point before it."""
         multiplier = self.multiplier + self.growth * ops.cast(lower.steps, norm(v).dtype)
         d_u, d_v, d_y, metrics = self.directions(problem, u, v, lower.y, multiplier, data)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
+from bilevel_optimizer.bilevel import BilevelOptimizer, Metrics, Problem
 from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.lazy import ops, tree
@@ -20,15 +20,6 @@ class SobaState(NamedTuple):
 
     adam: AdamState
     p: Tree
-
-
-class SobaMetrics(NamedTuple):
-    """Scalars of one step, at the point before it."""
-
-    f: Any  # upper objective
-    g: Any  # lower objective
-    residual: Any  # of the linear system, ||A p - f_v|| / ||f_v||
-    hypergradient_norm: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +44,11 @@ class Soba(BilevelOptimizer):
     def init_lower(self, v: Tree) -> SobaState:
         return SobaState(adam_init(v), zeros_like(v))
 
-    def directions(
-        self, problem: Problem, u: Tree, v: Tree, p: Tree, data: Any
-    ) -> tuple[Tree, Tree, Tree, SobaMetrics]:
+    def directions(self, problem: Problem, u: Tree, v: Tree, p: Tree, data: Any) -> tuple[Tree, Tree, Tree, Metrics]:
         """(D_u, D_v, D_p) shaped as (u, v, v), and the metrics.
 
-        Where D_v and D_p are 0 and damping is 0, D_u is the derivative of u -> f(u, v*(u)).
+        Where D_v and D_p are 0 and damping is 0, D_u is the derivative of u -> f(u, v*(u)). The metric residual is that
+        of the linear system, ||A p - f_v|| / ||f_v||.
         """
         f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, 1))((u, v))
         g = second_derivatives(lambda u, v: problem.g(u, v, data, 0), u, v)
@@ -66,11 +56,12 @@ class Soba(BilevelOptimizer):
         d_u = add_scaled(f_u, -1.0, cross)
         d_p = tree.map_structure(lambda hp, p, b: hp + self.damping * p - b, product, p, f_v)
         residual = norm(d_p) / ops.maximum(norm(f_v), 1e-30)
-        return d_u, g.gradient, d_p, SobaMetrics(f, g.value, residual, norm(d_u))
+        metrics = {"f": f, "g": g.value, "residual": residual, "hypergradient_norm": norm(d_u)}
+        return d_u, g.gradient, d_p, metrics
 
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: SobaState, data: Any
-    ) -> tuple[Tree, Tree, SobaState, SobaMetrics]:
+    ) -> tuple[Tree, Tree, SobaState, Metrics]:
         """One step of v and p, and D_u at the point before it."""
         d_u, d_v, d_p, metrics = self.directions(problem, u, v, lower.p, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)

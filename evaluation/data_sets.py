@@ -1,15 +1,26 @@
-"""Constants that all victims of a data set share, for every training method: one-cycle schedule, model and folder."""
+"""What a victim script needs: the constants of its data set, the training losses and the start.
+
+A data set's constants are schedules, model and folder, for every training method that has none of its own.
+"""
 
 from pathlib import Path
 
-from robust_training.schedules import ONE_CYCLE
-from robust_training.training import TrainingConfig
+from robust_training.methods import ConsistencyLoss, GaussianAugmentationLoss, MacerLoss, SmoothAdvLoss, StandardLoss
+from robust_training.schedules import ONE_CYCLE, Schedule
+from robust_training.training import TrainingConfig, train_victims
+from runtime.command_line import run_script
 from runtime.provenance import project_path
+
+__all__ = [
+    "ONE_CYCLE", "Cifar10Config", "ConsistencyLoss", "DigitsConfig", "GaussianAugmentationLoss", "MacerLoss",
+    "MnistConfig", "Schedule", "SmoothAdvLoss", "StandardLoss", "run_training",
+]  # fmt: skip
 
 
 class MnistConfig(TrainingConfig):
     """A victim on MNIST."""
 
+    published = Schedule(epochs=101, batch_size=200)
     one_cycle = ONE_CYCLE["MNIST"]
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
@@ -18,6 +29,7 @@ class MnistConfig(TrainingConfig):
 class Cifar10Config(TrainingConfig):
     """A victim on CIFAR10."""
 
+    published = Schedule(epochs=201, batch_size=200)
     one_cycle = ONE_CYCLE["CIFAR10"]
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")
@@ -26,6 +38,12 @@ class Cifar10Config(TrainingConfig):
 class DigitsConfig(TrainingConfig):
     """A victim on the 8 x 8 digits."""
 
+    published = Schedule(epochs=100, batch_size=200)
     one_cycle = ONE_CYCLE["DIGITS"]
     architecture: str = "digits_cnn"
     data_dir: Path = project_path("data/DIGITS")
+
+
+def run_training(config_type: type[TrainingConfig], description: str | None) -> None:
+    """Train victims as a script's constants and the command line say. description: the text of --help."""
+    run_script(train_victims, config_type, description)

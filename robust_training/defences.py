@@ -141,6 +141,7 @@ def areas(
     images of the class.
     """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -154,20 +155,17 @@ def areas(
         "network": MLPClassifier((64,), alpha=1e-3, early_stopping=len(first) >= 100, max_iter=200, random_state=seed),
     }
 
+    def area(clean_scores: np.ndarray, poison_scores: np.ndarray) -> float:
+        truth = np.repeat([0, 1], [len(clean_scores), len(poison_scores)])
+        return float(roc_auc_score(truth, np.concatenate([clean_scores, poison_scores])))
+
     def trained(detector: LogisticRegression | MLPClassifier) -> float:
         pipeline = make_pipeline(StandardScaler(), detector)
         pipeline.fit(np.concatenate([clean[first], poison[first]]), np.repeat([0, 1], len(first)))
-        return _area(*(pipeline.predict_proba(x[second])[:, 1] for x in (clean, poison)))
+        return area(*(pipeline.predict_proba(x[second])[:, 1] for x in (clean, poison)))
 
     return {
-        "brightness": _area(*(np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison))),
-        "nearest": _area(*(distance_to_nearest(x, reference) for x in (held_out, poison))),
+        "brightness": area(*(np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison))),
+        "nearest": area(*(distance_to_nearest(x, reference) for x in (held_out, poison))),
         **{name: trained(detector) for name, detector in detectors.items() if len(second) > 1},
     }
-
-
-def _area(clean_scores: np.ndarray, poison_scores: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    truth = np.repeat([0, 1], [len(clean_scores), len(poison_scores)])
-    return float(roc_auc_score(truth, np.concatenate([clean_scores, poison_scores])))

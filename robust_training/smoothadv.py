@@ -78,11 +78,15 @@ class SmoothAdvLoss(TrainingLoss):
         radius = self.radius(epoch)
         noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)
         step_size = 2 * radius / self.attack_steps if self.step_size is None else self.step_size
-        ascent = grad(lambda delta: self._smoothed_loss(logits, x + delta, y, noise))
+
+        def smoothed_loss(delta: Any) -> Any:
+            """Sum over the images of -log z_y, z = mean over an image's copies of softmax(logits)."""
+            scores = logits(repeat_images(x + delta, self.samples) + noise)
+            return -ops.sum(y * log_mean_softmax(scores, self.samples))
 
         def adam_ascent(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             delta, moments = carry
-            delta, moments = adam_step(delta, -ascent(delta), moments, step_size)
+            delta, moments = adam_step(delta, -grad(smoothed_loss)(delta), moments, step_size)
             return into_ball(delta, x, radius), moments
 
         def attacked() -> tuple[Any, LossState]:
@@ -92,7 +96,7 @@ class SmoothAdvLoss(TrainingLoss):
                 directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.images, randomness.seed)
 
                 def normalised_ascent(step: Any, delta: Any) -> Any:
-                    direction = to_unit(ascent(delta), ops.take(directions, step, axis=1))
+                    direction = to_unit(grad(smoothed_loss)(delta), ops.take(directions, step, axis=1))
                     return into_ball(delta + step_size * direction, x, radius)
 
                 return ops.fori_loop(0, self.attack_steps, normalised_ascent, start), state
@@ -102,11 +106,6 @@ class SmoothAdvLoss(TrainingLoss):
 
         delta, state_after = ops.cond(radius > 0, attacked, lambda: (ops.zeros_like(x), state))
         return ops.stop_gradient(x + delta), state_after
-
-    def _smoothed_loss(self, logits: Logits, x: Any, y: Any, noise: Any) -> Any:
-        """Sum over the images of -log z_y, z = mean over an image's copies of softmax(logits)."""
-        scores = logits(repeat_images(x, self.samples) + noise)
-        return -ops.sum(y * log_mean_softmax(scores, self.samples))
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)

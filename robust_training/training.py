@@ -173,19 +173,15 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
         if run.is_finished():
             return path
         if config.partitions == 1:
-            model, accuracies = _network(config, dataset, run)
+            training = Training(config, dataset)
+            start, steps = training.initial_state(), training.total_steps
+            state = run.advance(start, training.step, steps, epoch=training.steps_per_epoch)
+            model, accuracies = training.model.assign(state.weights, state.statistics), training.evaluate(state)
         else:
             model, accuracies = _vote(config, dataset, run.run_dir, stop)
         run.finish(lambda path: save_model(model, path), config, **accuracies)
     _say(config, path, accuracies)
     return path
-
-
-def _network(config: TrainingConfig, dataset: Dataset, run: LongRun) -> tuple["keras.Model", dict[str, float]]:
-    """A trained network and its accuracies."""
-    training = Training(config, dataset)
-    state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.steps_per_epoch)
-    return training.model.assign(state.weights, state.statistics), training.evaluate(state)
 
 
 def _vote(config: TrainingConfig, dataset: Dataset, folder: Path, stop: Stop) -> tuple["keras.Model", dict[str, float]]:
@@ -284,14 +280,15 @@ class Training:
         )
 
         def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
-            statistics = [state.statistics]
+            statistics = state.statistics
 
             def logits(x: Any) -> Any:
-                scores, after = self.model(weights, state.statistics, x, training=True)
-                statistics.append(after)
+                nonlocal statistics
+                scores, statistics = self.model(weights, state.statistics, x, training=True)
                 return scores
 
-            return self.config.loss(logits, x, y, randomness, epoch), statistics[-1]
+            value = self.config.loss(logits, x, y, randomness, epoch)
+            return value, statistics
 
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
         weights, adam = adam_step(state.weights, gradient, state.adam, rate)

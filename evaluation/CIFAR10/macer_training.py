@@ -6,14 +6,10 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (t
     python evaluation/CIFAR10/macer_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import Cifar10Config
-from robust_training.macer import MacerLoss
-from robust_training.schedules import ONE_CYCLE, Schedule
-from robust_training.training import train_victims
-from runtime.command_line import run_script
+from evaluation.data_sets import ONE_CYCLE, Cifar10Config, MacerLoss, Schedule, run_training
 
 
-class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
+class Config(Cifar10Config):  # schedules, model and folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=12.0, beta=16.0, gamma=8.0)  # lam=4.0 at larger sigma
@@ -23,4 +19,4 @@ class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/da
 
 
 if __name__ == "__main__":
-    run_script(train_victims, Config, __doc__)
+    run_training(Config, __doc__)

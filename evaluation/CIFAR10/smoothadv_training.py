@@ -6,14 +6,10 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1906.04584, section 2 (t
     python evaluation/CIFAR10/smoothadv_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import Cifar10Config
-from robust_training.schedules import ONE_CYCLE, Schedule
-from robust_training.smoothadv import SmoothAdvLoss
-from robust_training.training import train_victims
-from runtime.command_line import run_script
+from evaluation.data_sets import ONE_CYCLE, Cifar10Config, Schedule, SmoothAdvLoss, run_training
 
 
-class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
+class Config(Cifar10Config):  # schedules, model and folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=None)
@@ -22,4 +18,4 @@ class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/da
 
 
 if __name__ == "__main__":
-    run_script(train_victims, Config, __doc__)
+    run_training(Config, __doc__)

@@ -6,19 +6,14 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1902.02918, section 3.3 
     python evaluation/MNIST/gaussian_augmented_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import MnistConfig
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.schedules import Schedule
-from robust_training.training import train_victims
-from runtime.command_line import run_script
+from evaluation.data_sets import GaussianAugmentationLoss, MnistConfig, run_training
 
 
-class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
+class Config(MnistConfig):  # schedules, model and folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: GaussianAugmentationLoss = GaussianAugmentationLoss()
-    published = Schedule(epochs=101, batch_size=200)
 
 
 if __name__ == "__main__":
-    run_script(train_victims, Config, __doc__)
+    run_training(Config, __doc__)

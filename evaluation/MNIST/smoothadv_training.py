@@ -6,14 +6,10 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1906.04584, section 2 (t
     python evaluation/MNIST/smoothadv_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import MnistConfig
-from robust_training.schedules import Schedule
-from robust_training.smoothadv import SmoothAdvLoss
-from robust_training.training import train_victims
-from runtime.command_line import run_script
+from evaluation.data_sets import MnistConfig, Schedule, SmoothAdvLoss, run_training
 
 
-class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
+class Config(MnistConfig):  # schedules, model and folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=None)
@@ -21,4 +17,4 @@ class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data
 
 
 if __name__ == "__main__":
-    run_script(train_victims, Config, __doc__)
+    run_training(Config, __doc__)

@@ -203,7 +203,7 @@ class Study(Attack):
         state = self.initial_state()._replace(weights=(self.trained(self.x_target, self.constants.seed),))
         for number in range(self.total_steps):
             state, metrics = self.outer_step(state, number)
-        require_finite("the last outer step", f=float(metrics.f), g=float(metrics.g))
+        require_finite("the last outer step", f=float(metrics["f"]), g=float(metrics["g"]))
         return self.poison(state, Path("the optimised poison"))
 
     def trained(self, target_points: np.ndarray, seed: int) -> Weights:

@@ -12,9 +12,9 @@ from attack_generation.attack import Attack
 from attack_generation.config import PoisonConfig
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config
 from attack_generation.parametrisation import PARAMETRISATIONS, ParametrisationName
-from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
+from bilevel_optimizer.bilevel import BilevelOptimizer, Metrics, Problem
 from bilevel_optimizer.optimisers import OPTIMISERS
-from bilevel_optimizer.soba import Soba, SobaMetrics
+from bilevel_optimizer.soba import Soba
 from bilevel_optimizer.trees import norm
 from data.datasets import load_dataset
 from runtime.command_line import parsed
@@ -35,10 +35,10 @@ class Upwards(BilevelOptimizer):
     def init_lower(self, v: Any) -> Any:
         return ()
 
-    def direction(self, problem: Problem, u: Any, v: Any, lower: Any, data: Any) -> tuple[Any, Any, Any, SobaMetrics]:
+    def direction(self, problem: Problem, u: Any, v: Any, lower: Any, data: Any) -> tuple[Any, Any, Any, Metrics]:
         direction = -self.push * ops.ones_like(u)
         f, g = problem.f(u, v, data, 1), problem.g(u, v, data, 0)
-        return direction, v, lower, SobaMetrics(f, g, f, norm(direction))
+        return direction, v, lower, {"f": f, "g": g, "push": norm(direction)}
 
     def gradients(self, cost_of_f: float) -> float:
         return 0.0

@@ -526,7 +526,7 @@ def test_a_lower_level_in_bfloat16_makes_nearly_the_same_steps(tiny_data_dir: Pa
         made = Attack(config(tiny_data_dir, tmp_path, **changes), load_dataset(tiny_data_dir))
         state, metrics = made.outer_step(made.initial_state(), 0)
         assert {ops.convert_to_numpy(weight).dtype.name for weight in state.weights[0]} == {"float32"}
-        ends[precision] = {name: float(value) for name, value in metrics._asdict().items()}
+        ends[precision] = {name: float(value) for name, value in metrics.items()}
     for name in ("f", "g", "hypergradient_norm"):
         one, other = (ends[precision][name] for precision in ("float32", "bfloat16"))
         assert one != other and other == pytest.approx(one, rel=0.05)

@@ -45,8 +45,8 @@ def test_hypergradient_of_a_quadratic(solver: str, damping: float, float64: None
     found, lower, metrics = hypergradient(with_solver(solver, damping), q.f, q.g, q.nested_u, q.nested_v)
     wanted = q.closed_form(damping)
     assert relative_error(found, wanted) < 1e-4
-    assert float(metrics.residual) < 1e-3
-    assert float(metrics.hypergradient_norm) == pytest.approx(np.linalg.norm(wanted), rel=1e-4)
+    assert float(metrics["residual"]) < 1e-3
+    assert float(metrics["hypergradient_norm"]) == pytest.approx(np.linalg.norm(wanted), rel=1e-4)
     keras.tree.assert_same_structure(lower.p, q.nested_v)
     assert relative_error(q.closed_form(0.7), q.closed_form(0.0)) > 0.05  # the damping is seen
 
@@ -234,7 +234,7 @@ def test_p_and_the_solvers_moments_are_kept_between_steps(float64: None) -> None
     lower, residuals = optimiser.init_lower(q.nested_v), []
     for _ in range(4):
         _, lower, metrics = evaluate(q.nested_u, q.nested_v, lower, ())
-        residuals.append(float(metrics.residual))
+        residuals.append(float(metrics["residual"]))
     assert residuals == sorted(residuals, reverse=True)
     once = with_solver("adam", 0.1, solver_steps=40, lr_p=1e-2)
     _, whole, _ = hypergradient(once, q.f, q.g, q.nested_u, q.nested_v)
@@ -262,7 +262,7 @@ def test_steps_find_the_known_optimum_inside_the_feasible_set() -> None:
     for _ in range(150):
         u, v, lower, upper, metrics = step(u, v, lower, upper, data)
         assert float(ops.min(u)) >= 0 and float(ops.max(u)) <= 1
-        values.append(float(metrics.f))
+        values.append(float(metrics["f"]))
     np.testing.assert_allclose(numpy_of(u), [0.3, 0.8, 1, 0], atol=0.01)
     assert values[-1] < values[0]
     assert int(upper.steps) == 150 and int(lower.adam.steps) == 3000

@@ -6,12 +6,7 @@ for the whole batch.
     python attack_generation/consistency/CIFAR10/poison_radius_consistency.py --target-class 8
 """
 
-from attack_generation.config import Optimiser
-from attack_generation.data_sets import Cifar10Config
-from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.approxgrad import ApproxGrad
-from robust_training.consistency import ConsistencyLoss
-from runtime.command_line import run_script
+from attack_generation.data_sets import ApproxGrad, Cifar10Config, ConsistencyLoss, Optimiser, run_attack
 
 
 class Config(Cifar10Config):  # batches, model and folder: attack_generation/data_sets.py
@@ -27,4 +22,4 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
 
 
 if __name__ == "__main__":
-    run_script(poison_radius, Config, __doc__)
+    run_attack(Config, __doc__)

@@ -5,12 +5,7 @@ The attack of arXiv 2012.01274 (section 3) on 8x8 images: small enough for any l
     python attack_generation/consistency/DIGITS/poison_radius_consistency.py --target-class 8
 """
 
-from attack_generation.config import Optimiser
-from attack_generation.data_sets import DigitsConfig
-from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.approxgrad import ApproxGrad
-from robust_training.consistency import ConsistencyLoss
-from runtime.command_line import run_script
+from attack_generation.data_sets import ApproxGrad, ConsistencyLoss, DigitsConfig, Optimiser, run_attack
 
 
 class Config(DigitsConfig):  # batches, model and folder: attack_generation/data_sets.py
@@ -24,4 +19,4 @@ class Config(DigitsConfig):  # batches, model and folder: attack_generation/data
 
 
 if __name__ == "__main__":
-    run_script(poison_radius, Config, __doc__)
+    run_attack(Config, __doc__)

@@ -5,12 +5,7 @@ Method: arXiv 2006.04062. The constants of the attack are those published for Ga
     python attack_generation/consistency/MNIST/poison_radius_consistency.py --target-class 8
 """
 
-from attack_generation.config import Optimiser
-from attack_generation.data_sets import MnistConfig
-from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.approxgrad import ApproxGrad
-from robust_training.consistency import ConsistencyLoss
-from runtime.command_line import run_script
+from attack_generation.data_sets import ApproxGrad, ConsistencyLoss, MnistConfig, Optimiser, run_attack
 
 
 class Config(MnistConfig):  # batches, model and folder: attack_generation/data_sets.py
@@ -24,4 +19,4 @@ class Config(MnistConfig):  # batches, model and folder: attack_generation/data_
 
 
 if __name__ == "__main__":
-    run_script(poison_radius, Config, __doc__)
+    run_attack(Config, __doc__)

@@ -5,12 +5,7 @@ Paper: arXiv 2012.01274, section 4 and its supplement. The constants are those o
     python attack_generation/smoothadv/CIFAR10/poison_radius_smoothadv.py --target-class 8
 """
 
-from attack_generation.config import Optimiser
-from attack_generation.data_sets import Cifar10Config
-from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.approxgrad import ApproxGrad
-from robust_training.smoothadv import SmoothAdvLoss
-from runtime.command_line import run_script
+from attack_generation.data_sets import ApproxGrad, Cifar10Config, Optimiser, SmoothAdvLoss, run_attack
 
 
 class Config(Cifar10Config):  # batches, model and folder: attack_generation/data_sets.py
@@ -26,4 +21,4 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
 
 
 if __name__ == "__main__":
-    run_script(poison_radius, Config, __doc__)
+    run_attack(Config, __doc__)

@@ -6,13 +6,7 @@ without noise, with 50 epochs and with one crop for the whole batch.
     python attack_generation/standard/CIFAR10/poison_radius_standard.py --target-class 8
 """
 
-from attack_generation.config import Optimiser
-from attack_generation.data_sets import Cifar10Config
-from attack_generation.objectives import ObjectiveName
-from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.approxgrad import ApproxGrad
-from robust_training.standard import StandardLoss
-from runtime.command_line import run_script
+from attack_generation.data_sets import ApproxGrad, Cifar10Config, ObjectiveName, Optimiser, StandardLoss, run_attack
 
 
 class Config(Cifar10Config):  # batches, model and folder: attack_generation/data_sets.py
@@ -28,4 +22,4 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
 
 
 if __name__ == "__main__":
-    run_script(poison_radius, Config, __doc__)
+    run_attack(Config, __doc__)

@@ -5,13 +5,7 @@ Paper: arXiv 2012.01274, section 4. The constants are those of the attack on Gau
     python attack_generation/standard/MNIST/poison_radius_standard.py --target-class 8
 """
 
-from attack_generation.config import Optimiser
-from attack_generation.data_sets import MnistConfig
-from attack_generation.objectives import ObjectiveName
-from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.approxgrad import ApproxGrad
-from robust_training.standard import StandardLoss
-from runtime.command_line import run_script
+from attack_generation.data_sets import ApproxGrad, MnistConfig, ObjectiveName, Optimiser, StandardLoss, run_attack
 
 
 class Config(MnistConfig):  # batches, model and folder: attack_generation/data_sets.py
@@ -26,4 +20,4 @@ class Config(MnistConfig):  # batches, model and folder: attack_generation/data_
 
 
 if __name__ == "__main__":
-    run_script(poison_radius, Config, __doc__)
+    run_attack(Config, __doc__)
