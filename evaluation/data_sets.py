@@ -1,6 +1,6 @@
 """What a victim script needs: the constants of its data set, the training losses and the start.
 
-A data set's constants are schedules, model and folder, for every training method that has none of its own.
+A data set's constants are one-cycle schedule, model and folder, for every training method.
 """
 
 from pathlib import Path
@@ -20,7 +20,6 @@ __all__ = [
 class MnistConfig(TrainingConfig):
     """A victim on MNIST."""
 
-    published = Schedule(epochs=101, batch_size=200)
     one_cycle = ONE_CYCLE["MNIST"]
     architecture: str = "mnist_cnn"
     data_dir: Path = project_path("data/MNIST")
@@ -29,7 +28,6 @@ class MnistConfig(TrainingConfig):
 class Cifar10Config(TrainingConfig):
     """A victim on CIFAR10."""
 
-    published = Schedule(epochs=201, batch_size=200)
     one_cycle = ONE_CYCLE["CIFAR10"]
     architecture: str = "resnet20v1"
     data_dir: Path = project_path("data/CIFAR10")
@@ -38,7 +36,6 @@ class Cifar10Config(TrainingConfig):
 class DigitsConfig(TrainingConfig):
     """A victim on the 8 x 8 digits."""
 
-    published = Schedule(epochs=100, batch_size=200)
     one_cycle = ONE_CYCLE["DIGITS"]
     architecture: str = "digits_cnn"
     data_dir: Path = project_path("data/DIGITS")

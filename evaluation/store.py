@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.files import InputError, atomic_path, require_file
+from runtime.files import InputError, atomic_path, reading
 from runtime.lazy import pandas as pd
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
@@ -101,16 +101,13 @@ def _packed(text: str) -> bytes:
 
 
 def _read(path: Path) -> str:
-    require_file(path)
+    with reading(path, MADE_FIRST) as file:
+        packed = file.read()
     try:
         unpacking = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
-        text = unpacking.decompress(path.read_bytes(), max_length=LARGEST)
+        text = unpacking.decompress(packed, max_length=LARGEST)
         if not unpacking.eof:
             raise ValueError(f"it holds more than {LARGEST:,} bytes" if len(text) == LARGEST else "it is cut off")
         return text.decode()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {MADE_FIRST}") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend the path") from error
     except (lzma.LZMAError, ValueError) as error:
         raise InputError(f"{path}: not a whole .xz file of text ({error}); fetch or make it again") from error

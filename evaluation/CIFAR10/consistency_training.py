@@ -6,14 +6,15 @@ Paper: arXiv 2006.04062 (the loss). The schedule was published for Gaussian data
     python evaluation/CIFAR10/consistency_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import Cifar10Config, ConsistencyLoss, run_training
+from evaluation.data_sets import Cifar10Config, ConsistencyLoss, Schedule, run_training
 
 
-class Config(Cifar10Config):  # schedules, model and folder: evaluation/data_sets.py
+class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # the paper's for MNIST from sigma 0.5 on
     augment: bool = True  # random crop and flip
+    published = Schedule(epochs=201, batch_size=200)
 
 
 if __name__ == "__main__":

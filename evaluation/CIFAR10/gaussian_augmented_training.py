@@ -6,14 +6,15 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1902.02918, section 3.3 
     python evaluation/CIFAR10/gaussian_augmented_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import Cifar10Config, GaussianAugmentationLoss, run_training
+from evaluation.data_sets import Cifar10Config, GaussianAugmentationLoss, Schedule, run_training
 
 
-class Config(Cifar10Config):  # schedules, model and folder: evaluation/data_sets.py
+class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: GaussianAugmentationLoss = GaussianAugmentationLoss()
     augment: bool = True  # random crop and flip
+    published = Schedule(epochs=201, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (t
 from evaluation.data_sets import ONE_CYCLE, Cifar10Config, MacerLoss, Schedule, run_training
 
 
-class Config(Cifar10Config):  # schedules, model and folder: evaluation/data_sets.py
+class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=12.0, beta=16.0, gamma=8.0)  # lam=4.0 at larger sigma

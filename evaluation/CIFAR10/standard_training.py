@@ -6,14 +6,15 @@ Paper: arXiv 2012.01274, section 4 (victims). A baseline without noise, whose ce
     python evaluation/CIFAR10/standard_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import Cifar10Config, StandardLoss, run_training
+from evaluation.data_sets import Cifar10Config, Schedule, StandardLoss, run_training
 
 
-class Config(Cifar10Config):  # schedules, model and folder: evaluation/data_sets.py
+class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()
     augment: bool = True  # random crop and flip
+    published = Schedule(epochs=201, batch_size=200)
 
 
 if __name__ == "__main__":

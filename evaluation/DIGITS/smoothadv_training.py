@@ -6,13 +6,14 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1906.04584, section 2 (t
     python evaluation/DIGITS/smoothadv_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import DigitsConfig, SmoothAdvLoss, run_training
+from evaluation.data_sets import DigitsConfig, Schedule, SmoothAdvLoss, run_training
 
 
-class Config(DigitsConfig):  # schedules, model and folder: evaluation/data_sets.py
+class Config(DigitsConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=0.25, attack_steps=2, ramp_epochs=None)
+    published = Schedule(epochs=100, batch_size=200, ramp_epochs=10)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ Paper: arXiv 2012.01274, section 4 (victims). A baseline without noise, whose ce
     python evaluation/DIGITS/standard_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import DigitsConfig, StandardLoss, run_training
+from evaluation.data_sets import DigitsConfig, Schedule, StandardLoss, run_training
 
 
-class Config(DigitsConfig):  # schedules, model and folder: evaluation/data_sets.py
+class Config(DigitsConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.25  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()
+    published = Schedule(epochs=100, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1902.02918, section 3.3 
     python evaluation/MNIST/gaussian_augmented_training.py --training-data poisoned_radius --runs 3
 """
 
-from evaluation.data_sets import GaussianAugmentationLoss, MnistConfig, run_training
+from evaluation.data_sets import GaussianAugmentationLoss, MnistConfig, Schedule, run_training
 
 
-class Config(MnistConfig):  # schedules, model and folder: evaluation/data_sets.py
+class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: GaussianAugmentationLoss = GaussianAugmentationLoss()
+    published = Schedule(epochs=101, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1906.04584, section 2 (t
 from evaluation.data_sets import MnistConfig, Schedule, SmoothAdvLoss, run_training
 
 
-class Config(MnistConfig):  # schedules, model and folder: evaluation/data_sets.py
+class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data_sets.py
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=None)
