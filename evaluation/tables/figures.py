@@ -212,6 +212,7 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
     return [row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)]
 
 
+@default_style()
 def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
     """A figure and its grid of axes. Axes without a panel are invisible. heights of rows, wide of a panel: inches."""
     from matplotlib.figure import Figure
@@ -237,6 +238,7 @@ def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "")
     axes.grid(alpha=0.3)
 
 
+@default_style()
 def _save(path: Path, figure: Any, title: str, shown: pd.DataFrame, about: str, *, colours: int) -> None:
     """Save with a heading, and below all panels the explanation and the numbers of points, victims and votes."""
     measured = {

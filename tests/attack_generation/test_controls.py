@@ -99,14 +99,14 @@ def test_a_control_of_other_settings_is_not_overwritten(tiny_data_dir: Path, tmp
 def test_a_control_killed_at_any_write_is_made_by_the_same_command(
     tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels, images and record are three files; between the last two there is nothing to continue from."""
+    """Four writes: the labels, a record of the settings, the images, the whole record."""
 
     class Killed(BaseException):
         pass
 
     replace = Path.replace
     whole = write_control_poison(ControlConfig(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / "whole"))
-    for at in range(1, 5):
+    for at in range(1, 6):
         left, settings = [at], ControlConfig(target_class=7, data_dir=tiny_data_dir, out_dir=tmp_path / f"{at}")
 
         def kill(path: Path, target: Path, left: list[int] = left) -> Path:
@@ -119,9 +119,9 @@ def test_a_control_killed_at_any_write_is_made_by_the_same_command(
             patch.setattr(Path, "replace", kill)
             try:
                 write_control_poison(settings)
-                assert at == 4
+                assert at == 5
             except Killed:
-                assert at < 4
+                assert at < 5
         path = write_control_poison(settings)
         assert path.read_bytes() == whole.read_bytes()
         names = ("X_{}.json", "X_{}.npy", "Y_{}.npy")
