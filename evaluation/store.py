@@ -8,7 +8,6 @@ pandas.read_csv and Python's lzma and json read the two files. All tables are co
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.files import InputError, atomic_path, reading
+from runtime.files import InputError, atomic_path, reading, unwritable
 from runtime.lazy import pandas as pd
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
@@ -85,13 +84,23 @@ def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
     """
     settings = folder / SETTINGS
     for path in (settings, *folder.glob(f".{settings.stem}-*{settings.suffix}")):
-        with contextlib.suppress(InputError):
-            if (found := _records(path)).points_sha256 == digest:
-                if path != settings:
-                    path.replace(settings)
-                return found.records
+        try:
+            found = _records(path)
+        except InputError:
+            continue
+        if found.points_sha256 == digest:
+            if path != settings:
+                _rename(path, settings)
+            return found.records
     _records(settings)  # names the mistake where the file is missing or damaged
     raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
+
+
+def _rename(path: Path, to: Path) -> None:
+    try:
+        path.replace(to)
+    except OSError as error:
+        raise unwritable(to, error) from error
 
 
 def _packed(text: str) -> bytes:

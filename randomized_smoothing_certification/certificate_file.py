@@ -199,7 +199,7 @@ def read_own_points(
                 "again"
             )
     summary = summary_path(path)
-    if len(points) == len(indices) and summary.is_file() and not is_summarised(path):
+    if len(points) == len(indices) and summary.is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
         raise InputError(f"{path}: changed since {summary.name} was made; delete both and certify again")
     return points
 
@@ -316,8 +316,9 @@ def summary_path(path: Path) -> Path:
 
 def is_summarised(path: Path) -> bool:
     """Whether a summary beside certificates has the hash of their file: then they are whole and unchanged."""
-    summary = summary_path(path)
-    if not (summary.is_file() and path.is_file()):
-        return False
-    found = read_json(summary)
-    return isinstance(found, dict) and found.get("tsv_sha256") == file_sha256(path)
+    return summary_path(path).is_file() and path.is_file() and _hash_in_summary(path) == file_sha256(path)
+
+
+def _hash_in_summary(path: Path) -> str | None:
+    summary = read_json(summary_path(path))
+    return summary.get("tsv_sha256") if isinstance(summary, dict) else None

@@ -16,7 +16,7 @@ only if no number of votes gives a point's radius.
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ from randomized_smoothing_certification.certificate_file import (
 from randomized_smoothing_certification.certify_images import Certificates
 from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, require_radii_above_0, round_down
 from randomized_smoothing_certification.sampling import ALPHA, N, Probability, Votes
-from runtime.bounds import Seed, require_bounds
+from runtime.bounds import Bound, Seed, require_bounds
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
 from runtime.lazy import stats
@@ -70,7 +70,7 @@ class _MadeWith(NamedTuple):
     sigma: Sigma
     votes: Votes
     alpha: Probability
-    failure_mass: float
+    failure_mass: Annotated[float, Bound("be at least 0 and below 0.5", lambda mass: 0 <= mass < 0.5)]
 
 
 def main(config: Config) -> None:

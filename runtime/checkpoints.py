@@ -1,8 +1,8 @@
 """Checkpoints: nested arrays with the settings that they belong to."""
 
+import contextlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,14 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
     return keras.tree.pack_sequence_as(like, leaves), record
 
 
+def is_checkpoint_of(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run with these settings wrote the checkpoint. A missing or damaged file is no checkpoint."""
+    with contextlib.suppress(InputError, AttributeError, ValueError, RecursionError):
+        found: dict[str, Any] = json.loads(str(load_archive(path, ("record",))["record"]))
+        return bool(found.get("settings") == settings)
+    return False
+
+
 def resume(
     checkpoint: Path, like: Any, same: dict[str, Any], policy: OnOtherSettings
 ) -> tuple[Any, dict[str, Any]] | None:
@@ -87,7 +95,7 @@ def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path
     return record
 
 
-@contextmanager
+@contextlib.contextmanager
 def replaceable(policy: OnOtherSettings) -> Iterator[None]:
     """End the with block at an OtherSettings and print that the file is replaced. "refuse" raises it with a mend."""
     try:

@@ -4,6 +4,7 @@ A finished artifact is kept. An artifact with other settings is refused. A run t
 its checkpoint and ends with the same bits.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -16,6 +17,7 @@ from runtime.bounds import POSITIVE, require_bounds
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
+    is_checkpoint_of,
     read_same_record,
     replaceable,
     require_finite,
@@ -141,9 +143,10 @@ class LongRun(Artifact):
                 return False
             record = read_same_record(self.record, self.identity, about=self.path)
             if self.path.is_file() and file_sha256(self.path) == record.get("sha256"):
-                if self._checkpoints.is_left:  # killed when all was written
-                    with self._checkpoints:
-                        remove(self.checkpoint)
+                if self._checkpoints.is_left:  # killed when all was written, or another run has this folder
+                    with contextlib.suppress(InputError), self._checkpoints:
+                        if is_checkpoint_of(self.checkpoint, self.identity):
+                            remove(self.checkpoint)
                 print(f"{printed_path(self.path)}: already made with these settings")
                 return True
             if "sha256" in record:

@@ -105,9 +105,10 @@ def has_bfloat16_units() -> bool | None:
     return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert"} & set(flags.split()))
 
 
-def continued(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+def continued(now: dict[str, Any], before: Any) -> dict[str, Any]:
     """Provenance of a run that ``now`` continues: ``before``, or where the commits differ, ``now`` with it as begun."""
-    return before if before.get("commit") == now["commit"] else {**now, "begun": before}
+    same = isinstance(before, dict) and before.get("commit") == now["commit"]
+    return before if same else {**now, "begun": before}
 
 
 def provenance(config: Any) -> dict[str, Any]:

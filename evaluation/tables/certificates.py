@@ -196,7 +196,9 @@ def _are_same(new: Mapping[int, Measured], stored: Mapping[int, Measured]) -> bo
     """Whether records and points are the same. The store may have more columns of points, for other entries."""
     return new.keys() == stored.keys() and all(
         run.records == stored[seed].records
-        and np.array_equal(run.points.drop(columns="entry"), stored[seed].points[run.points.columns.drop("entry")])
+        and np.array_equal(
+            points := run.points.drop(columns="entry"), stored[seed].points.reindex(columns=points.columns)
+        )
         for seed, run in new.items()
     )
 

@@ -270,7 +270,7 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     settings = {name.replace("-", "_"): value for name, value in plan.certification.items()}
     for entry in entries:
         certificates = [run.certificate for run in entry.runs if "certificate" in run.records]
-        certificates = [{**one, "noise": one["noise"].get("mode")} if one.get("noise") else one for one in certificates]
+        certificates = [{**one, "noise": one["noise"]["mode"]} if one.get("noise") else one for one in certificates]
         found = {
             f"{name} {measured[name]}, where the plan says {value}"
             for measured in certificates
@@ -325,9 +325,10 @@ def read_runs(folder: Path) -> Runs:
     }
 
 
-def _form(**entries: Any) -> Any:
-    """A JSON object's form: the types of its entries. Each entry may be missing, and others may be there."""
-    return msgspec.defstruct("Form", [(name, kind, None) for name, kind in entries.items()])
+def _form(*required: str, **entries: Any) -> Any:
+    """A JSON object's form: the types of its entries. Others may be there, and all but the required may be missing."""
+    form: Any = [(name, kind) if name in required else (name, kind, None) for name, kind in entries.items()]
+    return msgspec.defstruct("Form", form, kw_only=True)
 
 
 _VOTES = _form(
@@ -335,14 +336,15 @@ _VOTES = _form(
     n=Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None,
     alpha=Annotated[float, msgspec.Meta(gt=0, lt=1)] | None,
     sigma=Annotated[float, msgspec.Meta(gt=0, lt=1e6)] | None,
-    noise=_form(mode=str, failure_mass=Annotated[float, msgspec.Meta(ge=0, lt=1)]) | None,
+    noise=_form("mode", mode=str, failure_mass=Annotated[float, msgspec.Meta(ge=0, lt=1)]) | None,
 )
 _RECORDS = _form(
+    "victim",
     victim=_form(settings=dict, versions=dict[str, str], backend=str | None, machine=str | None),
     certificate=_form(settings=_VOTES),
     foreign=_VOTES,
     poison=_form(settings=dict, gradients=float | None),
-    visibility=_form(measured=_form(auc=dict[str, float]) | None),
+    visibility=_form(measured=_form("auc", auc=dict[str, float]) | None),
 )
 
 
@@ -351,8 +353,6 @@ def _are_records(record: dict[str, Any]) -> bool:
     try:
         msgspec.convert(record, _RECORDS)
     except (msgspec.ValidationError, OverflowError):
-        return False
-    if "victim" not in record:
         return False
     measured = record.get("visibility", {}).get("measured") or {}
     numbers = [value for name, value in record["victim"].items() if name.startswith("accuracy")]

@@ -230,3 +230,10 @@ def test_an_archive_that_grows_without_end_is_not_unpacked(folder: Path, monkeyp
 def test_a_first_write_that_was_killed_is_finished_too(folder: Path) -> None:
     (folder / SETTINGS).rename(folder / f".settings.json-{8 * 'a'}.xz")
     assert read_store(folder).records == RECORDS and contents(folder).keys() == {POINTS, SETTINGS}
+
+
+def test_a_folder_in_the_place_of_records_is_one_line(folder: Path) -> None:
+    (folder / SETTINGS).rename(folder / f".settings.json-{8 * 'a'}.xz")
+    (folder / SETTINGS).mkdir()
+    with pytest.raises(InputError, match=r"settings\.json\.xz: cannot be written \(Is a directory\)"):
+        read_store(folder)

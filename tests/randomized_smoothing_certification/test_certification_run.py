@@ -591,6 +591,16 @@ def test_a_continued_run_names_every_commit_that_made_lines(
         (tmp_path / "a.summary.json").unlink()
 
 
+@pytest.mark.parametrize("text", ["{}", "[]"])
+def test_a_summary_without_a_hash_is_written_again(
+    text: str, toy: Path, tmp_path: Path, two_rows: dict[str, str]
+) -> None:
+    for name, content in {**two_rows, "a.summary.json": text}.items():
+        (tmp_path / name).write_text(content)
+    summary = certify_test_points(config(toy, tmp_path / "a.tsv", points=4, shard="1/2"))
+    assert json.loads((tmp_path / "a.summary.json").read_text()) == summary and is_summarised(tmp_path / "a.tsv")
+
+
 def test_lines_out_of_place_are_refused(toy: Path, tmp_path: Path, two_rows: dict[str, str]) -> None:
     header, first, second, _ = two_rows["a.tsv"].split("\n")
     for lines, message in (

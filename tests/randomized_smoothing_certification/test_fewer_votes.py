@@ -76,6 +76,8 @@ def test_radii_of_three_digits_are_read(tmp_path: Path) -> None:
         ({"n": 2_000}, "n is 2000, more than the file's 1000 votes"),
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"alpha": 1.0}, "alpha must lie strictly between 0 and 1"),
+        ({"failure_mass": -0.6}, "failure_mass must be at least 0 and below 0.5"),
+        ({"failure_mass": 0.5}, "failure_mass must be at least 0 and below 0.5"),
     ],
 )
 def test_settings_that_cannot_be_the_files(change: dict[str, float], message: str, tmp_path: Path) -> None:

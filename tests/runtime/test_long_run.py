@@ -323,6 +323,30 @@ def test_a_checkpoint_of_no_step_of_this_run_is_refused(done: int | None, tmp_pa
         make(tmp_path, config)
 
 
+def test_a_finished_run_leaves_the_checkpoint_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, others = Config(data_dir=tmp_path), Config(data_dir=tmp_path, rate=0.25)
+    make(tmp_path, config)
+    other = LongRun(tmp_path / "other.npy", identity(others), others, tmp_path / "run", Stop())
+    with other:  # is writing
+        other.advance(ops.ones((3,)), step_of(others), 6)
+        make(tmp_path, config)
+    lock = tmp_path / "run/.checkpoint.npz.lock"
+    save_checkpoint(tmp_path / "run/checkpoint.npz", np.ones(3, "float32"), {"settings": identity(others), "done": 1})
+    lock.touch()  # was killed
+    make(tmp_path, config)
+    assert (tmp_path / "run/checkpoint.npz").is_file() and not lock.exists()
+    assert capsys.readouterr().out.count("already made") == 2
+
+
+@pytest.mark.parametrize("provenance", [None, "x", []])
+def test_a_checkpoint_whose_provenance_is_no_object_is_continued(provenance: Any, tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path)
+    record = {"settings": identity(config), "done": 1, "provenance": provenance}
+    save_checkpoint(tmp_path / "run/checkpoint.npz", np.ones(3, "float32"), record)
+    make(tmp_path, config)
+    assert json.loads((tmp_path / "x.json").read_text())["begun"] == provenance
+
+
 def test_scalars_that_cannot_be_written_do_not_stop_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(data_dir=tmp_path)
     (tmp_path / "a" / "run").mkdir(parents=True)

@@ -14,6 +14,7 @@ import pytest
 
 from evaluation.store import POINTS as POINTS_FILE
 from evaluation.store import SETTINGS, read_store
+from evaluation.tables import records
 from evaluation.tables.cells import Foreign
 from evaluation.tables.frame import as_csv, frame_of
 from evaluation.tables.layout import tables_of
@@ -444,3 +445,8 @@ def test_run_times_are_those_of_each_jobs_last_attempt(plan: Plan) -> None:
     times = job_times(plan.paths).set_index("rule")
     assert times.loc["victim"].tolist() == [2, 2.0, 90.0, 5400.0]
     assert times.loc["certify", "jobs"] == 1 and np.isnan(times.loc["certify", "peak memory, MiB"])
+
+
+def test_records_need_the_mode_of_the_noise_and_the_areas_of_a_visibility() -> None:
+    for more in ({"certificate": {"settings": {"noise": {}}}}, {"visibility": {"measured": {}}}, {"victim": 1}):
+        assert records._are_records({"victim": {}}) and not records._are_records({"victim": {}, **more})
