@@ -84,9 +84,11 @@ class SmoothAdvLoss(TrainingLoss):
             scores = logits(repeat_images(x + delta, self.samples) + noise)
             return -ops.sum(y * log_mean_softmax(scores, self.samples))
 
+        ascent = grad(smoothed_loss)
+
         def adam_ascent(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             delta, moments = carry
-            delta, moments = adam_step(delta, -grad(smoothed_loss)(delta), moments, step_size)
+            delta, moments = adam_step(delta, -ascent(delta), moments, step_size)
             return into_ball(delta, x, radius), moments
 
         def attacked() -> tuple[Any, LossState]:
@@ -96,7 +98,7 @@ class SmoothAdvLoss(TrainingLoss):
                 directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.images, randomness.seed)
 
                 def normalised_ascent(step: Any, delta: Any) -> Any:
-                    direction = to_unit(grad(smoothed_loss)(delta), ops.take(directions, step, axis=1))
+                    direction = to_unit(ascent(delta), ops.take(directions, step, axis=1))
                     return into_ball(delta + step_size * direction, x, radius)
 
                 return ops.fori_loop(0, self.attack_steps, normalised_ascent, start), state

@@ -120,8 +120,9 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     against_radius: draw certified accuracy against the radius, the usual curve.
     """
     shown = shown_entries(frame)
-    colours = {name: _colours(shown)[name] for name in _contrasted(shown)}
-    colours |= dict.fromkeys([name for name, colour in colours.items() if colour == ORANGE][1:], GREEN)
+    colour_of = _colours(shown)
+    colours = {name: colour_of[name] for name in _contrasted(shown)}
+    colours |= dict.fromkeys([name for name in colours if colours[name] == COLOURS[OPTIMISED]][1:], GREEN)
     rows = _rows_of_panels(shown)
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
     what, scale = "Lines: certified accuracy", "radius (l2, pixels in [0, 1])"
