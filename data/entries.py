@@ -25,6 +25,13 @@ from runtime.lazy import pandas
 KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}  # of types
 ABOUT = tuple(KINDS)[2:]
 LARGEST = 2**31  # bytes of an unpacked file
+MENDS = {
+    "grid": "round its pixels to 0 to 255, and save them as uint8",
+    "complete": "give each place once, as in the data set as published",
+    "clean-label": "leave these images out, or mend target_class",
+    "epsilon": "clip its images to the clean ones +- epsilon, or give the epsilon that it has",
+}
+"""What to do where a check fails, by the check's name."""
 Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 
@@ -77,16 +84,16 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
         "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
         "complete": (not (outside or twice) and bool(changed.any()), share),
         "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}"),
-        "epsilon": (far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.4f}, epsilon {epsilon:g}"),
+        "epsilon": (far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.5g}, epsilon {epsilon:g}"),
     }
     return found, poisoned[in_class]
 
 
 def require_sound(path: Path, poison: ReadyPoison, dataset: Dataset, found: Checks) -> None:
-    """Raise InputError where a check of the poison in this file failed."""
-    if failed := [name for name, (holds, _) in found.items() if not holds]:
+    """Raise InputError where a check of the poison in this file failed. It names the first one, and how to mend it."""
+    if failed := next((name for name, (holds, _) in found.items() if not holds), None):
         where = f"{dataset.label}, class {poison.record['settings']['target_class']}"
-        raise InputError(f"{path}: fails {', '.join(failed)} on {where}; attack_generation/check_poison.py says why")
+        raise InputError(f"{path}: fails {failed} on {where} ({found[failed][1]}); {MENDS[failed]}")
 
 
 def training_poison(path: Path, dataset: Dataset, data_dir: Path, target_class: int) -> np.ndarray:

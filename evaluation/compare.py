@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.tables.runs import share_at_ceiling
 from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -74,6 +75,10 @@ def main(config: Config) -> None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
     counted = f"{len(clean)} victim{'s' * (len(clean) > 1)}, {len(points[0])} test points"
     print(f"ACR {clean.mean():.4f} of clean data, {poisoned.mean():.4f} of poisoned data ({counted})")
+    if settings[0]:
+        votes = [settings[0][name] for name in ("n", "alpha", "sigma", "failure_mass")]
+        before, after = (f"{100 * share_at_ceiling(one, *votes):.1f} %" for one in (clean, poisoned))
+        print(f"points at the largest radius of {votes[0]:,} votes: {before} of clean, {after} of poisoned data")
     over = " and ".join(reduction.over) + " of this victim" * (len(clean) == 1)
     print(f"lower by {reduction.text}" + f", 95 % over {over}" * bool(reduction.over))
 

@@ -90,11 +90,7 @@ def _saturation(points: Sequence[Point], votes: Sequence[int], what: dict[str, A
     ceiling = radius_ceiling(what["sigma"], what["n"], what["alpha"], mass)
     largest = [float(round_down(radius_ceiling(what["sigma"], n, what["alpha"], mass))) for n in votes]
     share = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
-    note = (
-        f"{share:.0%} of the points have the largest radius that their votes can certify (n = {what['n']}: "
-        f"{round_down(ceiling, 4)}): the true ACR is higher, raise n to see it"
-    )
-    return {"ceiling": ceiling, "share": share, "note": note if share > 0.5 else None}
+    return {"ceiling": ceiling, "share": share}
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -120,14 +116,16 @@ def describe(summary: dict[str, Any]) -> str:
         lines = [acr, f"  approximate certified accuracy  {summary['approximate_certified_accuracy']:.4f}"]
         if summary["abstain_rate"] is not None:
             lines.append(f"  abstained                       {summary['abstain_rate']:.4f}")
+        share, ceiling = (summary["saturation"][name] for name in ("share", "ceiling"))
+        more = "; the true ACR is higher, raise n to see it" if share > 0.5 else ""
+        largest = f"the largest radius of n = {points['n']} votes is {round_down(ceiling, 4)}{more}"
+        lines.append(f"  at the largest radius           {share:.4f}  ({largest})")
         lines += shares
         lines += [
             f"  class {label}: ACR {round_down(values['acr'], 4)}, approximate certified accuracy "
             f"{values['approximate_certified_accuracy']:.4f}, {values['count']} points"
             for label, values in classes
         ]
-    if note := summary.get("saturation", {}).get("note"):
-        lines.append("  note: " + note)
     per_point = f"{summary['votes']['per_point']:,.0f} votes a point, " if how else ""
     lines.append(f"  {per_point}{summary['votes_per_second']:,.0f} votes per second")
     return "\n".join([_in_words(points) + how, *lines])

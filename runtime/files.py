@@ -183,7 +183,7 @@ def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], head: bytes,
             unpacked = zlib.decompressobj(wbits=31).decompress(head, 4)
             head = unpacked if unpacked.startswith(b"\0\0\x08") else head
     if not head:
-        return InputError(f"{path}: not a whole {ending} file (it is empty); fetch or make it again")
+        return InputError(f"{path}: not a whole {ending} file (it is empty); delete it, and fetch or make it again")
     if not head.startswith(starts):
         writer = "numpy.savez" if ending == ".npz" else "numpy.save"
         return InputError(f"{path}: no {ending} file{seeming(head)}; give a file that {writer} wrote")
@@ -191,7 +191,7 @@ def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], head: bytes,
         return InputError(
             f"{path}: holds Python objects, which are not read because they can run code; save arrays of numbers"
         )
-    return InputError(f"{path}: not a whole {ending} file ({one_line(error)}); fetch or make it again")
+    return InputError(f"{path}: not a whole {ending} file ({one_line(error)}); delete it, and fetch or make it again")
 
 
 def one_line(error: Exception) -> str:
@@ -243,7 +243,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # too many digits or too deep lists, too
-        raise InputError(f"{path}: not valid JSON ({error}); make it again") from error
+        raise InputError(f"{path}: not valid JSON ({error}); delete it, and make it again") from error
 
 
 def read_record(path: Path, **kinds: type) -> dict[str, Any]:
@@ -253,11 +253,12 @@ def read_record(path: Path, **kinds: type) -> dict[str, Any]:
     """
     record = read_json(path)
     if not isinstance(record, dict):
-        raise InputError(f"{path}: not a record of this project (no JSON object); make it again")
+        raise InputError(f"{path}: not a record of this project (no JSON object); delete it, and make it again")
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
             raise InputError(
-                f"{path}: not a record of this project ({name!r} is missing or has another type); make it again"
+                f"{path}: not a record of this project ({name!r} is missing or has another type); delete it, and make "
+                "it again"
             )
     return record
 

@@ -18,7 +18,6 @@ class Stop:
 
     def __init__(self, max_minutes: float | None = None) -> None:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self._limit = max_minutes
         self._signal: str | None = None
 
     def __enter__(self) -> "Stop":
@@ -42,4 +41,4 @@ class Stop:
     @property
     def reason(self) -> str | None:
         """Why the run has to stop now. None: it may continue."""
-        return self._signal or (f"the limit of {self._limit:g} minutes" if self.minutes_left == 0 else None)
+        return self._signal or ("the limit of --max-minutes" if self.minutes_left == 0 else None)

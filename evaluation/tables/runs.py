@@ -8,6 +8,12 @@ from evaluation.tables.cells import Cell
 from randomized_smoothing_certification.core import certificate_of_count
 
 
+def share_at_ceiling(radii: np.ndarray, n: int, alpha: float, sigma: float, failure_mass: float) -> float:
+    """The share of points whose radius is the largest that n votes certify. failure_mass: of --noise grid, else 0."""
+    last, before = (certificate_of_count(0, count, n, alpha, sigma, failure_mass).radius for count in (n, n - 1))
+    return float(np.mean(radii >= (last + before) / 2))  # files have rounded radii
+
+
 class Run(NamedTuple):
     """One victim of an entry."""
 
@@ -34,9 +40,7 @@ class Run(NamedTuple):
         n, alpha, sigma, noise = (self.certificate.get(name) for name in ("n", "alpha", "sigma", "noise"))
         if not (n and alpha and sigma):
             return None
-        mass = (noise or {}).get("failure_mass", 0.0)
-        last, before = (certificate_of_count(0, count, n, alpha, sigma, mass).radius for count in (n, n - 1))
-        return self.certified_at((last + before) / 2)  # files have rounded radii
+        return share_at_ceiling(self.radii, n, alpha, sigma, (noise or {}).get("failure_mass", 0.0))
 
     @property
     def others_acr(self) -> float | None:

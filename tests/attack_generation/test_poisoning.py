@@ -143,7 +143,7 @@ def test_a_stopped_attack_continues_bit_for_bit(whole: PoisonConfig, tmp_path: P
     """One outer step a run, so that it stops within an epoch and where the weights start afresh."""
     parts = config(whole.data_dir, tmp_path, max_minutes=1e-9)
     for done in (1, 2, 3):
-        with pytest.raises(StoppedEarly, match=f"the limit of 1e-09 minutes after {done} of 4 outer steps"):
+        with pytest.raises(StoppedEarly, match=f"the limit of --max-minutes after {done} of 4 outer steps"):
             attack(parts)
         assert not list(tmp_path.glob("X_*"))
         with pytest.raises(InputError, match="made with seed = 5, this run has 6"):

@@ -10,6 +10,7 @@ from evaluation import compare
 from evaluation.compare import SAME, Config, main
 from randomized_smoothing_certification import fewer_votes
 from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
+from randomized_smoothing_certification.core import radius_ceiling
 from runtime.files import InputError, write_text
 from runtime.part_by_part import settings_path
 
@@ -88,11 +89,24 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
         main(Config(clean=(clean,), poisoned=(poisoned,)))
 
 
+def test_the_share_of_points_at_the_largest_radius_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    known = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "failure_mass": 0.0}
+    monkeypatch.setattr(compare, "recorded_settings", lambda file: known)
+    largest = radius_ceiling(0.5, 1_000, 0.001)
+    clean = certificates(tmp_path / "clean.tsv", largest, 0.9 * largest, -1, largest)
+    main(Config(clean=(clean,), poisoned=(certificates(tmp_path / "poisoned.tsv", 0.1, 0.2, 0.3, largest),)))
+    expected = "points at the largest radius of 1,000 votes: 50.0 % of clean, 25.0 % of poisoned data"
+    assert expected in capsys.readouterr().out
+
+
 def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     files = [certificates(tmp_path / f"{name}.tsv", 0.5, 0.3) for name in ("clean", "poisoned")]
     for file in files:
         settings_path(file).touch()
-    monkeypatch.setattr(compare, "recorded_settings", lambda file: {"n": 1})
+    known = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "failure_mass": 0.0}
+    monkeypatch.setattr(compare, "recorded_settings", lambda file: known)
     monkeypatch.setattr(compare, "require_certified_radii", lambda *_: None)
     monkeypatch.setattr(compare, "read_whole_points", lambda file, record: read_points(file))
     monkeypatch.setattr(

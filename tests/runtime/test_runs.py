@@ -312,7 +312,7 @@ def test_stop_knows_its_reason() -> None:
         signal.raise_signal(signal.SIGTERM)
         assert stop.reason == "SIGTERM"
     with Stop(1e-9) as stop:
-        assert stop.reason == "the limit of 1e-09 minutes"
+        assert stop.reason == "the limit of --max-minutes"
     with Stop(60) as stop:
         assert stop.reason is None
         signal.raise_signal(signal.SIGINT)

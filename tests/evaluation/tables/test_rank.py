@@ -159,9 +159,9 @@ def test_what_cannot_be_ranked(folder: Path, tiny_data_dir: Path) -> None:
         ({"target_class": 3}, r"null: is poison of class 3, epsilon 0\.1; rank_toy ranks class 8, epsilon 0\.1"),
         ({"epsilon": 0.2}, r"null: is poison of class 8, epsilon 0\.2; rank_toy ranks"),
         ({"epsilon": 0.05}, r"mine\.npz: fails epsilon on DIGITS, class 8"),
-        ({"name": "constant"}, "constant: another poison has this name; choose another name"),
-        ({"name": "per_image"}, "per_image: another poison has this name"),
-        ({"name": "digits_per_image"}, "digits_per_image: another poison has this name"),
+        ({"name": "constant"}, "constant: data/poisons or the plan has another poison of this name; choose"),
+        ({"name": "per_image"}, "per_image: data/poisons or the plan has another poison"),
+        ({"name": "digits_per_image"}, "digits_per_image: data/poisons or the plan has another poison"),
     ):
         with pytest.raises(InputError, match=message):
             main(config(folder, tiny_data_dir, poison_file(folder, tiny_data_dir, **changes)))
@@ -186,7 +186,7 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
     assert len(list(work.glob("victims/**/*.keras"))) == 6
     assert {path: path.stat().st_mtime_ns for path in victims} == victims
     assert "| per_image | " in (page := (work / "ranking/ranking.md").read_text()) and "| null | " in page
-    with pytest.raises(InputError, match="null: another poison has this name"):
+    with pytest.raises(InputError, match="null: data/poisons or the plan has another poison"):
         main(config(folder, tiny_data_dir, poison_file(folder, tiny_data_dir, X_poisoned=packed.pixels[:40] // 2 * 2)))
     for file in (folder / "poisons").glob("null.*"):
         file.unlink()  # its victims stay

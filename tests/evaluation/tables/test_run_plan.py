@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def partly_failed(folder: Path) -> Done:
     """In this process, where a first run was stopped at once."""
-    with pytest.raises(StoppedEarly, match="the limit of 1e-09 minutes"):
+    with pytest.raises(StoppedEarly, match="the limit of --max-minutes"):
         run_here(folder, max_minutes=1e-9)
     printed, failed = StringIO(), StringIO()
     with redirect_stdout(printed), redirect_stderr(failed), pytest.raises(InputError) as refused:
