@@ -42,9 +42,9 @@ class AttackState(NamedTuple):
 class Images(NamedTuple):
     """The images from which minibatches are gathered on the device. Pixels: float32 in [0, 1]. Labels: one-hot."""
 
-    others: Any  # (N, H, W, C), training images of the other classes
+    others: Any  # (N, H, W, C), clean training images: other classes, then the part of the class that stays clean
     y_others: Any  # (N, K)
-    target: Any  # (M, H, W, C), clean training images of the target class
+    target: Any  # (M, H, W, C), clean images behind the poisoned ones
     y_target: Any  # (M, K)
     validation: Any  # (V, H, W, C), of the target class
     y_validation: Any  # (V, K)
@@ -72,7 +72,7 @@ class Batch(NamedTuple):
     x_clean: Any  # (B_clean, H, W, C)
     x_target: Any  # (B_poison, H, W, C), the clean images behind the poisoned ones
     y: Any  # (B, K)
-    numbers: Any  # int32 (B,), numbers of the training images: those of the other classes come first
+    numbers: Any  # int32 (B,), numbers of the training images: those of Images.others come first
     x_validation: Any  # (B_validation, H, W, C)
     y_validation: Any  # (B_validation, K)
     validation: Any  # int32 (B_validation,), numbers of the validation images
@@ -88,7 +88,7 @@ class Attack:
         """train: the result of ``split_target_class`` on the training images, if the caller already has it."""
         self.config = config
         train = train or split_target_class(dataset.x_train, dataset.y_train, config.target_class)
-        self._class, train = train.x_target, train.with_share(config.share)
+        self._x_class, train = train.x_target, train.with_share(config.share)
         self.x_target, self.y_target, x_others, y_others = train
         self.x_val, self.y_val = dataset.x_val, dataset.y_val
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
@@ -109,7 +109,7 @@ class Attack:
         self._poison = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
         self._objective = config.upper_objective()
         self._upper_augmentation = config.for_validation()
-        self._bilevel = Ensemble(member=config.optimiser, count=config.networks, lr_u=config.optimiser.lr_u)
+        self._bilevel = Ensemble(member=config.optimiser, count=config.networks)
         self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._poison.images)
@@ -263,9 +263,9 @@ class Attack:
 
     def poison(self, state: AttackState, path: Any) -> np.ndarray:
         """All images of the class, float32, checked to be within epsilon and [0, 1]. path: file that an error names."""
-        images = self._class.copy()
+        images = self._x_class.copy()
         images[poisoned_places(len(images), self.config.share)] = self._poisoned_images(state)
-        check_poison(images, self._class, self.config.epsilon, path)
+        check_poison(images, self._x_class, self.config.epsilon, path)
         return images
 
     def _poisoned_images(self, state: AttackState) -> np.ndarray:

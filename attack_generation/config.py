@@ -25,7 +25,10 @@ Optimiser = Annotated[BilevelOptimizer, tyro.conf.arg(name="")]  # its settings 
 
 
 def flat_settings(config: Any) -> dict[str, Any]:
-    """Settings of a config with a nested ``optimiser``: the optimiser's name, and its settings beside the others."""
+    """Settings of a config with a nested ``optimiser``: the optimiser's name, and its settings beside the others.
+
+    Records of optimisers without redraw_noise say "none", as they did when every optimiser had the setting.
+    """
     values = asdict(config)
     return {"redraw_noise": "none", **values, **values["optimiser"], "optimiser": config.optimiser.name}
 
@@ -50,14 +53,15 @@ class PoisonConfig(Augmentation, CheckpointControls):
     sigma: Sigma = 0.5
     """Standard deviation of the smoothing noise. Pixels are in [0, 1]."""
     batch_clean: Annotated[int, POSITIVE] = 900
-    """Images of the other classes in a batch."""
+    """Images in a batch that are not poisoned."""
     batch_poison: Annotated[int, POSITIVE] = 100
     """Poisoned images in a batch, drawn at random for each outer step."""
     batch_validation: Annotated[int, POSITIVE] = 100
-    """Clean validation images of the target class in each measurement of the objective: all where there are fewer."""
+    """Clean validation images of the target class in each value of the objective, or all if there are fewer."""
     objective: ObjectiveName = "soft_radius"
-    """Quantity that the poison lowers on the target class's validation images: the mean soft radius, minus the cross
-    entropy without noise (the attack on standard training), or minus the cross entropy of noisy copies."""
+    """Quantity that the poison lowers on the target class's validation images. soft_radius: the mean soft radius.
+    cross_entropy: the negative cross entropy without noise (the attack on standard training). noisy_cross_entropy: the
+    negative cross entropy of noisy copies."""
     parametrisation: ParametrisationName = "per_image"
     """Variables that the attack optimises: each image separately (published), or one pattern for the whole class."""
     radius_copies: Annotated[int, POSITIVE] = 20
@@ -67,10 +71,10 @@ class PoisonConfig(Augmentation, CheckpointControls):
     radius_clip: Annotated[float, Bound("lie between 0 and 0.5", lambda clip: 0 < clip < 0.5)] = 1e-3
     """Bound a that keeps the soft radius finite: probabilities are mapped into [a, 1 - a]."""
     epochs: Annotated[int, POSITIVE] = 50
-    """Epochs of outer steps. An epoch visits every image of the other classes once."""
+    """Epochs of outer steps. An epoch visits each image that is not poisoned once, but for a last partial batch."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
-    """Epochs after which the weights, the linear system's solution p and all Adam moments start afresh. All segments
-    are equally long. In the published code the first is an epoch shorter, so that the last epoch has fresh weights."""
+    """Epochs after which the weights, the linear system's solution p and all Adam moments start afresh. In the
+    published code the first start is an epoch earlier, so that the last epoch has fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age, and the poison keeps its Adam moments."""

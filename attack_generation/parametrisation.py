@@ -14,17 +14,17 @@ from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
 from runtime.lazy import ops
 
-INSIDE = 1e-3  # ``ClassPattern.project`` moves a this far inside the clip, in units of epsilon: there it has a gradient
+INSIDE = 1e-3  # ClassPattern.project moves ``a`` this far inside the clip, in units of epsilon: there is a gradient
 
 
 class Parametrisation(Protocol):
     """How poisoned images depend on the variables u, within an l-infinity bound epsilon. Pixels are in [0, 1]."""
 
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
-        """u at the start. kind: one of controls.STARTS. x: all clean images (N, H, W, C) of the class."""
+        """u at the start. kind: one of controls.STARTS. x: the clean images behind the poison, (N, H, W, C)."""
 
     def select(self, u: Tree, index: Any) -> Tree:
-        """The variables of a minibatch. index: int32 (B,), the images' places in the class."""
+        """The variables of a minibatch. index: int32 (B,), places among the poisoned images."""
 
     def images(self, u: Tree, x: Any) -> Any:
         """Poisoned images (B, H, W, C), differentiable in u. u: as ``select`` returns it. x: the clean images."""
@@ -65,13 +65,14 @@ class PerImage:
 
 @dataclass(frozen=True)
 class ClassPattern:
-    """One pattern for the class: clip(x + epsilon * clip(a + b * (1 - 2x), -1, 1)), with a and b of an image's shape.
+    """One pattern for the class: clip(x + epsilon * clip(a + b * (1 - 2x), -1, 1)).
 
-    a brightens all images equally. b moves bright and dark pixels in opposite directions. The constant shift is a = 1
-    and b = 0. Less contrast is a = 0 and a large b. Every outer step moves the whole pattern. The gradient is 0 at a
-    clip: 'contrast' starts at b = 2, which clips the change of pixels darker than 1/4 or brighter than 3/4. A pixel
-    that is clipped in all images would never move again, for example a negative change where the whole class is black.
-    Therefore ``project`` moves a back until the pixel is no longer clipped in at least one image.
+    ``a`` and ``b`` have an image's shape. ``a`` brightens all images equally. ``b`` moves bright and dark pixels in
+    opposite directions. The constant shift is a = 1 and b = 0. Less contrast is a = 0 and a large b. Every outer step
+    moves the whole pattern. The gradient is 0 at a clip: 'contrast' starts at b = 2, which clips the change of pixels
+    darker than 1/4 or brighter than 3/4. A pixel that is clipped in all images would never move again, for example a
+    negative change where the whole class is black. Therefore ``project`` moves ``a`` back until the pixel is no longer
+    clipped in at least one image.
     """
 
     epsilon: float
@@ -105,6 +106,6 @@ class ClassPattern:
 
 
 PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}
-"""Constructors of the parametrisations by name, called with epsilon. A new one takes one file and one line here."""
+"""Constructors of the parametrisations by name, called with epsilon. A new one takes one class and one line here."""
 
 ParametrisationName: TypeAlias = Literal[tuple(PARAMETRISATIONS)]  # type: ignore[valid-type]

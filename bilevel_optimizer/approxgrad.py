@@ -65,7 +65,7 @@ class ApproxGrad(TwoLoops):
         return SOLVERS[self.solver](self.solver_steps, self.lr_p, self.damping)
 
     @property
-    def fixed_system(self) -> bool:
+    def fixed_matrix(self) -> bool:
         """Whether g keeps its draw in the linear system, so that all products share one first-order evaluation."""
         return self.redraw_noise != "training_and_validation"
 
@@ -89,7 +89,7 @@ class ApproxGrad(TwoLoops):
         u: variables of the upper level. v: variables of the lower level, near its minimum. Both are nested structures
         of float tensors. lower: the last p, from which the solver starts, and the solver's state. Its Adam state is
         passed through. data: the argument ``data`` of f and g. Let T2 be the solver's evaluations. g sees draw
-        T1 + T2 and, unless fixed_system, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw T1 + T2 + 1
+        T1 + T2 and, unless fixed_matrix, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw T1 + T2 + 1
         and, unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The metrics are
         those at the new v. residual is ||A p - f_v|| / ||f_v|| of the linear system, with the draws outside it.
         solver_ended is a value of linear_solvers.Ended.
@@ -102,7 +102,7 @@ class ApproxGrad(TwoLoops):
 
         def matvec(p: Tree, i: Any) -> Tree:
             product = g.matvec
-            if not self.fixed_system:
+            if not self.fixed_matrix:
                 product = second_derivatives(lambda _, v: problem.g(u, v, data, self.lower_steps + i), (), v).matvec
             return add_scaled(product(p), self.damping, p)
 
@@ -131,7 +131,7 @@ class ApproxGrad(TwoLoops):
 
     def gradients(self, cost_of_f: float) -> float:
         """Cost of T1 gradients of g, the solver, the hypergradient's products and the gradients of f."""
-        systems = 0 if self.fixed_system else self.linear_solver.evaluations
+        systems = 0 if self.fixed_matrix else self.linear_solver.evaluations
         right_sides = 0 if self.fixed_right_side else self.linear_solver.evaluations
         return self.lower_steps + (1 + right_sides) * cost_of_f + systems + 2 * self.linear_solver.products + 1 + 2
 

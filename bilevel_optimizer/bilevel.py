@@ -105,6 +105,9 @@ class Ensemble(BilevelOptimizer):
     count: int
     """Number of lower levels."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lr_u", self.member.lr_u)
+
     def init_lower(self, v: Several) -> Several:
         return tuple(self.member.init_lower(one) for one in v)
 

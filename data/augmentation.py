@@ -16,7 +16,8 @@ PADDING = 4  # pixels of zeros on each side
 class Augmentation:
     """Settings of victims and of the attack's lower level. The defaults leave images unchanged.
 
-    The order is: crop and flip, jitter, blur, plasma, noise. Jitter is x -> (x - 1/2)(1 + c) + 1/2 + b + s. Each image
+    The order is: crop and flip, jitter, blur, plasma, noise. SmoothAdv's inner attack comes before the noise in a
+    victim, and before all of these in an attack. Jitter is x -> (x - 1/2)(1 + c) + 1/2 + b + s. Each image
     has its own b and c, each channel of an image its own s. Jittered pixels may leave [0, 1]. They are not clipped,
     because a classifier under noise sees pixels outside [0, 1] anyway.
     """

@@ -35,8 +35,8 @@ class Dataset:
     """Training, validation and test arrays of one data set.
 
     Images x_*: float32 (N, height, width, channels) in [0, 1]. Labels y_*: one-hot float32 (N, classes).
-    name: the short name in folder names. label: the name in tables. It says where the images are not the standard
-    images.
+    name: the short name in folder names. label: the name in tables, such as CIFAR10 (JPEG copy), which says where
+    the images are not the standard images.
     """
 
     name: str

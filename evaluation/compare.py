@@ -17,7 +17,7 @@ from evaluation.tables.runs import share_at_ceiling
 from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.certificate_file import (
     Point,
-    radii,
+    certified_radii,
     read_certificate_record,
     read_points,
     read_whole_points,
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
     for name in sorted(set.intersection(*map(set, victims)) - OF_ONE_VICTIM) if victims else ():
         if len(values := list(dict.fromkeys(shortened(victim[name]) for victim in victims))) > 1:
             print(f"note: victims differ in {name}: {', '.join(values)}; the reduction is not the poison's alone")
-    clean, poisoned = np.maximum([radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
+    clean, poisoned = np.maximum([certified_radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
     counted = f"{len(clean)} victim{'s' * (len(clean) > 1)}, {len(points[0])} test points"
@@ -78,7 +78,7 @@ def main(config: Config) -> None:
     if settings[0]:
         votes = [settings[0][name] for name in ("n", "alpha", "sigma", "failure_mass")]
         before, after = (f"{100 * share_at_ceiling(one, *votes):.1f} %" for one in (clean, poisoned))
-        print(f"points at the largest radius of {votes[0]:,} votes: {before} of clean, {after} of poisoned data")
+        print(f"points at the ceiling of n = {votes[0]:,} votes: {before} of clean, {after} of poisoned data")
     over = " and ".join(reduction.over) + " of this victim" * (len(clean) == 1)
     print(f"lower by {reduction.text}" + f", 95 % over {over}" * bool(reduction.over))
 

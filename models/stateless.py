@@ -11,11 +11,13 @@ from runtime.lazy import keras, ops
 
 
 class StatelessModel:
-    """Logits as a function of (trainable, state, x), where state holds the non-trainable variables.
+    """Logits as a function of (weights, statistics, x). statistics: the model's non-trainable variables.
 
     batch_norm: 'fixed_affine' always calls the model in inference mode. BatchNorm is then an affine map with its
     initial statistics (mean 0, variance 1), as in the published code. 'proper' uses batch statistics in
-    training and moving averages in inference.
+    training and moving averages in inference. Raises InputError for another batch_norm.
+
+    The layers of the given model are changed: BatchNorm where it is 'proper', and on JAX max-pooling.
     """
 
     def __init__(self, model: keras.Model, batch_norm: str = "fixed_affine") -> None:
@@ -31,23 +33,23 @@ class StatelessModel:
                 layer.call = partial(_max_pooled, layer.pool_size)
 
     def initial(self) -> tuple[list[Any], list[Any]]:
-        """The model's present variables as (trainable, state), NumPy arrays."""
+        """The model's present variables as (weights, statistics), NumPy arrays."""
         return (
             [keras.ops.convert_to_numpy(variable) for variable in self.model.trainable_variables],
             [keras.ops.convert_to_numpy(variable) for variable in self.model.non_trainable_variables],
         )
 
-    def assign(self, trainable: list[Any], state: list[Any]) -> keras.Model:
+    def assign(self, weights: list[Any], statistics: list[Any]) -> keras.Model:
         """Put values into the model's variables and return the model."""
         variables = (*self.model.trainable_variables, *self.model.non_trainable_variables)
-        for variable, value in zip(variables, (*trainable, *state), strict=True):
+        for variable, value in zip(variables, (*weights, *statistics), strict=True):
             variable.assign(value)
         return self.model
 
-    def __call__(self, trainable: list[Any], state: list[Any], x: Any, training: bool = False) -> tuple[Any, Any]:
-        """Logits (B, K) of images x (B, H, W, C), and the state after the call."""
-        statistics = training and self.batch_norm == "proper"
-        return self.model.stateless_call(trainable, state, x, training=statistics)
+    def __call__(self, weights: list[Any], statistics: list[Any], x: Any, training: bool = False) -> tuple[Any, Any]:
+        """Logits (B, K) of images x (B, H, W, C), and the statistics after the call."""
+        in_training = training and self.batch_norm == "proper"
+        return self.model.stateless_call(weights, statistics, x, training=in_training)
 
 
 def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:

@@ -18,13 +18,12 @@ import msgspec
 import numpy as np
 
 from randomized_smoothing_certification.certification_config import CertificateSettings
-from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
+from randomized_smoothing_certification.core import ABSTAIN, RADIUS_DIGITS, radius_ceiling, round_down
 from runtime.files import InputError, file_sha256, read_json, read_text
 from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-RADIUS_DIGITS = 6
-NO_RADIUS = round_down(0.0, RADIUS_DIGITS)
+NO_RADIUS = round_down(0.0)
 _MEND = "certify the model first or mend the path"  # where a file is missing
 
 
@@ -82,8 +81,8 @@ def read_points(path: Path) -> list[Point]:
     """The points in a certification file, of this project or of another program.
 
     The columns label, predict and radius are found by name in the first line. predict is -1 where the certificate
-    abstains. The columns idx (by default the line's number), time and votes are read where the file has them. A
-    byte-order mark is skipped.
+    abstains. The columns idx, time and votes are read where the file has them. Without idx, points are numbered from 0.
+    A byte-order mark is skipped.
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
     negative or not finite, ends within a radius, or holds certified accuracies at fixed radii.
     """
@@ -307,7 +306,7 @@ def as_text(points: Sequence[Point]) -> str:
     return "\n".join(["\t".join(columns), *(point.line for point in points)]) + "\n"
 
 
-def radii(points: Sequence[Point]) -> np.ndarray:
+def certified_radii(points: Sequence[Point]) -> np.ndarray:
     """Radii, float64 (points,), with -1 where a point is not certified for its label."""
     return np.array([point.certified_radius for point in points])
 

@@ -1,4 +1,4 @@
-"""Summary of the certificates of many points: average certified radius, certified accuracy, saturation."""
+"""Summary of the certificates of many points: average certified radius, certified accuracy, share at the ceiling."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import Point, fixed_radius, radii, summary_path
+from randomized_smoothing_certification.certificate_file import Point, certified_radii, fixed_radius, summary_path
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
 from runtime.files import file_sha256, write_json
 from runtime.noise import Stream, seed_pair
@@ -55,7 +55,7 @@ def _point_set(what: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def _numbers(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
-    certified = radii(points)
+    certified = certified_radii(points)
     if what["radii"]:
         return {"count": len(points), **_at_fixed_radii(points, certified, what["radii"])}
     at_least_0 = np.maximum(certified, 0.0)
@@ -86,10 +86,11 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
 
 
 def _saturation(points: Sequence[Point], votes: Sequence[int], what: dict[str, Any]) -> dict[str, Any]:
+    """The largest radius of n votes, and the share of right points with the largest radius of their own votes."""
     mass = what["noise"].get("failure_mass", 0.0)
     ceiling = radius_ceiling(what["sigma"], what["n"], what["alpha"], mass)
     largest = [float(round_down(radius_ceiling(what["sigma"], n, what["alpha"], mass))) for n in votes]
-    share = float(np.mean([float(p.radius) >= most > 0 for p, most in zip(points, largest, strict=True)]))
+    share = float(np.mean([p.certified_radius >= most > 0 for p, most in zip(points, largest, strict=True)]))
     return {"ceiling": ceiling, "share": share}
 
 
@@ -119,7 +120,7 @@ def describe(summary: dict[str, Any]) -> str:
         share, ceiling = (summary["saturation"][name] for name in ("share", "ceiling"))
         more = "; the true ACR is higher, raise n to see it" if share > 0.5 else ""
         largest = f"the largest radius of n = {points['n']} votes is {round_down(ceiling, 4)}{more}"
-        lines.append(f"  at the largest radius           {share:.4f}  ({largest})")
+        lines.append(f"  at the ceiling                  {share:.4f}  ({largest})")
         lines += shares
         lines += [
             f"  class {label}: ACR {round_down(values['acr'], 4)}, approximate certified accuracy "

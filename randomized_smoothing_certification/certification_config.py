@@ -9,7 +9,7 @@ import msgspec
 
 from data.datasets import Sigma
 from randomized_smoothing_certification.core import require_radii_above_0
-from randomized_smoothing_certification.fixed_radii import require_radii
+from randomized_smoothing_certification.fixed_radii import required_probabilities
 from randomized_smoothing_certification.sampling import Sampling
 from runtime.bounds import Seed, at_least, between, require_bounds
 from runtime.checks import shortened
@@ -74,7 +74,7 @@ class CertificateSettings(Sampling):
         """Raise InputError if n votes cannot certify the requested radii. failure_mass: see GridNoise.failure_mass."""
         require_radii_above_0(self.n, self.alpha, self.sigma, self.radius_loss, failure_mass)
         if self.radii:
-            require_radii(self.radii, self.sigma, self.n, self.alpha, failure_mass)
+            required_probabilities(self.radii, self.sigma, self.n, self.alpha, failure_mass)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import NO_RADIUS, Point, fixed_radius, radii
+from randomized_smoothing_certification.certificate_file import NO_RADIUS, Point, certified_radii, fixed_radius
 from randomized_smoothing_certification.certification_config import CertificateSettings, shard_of
 from randomized_smoothing_certification.core import certify, round_down
 from randomized_smoothing_certification.fixed_radii import decide
@@ -27,16 +27,21 @@ class Certificates(NamedTuple):
     """Certificates of images."""
 
     points: list[Point]
-    """An entry for each certified image, with its number, label, prediction and radius."""
+    """A Point for each certified image. Its radius is text as in a file, its certified_radius is the number."""
 
     @property
     def radii(self) -> np.ndarray:
         """Certified l2 radii in pixel units, float64 (points,), with -1 for images not certified for their label."""
-        return radii(self.points)
+        return certified_radii(self.points)
 
     @property
     def acr(self) -> float:
-        """Average certified radius. Images that are not certified for their label count 0."""
+        """Average certified radius. Images that are not certified for their label count 0.
+
+        Raises InputError for certificates at fixed radii, which give no ACR.
+        """
+        if any(point.decided is not None for point in self.points):
+            raise InputError("certificates at fixed radii give no ACR; leave out radii")
         return float(np.maximum(self.radii, 0.0).mean())
 
 
@@ -55,8 +60,8 @@ def certify_images(
     as for VoteCounter. images: the whole set, (N, height, width, channels) in [0, 1]. labels: their classes, int (N,).
     settings: split and precision are not used. num_classes: the largest label plus 1 when not given.
 
-    The noise depends on the settings' seed and on the whole set. So the shards of a set together give the certificates
-    of the set. Raises InputError for bad settings, and as VoteCounter does.
+    The noise depends on the settings' seed and on the whole set, its images and labels. So the shards of a set together
+    give the certificates of the set. Raises InputError for bad settings, and as VoteCounter does.
     """
     settings.check_types()
     settings.check()
@@ -90,7 +95,7 @@ def draw_points(truth: np.ndarray, num_classes: int, settings: CertificateSettin
     for wanted in range(num_classes) if target == "all" else (target,):
         available = np.flatnonzero(truth == wanted)
         if len(available) < settings.points:
-            print(f"class {wanted} has {len(available)} test points, fewer than {settings.points}: all are certified")
+            print(f"class {wanted} has {len(available)} images, fewer than {settings.points}: all are certified")
         generator = np.random.default_rng(seed_pair(settings.seed, wanted, Stream.CERTIFIED_POINTS))
         drawn.append(generator.permutation(available)[: settings.points])
     if not any(map(len, drawn)):

@@ -31,7 +31,7 @@ def as_function(classifier: Callable[[Any], Any]) -> Callable[[tuple[list, list]
 def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int) -> bool:
     """Whether a classifier takes tensors of the backend, so that it can be compiled. Otherwise it takes NumPy arrays.
 
-    It is tried on two batches of NOISE_BLOCK noisy images, which also builds a Keras model that is not built yet.
+    It is tried on two batches of NOISE_BLOCK random images, which also builds a Keras model that is not built yet.
     Raises InputError if it does not take these images, if votes cannot be counted from its output, or if it gives
     different outputs to images that are in both batches.
     """

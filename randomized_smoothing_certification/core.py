@@ -18,6 +18,7 @@ from runtime.lazy import stats
 from runtime.noise import Stream, seed_pair
 
 ABSTAIN = -1
+RADIUS_DIGITS = 6  # decimals of a radius in a file
 
 
 class Certificate(NamedTuple):
@@ -43,7 +44,8 @@ def certify(
     determine its noise. None: all images of a run see the same noise. seed: seed of the run's noise,
         see ``runtime.noise.noise_seed``.
     only_class: abstain without further votes if another class is selected.
-    Returns ABSTAIN and radius 0 if the bound of the probability is below one half.
+    Returns ABSTAIN and radius 0 if the bound of the probability is below one half, and with 0 votes if another class
+        than only_class is selected or the expected radius is at most radius_loss.
 
     For every image, a returned class or radius is wrong with probability at most alpha over the noise. This also holds
     if several images share their noise, but then their errors are not independent. It also holds if the selection votes
@@ -115,22 +117,24 @@ def radius_ceiling(sigma: float, n: int, alpha: float, failure_mass: float = 0.0
     return radius_of_probability(lower_confidence_bound(n, n, alpha) - failure_mass, sigma) if n else 0.0
 
 
-def round_down(radius: float, digits: int = 6) -> str:
+def round_down(radius: float, digits: int = RADIUS_DIGITS) -> str:
     """A radius as text with ``digits`` decimals, never above its value."""
     return str(Decimal(radius).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
 
 
-def require_radii_above_0(n: int, alpha: float, sigma: float, radius_loss: float = 0.0, mass: float = 0.0) -> None:
+def require_radii_above_0(
+    n: int, alpha: float, sigma: float, radius_loss: float = 0.0, failure_mass: float = 0.0
+) -> None:
     """Raise InputError if not even n unanimous votes certify a radius above ``radius_loss``.
 
-    sigma, radius_loss: in pixel units. mass: failure mass of the noise, see VoteCounter.failure_mass.
+    sigma, radius_loss: in pixel units. failure_mass: see VoteCounter.
     """
-    ceiling = radius_ceiling(sigma, n, alpha, mass)
+    ceiling = radius_ceiling(sigma, n, alpha, failure_mass)
     if not ceiling:
-        taken_off = f" and failure mass {mass:.2g}" if mass else ""
+        taken_off = f" and failure mass {failure_mass:.2g}" if failure_mass else ""
         raise InputError(
             f"n is {n}: with alpha {alpha:g}{taken_off} not even {n} unanimous votes certify a radius; raise n"
-            + (f" to at least {int(np.log(alpha) / np.log(0.5 + mass)) + 1}" if mass < 0.5 else "")
+            + (f" to at least {int(np.log(alpha) / np.log(0.5 + failure_mass)) + 1}" if failure_mass < 0.5 else "")
         )
     if radius_loss >= ceiling:
         raise InputError(

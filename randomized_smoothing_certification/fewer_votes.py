@@ -33,6 +33,7 @@ from randomized_smoothing_certification.certificate_file import (
 from randomized_smoothing_certification.certify_images import Certificates
 from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, require_radii_above_0, round_down
 from randomized_smoothing_certification.sampling import ALPHA, N, Probability, Votes
+from runtime.artifact import Artifact
 from runtime.bounds import Bound, Seed, require_bounds
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
@@ -90,7 +91,7 @@ def main(config: Config) -> None:
     points = read_points(config.certificates)
     made = _made_with(config)
     require_bounds(made)
-    require_radii_above_0(config.n, made.alpha, made.sigma, mass=made.failure_mass)
+    require_radii_above_0(config.n, made.alpha, made.sigma, failure_mass=made.failure_mass)
     if config.n > made.votes:
         raise InputError(f"n is {config.n}, more than the file's {made.votes} votes; give fewer")
     # Each file and each n have their own draw, for two reasons: choices on validation points must not depend on the
@@ -98,9 +99,10 @@ def main(config: Config) -> None:
     digest = file_sha256(config.certificates)
     of_file = noise_seed(config.seed, f"{digest} {config.n}")
     new = [_with_fewer(point, made, config.certificates, config.n, of_file) for point in points]
-    remove(config.out)
-    write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
-    write_text(config.out, as_text(new))
+    with Artifact(config.out, record):
+        remove(config.out)
+        write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
+        write_text(config.out, as_text(new))
     print(f"{printed_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
           f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
 

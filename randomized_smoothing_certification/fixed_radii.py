@@ -81,11 +81,11 @@ def decide(
     Votes end, and claim nothing more, as soon as they show at the same level that the probability is too low for the
     next radius, or when the remaining votes could not certify it even if all agreed.
 
-    Raises as ``core.certify``, and InputError for radii that ``require_radii`` refuses.
+    Raises as ``core.certify``, and InputError for radii that ``required_probabilities`` refuses.
     """
     candidate, _ = select_class(counter, image, index, sampling, seed)
     n, alpha = sampling.n, sampling.alpha
-    wanted = require_radii(radii, counter.sigma, n, alpha, counter.failure_mass)
+    required = required_probabilities(radii, counter.sigma, n, alpha, counter.failure_mass)
     if only_class not in (None, candidate):
         return Decision(ABSTAIN, 0, True, 0)
     stream = seed_pair(seed, index, Stream.VOTES_THAT_BOUND)
@@ -97,28 +97,30 @@ def decide(
         successes += int(counter.count_votes(image, until, stream, first=votes)[candidate])
         votes = until
         failures = votes - successes
-        while certified < len(wanted) and is_shown(successes, failures, wanted[certified], alpha):
+        while certified < len(required) and is_shown(successes, failures, required[certified], alpha):
             certified += 1
-        if certified == len(wanted):
+        if certified == len(required):
             decided = True
         else:
-            decided = bool(is_shown(failures, successes, 1 - wanted[certified], alpha))
-            given_up = not is_shown(successes + n - votes, failures, wanted[certified], alpha)
+            decided = bool(is_shown(failures, successes, 1 - required[certified], alpha))
+            given_up = not is_shown(successes + n - votes, failures, required[certified], alpha)
     return Decision(candidate if certified else ABSTAIN, certified, decided, votes)
 
 
-def require_radii(radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0) -> np.ndarray:
+def required_probabilities(
+    radii: Sequence[float], sigma: float, n: int, alpha: float, failure_mass: float = 0.0
+) -> np.ndarray:
     """The probability that the class must exceed for each l2 radius (Cohen et al., theorem 1), float64 (radii,).
 
     Raises InputError unless the radii ascend from 0 or more and n votes suffice.
     """
     if not radii or not 0 <= radii[0] < np.inf or any(not a < b for a, b in itertools.pairwise(radii)):
         raise InputError(f"radii must be ascending numbers, none negative, got {' '.join(map(str, radii))}")
-    wanted = stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
-    for radius, probability in zip(radii, wanted, strict=True):
+    required = stats.norm.cdf(np.asarray(radii) / sigma) + failure_mass
+    for radius, probability in zip(radii, required, strict=True):
         if not (probability < 1 and is_shown(n, 0, probability, alpha)):
             raise InputError(
                 f"radii: not even {n} unanimous votes certify the radius {radius:g} at sigma {sigma:g}; "
                 "leave it out or raise n"
             )
-    return wanted
+    return required

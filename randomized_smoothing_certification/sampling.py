@@ -31,7 +31,8 @@ class Sampling:
     """Probability that a certificate is wrong, per point."""
     radius_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     """Largest expected loss of a point's radius from fewer than n votes, in pixel units. The n0 votes choose the number
-    of votes, so n0 should be about 1,000. Points with smaller radii abstain. 0: every point gets n votes."""
+    of votes, so n0 should be about 1,000. Points whose expected radius is not larger abstain. 0: every point gets n
+    votes."""
 
 
 @cache
@@ -39,7 +40,7 @@ def votes_needed(successes: int, sampling: Sampling, sigma: float) -> int:
     """The fewest votes, at most n, whose expected radius is at most ``radius_loss`` below that of n votes.
 
     successes: selection votes, of n0, for the selected class. sigma: in pixel units, as radius_loss. Returns n if
-    radius_loss is 0, and 0 if n votes are expected to show no radius above it.
+    radius_loss is 0, and 0 if the expected radius of n votes is at most radius_loss.
 
     The class's probability is assumed to be distributed as Beta(successes + 1/2, n0 - successes + 1/2) (Jeffreys). The
     expectation is a mean over quantiles of this distribution. A certificate holds even if the assumption is wrong: see

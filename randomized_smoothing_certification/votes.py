@@ -20,7 +20,7 @@ from runtime.files import InputError
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
-KEPT_BYTES = 2**29  # largest amount of noise that is kept for several images
+KEPT_BYTES = 2**29  # largest amount of noise that is kept of one stream
 
 
 class Float32Noise:
@@ -48,7 +48,7 @@ class VoteCounter:
     classifier: a Keras model of any kind (run in inference mode), a function of keras.ops operations, or any Python
         callable on NumPy arrays (scikit-learn, PyTorch). It maps images, float32 of shape (B, *image_shape), to scores
         (B, num_classes). A callable on NumPy arrays may return classes, int (B,), instead. It must be deterministic,
-        and an image's scores must not depend on the other images of a batch. It is called on a few noisy images to
+        and an image's scores must not depend on the other images of a batch. It is called on a few random images to
         check this and to find its kind.
     image_shape: (height, width, channels), or any other shape. num_classes: at least 2.
     sigma: standard deviation of the noise, in pixel units of an image in [0, 1]. The noise is added to the image
@@ -58,8 +58,8 @@ class VoteCounter:
     levels: steps per unit of the grid that the images' pixels lie on, for noise that is exact in floating point
         (see GridNoise). None: float32 noise.
 
-    The noise depends on the seed alone, so that all classifiers see the same noise. A Keras model's vote loop is
-    compiled. A callable on NumPy arrays is called batch by batch, which is slower.
+    The noise depends only on the seed that count_votes gets, so that all classifiers see the same noise. A Keras
+    model's vote loop is compiled. A callable on NumPy arrays is called batch by batch, which is slower.
     Raises InputError for a sigma that cannot be used, batch_size < 1, Keras settings that the user has changed, and a
     classifier that takes other images, returns neither scores nor classes, or is not deterministic.
     """

@@ -19,9 +19,9 @@ class Randomness(NamedTuple):
     """The sources of a loss's noise."""
 
     sigma: float  # standard deviation of the noise, in units of pixels in [0, 1]
-    seed: Any  # int32 (2,), a new seed for every evaluation
+    seed: Any  # int32 (2,), new for every step of a victim and for every draw of an attack
     fixed_seed: Any  # int32 (2,), the same throughout the run
-    images: Any  # int32 (B,), the number of each image of the batch in the training set
+    numbers: Any  # int32 (B,), the number of each image of the batch in its set
 
 
 class TrainingLoss(ABC):
@@ -82,7 +82,7 @@ def noise_of_copies(x: Any, copies: int, randomness: Randomness, fixed: bool) ->
     """
     shape = tuple(x.shape[1:])
     if fixed:
-        noise = normal_of_images((copies, *shape), randomness.images, randomness.fixed_seed)
+        noise = normal_of_images((copies, *shape), randomness.numbers, randomness.fixed_seed)
         noise = ops.reshape(noise, (-1, *shape))
     else:
         noise = normal((x.shape[0] * copies, *shape), randomness.seed)

@@ -95,7 +95,7 @@ class SmoothAdvLoss(TrainingLoss):
             start = ops.zeros_like(x)
             if self.inner_attack == "pgd":
                 # Fresh noise comes from another generator. So both can use the same seed.
-                directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.images, randomness.seed)
+                directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.numbers, randomness.seed)
 
                 def normalised_ascent(step: Any, delta: Any) -> Any:
                     direction = to_unit(ascent(delta), ops.take(directions, step, axis=1))

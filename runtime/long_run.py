@@ -41,7 +41,8 @@ class RunControls:
     """Settings of how a run is carried out. Every other setting of a config decides the artifact: see ``identity``."""
 
     more_controls: ClassVar[frozenset[str]] = frozenset()
-    """Names of a config's own fields that change nothing in an artifact."""
+    """Names of a config's own fields that are not part of its identity: they change nothing in the artifact, or the
+    identity has a hash in their place."""
 
     data_dir: Path
     """Folder of the prepared arrays."""
@@ -71,7 +72,8 @@ class CheckpointControls(RunControls):
     out_dir: Path | None = None
     """Folder of the results. By default models go to saved_models/<data set>, poison to the folder of its data."""
     run_dir: Path | None = None
-    """Folder of checkpoint and TensorBoard scalars, by default in runs/<data set>."""
+    """Folder of checkpoint and TensorBoard scalars, by default runs/<data set>/<poison>. For a victim it is the folder
+    <data set>/<victim> in this folder, by default in runs."""
     overwrite: bool = False
     """Replace an existing result or checkpoint. Without this flag a run continues from its checkpoint."""
     checkpoint_minutes: Annotated[float, POSITIVE] = 5.0
@@ -117,7 +119,7 @@ class LongRun(Artifact):
         require_bounds(controls)
         super().__init__(path, Path(path).with_suffix(".json"), *more)
         self.identity, self.run_dir = identity, run_dir
-        self.record, self.checkpoint = self.files[1], run_dir / "checkpoint.npz"
+        self.record_path, self.checkpoint = self.files[1], run_dir / "checkpoint.npz"
         require_no_folder(self.checkpoint)
         self._controls, self._stop = controls, stop
         self._checkpoints = Artifact(self.checkpoint)
@@ -131,17 +133,17 @@ class LongRun(Artifact):
         Raises OtherSettings where another artifact is in its place.
         """
         if self._controls.overwrite:
-            self._in_the_way = self.checkpoint, self.path, self.record
+            self._in_the_way = self.checkpoint, self.path, self.record_path
             return False
         with replaceable(self._controls.on_other_settings):
-            if not self.record.is_file():
+            if not self.record_path.is_file():
                 if self.path.is_file():
                     raise OtherSettings(
-                        f"{self.path}: exists without {self.record.name}, which would say how it was made; "
+                        f"{self.path}: exists without {self.record_path.name}, which would say how it was made; "
                         "choose another folder or add --overwrite"
                     )
                 return False
-            record = read_same_record(self.record, self.identity, about=self.path)
+            record = read_same_record(self.record_path, self.identity, about=self.path)
             if self.path.is_file() and file_sha256(self.path) == record.get("sha256"):
                 if self._checkpoints.is_left:  # killed when all was written, or another run has this folder
                     with contextlib.suppress(InputError), self._checkpoints:
@@ -151,7 +153,7 @@ class LongRun(Artifact):
                 return True
             if "sha256" in record:
                 print(f"{printed_path(self.path)}: missing or changed since it was made; it is made again")
-        self._in_the_way = self.path, self.record
+        self._in_the_way = self.path, self.record_path
         return False
 
     def advance(
@@ -212,23 +214,23 @@ class LongRun(Artifact):
                     raise StoppedEarly(f"{reason} after {done} of {total} {unit}s of {self.path.stem}")
         return state
 
-    def finish(self, write: Callable[[Path], None], config: Any, **record: Any) -> Path:
+    def finish(self, write: Callable[[Path], None], config: Any, **measured: Any) -> Path:
         """Write the artifact and its record, and delete the checkpoint. Returns the artifact's path.
 
-        write(path) makes the file whole or not at all. record: measured values, stored beside settings and provenance.
+        write(path) makes the file whole or not at all. measured: values that are stored beside settings and provenance.
         A record of the settings alone is written first. If the run is killed before the whole record is there, the next
         run with the same settings makes the artifact again, and a run with other settings is refused. An error leaves
         neither file.
         """
         self._clear()
         made: dict[str, Any] = {"settings": self.identity}
-        write_json(self.record, made)
+        write_json(self.record_path, made)
         try:
             write(self.path)
-            made |= {"sha256": file_sha256(self.path), **record}
-            write_json(self.record, {**made, **provenance(config), **self._session})
+            made |= {"sha256": file_sha256(self.path), **measured}
+            write_json(self.record_path, {**made, **provenance(config), **self._session})
         except BaseException:
-            remove(self.path, self.record)
+            remove(self.path, self.record_path)
             raise
         remove(self.checkpoint)
         return self.path

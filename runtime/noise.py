@@ -43,14 +43,14 @@ def seed_pair(*words: int | None) -> np.ndarray:
     return (np.frombuffer(digest, "<u8") % SEED_WORDS).astype(np.int32)
 
 
-def noise_seed(seed: int, images_sha256: str) -> int:
-    """Seed of a run's noise for the set of images with this hash. Other sets see other noise.
+def noise_seed(seed: int, content: str) -> int:
+    """Seed of a run's noise. content: a hash of the images and labels. Other sets see other noise.
 
     Certificates of validation images choose classifiers and settings. If test images saw the same noise, the choice
     would depend on it, and their certificates would be wrong more often than stated: with 50 classifiers to choose
     from and alpha = .01, in 35 % of the cases.
     """
-    return int.from_bytes(hashlib.blake2b(f"{seed} {images_sha256}".encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(f"{seed} {content}".encode(), digest_size=8).digest(), "little")
 
 
 @lru_cache(maxsize=4)

@@ -299,7 +299,7 @@ def test_nan_stops_the_attack_and_keeps_the_checkpoint(tiny_data_dir: Path, tmp_
     breaking = config(
         tiny_data_dir, tmp_path, reinitialise_every=5, loss=BreaksInTheSecondEpoch(), checkpoint_minutes=1e-9
     )
-    with pytest.raises(FloatingPointError, match=r"\b(f|g|residual) is nan at outer step 2; the last good"):
+    with pytest.raises(FloatingPointError, match=r"\b(f|g|residual) is nan at outer step 2; an earlier"):
         poison_radius(breaking)
     assert not list(tmp_path.glob("X_*"))
     fresh = Attack(breaking, load_dataset(tiny_data_dir)).initial_state(0)

@@ -165,7 +165,7 @@ def test_draws(redraw_noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return evaluate
 
     optimiser = ApproxGrad(lower_steps=3, solver_steps=4, redraw_noise=redraw_noise)
-    fixed_system, fixed_right_side = redraw_noise != "training_and_validation", redraw_noise == "none"
+    fixed_matrix, fixed_right_side = redraw_noise != "training_and_validation", redraw_noise == "none"
     u = v = np.float32([1.0])
     problem = Problem(objective("f"), objective("g"))
     optimiser.step(problem, u, v, optimiser.init_lower(v), adam_init(u), ())
@@ -175,7 +175,7 @@ def test_draws(redraw_noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert optimiser.gradients(1.0) - optimiser.gradients(0.0) == len(seen["f"])
     assert not set(seen["f"]) & set(seen["g"])
     # The order of evaluation is free; AdamResidual asks for each matrix twice.
-    assert sorted(set(rest)) == ([7] if fixed_system else [3, 4, 5, 6, 7])
+    assert sorted(set(rest)) == ([7] if fixed_matrix else [3, 4, 5, 6, 7])
     assert rest.count(7) == 1
 
 

@@ -146,7 +146,7 @@ def test_an_ensemble_moves_u_by_the_mean_of_its_members(member: BilevelOptimizer
     q = Quadratic()
     u = q.nested_u
     several = tuple(tree.map_structure(lambda leaf, by=by: leaf + by, q.nested_v) for by in (0.0, 0.5, -2.0))
-    optimiser, problem = Ensemble(member=member, count=3, lr_u=member.lr_u), Problem(q.f, q.g)
+    optimiser, problem = Ensemble(member=member, count=3), Problem(q.f, q.g)
     lower = optimiser.init_lower(several)
     direction, v, lower, metrics = jit(partial(optimiser.direction, problem))(u, several, lower, ())
     direction, v, lower, metrics = jit(partial(optimiser.direction, problem))(u, v, lower, ())

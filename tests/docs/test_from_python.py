@@ -77,7 +77,7 @@ def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = pd.read_csv("results/summary.csv")
     optimised = rows[(rows.dataset == "MNIST") & (rows.sigma == 0.5) & (rows.data == "optimised")]
-    columns = ["table", "method", "optimiser", "n", "victim_epochs", "acr_mean", "reduction_percent"]
+    columns = ["table", "target_class", "method", "optimiser", "n", "victim_epochs", "acr_mean", "reduction_percent"]
     print(optimised[columns].to_string(index=False))
     points = pd.read_csv("results/mnist_published/points.csv.xz")
     acr = (points.radius * points.correct).groupby([points.entry, points.seed]).mean()  # wrong points count 0
@@ -109,7 +109,7 @@ def test_a_training_method_of_ones_own() -> None:
     # end of snippet
     y = np.eye(4, dtype=np.float32)
     randomness = Randomness(
-        sigma=0.0, seed=np.zeros(2, np.int32), fixed_seed=np.zeros(2, np.int32), images=np.arange(4)
+        sigma=0.0, seed=np.zeros(2, np.int32), fixed_seed=np.zeros(2, np.int32), numbers=np.arange(4)
     )
     loss = SmoothedLabelsLoss(share=0.2)
     found = loss(lambda images: 3 * images[:, :, 0, 0], y[:, :, None, None], y, randomness, 0.0)

@@ -97,7 +97,7 @@ def test_the_share_of_points_at_the_largest_radius_is_said(
     largest = radius_ceiling(0.5, 1_000, 0.001)
     clean = certificates(tmp_path / "clean.tsv", largest, 0.9 * largest, -1, largest)
     main(Config(clean=(clean,), poisoned=(certificates(tmp_path / "poisoned.tsv", 0.1, 0.2, 0.3, largest),)))
-    expected = "points at the largest radius of 1,000 votes: 50.0 % of clean, 25.0 % of poisoned data"
+    expected = "points at the ceiling of n = 1,000 votes: 50.0 % of clean, 25.0 % of poisoned data"
     assert expected in capsys.readouterr().out
 
 

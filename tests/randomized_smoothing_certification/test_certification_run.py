@@ -460,14 +460,14 @@ def test_points_are_drawn_once_per_seed_and_class(capsys: pytest.CaptureFixture[
     np.testing.assert_array_equal(every[truth[every] == 1], one)
     assert capsys.readouterr().out == ""
     assert len(draw_points(truth, 3, 1, 500, 0)) == 100
-    assert "class 1 has 100 test points, fewer than 500" in capsys.readouterr().out
+    assert "class 1 has 100 images, fewer than 500" in capsys.readouterr().out
 
 
 def test_saturation_is_said(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = certify_test_points(config(toy, tmp_path / "a.tsv", sigma=0.01))
     assert (share := summary["saturation"]["share"]) > 0.5
     said = capsys.readouterr().out
-    assert f"at the largest radius           {share:.4f}" in said and "the true ACR is higher, raise n" in said
+    assert f"at the ceiling                  {share:.4f}" in said and "the true ACR is higher, raise n" in said
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ from scipy import special, stats
 
 from randomized_smoothing_certification import fixed_radii
 from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.fixed_radii import Decision, decide, is_shown, log_evidence, require_radii
+from randomized_smoothing_certification.fixed_radii import (
+    Decision,
+    decide,
+    is_shown,
+    log_evidence,
+    required_probabilities,
+)
 from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling
 from runtime.files import InputError
 
@@ -122,10 +128,10 @@ def test_looks_grow_in_whole_blocks_up_to_n() -> None:
 )
 def test_radii_that_do_not_ascend_are_refused(radii: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="radii"):
-        require_radii(radii, 0.5, 1_000, 0.001)
+        required_probabilities(radii, 0.5, 1_000, 0.001)
 
 
 def test_a_radius_that_n_votes_cannot_certify_is_refused() -> None:
-    assert len(require_radii((0.0, 1.2), 0.5, 1_000, 0.001)) == 2
+    assert len(required_probabilities((0.0, 1.2), 0.5, 1_000, 0.001)) == 2
     with pytest.raises(InputError, match=r"1000 unanimous votes certify the radius 1\.6 at sigma 0\.5"):
-        require_radii((0.0, 1.6), 0.5, 1_000, 0.001)
+        required_probabilities((0.0, 1.6), 0.5, 1_000, 0.001)

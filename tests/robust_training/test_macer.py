@@ -147,7 +147,7 @@ def test_noisy_copies_equal_their_image_before_the_noise(fixed: bool) -> None:
     assert np.abs(np.corrcoef(noise.reshape(10, 36)) - np.eye(10)).max() < 0.7  # ten different draws
     # Another batch at another step: the same images keep their noise if it is fixed, and only then.
     order = [3, 0, 4]
-    moved = Randomness(0.5, seed_pair(99), draws.fixed_seed, draws.images[order])
+    moved = Randomness(0.5, seed_pair(99), draws.fixed_seed, draws.numbers[order])
     loss(logits, x[order], y[order], moved, np.float32(0))
     again = (seen[2].reshape(3, 2, 36) - x[order].reshape(3, 1, 36)) / 0.5
     assert np.allclose(again, noise[order], atol=1e-5) == fixed
