@@ -133,7 +133,7 @@ def test_projected_gradient_ascent_goes_a_random_way_where_the_gradient_is_zero(
     np.testing.assert_allclose(other[alive], found[alive], atol=1e-6)
     assert np.abs(np.sum(other * found, axis=(1, 2, 3))[~alive]).max() < 0.6 * 0.1**2
     rows = np.array([5, 1])
-    alone = moved(lambda x: 0 * logits(x), DRAWS._replace(images=DRAWS.images[rows]), rows)
+    alone = moved(lambda x: 0 * logits(x), DRAWS._replace(numbers=DRAWS.numbers[rows]), rows)
     np.testing.assert_allclose(alone, found[rows], atol=1e-6)
     twice = moved(half_dead, loss=loss_with(inner_attack="pgd", attack_steps=2, step_size=0.1))
     assert norms(twice)[~alive].max() < 0.19  # the second step goes another way
@@ -176,7 +176,7 @@ def test_attack_and_training_share_the_noise_and_it_is_fixed_where_asked() -> No
         for draws in (DRAWS, DRAWS._replace(seed=seed_pair(8))):
             seen.clear()
             values.append(float(loss(remember, X, Y, draws, LATE)))
-            noise = normal_of_images((2, *SHAPE), DRAWS.images, DRAWS.fixed_seed)
+            noise = normal_of_images((2, *SHAPE), DRAWS.numbers, DRAWS.fixed_seed)
             copies = X[:, None] + SIGMA * ops.convert_to_numpy(noise)
             assert np.allclose(seen[-1], copies.reshape(-1, *SHAPE), atol=1e-6) == fixed
         assert (values[0] == values[1]) == fixed
@@ -193,7 +193,7 @@ def test_attack_and_training_share_the_noise_and_it_is_fixed_where_asked() -> No
 
 def test_the_loss_is_cross_entropy_at_the_noisy_copies() -> None:
     loss = loss_with(samples=3)
-    noise = ops.convert_to_numpy(normal_of_images((3, *SHAPE), DRAWS.images, DRAWS.fixed_seed))
+    noise = ops.convert_to_numpy(normal_of_images((3, *SHAPE), DRAWS.numbers, DRAWS.fixed_seed))
     noisy = (X[:, None] + SIGMA * noise).reshape(-1, *SHAPE)
     expected = keras.losses.CategoricalCrossentropy(from_logits=True)(np.repeat(Y, 3, axis=0), logits(noisy))
     assert float(loss(logits, X, Y, DRAWS, LATE)) == pytest.approx(float(expected), rel=1e-5)
