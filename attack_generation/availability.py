@@ -9,7 +9,7 @@ import numpy as np
 from runtime.noise import Stream
 
 _GRID = 4  # patches along a side
-_START = 4  # rows and columns before the image, where an autoregressive process starts
+_START = 4  # rows and columns that are cut off. The first two are the Gaussian start of an autoregressive process
 
 
 def one_pixel(x: np.ndarray) -> np.ndarray:
@@ -54,11 +54,11 @@ def separable_patches(x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
 def autoregressive(x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
     """Images x (N, H, W, C) of the class, float32, plus the noise of the class's autoregressive process; float32.
 
-    Source: "Autoregressive Perturbations for Data Poisoning" (NeurIPS 2022, arXiv 2206.03693). A pixel of the noise is
-    a weighted sum of the 8 pixels before it in its 3 x 3 window. The weights belong to the class and the channel, and
-    sum to 1. Each image has its own Gaussian start in two rows and two columns, which are cut off. So the filter of
-    these weights, with -1 for the pixel itself, answers 0 to every window of the noise. The noise of each image is
-    scaled to the largest change epsilon.
+    Source: "Autoregressive Perturbations for Data Poisoning" (NeurIPS 2022, arXiv 2206.03693). A pixel of the noise
+    is a weighted sum of the 8 pixels before it in its 3 x 3 window. The weights belong to the class and the
+    channel, and sum to 1. Each image has its own Gaussian start in two rows and two columns. The first four rows
+    and columns are cut off. So the filter of these weights, with -1 for the pixel itself, answers 0 to every window
+    of the noise. The noise of each image is scaled to the largest change epsilon.
     """
     draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 5])
     count, height, width, channels = x.shape

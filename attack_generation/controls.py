@@ -54,13 +54,13 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
     return np.clip(x + np.float32(epsilon) * chosen("start", STARTS, start)(x, seed), 0, 1)
 
 
-def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int, starts: int = 16) -> np.ndarray:
+def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
     """Signs s (H, W, C), float32, of the shift epsilon s of a class that a linear classifier sees best under noise.
 
     Clipped to [0, 1], the shift has the mean m over the images. The best linear test sees it with the squared
-    signal-to-noise ratio m^T S^-1 m, where S is the covariance of the images x (N, H, W, C) plus sigma^2 I. From all
-    ones, all minus ones and random signs, the sign with the largest gain is flipped until no flip gains. The best of
-    these results is returned.
+    signal-to-noise ratio m^T S^-1 m, where S is the covariance of the images x (N, H, W, C) plus sigma^2 I. From
+    all ones, all minus ones and 14 draws of random signs, the sign with the largest gain is flipped until no flip
+    gains. The best of these results is returned.
     """
     flat = x.reshape(len(x), -1).astype(np.float64)
     size = flat.shape[1]
@@ -83,7 +83,7 @@ def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int, sta
             direction += change[best] * inverse[:, best]
 
     uniform = [np.ones(size), -np.ones(size)]
-    ends = [climbed(signs) for signs in (*uniform, *(_random_signs((size,), seed, i) for i in range(starts - 2)))]
+    ends = [climbed(signs) for signs in (*uniform, *(_random_signs((size,), seed, i) for i in range(14)))]
     return max(ends, key=lambda end: end[0])[1].reshape(x.shape[1:]).astype(np.float32)
 
 

@@ -8,11 +8,11 @@ The victim scripts take the name itself: --training-data poisoned_radius --poiso
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.datasets import Epsilon, Share, check_poison, load_dataset, partly_poisoned, split_target_class
+from data.datasets import Epsilon, Share, check_poison, load_dataset, partly_poisoned, target_mask
 from data.ready_poisons import read_ready_poison
 from runtime.bounds import require_bounds
 from runtime.command_line import run_script
-from runtime.files import InputError, file_sha256, save_array, write_json
+from runtime.files import InputError, file_sha256, read_record, save_array, write_json
 from runtime.provenance import printed_path, project_path
 
 
@@ -37,14 +37,15 @@ def main(config: Config) -> None:
     require_bounds(config)
     if config.out.suffix != ".npy":
         raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
+    record = config.out.with_suffix(".json")
+    if config.out.exists() and not (record.is_file() and "arrays_sha256" in read_record(record)):
+        raise InputError(f"{config.out}: is there and not of this script; choose another --out")
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
-    clean = split_target_class(dataset.x_train, dataset.y_train, config.target_class).x_target
+    clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
     check_poison(ready.images, clean, config.epsilon, Path(config.name))
     save_array(config.out, partly_poisoned(ready.images, clean, config.share))
-    write_json(
-        config.out.with_suffix(".json"), {**ready.record, "share": config.share, "sha256": file_sha256(config.out)}
-    )
+    write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})
     print(f"{printed_path(config.out)}: {len(ready.images)} images, written")
 
 

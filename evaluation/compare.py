@@ -64,19 +64,24 @@ def main(config: Config) -> None:
             expected, there = first.setdefault(name, (known[name], file))
             if known[name] != expected:
                 raise InputError(f"{file}: {name} is {known[name]}, but {expected} in {there}; certify alike")
-    if {} in settings:
-        print(f"note: {files[settings.index({})]} has no record, so that its n, alpha and sigma are not checked")
-    victims = [victim for file in files if (victim := _victim(file))]
+    for file in (file for file, known in zip(files, settings, strict=True) if not known):
+        print(f"note: {file} has no record, so that its n, alpha and sigma are not checked")
+    records = [_victim(file) for file in files]
+    seeds = np.array([record.get("seed") for record in records]).reshape(2, -1)
+    if len(config.clean) > 1 and None not in seeds and not np.array_equal(*seeds):
+        raise InputError(f"--clean has the seeds {seeds[0]}, --poisoned has {seeds[1]}; give both in the same order")
+    victims = list(filter(None, records))
     for name in sorted(set.intersection(*map(set, victims)) - OF_ONE_VICTIM) if victims else ():
-        if len(values := list(dict.fromkeys(shortened(victim[name]) for victim in victims))) > 1:
-            print(f"note: victims differ in {name}: {', '.join(values)}; the reduction is not the poison's alone")
+        if len(values := {repr(victim[name]): shortened(victim[name]) for victim in victims}) > 1:
+            shown = ", ".join(values.values())
+            print(f"note: victims differ in {name}: {shown}; the reduction is not the poison's alone")
     clean, poisoned = np.maximum([certified_radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
     counted = f"{len(clean)} victim{'s' * (len(clean) > 1)}, {len(points[0])} test points"
     print(f"ACR {clean.mean():.4f} of clean data, {poisoned.mean():.4f} of poisoned data ({counted})")
-    if settings[0]:
-        votes = [settings[0][name] for name in ("n", "alpha", "sigma", "failure_mass")]
+    if known := next(filter(None, settings), {}):
+        votes = [known[name] for name in ("n", "alpha", "sigma", "failure_mass")]
         before, after = (f"{100 * share_at_ceiling(one, *votes):.1f} %" for one in (clean, poisoned))
         print(f"points at the ceiling of n = {votes[0]:,} votes: {before} of clean, {after} of poisoned data")
     over = " and ".join(reduction.over) + " of this victim" * (len(clean) == 1)

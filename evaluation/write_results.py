@@ -125,7 +125,7 @@ def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
         HEAD,
         *(f"## {name}\n\n{claims_table(of_kind)}\n" for name, of_kind in found.items()),
         read_text(notes) if notes.is_file() else "",
-        f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n" if rows else "",
+        f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n",
     ]
     summary = pd.concat([frame.drop(columns="title") for frame in plans.values()], ignore_index=True)
     pages = {"ranking.md": ranking_page(frames)} if ranked(frames) else {}
@@ -143,7 +143,7 @@ def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) ->
     if marked[::2] != [begin, end]:
         raise InputError(f"the page of the headlines: must have {begin} and then {end}, each once; mend it")
     shown = [claim for claim in read_claims(results / "claims.yaml") if claim.headline]
-    table = headlines(judged(shown, frames), "results/")
+    table = headlines(judged(shown, frames))
     return f"{before}{begin}\n{table}\n{end}{marked[-1]}"
 
 

@@ -90,9 +90,14 @@ def visibility(dataset: Dataset, poison: np.ndarray, target_class: int, sigma: f
         split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), target_class).x_target
         for part in SPLITS
     )
-    if (changed := (poison != clean).any(axis=(1, 2, 3))).any():
+    if (changed := changed_images(poison, clean)).any():
         poison, clean = poison[changed], clean[changed]
     return {**distances(poison, clean, sigma), "auc": areas(poison, clean, reference, held_out, seed)}
+
+
+def changed_images(poison: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Whether each image (N, H, W, C) differs from its clean image by more than rounding to 8 bits, bool (N,)."""
+    return (np.abs(poison - clean) > 0.501 / 255).any(axis=(1, 2, 3))
 
 
 def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:

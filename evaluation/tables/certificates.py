@@ -185,8 +185,6 @@ def _foreign(config: Config) -> Foreign:
         if values[name] in ("", None):
             raise InputError(f"--import-files {config.import_files[0]}: --{name.replace('_', '-')} is missing; give it")
     files = tuple(shown_path(path.absolute()) for path in config.import_files)
-    if len(set(files)) < len(files):
-        raise InputError(f"--import-files: {max(files, key=files.count)} is named twice; name a file for each run")
     foreign = Foreign(files=files, **values)
     foreign.check()
     return foreign

@@ -188,15 +188,15 @@ def claims_page(found: list[Judged]) -> str:
     return "\n\n".join(sections)
 
 
-def headlines(found: list[Judged], prefix: str) -> str:
-    """README's table as Markdown: a row per number that has a headline. prefix: the path to the folders of results."""
+def headlines(found: list[Judged]) -> str:
+    """README's table as Markdown: a row per number that has a headline."""
     rows = []
     for claim, said, numbers in found:
         finding = f"{claim.headline} *Verdict: {said}.*" if _bounds(claim) else claim.headline
         for entries, one in numbers:
             if one.headline:
                 name = one.headline + _mark(claim, entries)
-                rows.append((" ".join(finding.split()), name, _linked(entries, one, prefix), one.over))
+                rows.append((" ".join(finding.split()), name, _linked(entries, one, "results/"), one.over))
                 finding = ""
     return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "over"), rows)
 

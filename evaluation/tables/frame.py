@@ -119,7 +119,8 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     row |= {"interval_over": ", ".join(reduction.over) if reduction else "", "reduction": reduction}
     row["reduction_at_sigma"] = reduction_against(attack_runs, clean, victim.sigma) if poison else None
     row["gradients"], _ = mean_and_std(run.gradients for run in runs)
-    row |= runs[0].visibility if runs and poison else {}
+    seen = pd.DataFrame([entry.runs[0].visibility for entry in attack_runs if entry.runs and poison])
+    row |= seen.mean().to_dict()
     for name in ("backend", "machine"):
         row[name] = _all(run.records["victim"].get(name) for run in runs)
     row["commit"] = _all(
@@ -149,7 +150,8 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Reduction against clean runs with the same seeds. None: no clean run, or n, alpha or numbers of points differ.
+    """Reduction against clean runs with the same seeds. None: no clean run, a clean mean of 0, other
+    numbers of points, or other settings of certificates (SAME).
 
     at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
@@ -160,7 +162,7 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
 def paired_radii(
     attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """Radii of poisoned (A, S, P) and of clean victims (S, Q) of the same seeds, and whether their points are the same.
+    """Radii, float64, of poisoned (A, S, P) and clean victims (S, Q) of the same seeds, and whether points agree.
 
     A radius is 0 where a point is not certified. None and at: as in reduction_against.
     """
@@ -168,7 +170,7 @@ def paired_radii(
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
     everyone = [run for runs in kinds for run in runs]
-    if not seeds or any(len({run.certificate.get(name) for run in everyone} - {None}) > 1 for name in ("n", "alpha")):
+    if not seeds or any(len({run.certificate.get(name) for run in everyone} - {None}) > 1 for name in SAME):
         return None
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
@@ -208,6 +210,8 @@ def measured_line(frame: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
+SAME = ("n", "alpha", "split", "precision", "test_sha256")
+"""Settings of certificates that must be equal, where they are known, so that radii can be compared."""
 UNWRITTEN = [
     "reduction", "reduction_at_sigma", "kind", "cell", "entries", "clean", "in_method_transfer",
     "in_architecture_transfer",
@@ -226,5 +230,6 @@ def as_csv(frame: pd.DataFrame) -> str:
     stored = frame["runs"] > 0
     table["settings"] = np.where(stored, frame["table"] + f"/{SETTINGS}", "")
     table["tsv"] = np.where(stored, frame["table"] + f"/{POINTS}", "")
-    table["entry"] = [cell.key for cell in frame["cell"]]
+    table["entry"] = [", ".join(entry.cell.key for entry in entries) for entries in frame["entries"]]
+    table.loc[frame["target_class"] == MEAN, "entry"] = ""
     return table.to_csv(index=False, lineterminator="\n")

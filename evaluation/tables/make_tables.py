@@ -43,7 +43,7 @@ class Config:
     plan: Path
     """Plan of the table, one of config/*.yaml."""
     results_dir: Path | None = None
-    """Folder of tables and figures, by default the plan's results folder."""
+    """Folder of tables and figures, by default the plan's results folder, or with --from-results the plan file's."""
     directory: Path = project_path("")
     """Folder to which the plan's own paths are relative."""
     from_results: bool = False
@@ -56,7 +56,7 @@ class Config:
 def main(config: Config) -> None:
     """Write the store, tables and figures, and print the tables.
 
-    Raises InputError where no entry of the plan has a run. Nothing is written then.
+    Raises InputError where no entry of the plan has a run, before anything is written.
     """
     if config.add and config.from_results:
         raise InputError("--add: adds new runs to a store, and --from-results makes no store; leave one of the two out")
@@ -67,18 +67,18 @@ def main(config: Config) -> None:
     is_published = records.is_in_results(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
-    if (there := folder / "plan.yaml").is_file() and read_plan(there).table != plan.table:
-        raise InputError(f"{folder}: holds the table {read_plan(there).table!r}; choose another --results-dir")
+    if (there := folder / "plan.yaml").is_file() and (table := read_plan(there).table) != plan.table:
+        raise InputError(f"{folder}: holds the table {table!r}; choose another --results-dir")
     if config.from_results:
         entries = records.read_entries(plan, config.plan.parent)
         records.require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
+        if is_published:
+            records.require_clean_entries(entries.values(), folder)
     else:
         records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
         times = records.job_times(paths)
         _images(plan, paths, folder / "images.png")
-    if is_published:
-        records.require_clean_entries(entries.values(), folder)
     frame, lacking = frame_of(plan, entries), records.missing(entries.values())
     for name, text in tables_as_text(plan, frame, lacking, times).items():
         if name in written:

@@ -230,7 +230,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for name, poison in self.ready.items():
             if poison not in (names := ready_names()):
                 raise InputError(f"ready: no poison {poison!r} ships with the project; choose from {', '.join(names)}")
-            if name in attacks:
+            if name in attacks or any(name == key.rpartition("_seed_")[0] for key in attacks):
                 raise InputError(f"ready: {name!r} is the name of an attack; choose another")
 
     @property

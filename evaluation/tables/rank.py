@@ -30,6 +30,11 @@ from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, write_text
 from runtime.provenance import printed_path, project_path
 
+ALIKE = (
+    "dataset", "architecture", "methods", "victim", "victims", "target_classes", "epsilon", "runs", "certification",
+)  # fmt: skip
+"""Entries of a plan that must be equal so that its poisons stand in one ranking."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(run_plan.Config):
@@ -44,11 +49,17 @@ def main(config: Config) -> None:
     name, folder = _named(config.poison, plan, paths), paths.work / "ranking"
     row = next((row for row, ready in plan.ready.items() if ready == name), name)
     changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={json.dumps(str(folder / row))}"
-    run_plan.main(replace(config, set=(*config.set, *changes)))
-    others = {one: one for one in ready_names() if one not in plan.ready.values()}
+    others = {one: one for one in ready_names() if one not in (*plan.ready.values(), *plan.ready, *ROWS)}
     whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
+    run_plan.main(replace(config, set=(*config.set, *changes)))
     collect(whole, folder)
-    stores = [folder, *filter(has_store, [project_path("results") / plan.table])]
+    stores, there = [folder], project_path("results") / plan.table
+    if has_store(there):
+        recorded = read_plan(there / "plan.yaml")
+        if different := [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]:
+            print(f"note: {printed_path(there)} was measured with other {', '.join(different)}; its rows are left out")
+        else:
+            stores.append(there)
     found = [scores(frame_of(one := read_plan(at / "plan.yaml"), read_entries(one, at))) for at in stores]
     write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)]))
     print(f"\n{as_text(table)}\n\n{printed_path(page)}: written")

@@ -61,7 +61,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     reduction, and MEANS.
     """
     rows = scored_rows(frame).copy()
-    rows["victims"] = rows["method"] + ", " + rows["victim_variant"]
+    rows["victims"] = (rows["method"] + ", " + rows["victim_variant"]).str.removesuffix(", ")
     rows["seen"] = rows.reindex(columns=["auc_brightness", "auc_nearest"]).max(axis=1)
     least, least_at_sigma = (  # a Reduction begins with its percentage
         rows.dropna(subset=by).sort_values(by).drop_duplicates("data").set_index("data")

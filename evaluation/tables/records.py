@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
-from evaluation.tables.cells import CLEAN, Cell, Foreign, Paths
+from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import Job, jobs_of
 from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.runs import Entry, Run
@@ -26,8 +26,9 @@ from randomized_smoothing_certification.certificate_file import (
     read_whole_points,
     require_certified_radii,
     require_possible_radii,
+    summary_path,
 )
-from runtime.files import InputError, read_record, write_text
+from runtime.files import InputError, file_sha256, read_record, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path
 
@@ -69,11 +70,11 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     if not any(runs.values()):
         mend = "run the plan first, or give the folder that its paths start from as --directory"
         require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
-    if is_in_results(folder):
-        for run in (run for by_seed in runs.values() for run in by_seed.values()):
-            require_clean_commits(str(run.file), run.records)
     kept = _kept_runs(plan, folder) if add else {}
     stored = {entry: dict(sorted({**kept.get(entry, {}), **by_seed}.items())) for entry, by_seed in runs.items()}
+    if is_in_results(folder):
+        for run in (run for by_seed in stored.values() for run in by_seed.values()):
+            require_clean_commits(str(run.file), run.records)
     _require_same_images(stored, folder)
     write_runs(folder, stored)
     write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
@@ -98,10 +99,16 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
         return {}
     folders = ("table", "work_dir", "results_dir", "data_dir", "shards")
     old = msgspec.structs.replace(read_plan(folder / "plan.yaml"), **{name: getattr(plan, name) for name in folders})
-    flags_of = {job.outputs: _compared(job) for job in jobs_of(plan)}
-    for job in jobs_of(old):
+    runs, flags_of = read_runs(folder), {job.outputs: _compared(job) for job in jobs_of(plan)}
+    cells = [(cell, seed) for cell in old.cells() for seed in runs.get(cell.key, ())]
+    needed = {summary_path(old.paths.certificate(cell, seed)) for cell, seed in cells}
+    needed |= {old.paths.visibility(cell.poison) for cell, _ in cells if cell.poison}
+    for job in reversed(jobs_of(old)):  # each job stands after the jobs that it needs
+        if needed.isdisjoint(job.outputs) or job.rule == "data":
+            continue
+        needed.update(job.needs)
         here, there = _compared(job), flags_of.get(job.outputs)
-        if there and here != there and job.rule not in ("data", "tables"):
+        if there and here != there:
             has, wants = (", ".join(sorted(f"--{one}" for one in flags)) for flags in (here - there, there - here))
             raise InputError(
                 f"{folder}: {job.about}: was made with {has or 'no further flag'}, and the plan has "
@@ -109,7 +116,6 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
             )
     wanted = {cell.key: plan.seeds for cell in plan.cells()}
     wanted |= {one.cell.key: range(len(one.files)) for one in plan.foreign}
-    runs = read_runs(folder)
     for entry, seed in sorted((entry, seed) for entry, by_seed in runs.items() for seed in by_seed):
         if seed not in wanted.get(entry, ()):
             raise InputError(f"{folder}: has {entry}, seed {seed}, which the plan lacks; add it to the plan")
@@ -144,7 +150,7 @@ def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame
     return pd.DataFrame({"entry": entry, "seed": seed, **columns.dropna(axis="columns", how="all")})
 
 
-def foreign_runs(plan: Plan, folder: Path = Path()) -> Runs:
+def foreign_runs(plan: Plan, folder: Path) -> Runs:
     """The runs of other programs, numbered from 0. folder: where the plan's own paths start.
 
     Raises InputError where a file cannot be used, or where the plan itself makes the entry.
@@ -159,7 +165,7 @@ def foreign_runs(plan: Plan, folder: Path = Path()) -> Runs:
     return {foreign.cell.key: runs_of(foreign, folder) for foreign in plan.foreign}
 
 
-def runs_of(foreign: Foreign, folder: Path = Path()) -> dict[int, Measured]:
+def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
     """The runs of an entry of another program, by number. folder: where the files' paths start.
 
     Raises InputError where a file is damaged, has no point of the class, or has a radius that n votes cannot certify.
@@ -191,7 +197,10 @@ def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured |
     points = read_whole_points(tsv, records["certificate"])
     del records["certificate"]["points"]  # the store keeps them with their certificates
     if cell.poison:
-        records["poison"] = read_record(paths.poison(cell.poison).with_suffix(".json"), settings=dict)
+        images = paths.poison(cell.poison)
+        records["poison"] = read_record(images.with_suffix(".json"), settings=dict)
+        if images.is_file() and records["poison"].get("sha256") != file_sha256(images):
+            return None  # the poison is being made again
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
     return Measured(tsv, points_table(cell.key, seed, points), records)
@@ -236,8 +245,8 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     Raises InputError where the store is missing or damaged, or has points without records or records without points.
     """
     stored = read_runs(folder)
-    wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
-    wanted |= dict.fromkeys(plan.cells(), plan.runs)
+    wanted = dict.fromkeys(plan.cells(), plan.runs)
+    wanted |= {one.cell: len(one.files) for one in plan.foreign if one.cell not in wanted}
     return {
         cell: Entry(
             cell, count, tuple(_run(plan, folder, cell, seed, one) for seed, one in stored.get(cell.key, {}).items())
@@ -252,7 +261,7 @@ def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: Measured) -> R
     if not isinstance(records, dict) or not _are_records(records):
         raise InputError(f"{folder / SETTINGS}: {where} is no run of this project; make it again")
     made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
-    if made_with != plan.epsilon:
+    if made_with > plan.epsilon or (cell.poison and made_with < plan.epsilon and cell.poison.against != READY):
         raise InputError(
             f"{folder}: {where} has poison of epsilon {made_with}, the plan says {plan.epsilon}; give the run's "
             "own plan"

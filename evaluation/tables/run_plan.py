@@ -12,6 +12,7 @@ jobs that need its files are left out. Each job is a call of a script that a use
 
 import os
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Annotated
 
 import msgspec
 
+from data.ready_poisons import load_ready_poison
 from evaluation.tables.job_runs import run_job, run_jobs
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
@@ -56,6 +58,10 @@ def main(config: Config) -> None:
     for name, folder in plan.paths_in(config.directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, config.directory)
+    for name in plan.ready.values():
+        label = load_ready_poison(name).record["settings"].get("target_class")
+        if {label} != {*plan.target_classes}:
+            raise InputError(f"ready: {name} is poison of class {label}; plan it with target_classes: [{label}]")
     stopped = Stop(config.max_minutes)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
@@ -76,7 +82,9 @@ def main(config: Config) -> None:
         elsewhere = f"--results-dir {shlex.quote(str(plan.paths.incomplete))}" if failed else ""
         if no_table := run_job(tables, stop, elsewhere):
             lines.append(f"{tables.about}: {no_table}")
-    if lines:
+    if not lines:
+        shutil.rmtree(plan.paths.incomplete, ignore_errors=True)
+    else:
         print("\n".join(lines), file=sys.stderr)
         made = "no table was made" if no_table else f"an incomplete table is in {plan.paths.incomplete}"
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
