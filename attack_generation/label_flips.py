@@ -54,7 +54,8 @@ def flip_greedily(alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_clas
 def flip_nearest(x: np.ndarray, y: np.ndarray, image: np.ndarray, label: int, rival: int, flips: int) -> np.ndarray:
     """Training classes, int (n,), after the images of class ``label`` nearest to ``image`` got the label ``rival``.
 
-    flips: number of changed labels. x: training images (n, H, W, C). y: their classes. Distance: l2 of the pixels.
+    flips: number of changed labels. If the class has fewer images, all of them change. x: training images (n, H, W, C).
+    y: their classes. Distance: l2 of the pixels.
     """
     own = np.flatnonzero(y == label)
     nearest = np.argsort(np.square(x[own] - image).sum(axis=(1, 2, 3)), kind="stable")[:flips]

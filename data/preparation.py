@@ -28,8 +28,8 @@ class PreparationConfig:
     out_dir: Path | None = None
     """Folder for the arrays. Files that are made from the data set have this folder's name in their names."""
     label: str | None = None
-    """Name of the data set in tables, by default the folder's name. It has to say where the images are not the standard
-    images."""
+    """Name of the data set in tables, by default its short name (--name, or else the folder's name). It has to say
+    where the images are not the standard images."""
     seed: Seed = 0
     """Seed of the random split into training and validation images."""
 
@@ -138,8 +138,8 @@ def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int | No
 def split_at_random(count: int, validation: int, seed: int, origin: str) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and validation points out of ``count``, a pure function of the seed.
 
-    Both are sorted, so that each split keeps the source's order.  Raises InputError for a negative seed or
-    where the source is too small.
+    Both are sorted, so that each split keeps the source's order. Raises InputError for a negative seed, and where the
+    source is too small.
     """
     if seed < 0:
         raise InputError(f"seed {seed} is negative; choose 0 or more")

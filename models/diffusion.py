@@ -29,7 +29,8 @@ def fit_diffusion_map(
     size = len(x_train)
     if size <= max(neighbours, coordinates):
         raise InputError(
-            f"a diffusion map of {coordinates} coordinates needs more than {size} training points; lower it"
+            f"a diffusion map of {coordinates} coordinates and {neighbours} neighbours needs more training points than "
+            f"either number, got {size}; lower the larger number"
         )
     ends = nearest(x_train, x_train, neighbours + 1)  # each point is its own neighbour, too
     edges = np.ones(ends.size, np.float64), (np.repeat(np.arange(size), neighbours + 1), ends.ravel())

@@ -1,4 +1,4 @@
-"""Feature embeddings learned without labels, for least squares on top of them.
+"""Feature embeddings that use no label of the data set, for the learners of certificates against changed labels.
 
 A certificate against changed labels needs features that do not depend on these labels. So every embedding here is
 fitted to training images alone.
@@ -92,7 +92,9 @@ def _random(x_train: np.ndarray, seed: int, components: int = 1000) -> Embedding
 def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_000) -> Embedding:
     from sklearn.cluster import MiniBatchKMeans
 
-    size = 6 if min(x_train.shape[1:3]) >= 24 else 3
+    if (side := min(x_train.shape[1:3])) < 4:
+        raise InputError(f"patches need images of at least 4 x 4 pixels, got {x_train.shape[1:3]}; choose others")
+    size = 6 if side >= 24 else 3
     random = np.random.default_rng(seed)
     sample = np.concatenate(
         [

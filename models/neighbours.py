@@ -10,8 +10,6 @@ _BLOCK_ENTRIES = 2**24  # distances held at once
 def nearest(x: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k points of ``among`` (n, d) nearest to each point of x (m, d), int64 (m, k), unordered."""
     rows = max(1, _BLOCK_ENTRIES // len(among))
-    if k == len(among):
-        return np.tile(np.arange(k), (len(x), 1))
     blocks = (squared_distances(x[i : i + rows], among) for i in range(0, len(x), rows))
     # Copied: a view would keep every block alive.
     return np.concatenate([np.argpartition(block, k - 1, axis=1)[:, :k].copy() for block in blocks])

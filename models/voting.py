@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from runtime.lazy import keras, layers
 
 # A chain of softmaxes, each of SHARPNESS times the scores before it, gives 1 to the class of the largest score and 0 to
-# the others, unless two scores differ by less than 1e-5. One softmax of a million times the logits does this only in
+# the others, unless two scores differ by less than 1e-4. One softmax of a million times the logits does this only in
 # exact arithmetic: a compiler may fuse the product with the subtraction of the maximum. Then the exponent has the
 # product's rounding errors.
 SHARPNESS, SOFTMAXES = 100.0, 3

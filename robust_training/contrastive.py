@@ -74,6 +74,10 @@ class ContrastiveConfig(CheckpointControls):
     """Images in a batch, two views of each."""
     learning_rate: Annotated[float, POSITIVE] = 2e-3
     """Peak of Adam's one-cycle learning rate."""
+    out_dir: Path | None = None
+    """Folder of contrastive.npz and its record, by default runs/features/<data set>."""
+    run_dir: Path | None = None
+    """Folder of checkpoint and TensorBoard scalars, by default the folder contrastive beside contrastive.npz."""
     seed: Seed = 0
     """Seed of weights, batches and views."""
 

@@ -127,9 +127,9 @@ def _beyond_jitter(change: np.ndarray, image: np.ndarray) -> np.ndarray:
 def largest_beyond_jitter(clean: np.ndarray, epsilon: float) -> float:
     """A bound on the mean l2 norm that the part beyond jitter of any poison of these images can have.
 
-    clean: (N, H, W, C) in [0, 1]. A change d within epsilon that keeps pixels in [0, 1] is m + u, where m is the middle
-    of the box of these changes, and |u| is at most half its width h. A projection P is symmetric and lengthens no
-    vector, so that |Pd|^2 = |Pm|^2 + 2 <Pm, u> + |Pu|^2 is at most |Pm|^2 + 2 <|Pm|, h> + |h|^2.
+    clean: (N, H, W, C) in [0, 1]. A change d within epsilon that keeps pixels in [0, 1] lies in a box. Let m be its
+    middle and h half its width. Then d = m + u with |u| at most h in each pixel. A projection P is symmetric and
+    lengthens no vector, so that |Pd|^2 = |Pm|^2 + 2 <Pm, u> + |Pu|^2 is at most |Pm|^2 + 2 <|Pm|, h> + |h|^2.
     """
     image = clean.reshape(len(clean), -1).astype(np.float64)
     low, high = np.maximum(-epsilon, -image), np.minimum(epsilon, 1 - image)

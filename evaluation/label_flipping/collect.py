@@ -67,12 +67,13 @@ def read_label_studies(folder: Path) -> Store:
         raise InputError(f"{folder}: has no {SETTINGS}; give a folder that a script of evaluation/label_flipping wrote")
     store = read_store(folder)
     runs = {(entry, seed): run for entry, by_seed in store.records.items() for seed, run in by_seed.items()}
-    with_points = set(zip(store.points.get("entry", []), map(str, store.points.get("seed", [])), strict=True))
+    has_columns = {*COLUMNS} <= {*store.points}
+    with_points = set(zip(store.points["entry"], map(str, store.points["seed"]), strict=True)) if has_columns else ()
     whole = all(
         isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in RECORD.items())
         for run in runs.values()
     )
-    if not (runs and whole and {*COLUMNS} <= {*store.points} and with_points == runs.keys()):
+    if not (runs and whole and with_points == runs.keys()):
         raise InputError(f"{folder}: not a store of studies of changed labels; give one that collect.py can have made")
     return store
 

@@ -58,7 +58,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFlippingConfig(RunControls):
-    """Settings of one curve of certified accuracy against changed labels."""
+    """Settings of one study of changed labels: its certificates, references and output."""
 
     more_controls: ClassVar[frozenset[str]] = frozenset({"work_dir", "results_dir", "features_dir"})
 
@@ -121,8 +121,9 @@ class LabelFlippingConfig(RunControls):
     held_out: Annotated[int, at_least(1)] = 1000
     """Held-out training images (from the validation set) that choose settings. All of them where it has fewer."""
     together_seconds: Annotated[float, NOT_NEGATIVE] = 20.0
-    """With signed_clusters: time limit for each number of changes at which one adversary meets all test points at once.
-    When it is over, what was proven until then is the certificate. 0: only certificates of single points."""
+    """With signed_clusters: time limit, in seconds, of each of the two searches per number of changes at which one
+    adversary meets all test points at once. When it is over, what was proven until then is the certificate. 0: only
+    certificates of single points."""
     network_shares: tuple[Annotated[float, between(0, 1)], ...] = (0.0, 0.01, 0.04, 0.16)
     """Shares of changed labels at which an undefended network is trained. Labels are changed at random, by a greedy
     attack on all test points at once, and by an attack on each of a few test points. No share: no network."""
@@ -152,15 +153,17 @@ class LabelFlippingConfig(RunControls):
 
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""
-        if not self.q:
-            raise InputError("q holds no probability; give at least one below 1/2")
+        if not self.q or len(set(self.q)) < len(self.q):
+            raise InputError(f"q must hold at least one probability below 1/2, each once, got {self.q}")
         for q in self.q:
             LabelFlips(q, 2, self.bound)
         require_usable(self)
         if self.joined and not self.features_file:
             raise InputError("joined needs features_file, whose features stand beside those of the embedding; give it")
-        if self.features == "imagenet":
+        if self.features == "imagenet" and (self.joined or not self.features_file):
             read_weights(self.weights)
+        elif self.weights:
+            raise InputError("weights are only for imagenet features; add --features imagenet, or leave them out")
         require_architecture(self.network.architecture)
         for name in ("ridge", "bandwidths"):
             if not getattr(self, name):

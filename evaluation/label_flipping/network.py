@@ -29,7 +29,8 @@ def undefended_networks(
     """Test accuracy of an undefended network trained on labels that were changed at random or by an attack.
 
     'greedy' attacks all test points with the same changes, 'pointwise' gives each of a few test points changes of its
-    own, as the certificates allow. Each is a curve of a record (report.LabelCurve).
+    own, as the certificates allow. Each is a curve of a record (report.LabelCurve). At 0 changes its value is over all
+    test points. At more changes that of 'pointwise' is over ``network_points`` points.
     """
     if not config.network_shares:
         return []

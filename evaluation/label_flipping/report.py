@@ -45,7 +45,8 @@ _FEATURES = {
 _MOST_CURVES = 13  # in one figure
 _HEAD = """The accuracy at a number of flips is the share of test points that stay right, whichever labels an
 adversary changes for each of them, up to this number. For a network it is the share that stays
-right under the named attack. For one adversary against all points it is the share right under any one set of changes.
+right under the named attack. An attack on each point is made for a few points; at 0 flips its value is over all. For
+one adversary against all points it is the share right under any one set of changes.
 Trusted labels chose the settings of a study. No certificate covers changes of these labels before that choice.
 The interval is Wilson's, over test points. The median is the most flips at which the accuracy is at least one half.
 A row without test points is a curve in settings.json.xz. All other rows are counted from points.csv.xz."""
@@ -160,7 +161,7 @@ def _described(record: Mapping[str, Any]) -> str:
             f"{values} was chosen by the exact certificates of {choice['held_out']:,} held-out training images under "
             f"the labels of the other {trusted - choice['held_out']:,}, and q {choice['q']:g} by the smoothed ones."
         )
-    held_out = f" ({record['held_out_points']:,} of them held out for choices)" if trusted else ""
+    held_out = f" ({choice['held_out']:,} of them held out for choices)" if trusted else ""
     outside = " **Outside data:** ImageNet's labels made them." if record["features"].startswith("imagenet") else ""
     return (
         f"{record['title']}: {record['training_points']:,} training points{held_out}, {_test_points(record)}. "
@@ -196,7 +197,8 @@ def _study_label(record: Mapping[str, Any], most_points: int) -> str:
     parts = re.findall("|".join([*_FEATURES, "[^_]+"]), record["features"])
     features = " + ".join(_FEATURES.get(one, one) for one in parts)
     few = "" if record["test_points"] == most_points else f", {_test_points(record)}"
-    any_choice = ", any choice" if record["config"].get("select") == "every" else ""
+    choice = record["choice"]
+    any_choice = ", any choice" if len(choice["tried"]) > 1 and not choice["held_out"] else ""
     return f"{_learner(record).label}, {features}{any_choice}{few}"
 
 

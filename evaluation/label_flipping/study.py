@@ -36,7 +36,7 @@ from randomized_smoothing_certification.changed_labels.training_set_smoothing im
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.checks import require_place
-from runtime.files import array_sha256, read_record, remove, write_text
+from runtime.files import InputError, array_sha256, read_record, remove, write_text
 from runtime.lazy import pandas as pd
 from runtime.long_run import identity
 from runtime.noise import Stream
@@ -58,6 +58,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     dataset = load_dataset(config.data_dir)
     config.check(dataset.num_classes)
     train, held_out, test = images_of_classes(dataset, config)
+    if config.network_shares and config.network.batch_size > (size := len(train.y) + len(held_out.y)):
+        raise InputError(f"network.batch_size is {config.network.batch_size}, but there are {size} images; lower it")
     features = Features(config, dataset)
     drawn = np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))
     test = test.at(np.sort(drawn[: config.points]))
@@ -82,7 +84,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         candidates = [choice] if choice["held_out"] else choice["tried"]
         study = _Certification(config, everything, kept)
         points, weights = study.points(candidates, x, x_test)
-        at_once = study.together(weights, test, x_test, points) if len(candidates) == 1 else []
+        at_once = study.one_adversary(weights, test, x_test, points) if len(candidates) == 1 else []
         made_by = config.features_file and config.features_file.with_suffix(".json")
         features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
         numbers = " against ".join(map(str, config.classes or ()))
@@ -158,7 +160,7 @@ class _Certification(NamedTuple):
         tried = []
         names = LEARNERS[config.learner].settings
         for settings in progress(candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
-            file = "_".join(f"{name}_{value:g}" for name, value in settings.items())
+            file = "_".join(f"{name}_{value:.17g}" for name, value in settings.items())
             tried += self.kept.get(f"{file}.json", partial(with_settings, settings))
 
         tried.sort(key=lambda one: (-one["certified_accuracy"], -one["mean_flips"]))  # stable: of equal ones the first
@@ -200,7 +202,7 @@ class _Certification(NamedTuple):
         of_all_q = zip(*smoothed, strict=True)
         return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
 
-    def together(
+    def one_adversary(
         self, weights: FixedWeights, test: Images, x_test: np.ndarray, points: list[np.ndarray]
     ) -> list[dict[str, Any]]:
         """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).

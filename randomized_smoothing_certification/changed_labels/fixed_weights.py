@@ -27,6 +27,7 @@ from models.neighbours import nearest, require_same_features, squared_distances
 from randomized_smoothing_certification.changed_labels.label_flips import EPSILON, LabelFlips
 from randomized_smoothing_certification.changed_labels.smoothed_weights import (
     Votes,
+    checked_classes,
     chunks,
     class_scores,
     smooth_votes,
@@ -76,8 +77,10 @@ class VotingWeights(FixedWeights):
 
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
         """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
+        supporters = self._supporters(x_test).astype(np.float32)
+        y = checked_classes(y, supporters.shape[1], num_classes)
         of_class = np.eye(num_classes, dtype=np.float32)[y]  # float32 counts exactly up to 2^24 points
-        support = (self._supporters(x_test).astype(np.float32) @ of_class).astype(np.int64)
+        support = (supporters @ of_class).astype(np.int64)
         return Votes(support, np.bincount(y, minlength=num_classes) - support if self._against else 0)
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
@@ -203,7 +206,8 @@ class SignedClusters(VotingWeights):
         """Number of points of each class in every cluster, int64 (clusters, K). y: classes of the points. x: their
         features, if they are not the training points."""
         counts = np.zeros((self._means.n_clusters, num_classes), np.int64)
-        np.add.at(counts, (self._means.labels_ if x is None else self._cluster_of(x), y), 1)
+        clusters = self._means.labels_ if x is None else self._cluster_of(x)
+        np.add.at(counts, (clusters, checked_classes(y, len(clusters), num_classes)), 1)
         return counts
 
     def _cluster_of(self, x_test: np.ndarray) -> np.ndarray:
@@ -229,6 +233,8 @@ class KernelRegression(FixedWeights):
             raise InputError(f"bandwidth must be positive and finite, got {bandwidth}")
         self._x = np.asarray(x_train, np.float32)
         self._variance = bandwidth**2 * 2 * float(np.var(self._x, axis=0, dtype=np.float64).sum())
+        if not self._variance > 0:
+            raise InputError("all training points have the same features, or NaN; choose other features")
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
         """alpha, float64 (m, n), with sum 1 at each test point. See FixedWeights."""

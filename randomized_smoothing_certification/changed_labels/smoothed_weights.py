@@ -34,13 +34,18 @@ def class_scores(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarr
 
     Raises InputError for labels that are not classes 0 to K - 1.
     """
+    return alpha @ np.eye(num_classes)[checked_classes(y, alpha.shape[1], num_classes)]
+
+
+def checked_classes(y: np.ndarray, points: int, num_classes: int) -> np.ndarray:
+    """Training classes y, int (points,). Raises InputError for labels that are not classes 0 to num_classes - 1."""
     y = np.asarray(y)
-    if y.shape != alpha.shape[1:] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= num_classes:
+    if y.shape != (points,) or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= num_classes:
         raise InputError(
-            f"training labels must be {alpha.shape[1]} integers from 0 to {num_classes - 1}, got {y.dtype} of shape "
+            f"training labels must be {points} integers from 0 to {num_classes - 1}, got {y.dtype} of shape "
             f"{y.shape}" + (f" from {y.min()} to {y.max()}" if y.size and y.dtype.kind in "iuf" else "")
         )
-    return alpha @ np.eye(num_classes)[y]
+    return y
 
 
 def chunks(prediction: np.ndarray, points: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -147,7 +152,10 @@ def _log_chernoff(
 
 
 def _total(terms: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """The sum of each row's terms (m, n), each counted ``times`` times (None: once)."""
+    """The sum of each row's terms (m, n), each counted ``times`` times (None: once).
+
+    sum() adds pairwise, unlike _dot, so that its rounding error stays below label_flips._ROUNDING.
+    """
     return terms.sum(axis=1) if times is None else _dot(terms, times)
 
 

@@ -56,8 +56,10 @@ class TrainingSetNoise(ABC):
 class Smoothed(NamedTuple):
     """Predictions of a smoothed classifier at m test points."""
 
-    prediction: np.ndarray  # int64 (m,), ABSTAIN where no class is known to have a probability above one half
-    log_eps: np.ndarray  # float64 (m,), upper bound on log(1 - P[base learner predicts it]), 0 at abstentions
+    prediction: np.ndarray  # int64 (m,), ABSTAIN where no class is known to win with a probability above one half
+    # float64 (m,), 0 at abstentions. From sampling: upper bound on log(1 - P[base learner predicts the class]). From
+    # fixed weights: upper bound on log(1 - P[the class beats its rival]), for the rival that beats it most often
+    log_eps: np.ndarray
 
     def certified(self, noise: TrainingSetNoise, size: int) -> np.ndarray:
         """How far an adversary may change the training set of ``size`` points, 0 for points that abstained."""

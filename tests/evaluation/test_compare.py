@@ -133,6 +133,15 @@ def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
     main(Config(clean=tuple(files[:1]), poisoned=tuple(files[1:])))
 
 
+def test_victims_are_given_in_the_same_order_of_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = tuple(certificates(tmp_path / f"clean_{seed}.tsv", 0.5, 0.3) for seed in (0, 1))
+    poisoned = tuple(certificates(tmp_path / f"poisoned_{seed}.tsv", 0.2, 0.1) for seed in (0, 1))
+    monkeypatch.setattr(compare, "_victim", lambda file: {"seed": int(file.stem[-1])})
+    main(Config(clean=clean, poisoned=poisoned))
+    with pytest.raises(InputError, match=r"--clean has the seeds \[0 1\], --poisoned has \[1 0\]"):
+        main(Config(clean=clean, poisoned=poisoned[::-1]))
+
+
 def test_a_run_of_this_project_that_is_not_whole_is_no_other_programs_file(tmp_path: Path) -> None:
     clean, poisoned = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", 0.2, 0.1)
     settings_path(poisoned).write_text("{}")

@@ -43,5 +43,7 @@ def test_the_same_seed_gives_the_same_map() -> None:
 
 
 def test_too_few_points_are_refused() -> None:
-    with pytest.raises(InputError, match="a diffusion map of 12 coordinates needs more than 12 training points"):
+    with pytest.raises(
+        InputError, match="a diffusion map of 12 coordinates and 10 neighbours needs more training points"
+    ):
         fit_diffusion_map(rings(12, 0)[0], 12)

@@ -20,12 +20,14 @@ from models.saving import load_model, save_model
 from randomized_smoothing_certification import certify_images, core
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
+    Point,
     is_summarised,
     read_certificate_record,
     read_own_points,
     read_points,
     summary_path,
 )
+from randomized_smoothing_certification.certificate_summary import summarise
 from randomized_smoothing_certification.certification_config import CertificateSettings
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
 from randomized_smoothing_certification.core import certify, round_down
@@ -461,6 +463,17 @@ def test_points_are_drawn_once_per_seed_and_class(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == ""
     assert len(draw_points(truth, 3, 1, 500, 0)) == 100
     assert "class 1 has 100 images, fewer than 500" in capsys.readouterr().out
+
+
+def test_a_point_of_a_wrong_class_is_not_at_the_ceiling() -> None:
+    settings = {
+        **dict.fromkeys(("dataset", "split", "target_class", "precision", "noise_of", "shared_noise", "shard")),
+        "seed": 0, "n0": 100, "n": 1_000, "alpha": 0.001, "sigma": 0.5, "radii": (), "acr_only": False,
+        "radius_loss": 0.0, "noise": {},
+    }  # fmt: skip
+    largest = round_down(core.radius_ceiling(0.5, 1_000, 0.001))
+    points = [Point(0, 1, 1, largest, 1, "0:00:01"), Point(1, 1, 2, largest, 0, "0:00:01")]
+    assert summarise(points, settings)["saturation"]["share"] == 0.5
 
 
 def test_saturation_is_said(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -390,9 +390,9 @@ def test_features_of_a_network_are_kept_by_the_content_of_its_file(
     (tmp_path / "a").write_bytes(b"111")
     with pytest.raises(InputError, match="made with weights"):  # the same path with another content
         main(config)
-    assert _study_label({"features": "imagenet", "test_points": 1, "config": {"learner": "kernel"}}, 1) == (
-        "kernel regression, ImageNet features (outside data)"
-    )
+    fixed = {"tried": [{}], "held_out": 0}
+    record = {"features": "imagenet", "test_points": 1, "config": {"learner": "kernel"}, "choice": fixed}
+    assert _study_label(record, 1) == ("kernel regression, ImageNet features (outside data)")
 
 
 def test_joined_features_are_both_of_one_scale(tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -553,7 +553,9 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
     [
         ({"q": (0.1, 0.6)}, "q must lie strictly between 0 and 1/2, got 0.6"),
         ({"network_points": -1}, "network_points must lie between 0 and 1000, got -1"),
-        ({"q": ()}, "q holds no probability"),
+        ({"q": ()}, "q must hold at least one probability below 1/2"),
+        ({"q": (0.1, 0.1)}, r"each once, got \(0.1, 0.1\)"),
+        ({"weights": Path("a.pth")}, "weights are only for imagenet features"),
         ({"classes": (1, 12)}, "class 12 is out of range; choose from 0 to 9"),
         ({"classes": (1, 1)}, "at least two different ones"),
         ({"at": 0.0}, "at must lie strictly between 0 and 1, got 0.0"),
@@ -600,6 +602,7 @@ def test_ridge_in_units_of_the_mean_eigenvalue_fits_any_scale_of_the_features() 
 
 def test_a_figure_names_features_whose_name_has_two_words() -> None:
     record = {"features": "root_patches_diffusion", "test_points": 10, "config": {"learner": "signed_clusters"}}
+    record["choice"] = {"tried": [{}], "held_out": 0}
     assert _study_label(record, 10) == "signed votes of clusters, roots of patches + diffusion map"
-    every = {**record, "config": {"learner": "signed_clusters", "select": "every"}}
+    every = {**record, "choice": {"tried": [{}, {}], "held_out": 0}}
     assert _study_label(every, 10) == "signed votes of clusters, roots of patches + diffusion map, any choice"

@@ -186,6 +186,16 @@ def test_settings_and_points_that_cannot_be() -> None:
             KernelRegression(x, bandwidth)
     with pytest.raises(InputError, match=r"test features have shape \(3, 4\), \(points, 2\) expected"):
         NearestNeighbours(x, 2)(np.zeros((3, 4)))
+    with pytest.raises(InputError, match="all training points have the same features"):
+        KernelRegression(x, 1.0)
+    noise = [LabelFlips(0.1, 2)]
+    x[:, 0] = range(5)
+    for weights in (NearestNeighbours(x, 2), SignedVotes.of_distance(x, 2), SignedClusters(x, 2)):
+        for label in (-1, 2):
+            with pytest.raises(
+                InputError, match=f"must be 5 integers from 0 to 1, got int64 .* from .*{label}|{label} to"
+            ):
+                weights.certify(x, np.array([0, 1, label, 0, 1]), noise)
 
 
 def test_less_noise_certifies_more_flips_of_every_vote() -> None:
