@@ -32,7 +32,7 @@ OF_VICTIMS = ("acr", *SHARES, "accuracy", "target_accuracy", "others_acr", "othe
 
 
 def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
-    """A row for each entry in the plan's order. The means over attack runs and over classes follow.
+    """A row for each entry: those of other programs, then in the plan's order, then means over attack runs and classes.
 
     Columns: the entry (table, dataset, method, sigma, architecture, target_class, data, ...), its measurement (n,
     points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius that n votes

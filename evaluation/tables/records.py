@@ -245,8 +245,8 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     Raises InputError where the store is missing or damaged, or has points without records or records without points.
     """
     stored = read_runs(folder)
-    wanted = dict.fromkeys(plan.cells(), plan.runs)
-    wanted |= {one.cell: len(one.files) for one in plan.foreign if one.cell not in wanted}
+    wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}  # the first kind of victims
+    wanted |= dict.fromkeys(plan.cells(), plan.runs)
     return {
         cell: Entry(
             cell, count, tuple(_run(plan, folder, cell, seed, one) for seed, one in stored.get(cell.key, {}).items())
