@@ -107,6 +107,7 @@ class Ensemble(BilevelOptimizer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr_u", self.member.lr_u)
+        super().__post_init__()
 
     def init_lower(self, v: Several) -> Several:
         return tuple(self.member.init_lower(one) for one in v)
