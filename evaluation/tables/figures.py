@@ -174,6 +174,7 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
             axes.plot(score.percent, y - 0.25, "D", color=BLACK, ms=3.5, label="score (95 %)" if y == 0 else None)
         axes.set_yticks(range(len(order)), [plain_text(name.replace("_", " ")) for name in order], fontsize="small")
         axes.set(xlim=(-42, 102), xlabel="reduction of the ACR, %", title=dataset_name(frame))
+        axes.set_ylim(len(order) - 0.4 - max(map(len, rows)), len(order) - 0.4)  # lines of all panels are equally high
         axes.axvline(0, color=BLACK, lw=0.6)
         axes.grid(alpha=0.3)
     grid[0][0].legend(fontsize="small", loc="lower right")
