@@ -8,7 +8,7 @@ The victim scripts take the name itself: --training-data poisoned_radius --poiso
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.datasets import SPLITS, Epsilon, Share, check_poison, load_dataset, partly_poisoned, target_mask
+from data.datasets import X_FILES, Epsilon, Share, check_poison, load_dataset, partly_poisoned, target_mask
 from data.ready_poisons import read_ready_poison
 from runtime.bounds import require_bounds
 from runtime.command_line import run_script
@@ -38,8 +38,7 @@ def main(config: Config) -> None:
     if config.out.suffix != ".npy":
         raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
     record = config.out.with_suffix(".json")
-    is_data = config.out.name in [f"X_{split}.npy" for split in SPLITS]
-    if is_data or (record.is_file() and "arrays_sha256" not in read_record(record)):
+    if config.out.name in X_FILES or (record.is_file() and "arrays_sha256" not in read_record(record)):
         raise InputError(f"{config.out}: is the place of data, or of a file of another script; choose another --out")
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)

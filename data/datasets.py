@@ -18,6 +18,7 @@ from runtime.files import InputError, array_sha256, load_array, read_record
 from runtime.noise import Stream
 
 SPLITS = ("train", "val", "test")
+X_FILES = tuple(f"X_{split}.npy" for split in SPLITS)  # of clean images, in the folder of a data set
 MANIFEST = "manifest.json"
 LARGEST_SIGMA = 10.0  # larger noise hides an image in [0, 1] completely. Published noise levels end at 1
 Epsilon = Annotated[float, POSITIVE, at_most(1, "pixels are in [0, 1]")]

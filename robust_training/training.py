@@ -12,7 +12,7 @@ import tyro
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation
-from data.datasets import SPLITS, Dataset, Share, Sigma, load_dataset, poison_paths, replace_target_class, target_mask
+from data.datasets import X_FILES, Dataset, Share, Sigma, load_dataset, poison_paths, replace_target_class, target_mask
 from data.entries import training_poison
 from data.ready_poisons import ready_name
 from models.registry import build_model, require_architecture
@@ -152,8 +152,7 @@ def _require_poison(poison: Path, data_dir: Path) -> None:
     """Raise InputError where there is no such poison, naming the poisons that lie in the folder of the data."""
     if ready_name(poison) or poison.exists():
         return
-    clean = [f"X_{split}.npy" for split in SPLITS]
-    others = ", ".join(path.name for path in sorted(data_dir.glob("X_*.npy")) if path.name not in clean) or "none"
+    others = ", ".join(path.name for path in sorted(data_dir.glob("X_*.npy")) if path.name not in X_FILES) or "none"
     raise InputError(
         f"{poison}: no such poison; make it with a script of attack_generation/, or give another by --poison FILE "
         f"(in {printed_path(data_dir)}: {others})"

@@ -45,7 +45,7 @@ _FEATURES = {
 _MOST_CURVES = 13  # in one figure
 _HEAD = """The accuracy at a number of flips is the share of test points that stay right, whichever labels an
 adversary changes for each of them, up to this number. For a network it is the share that stays
-right under the named attack. An attack on each point is made for a few points; at 0 flips its value is over all. For
+right under the named attack. An attack on each point is made for a few points. At 0 flips its value is over all. For
 one adversary against all points it is the share right under any one set of changes.
 Trusted labels chose the settings of a study. No certificate covers changes of these labels before that choice.
 The interval is Wilson's, over test points. The median is the most flips at which the accuracy is at least one half.

@@ -119,8 +119,8 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     row |= {"interval_over": ", ".join(reduction.over) if reduction else "", "reduction": reduction}
     row["reduction_at_sigma"] = reduction_against(attack_runs, clean, victim.sigma) if poison else None
     row["gradients"], _ = mean_and_std(run.gradients for run in runs)
-    seen = pd.DataFrame([entry.runs[0].visibility for entry in attack_runs if entry.runs and poison])
-    row |= seen.mean().to_dict()
+    seen = [entry.runs[0].visibility for entry in attack_runs if entry.runs and poison]
+    row |= {name: mean_and_std(one.get(name) for one in seen)[0] for one in seen for name in one}
     for name in ("backend", "machine"):
         row[name] = _all(run.records["victim"].get(name) for run in runs)
     row["commit"] = _all(
@@ -150,8 +150,9 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Reduction against clean runs with the same seeds. None: no clean run, a clean mean of 0, other
-    numbers of points, or other settings of certificates (SAME).
+    """Reduction against clean runs with the same seeds.
+
+    None: there is no clean run, the clean mean is 0, or numbers of points or settings of certificates (SAME) differ.
 
     at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """

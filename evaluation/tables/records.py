@@ -6,7 +6,8 @@ of other code bases fit the same tables. The store keeps all columns but the tim
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -64,8 +65,9 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     no clean commit, and where the plan would make a kept run in another way.
     """
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
+    hash_of = cache(file_sha256)  # many victims share a poison
     for cell in cells:
-        found = {seed: _measured_run(plan, paths, cell, seed) for seed in plan.seeds}
+        found = {seed: _measured_run(plan, paths, cell, seed, hash_of) for seed in plan.seeds}
         runs[cell.key] = {seed: run for seed, run in found.items() if run}
     if not any(runs.values()):
         mend = "run the plan first, or give the folder that its paths start from as --directory"
@@ -182,7 +184,7 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
     return runs
 
 
-def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured | None:
+def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int, hash_of: Callable[[Path], str]) -> Measured | None:
     """A complete run, whose records all fit its files. None: the run is not complete.
 
     Raises InputError for a row that the run cannot have written.
@@ -199,7 +201,7 @@ def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int) -> Measured |
     if cell.poison:
         images = paths.poison(cell.poison)
         records["poison"] = read_record(images.with_suffix(".json"), settings=dict)
-        if images.is_file() and records["poison"].get("sha256") != file_sha256(images):
+        if images.is_file() and records["poison"].get("sha256") != hash_of(images):
             return None  # the poison is being made again
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
