@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.tables.runs import share_at_ceiling
+from evaluation.tables.runs import SAME, share_at_ceiling
 from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -30,8 +30,6 @@ from runtime.files import InputError, read_record
 from runtime.part_by_part import settings_path
 from runtime.provenance import project_path
 
-SAME = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
-"""Settings of certificates that must be equal wherever they are known."""
 OF_ONE_VICTIM = {"seed", "target_class", "x_train", "y_train"}
 """Training settings in which victims of clean and of poisoned data may differ."""
 

@@ -13,7 +13,7 @@ from evaluation.store import POINTS, SETTINGS
 from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
 from evaluation.tables.plan import AttackVariant, Plan
 from evaluation.tables.records import commits
-from evaluation.tables.runs import Entry
+from evaluation.tables.runs import SAME, Entry
 from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 
@@ -171,7 +171,7 @@ def paired_radii(
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
     everyone = [run for runs in kinds for run in runs]
-    if not seeds or any(len({run.certificate.get(name) for run in everyone} - {None}) > 1 for name in SAME):
+    if not seeds or any(len({str(run.certificate.get(name)) for run in everyone} - {"None"}) > 1 for name in SAME):
         return None
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
@@ -211,8 +211,6 @@ def measured_line(frame: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-SAME = ("n", "alpha", "split", "precision", "test_sha256")
-"""Settings of certificates that must be equal, where they are known, so that radii can be compared."""
 UNWRITTEN = [
     "reduction", "reduction_at_sigma", "kind", "cell", "entries", "clean", "in_method_transfer",
     "in_architecture_transfer",

@@ -7,6 +7,9 @@ import numpy as np
 from evaluation.tables.cells import Cell
 from randomized_smoothing_certification.core import certificate_of_count
 
+SAME = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
+"""Settings of certificates that must be equal, where they are known, so that radii can be compared."""
+
 
 def share_at_ceiling(radii: np.ndarray, n: int, alpha: float, sigma: float, failure_mass: float) -> float:
     """The share of points whose radius is the largest that n votes certify. failure_mass: of --noise grid, else 0."""

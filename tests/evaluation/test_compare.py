@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from evaluation import compare
-from evaluation.compare import SAME, Config, main
+from evaluation.compare import Config, main
+from evaluation.tables.runs import SAME
 from randomized_smoothing_certification import fewer_votes
 from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
 from randomized_smoothing_certification.core import radius_ceiling
