@@ -16,7 +16,7 @@ from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import Ensemble, Metrics, Problem
 from bilevel_optimizer.trees import Tree
-from data.datasets import Dataset, TargetSplit, check_poison, poisoned_places, split_target_class
+from data.datasets import Dataset, TargetSplit, poisoned_places, require_within_epsilon, split_target_class
 from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
@@ -172,7 +172,8 @@ class Attack:
         if networks == 1:
             return self.initial_state(restart, state.u)
         weights, lower = list(state.weights), list(state.lower)
-        weights[network] = self.fresh_model(restart + (network > 0), network).initial()[0]  # restart 0: the start
+        draw = restart + (network > 0)  # draw 0 of every network is the start of the attack
+        weights[network] = self.fresh_model(draw, network).initial()[0]
         lower[network] = self.config.optimiser.init_lower(weights[network])
         return state._replace(weights=tuple(weights), lower=tuple(lower))
 
@@ -265,7 +266,7 @@ class Attack:
         """All images of the class, float32, checked to be within epsilon and [0, 1]. path: file that an error names."""
         images = self._x_class.copy()
         images[poisoned_places(len(images), self.config.share)] = self._poisoned_images(state)
-        check_poison(images, self._x_class, self.config.epsilon, path)
+        require_within_epsilon(images, self._x_class, self.config.epsilon, path)
         return images
 
     def _poisoned_images(self, state: AttackState) -> np.ndarray:

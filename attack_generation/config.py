@@ -73,8 +73,9 @@ class PoisonConfig(Augmentation, CheckpointControls):
     epochs: Annotated[int, POSITIVE] = 50
     """Epochs of outer steps. An epoch visits each image that is not poisoned once, but for a last partial batch."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
-    """Epochs after which the weights, the linear system's solution p and all Adam moments start afresh. In the
-    published code the first start is an epoch earlier, so that the last epoch has fresh weights."""
+    """Epochs after which the weights, the linear system's solution p and all Adam moments start afresh. With several
+    networks the poison keeps its moments. In the published code the first of these starts comes an epoch earlier, so
+    that the last epoch has fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age, and the poison keeps its Adam moments."""
@@ -89,7 +90,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Start of the poison: the clean images, random signs of epsilon, a brightness shift of epsilon, less contrast
     (dark pixels epsilon brighter, bright ones darker), or the left half brighter and the right half darker."""
     architecture: str = "mnist_cnn"
-    """Model of the lower level, see models/registry.py."""
+    """Model of the lower level, see models/registry.py. BatchNorm is a fixed affine map, as in the published code."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic inside the lower level's model. Weights and losses are float32 in both cases. bfloat16 is faster on
     processors with bfloat16 units. The record says whether the processor of the run has them."""

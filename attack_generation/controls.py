@@ -8,10 +8,19 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from attack_generation.availability import autoregressive, one_pixel, separable_patches
-from data.datasets import Epsilon, Share, Sigma, check_poison, load_dataset, partly_poisoned, poison_paths, target_mask
+from data.datasets import (
+    Epsilon,
+    Share,
+    Sigma,
+    load_dataset,
+    partly_poisoned,
+    poison_paths,
+    require_within_epsilon,
+    target_mask,
+)
 from runtime.bounds import Seed
 from runtime.checks import chosen, require_usable
-from runtime.files import InputError, array_sha256, load_array, save_array
+from runtime.files import InputError, load_array, save_array
 from runtime.lazy import linalg, ndimage
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream
@@ -142,7 +151,7 @@ def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlConfig(CheckpointControls):
-    """Settings of a control."""
+    """Settings of a control. It is made at once, so run_dir, checkpoint_minutes and max_minutes have no effect."""
 
     target_class: int = 8
     """Class whose training images are changed."""
@@ -173,15 +182,16 @@ def write_control_poison(config: ControlConfig) -> Path:
     in_class = target_mask(dataset.y_train, config.target_class)
     clean = dataset.x_train[in_class]
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train")}
+    hashes = dataset.hashes("x_train", "y_train")
     settings, run_dir = identity(config, **hashes), x_path.with_suffix("")
     with LongRun(x_path, settings, config, run_dir, Stop(config.max_minutes), more=(y_path,)) as run:
-        finished = run.is_finished()
-        save_labels(y_path, dataset.y_train[in_class])
-        if not finished:
+        if run.is_finished():
+            save_labels(y_path, dataset.y_train[in_class])
+        else:
             poison = control_poison(config.kind, clean, config.epsilon, config.sigma, config.seed)
             poison = partly_poisoned(poison, clean, config.share)
-            check_poison(poison, clean, config.epsilon, x_path)
+            require_within_epsilon(poison, clean, config.epsilon, x_path)
+            save_labels(y_path, dataset.y_train[in_class])
             run.finish(lambda path: save_array(path, poison), config)
             print(f"{printed_path(x_path)}: {len(poison)} images, written")
     return x_path

@@ -13,7 +13,11 @@ _ROUNDS = 20  # of flip_greedily, with an equal number of flips in each
 
 
 def flip_at_random(y: np.ndarray, num_classes: int, flips: int, seed: int) -> np.ndarray:
-    """Training classes, int (n,), after ``flips`` random points got another random class each."""
+    """Training classes, int (n,), after ``flips`` random points got another random class each. y: classes, int (n,).
+
+    Raises InputError unless flips lies between 0 and n.
+    """
+    _require_possible(flips, y)
     random = np.random.default_rng([seed, Stream.LABEL_FLIPS])
     chosen = random.permutation(len(y))[:flips]
     y = y.copy()
@@ -28,10 +32,10 @@ def flip_greedily(alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_clas
     lower the sum of their margins most. This is a heuristic: no efficient optimal attack on many points is known. It
     serves against learners without a closed form, such as neural networks.
 
-    alpha: weights (m, n), as from RidgeRegression. y, y_test: classes. flips: labels to change, 0 to n.
+    alpha: weights, float (m, n), as from RidgeRegression. y, y_test: classes, int (n,) and (m,). flips: labels to
+    change. Raises InputError unless flips lies between 0 and n.
     """
-    if not 0 <= flips <= len(y):
-        raise InputError(f"flips must lie between 0 and the {len(y)} training points, got {flips}")
+    _require_possible(flips, y)
     y = y.copy()
     untouched = np.ones(len(y), bool)
     points = np.arange(len(y_test))
@@ -51,11 +55,16 @@ def flip_greedily(alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_clas
     return y
 
 
+def _require_possible(flips: int, y: np.ndarray) -> None:
+    if not 0 <= flips <= len(y):
+        raise InputError(f"flips must lie between 0 and the {len(y)} training points, got {flips}")
+
+
 def flip_nearest(x: np.ndarray, y: np.ndarray, image: np.ndarray, label: int, rival: int, flips: int) -> np.ndarray:
     """Training classes, int (n,), after the images of class ``label`` nearest to ``image`` got the label ``rival``.
 
     flips: number of changed labels. If the class has fewer images, all of them change. x: training images (n, H, W, C).
-    y: their classes. Distance: l2 of the pixels.
+    y: their classes, int (n,). image: (H, W, C). Distance: l2 of the pixels.
     """
     own = np.flatnonzero(y == label)
     nearest = np.argsort(np.square(x[own] - image).sum(axis=(1, 2, 3)), kind="stable")[:flips]

@@ -5,7 +5,8 @@
     python attack_generation/pack_poison.py --name theirs --png-dir images --target-class 8 --epsilon 0.1 \\
         --source https://example.org/paper --out-dir .
 
-The first rounds the images within epsilon and writes their record, too. In data/poisons/ they ship with the project.
+The first command rounds the images to 8 bits within epsilon. It also writes their record. Files in data/poisons/ ship
+with the project.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import Epsilon, check_poison, load_dataset, load_poison, require_label, target_mask
+from data.datasets import Epsilon, load_dataset, load_poison, require_label, require_within_epsilon, target_mask
 from data.entries import ABOUT, published_places, read_pngs
 from data.ready_poisons import FOLDER, pack_poison, require_poison_name
 from runtime.bounds import require_within
@@ -86,7 +87,7 @@ def _packed(config: Config, poison: Path) -> list[Path]:
     require_within("epsilon", epsilon, Epsilon)
     images = load_poison(poison, dataset, target_class)
     in_class = target_mask(dataset.y_train, target_class)
-    check_poison(images, clean := dataset.x_train[in_class], epsilon, poison)
+    require_within_epsilon(images, clean := dataset.x_train[in_class], epsilon, poison)
     places, _ = published_places(dataset, config.data_dir, config.published)
     return pack_poison(images, clean, places[in_class], record, config.name, config.out_dir)
 

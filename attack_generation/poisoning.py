@@ -9,7 +9,7 @@ from attack_generation.config import PoisonConfig
 from attack_generation.controls import save_labels
 from attack_generation.figures import save_image_grids
 from data.datasets import Dataset, TargetSplit, load_dataset, poison_paths, split_target_class
-from runtime.files import array_sha256, load_array, save_array
+from runtime.files import load_array, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -32,7 +32,7 @@ def poison_radius(config: PoisonConfig) -> Path:
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
     picture = run_dir / "poison.png"
     target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_val", "y_val")}
+    hashes = dataset.hashes("x_train", "y_train", "x_val", "y_val")
     settings = identity(config, method=method, **hashes)
     with (
         Stop(config.max_minutes) as stop,

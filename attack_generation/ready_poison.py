@@ -8,7 +8,7 @@ The victim scripts take the name itself: --training-data poisoned_radius --poiso
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.datasets import X_FILES, Epsilon, Share, check_poison, load_dataset, partly_poisoned, target_mask
+from data.datasets import X_FILES, Epsilon, Share, load_dataset, partly_poisoned, require_within_epsilon, target_mask
 from data.ready_poisons import read_ready_poison
 from runtime.bounds import require_bounds
 from runtime.command_line import run_script
@@ -43,7 +43,7 @@ def main(config: Config) -> None:
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
-    check_poison(ready.images, clean, config.epsilon, Path(config.name))
+    require_within_epsilon(ready.images, clean, config.epsilon, Path(config.name))
     save_array(config.out, partly_poisoned(ready.images, clean, config.share))
     write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})
     print(f"{printed_path(config.out)}: {len(ready.images)} images, written")

@@ -16,9 +16,8 @@ from bilevel_optimizer.trees import Tree, norm
 
 @dataclass(frozen=True, kw_only=True)
 class Alternating(TwoLoops):
-    """Steps on v and a step on u, which lower the training loss g. The class becomes easy to learn (arXiv 2101.04898).
+    """Error-minimising noise: poison and weights both lower the training loss, so that the class is easy to learn.
 
-    With a noisy training loss this is the stable form of error-minimising noise (SEM, arXiv 2311.13091).
     By the envelope theorem the derivative of u -> g(u, v*(u)), v*(u) = argmin_v g(u, v), is g_u(u, v*): no second
     derivative is needed.
 

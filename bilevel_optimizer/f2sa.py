@@ -73,7 +73,7 @@ class F2sa(BilevelOptimizer):
         self, problem: Problem, u: Tree, v: Tree, lower: F2saState, data: Any
     ) -> tuple[Tree, Tree, F2saState, Metrics]:
         """One step of v and y, and D_u at the point before it."""
-        multiplier = self.multiplier + self.growth * ops.cast(lower.steps, norm(v).dtype)
+        multiplier = self.multiplier + self.growth * ops.cast(lower.steps, tree.flatten(v)[0].dtype)
         d_u, d_v, d_y, metrics = self.directions(problem, u, v, lower.y, multiplier, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
         y, adam_y = adam_step(lower.y, d_y, lower.adam_y, self.lr_v)

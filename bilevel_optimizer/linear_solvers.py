@@ -69,7 +69,8 @@ class AdamResidual(LinearSolver):
     """Adam on the squared residual ||A x - b||^2 (the paper's solver). The moments are kept between calls.
 
     Each step takes two matrix-vector products, for the residual r = A x - b and for A r, half the gradient. The factor
-    2 does not change the steps of Adam. The solver converges slowly and never diverges.
+    2 does not change the steps of Adam. A step moves each entry of x by about the learning rate at most. So x stays
+    finite, but the solver is slow, and the residual may grow.
 
     iterations: Adam steps per call. learning_rate: Adam's learning rate (lr_p).
     """
@@ -151,10 +152,10 @@ class ConjugateGradient(LinearSolver):
 
 @dataclass(frozen=True)
 class NeumannSeries(LinearSolver):
-    """The truncated series x = eta sum_j (I - eta A)^j b as Richardson steps x += eta (b - A x).
+    """Richardson steps x += eta (b - A x). From x = 0 they give the truncated series eta sum_j (I - eta A)^j b.
 
-    It converges when 0 < eta < 2 / ||A||. It does not resolve directions of curvature below 1 / (eta iterations)
-    (Lorraine, Vicol and Duvenaud, AISTATS 2020).
+    A later call continues from the last x (warm start). The series converges when 0 < eta < 2 / ||A||. It does not
+    resolve directions of curvature below 1 / (eta iterations) (Lorraine, Vicol and Duvenaud, AISTATS 2020).
 
     iterations: number of terms. scale: eta.
     """

@@ -67,9 +67,11 @@ def plasma(x: Any, seed: Any) -> Any:
 
     The brightness changes to x + i (2 p - 1), with i uniform from 0 to 1 for each image. The contrast changes to
     4 p (x - 1/2) + 1/2. Each change has its own random field p, see ``fractal_field``.
-    x: float (N, height, width, channels) in [0, 1], and so is the result. seed: int32 (2,), may be traced. Draws up to
-    number 50 of it are used.
-    Source: UEraser-Lite (arXiv 2303.15127, section 3), with fields and ranges from the library Kornia.
+    x: float (N, height, width, channels), any values. The result is in [0, 1]. seed: int32 (2,), may be traced. Draws
+    up to number 50 of it are used.
+    Source: UEraser-Lite (arXiv 2303.15127, section 3), with fields and ranges from the library Kornia. Kornia draws a
+    field for each channel and clips after each change. Here the channels share a field, and pixels are clipped once, at
+    the end.
     """
     draws = uniform((x.shape[0], 4 + x.shape[3]), seed)
     chosen = draws[:, :3, None, None, None] < 0.5
@@ -174,7 +176,7 @@ def random_crop_and_flip(x: Any, seed: Any) -> Any:
     As in the published code, the whole batch has one place.
     Returns a tensor like x, differentiable with respect to it. Works eagerly and inside compiled code.
     """
-    draws = uniform((x.shape[0], 3), seed)  # one draw for everything, because callers count up the seed
+    draws = uniform((x.shape[0], 3), seed)  # one draw: callers add to the seed, a second draw could repeat theirs
     top, left = (ops.cast(ops.floor(draws[0, axis] * (2 * PADDING + 1)), "int32") for axis in (0, 1))
     padded = ops.pad(x, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
     cropped = ops.slice(padded, (0, top, left, 0), x.shape)

@@ -60,18 +60,21 @@ class Dataset:
         """Number of classes."""
         return self.y_train.shape[1]
 
+    def hashes(self, *names: str) -> dict[str, str]:
+        """SHA-256 of the arrays of these names, such as x_train, by name."""
+        return {name: array_sha256(getattr(self, name)) for name in names}
+
 
 class TargetSplit(NamedTuple):
     """One set divided into the target class and all other classes, each in its original order."""
 
-    x_target: np.ndarray
-    y_target: np.ndarray
-    x_others: np.ndarray
-    y_others: np.ndarray
+    x_target: np.ndarray  # float32 (M, height, width, channels)
+    y_target: np.ndarray  # float32 (M, classes)
+    x_others: np.ndarray  # float32 (N, height, width, channels)
+    y_others: np.ndarray  # float32 (N, classes)
 
     def with_share(self, share: float) -> "TargetSplit":
-        """A split whose target part is the poisoned share of the class (``poisoned_places``). Its other images come
-        last."""
+        """The split whose target is a share of the class (``poisoned_places``). The rest of the class ends x_others."""
         if share == 1:
             return self
         poisoned = poisoned_places(len(self.x_target), share)
@@ -243,12 +246,15 @@ def poisoned_places(images: int, share: float) -> np.ndarray:
 
 
 def partly_poisoned(poison_x: np.ndarray, clean_x: np.ndarray, share: float) -> np.ndarray:
-    """The poison at the ``poisoned_places`` of a share, the clean images elsewhere. Both are (N, H, W, C)."""
+    """The poison at the ``poisoned_places`` of a share, the clean images elsewhere. Both are (N, H, W, C).
+
+    Raises InputError where their shapes differ.
+    """
     _require_same_shape("the poison", poison_x.shape, clean_x.shape)
     return np.where(poisoned_places(len(clean_x), share)[:, None, None, None], poison_x, clean_x)
 
 
-def check_poison(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: float, path: Path) -> None:
+def require_within_epsilon(poison_x: np.ndarray, clean_target_x: np.ndarray, epsilon: float, path: Path) -> None:
     """Raise InputError unless the poison is within epsilon (l-infinity) of the clean images, and within [0, 1].
 
     poison_x, clean_target_x: images (N, height, width, channels). clean_target_x and epsilon: in pixel units of [0, 1].

@@ -1,4 +1,4 @@
-"""Reading and checking a poison that anybody can put into one file.
+"""Reading and checking an entry of the ranking: a poison that anybody can put into one file.
 
     numpy.savez("mine.npz", X_poisoned=images, index=places, target_class=8, epsilon=0.1, name="mine", source="URL")
 
@@ -22,9 +22,11 @@ from runtime.bounds import require_within
 from runtime.files import InputError, atomic_path, load_archive, one_line, read_record
 from runtime.lazy import pandas
 
-KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}  # of types
-ABOUT = tuple(KINDS)[2:]
+KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}
+"""The kinds of NumPy types (dtype.kind) that each array may have."""
+ABOUT = ("target_class", "epsilon", "name", "source")
 LARGEST = 2**31  # bytes of an unpacked file
+LAST_INDEX = 2**31 - 1
 MENDS = {
     "grid": "round its pixels to 0 to 255, and save them as uint8",
     "complete": "give each place once, as in the data set as published",
@@ -37,6 +39,8 @@ Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 def read_entry(path: Path) -> ReadyPoison:
     """The poison in a file, with the settings ABOUT, or the poison in data/poisons/ of this name or path.
+
+    Pixels may have any number type. The check 'grid' wants uint8.
 
     Raises InputError where the file is missing, damaged or lacks an array, or where an array is impossible.
     """
@@ -59,8 +63,9 @@ def read_entry(path: Path) -> ReadyPoison:
 
 
 def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray]:
-    """Checks of a poison, and the class's training images with the poison, float32 (N, H, W, C).
+    """Checks 'grid', 'complete', 'clean-label' and 'epsilon' of a poison, and the class's poisoned training images.
 
+    These are float32 (N, H, W, C).
     Places of validation or test images are left out. Images without a place stay clean.
     Raises InputError where the data set has images of another shape or no such class.
     """
@@ -153,7 +158,7 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{file}: no whole PNG ({one_line(error)}); mend it, or name it by its place (00042.png)"
             ) from error
-        if not 0 <= places[-1] < LARGEST or places[-1] in places[:-1]:
+        if not 0 <= places[-1] <= LAST_INDEX or places[-1] in places[:-1]:
             raise InputError(
                 f"{file}: names the place {places[-1]}; name each file by a place of its own, as 00042.png"
             )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from runtime.lazy import keras, layers
 
 # A chain of softmaxes, each of SHARPNESS times the scores before it, gives 1 to the class of the largest score and 0 to
-# the others, unless two scores differ by less than 1e-4. One softmax of a million times the logits does this only in
-# exact arithmetic: a compiler may fuse the product with the subtraction of the maximum. Then the exponent has the
-# product's rounding errors.
+# the others. Where the largest score leads by less than about 1e-4 (two close classes) or 1e-3 (ten close classes), the
+# vote is split. One softmax of a million times the logits gives 0 and 1 only in exact arithmetic: a compiler may fuse
+# the product with the subtraction of the maximum. Then the exponent has the product's rounding errors.
 SHARPNESS, SOFTMAXES = 100.0, 3
 TIE = 1e-4  # largest share by which a class is behind the class before it at a tie
 
@@ -18,7 +18,8 @@ def majority_vote(models: Sequence[keras.Model]) -> keras.Model:
     """A model from images to the share of the models that vote for each class, of standard layers only.
 
     models: all of the same input shape and number of classes. They are not changed. The class with most votes wins. At
-    a tie the class of the smaller number wins, as in "Deep Partition Aggregation" (ICLR 2021, arXiv 2006.14768).
+    a tie the class of the smaller number wins, as in "Deep Partition Aggregation" (ICLR 2021, arXiv 2006.14768). So the
+    result, float32 (N, K), is the share of class k less k times a small number.
     """
     inputs = keras.Input(models[0].input_shape[1:])
     votes = []

@@ -75,7 +75,7 @@ def certificate_of_count(
 ) -> Certificate:
     """The certificate if ``count`` of n votes are for the candidate. failure_mass: see VoteCounter."""
     bound = lower_confidence_bound(count, n, alpha) - failure_mass
-    if bound < 0.5:
+    if not bound >= 0.5:  # also where SciPy's quantile is NaN, for an alpha below 1e-280
         return Certificate(ABSTAIN, 0.0, n)
     return Certificate(candidate, radius_of_probability(bound, sigma), n)
 

@@ -23,7 +23,7 @@ from models.stateless import StatelessModel
 from robust_training.schedules import learning_rate
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
-from runtime.files import InputError, array_sha256, save_archive
+from runtime.files import InputError, save_archive
 from runtime.lazy import keras, layers, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, epoch_order, fold_in, seed_pair, uniform
@@ -100,7 +100,7 @@ def learn_features(config: ContrastiveConfig) -> Path:
     require_architecture(config.architecture)
     dataset = load_dataset(config.data_dir)
     path = (config.out_dir or project_path("runs/features") / dataset.name) / "contrastive.npz"
-    hashes = {f"x_{split}": array_sha256(getattr(dataset, f"x_{split}")) for split in SPLITS}
+    hashes = dataset.hashes(*(f"x_{split}" for split in SPLITS))
     run_dir = config.run_dir or path.with_suffix("")
     with Stop(config.max_minutes) as stop, LongRun(path, identity(config, **hashes), config, run_dir, stop) as run:
         if run.is_finished():

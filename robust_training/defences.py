@@ -6,36 +6,20 @@ sanitisation.
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from data.datasets import SPLITS, Dataset, labels, split_target_class
+from runtime.checks import chosen
 from runtime.files import InputError
 
-DefenceName = Literal["none", "jpeg", "bit_depth", "grayscale", "removal"]
 JPEG_QUALITY = 10  # of 100, arXiv 2301.13838, section 4
 BITS = 2  # per channel, from the same section
-REMOVED = 0.1  # share of every class
-TRAINED_ON = 2_000  # poisoned images, at most: the detectors need no more
-
-
-def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
-    """The dataset with changed training images. Validation images (trusted) and test images stay the same.
-
-    jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
-    luminance. removal: leaves out the tenth of each class whose l2 distance to the nearest validation image of
-    the class is largest. Raises InputError for grayscale without 3 channels, and for jpeg without 1 or 3 channels.
-    """
-    if defence == "none":
-        return dataset
-    x, y = dataset.x_train, dataset.y_train
-    if defence == "removal":
-        kept = _near_validation_images(dataset)
-        return replace(dataset, x_train=x[kept], y_train=y[kept])
-    treated = {"jpeg": _jpeg, "bit_depth": _bit_depth, "grayscale": _grayscale}[defence](x)
-    return replace(dataset, x_train=treated)
+REMOVED = 0.1  # share of every class, chosen here
+TRAINED_ON = 2_000  # largest number of poisoned images that a detector is trained on
 
 
 def _bit_depth(x: np.ndarray) -> np.ndarray:
@@ -65,15 +49,40 @@ def _jpeg(x: np.ndarray) -> np.ndarray:
     return (np.stack([compressed(image) for image in levels]) / np.float32(255)).astype(np.float32)
 
 
-def _near_validation_images(dataset: Dataset) -> np.ndarray:
-    """Whether each training image is kept, bool (N,)."""
+def _near_validation_images(dataset: Dataset) -> Dataset:
     train_labels, validation_labels = labels(dataset.y_train), labels(dataset.y_val)
     kept = np.ones(len(train_labels), bool)
     for label in range(dataset.num_classes):
         rows = np.flatnonzero(train_labels == label)
         distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[validation_labels == label])
         kept[rows[np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]]] = False
-    return kept
+    return replace(dataset, x_train=dataset.x_train[kept], y_train=dataset.y_train[kept])
+
+
+def _changing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Dataset], Dataset]:
+    """The defence that changes each training image."""
+    return lambda dataset: replace(dataset, x_train=change(dataset.x_train))
+
+
+DEFENCES: dict[str, Callable[[Dataset], Dataset]] = {
+    "none": lambda dataset: dataset,
+    "jpeg": _changing(_jpeg),
+    "bit_depth": _changing(_bit_depth),
+    "grayscale": _changing(_grayscale),
+    "removal": _near_validation_images,
+}
+DefenceName: TypeAlias = Literal[tuple(DEFENCES)]  # type: ignore[valid-type]
+
+
+def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
+    """The dataset with changed training images. Validation images (trusted) and test images stay the same.
+
+    jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
+    luminance. removal: leaves out the tenth of each class whose l2 distance to the nearest validation image of
+    the class is largest. Raises InputError for another name, for grayscale without 3 channels, and for jpeg without 1
+    or 3 channels.
+    """
+    return chosen("defence", DEFENCES, defence)(dataset)
 
 
 def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -85,7 +94,11 @@ def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def visibility(dataset: Dataset, poison: np.ndarray, target_class: int, sigma: float, seed: int) -> dict[str, Any]:
-    """Distances, and as 'auc' the areas. poison: the class's training images. Unchanged images do not count."""
+    """Visibility of a poison (N, H, W, C) of the class: the entries of ``distances``, and as 'auc' those of ``areas``.
+
+    Unchanged images do not count, unless all are unchanged. sigma: in pixel units of [0, 1]. Raises InputError for a
+    class that is not there.
+    """
     clean, reference, held_out = (
         split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), target_class).x_target
         for part in SPLITS
@@ -103,6 +116,7 @@ def changed_images(poison: np.ndarray, clean: np.ndarray) -> np.ndarray:
 def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:
     """Size of the change from clean to poison, each (N, H, W, C): of pixels, and mean l2 norms over the images.
 
+    Pixels are in [0, 1], and sigma has the same unit. Numbers over sigma have no unit.
     common_over_sigma is the l2 norm of the mean change of the images, over sigma. It equals l2_over_sigma where all
     images change alike, and is 0 where the changes cancel out. beyond_jitter_over_sigma is the mean norm over sigma of
     the part of each change that is orthogonal to every change of brightness and contrast: to 1 and to the image.
@@ -140,7 +154,10 @@ def largest_beyond_jitter(clean: np.ndarray, epsilon: float) -> float:
 def areas(
     poison: np.ndarray, clean: np.ndarray, reference: np.ndarray, held_out: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Area under the ROC curve of each detector. The trained ones need four images or more.
+    """Area under the ROC curve of each detector: 1 where it tells all poison apart, 0.5 at chance.
+
+    'brightness' and 'nearest' measure the distance from other clean images. 'linear' and 'network' are trained on the
+    first half of the shuffled images and measured on the second. They need four images or more.
 
     poison, clean: (N, H, W, C), the class's training images with and without poison. reference, held_out: other clean
     images of the class.

@@ -6,7 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
-from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, mean_cross_entropy, noise_of_copies
+from robust_training.loss import (
+    Logits,
+    LossState,
+    Randomness,
+    TrainingLoss,
+    mean_cross_entropy,
+    noise_of_copies,
+    with_noise,
+)
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.files import InputError
 from runtime.lazy import ops
@@ -21,7 +29,7 @@ class SmoothAdvLoss(TrainingLoss):
 
     The adversarial images raise the smoothed classifier's loss -log(mean over the copies of softmax(logits)_y)
     (eq. 6) within an l2 ball around each image, and do not leave [0, 1]. The inner attack and the training share the
-    noise.
+    noise. Without fixed noise, only the first evaluation of g in an outer step of the poisoning attack shares it.
     """
 
     name: ClassVar[str] = "smoothadv"
@@ -110,8 +118,8 @@ class SmoothAdvLoss(TrainingLoss):
         return ops.stop_gradient(x + delta), state_after
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
-        noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)
-        return mean_cross_entropy(logits(repeat_images(x, self.samples) + noise), repeat_images(y, self.samples))
+        scores = logits(with_noise(x, self.samples, randomness, self.fixed_noise))
+        return mean_cross_entropy(scores, repeat_images(y, self.samples))
 
 
 def into_ball(delta: Any, x: Any, radius: Any) -> Any:

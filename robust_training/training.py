@@ -24,7 +24,7 @@ from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, cl
 from robust_training.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
-from runtime.files import InputError, array_sha256
+from runtime.files import InputError
 from runtime.lazy import keras, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, epoch_order, seed_pair
@@ -160,14 +160,15 @@ def _require_poison(poison: Path, data_dir: Path) -> None:
 
 
 def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
-    """Train one victim on ``dataset`` and save it as ``path``; a finished one with the same settings is kept.
+    """Train one victim on ``dataset`` and save it as ``path``, which is returned. A finished victim is kept.
 
-    The victim is a network, or the majority vote of ``config.partitions`` networks.
+    The victim is a network, or the majority vote of ``config.partitions`` networks. Raises InputError on bad settings
+    or data, StoppedEarly when asked to stop, and FloatingPointError on NaN or infinity.
     """
     config = config.in_force()
     run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
     # The test images decide the record, too: it holds the accuracies on them.
-    hashes = {name: array_sha256(getattr(dataset, name)) for name in ("x_train", "y_train", "x_test", "y_test")}
+    hashes = dataset.hashes("x_train", "y_train", "x_test", "y_test")
     with LongRun(path, identity(config, method=config.loss.name, **hashes), config, run_dir, stop) as run:
         if run.is_finished():
             return path
@@ -177,13 +178,15 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
             state = run.advance(start, training.step, steps, epoch=training.steps_per_epoch)
             model, accuracies = training.model.assign(state.weights, state.statistics), training.evaluate(state)
         else:
-            model, accuracies = _vote(config, dataset, run.run_dir, stop)
+            model, accuracies = _train_partitions(config, dataset, run.run_dir, stop)
         run.finish(lambda path: save_model(model, path), config, **accuracies)
-    _say(config, path, accuracies)
+    _print_accuracies(config, path, accuracies)
     return path
 
 
-def _vote(config: TrainingConfig, dataset: Dataset, folder: Path, stop: Stop) -> tuple["keras.Model", dict[str, float]]:
+def _train_partitions(
+    config: TrainingConfig, dataset: Dataset, folder: Path, stop: Stop
+) -> tuple["keras.Model", dict[str, float]]:
     """The majority vote of networks and its accuracies. Each network has a part of ``dataset`` and is in ``folder``."""
     parts = [
         train_victim(replace(config, partitions=1, run_dir=folder), part, folder / f"part_{number}.keras", stop)
@@ -201,14 +204,14 @@ def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
     Raises InputError if a part is empty.
     """
     content = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in dataset.x_train)
-    of_image = np.array([int.from_bytes(digest, "little") % count for digest in content])
-    parts = [np.flatnonzero(of_image == part) for part in range(count)]
+    part_of_image = np.array([int.from_bytes(digest, "little") % count for digest in content])
+    parts = [np.flatnonzero(part_of_image == part) for part in range(count)]
     if not all(len(rows) for rows in parts):
-        raise InputError(f"partitions is {count}, too many for {len(of_image)} training images; lower it")
+        raise InputError(f"partitions is {count}, too many for {len(part_of_image)} training images; lower it")
     return [replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows]) for rows in parts]
 
 
-def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> None:
+def _print_accuracies(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> None:
     print(
         f"{printed_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
         f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
@@ -222,9 +225,9 @@ def _say(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> No
 
 def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:
     """Accuracies on the clean test images without noise: overall, of the target class and of each class."""
-    overall, of_class = clean_accuracies(logits, dataset.x_test, dataset.y_test)
-    of_classes = {f"accuracy_class_{label}": value for label, value in enumerate(of_class)}
-    return {"accuracy": overall, "target_accuracy": of_class[target_class], **of_classes}
+    overall, by_class = clean_accuracies(logits, dataset.x_test, dataset.y_test)
+    named = {f"accuracy_class_{label}": value for label, value in enumerate(by_class)}
+    return {"accuracy": overall, "target_accuracy": by_class[target_class], **named}
 
 
 class Training:
@@ -233,11 +236,9 @@ class Training:
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
         epochs, self._batch_size, self._rate, _ = config.constants()
         if self._batch_size > len(dataset.x_train):
-            raise InputError(
-                f"batch_size is {self._batch_size}, but {config.data_dir} has {len(dataset.x_train)} training images; "
-                "lower it"
-            )
-        self.config, self.dataset, self._seed = config.in_force(), dataset, config.seed
+            count = f"the network has {len(dataset.x_train)} training images"
+            raise InputError(f"batch_size is {self._batch_size}, but {count}; lower it")
+        self.config, self.dataset = config.in_force(), dataset
         self.steps_per_epoch = len(dataset.x_train) // self._batch_size
         self.total_steps = epochs * self.steps_per_epoch
         weights_seed = int(seed_pair(config.seed, Stream.VICTIM_WEIGHTS)[0])
@@ -259,10 +260,13 @@ class Training:
     def step(self, state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
         """Step ``number`` of the run and its loss: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
-        size, order = self._batch_size, epoch_order(self._seed, Stream.VICTIM_BATCHES, epoch, len(self.dataset.x_train))
+        size, order = (
+            self._batch_size,
+            epoch_order(self.config.seed, Stream.VICTIM_BATCHES, epoch, len(self.dataset.x_train)),
+        )
         batch = order[step * size : (step + 1) * size]
         streams = Stream.VICTIM_NOISE, Stream.VICTIM_AUGMENTATION
-        seeds = tuple(seed_pair(self._seed, stream, number) for stream in streams)
+        seeds = tuple(seed_pair(self.config.seed, stream, number) for stream in streams)
         rate = learning_rate(self.config.schedule, self._rate, number, self.total_steps)
         state, loss = self._compiled_step(state, self._data, batch, seeds, np.float32(epoch), np.float32(rate))
         return state, {"training_loss": loss}
@@ -273,7 +277,9 @@ class Training:
         x, y = (ops.take(part, batch, axis=0) for part in data)
         noise_seed, augmentation_seed = seeds
         x = self.config.augmented(x, augmentation_seed)
-        randomness = Randomness(self.config.sigma, noise_seed, seed_pair(self._seed, Stream.VICTIM_FIXED_NOISE), batch)
+        randomness = Randomness(
+            self.config.sigma, noise_seed, seed_pair(self.config.seed, Stream.VICTIM_FIXED_NOISE), batch
+        )
         x, loss = self.config.loss.perturbed(
             lambda x: self.model(state.weights, state.statistics, x)[0], x, y, randomness, epoch, state.loss
         )

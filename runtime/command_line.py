@@ -23,8 +23,8 @@ from runtime.stop import STOPPED_EARLY, StoppedEarly
 Config = TypeVar("Config")
 INTERRUPTED = 130  # exit status after Ctrl-C, as in shells (128 + SIGINT)
 READER_GONE = 141  # exit status when the reader of the output has gone, as in shells (128 + SIGPIPE)
-_joined = _strings.remove_single_line_breaks
-_strings.remove_single_line_breaks = lambda helptext: _joined(cleandoc(helptext))  # else --help breaks indented lines
+# tyro keeps the break before a line that begins with no letter. Here a text is one line, and only indented lines stay.
+_strings.remove_single_line_breaks = lambda text: re.sub(r"(?<=\S)\n(?=\S)", " ", cleandoc(text))
 _LONGEST_LINE = 500  # characters of a parser error, which repeats the given values
 
 
@@ -118,7 +118,9 @@ def _parsed_with_choices(config_type: Any, description: str | None, args: Sequen
         setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
         have = [name for name, own in settings.items() if setting in own]
         if word.startswith("--") and have and default.name not in have:
-            raise InputError(f"{choice} {default.name} has no setting {setting}, only {', '.join(have)}; leave it out")
+            raise InputError(
+                f"{choice} {default.name} has no setting {setting} (of {', '.join(have)} only); leave it out"
+            )
     documented = tyro.conf.arg(
         name=choice, help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
     )

@@ -19,9 +19,10 @@ from attack_generation.figures import COLOURS, default_style, plain_text, save_p
 from evaluation.label_flipping.config import LEARNERS, LearnerKind
 from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
-from evaluation.tables.statistics import share_interval
+from evaluation.tables.statistics import CONFIDENCE, share_interval
 from randomized_smoothing_certification.changed_labels.label_flips import certified_accuracy
 from runtime.lazy import pandas as pd
+from runtime.lazy import stats
 
 TABLES, FIGURE = "tables.md", "certified_accuracy.png"
 COLUMNS = ("entry", "seed", "certificate", "q", "idx", "label", "predict", "flips", "correct")
@@ -76,11 +77,19 @@ class LabelCurve(NamedTuple):
         place = int(np.searchsorted(self.flips, flips, side="left"))
         return float(self.accuracy[place]) if place < len(self.flips) else 0.0
 
-    @property
-    def median_flips(self) -> int | None:
-        """The most changed labels at which a certificate's accuracy is at least a half; None where none is."""
-        whole = self.flips[self.accuracy >= 0.5]
+    def most_flips(self, share: float = 0.5) -> int | None:
+        """The most changed labels at which a certificate's accuracy is at least a share, by default the median.
+
+        None where it never is, and for networks.
+        """
+        whole = self.flips[self.accuracy >= share]
         return int(whole.max()) if len(whole) and self.kind != "network" else None
+
+    def median_interval(self) -> tuple[int | None, int | None]:
+        """The 95 % interval of the median over the test points: two order statistics, by the binomial distribution."""
+        least, most = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], self.points, 0.5)
+        low, high = (self.most_flips((count - 0.5) / self.points) for count in (most + 1, least))
+        return low, high
 
     @property
     def label(self) -> str:
@@ -109,14 +118,16 @@ def curves_of(store: Store) -> list[LabelCurve]:
 def curve_table(store: Store) -> pd.DataFrame:
     """A row per curve: its fields and label, accuracy without attack and at the study's 'at', median of the changes.
 
-    low, high: the 95 % interval (Wilson) over test points of the accuracy at 'at', NaN for a curve without points.
+    low, high: the 95 % interval (Wilson) over test points of the accuracy at 'at'. median_low, median_high: that of the
+    median. NaN for a curve without points, and where the accuracy is too low for a median or an end of its interval.
     """
     rows = []
     for curve in curves_of(store):
         record = store.records[curve.entry][str(curve.seed)]
-        values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.median_flips}
+        values = {"unattacked": curve.at(0), "accuracy": curve.at(_at(record)), "median": curve.most_flips()}
+        values["median_low"], values["median_high"] = curve.median_interval() if curve.points else (None, None)
         rows.append({**curve._asdict(), "label": curve.label, **values})
-    table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "points"), float))
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("q", "median", "median_low", "median_high", "points"), float))
     table["low"], table["high"] = share_interval(table["accuracy"], table["points"])
     return table
 
@@ -183,7 +194,7 @@ def _drawn(store: Store) -> list[LabelCurve]:
     """At most 13 curves: those of the best q first, then exact ones and networks, then large medians. Of several
     studies only the best q is drawn."""
     curves, order = curves_of(store), ("exact", "together", "network", "tight", "closed_form")
-    median = {curve.entry: curve.median_flips or 0 for curve in curves if curve.kind == "exact"}
+    median = {curve.entry: curve.most_flips() or 0 for curve in curves if curve.kind == "exact"}
 
     def is_best(curve: LabelCurve) -> bool:
         return curve.q in (None, store.records[curve.entry][str(curve.seed)]["choice"]["q"])

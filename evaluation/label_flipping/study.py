@@ -36,7 +36,7 @@ from randomized_smoothing_certification.changed_labels.training_set_smoothing im
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.checks import require_place
-from runtime.files import InputError, array_sha256, read_record, remove, write_text
+from runtime.files import InputError, read_record, remove, write_text
 from runtime.lazy import pandas as pd
 from runtime.long_run import identity
 from runtime.noise import Stream
@@ -66,8 +66,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     name = _name(config, dataset)
     folder = config.results_dir / name
     work_dir = config.work_dir or folder / "work"
-    arrays = [f"{letter}_{split}" for split in SPLITS for letter in "xy"]
-    hashes = {array: array_sha256(getattr(dataset, array)) for array in arrays} | features.hashes
+    hashes = dataset.hashes(*(f"{letter}_{split}" for split in SPLITS for letter in "xy")) | features.hashes
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
     made = [folder / name for name in (RECORDS, POINTS, TABLES, FIGURE)]

@@ -3,7 +3,8 @@
 A claim names entries of the results. A claim about the size of an effect also has a bound. Its verdict follows from the
 95 % intervals of the entries:
 
-- confirmed: the whole interval of every entry is on the claimed side of the bound;
+- confirmed: the whole interval of every entry is on the claimed side of the bound (consistent: every interval
+  contains the claimed value);
 - partly confirmed: this holds for some entries;
 - not confirmed: this holds for no entry;
 - not measured: the claim names no entry.
@@ -27,11 +28,10 @@ from evaluation.tables.cells import CLEAN
 from evaluation.tables.formats import markdown_table
 from evaluation.tables.frame import reduction_against
 from evaluation.tables.plan import yaml_values
-from evaluation.tables.statistics import CONFIDENCE, Reduction, share_interval
+from evaluation.tables.statistics import Reduction, half_width_over_runs, share_interval
 from robust_training.methods import METHODS
 from runtime.files import InputError, read_text
 from runtime.lazy import pandas as pd
-from runtime.lazy import stats
 
 NUMBERS = {
     "reduction": ("reduction", "ACR lower by"),
@@ -132,7 +132,7 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
     else:
         return "(observation)"
     if held.all():
-        return "confirmed"
+        return "confirmed" if claim.equals is None else "consistent"
     counts = {"hold": held.sum(), "on the other side": other.sum(), "undecided": (~held & ~other).sum()}
     of = f"of {len(held)}: " if len(held) > 1 else ""
     counted = ", ".join(f"{f'{count} ' if of else ''}{name}" for name, count in counts.items() if count)
@@ -234,7 +234,7 @@ def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measu
     return [
         one._replace(
             name=_filled_in(entries.name, row), headline=_filled_in(entries.headline, row),
-            over=_over(row, of_classifier="accuracy_loss" in entries.of),
+            over=_over(row, entries.of),
         )
         for one, row in zip(filter(None, found), rows, strict=True)
     ]  # fmt: skip
@@ -252,14 +252,15 @@ def _filled_in(name: str, row: Mapping[str, Any]) -> str:
         ) from error
 
 
-def _over(row: Mapping[str, Any], *, of_classifier: bool) -> str:
-    """Victims, epochs and attack runs of a row of a frame, as far as it has them.
+def _over(row: Mapping[str, Any], of: str) -> str:
+    """Victims, epochs and attack runs of a row of a frame, as far as it has them, and the votes of certificates.
 
-    of_classifier: the number does not depend on certificates. Otherwise their test points and votes follow.
+    Test points follow where the interval of the number ``of`` is over them.
     """
     units = {"runs": "victim", "attack_runs": "attack run", "points": "test point"}
+    left_out = {"acr": {"points"}, "accuracy_loss": {"points", "n"}, "class_accuracy_loss": {"points", "n"}}
     parts = []
-    for column in ("runs", "attack_runs") if of_classifier else (*units, "n"):
+    for column in (name for name in (*units, "n") if name not in left_out.get(of, ())):
         number = row.get(column)
         if isinstance(number, int | float) and number >= 1:  # not NaN, which stands for unknown
             unit = units.get(column, "")
@@ -303,27 +304,30 @@ def _of_reduction(found: Any) -> Measured | None:
     return Measured(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)))
 
 
-def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -> Measured:
-    """Mean with its t interval, over attack runs where there are several, else over victims.
+def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -> Measured | None:
+    """Mean with its t interval over attack runs and victims, as far as there are several.
 
-    of_attacks: the victims' numbers of each attack run.
+    of_attacks: the victims' numbers of each attack run, in the order of their seeds. None: one lacks a victim.
     """
-    values = [float(np.mean(one)) for one in of_attacks] if len(of_attacks) > 1 else of_attacks[0]
-    mean = float(np.mean(values))
-    if len(values) < 2:
+    if len({len(one) for one in of_attacks}) > 1:
+        return None
+    values = np.array(of_attacks)
+    mean = float(values.mean())
+    if values.size < 2:
         return Measured(form.format(mean) + unit, -np.inf, np.inf)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    half = half_width_over_runs(values)
     low, high = mean - half, mean + half
     text = f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})"
     return Measured(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high)  # no -0.0
 
 
 def _label_number(name: str, row: dict[str, Any]) -> Measured:
-    """A number of a study of changed labels. An accuracy has Wilson's interval over test points."""
+    """A number of a study of changed labels with its interval over test points: Wilson's for an accuracy."""
     if name == "median":
         if np.isnan(row["median"]):  # less than half of the points are right without attack
             return Measured("none", -np.inf, -np.inf)
-        return Measured(f"{row['median']:,.0f}", row["median"], row["median"])
+        low, high = np.nan_to_num([row["median_low"], row["median_high"]], nan=-np.inf)
+        return Measured(f"{row['median']:,.0f} ({low:,.0f} to {high:,.0f})", low, high)
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):
         return Measured(f"{share:.3f}", -np.inf, np.inf)

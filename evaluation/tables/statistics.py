@@ -115,10 +115,7 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
     def refused(candidate: float) -> float:
         """Above 0 where the t test rejects this ratio."""
         difference = after - candidate * before
-        axes = [axis for axis in (0, 1) if after.shape[axis] > 1]
-        counts = np.array([after.shape[axis] for axis in axes])
-        variances = np.array([np.var(difference.mean(axis=1 - axis), ddof=1) for axis in axes]) / counts
-        return float(abs(difference.mean())) - _half_width(variances, counts - 1)
+        return float(abs(difference.mean())) - half_width_over_runs(difference)
 
     if refused(ratio) > 0:  # only by rounding, where all ratios are the same
         return ratio, ratio
@@ -129,6 +126,17 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
         if beyond > 1e6:
             return low, np.inf
     return low, float(optimize.brentq(refused, ratio, beyond))
+
+
+def half_width_over_runs(values: np.ndarray) -> float:
+    """Half the width of the t interval of the mean of values (A, S) of A attack runs and S victims, at least 2 values.
+
+    Each victim's seed is in every attack run. The variances of the means of attack runs and of victims are added.
+    """
+    axes = [axis for axis in (0, 1) if values.shape[axis] > 1]
+    counts = np.array([values.shape[axis] for axis in axes])
+    variances = np.array([np.var(values.mean(axis=1 - axis), ddof=1) for axis in axes]) / counts
+    return _half_width(variances, counts - 1)
 
 
 def _half_width(variances: np.ndarray, freedoms: np.ndarray) -> float:

@@ -389,10 +389,10 @@ def test_constants_are_flags(
     [
         (
             "--optimiser soba --redraw-noise validation",
-            "optimiser soba has no setting redraw_noise, only approxgrad, few",
+            r"optimiser soba has no setting redraw_noise \(of approxgrad, few",
         ),
-        ("--optimiser=soba --lower-steps 20", "optimiser soba has no setting lower_steps, only approxgrad, few_steps"),
-        ("--multiplier=2.0", "optimiser approxgrad has no setting multiplier, only f2sa; leave it out"),
+        ("--optimiser=soba --lower-steps 20", r"optimiser soba has no setting lower_steps \(of approxgrad, few_steps"),
+        ("--multiplier=2.0", r"optimiser approxgrad has no setting multiplier \(of f2sa only\); leave it out"),
         ("--solver cg", "solver cg needs one fixed linear system; add --redraw-noise none"),
         ("--damping -1", "damping must not be negative"),
         ("--optimiser adam", "invalid choice 'adam'"),

@@ -9,7 +9,6 @@ import pytest
 
 from data.datasets import (
     Dataset,
-    check_poison,
     labels,
     load_dataset,
     load_poison,
@@ -17,6 +16,7 @@ from data.datasets import (
     poison_paths,
     poisoned_places,
     replace_target_class,
+    require_within_epsilon,
     split_target_class,
 )
 from runtime.files import InputError
@@ -169,16 +169,16 @@ def test_poison_files_have_the_published_names(tmp_path: Path) -> None:
 def test_check_poison_accepts_the_whole_epsilon_ball_and_no_more(dataset: Dataset) -> None:
     clean = split_target_class(dataset.x_train, dataset.y_train, 8).x_target
     path = Path("X_poison.npy")
-    check_poison(np.clip(clean + np.float32(0.1), 0, 1), clean, 0.1, path)
+    require_within_epsilon(np.clip(clean + np.float32(0.1), 0, 1), clean, 0.1, path)
     shift = np.where(clean > 0.5, -0.11, 0.11).astype(np.float32)
     with pytest.raises(InputError, match=r"X_poison.npy: a pixel is 0.11 away from the clean image, epsilon is 0.1"):
-        check_poison(clean + shift, clean, 0.1, path)
+        require_within_epsilon(clean + shift, clean, 0.1, path)
     with pytest.raises(InputError, match=r"pixel value .* outside \[0, 1\]"):
-        check_poison(clean + np.float32(1), clean, 2, path)
+        require_within_epsilon(clean + np.float32(1), clean, 2, path)
     with pytest.raises(InputError, match="NaN or infinite"):
-        check_poison(clean * np.float32(np.nan), clean, 0.1, path)
+        require_within_epsilon(clean * np.float32(np.nan), clean, 0.1, path)
     with pytest.raises(InputError, match="shape"):
-        check_poison(clean[1:], clean, 0.1, path)
+        require_within_epsilon(clean[1:], clean, 0.1, path)
 
 
 def test_poison_replaces_the_target_class_in_order_and_nothing_else(dataset: Dataset, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_verdicts_follow_from_the_intervals() -> None:
     assert verdict(msgspec.convert(claim_of(equals=0.4), Claim), [of_one_victim]) == "not confirmed (undecided)"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [under]) == "confirmed"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [across]) == "not confirmed (undecided)"
-    assert verdict(msgspec.convert(claim_of(equals=25), Claim), [across]) == "confirmed"
+    assert verdict(msgspec.convert(claim_of(equals=25), Claim), [across]) == "consistent"
     assert verdict(msgspec.convert(claim_of(equals=25), Claim), [over]) == "not confirmed (on the other side)"
     assert verdict(msgspec.convert(claim_of(), Claim), [over]) == "(observation)"
 

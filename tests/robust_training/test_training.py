@@ -326,7 +326,9 @@ def test_a_victim_that_knows_nothing_of_the_class_is_warned_of(
     tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for accuracy in (0.0, 0.5):
-        training._say(config(tiny_data_dir, Path()), Path("v"), {"accuracy": 0.5, "target_accuracy": accuracy})
+        training._print_accuracies(
+            config(tiny_data_dir, Path()), Path("v"), {"accuracy": 0.5, "target_accuracy": accuracy}
+        )
         assert ("warning: this victim classifies no clean test image" in capsys.readouterr().out) == (accuracy == 0)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import data
 from data.datasets import SPLITS, labels, load_dataset
@@ -97,6 +98,9 @@ def test_files_of_a_run_agree_with_each_other(folder: Path, tiny_data_dir: Path)
         robust = np.where(correct, flips, -1)
         median = max((n for n in range(flips.max() + 1) if np.mean(robust >= n) >= 0.5), default=np.nan)
         np.testing.assert_equal(row["median"], median)
+        first = int(stats.binom.ppf(0.025, 40, 0.5))  # a median lies below this order statistic with probability 2.5 %
+        ends = np.sort(robust)[[first - 1, 40 - first]]
+        np.testing.assert_equal([row["median_low"], row["median_high"]], np.where(ends < 0, np.nan, ends))
         shown = "" if np.isnan(median) else median
         assert (
             f"| {row['unattacked']:.3f} | {row['accuracy']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {shown} |"
@@ -586,9 +590,9 @@ def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
     flips, accuracy = np.array([0, 5, 6, 9, 10]), np.array([0.9, 0.9, 0.5, 0.5, 0.0])
     certificate = LabelCurve("a", 0, "tight", 0.1, flips, accuracy)
     assert [certificate.at(flips) for flips in (0, 3, 5, 6, 7, 10, 11)] == [0.9, 0.9, 0.9, 0.5, 0.5, 0.0, 0.0]
-    assert certificate.median_flips == 9
+    assert certificate.most_flips() == 9 and certificate.most_flips(0.6) == 5
     network = LabelCurve("a", 0, "network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
-    assert network.at(5) == 0.75 and network.median_flips is None
+    assert network.at(5) == 0.75 and network.most_flips() is None
 
 
 def test_ridge_in_units_of_the_mean_eigenvalue_fits_any_scale_of_the_features() -> None:
