@@ -10,7 +10,7 @@ from keras import ops
 from scipy import stats
 
 from randomized_smoothing_certification import core, votes
-from randomized_smoothing_certification.core import ABSTAIN, certify, predict
+from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, certify, predict
 from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling, votes_needed
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
@@ -237,6 +237,10 @@ def test_certificates_with_votes_of_their_own_number_are_wrong_no_more_often_tha
     assert stats.binom.sf(wrong - 1, runs, alpha) > 1e-4, wrong
     assert len(drawn) > 2 and max(drawn) <= 2000
     assert len({seed for _, seed in counter.asked}) == len(counter.asked)  # fresh noise
+
+
+def test_abstains_where_the_bound_is_no_number() -> None:
+    assert certificate_of_count(0, 9, n=10, alpha=1e-300, sigma=0.5) == (ABSTAIN, 0.0, 10)
 
 
 def test_abstains_below_one_half() -> None:

@@ -65,7 +65,7 @@ def frame(**lacking: int) -> Any:
 
 
 def test_the_score_is_the_smallest_reduction_over_all_kinds_of_victims() -> None:
-    found = scores(frame())
+    found, rows = scores(frame()), frame()
     assert set(found.index) == {"clean", "constant", "halves"}  # of random there is no victim
     for name, reductions, weakest in (
         ("constant", (75, 20, 25, 40), "gaussianaug, jittered"), ("halves", (50, 30, 50, 40), "gaussianaug, jittered"),
@@ -75,6 +75,9 @@ def test_the_score_is_the_smallest_reduction_over_all_kinds_of_victims() -> None
         assert row["mean"].percent == pytest.approx(np.mean(reductions))
         assert row["target_accuracy_mean"] == pytest.approx(0.8) and row["others_acr_mean"] == pytest.approx(0.2)
         assert row["seen"] == pytest.approx(0.7) and row["l2_over_sigma"] == 2.0
+        kinds = [one for one in rows["reduction"][rows["data"] == name] if one]
+        assert row["reduction"].low == min(one.low for one in kinds) <= row["reduction"].percent
+        assert row["reduction"].high == min(kinds).high
     # Certified accuracy at 0.25 is 80 %, or 0 where the radius is smaller. The smallest reduction is over four kinds.
     assert found.loc["constant"]["reduction_at_sigma"].percent == pytest.approx(0)
     assert found.loc["halves"]["reduction_at_sigma"].percent == pytest.approx(0)
