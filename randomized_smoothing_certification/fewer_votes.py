@@ -119,13 +119,12 @@ def recorded_settings(path: Path) -> dict[str, Any]:
         record = read_certificate_record(path)
         settings, model = record["settings"], record["provenance"].get("config", {}).get("model", "")
         return {**settings, "failure_mass": settings["noise"].get("failure_mass", 0.0), "model": model}
-    if (own := path.with_suffix(".json")).is_file():
-        made = read_record(own, made_with=dict, config=dict)
+    if (own := path.with_suffix(".json")).is_file() and "made_with" in (made := read_record(own)):
         try:
             known = msgspec.convert([made["made_with"][name] for name in _MadeWith._fields], _MadeWith)
             more = msgspec.convert(made.get("settings", {}), dict)  # files of older versions have none
             return {**more, **known._asdict(), "n": msgspec.convert(made["config"]["n"], int)}
-        except (KeyError, msgspec.ValidationError) as error:
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
             raise InputError(f"{own}: not a record of fewer_votes.py; make it again, or move it away") from error
     with contextlib.suppress(InputError, LookupError, TypeError, AttributeError, msgspec.ValidationError):
         exported = read_json(path.with_name("settings.json"))[path.stem.removeprefix("seed_")]  # where it is one
