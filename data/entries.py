@@ -84,9 +84,9 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     twice, wrong = len(poison.index) - len(np.unique(poison.index)), int((~in_class[at]).sum())
     others, far = labels(dataset.y_train)[at[~in_class[at]]], float(np.abs(images - clean[at]).max(initial=0))
     of_class = f", {np.bincount(others).max()} of them of class {np.bincount(others).argmax()}" if wrong else ""
-    too_far, brightest = far > epsilon + EPSILON_TOLERANCE, poison.pixels.max()
+    near, brightest = far <= epsilon + EPSILON_TOLERANCE, poison.pixels.max()
     change = f"largest change {far:.5g}, epsilon {epsilon:g}"
-    change += f", brightest pixel {brightest} of 255: scale them" * bool(too_far and brightest < DARK)
+    change += f", brightest pixel {brightest} of 255: scale them" * bool(not near and brightest < DARK)
     made = read_record(data_dir / MANIFEST).get("provenance", {}).get("config", {})
     flags = " and ".join(f"--{name.replace('_', '-')}" for name in ("first_label", "transpose") if made.get(name))
     as_prepared = f"; prepared with {flags}: give classes from 0, and images as prepared" if flags else ""
@@ -96,11 +96,10 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
         "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
         "complete": (not (outside or twice) and bool(changed.any()), share),
         "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}{of_class}"),
-        "epsilon": (not too_far, change),
+        "epsilon": (near, change),
     }
-    return {name: (holds, text if holds else text + as_prepared) for name, (holds, text) in found.items()}, poisoned[
-        in_class
-    ]
+    found = {name: (holds, text + as_prepared * (not holds)) for name, (holds, text) in found.items()}
+    return found, poisoned[in_class]
 
 
 def require_sound(path: Path, poison: ReadyPoison, dataset: Dataset, found: Checks) -> None:

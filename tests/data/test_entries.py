@@ -146,7 +146,7 @@ def test_the_visibility_of_a_single_image(
         ({"epsilon": np.nan}, "epsilon must be positive"),
         ({"epsilon": 2.0}, "epsilon must be at most 1"),
         ({"source": "two\nlines"}, "source is .* give a line"),
-        ({"index": np.arange(3)}, r"index has shape \(3,\) and dtype int64"),
+        ({"index": np.arange(3)}, r"index has shape \(3,\), dtype int64"),
         ({"index": np.zeros(107)}, "index has shape"),
         ({"X_poisoned": np.zeros((2, 3), np.uint8)}, r"X_poisoned has shape \(2, 3\)"),
         ({"X_poisoned": np.array(["a"])}, "X_poisoned has shape"),
