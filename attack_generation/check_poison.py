@@ -18,7 +18,7 @@ from data.entries import checks, read_entry, require_sound, write_pngs
 from data.ready_poisons import ReadyPoison
 from robust_training.defences import changed_images, largest_beyond_jitter, visibility
 from runtime.command_line import run_script
-from runtime.provenance import project_path
+from runtime.provenance import printed_path, project_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
     print(f"      {'visible':<12} {far}; area under the curve of detectors: {areas}")
     if config.png_dir:
         write_pngs(config.png_dir, poison)
+        print(f"{printed_path(config.png_dir)}: {len(poison.pixels)} PNG files")
     return poison, images, dataset
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.datasets import X_FILES, Epsilon, Share, load_dataset, partly_poisoned, require_within_epsilon, target_mask
 from data.ready_poisons import read_ready_poison
+from runtime.artifact import Artifact
 from runtime.bounds import require_bounds
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, read_record, save_array, write_json
@@ -38,14 +39,16 @@ def main(config: Config) -> None:
     if config.out.suffix != ".npy":
         raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
     record = config.out.with_suffix(".json")
-    if config.out.name in X_FILES or (record.is_file() and "arrays_sha256" not in read_record(record)):
+    own = record.is_file() and {"arrays_sha256", "sha256"} <= read_record(record).keys()
+    if config.out.name in X_FILES or (not own and (config.out.exists() or record.exists())):
         raise InputError(f"{config.out}: is the place of data, or of a file of another script; choose another --out")
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
     require_within_epsilon(ready.images, clean, config.epsilon, Path(config.name))
-    save_array(config.out, partly_poisoned(ready.images, clean, config.share))
-    write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})
+    with Artifact(config.out, record):
+        save_array(config.out, partly_poisoned(ready.images, clean, config.share))
+        write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})
     print(f"{printed_path(config.out)}: {len(ready.images)} images, written")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, load_poison, require_label, target_mask
-from data.preparation import as_unit_floats, split_at_random
+from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, labels, load_poison, require_label, target_mask
+from data.preparation import DARK, as_unit_floats, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import KEY, ReadyPoison, load_ready_poison, ready_name, require_poison_name
 from data.sources import read_source
@@ -28,12 +28,12 @@ ABOUT = ("target_class", "epsilon", "name", "source")
 LARGEST = 2**31  # bytes of an unpacked file
 LAST_INDEX = 2**31 - 1
 MENDS = {
-    "grid": "round its pixels to 0 to 255, and save them as uint8",
-    "complete": "give each place once, as in the data set as published",
+    "grid": "scale its pixels to 0 to 255, round them, and save them as uint8",
     "clean-label": "leave these images out, or mend target_class",
+    "complete": "give each place once, as in the data set as published",
     "epsilon": "clip its images to the clean ones +- epsilon, or give the epsilon that it has",
 }
-"""What to do where a check fails, by the check's name."""
+"""What to do where a check fails, by the check's name. A check stands before those that fail with it."""
 Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 
@@ -53,7 +53,7 @@ def read_entry(path: Path) -> ReadyPoison:
     for name, array in arrays.items():
         if array.shape != shapes.get(name, ()) or array.dtype.kind not in KINDS[name] or not array.size:
             raise InputError(
-                f"{path}: {name} has shape {array.shape} and dtype {array.dtype}; make it as data/entries.py says"
+                f"{path}: {name} has shape {array.shape}, dtype {array.dtype}; make it as docs/enter_a_poison.md says"
             )
     about = {name: arrays[name].item() for name in ABOUT}
     require_within(f"{path}: epsilon", about["epsilon"], Epsilon)
@@ -82,21 +82,29 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     changed = np.isin(np.flatnonzero(in_class), at)
     outside = int(((poison.index < 0) | (poison.index >= count)).sum())
     twice, wrong = len(poison.index) - len(np.unique(poison.index)), int((~in_class[at]).sum())
-    far = float(np.abs(images - clean[at]).max(initial=0))
+    others, far = labels(dataset.y_train)[at[~in_class[at]]], float(np.abs(images - clean[at]).max(initial=0))
+    of_class = f", {np.bincount(others).max()} of them of class {np.bincount(others).argmax()}" if wrong else ""
+    near, brightest = far <= epsilon + EPSILON_TOLERANCE, poison.pixels.max()
+    change = f"largest change {far:.5g}, epsilon {epsilon:g}"
+    change += f", brightest pixel {brightest} of 255: scale them" * bool(not near and brightest < DARK)
+    made = read_record(data_dir / MANIFEST).get("provenance", {}).get("config", {})
+    flags = " and ".join(f"--{name.replace('_', '-')}" for name in ("first_label", "transpose") if made.get(name))
+    as_prepared = f"; prepared with {flags}: give classes from 0, and images as prepared" if flags else ""
     share = f"{100 * changed.mean():.1f} % of the class's {len(changed):,} training images; {twice} places twice, "
     share += f"{outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for validation or test, which stay clean"
     found = {
         "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
         "complete": (not (outside or twice) and bool(changed.any()), share),
-        "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}"),
-        "epsilon": (far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.5g}, epsilon {epsilon:g}"),
+        "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}{of_class}"),
+        "epsilon": (near, change),
     }
+    found = {name: (holds, text + as_prepared * (not holds)) for name, (holds, text) in found.items()}
     return found, poisoned[in_class]
 
 
 def require_sound(path: Path, poison: ReadyPoison, dataset: Dataset, found: Checks) -> None:
     """Raise InputError where a check of the poison in this file failed. It names the first one, and how to mend it."""
-    if failed := next((name for name, (holds, _) in found.items() if not holds), None):
+    if failed := next((name for name in MENDS if not found[name][0]), None):
         where = f"{dataset.label}, class {poison.record['settings']['target_class']}"
         raise InputError(f"{path}: fails {failed} on {where} ({found[failed][1]}); {MENDS[failed]}")
 

@@ -132,7 +132,13 @@ def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int | No
     if (out_of_range := y[(y < first) | (y > last)]).size:
         mend = "" if num_classes else "; number the classes without gaps (--first-label: the smallest label)"
         raise InputError(f"{what} holds label {out_of_range[0]}; labels are {first} to {last}{mend}")
-    return y.astype(np.int64) - first
+    y = y.astype(np.int64) - first
+    if num_classes is None and (gaps := np.setdiff1d(np.arange(max(2, y.max() + 1)), y)).size:
+        raise InputError(
+            f"{what} has no label {gaps[0] + first}; labels must be {first} to {first} + K - 1 for K classes, at least "
+            "2, without gaps (--first-label: the smallest label)"
+        )
+    return y
 
 
 def split_at_random(count: int, validation: int, seed: int, origin: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from data.datasets import SPLITS, Sigma, load_dataset
 from data.entries import training_poison
 from robust_training.defences import visibility
+from runtime.artifact import Artifact
 from runtime.bounds import Seed
 from runtime.checks import require_usable
 from runtime.command_line import run_script
@@ -58,7 +59,8 @@ def main(config: Config) -> None:
         if "measured" not in found:
             raise InputError(f"{config.out}: is another record; choose another --out")
     measured = visibility(dataset, poison, config.target_class, config.sigma, config.seed)
-    write_json(config.out, {"settings": settings, "measured": measured, **provenance(config)})
+    with Artifact(config.out):
+        write_json(config.out, {"settings": settings, "measured": measured, **provenance(config)})
     areas = ", ".join(f"{name} {value:.3f}" for name, value in measured["auc"].items())
     print(f"{printed_path(config.out)}: l2 {measured['l2']:.3f}, area under the curve of {areas}")
 

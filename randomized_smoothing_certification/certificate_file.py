@@ -105,6 +105,8 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
             f"{path}: has no column {lacking[0]!r}; the first line must name label, predict and radius, with tabs "
             "between them"
         )
+    if twice := next((name for name in Point._fields if columns.count(name) > 1), None):
+        raise InputError(f"{path}: has the column {twice!r} twice; leave one out")
     if not rows:
         raise InputError(f"{path}: has no point, only the line of column names; certify the model first")
     points: list[Point] = []
@@ -231,9 +233,10 @@ def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> 
 def rounding_error(radius: str) -> float:
     """The largest rounding error of a radius in a file.
 
-    Other programs round up or down. They also write float32 radii with more digits than float32 holds.
+    Other programs round up or down. They also write float32 radii with more digits than float32 holds. Cohen et al.'s
+    code writes three digits, so that 1.7 is 1.70: fewer decimals are no larger error.
     """
-    return 1.01 * 10.0 ** int(Decimal(radius).as_tuple().exponent) + 2.0**-23 * float(radius)
+    return 1.01 * 10.0 ** min(int(Decimal(radius).as_tuple().exponent), -2) + 2.0**-23 * float(radius)
 
 
 def require_possible_radii(path: Path, points: Sequence[Point], *, n: int, alpha: float, sigma: float) -> None:
@@ -261,10 +264,18 @@ class _Settings(CertificateSettings):
     noise_of: Literal["seed and images"]  # the inputs of a run's noise: see runtime.noise.noise_seed
 
 
+class _Controls(msgspec.Struct, frozen=True):
+    model: str = ""
+
+
+class _Provenance(msgspec.Struct, frozen=True):
+    config: _Controls = _Controls()
+
+
 class _Record(msgspec.Struct):
     settings: _Settings
     points: list[int]
-    provenance: dict[str, Any]
+    provenance: _Provenance
 
 
 def read_certificate_record(path: Path) -> dict[str, Any]:
@@ -292,6 +303,15 @@ def read_whole_points(path: Path, record: Mapping[str, Any]) -> list[Point]:
     if len(points) < len(record["points"]):
         raise InputError(f"{path}: has {len(points)} of {len(record['points'])} points; run its certification again")
     return points
+
+
+def read_known_points(path: Path) -> list[Point]:
+    """The points of a file. Raises InputError for a run of this project that is not whole or has fixed radii."""
+    if not settings_path(path).exists():
+        return read_points(path)
+    record = read_certificate_record(path)
+    require_certified_radii(path, record["settings"])
+    return read_whole_points(path, record)
 
 
 def require_result_name(path: Path) -> None:

@@ -8,18 +8,28 @@ print(certificates.acr, certificates.radii)
 import datetime
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import NO_RADIUS, Point, certified_radii, fixed_radius
+from randomized_smoothing_certification.certificate_file import (
+    NO_RADIUS,
+    Point,
+    as_text,
+    certified_radii,
+    fixed_radius,
+    require_result_name,
+)
 from randomized_smoothing_certification.certification_config import CertificateSettings, shard_of
 from randomized_smoothing_certification.core import certify, round_down
 from randomized_smoothing_certification.fixed_radii import decide
 from randomized_smoothing_certification.grid_noise import grid_of
 from randomized_smoothing_certification.votes import VoteCounter
-from runtime.files import InputError, array_sha256
+from runtime.artifact import Artifact
+from runtime.files import InputError, array_sha256, write_text
 from runtime.noise import Stream, noise_seed, seed_pair
+from runtime.part_by_part import settings_path
 from runtime.progress import progress
 
 
@@ -43,6 +53,18 @@ class Certificates(NamedTuple):
         if any(point.decided is not None for point in self.points):
             raise InputError("certificates at fixed radii give no ACR; leave out radii")
         return float(np.maximum(self.radii, 0.0).mean())
+
+    def save(self, path: Path) -> None:
+        """Write the points as a .tsv file, which evaluation/compare.py reads.
+
+        Raises InputError for another ending, and where a record beside the path is of another file.
+        """
+        require_result_name(path := Path(path))
+        for record in (settings_path(path), path.with_suffix(".json")):
+            if record.exists():
+                raise InputError(f"{path}: {record.name} beside it is the record of another file; choose another name")
+        with Artifact(path):
+            write_text(path, as_text(self.points))
 
 
 def certify_images(

@@ -13,6 +13,8 @@ The settings of a file of this project lie beside it and need not be given. For 
 only if no number of votes gives a point's radius.
 """
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +28,7 @@ from randomized_smoothing_certification.certificate_file import (
     Point,
     as_text,
     read_certificate_record,
-    read_points,
+    read_known_points,
     require_result_name,
     rounding_error,
 )
@@ -36,7 +38,7 @@ from randomized_smoothing_certification.sampling import ALPHA, N, Probability, V
 from runtime.artifact import Artifact
 from runtime.bounds import Bound, Seed, require_bounds
 from runtime.command_line import run_script
-from runtime.files import InputError, file_sha256, read_record, remove, write_json, write_text
+from runtime.files import InputError, file_sha256, json_sha256, read_json, read_record, remove, write_json, write_text
 from runtime.lazy import stats
 from runtime.noise import Stream, noise_seed
 from runtime.part_by_part import settings_path
@@ -88,20 +90,20 @@ def main(config: Config) -> None:
     record = config.out.with_suffix(".json")
     if (record.exists() and "made_with" not in read_record(record)) or (config.out.exists() and not record.exists()):
         raise InputError(f"{config.out}: it or {record.name} is there, and not of this script; choose another output")
-    points = read_points(config.certificates)
-    made = _made_with(config)
+    points, known = read_known_points(config.certificates), recorded_settings(config.certificates)
+    made = _made_with(config, known)
     require_bounds(made)
     require_radii_above_0(config.n, made.alpha, made.sigma, failure_mass=made.failure_mass)
     if config.n > made.votes:
         raise InputError(f"n is {config.n}, more than the file's {made.votes} votes; give fewer")
     # Each file and each n have their own draw, for two reasons: choices on validation points must not depend on the
-    # draw for test points, and an output of this script may be its next input.
-    digest = file_sha256(config.certificates)
-    of_file = noise_seed(config.seed, f"{digest} {config.n}")
+    # draw for test points, and an output of this script may be its next input. The time of a point decides nothing.
+    of_file = noise_seed(config.seed, f"{json_sha256([point._replace(time='') for point in points])} {config.n}")
     new = [_with_fewer(point, made, config.certificates, config.n, of_file) for point in points]
     with Artifact(config.out, record):
         remove(config.out)
-        write_json(record, {"made_with": made._asdict(), "source_sha256": digest, **provenance(config)})
+        about = {"made_with": made._asdict(), "settings": known, "source_sha256": file_sha256(config.certificates)}
+        write_json(record, {**about, **provenance(config)})
         write_text(config.out, as_text(new))
     print(f"{printed_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
           f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
@@ -110,24 +112,31 @@ def main(config: Config) -> None:
 def recorded_settings(path: Path) -> dict[str, Any]:
     """Settings of certificates, with n, sigma, alpha and failure_mass, from the record beside the file; {} without one.
 
-    A certification run or this script wrote the record. Raises InputError for a damaged record.
+    A certification run, this script or evaluation/tables/certificates.py wrote the record. 'model' is the path of the
+    model that was certified, or 'victim' its record. Raises InputError for a damaged record.
     """
     if settings_path(path).is_file():
-        settings = read_certificate_record(path)["settings"]
-        return {**settings, "failure_mass": settings["noise"].get("failure_mass", 0.0)}
-    if not (own := path.with_suffix(".json")).is_file():
-        return {}
-    made = read_record(own, made_with=dict, config=dict)
-    try:
-        known = msgspec.convert([made["made_with"][name] for name in _MadeWith._fields], _MadeWith)
-        return {**known._asdict(), "n": msgspec.convert(made["config"]["n"], int)}
-    except (KeyError, msgspec.ValidationError) as error:
-        raise InputError(f"{own}: not a record of fewer_votes.py; make it again, or move it away") from error
+        record = read_certificate_record(path)
+        settings, model = record["settings"], record["provenance"].get("config", {}).get("model", "")
+        return {**settings, "failure_mass": settings["noise"].get("failure_mass", 0.0), "model": model}
+    if (own := path.with_suffix(".json")).is_file() and "made_with" in (made := read_record(own)):
+        try:
+            known = msgspec.convert([made["made_with"][name] for name in _MadeWith._fields], _MadeWith)
+            more = msgspec.convert(made.get("settings", {}), dict)  # files of older versions have none
+            return {**more, **known._asdict(), "n": msgspec.convert(made["config"]["n"], int)}
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise InputError(f"{own}: not a record of fewer_votes.py; make it again, or move it away") from error
+    with contextlib.suppress(InputError, LookupError, TypeError, AttributeError, msgspec.ValidationError):
+        exported = read_json(path.with_name("settings.json"))[path.stem.removeprefix("seed_")]  # where it is one
+        settings = exported["certificate"]["settings"]
+        mass = (settings.get("noise") or {}).get("failure_mass", 0.0)
+        msgspec.convert([settings["sigma"], settings["n"], settings["alpha"], mass], _MadeWith)
+        return {**settings, "failure_mass": mass, "victim": msgspec.convert(exported["victim"], dict)}
+    return {}
 
 
-def _made_with(config: Config) -> _MadeWith:
+def _made_with(config: Config, known: Mapping[str, Any]) -> _MadeWith:
     """The file's settings, from the config or from the record beside the file. Raises InputError if these differ."""
-    known = recorded_settings(config.certificates)
     recorded = {name: known["n" if name == "votes" else name] for name in _MadeWith._fields if known}
     given = {name: value for name in _MadeWith._fields if (value := getattr(config, name)) is not None}
     if not recorded and "sigma" not in given:

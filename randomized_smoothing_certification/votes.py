@@ -4,6 +4,7 @@ Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomiz
 SampleUnderNoise in the pseudocode of section 3.2.
 """
 
+import numbers
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,12 +15,13 @@ from bilevel_optimizer.autodiff import jit, mapped
 from randomized_smoothing_certification.classifiers import as_function, require_scores, takes_tensors, winners
 from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
-from runtime.bounds import POSITIVE, at_least, require_within
+from runtime.bounds import POSITIVE, Bound, at_least, require_within
 from runtime.checks import require_keras_settings
 from runtime.files import InputError
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
+WHOLE = Bound("be a whole number", lambda value: isinstance(value, numbers.Integral))
 KEPT_BYTES = 2**29  # largest amount of noise that is kept of one stream
 
 
@@ -75,8 +77,8 @@ class VoteCounter:
     ) -> None:
         require_keras_settings()
         require_within("sigma", sigma, POSITIVE)
-        require_within("batch_size", batch_size, at_least(1))
-        require_within("num_classes", num_classes, at_least(2))
+        require_within("batch_size", batch_size, WHOLE, at_least(1))
+        require_within("num_classes", num_classes, WHOLE, at_least(2))
         self.num_classes, self.image_shape, self.sigma = num_classes, tuple(image_shape), float(sigma)
         self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
         self._noise = Float32Noise() if levels is None else GridNoise(self.sigma, levels)
@@ -119,7 +121,8 @@ class VoteCounter:
                 f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
             )
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-            raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; divide by 255 first")
+            mend = "divide by 255 first" if np.isfinite(image).all() else "give images without NaN and infinity"
+            raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; {mend}")
         prepared = ops.convert_to_tensor(self._noise.prepared(image))
         if not 1 <= n < 2**31:
             raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")

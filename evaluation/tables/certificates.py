@@ -32,8 +32,9 @@ from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import Measured, read_runs, runs_of, write_runs
-from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS
+from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS, read_known_points
 from randomized_smoothing_certification.core import round_down
+from randomized_smoothing_certification.fewer_votes import recorded_settings
 from randomized_smoothing_certification.sampling import ALPHA
 from runtime.artifact import Artifact
 from runtime.checks import shortened
@@ -154,7 +155,8 @@ def _radius_text(radius: float) -> str:
 def import_entry(config: Config) -> None:
     """Add certificates of another program to the store, and to the plan beside it.
 
-    Raises InputError where the plan or the store has the entry already, or a file or a setting cannot be used.
+    Raises InputError where the plan or the store has the entry already, a file or a setting cannot be used, or the
+    record beside a file names another setting.
     """
     plan_file = config.store / "plan.yaml"
     with Artifact(config.store / SETTINGS, plan_file):
@@ -187,6 +189,11 @@ def _foreign(config: Config) -> Foreign:
     files = tuple(shown_path(path.absolute()) for path in config.import_files)
     foreign = Foreign(files=files, **values)
     foreign.check()
+    for path in config.import_files:
+        read_known_points(path)  # a run of this project has to be whole
+        for name, value in recorded_settings(path).items():
+            if name in ("n", "sigma", "alpha") and (given := getattr(foreign, name)) not in (None, value):
+                raise InputError(f"{path}: --{name} is {given}, but the record beside it says {value}; give that")
     return foreign
 
 

@@ -1,5 +1,6 @@
 """A poison as one file: what it must be, how it is refused, and the same images as PNG files."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data.datasets import labels, load_dataset, split_target_class
 from data.entries import checks, published_places, read_entry, training_poison, write_pngs
 from data.prepare_digits import split_digits
 from data.ready_poisons import to_8_bit
-from runtime.files import InputError, load_archive, save_archive
+from runtime.files import InputError, load_archive, read_json, save_archive, write_json
 
 CLASS = 3
 
@@ -50,7 +51,7 @@ def test_a_good_poison_passes_and_its_visibility_is_printed(
     lines = capsys.readouterr().out.splitlines()
     assert poison.record["settings"]["name"] == "brighter" and len(images) == len(poison.pixels)
     assert len(dataset.x_train) > len(images)
-    assert [line[:2] for line in lines] == ["ok"] * 4 + ["  "]
+    assert [line[:2] for line in lines[:5]] == ["ok"] * 4 + ["  "] and lines[5].endswith(f"{len(images)} PNG files")
     assert "100.0 % of the class's" in lines[1] and "linear 1.000" in lines[4]
 
 
@@ -94,6 +95,21 @@ def test_each_check_fails_when_its_property_is_broken(
         check(config)
 
 
+def test_the_first_failure_names_the_cause(arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path) -> None:
+    count, own = len(arrays["index"]), shutil.copytree(tiny_data_dir, tmp_path / "own")
+    manifest = read_json(own / "manifest.json")
+    config = {"first_label": 1, "transpose": True}
+    write_json(own / "manifest.json", {**manifest, "provenance": {"config": config}})
+    for change, data_dir, message in (
+        ({"target_class": 8}, tiny_data_dir, f"another class than 8, {count} of them of class 3.; leave these"),
+        ({"X_poisoned": arrays["X_poisoned"] // 16}, tiny_data_dir, r"brightest pixel 15 of 255: scale them\); clip"),
+        ({"target_class": 4}, own, "prepared with --first-label and --transpose: give classes from 0, and images as"),
+    ):
+        file = saved(tmp_path / "mine.npz", {**arrays, **change})
+        with pytest.raises(InputError, match=message):
+            check(CheckConfig(poison=file, data_dir=data_dir))
+
+
 def test_a_part_of_the_class_leaves_the_rest_clean(arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path) -> None:
     dataset = load_dataset(tiny_data_dir)
     clean = split_target_class(dataset.x_train, dataset.y_train, CLASS).x_target
@@ -125,12 +141,12 @@ def test_the_visibility_of_a_single_image(
         ({"source": None}, "has no array 'source'"),
         ({"name": np.array("mine", object)}, "holds Python objects, which are not read because they can run code"),
         ({"name": "../mine"}, r"name is made of small letters, digits and _, at most 60, got '\.\./mine'"),
-        ({"name": 3}, "name has shape .*; make it as data/entries"),
+        ({"name": 3}, "name has shape .*; make it as docs/enter"),
         ({"epsilon": [0.1, 0.1]}, "epsilon has shape"),
         ({"epsilon": np.nan}, "epsilon must be positive"),
         ({"epsilon": 2.0}, "epsilon must be at most 1"),
         ({"source": "two\nlines"}, "source is .* give a line"),
-        ({"index": np.arange(3)}, r"index has shape \(3,\) and dtype int64"),
+        ({"index": np.arange(3)}, r"index has shape \(3,\), dtype int64"),
         ({"index": np.zeros(107)}, "index has shape"),
         ({"X_poisoned": np.zeros((2, 3), np.uint8)}, r"X_poisoned has shape \(2, 3\)"),
         ({"X_poisoned": np.array(["a"])}, "X_poisoned has shape"),

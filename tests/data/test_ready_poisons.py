@@ -199,6 +199,11 @@ def test_a_victim_takes_the_name_and_a_copy_has_its_record(control: Path, tiny_d
     record = read_json(tmp_path / "copy.json")
     assert load_array(tmp_path / "copy.npy").tobytes() == found.tobytes()
     assert record["sha256"] == file_sha256(tmp_path / "copy.npy") and record["settings"]["kind"] == "constant"
+    unpack(ReadyConfig(name="bright", out=tmp_path / "copy.npy", data_dir=tiny_data_dir))  # its own file
+    for name in ("mine.npy", "poisons/bright.npy"):  # an array of another program, the record of a ready poison
+        (tmp_path / "mine.npy").touch()
+        with pytest.raises(InputError, match=r"is the place of data, or of a file of another script"):
+            unpack(ReadyConfig(name="bright", out=tmp_path / name, data_dir=tiny_data_dir))
     common: dict[str, Any] = {
         "training_data": "poisoned_radius", "epochs": 1, "sigma": 0.25, "data_dir": tiny_data_dir, "out_dir": tmp_path,
         "run_dir": tmp_path / "runs",

@@ -106,7 +106,7 @@ def test_emnists_names_labels_from_1_and_columns_before_rows(config: prepare.Con
         emnist = f"emnist-letters-{name.replace('t10k', 'test')}.gz"
         (folder / emnist).write_bytes(gzip.compress(idx(arrays[array].astype(np.uint8))))
     config = replace(config, source=folder, validation=180, transpose=True)
-    with pytest.raises(InputError, match=r"the train split has no image of class 0"):
+    with pytest.raises(InputError, match=r"emnist: y_train has no label 0; labels must be 0 to 0 \+ K - 1 for K"):
         prepare.main(config)
     prepare.main(config := replace(config, first_label=1))
     assert config.out_dir is not None
@@ -128,7 +128,12 @@ def test_emnists_names_labels_from_1_and_columns_before_rows(config: prepare.Con
         ({"x_test": np.full((40, 64, 32, 3), 200, np.uint8)}, r"shape \(64, 32, 3\), expected \(64, 64, 3\)"),
         ({"y_train": np.arange(300) % 20 * 100}, "y_train holds label 300; .* number the classes without gaps"),
         ({"y_train": np.arange(300) % 19}, "y_test holds label 19; labels are 0 to 18"),
-        ({"y_train": np.arange(300) % 20 + 1}, "the train split has no image of class 0"),
+        (
+            {"y_train": np.arange(300) % 20 + 1},
+            r"y_train has no label 0; .* without gaps \(--first-label: the smallest",
+        ),
+        ({"y_train": np.arange(300) % 2 * 2}, "y_train has no label 1; .* without gaps"),
+        ({"y_train": np.zeros(300, int)}, "y_train has no label 1; .* at least 2, without gaps"),
         ({"y_test": np.arange(40) % 19}, "the test split has no image of class 19"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from evaluation import compare
 from evaluation.compare import Config, main
 from evaluation.tables.runs import SAME
-from randomized_smoothing_certification import fewer_votes
+from randomized_smoothing_certification import certificate_file, fewer_votes
 from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
 from randomized_smoothing_certification.core import radius_ceiling
 from runtime.files import InputError, write_text
@@ -46,6 +46,22 @@ def test_a_radius_is_a_number_as_other_programs_write_it(tmp_path: Path) -> None
         read_points(file)
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    write_text(file := tmp_path / "a.tsv", "label\tpredict\tradius\tradius\n8\t8\t0.1\t0.9\n")
+    with pytest.raises(InputError, match=r"a\.tsv: has the column 'radius' twice"):
+        read_points(file)
+
+
+@pytest.mark.parametrize("radius", ["1", "1E5", "0.63"])
+def test_few_digits_do_not_make_a_radius_possible(radius: str, tmp_path: Path) -> None:
+    points = [Point(0, 8, 8, radius, 1, "0:00:01")]
+    with pytest.raises(InputError, match=r"1000 votes certify at most 0\.61"):
+        certificate_file.require_possible_radii(tmp_path, points, n=1_000, alpha=0.001, sigma=0.25)
+    certificate_file.require_possible_radii(
+        tmp_path, [points[0]._replace(radius="0.62")], n=1_000, alpha=0.001, sigma=0.25
+    )
+
+
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     a, b = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", -1, -1)
     for clean, poisoned, message in (
@@ -69,9 +85,9 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
     drawn.with_suffix(".json").write_text(json.dumps(record))
     alike = {**dict.fromkeys(SAME, 0), "sigma": 0.5, "alpha": 0.001, "n": 1_000, "radii": (), "noise": {}}
     runs = {clean: alike, poisoned: alike}
-    for module in (compare, fewer_votes):
-        monkeypatch.setattr(module, "read_certificate_record", lambda file: {"settings": runs[file]})
-    monkeypatch.setattr(compare, "read_whole_points", lambda file, record: read_points(file))
+    for module in (certificate_file, fewer_votes):
+        monkeypatch.setattr(module, "read_certificate_record", lambda file: {"settings": runs[file], "provenance": {}})
+    monkeypatch.setattr(certificate_file, "read_whole_points", lambda file, record: read_points(file))
     for file in runs:
         settings_path(file).touch()
     main(Config(clean=(clean,), poisoned=(poisoned,)))
@@ -98,38 +114,41 @@ def test_the_share_of_points_at_the_largest_radius_is_said(
     largest = radius_ceiling(0.5, 1_000, 0.001)
     clean = certificates(tmp_path / "clean.tsv", largest, 0.9 * largest, -1, largest)
     main(Config(clean=(clean,), poisoned=(certificates(tmp_path / "poisoned.tsv", 0.1, 0.2, 0.3, largest),)))
-    expected = "points at the ceiling of n = 1,000 votes: 50.0 % of clean, 25.0 % of poisoned data"
+    expected = "points at the ceiling of n = 1,000 votes: 50.0 % of clean data, 25.0 % of poisoned data"
     assert expected in capsys.readouterr().out
+
+
+KNOWN = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "failure_mass": 0.0, "model_sha256": "of the model"}
+
+
+def with_victims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates of models whose records lie beside the certificates."""
+    monkeypatch.setattr(compare, "recorded_settings", lambda file: {**KNOWN, "model": str(file.with_suffix(".keras"))})
+
+
+def victim(file: Path, sha256: str = "of the model", training_data: str | None = None, **settings: Any) -> Path:
+    """Write the record of a file's victim."""
+    what = {"epochs": 3, "seed": 0, "x_train": "clean", **settings}
+    record = {"settings": what, "config": {"training_data": training_data}, "sha256": sha256}
+    file.with_suffix(".json").write_text(json.dumps(record))
+    return file
 
 
 def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     files = [certificates(tmp_path / f"{name}.tsv", 0.5, 0.3) for name in ("clean", "poisoned")]
-    for file in files:
-        settings_path(file).touch()
-    known = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "failure_mass": 0.0}
-    monkeypatch.setattr(compare, "recorded_settings", lambda file: known)
-    monkeypatch.setattr(compare, "require_certified_radii", lambda *_: None)
-    monkeypatch.setattr(compare, "read_whole_points", lambda file, record: read_points(file))
-    monkeypatch.setattr(
-        compare,
-        "read_certificate_record",
-        lambda file: {
-            "settings": {"model_sha256": "of the model"},
-            "provenance": {"config": {"model": str(file.with_suffix(".keras"))}},
-        },
-    )
+    with_victims(monkeypatch)
 
     def noted(sha256: str = "of the model", **settings: Any) -> str:
         for file, changed in zip(files, ({}, settings), strict=True):
-            of_victim = {"epochs": 3, "seed": 0, "x_train": "clean", **changed}
-            file.with_suffix(".json").write_text(json.dumps({"settings": of_victim, "sha256": sha256}))
+            victim(file, sha256, **changed)
         main(Config(clean=tuple(files[:1]), poisoned=tuple(files[1:])))
         return capsys.readouterr().out
 
     assert "note" not in noted(x_train="poisoned", seed=1)
     assert "note: victims differ in epochs: 3, 4; the reduction is not the poison's alone" in noted(epochs=4)
     assert "note" not in noted(a_setting_that_older_records_lack=True)
-    assert "note" not in noted(sha256="of another model", epochs=4)
+    unknown = noted(sha256="of another model", epochs=4)
+    assert "poisoned.tsv: the record of its victim is not found" in unknown and "differ" not in unknown
     files[1].with_suffix(".json").write_text('{"layers": []}')  # another program's
     main(Config(clean=tuple(files[:1]), poisoned=tuple(files[1:])))
 
@@ -137,10 +156,49 @@ def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
 def test_victims_are_given_in_the_same_order_of_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = tuple(certificates(tmp_path / f"clean_{seed}.tsv", 0.5, 0.3) for seed in (0, 1))
     poisoned = tuple(certificates(tmp_path / f"poisoned_{seed}.tsv", 0.2, 0.1) for seed in (0, 1))
-    monkeypatch.setattr(compare, "_victim", lambda file: {"seed": int(file.stem[-1])})
+    with_victims(monkeypatch)
+    for file in (*clean, *poisoned):
+        victim(file, seed=int(file.stem[-1]))
     main(Config(clean=clean, poisoned=poisoned))
     with pytest.raises(InputError, match=r"--clean has the seeds \[0 1\], --poisoned has \[1 0\]"):
         main(Config(clean=clean, poisoned=poisoned[::-1]))
+
+
+def test_victims_of_clean_data_are_the_clean_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    with_victims(monkeypatch)
+    file = {name: certificates(tmp_path / f"{name}.tsv", 0.5, 0.3) for name in ("clean", "again", "one", "other")}
+    for name in ("clean", "again"):
+        victim(file[name], training_data="clean")
+    for name in ("one", "other"):
+        victim(file[name], training_data="poisoned_radius", x_train=name)
+    main(Config(clean=(file["clean"],), poisoned=(file["one"],)))
+    assert "of clean data, 0.4000 of poisoned data" in capsys.readouterr().out
+    main(Config(clean=(file["one"],), poisoned=(file["other"],)))  # two poisons
+    assert "of --clean, 0.4000 of --poisoned" in capsys.readouterr().out
+    for other in ("one", "again"):
+        with pytest.raises(InputError, match="--poisoned: has victims of clean data; give these as --clean"):
+            main(Config(clean=(file[other],), poisoned=(file["clean"],)))
+    with pytest.raises(InputError, match="--clean: its victims have different training images"):
+        main(Config(clean=(file["clean"], file["one"]), poisoned=(file["again"], file["other"])))
+
+
+def test_an_exported_entry_brings_its_settings_and_victims(tmp_path: Path) -> None:
+    file = certificates(tmp_path / "seed_1.tsv", 0.5, 0.3)
+    settings = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "noise": {"mode": "float32"}, "split": "test"}
+    about = {"settings": {"seed": 1}, "config": {}}
+    exported = {"1": {"victim": about, "certificate": {"settings": settings}}}
+    (tmp_path / "settings.json").write_text(json.dumps(exported))
+    assert fewer_votes.recorded_settings(file) == {**settings, "failure_mass": 0.0, "victim": about}
+    for other in ("[]", "{}", '{"1": {"certificate": {"settings": {"n": "1"}}}}'):  # another program's
+        (tmp_path / "settings.json").write_text(other)
+        assert fewer_votes.recorded_settings(file) == {}
+
+
+def test_a_damaged_path_of_the_model_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [certificates(tmp_path / f"{name}.tsv", 0.5, 0.3) for name in "ab"]
+    for model in ("a\0b", "a" * 5_000, "", "..", "/"):
+        monkeypatch.setattr(compare, "recorded_settings", lambda file, model=model: {**KNOWN, "model": model})
+        main(Config(clean=(files[0],), poisoned=(files[1],)))
 
 
 def test_a_run_of_this_project_that_is_not_whole_is_no_other_programs_file(tmp_path: Path) -> None:

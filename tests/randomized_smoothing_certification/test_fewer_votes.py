@@ -11,7 +11,7 @@ from scipy import stats
 from randomized_smoothing_certification import core
 from randomized_smoothing_certification.certificate_file import read_points
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, radius_of_probability, round_down
-from randomized_smoothing_certification.fewer_votes import Config, count_of_radius, main
+from randomized_smoothing_certification.fewer_votes import Config, count_of_radius, main, recorded_settings
 from randomized_smoothing_certification.grid_noise import GridNoise
 from runtime.files import InputError, file_sha256, read_json, write_json, write_text
 
@@ -97,7 +97,8 @@ def with_record(file: Path, failure_mass: float = 0.0, **settings: Any) -> None:
         "shared_noise": True, "acr_only": False, "radius_loss": 0.0, "radii": [], "noise_of": "seed and images",
         **settings,
     }  # fmt: skip
-    write_json(file.with_suffix(".settings.json"), {"settings": what, "points": [], "provenance": {}})
+    points = [point.idx for point in read_points(file)]
+    write_json(file.with_suffix(".settings.json"), {"settings": what, "points": points, "provenance": {}})
 
 
 @pytest.mark.parametrize(("sigma", "size"), [(0.75, 784), (1.0, 784), (0.16, 3072), (0.33, 3072), (1.0, 3072)])
@@ -129,6 +130,36 @@ def test_the_record_beside_a_file_says_how_it_was_made(tmp_path: Path) -> None:
         main(Config(certificates=file, sigma=0.25, n=1_000, out=tmp_path / "b.tsv"))
 
 
+def test_the_times_of_points_do_not_change_the_draw(tmp_path: Path) -> None:
+    """A run and its merged shards differ in nothing else."""
+    file = write(tmp_path / "a.tsv", *[(8, radius(900, 1_000))] * 20)
+    (tmp_path / "b.tsv").write_text(file.read_text().replace("0:00:00.1", "0:00:07"))
+    for name in ("a", "b"):
+        main(
+            Config(certificates=tmp_path / f"{name}.tsv", sigma=0.5, votes=1_000, n=300, out=tmp_path / f"{name}2.tsv")
+        )
+    drawn = [[point.radius for point in read_points(tmp_path / f"{name}2.tsv")] for name in ("a", "b")]
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) > 1
+
+
+def test_half_a_run_is_refused_and_the_settings_stay(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tsv", (8, radius(990, 1_000)), (8, radius(900, 1_000)))
+    with_record(file, test_sha256="of the test images")
+    for source, out in (("a", "b"), ("b", "c")):
+        main(Config(certificates=tmp_path / f"{source}.tsv", n=100, out=tmp_path / f"{out}.tsv"))
+        known = recorded_settings(tmp_path / f"{out}.tsv")
+        assert known == {**recorded_settings(file), "n": 100, "votes": {"b": 1_000, "c": 100}[out]}
+    assert (known["test_sha256"], known["noise"]["mode"]) == ("of the test images", "float32")
+    write(file, (8, radius(990, 1_000)))
+    with pytest.raises(InputError, match=r"a\.tsv: has 1 of 2 points; run its certification again"):
+        main(Config(certificates=file, n=100, out=tmp_path / "d.tsv"))
+    whole = read_json(record := file.with_suffix(".settings.json"))
+    for config in ([], {"model": 3}, {"model": None}):
+        write_json(record, {**whole, "provenance": {"config": config}})
+        with pytest.raises(InputError, match=r"a\.settings\.json: not a record of certificates \(Expected"):
+            recorded_settings(file)
+
+
 def test_points_with_votes_of_their_own(tmp_path: Path) -> None:
     """As with --acr-only and --radius-loss: points that have no more votes already keep their certificates."""
     rows = [(8, radius(990, 1_000), 1_000), (8, radius(70, 70), 70), (-1, "0.000000", 0), (8, radius(195, 200), 200)]
@@ -144,8 +175,9 @@ def test_points_with_votes_of_their_own(tmp_path: Path) -> None:
     assert (second.radius, third.predict) == (rows[1][1], -1)
     for point in (first, fourth):
         assert 0 < float(point.radius) <= radius_of_probability(lower_confidence_bound(100, 100, 0.001), 0.5)
-    write_text(tmp_path / "a.tsv", HEADER.replace("time", "time\tvotes") + "0\t8\t8\t1.000000\t1\t0:00:00.1\t70\n")
-    with pytest.raises(InputError, match=r"no count of 70 votes has the radius 1\.000000 of point 0"):
+    write_text(tmp_path / "a.tsv", HEADER.replace("time", "time\tvotes") + "0\t8\t8\t0.300001\t1\t0:00:00.1\t70\n")
+    with_record(tmp_path / "a.tsv", acr_only=True, radius_loss=0.05)
+    with pytest.raises(InputError, match=r"no count of 70 votes has the radius 0\.300001 of point 0"):
         main(Config(certificates=tmp_path / "a.tsv", n=50, out=tmp_path / "c.tsv"))
 
 

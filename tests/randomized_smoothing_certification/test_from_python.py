@@ -9,6 +9,7 @@ import pytest
 
 from data.datasets import load_dataset
 from models.saving import save_model
+from randomized_smoothing_certification.certificate_file import read_points
 from randomized_smoothing_certification.certification_config import CertificateSettings, CertificationConfig
 from randomized_smoothing_certification.certification_run import certify_test_points
 from randomized_smoothing_certification.certify_images import certify_images
@@ -115,11 +116,31 @@ def test_every_kind_of_classifier_sees_the_same_noise_whole_or_in_shards(more: d
         (LABELS - 1, {}, "give classes from 0"),
         (LABELS, {"num_classes": 2}, "num_classes is 2, but there is a label 2"),
         (LABELS, {"num_classes": 4}, r"scores of shape \(100, 4\)"),
+        (LABELS, {"num_classes": 3.0}, "num_classes must be a whole number, got 3.0"),
+        (LABELS, {"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(labels: np.ndarray, more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         certify_images(on_arrays, IMAGES, labels, SETTINGS, **more)
+
+
+def test_pixels_that_are_no_numbers_are_named() -> None:
+    for value, mend in ((np.nan, "give images without NaN"), (9, "divide by 255 first")):
+        with pytest.raises(InputError, match=rf"pixels must lie in \[0, 1\].*; {mend}"):
+            certify_images(on_arrays, np.full_like(IMAGES, value), LABELS, SETTINGS)
+
+
+def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
+    found = certify_images(on_arrays, IMAGES, LABELS, SETTINGS)
+    found.save(file := tmp_path / "mine.tsv")
+    found.save(file)
+    assert read_points(file) == found.points
+    (tmp_path / "mine.settings.json").touch()
+    with pytest.raises(InputError, match=r"mine\.tsv: mine\.settings\.json beside it is the record of another file"):
+        found.save(file)
+    with pytest.raises(InputError, match=r"ends in \.tsv"):
+        found.save(tmp_path / "mine.csv")
 
 
 @pytest.mark.parametrize(

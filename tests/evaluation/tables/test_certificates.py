@@ -294,6 +294,24 @@ def test_damaged_files_are_not_imported(text: str, message: str, store: Path, th
     assert contents(store) == before
 
 
+def test_a_record_beside_a_file_has_the_settings(store: Path, theirs: tuple[Path, Path]) -> None:
+    before, made_with = contents(store), {"sigma": 0.5, "votes": 100_000, "alpha": 0.001, "failure_mass": 0.0}
+    theirs[1].with_suffix(".json").write_text(json.dumps({"made_with": made_with, "config": {"n": 1_000}}))
+    for changes, message in (
+        ({"sigma": 0.75}, "--sigma is 0.75, .* says 0.5"),
+        ({"n": 10_000}, "--n is 10000, .* 1000"),
+    ):
+        with pytest.raises(InputError, match=rf"b\.tsv: {message}; give that"):
+            main(importing(store, theirs, **changes))
+    (run := theirs[0].with_suffix(".settings.json")).write_text("{}")
+    with pytest.raises(InputError, match=r"a\.settings\.json: not a record of certificates"):
+        main(importing(store, theirs))
+    assert contents(store) == before
+    run.unlink()
+    theirs[0].with_suffix(".json").write_text('{"of": "another program"}')
+    main(importing(store, theirs))
+
+
 def test_what_is_no_store_and_what_no_entry_is_one_line(store: Path, theirs: tuple[Path, Path], tmp_path: Path) -> None:
     for config, message in (
         (Config(store=tmp_path), r"points\.csv\.xz: no such file"),
