@@ -24,7 +24,7 @@ Config = TypeVar("Config")
 INTERRUPTED = 130  # exit status after Ctrl-C, as in shells (128 + SIGINT)
 READER_GONE = 141  # exit status when the reader of the output has gone, as in shells (128 + SIGPIPE)
 # tyro keeps the break before a line that begins with no letter. Here a text is one line, and only indented lines stay.
-_strings.remove_single_line_breaks = lambda text: re.sub(r"(?<=\S)\n(?=\S)", " ", cleandoc(text))
+_strings.remove_single_line_breaks = lambda helptext: re.sub(r"(?<=\S)\n(?=\S)", " ", cleandoc(helptext))
 _LONGEST_LINE = 500  # characters of a parser error, which repeats the given values
 
 
