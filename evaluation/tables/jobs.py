@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from robust_training.methods import METHODS
 from runtime.checks import require_usable
 from runtime.command_line import parsed
 from runtime.files import InputError
-from runtime.provenance import ROOT
+from runtime.provenance import ROOT, settings
 
 
 class Job(NamedTuple):
@@ -99,10 +100,10 @@ def _poison_job(plan: Plan, poison: Poison) -> Job:
     if poison.against in CONTROLS:
         values |= {"kind": poison.against}
         return _job(plan, "control", about, "attack_generation/control_poison.py", values, outputs)
+    variant = plan.attack_variants()[poison.variant].flags if poison.variant else {}
     values |= {
         "architecture": poison.architecture, "run_dir": plan.paths.work / "runs/poison" / poison.key,
-        **_settings_for(plan.attack, poison.against, poison.sigma),
-        **(plan.attack_variants()[poison.variant].flags if poison.variant else {}),
+        **_settings_for(plan.attack, poison.against, poison.sigma, variant),
     }  # fmt: skip
     folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{plan.script_folder}"
     return _job(plan, "poison", about, f"{folder}/poison_radius_{poison.against}.py", values, outputs)
@@ -129,7 +130,7 @@ def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
     }  # fmt: skip
     needs = [plan.paths.poison(poison)] if poison else []
     values |= {"poison": needs[0]} if poison else {}
-    values |= {**_settings_for(plan.victim, victim.method, victim.sigma), **plan.victims.get(victim.variant, {})}
+    values |= _settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.variant, {}))
     script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
     about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"
     return _job(plan, "victim", about, script, values, [model, model.with_suffix(".json")], needs)
@@ -170,10 +171,12 @@ def _tables_job(plan: Plan) -> Job:
     return _job(plan, "tables", "the tables", "evaluation/tables/make_tables.py", values, outputs, needs)
 
 
-def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:
-    """The flags of a method at a noise level. More specific flags win."""
-    keys = ("all", method, f"{method} {sigma:g}")
-    return {name: value for key in keys for name, value in settings.get(key, {}).items()}
+def _settings_for(
+    settings: dict[str, dict[str, Any]], method: str, sigma: float, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The flags of a method at a noise level. More specific flags win, and ``own`` flags over all others."""
+    layers = [*(settings.get(key, {}) for key in ("all", method, f"{method} {sigma:g}")), own]
+    return {name.replace("-", "_"): value for layer in layers for name, value in layer.items()}
 
 
 def flags(values: Mapping[str, Any]) -> str:
@@ -186,6 +189,33 @@ def flags(values: Mapping[str, Any]) -> str:
         else:
             words += [f"--{dashed}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)
+
+
+def _config(script: str, words: Sequence[str]) -> Any:
+    """The config that a script parses from a command line."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    return parsed(module.Config, words=words)
+
+
+def jobs_of_run(plan: Plan, cell: Cell, seed: int) -> dict[str, Job]:
+    """The jobs that make a run, by the names of its records. A ready poison's record is not made by a job."""
+    jobs = {"victim": _victim_job(plan, cell, seed), "certificate": next(_certificate_jobs(plan, cell, seed))}
+    made_here = cell.poison and cell.poison.against != READY
+    return jobs | ({"poison": _poison_job(plan, cell.poison)} if made_here else {})
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """The settings that a job's record holds, without hashes and those in its path: the class, a victim's seed."""
+    in_path = rf"--(target-class|shard{'|seed' if job.rule == 'victim' else ''}) [\d/]+"
+    words = tuple("x" if "/" in word else word for word in shlex.split(re.sub(in_path, "", job.flags)))
+    left_out = {name.replace("-", "_") for name in re.findall(in_path, job.flags)}
+    return {name: value for name, value in _recorded(job.script, words).items() if name not in left_out}
+
+
+@cache
+def _recorded(script: str, words: Sequence[str]) -> dict[str, Any]:
+    config = _config(script, words)
+    return settings(config.in_force() if hasattr(config, "in_force") else config)
 
 
 def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
@@ -202,8 +232,7 @@ def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
         if not (ROOT / job.script).is_file():
             raise InputError(f"{where}: {job.about}: there is no script {job.script}; write it, or leave the row out")
         try:
-            module = importlib.import_module(job.script.removesuffix(".py").replace("/", "."))
-            config = parsed(module.Config, words=shlex.split(job.flags))
+            config = _config(job.script, shlex.split(job.flags))
             require_usable(config)
             if hasattr(config, "check"):
                 config.check()
