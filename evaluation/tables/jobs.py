@@ -200,8 +200,9 @@ def _config(script: str, words: Sequence[str]) -> Any:
 def jobs_of_run(plan: Plan, cell: Cell, seed: int) -> dict[str, Job]:
     """The jobs that make a run, by the names of its records. A ready poison's record is not made by a job."""
     jobs = {"victim": _victim_job(plan, cell, seed), "certificate": next(_certificate_jobs(plan, cell, seed))}
-    made_here = cell.poison and cell.poison.against != READY
-    return jobs | ({"poison": _poison_job(plan, cell.poison)} if made_here else {})
+    if cell.poison and cell.poison.against != READY:
+        jobs["poison"] = _poison_job(plan, cell.poison)
+    return jobs
 
 
 def settings_of(job: Job) -> dict[str, Any]:
@@ -209,13 +210,26 @@ def settings_of(job: Job) -> dict[str, Any]:
     in_path = rf"--(target-class|shard{'|seed' if job.rule == 'victim' else ''}) [\d/]+"
     words = tuple("x" if "/" in word else word for word in shlex.split(re.sub(in_path, "", job.flags)))
     left_out = {name.replace("-", "_") for name in re.findall(in_path, job.flags)}
-    return {name: value for name, value in _recorded(job.script, words).items() if name not in left_out}
+    return {name: value for name, value in settings_from(job.script, words).items() if name not in left_out}
 
 
 @cache
-def _recorded(script: str, words: Sequence[str]) -> dict[str, Any]:
+def settings_from(script: str, words: Sequence[str]) -> dict[str, Any]:
+    """The settings that a script reads from a command line, as its records hold them."""
     config = _config(script, words)
     return settings(config.in_force() if hasattr(config, "in_force") else config)
+
+
+def different(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name and values of settings that differ. Older records lack some settings, or have them in another form."""
+    for name in sorted(found.keys() & wanted.keys()):
+        here, there = found[name], wanted[name]
+        here = here["mode"] if name == "noise" and isinstance(here, dict) else here
+        kinds = {type(here), type(there)}
+        if kinds == {dict}:
+            yield from ((f"{name}.{inner}", *values) for inner, *values in different(here, there))
+        elif here != there and (len(kinds) == 1 or kinds.isdisjoint({bool, dict})):
+            yield name, here, there
 
 
 def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:

@@ -6,7 +6,7 @@ of other code bases fit the same tables. The store keeps all columns but the tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import READY, Cell, Foreign, Paths
-from evaluation.tables.jobs import jobs_of_run, settings_of
+from evaluation.tables.jobs import different, jobs_of_run, settings_of
 from evaluation.tables.plan import Plan
 from evaluation.tables.runs import Entry, Run
 from randomized_smoothing_certification.certificate_file import (
@@ -121,20 +121,8 @@ def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *name
     return [
         f"{record} with {name} {found}, where the plan says {wanted}"
         for record, job in jobs.items()
-        for name, found, wanted in _different(records[record].get("settings", {}), settings_of(job))
+        for name, found, wanted in different(records[record].get("settings", {}), settings_of(job))
     ]
-
-
-def _different(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name and values of settings that differ. Older records lack some settings, or have them in another form."""
-    for name in sorted(found.keys() & wanted.keys()):
-        here, there = found[name], wanted[name]
-        here = here["mode"] if name == "noise" and isinstance(here, dict) else here
-        kinds = {type(here), type(there)}
-        if kinds == {dict}:
-            yield from ((f"{name}.{inner}", *values) for inner, *values in _different(here, there))
-        elif here != there and (len(kinds) == 1 or kinds.isdisjoint({bool, dict})):
-            yield name, here, there
 
 
 def _require_same_images(runs: Runs, folder: Path) -> None:

@@ -21,14 +21,16 @@ from typing import Annotated
 import msgspec
 
 from data.ready_poisons import load_ready_poison
+from data.sources import read_source
 from evaluation.tables.job_runs import run_job, run_jobs
-from evaluation.tables.jobs import check_scripts, jobs_of
+from evaluation.tables.jobs import Job, check_scripts, different, jobs_of, settings_from
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
+from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
 from runtime.command_line import run_script
-from runtime.files import InputError, write_json
+from runtime.files import InputError, read_record, write_json
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
@@ -54,7 +56,11 @@ class Config:
 def main(config: Config) -> None:
     """Run the plan's jobs. Raises StoppedEarly, or InputError after all other jobs where a job failed."""
     require_usable(config)
-    plan = with_changes(read_plan(config.plan), config)
+    plan = with_changes(written := read_plan(config.plan), config)
+    used = {f"{cell.victim.method} {cell.victim.sigma:g}" for cell in written.cells()}
+    used |= {f"{poison.against} {poison.sigma:g}" for poison in written.poisons()}
+    if unused := [key for key in (*written.attack, *written.victim) if " " in key and key not in used]:
+        raise InputError(f"{config.plan}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
     for name, folder in plan.paths_in(config.directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, config.directory)
@@ -66,13 +72,14 @@ def main(config: Config) -> None:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_of(plan)
-    is_prepared = plan.paths_in(config.directory).manifest.is_file()
+    if is_prepared := plan.paths_in(config.directory).manifest.is_file():
+        _require_same_data(plan, config.directory, jobs[0])
     to_do = [job for job in jobs if not (job.rule == "data" and is_prepared)]
     check_scripts(to_do, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
-    write_json(plan.paths.plan, msgspec.to_builtins(plan))
-    with stopped as stop:
+    with Artifact(plan.paths.plan), stopped as stop:
+        write_json(plan.paths.plan, msgspec.to_builtins(plan))
         failed = run_jobs(to_do, config.processes, stop)
         lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
         for job in jobs:  # jobs that need a file of a failed job
@@ -88,6 +95,22 @@ def main(config: Config) -> None:
         print("\n".join(lines), file=sys.stderr)
         made = "no table was made" if no_table else f"an incomplete table is in {plan.paths.incomplete}"
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
+
+
+def _require_same_data(plan: Plan, directory: Path, job: Job) -> None:
+    """Raise InputError where the prepared data were made with other flags than those in the plan's ``data``."""
+    manifest = read_record(path := plan.paths_in(directory).manifest)
+    wanted = settings_from(job.script, tuple(shlex.split(job.flags))) if plan.data else {}
+    named = {name: wanted.get(name) for name in (key.replace("-", "_") for key in plan.data)}
+    for name, found, value in different(manifest.get("provenance", {}).get("config", {}), named):
+        if name == "source":  # another path may lead to the same images
+            source = directory / plan.data[name]
+            if not source.exists() or read_source(source)[1] == manifest.get("source"):
+                continue
+        raise InputError(
+            f"{path.parent}: was prepared with {name} {found}, the plan's data says {value}; delete this folder, or "
+            "give another data_dir"
+        )
 
 
 def with_changes(plan: Plan, config: Config) -> Plan:
