@@ -67,8 +67,7 @@ def _over_classes(plan: Plan, entries: Entries) -> Entries:
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
-    same = {cell for cell, group in whole.items() if _comparable(run for entry in group for run in entry.runs)}
-    return {cell: _joined(cell, group) for cell, group in whole.items() if cell in same}
+    return {cell: _joined(cell, group) for cell, group in whole.items() if _comparable(one.runs for one in group)}
 
 
 def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
@@ -172,7 +171,7 @@ def paired_radii(
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
     everyone = [run for runs in kinds for run in runs]
-    if not seeds or not _comparable(everyone):
+    if not seeds or not _comparable(kinds):
         return None
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
@@ -184,9 +183,9 @@ def paired_radii(
     return np.array(after), before, same
 
 
-def _comparable(runs: Iterable[Run]) -> bool:
-    """Whether their certificates have the same settings (SAME), as far as these are known."""
-    certificates = [run.certificate for run in runs]
+def _comparable(groups: Iterable[Iterable[Run]]) -> bool:
+    """Whether the certificates of runs have the same settings (SAME), as far as these are known."""
+    certificates = [run.certificate for runs in groups for run in runs]
     return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in SAME)
 
 

@@ -1,10 +1,8 @@
 """The jobs of a plan. Each job is a call of a script, which a user may also call by hand."""
 
-import importlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +12,9 @@ from evaluation.tables.plan import DATASETS, Plan
 from randomized_smoothing_certification.certificate_file import summary_path
 from robust_training.methods import METHODS
 from runtime.checks import require_usable
-from runtime.command_line import parsed
+from runtime.command_line import config_of, settings_from
 from runtime.files import InputError
-from runtime.provenance import ROOT, settings
+from runtime.provenance import ROOT
 
 
 class Job(NamedTuple):
@@ -191,12 +189,6 @@ def flags(values: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _config(script: str, words: Sequence[str]) -> Any:
-    """The config that a script parses from a command line."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    return parsed(module.Config, words=words)
-
-
 def jobs_of_run(plan: Plan, cell: Cell, seed: int) -> dict[str, Job]:
     """The jobs that make a run, by the names of its records. A ready poison's record is not made by a job."""
     jobs = {"victim": _victim_job(plan, cell, seed), "certificate": next(_certificate_jobs(plan, cell, seed))}
@@ -213,25 +205,6 @@ def settings_of(job: Job) -> dict[str, Any]:
     return {name: value for name, value in settings_from(job.script, words).items() if name not in left_out}
 
 
-@cache
-def settings_from(script: str, words: Sequence[str]) -> dict[str, Any]:
-    """The settings that a script reads from a command line, as its records hold them."""
-    config = _config(script, words)
-    return settings(config.in_force() if hasattr(config, "in_force") else config)
-
-
-def different(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name and values of settings that differ. Older records lack some settings, or have them in another form."""
-    for name in sorted(found.keys() & wanted.keys()):
-        here, there = found[name], wanted[name]
-        here = here["mode"] if name == "noise" and isinstance(here, dict) else here
-        kinds = {type(here), type(there)}
-        if kinds == {dict}:
-            yield from ((f"{name}.{inner}", *values) for inner, *values in different(here, there))
-        elif here != there and (len(kinds) == 1 or kinds.isdisjoint({bool, dict})):
-            yield name, here, there
-
-
 def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
     """Raise InputError for the first job whose script does not know a flag or refuses a setting.
 
@@ -246,7 +219,7 @@ def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
         if not (ROOT / job.script).is_file():
             raise InputError(f"{where}: {job.about}: there is no script {job.script}; write it, or leave the row out")
         try:
-            config = _config(job.script, shlex.split(job.flags))
+            config = config_of(job.script, shlex.split(job.flags))
             require_usable(config)
             if hasattr(config, "check"):
                 config.check()

@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import READY, Cell, Foreign, Paths
-from evaluation.tables.jobs import different, jobs_of_run, settings_of
+from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan
 from evaluation.tables.runs import Entry, Run
 from randomized_smoothing_certification.certificate_file import (
@@ -28,6 +28,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_certified_radii,
     require_possible_radii,
 )
+from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path

@@ -21,16 +21,16 @@ from typing import Annotated
 import msgspec
 
 from data.ready_poisons import load_ready_poison
-from data.sources import read_source
+from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
-from evaluation.tables.jobs import Job, check_scripts, different, jobs_of, settings_from
+from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
 from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
-from runtime.command_line import run_script
-from runtime.files import InputError, read_record, write_json
+from runtime.command_line import run_script, settings_from
+from runtime.files import InputError, write_json
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
@@ -72,8 +72,12 @@ def main(config: Config) -> None:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_of(plan)
-    if is_prepared := plan.paths_in(config.directory).manifest.is_file():
-        _require_same_data(plan, config.directory, jobs[0])
+    is_prepared = plan.paths_in(config.directory).manifest.is_file()
+    if is_prepared and plan.data:
+        named = {name.replace("-", "_"): value for name, value in plan.data.items()}
+        wanted = settings_from(jobs[0].script, tuple(shlex.split(jobs[0].flags)))
+        source = config.directory / named["source"] if "source" in named else None
+        require_prepared_with(plan.paths_in(config.directory).data, {name: wanted[name] for name in named}, source)
     to_do = [job for job in jobs if not (job.rule == "data" and is_prepared)]
     check_scripts(to_do, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
@@ -95,22 +99,6 @@ def main(config: Config) -> None:
         print("\n".join(lines), file=sys.stderr)
         made = "no table was made" if no_table else f"an incomplete table is in {plan.paths.incomplete}"
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
-
-
-def _require_same_data(plan: Plan, directory: Path, job: Job) -> None:
-    """Raise InputError where the prepared data were made with other flags than those in the plan's ``data``."""
-    manifest = read_record(path := plan.paths_in(directory).manifest)
-    wanted = settings_from(job.script, tuple(shlex.split(job.flags))) if plan.data else {}
-    named = {name: wanted.get(name) for name in (key.replace("-", "_") for key in plan.data)}
-    for name, found, value in different(manifest.get("provenance", {}).get("config", {}), named):
-        if name == "source":  # another path may lead to the same images
-            source = directory / plan.data[name]
-            if not source.exists() or read_source(source)[1] == manifest.get("source"):
-                continue
-        raise InputError(
-            f"{path.parent}: was prepared with {name} {found}, the plan's data says {value}; delete this folder, or "
-            "give another data_dir"
-        )
 
 
 def with_changes(plan: Plan, config: Config) -> Plan:

@@ -11,12 +11,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import yaml
 
 import data
-from data.sources import read_source
 from evaluation.tables import job_runs, run_plan
 from evaluation.tables.jobs import Job, check_scripts, jobs_of
 from evaluation.tables.make_tables import Config, main
@@ -345,23 +343,6 @@ def test_settings_of_a_sigma_that_the_plan_lacks_are_refused(tmp_path: Path) -> 
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "methods": {"macer": [0.25]}, **change}))
         with pytest.raises(InputError, match="the plan has no macer 0.5; mend" if change else "runs must lie"):
             run_plan.main(run_plan.Config(plan=tmp_path / "plan.yaml", set=() if change else ("runs=0",)))
-
-
-def test_data_from_another_place_are_the_same_where_their_content_is(tmp_path: Path) -> None:
-    plan = plan_of({**PLAN, "dataset": "OWN", "scripts": "DIGITS", "data": {"source": "b.npz", "validation": 9}})
-    arrays = {name: np.zeros(2, np.uint8) for name in ("x_train", "y_train", "x_test", "y_test")}
-    for name, first in (("a", 0), ("b", 0), ("c", 1)):
-        np.savez(tmp_path / f"{name}.npz", **{**arrays, "y_train": np.array([first, 1])})
-
-    def prepared_from(name: str) -> None:
-        source = read_source(tmp_path / f"{name}.npz")[1]
-        provenance = {"config": {"source": f"{name}.npz", "validation": 9}}
-        write_json(tmp_path / "data/OWN/manifest.json", {"source": source, "provenance": provenance})
-        run_plan._require_same_data(plan, tmp_path, jobs_of(plan)[0])
-
-    prepared_from("b")
-    with pytest.raises(InputError, match=r"data/OWN: was prepared with source c\.npz, the plan's data says .*b\.npz"):
-        prepared_from("c")
 
 
 def test_a_method_without_a_script_is_one_line(tmp_path: Path) -> None:
