@@ -58,8 +58,8 @@ def save_image_grids(
     figure = Figure(figsize=(columns * 0.9 + 1, 3.3 * len(grids) + bool(title) * 0.4), layout="constrained")
     parts = figure.subfigures(len(grids), 1, squeeze=False)[:, 0]
     for part, (name, (clean, poison)) in zip(parts, grids.items(), strict=True):
-        change = poison[:columns] - clean[:columns]
-        rows = {"clean": clean, "poison": poison, f"difference\n(±{epsilon:g})": 0.5 + change / (2 * epsilon)}
+        change, scale = poison[:columns] - clean[:columns], f"white +{epsilon:g}\ngrey 0"
+        rows = {"clean": clean, "poison": poison, f"difference\n{scale}": 0.5 + change / (2 * epsilon)}
         axes = part.subplots(3, columns, squeeze=False)
         part.suptitle(plain_text(name), fontsize="medium")
         for line, (label, images) in zip(axes, rows.items(), strict=True):

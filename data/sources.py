@@ -16,7 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from runtime.files import GZIP, InputError, file_sha256, load_archive, load_array, reading, seeming
+from data.datasets import MANIFEST
+from runtime.checkpoints import different
+from runtime.files import GZIP, InputError, file_sha256, load_archive, load_array, read_record, reading, seeming
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -60,6 +62,19 @@ def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     else:
         arrays, files = _read_idx_files(path)
     return arrays, {**source, "sha256": {file.name: file_sha256(file) for file in files}}
+
+
+def require_prepared_with(data_dir: Path, wanted: dict[str, Any], source: Path | None) -> None:
+    """Raise InputError where a folder of data was prepared with other settings. source: where its source is wanted."""
+    manifest = read_record(data_dir / MANIFEST)
+    for name, found, value in different(manifest.get("provenance", {}).get("config", {}), wanted):
+        same = manifest.get("source", {}).get("sha256")
+        if name == "source" and source and (not source.exists() or read_source(source)[1]["sha256"] == same):
+            continue  # another path to the same images
+        raise InputError(
+            f"{data_dir}: was prepared with {name} {found}, the plan's data says {value}; delete this folder, or give "
+            "another data_dir"
+        )
 
 
 def _read_cifar(

@@ -22,7 +22,7 @@ from randomized_smoothing_certification.certificate_file import (
 from randomized_smoothing_certification.certificate_summary import write_summary
 from randomized_smoothing_certification.certification_config import shard_of
 from runtime.artifact import Artifact
-from runtime.checkpoints import require_same_settings
+from runtime.checkpoints import OnOtherSettings, OtherSettings, replaceable, require_same_settings
 from runtime.command_line import run_script
 from runtime.files import InputError, remove, write_json, write_text
 from runtime.part_by_part import settings_path
@@ -36,16 +36,19 @@ class Config:
     """Result files of all shards, in any order."""
     out: Path
     """Result file of the whole run, .tsv."""
+    on_other_settings: OnOtherSettings = "refuse"
+    """What to do with a result file of other settings or rows: refuse stops the merge, start_afresh replaces it."""
 
 
-def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
+def merge(shards: Sequence[Path], out: Path, on_other_settings: OnOtherSettings = "refuse") -> dict[str, Any]:
     """Join the result files of all shards of one run into the file of the whole run. Returns the summary.
 
     Everything is read and checked before anything is written. After a merge that was killed, the same command merges
     again.
 
     Raises InputError if the shards differ in a setting other than ``shard``, overlap or are incomplete, if a shard is
-    missing or holds rows that its run cannot have written, if ``out`` holds other rows, or if another run writes it.
+    missing or holds rows that its run cannot have written, if another run writes ``out``, or if ``out`` has other
+    settings or rows and ``on_other_settings`` is "refuse".
     """
     require_result_name(out)
     if not shards:
@@ -58,13 +61,19 @@ def merge(shards: Sequence[Path], out: Path) -> dict[str, Any]:
             if not settings_path(out).exists():
                 raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")
             found = read_certificate_record(out)
-            require_same_settings(out, found["settings"], record["settings"])
-            if read_own_points(out, found["settings"], record["points"]) != points:
-                raise InputError(f"{out}: exists with other rows; choose another output")
+            with replaceable(on_other_settings):
+                require_same_settings(out, found["settings"], record["settings"])
+                there = read_own_points(out, found["settings"], record["points"])
+                if _timeless(there) != _timeless(points):
+                    raise OtherSettings(f"{out}: exists with other rows; choose another output")
         remove(summary_path(out))
         write_json(settings_path(out), record)
         write_text(out, as_text(points))
         return write_summary(out, points, record)
+
+
+def _timeless(points: Sequence[Point]) -> list[Point]:
+    return [point._replace(time="") for point in points]
 
 
 def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
@@ -95,4 +104,4 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_script(lambda config: merge(config.shards, config.out), Config, __doc__)
+    run_script(lambda config: merge(config.shards, config.out, config.on_other_settings), Config, __doc__)

@@ -24,7 +24,7 @@ from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, cl
 from robust_training.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
-from runtime.files import InputError
+from runtime.files import InputError, array_sha256
 from runtime.lazy import keras, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, epoch_order, seed_pair
@@ -130,21 +130,21 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     config.check()
     dataset = load_dataset(config.data_dir)
     target_mask(dataset.y_test, config.target_class)  # refuses a class that is not there
-    method, trained_on, name = config.loss.name, dataset, "clean"
+    method, trained_on, name, recorded = config.loss.name, dataset, "clean", dict[str, Any]()
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
         _require_poison(poison, config.data_dir)
         images = training_poison(poison, dataset, config.data_dir, config.target_class)
         trained_on = replace_target_class(dataset, images, config.target_class, config.share)
+        recorded["poison_sha256"] = array_sha256(images)
         name = poison.stem.removeprefix("X_") + (f"_share_{config.share:g}" if config.share < 1 else "")
     trained_on = defended(trained_on, config.defence)
     out_dir = config.out_dir or project_path("saved_models") / dataset.name
     with Stop(config.max_minutes) as stop:
+        seeds = range(config.seed, config.seed + config.runs)
+        paths = {seed: out_dir / victim_name(method, config.sigma, name, seed) for seed in seeds}
         return [
-            train_victim(
-                replace(config, seed=seed), trained_on, out_dir / victim_name(method, config.sigma, name, seed), stop
-            )
-            for seed in range(config.seed, config.seed + config.runs)
+            train_victim(replace(config, seed=seed), trained_on, path, stop, **recorded) for seed, path in paths.items()
         ]
 
 
@@ -159,11 +159,12 @@ def _require_poison(poison: Path, data_dir: Path) -> None:
     )
 
 
-def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop) -> Path:
+def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop, **recorded: Any) -> Path:
     """Train one victim on ``dataset`` and save it as ``path``, which is returned. A finished victim is kept.
 
-    The victim is a network, or the majority vote of ``config.partitions`` networks. Raises InputError on bad settings
-    or data, StoppedEarly when asked to stop, and FloatingPointError on NaN or infinity.
+    The victim is a network, or the majority vote of ``config.partitions`` networks. recorded: more values for its
+    record. Raises InputError on bad settings or data, StoppedEarly when asked to stop, and FloatingPointError on NaN or
+    infinity.
     """
     config = config.in_force()
     run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
@@ -179,7 +180,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
             model, accuracies = training.model.assign(state.weights, state.statistics), training.evaluate(state)
         else:
             model, accuracies = _train_partitions(config, dataset, run.run_dir, stop)
-        run.finish(lambda path: save_model(model, path), config, **accuracies)
+        run.finish(lambda path: save_model(model, path), config, **accuracies, **recorded)
     _print_accuracies(config, path, accuracies)
     return path
 

@@ -81,6 +81,18 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
             )
 
 
+def different(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name and values of settings that differ. Older records lack some settings, or have them in another form."""
+    for name in sorted(found.keys() & wanted.keys()):
+        here, there = found[name], wanted[name]
+        here = here["mode"] if name == "noise" and isinstance(here, dict) else here
+        kinds = {type(here), type(there)}
+        if kinds == {dict}:
+            yield from ((f"{name}.{inner}", *values) for inner, *values in different(here, there))
+        elif here != there and (len(kinds) == 1 or kinds.isdisjoint({bool, dict})):
+            yield name, here, there
+
+
 def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None) -> dict[str, Any]:
     """Read the record in a JSON file: an object whose entry 'settings' must equal ``wanted``.
 

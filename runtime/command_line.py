@@ -1,5 +1,6 @@
 """Scripts: from the command line to a config, and from an error to one line and an exit status."""
 
+import importlib
 import os
 import re
 import select
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, make_dataclass, replace
+from functools import cache
 from inspect import cleandoc
 from io import StringIO
 from itertools import pairwise
@@ -17,7 +19,7 @@ from tyro import _strings
 
 from runtime.checks import require_usable
 from runtime.files import InputError
-from runtime.provenance import IS_CHECKOUT
+from runtime.provenance import IS_CHECKOUT, settings
 from runtime.stop import STOPPED_EARLY, StoppedEarly
 
 Config = TypeVar("Config")
@@ -155,6 +157,19 @@ def parser_error(box: str) -> str:
     told = [line for line in lines if line and not line.startswith(("Argument helptext", "For full helptext"))]
     text = re.sub(r"^Missing from .*?:", "Missing:", "; ".join(told)).rstrip(".") or " ".join(box.split())
     return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + " ..."
+
+
+def config_of(script: str, words: Sequence[str]) -> Any:
+    """The config that a script parses from a command line."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    return parsed(module.Config, words=words)
+
+
+@cache
+def settings_from(script: str, words: Sequence[str]) -> dict[str, Any]:
+    """The settings that a script reads from a command line, as its records hold them."""
+    config = config_of(script, words)
+    return settings(config.in_force() if hasattr(config, "in_force") else config)
 
 
 def _leave(message: str, status: int) -> NoReturn:

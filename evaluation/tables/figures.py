@@ -14,7 +14,7 @@ from attack_generation.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, d
 from evaluation.tables.cells import CLEAN, OPTIMISED
 from evaluation.tables.frame import CONTROL, MEAN, points_of
 from evaluation.tables.layout import dataset_name
-from evaluation.tables.ranking import scored_rows
+from evaluation.tables.ranking import scored_rows, scores
 from robust_training.methods import METHODS
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
@@ -22,6 +22,7 @@ from runtime.lazy import stats
 MOST = 12  # entries of a panel
 COLUMNS = 4  # panels in a row. With PANEL inches each, a figure has fewer than 2,000 pixels
 PANEL = 3.4
+LEAST = -40  # smallest reduction in a ranking, %
 COLOURS = {CLEAN: BLACK, CONTROL: BLUE, OPTIMISED: ORANGE}  # by kind of training data
 PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
 TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
@@ -64,7 +65,7 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
             axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None), xlabel="ACR (l2, pixels in [0, 1])")
             _dress(axes, key, shown)
     about = "Large dots and bars: mean ± sample standard deviation over victims. Small dots: victims. Blue: controls, "
-    about += "made without optimisation. Orange: optimised poison"
+    about += "made without optimisation. Orange: all other poison"
     if len(order) > MOST:
         about += f". Shown: the {MOST - 1} of {len(order) - 1} kinds of training data that lower the ACR most"
     _save(path, figure, title, shown, about, colours=128)
@@ -154,7 +155,8 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
 def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     """Draw the reductions of each poison, a panel for each data set's frame, the poison with the best score on top.
 
-    Small dots are kinds of victims. Black: the score, the smallest reduction of the poison, with its 95 % interval.
+    Small dots are kinds of victims. Black: the score, the smallest reduction of the poison, with its 95 % interval. An
+    arrow ends an interval that goes on below LEAST.
     """
     rows = [
         {name: one for name, one in scored_rows(frame).groupby("data") if name != CLEAN} for frame in frames.values()
@@ -163,17 +165,19 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     colours = dict(zip(variants, cycle((BLUE, ORANGE, GREEN)), strict=False))
     figure, grid = _figure([list(frames)], [0.8 + 0.24 * max(map(len, rows))], 5.0)
     for groups, frame, axes in zip(rows, frames.values(), grid[0], strict=True):
-        worst = {name: min(group["reduction"]) for name, group in groups.items()}
+        worst = scores(frame)["reduction"].dropna().to_dict()
         for y, name in enumerate(order := sorted(worst, key=lambda name: worst[name])):
             for variant, colour in colours.items():
                 group = groups[name][groups[name]["victim_variant"] == variant]
                 label = f"{variant} victims".strip() if y == 0 else None
                 axes.plot(group["reduction_percent"], [y] * len(group), "o", color=colour, ms=4, alpha=0.8, label=label)
             score = worst[name]
-            axes.plot([max(score.low, -40), min(score.high, 100)], [y - 0.25] * 2, color=BLACK, lw=1)
-            axes.plot(score.percent, y - 0.25, "D", color=BLACK, ms=3.5, label="score (95 %)" if y == 0 else None)
+            low, high = max(score.low, LEAST), min(score.high, 100)
+            line, label = "<-" if low > score.low else "-", "score (95 %; ◀ goes on)" if y == 0 else None
+            axes.plot([low, high], [y - 0.25] * 2, line, color=BLACK, ms=4, lw=1, markevery=[0])
+            axes.plot(score.percent, y - 0.25, "D", color=BLACK, ms=3.5, label=label)
         axes.set_yticks(range(len(order)), [plain_text(name.replace("_", " ")) for name in order], fontsize="small")
-        axes.set(xlim=(-42, 102), xlabel="reduction of the ACR, %", title=dataset_name(frame))
+        axes.set(xlim=(LEAST - 2, 102), xlabel="reduction of the ACR, %", title=dataset_name(frame))
         axes.set_ylim(len(order) - 0.4 - max(map(len, rows)), len(order) - 0.4)  # lines of all panels are equally high
         axes.axvline(0, color=BLACK, lw=0.6)
         axes.grid(alpha=0.3)

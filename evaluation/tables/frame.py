@@ -13,7 +13,7 @@ from evaluation.store import POINTS, SETTINGS
 from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
 from evaluation.tables.plan import AttackVariant, Plan
 from evaluation.tables.records import commits
-from evaluation.tables.runs import SAME, Entry
+from evaluation.tables.runs import SAME, Entry, Run
 from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 
@@ -60,14 +60,14 @@ def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
 
 def _over_classes(plan: Plan, entries: Entries) -> Entries:
     """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
-    entries."""
+    entries, and classes certified with different settings (SAME)."""
     first, groups = plan.target_classes[0], dict[Cell, list[Entry]]()
     for cell, entry in entries.items():
         if entry.runs and cell.target_class in plan.target_classes:
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
-    return {cell: _joined(cell, group) for cell, group in whole.items()}
+    return {cell: _joined(cell, group) for cell, group in whole.items() if _comparable(one.runs for one in group)}
 
 
 def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
@@ -171,7 +171,7 @@ def paired_radii(
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
     everyone = [run for runs in kinds for run in runs]
-    if not seeds or any(len({str(run.certificate.get(name)) for run in everyone} - {"None"}) > 1 for name in SAME):
+    if not seeds or not _comparable(kinds):
         return None
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
@@ -181,6 +181,12 @@ def paired_radii(
         for radii in ([run.radii for run in runs] for runs in kinds)
     )
     return np.array(after), before, same
+
+
+def _comparable(groups: Iterable[Iterable[Run]]) -> bool:
+    """Whether the certificates of runs have the same settings (SAME), as far as these are known."""
+    certificates = [run.certificate for runs in groups for run in runs]
+    return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in SAME)
 
 
 def _all(values: Iterable[Any]) -> Any:

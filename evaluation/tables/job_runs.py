@@ -31,7 +31,8 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
 
     Raises StoppedEarly where the job stopped when it was asked to.
     """
-    limit = "--on-other-settings start_afresh" if job.rule in LIMITED else ""
+    replaces = job.rule in (*LIMITED, "merge") or job.script.endswith("control_poison.py")
+    limit = "--on-other-settings start_afresh" if replaces else ""
     if job.rule in LIMITED and stop.minutes_left is not None:
         limit += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
     script = ROOT / job.script

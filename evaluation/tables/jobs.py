@@ -1,6 +1,5 @@
 """The jobs of a plan. Each job is a call of a script, which a user may also call by hand."""
 
-import importlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from evaluation.tables.plan import DATASETS, Plan
 from randomized_smoothing_certification.certificate_file import summary_path
 from robust_training.methods import METHODS
 from runtime.checks import require_usable
-from runtime.command_line import parsed
+from runtime.command_line import config_of, settings_from
 from runtime.files import InputError
 from runtime.provenance import ROOT
 
@@ -99,10 +98,10 @@ def _poison_job(plan: Plan, poison: Poison) -> Job:
     if poison.against in CONTROLS:
         values |= {"kind": poison.against}
         return _job(plan, "control", about, "attack_generation/control_poison.py", values, outputs)
+    variant = plan.attack_variants()[poison.variant].flags if poison.variant else {}
     values |= {
         "architecture": poison.architecture, "run_dir": plan.paths.work / "runs/poison" / poison.key,
-        **_settings_for(plan.attack, poison.against, poison.sigma),
-        **(plan.attack_variants()[poison.variant].flags if poison.variant else {}),
+        **_settings_for(plan.attack, poison.against, poison.sigma, variant),
     }  # fmt: skip
     folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{plan.script_folder}"
     return _job(plan, "poison", about, f"{folder}/poison_radius_{poison.against}.py", values, outputs)
@@ -129,7 +128,7 @@ def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
     }  # fmt: skip
     needs = [plan.paths.poison(poison)] if poison else []
     values |= {"poison": needs[0]} if poison else {}
-    values |= {**_settings_for(plan.victim, victim.method, victim.sigma), **plan.victims.get(victim.variant, {})}
+    values |= _settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.variant, {}))
     script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
     about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"
     return _job(plan, "victim", about, script, values, [model, model.with_suffix(".json")], needs)
@@ -170,10 +169,12 @@ def _tables_job(plan: Plan) -> Job:
     return _job(plan, "tables", "the tables", "evaluation/tables/make_tables.py", values, outputs, needs)
 
 
-def _settings_for(settings: dict[str, dict[str, Any]], method: str, sigma: float) -> dict[str, Any]:
-    """The flags of a method at a noise level. More specific flags win."""
-    keys = ("all", method, f"{method} {sigma:g}")
-    return {name: value for key in keys for name, value in settings.get(key, {}).items()}
+def _settings_for(
+    settings: dict[str, dict[str, Any]], method: str, sigma: float, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The flags of a method at a noise level. More specific flags win, and ``own`` flags over all others."""
+    layers = [*(settings.get(key, {}) for key in ("all", method, f"{method} {sigma:g}")), own]
+    return {name.replace("-", "_"): value for layer in layers for name, value in layer.items()}
 
 
 def flags(values: Mapping[str, Any]) -> str:
@@ -186,6 +187,22 @@ def flags(values: Mapping[str, Any]) -> str:
         else:
             words += [f"--{dashed}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)
+
+
+def jobs_of_run(plan: Plan, cell: Cell, seed: int) -> dict[str, Job]:
+    """The jobs that make a run, by the names of its records. A ready poison's record is not made by a job."""
+    jobs = {"victim": _victim_job(plan, cell, seed), "certificate": next(_certificate_jobs(plan, cell, seed))}
+    if cell.poison and cell.poison.against != READY:
+        jobs["poison"] = _poison_job(plan, cell.poison)
+    return jobs
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """The settings that a job's record holds, without hashes and those in its path: the class, a victim's seed."""
+    in_path = rf"--(target-class|shard{'|seed' if job.rule == 'victim' else ''}) [\d/]+"
+    words = tuple("x" if "/" in word else word for word in shlex.split(re.sub(in_path, "", job.flags)))
+    left_out = {name.replace("-", "_") for name in re.findall(in_path, job.flags)}
+    return {name: value for name, value in settings_from(job.script, words).items() if name not in left_out}
 
 
 def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
@@ -202,8 +219,7 @@ def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
         if not (ROOT / job.script).is_file():
             raise InputError(f"{where}: {job.about}: there is no script {job.script}; write it, or leave the row out")
         try:
-            module = importlib.import_module(job.script.removesuffix(".py").replace("/", "."))
-            config = parsed(module.Config, words=shlex.split(job.flags))
+            config = config_of(job.script, shlex.split(job.flags))
             require_usable(config)
             if hasattr(config, "check"):
                 config.check()

@@ -326,7 +326,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:
     """Raise InputError for an impossible name or value of a flag, and for a flag that the plan itself sets."""
     for name, value in settings.items():
-        if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
+        if not re.fullmatch(r"(?!help$)[A-Za-z][\w.-]*", name):
             raise InputError(f"{where}: {name!r} is no setting of a script; name one without dashes before it")
         if name.replace("-", "_") in decided:
             raise InputError(f"{where}: {name} is decided by the plan's own entries; change those")

@@ -35,6 +35,11 @@ ALIKE = (
 )  # fmt: skip
 """Entries of a plan that must be equal so that its poisons stand in one ranking."""
 
+RECORDED = (
+    "Rows (recorded) are from results/ and have clean victims of their own, from another machine. For an order on one "
+    "machine run `make plan TABLE={}` first."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(run_plan.Config):
@@ -61,8 +66,10 @@ def main(config: Config) -> None:
         else:
             stores.append(there)
     found = [scores(frame_of(one := read_plan(at / "plan.yaml"), read_entries(one, at))) for at in stores]
-    write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)]))
-    print(f"\n{as_text(table)}\n\n{printed_path(page)}: written")
+    found[1:] = [one.drop(found[0].index, errors="ignore").rename("{} (recorded)".format) for one in found[1:]]
+    notes = [RECORDED.format(plan.table) for one in found[1:] if len(one)]
+    write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)], notes))
+    print("", as_text(table), *notes, f"{printed_path(page)}: written", sep="\n\n")
 
 
 def _named(path: Path, plan: Plan, paths: Paths) -> str:

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
-from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
-from evaluation.tables.jobs import Job, jobs_of
-from evaluation.tables.plan import Plan, read_plan
+from evaluation.tables.cells import READY, Cell, Foreign, Paths
+from evaluation.tables.jobs import jobs_of_run, settings_of
+from evaluation.tables.plan import Plan
 from evaluation.tables.runs import Entry, Run
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -27,9 +27,9 @@ from randomized_smoothing_certification.certificate_file import (
     read_whole_points,
     require_certified_radii,
     require_possible_radii,
-    summary_path,
 )
-from runtime.files import InputError, file_sha256, read_record, write_text
+from runtime.checkpoints import different
+from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path
 
@@ -60,19 +60,22 @@ def require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
 def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = False) -> None:
     """Write the measurements of the plan's jobs so far, and the certificates of other programs, as a store.
 
+    Leaves out runs that were made with other settings than the plan's, with a note.
     directory: where the plan's own paths start. add: keep the runs of the folder's store that are not found there.
     Raises InputError before anything is written: where there is no run, where the folder lies in results/ and a run has
     no clean commit, and where the plan would make a kept run in another way.
     """
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
-    hash_of = cache(file_sha256)  # many victims share a poison
+    kept, left_out = _kept_runs(plan, folder) if add else {}, list[str]()
+    hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims
     for cell in cells:
-        found = {seed: _measured_run(plan, paths, cell, seed, hash_of) for seed in plan.seeds}
+        found = {seed: _measured_run(plan, paths, cell, seed, hashes_of, left_out) for seed in plan.seeds}
         runs[cell.key] = {seed: run for seed, run in found.items() if run}
+    if left_out:
+        print(f"note: {len(left_out)} runs of other settings are left out, run the plan again. First: {left_out[0]}")
     if not any(runs.values()):
         mend = "run the plan first, or give the folder that its paths start from as --directory"
         require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
-    kept = _kept_runs(plan, folder) if add else {}
     stored = {entry: dict(sorted({**kept.get(entry, {}), **by_seed}.items())) for entry, by_seed in runs.items()}
     if is_in_results(folder):
         for run in (run for by_seed in stored.values() for run in by_seed.values()):
@@ -94,41 +97,33 @@ def write_runs(folder: Path, runs: Runs) -> None:
 def _kept_runs(plan: Plan, folder: Path) -> Runs:
     """The runs in a folder's store.
 
-    Raises InputError where the plan has no such run, or a job of the run has other flags in the plan than in the
-    folder's plan.
+    Raises InputError where the plan has no such run, or would make it with other settings.
     """
     if not has_store(folder):
         return {}
-    folders = ("table", "work_dir", "results_dir", "data_dir", "shards")
-    old = msgspec.structs.replace(read_plan(folder / "plan.yaml"), **{name: getattr(plan, name) for name in folders})
-    runs, flags_of = read_runs(folder), {job.outputs: _compared(job) for job in jobs_of(plan)}
-    cells = [(cell, seed) for cell in old.cells() for seed in runs.get(cell.key, ())]
-    needed = {summary_path(old.paths.certificate(cell, seed)) for cell, seed in cells}
-    needed |= {old.paths.visibility(cell.poison) for cell, _ in cells if cell.poison}
-    for job in reversed(jobs_of(old)):  # each job stands after the jobs that it needs
-        if needed.isdisjoint(job.outputs) or job.rule == "data":
-            continue
-        needed.update(job.needs)
-        here, there = _compared(job), flags_of.get(job.outputs)
-        if there and here != there:
-            has, wants = (", ".join(sorted(f"--{one}" for one in flags)) for flags in (here - there, there - here))
-            raise InputError(
-                f"{folder}: {job.about}: was made with {has or 'no further flag'}, and the plan has "
-                f"{wants or 'no further flag'}; write the same flags in the plan, or give another --results-dir"
-            )
-    wanted = {cell.key: plan.seeds for cell in plan.cells()}
-    wanted |= {one.cell.key: range(len(one.files)) for one in plan.foreign}
+    runs, cells = read_runs(folder), {cell.key: cell for cell in plan.cells()}
+    wanted = dict.fromkeys(cells, plan.seeds) | {one.cell.key: range(len(one.files)) for one in plan.foreign}
     for entry, seed in sorted((entry, seed) for entry, by_seed in runs.items() for seed in by_seed):
         if seed not in wanted.get(entry, ()):
             raise InputError(f"{folder}: has {entry}, seed {seed}, which the plan lacks; add it to the plan")
+        if cell := cells.get(entry):
+            run = _run(plan, folder, cell, seed, runs[entry][seed])
+            if other := _otherwise(plan, cell, seed, run.records):
+                raise InputError(
+                    f"{folder}: {cell}, seed {seed}: has {other[0]}; write the same settings in the plan, or give "
+                    "another --results-dir"
+                )
     return runs
 
 
-def _compared(job: Job) -> set[str]:
-    """The flags on which its result depends. A clean victim is the same for every target class."""
-    flags = {*job.flags.removeprefix("--").split(" --")}
-    of_class = {flag for flag in flags if flag.startswith("target-class ")}
-    return flags - of_class if f"training-data {CLEAN}" in flags else flags
+def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *names: str) -> list[str]:
+    """Settings in which records of a run differ from the plan's jobs. names: records, by default all."""
+    jobs = {name: job for name, job in jobs_of_run(plan, cell, seed).items() if name in (names or records)}
+    return [
+        f"{record} with {name} {found}, where the plan says {wanted}"
+        for record, job in jobs.items()
+        for name, found, wanted in different(records[record].get("settings", {}), settings_of(job))
+    ]
 
 
 def _require_same_images(runs: Runs, folder: Path) -> None:
@@ -184,8 +179,10 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
     return runs
 
 
-def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int, hash_of: Callable[[Path], str]) -> Measured | None:
-    """A complete run, whose records all fit its files. None: the run is not complete.
+def _measured_run(
+    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any], left_out: list[str]
+) -> Measured | None:
+    """A complete run, whose records fit its files and the plan. None: it is not complete, or noted in ``left_out``.
 
     Raises InputError for a row that the run cannot have written.
     """
@@ -201,10 +198,16 @@ def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int, hash_of: Call
     if cell.poison:
         images = paths.poison(cell.poison)
         records["poison"] = read_record(images.with_suffix(".json"), settings=dict)
-        if images.is_file() and records["poison"].get("sha256") != hash_of(images):
-            return None  # the poison is being made again
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
+        of_file, of_images = hashes_of(images) if images.is_file() else (None, None)
+        users = records["victim"], records.get("visibility", {}).get("settings", {})
+        same = {of_images, *(one.get("poison_sha256") for one in users)} - {None}
+        if of_file not in (None, records["poison"].get("sha256")) or len(same) > 1:
+            return None  # the poison is being made again, or was since
+    if other := _otherwise(plan, cell, seed, records):
+        left_out.append(f"{cell}, seed {seed}: {other[0]}")
+        return None
     return Measured(tsv, points_table(cell.key, seed, points), records)
 
 
@@ -278,16 +281,9 @@ def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: Measured) -> R
 def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     """A line for each entry whose measurement differs from the plan: other votes, other points or more runs."""
     lines = []
-    settings = {name.replace("-", "_"): value for name, value in plan.certification.items()}
     for entry in entries:
-        certificates = [run.certificate for run in entry.runs if "certificate" in run.records]
-        certificates = [{**one, "noise": one["noise"]["mode"]} if one.get("noise") else one for one in certificates]
-        found = {
-            f"{name} {measured[name]}, where the plan says {value}"
-            for measured in certificates
-            for name, value in settings.items()
-            if name in measured and str(measured[name]) != str(value)
-        }
+        runs = [run for run in entry.runs if "certificate" in run.records]
+        found = {one for run in runs for one in _otherwise(plan, entry.cell, run.seed, run.records, "certificate")}
         if len(entry.runs) > entry.wanted:
             found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
         lines += [f"{entry.cell}: has {one}" for one in sorted(found)]

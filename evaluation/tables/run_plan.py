@@ -21,13 +21,15 @@ from typing import Annotated
 import msgspec
 
 from data.ready_poisons import load_ready_poison
+from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
+from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
-from runtime.command_line import run_script
+from runtime.command_line import run_script, settings_from
 from runtime.files import InputError, write_json
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -54,7 +56,11 @@ class Config:
 def main(config: Config) -> None:
     """Run the plan's jobs. Raises StoppedEarly, or InputError after all other jobs where a job failed."""
     require_usable(config)
-    plan = with_changes(read_plan(config.plan), config)
+    plan = with_changes(written := read_plan(config.plan), config)
+    used = {f"{cell.victim.method} {cell.victim.sigma:g}" for cell in written.cells()}
+    used |= {f"{poison.against} {poison.sigma:g}" for poison in written.poisons()}
+    if unused := [key for key in (*written.attack, *written.victim) if " " in key and key not in used]:
+        raise InputError(f"{config.plan}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
     for name, folder in plan.paths_in(config.directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, config.directory)
@@ -67,12 +73,17 @@ def main(config: Config) -> None:
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_of(plan)
     is_prepared = plan.paths_in(config.directory).manifest.is_file()
+    if is_prepared and plan.data:
+        named = {name.replace("-", "_"): value for name, value in plan.data.items()}
+        wanted = settings_from(jobs[0].script, tuple(shlex.split(jobs[0].flags)))
+        source = config.directory / named["source"] if "source" in named else None
+        require_prepared_with(plan.paths_in(config.directory).data, {name: wanted[name] for name in named}, source)
     to_do = [job for job in jobs if not (job.rule == "data" and is_prepared)]
     check_scripts(to_do, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
-    write_json(plan.paths.plan, msgspec.to_builtins(plan))
-    with stopped as stop:
+    with Artifact(plan.paths.plan), stopped as stop:
+        write_json(plan.paths.plan, msgspec.to_builtins(plan))
         failed = run_jobs(to_do, config.processes, stop)
         lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
         for job in jobs:  # jobs that need a file of a failed job

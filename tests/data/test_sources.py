@@ -11,6 +11,7 @@ import pytest
 
 from data import prepare
 from data.datasets import labels, load_dataset
+from data.sources import require_prepared_with
 from runtime.files import InputError
 from tests.data.test_idx import NAMES, idx
 
@@ -171,3 +172,20 @@ def test_a_pipe_in_place_of_a_file_is_one_line(config: prepare.Config, name: str
     os.mkfifo(tmp_path / "piped" / name)
     with pytest.raises(InputError, match=f"{name}: cannot be read: a|is a folder without train-images-idx3-ubyte"):
         prepare.main(replace(config, source=tmp_path / "piped"))
+
+
+def test_data_of_another_source_or_setting_are_not_what_a_plan_wants(config: prepare.Config, tmp_path: Path) -> None:
+    prepared(config)
+    for name, change in (("same", {}), ("other", {"y_train": made_up()["y_train"][::-1]})):
+        np.savez(tmp_path / f"{name}.npz", **{**made_up(), **change})
+
+    def require(name: str, validation: int = 140) -> None:
+        source = tmp_path / f"{name}.npz"
+        require_prepared_with(tmp_path / "data/OWN", {"source": str(source), "validation": validation}, source)
+
+    for name in ("source", "same", "gone"):
+        require(name)
+    other = r"source .*source\.npz, .* says .*other\.npz"
+    for arguments, said in ((("other",), other), (("same", 9), "validation 140")):
+        with pytest.raises(InputError, match=f"data/OWN: was prepared with {said}.*; delete this folder"):
+            require(*arguments)

@@ -248,6 +248,16 @@ def test_merged_shards_are_the_whole_run(toy: Path, tmp_path: Path) -> None:
         merge([whole], tmp_path / "b.tsv")
 
 
+def test_a_merge_replaces_a_run_of_other_settings_only_when_asked_to(toy: Path, tmp_path: Path) -> None:
+    merged, shard = tmp_path / "merged.tsv", tmp_path / "shard.tsv"
+    certify_test_points(config(toy, merged, n=200))
+    certify_test_points(config(toy, shard, n=300, shard="1/1"))
+    with pytest.raises(InputError, match=r"made with n = 200, this run has 300; .* start_afresh replaces it"):
+        merge([shard], merged)
+    merge([shard], merged, "start_afresh")
+    assert without_time(merged) == without_time(shard) and is_summarised(merged)
+
+
 def test_shards_of_other_settings_do_not_merge(toy: Path, tmp_path: Path) -> None:
     for shard, n in (("1/2", 300), ("2/2", 200)):
         certify_test_points(config(toy, tmp_path / f"{n}.tsv", shard=shard, n=n))
@@ -802,7 +812,12 @@ def test_a_merge_killed_at_any_write_is_done_again(
     with pytest.raises(StoppedEarly):
         certify_test_points(config(toy, whole, max_minutes=1e-9))
     certify_test_points(config(toy, whole))
-    with pytest.raises(InputError, match=r"whole\.tsv: exists with other rows"):  # other times
+    merge(shards, whole)  # only the times differ
+    assert whole.read_text() == before
+    first = read_points(whole)[0]
+    whole.write_text(before.replace(first.radius, "0.000001", 1))
+    summary_path(whole).unlink()
+    with pytest.raises(InputError, match=r"whole\.tsv: exists with other rows"):
         merge(shards, whole)
 
 

@@ -190,6 +190,9 @@ def test_the_mean_over_classes_is_of_all_their_points() -> None:
     lacking = {**entries, plan.cells()[-1]: Entry(plan.cells()[-1], 1, ())}
     assert list(frame_of(plan, lacking)["target_class"]) == [1, 1, 2, 2, MEAN]
     assert MEAN not in set(frame_of(plan_with(target_classes=[1]), entries)["target_class"])
+    (other,) = entries[plan.cells()[-1]].runs
+    other.records["certificate"]["settings"]["n"] = 200  # radii of other votes
+    assert list(frame_of(plan, entries)["target_class"]) == [1, 1, 2, 2, MEAN]
 
 
 def test_the_mean_over_classes_knows_n_of_another_program() -> None:

@@ -67,6 +67,9 @@ def test_the_more_special_settings_win() -> None:
     assert of("gaussianaug", 0.25).endswith("--epochs 3")
     assert of("macer", 0.25).endswith("--epochs 3 --lam 2")
     assert of("macer", 0.5).endswith("--epochs 3 --lam 4")
+    mixed = {"all": {"weight-decay": 1}, "macer": {"weight_decay": 2}, "macer 0.5": {"weight-decay": 3}}
+    plan = plan_of({**SMALL, "victim": mixed})
+    assert of("macer", 0.5).endswith("--weight-decay 3") and of("macer", 0.25).endswith("--weight-decay 2")
     with pytest.raises(InputError, match=r"'macer 0\.50' must be written with the sigma 0\.5"):
         plan_of({**SMALL, "victim": {"macer 0.50": {"lam": 4}}})
 
@@ -292,6 +295,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist(path: Path) -> N
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
         ({"attack": {"all": {"epsilon": 0.05}}}, "epsilon is decided by the plan's own entries"),
         ({"victim": {"macer": {"out-dir": "x"}}}, "out-dir is decided by the plan's own entries"),
+        ({"victim": {"all": {"help": True}}}, "'help' is no setting of a script"),
         ({"limits": {"train": {"minutes": 60}}}, "no rule of limits 'train'"),
         ({"limits": {"all": {"minutes": 1}}}, "minutes of a job of 'all' must be at least 5, got 1"),
         ({"method_transfer": {"sigmas": [0.7], "against": ["macer"]}}, "no method of the table has sigma 0.7"),

@@ -120,6 +120,18 @@ def test_the_page_has_the_ranking_and_the_shares_of_the_class(tmp_path: Path) ->
     assert 500 < Image.open(tmp_path / "ranking.png").width < 2000
 
 
+def test_an_interval_that_the_figure_cuts_ends_in_an_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arrows() -> int:
+        drawn: list[Any] = []
+        monkeypatch.setattr("evaluation.tables.figures.save_png", lambda _, figure, **__: drawn.append(figure))
+        save_ranking(tmp_path / "ranking.png", {"rank_toy": frame()})
+        return sum(line.get_marker() == "<" for line in drawn[0].axes[0].get_lines())
+
+    assert arrows() == 0
+    monkeypatch.setitem(RADII, "halves", (0.7, 0.35, 0.2, 0.3))  # 75 % above clean victims, of one kind
+    assert arrows() == 1
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a plan and a folder of poisons in place of the project's."""
@@ -185,10 +197,15 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
     assert packed.record["entry"]["source"] == "a test" and packed.pixels.shape == (106, 8, 8, 1)
     victims = {path: path.stat().st_mtime_ns for path in work.glob("victims/**/*.keras")}
     assert len(victims) == 4
+    shutil.copytree(work / "ranking", folder / "results/rank_toy")
+    for certificates in work.glob("certificates/*/ready_*null"):
+        shutil.rmtree(certificates)
     main(config(folder, tiny_data_dir, folder / "poisons/digits_per_image.npz"))  # a shipped poison: two more victims
     assert len(list(work.glob("victims/**/*.keras"))) == 6
     assert {path: path.stat().st_mtime_ns for path in victims} == victims
-    assert "| per_image | " in (page := (work / "ranking/ranking.md").read_text()) and "| null | " in page
+    page = (work / "ranking/ranking.md").read_text()
+    assert "| per_image | " in page and "| null (recorded) | " in page and page.count("| clean") == 1
+    assert "run `make plan TABLE=rank_toy` first" in page and "TABLE=rank_toy" in capsys.readouterr().out
     with pytest.raises(InputError, match="null: data/poisons or the plan has another poison"):
         main(config(folder, tiny_data_dir, poison_file(folder, tiny_data_dir, X_poisoned=packed.pixels[:40] // 2 * 2)))
     for file in (folder / "poisons").glob("null.*"):

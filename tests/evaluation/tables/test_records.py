@@ -24,7 +24,7 @@ from evaluation.tables.records import collect, differences, foreign_runs, job_ti
 from evaluation.tables.runs import Run
 from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
 from randomized_smoothing_certification.core import radius_ceiling, round_down
-from runtime.files import InputError, file_sha256, write_text
+from runtime.files import InputError, array_sha256, file_sha256, save_array, write_text
 from tests.fuzz.mutations import node_edited
 
 POINTS = [Point(3, 8, 8, "0.250000", 1, "0:00:01"), Point(5, 8, -1, "0.000000", 0, "0:00:01")]
@@ -37,6 +37,7 @@ def plan(tmp_path: Path) -> Plan:
         {
             "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1, "rows": ["clean"],
             "methods": {"macer": [0.5]}, "work_dir": str(tmp_path / "work"), "results_dir": str(tmp_path / "store"),
+            "certification": {"n": 1000, "points": 9},
         },
         "plan",
     )  # fmt: skip
@@ -54,7 +55,7 @@ def plan(tmp_path: Path) -> Plan:
     record = {"settings": settings, "points": [3, 5], "provenance": {"commit": "0123456"}}
     tsv.with_suffix(".settings.json").write_text(json.dumps(record))
     summary_path(tsv).write_text(json.dumps({"tsv_sha256": file_sha256(tsv)}))
-    victim.write_text(json.dumps({"settings": {}, "sha256": "of the model", "accuracy": 0.9}))
+    victim.write_text(json.dumps({"settings": {"epochs": 101}, "sha256": "of the model", "accuracy": 0.9}))
     return plan
 
 
@@ -116,6 +117,7 @@ def test_points_of_other_classes_stand_apart(plan: Plan) -> None:
 def test_the_votes_of_each_point_are_kept(plan: Plan) -> None:
     points = [POINTS[0]._replace(votes=1000), POINTS[1]._replace(votes=0)]
     write_points(plan, points, acr_only=True)
+    plan = msgspec.structs.replace(plan, certification={**plan.certification, "acr_only": True})
     assert runs(plan) == 1
     assert read_store(plan.paths.results).points["votes"].tolist() == [1000, 0]
 
@@ -134,6 +136,50 @@ def test_a_victim_that_was_trained_again_is_not_shown_with_the_certificates_of_t
     plan.paths.model(cell, 0).with_suffix(".json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="has no certificate of the plan"):
         runs(plan)
+
+
+def test_a_run_of_other_settings_than_the_plans_is_left_out(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as victims that were trained before the plan was changed. Their notes name the first setting."""
+    for change, said in (
+        ({"victim": {"all": {"epochs": 12}}}, "clean, seed 0: victim with epochs 101, where the plan says 12"),
+        ({"seed": 1}, "clean, seed 1: certificate with seed 0, where the plan says 1"),
+        ({"certification": {"n": 1000}}, "clean, seed 0: certificate with points 9, where the plan says 500"),
+    ):
+        changed = msgspec.structs.replace(plan, **change)
+        if changed.seed:
+            moved_to_seed_1(plan)
+        with pytest.raises(InputError, match="has no certificate of the plan"):
+            runs(changed)
+        assert f"{said}\n" in capsys.readouterr().out
+        if changed.seed:
+            moved_to_seed_1(plan, back=True)
+    assert runs(plan) == 1 and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["victim", "visibility"])
+def test_a_run_of_an_earlier_poison_is_left_out(plan: Plan, part: str) -> None:
+    """A victim whose poison was made again since, and a poison whose visibility was measured before."""
+    plan = msgspec.structs.replace(plan, rows=("clean", "constant"), visibility=True)
+    clean, cell = plan.cells()
+    for of_seed in (plan.paths.certificate, plan.paths.model):
+        first, second = of_seed(clean, 0), of_seed(cell, 0)
+        for path in first.parent.glob(f"{first.stem}.*"):
+            write_text(second.parent / path.name.replace(first.stem, second.stem), path.read_text())
+    save_array(images := plan.paths.poison(cell.poison), np.zeros((2, 3), np.float32))
+    write_text(images.with_suffix(".json"), json.dumps({"settings": {}, "sha256": file_sha256(images)}))
+    seen, victim = plan.paths.visibility(cell.poison), plan.paths.model(cell, 0).with_suffix(".json")
+
+    def taken(**sha256: str) -> int:
+        measured = {"settings": {"poison_sha256": sha256["visibility"]}, "measured": {"auc": {}}}
+        write_text(seen, json.dumps(measured))
+        record = {**json.loads(victim.read_text()), "poison_sha256": sha256["victim"]}
+        write_text(victim, json.dumps(record))
+        collect(plan, plan.paths.results)
+        return len(read_entries(plan, plan.paths.results)[cell].runs)
+
+    same = dict.fromkeys(("victim", "visibility"), array_sha256(np.zeros((2, 3), np.float32)))
+    assert taken(**same) == 1
+    assert taken(**{**same, part: "another"}) == 0
 
 
 def test_rows_that_no_run_writes_are_refused(plan: Plan) -> None:
@@ -250,11 +296,11 @@ def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
     assert not (tmp_path / "results").exists()
 
 
-def moved_to_seed_1(plan: Plan) -> None:
-    """The plan's only run becomes a run of seed 1."""
+def moved_to_seed_1(plan: Plan, back: bool = False) -> None:
+    """The plan's only run becomes a run of seed 1. back: the run of seed 1 becomes one of seed 0."""
     (cell,) = plan.cells()
     for of_seed in (plan.paths.certificate, plan.paths.model):
-        first, second = of_seed(cell, 0), of_seed(cell, 1)
+        first, second = of_seed(cell, int(back)), of_seed(cell, int(not back))
         for path in first.parent.glob(f"{first.stem}.*"):
             path.rename(second.parent / path.name.replace(first.stem, second.stem))
 
@@ -278,14 +324,11 @@ def test_a_store_grows_in_parts(plan: Plan, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"certification": {"n": 2000}}, "victim 0, .* was made with no further flag, and the plan has --n 2000; "),
-        ({"certification": {"n": 9}, "shards": 2}, "victim 0, .* has --n 9; write the same flags"),
-        ({"victim": {"macer": {"epochs": 3}}}, "victim 0, .* has --epochs 3; write the same flags in the plan, or"),
-        ({"victim": {"macer": {"epochs": 3}}, "table": "u"}, "victim 0, .* and the plan has --epochs 3; "),
-        (
-            {"certification": {"all_classes": True}},
-            "was made with --target-class 8, and the plan has --target-class all",
-        ),
+        ({"certification": {"n": 9}}, "clean, seed 0: has certificate with n 1000, where the plan says 9; write the"),
+        ({"certification": {"points": 9}, "shards": 2}, "certificate with n 1000, where the plan says 100000; write"),
+        ({"victim": {"macer": {"epochs": 3}}}, "seed 0: has victim with epochs 101, where the plan says 3; write"),
+        ({"victim": {"macer": {"epochs": 3}}, "table": "u"}, "victim with epochs 101, where the plan says 3; "),
+        ({"certification": {"n": 1000, "points": 9, "all_classes": True}}, "target_class 8, where the plan says all; "),
         ({"runs": 1, "seed": 1}, r"has macer_.*/class_8, seed 0, which the plan lacks; add it to the plan"),
     ],
 )
@@ -406,8 +449,11 @@ def test_a_store_that_was_measured_otherwise_than_the_plan_says_is_noticed(
     assert runs(plan) == 1
     other = msgspec.structs.replace(plan, certification={"n": 5000, "alpha": 0.001, "points": 9}, runs=1)
     (line,) = differences(other, read_entries(other, plan.paths.results).values())
-    assert line == "macer (mnist_cnn), σ = 0.5, class 8, training data: clean: has n 1000, where the plan says 5000"
+    assert line.endswith(", class 8, training data: clean: has certificate with n 1000, where the plan says 5000")
     assert differences(plan, read_entries(plan, plan.paths.results).values()) == []
+    default = msgspec.structs.replace(plan, certification={"n": 1000, "alpha": "1e-3"})
+    (other_points,) = differences(default, read_entries(default, plan.paths.results).values())
+    assert other_points.endswith("has certificate with points 9, where the plan says 500")
     write_text(tmp_path / "store" / "plan.yaml", msgspec.yaml.encode(other).decode())
     main(Config(plan=tmp_path / "store" / "plan.yaml", from_results=True, results_dir=tmp_path / "made"))
     assert f"note: {line}" in capsys.readouterr().out

@@ -18,9 +18,10 @@ import data
 from evaluation.tables import job_runs, run_plan
 from evaluation.tables.jobs import Job, check_scripts, jobs_of
 from evaluation.tables.make_tables import Config, main
-from evaluation.tables.plan import read_plan
+from evaluation.tables.plan import plan_of, read_plan
 from evaluation.tables.records import collect
 from models.saving import load_model
+from runtime.artifact import Artifact
 from runtime.files import InputError, read_json, write_json
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 from tests.faults.processes import run
@@ -311,6 +312,37 @@ def test_an_idle_worker_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPa
     job = jobs_of(read_plan(write_plan(tmp_path)))[1]
     future, worker = job_runs._submitted(job, None, idle := [dead])  # type: ignore[list-item]
     assert worker is new and not future.done() and not idle and dead.is_shut_down
+
+
+def test_after_a_change_every_job_of_a_run_replaces_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, replacing = plan_of({**PLAN, "shards": 2, "ready": {"r": "digits_per_image"}, "visibility": True}), set()
+
+    def called(script: str, **_: str) -> None:
+        if "--on-other-settings start_afresh" in " ".join(sys.argv):
+            replacing.add(Path(script).stem.rpartition("_")[0])
+
+    monkeypatch.setattr("evaluation.tables.job_runs.runpy.run_path", called)
+    monkeypatch.chdir(tmp_path)
+    assert not any(job_runs.run_job(job, Stop()) for job in jobs_of(plan))
+    assert replacing == {
+        "control", "poison_radius", "gaussian_augmented", "macer", "certify", "merge",
+    }  # fmt: skip
+
+
+def test_other_data_and_a_second_run_in_the_folder_are_refused(tmp_path: Path, tiny_data_dir: Path) -> None:
+    here = f"data_dir={tiny_data_dir}"
+    with pytest.raises(InputError, match="DIGITS: was prepared with seed 0, the plan's data says 7; delete this"):
+        run_here(tmp_path, set=(here, "data={seed: 7}"), methods=("gaussianaug",))
+    with Artifact(tmp_path / "runs/tables/toy/plan.json"), pytest.raises(InputError, match=r"json: another run is"):
+        run_here(tmp_path, set=(here, "data={seed: 0}"), methods=("gaussianaug",))
+    assert not list(tmp_path.rglob("plan.json"))
+
+
+def test_settings_of_a_sigma_that_the_plan_lacks_are_refused(tmp_path: Path) -> None:
+    for change in ({}, {"victim": {"macer 0.5": {"epochs": 3}}}):
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "methods": {"macer": [0.25]}, **change}))
+        with pytest.raises(InputError, match="the plan has no macer 0.5; mend" if change else "runs must lie"):
+            run_plan.main(run_plan.Config(plan=tmp_path / "plan.yaml", set=() if change else ("runs=0",)))
 
 
 def test_a_method_without_a_script_is_one_line(tmp_path: Path) -> None:
