@@ -44,12 +44,8 @@ def printed_path(path: Path, folder: Path | None = None) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """The path as records show it: relative to the project where it lies inside, else absolute.
-
-    A name alone, as of a poison in data/poisons, stays as the user gave it.
-    """
-    shown, path = printed_path(path, project_path("")), Path(path)
-    return str(path) if Path(shown).is_absolute() and str(path) == path.stem else shown
+    """The path as records show it: relative to the project where it lies inside, else as the user gave it."""
+    return str(path) if Path(shown := printed_path(path, project_path(""))).is_absolute() else shown
 
 
 def settings(config: Any) -> dict[str, Any]:
