@@ -7,6 +7,7 @@ A file holds the certificates of one victim. Files of other programs in the colu
 The interval is that of the tables of plans, see evaluation/tables/statistics.py.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,14 @@ def _victim(known: dict[str, Any]) -> dict[str, Any]:
     if "victim" in known:
         whole = all(isinstance(known["victim"].get(name), dict) for name in ("settings", "config"))
         return known["victim"] if whole else {}
-    try:
-        record = read_record(project_path(known["model"]).with_suffix(".json"), settings=dict, config=dict)
-    except (KeyError, TypeError, ValueError, OSError):  # no record of this project, or none at all
-        return {}
-    return record if record.get("sha256") == known["model_sha256"] else {}
+    with contextlib.suppress(KeyError, TypeError, ValueError, OSError):  # no record of this project, or none at all
+        model = Path(known["model"])  # as it was given: relative to the project or to the folder of the run
+        for path in (project_path(model), model):
+            if (file := path.with_suffix(".json")).is_file():
+                record = read_record(file, settings=dict, config=dict)
+                if record.get("sha256") == known["model_sha256"]:
+                    return record
+    return {}
 
 
 def _are_of_poison(clean: list[dict[str, Any]], poisoned: list[dict[str, Any]]) -> bool:
