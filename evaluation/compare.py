@@ -91,8 +91,8 @@ def _victim(known: dict[str, Any]) -> dict[str, Any]:
         whole = all(isinstance(known["victim"].get(name), dict) for name in ("settings", "config"))
         return known["victim"] if whole else {}
     with contextlib.suppress(KeyError, TypeError, ValueError, OSError):  # no record of this project, or none at all
-        model = Path(known["model"])  # as it was given: relative to the project or to the folder of the run
-        for path in (project_path(model), model):
+        # The path is as it was given: relative to the project or to the folder of the run.
+        for path in (project_path(known["model"]), Path(known["model"])):
             if (file := path.with_suffix(".json")).is_file():
                 record = read_record(file, settings=dict, config=dict)
                 if record.get("sha256") == known["model_sha256"]:
