@@ -174,7 +174,7 @@ def test_what_cannot_be_ranked(folder: Path, tiny_data_dir: Path) -> None:
         ({"target_class": 3}, r"null: is poison of class 3, epsilon 0\.1; rank_toy ranks class 8, epsilon 0\.1"),
         ({"epsilon": 0.2}, r"null: is poison of class 8, epsilon 0\.2; rank_toy ranks"),
         ({"epsilon": 0.05}, r"mine\.npz: fails epsilon on DIGITS, class 8"),
-        ({"name": "constant"}, "constant: data/poisons or the plan has another poison of this name; choose"),
+        ({"name": "constant"}, "constant: data/poisons or the plan has another poison or row of this name; choose"),
         ({"name": "per_image"}, "per_image: data/poisons or the plan has another poison"),
         ({"name": "digits_per_image"}, "digits_per_image: data/poisons or the plan has another poison"),
     ):
