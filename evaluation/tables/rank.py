@@ -86,7 +86,7 @@ def _named(path: Path, plan: Plan, paths: Paths) -> str:
         raise InputError(f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}")
     same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256
     if name in ROWS or (is_file and (name in plan.ready or not same)):
-        raise InputError(f"{name}: data/poisons or the plan has another poison or row of this name; choose another name")
+        raise InputError(f"{name}: data/poisons or the plan has another poison or row of this name; choose another")
     if is_file and not is_there:
         for victims in paths.work.glob("victims/*/ready_*"):
             if f"{victims.name.partition('_class_')[2].partition('_')[2]}_share_".startswith(f"{name}_share_"):
