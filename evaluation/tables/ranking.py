@@ -35,11 +35,10 @@ its smallest reduction of the average certified radius (ACR) of the poisoned cla
 the same kinds. Where two intervals overlap, the order of their poisons is not certain. A score's interval begins at the
 smallest lower end of the eight kinds: a poison whose interval is above 0 works on every kind. It ends with the interval
 of the weakest kind. Each kind has three victims, so scores order few poisons. The smallest of eight noisy reductions is
-on average below the true smallest, by about 5 to 9 points on the digits, where MACER's victims vary most, and less on
-MNIST. The mean is over 24 victims and orders poisons better. The reduction of certified accuracy has a weakest kind of
-its own. [Enter a poison](../docs/enter_a_poison.md#read-the-row) explains the columns,
-[Attack](../docs/attack.md#controls) the rows that are no shipped poison. They have no gradients. `make plan
-TABLE=rank_digits` makes the victims of the digits.
+on average below the true smallest, above all on the digits, where MACER's victims vary most. The mean is over 24
+victims and orders poisons better. The reduction of certified accuracy has a weakest kind of its own. [Enter a
+poison](../docs/enter_a_poison.md#read-the-row) explains the columns, [Attack](../docs/attack.md#controls) the rows that
+are no shipped poison. They have no gradients. `make plan TABLE=rank_digits` makes the victims of the digits.
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
 """
