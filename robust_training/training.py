@@ -261,11 +261,8 @@ class Training:
     def step(self, state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
         """Step ``number`` of the run and its loss: a pure function of the state, the number and the seed."""
         epoch, step = divmod(number, self.steps_per_epoch)
-        size, order = (
-            self._batch_size,
-            epoch_order(self.config.seed, Stream.VICTIM_BATCHES, epoch, len(self.dataset.x_train)),
-        )
-        batch = order[step * size : (step + 1) * size]
+        order = epoch_order(self.config.seed, Stream.VICTIM_BATCHES, epoch, len(self.dataset.x_train))
+        batch = order[step * self._batch_size : (step + 1) * self._batch_size]
         streams = Stream.VICTIM_NOISE, Stream.VICTIM_AUGMENTATION
         seeds = tuple(seed_pair(self.config.seed, stream, number) for stream in streams)
         rate = learning_rate(self.config.schedule, self._rate, number, self.total_steps)
@@ -278,9 +275,8 @@ class Training:
         x, y = (ops.take(part, batch, axis=0) for part in data)
         noise_seed, augmentation_seed = seeds
         x = self.config.augmented(x, augmentation_seed)
-        randomness = Randomness(
-            self.config.sigma, noise_seed, seed_pair(self.config.seed, Stream.VICTIM_FIXED_NOISE), batch
-        )
+        fixed_seed = seed_pair(self.config.seed, Stream.VICTIM_FIXED_NOISE)
+        randomness = Randomness(self.config.sigma, noise_seed, fixed_seed, batch)
         x, loss = self.config.loss.perturbed(
             lambda x: self.model(state.weights, state.statistics, x)[0], x, y, randomness, epoch, state.loss
         )
