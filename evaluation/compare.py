@@ -7,21 +7,20 @@ A file holds the certificates of one victim. Files of other programs in the colu
 The interval is that of the tables of plans, see evaluation/tables/statistics.py.
 """
 
-import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from evaluation.tables.runs import SAME, share_at_ceiling
 from evaluation.tables.statistics import reduction_of
-from randomized_smoothing_certification.certificate_file import certified_radii, read_known_points
-from randomized_smoothing_certification.fewer_votes import recorded_settings
+from randomized_smoothing_certification.certificate_file import Point, certified_radii, read_known_points
+from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
 from runtime.checks import shortened
 from runtime.command_line import run_script
-from runtime.files import InputError, read_record
-from runtime.provenance import project_path
+from runtime.files import InputError
 
 OF_ONE_VICTIM = {"seed", "target_class", "x_train", "y_train"}
 """Training settings in which victims of clean and of poisoned data may differ."""
@@ -37,86 +36,100 @@ class Config:
     """Certificates of victims of poisoned training data, with the same seeds in the same order."""
 
 
+class Certified(NamedTuple):
+    """The certificates of one victim."""
+
+    file: Path
+    points: list[Point]
+    settings: dict[str, Any]  # of the certificates, {} where they are not known
+    victim: dict[str, Any]  # record of the model that was certified, {} where it is not at hand
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Settings of the victim's training, {} where they are not known."""
+        return self.victim.get("settings", {})
+
+
 def main(config: Config) -> None:
     """Print both ACRs and the reduction. Raises InputError for files that cannot be compared."""
-    if len(config.clean) != len(config.poisoned) or not config.clean:
-        raise InputError(
-            f"--clean has {len(config.clean)} files and --poisoned {len(config.poisoned)}; give a file for each seed"
-        )
-    files = (*config.clean, *config.poisoned)
-    if twice := [file for file in files if [one.resolve() for one in files].count(file.resolve()) > 1]:
+    count = len(config.clean)
+    if not config.clean or count != len(config.poisoned):
+        raise InputError(f"--clean has {count} files and --poisoned {len(config.poisoned)}; give a file for each seed")
+    files = [*config.clean, *config.poisoned]
+    resolved = [file.resolve() for file in files]
+    if twice := [file for file in files if resolved.count(file.resolve()) > 1]:
         raise InputError(f"{twice[0]}: is given twice; give each victim's file once")
-    points, settings = [read_known_points(file) for file in files], [recorded_settings(file) for file in files]
-    first: dict[str, tuple[Any, Path]] = {}  # by setting: its value, and the first file that has it
-    for file, found, known in zip(files, points, settings, strict=True):
-        if [one[:2] for one in found] != [one[:2] for one in points[0]]:
-            raise InputError(f"{file}: has other test points than {files[0]}; certify the same points")
-        for name in (one for one in SAME if one in known):
-            expected, there = first.setdefault(name, (known[name], file))
-            if known[name] != expected:
-                raise InputError(f"{file}: {name} is {known[name]}, but {expected} in {there}; certify alike")
-    records = [_victim(known) for known in settings]
-    for file, known, record in zip(files, settings, records, strict=True):
-        if not known:
-            print(f"note: {file} has no record, so that its n, alpha and sigma are not checked")
-        elif not record:
-            print(f"note: {file}: the record of its victim is not found, so that its training data are not checked")
-    of_poison = _are_of_poison(records[: len(config.clean)], records[len(config.clean) :])
-    trained = [record.get("settings", {}) for record in records]
-    seeds = np.array([one.get("seed") for one in trained]).reshape(2, -1)
-    if len(config.clean) > 1 and None not in seeds and not np.array_equal(*seeds):
-        raise InputError(f"--clean has the seeds {seeds[0]}, --poisoned has {seeds[1]}; give both in the same order")
-    victims = list(filter(None, trained))
-    for name in sorted(set.intersection(*map(set, victims)) - OF_ONE_VICTIM) if victims else ():
-        if len(values := {repr(victim[name]): shortened(victim[name]) for victim in victims}) > 1:
-            shown = ", ".join(values.values())
-            print(f"note: victims differ in {name}: {shown}; the reduction is not the poison's alone")
-    clean, poisoned = np.maximum([certified_radii(one) for one in points], 0).reshape(2, len(config.clean), -1)
+    found = [
+        Certified(file, read_known_points(file), known := recorded_settings(file), recorded_victim(known))
+        for file in files
+    ]
+    _require_same_certification(found)
+    of_poison = _require_sides(found[:count], found[count:])
+    for note in _notes(found):
+        print(f"note: {note}")
+    clean, poisoned = np.maximum([certified_radii(one.points) for one in found], 0).reshape(2, count, -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
-    counted = f"{len(clean)} victim{'s' * (len(clean) > 1)}, {len(points[0])} test points"
-    sides = ("--clean", "--poisoned") if of_poison else ("clean data", "poisoned data")
-    print(f"ACR {clean.mean():.4f} of {sides[0]}, {poisoned.mean():.4f} of {sides[1]} ({counted})")
-    if known := next(filter(None, settings), {}):
+    before, after = ("--clean", "--poisoned") if of_poison else ("clean data", "poisoned data")
+    victims = f"{count} victim{'s' * (count > 1)}, {clean.shape[1]} test points"
+    print(f"ACR {clean.mean():.4f} of {before}, {poisoned.mean():.4f} of {after} ({victims})")
+    if known := next((one.settings for one in found if one.settings), {}):
         votes = [known[name] for name in ("n", "alpha", "sigma", "failure_mass")]
-        before, after = (f"{100 * share_at_ceiling(one, *votes):.1f} %" for one in (clean, poisoned))
-        print(f"points at the ceiling of n = {votes[0]:,} votes: {before} of {sides[0]}, {after} of {sides[1]}")
-    over = " and ".join(reduction.over) + " of this victim" * (len(clean) == 1)
-    print(f"lower by {reduction.text}" + f", 95 % over {over}" * bool(reduction.over))
+        shares = [f"{100 * share_at_ceiling(radii, *votes):.1f} %" for radii in (clean, poisoned)]
+        print(f"points at the ceiling of n = {votes[0]:,} votes: {shares[0]} of {before}, {shares[1]} of {after}")
+    over = f", 95 % over {' and '.join(reduction.over)}{' of this victim' * (count == 1)}" if reduction.over else ""
+    print(f"reduction of the ACR: {reduction.text}{over}")
 
 
-def _victim(known: dict[str, Any]) -> dict[str, Any]:
-    """The record of the model that was certified, {} where it is not at hand. known: settings of the certificates."""
-    if "victim" in known:
-        whole = all(isinstance(known["victim"].get(name), dict) for name in ("settings", "config"))
-        return known["victim"] if whole else {}
-    with contextlib.suppress(KeyError, TypeError, ValueError, OSError):  # no record of this project, or none at all
-        # The path is as it was given: relative to the project or to the folder of the run.
-        for path in (project_path(known["model"]), Path(known["model"])):
-            if (file := path.with_suffix(".json")).is_file():
-                record = read_record(file, settings=dict, config=dict)
-                if record.get("sha256") == known["model_sha256"]:
-                    return record
-    return {}
+def _require_same_certification(found: list[Certified]) -> None:
+    """Raise InputError where a file has other test points, or was certified with other settings, than another file."""
+    for one in found:
+        if [point[:2] for point in one.points] != [point[:2] for point in found[0].points]:
+            raise InputError(f"{one.file}: has other test points than {found[0].file}; certify the same points")
+        for name in SAME:
+            first = next((other for other in found if name in other.settings), one)
+            if name in one.settings and one.settings[name] != (expected := first.settings[name]):
+                raise InputError(
+                    f"{one.file}: {name} is {one.settings[name]}, but {expected} in {first.file}; certify alike"
+                )
 
 
-def _are_of_poison(clean: list[dict[str, Any]], poisoned: list[dict[str, Any]]) -> bool:
+def _require_sides(clean: list[Certified], poisoned: list[Certified]) -> bool:
     """Whether the side --clean has victims of a poison, which are compared with those of another poison.
 
-    Raises InputError where the victims of a side have several sets of training images, or where --poisoned has victims
-    of clean data, and --clean has victims of a poison or of the same data.
+    Raises InputError where the victims of a side have several sets of training images, where --poisoned has victims of
+    clean data, and --clean has victims of a poison or of the same data, and where the sides have other seeds.
     """
     data = []
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
-        known = [one for one in victims if one]
-        if len({one["settings"].get("x_train") for one in known}) > 1:
+        known = [one for one in victims if one.victim]
+        if len({one.training.get("x_train") for one in known}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")
-        about = [(one["config"].get("training_data"), one["settings"]) for one in known]
-        data.append({(kind, what.get("x_train"), what.get("y_train")) for kind, what in about})
+        data.append({
+            (one.victim["config"].get("training_data"), one.training.get("x_train"), one.training.get("y_train"))
+            for one in known
+        })  # fmt: skip
     of_poison = any(kind == "poisoned_radius" for kind, *_ in data[0])
-    if any(kind == "clean" and (of_poison or (kind, *what) in data[0]) for kind, *what in data[1]):
+    if any(kind == "clean" and (of_poison or (kind, *hashes) in data[0]) for kind, *hashes in data[1]):
         raise InputError("--poisoned: has victims of clean data; give these as --clean, and those of poison here")
+    seeds, others = ([one.training.get("seed") for one in side] for side in (clean, poisoned))
+    if len(clean) > 1 and None not in (*seeds, *others) and seeds != others:
+        raise InputError(f"--clean has the seeds {seeds}, --poisoned has {others}; give both in the same order")
     return of_poison
+
+
+def _notes(found: list[Certified]) -> Iterator[str]:
+    """What could not be checked, and settings of training in which the victims differ."""
+    for one in found:
+        if not one.settings:
+            yield f"{one.file} has no record, so that its n, alpha and sigma are not checked"
+        elif not one.victim:
+            yield f"{one.file}: the record of its victim is not found, so that its training data are not checked"
+    known = [one.training for one in found if one.training]
+    for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM) if known else ():
+        if len(values := {repr(one[name]): shortened(one[name]) for one in known}) > 1:
+            shown = ", ".join(values.values())
+            yield f"victims differ in {name}: {shown}; the reduction is not the poison's alone"
 
 
 if __name__ == "__main__":

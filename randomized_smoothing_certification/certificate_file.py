@@ -90,6 +90,25 @@ def read_points(path: Path) -> list[Point]:
 
 
 def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Point]:
+    columns, rows = _table_of(path, text, at_fixed_radii)
+    points: list[Point] = []
+    lines_of: dict[int, int] = {}
+    for number, row in rows:
+        point = _point_of(f"{path}: line {number}", row, number - 2)
+        if (first := lines_of.setdefault(point.idx, number)) != number:
+            raise InputError(
+                f"{path}: line {number} has the point {point.idx} once more, after line {first}; certify again"
+            )
+        points.append(point)
+    if columns[-1] == "radius" and text[-1] not in "\r\n":
+        raise InputError(
+            f"{path}: line {rows[-1][0]} may be cut off: it does not end; add a line break if its radius is whole"
+        )
+    return points
+
+
+def _table_of(path: Path, text: str, at_fixed_radii: bool) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The names of a file's columns, and its lines with their numbers. Raises InputError where it has no point."""
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
         reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
@@ -109,35 +128,30 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
         raise InputError(f"{path}: has the column {twice!r} twice; leave one out")
     if not rows:
         raise InputError(f"{path}: has no point, only the line of column names; certify the model first")
-    points: list[Point] = []
-    lines_of: dict[int, int] = {}
-    for number, row in rows:
-        line = f"{path}: line {number}"
-        if all(row[name] == name for name in ("label", "predict", "radius")):
-            raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
-        if None in row.values():
-            raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
-        if number == rows[-1][0] and columns[-1] == "radius" and text[-1] not in "\r\n":
-            raise InputError(f"{line} may be cut off: it does not end; add a line break if its radius is whole")
-        try:
-            label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
-            index = _whole(row["idx"]) if "idx" in columns else number - 2
-        except ValueError as error:
-            raise InputError(
-                f"{line} is damaged: label, predict, radius (and idx) must be numbers; certify again"
-            ) from error
-        if index < 0:
-            raise InputError(f"{line} has the point {index}; points are numbered from 0")
-        if not (np.isfinite(radius) and radius >= 0):
-            raise InputError(f"{line} has the radius {radius}, which certifies nothing; mend it")
-        if index in lines_of:
-            raise InputError(f"{line} has the point {index} once more, after line {lines_of[index]}; certify again")
-        lines_of[index] = number
-        # Where these are no numbers, callers refuse -1 if they need the number.
-        added = (_whole(row[name], otherwise=-1) if name in columns else None for name in ("votes", "decided"))
-        correct = int(predict == label != ABSTAIN)
-        points.append(Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", *added))
-    return points
+    return columns, rows
+
+
+def _point_of(line: str, row: Mapping[str, str], number: int) -> Point:
+    """The point in a line of a file. line: its name in errors. number: of the point, where the file has no idx."""
+    if all(row[name] == name for name in ("label", "predict", "radius")):
+        raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
+    if None in row.values():
+        raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
+    try:
+        label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
+        index = _whole(row["idx"]) if "idx" in row else number
+    except ValueError as error:
+        raise InputError(
+            f"{line} is damaged: label, predict, radius (and idx) must be numbers; certify again"
+        ) from error
+    if index < 0:
+        raise InputError(f"{line} has the point {index}; points are numbered from 0")
+    if not (np.isfinite(radius) and radius >= 0):
+        raise InputError(f"{line} has the radius {radius}, which certifies nothing; mend it")
+    # Where these are no numbers, callers refuse -1 if they need the number.
+    votes, decided = (_whole(row[name], otherwise=-1) if name in row else None for name in ("votes", "decided"))
+    correct = int(predict == label != ABSTAIN)
+    return Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", votes, decided)
 
 
 def require_certified_radii(path: Path, settings: Mapping[str, Any]) -> None:

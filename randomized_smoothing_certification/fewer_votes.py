@@ -42,7 +42,7 @@ from runtime.files import InputError, file_sha256, json_sha256, read_json, read_
 from runtime.lazy import stats
 from runtime.noise import Stream, noise_seed
 from runtime.part_by_part import settings_path
-from runtime.provenance import printed_path, provenance
+from runtime.provenance import printed_path, project_path, provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,21 @@ def recorded_settings(path: Path) -> dict[str, Any]:
         mass = (settings.get("noise") or {}).get("failure_mass", 0.0)
         msgspec.convert([settings["sigma"], settings["n"], settings["alpha"], mass], _MadeWith)
         return {**settings, "failure_mass": mass, "victim": msgspec.convert(exported["victim"], dict)}
+    return {}
+
+
+def recorded_victim(known: dict[str, Any]) -> dict[str, Any]:
+    """The record of the model that was certified, {} where it is not at hand. known: from ``recorded_settings``."""
+    if "victim" in known:
+        whole = all(isinstance(known["victim"].get(name), dict) for name in ("settings", "config"))
+        return known["victim"] if whole else {}
+    with contextlib.suppress(KeyError, TypeError, ValueError, OSError):  # no record of this project, or none at all
+        # The path is as it was given: relative to the project or to the folder of the run.
+        for path in (project_path(known["model"]), Path(known["model"])):
+            if (file := path.with_suffix(".json")).is_file():
+                record = read_record(file, settings=dict, config=dict)
+                if record.get("sha256") == known["model_sha256"]:
+                    return record
     return {}
 
 

@@ -235,11 +235,11 @@ class Training:
     """One dataset, one loss and the compiled training step over them."""
 
     def __init__(self, config: TrainingConfig, dataset: Dataset) -> None:
-        epochs, self._batch_size, self._rate, _ = config.constants()
+        self.config, self.dataset = config.in_force(), dataset
+        epochs, self._batch_size, self._rate, _ = self.config.constants()
         if self._batch_size > len(dataset.x_train):
             count = f"the network has {len(dataset.x_train)} training images"
             raise InputError(f"batch_size is {self._batch_size}, but {count}; lower it")
-        self.config, self.dataset = config.in_force(), dataset
         self.steps_per_epoch = len(dataset.x_train) // self._batch_size
         self.total_steps = epochs * self.steps_per_epoch
         weights_seed = int(seed_pair(config.seed, Stream.VICTIM_WEIGHTS)[0])

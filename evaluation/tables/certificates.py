@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from evaluation.store import SETTINGS
 from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import Measured, read_runs, runs_of, write_runs
+from evaluation.tables.records import read_runs, runs_of, write_runs
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS, read_known_points
 from randomized_smoothing_certification.core import round_down
 from randomized_smoothing_certification.fewer_votes import recorded_settings
@@ -167,13 +166,8 @@ def import_entry(config: Config) -> None:
                 f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
             )
         runs = runs_of(foreign, project_path(""))
-        if key not in stored:
-            write_runs(config.store, {**stored, key: runs})
-        elif not _are_same(runs, stored[key]):
-            raise InputError(
-                f"{config.store}: the store has other runs of the entry {key} already; import into another"
-            )
-        # If the program is killed here, the same command writes the plan later.
+        write_runs(config.store, {**stored, key: runs})
+        # If the program is killed here, the same command writes both again.
         joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
         write_text(plan_file, msgspec.yaml.encode(joined).decode())
         print(f"{printed_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
@@ -195,17 +189,6 @@ def _foreign(config: Config) -> Foreign:
             if name in ("n", "sigma", "alpha") and (given := getattr(foreign, name)) not in (None, value):
                 raise InputError(f"{path}: --{name} is {given}, but the record beside it says {value}; give that")
     return foreign
-
-
-def _are_same(new: Mapping[int, Measured], stored: Mapping[int, Measured]) -> bool:
-    """Whether records and points are the same. The store may have more columns of points, for other entries."""
-    return new.keys() == stored.keys() and all(
-        run.records == stored[seed].records
-        and np.array_equal(
-            points := run.points.drop(columns="entry"), stored[seed].points.reindex(columns=points.columns)
-        )
-        for seed, run in new.items()
-    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import msgspec
 from data.ready_poisons import load_ready_poison
 from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
-from evaluation.tables.jobs import check_scripts, jobs_of
+from evaluation.tables.jobs import Job, check_scripts, jobs_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
 from runtime.artifact import Artifact
@@ -56,35 +56,23 @@ class Config:
 def main(config: Config) -> None:
     """Run the plan's jobs. Raises StoppedEarly, or InputError after all other jobs where a job failed."""
     require_usable(config)
-    plan = with_changes(written := read_plan(config.plan), config)
-    used = {f"{cell.victim.method} {cell.victim.sigma:g}" for cell in written.cells()}
-    used |= {f"{poison.against} {poison.sigma:g}" for poison in written.poisons()}
-    if unused := [key for key in (*written.attack, *written.victim) if " " in key and key not in used]:
-        raise InputError(f"{config.plan}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
-    for name, folder in plan.paths_in(config.directory)._asdict().items():
-        require_place(f"the folder {name!r}", folder, folder=True)
-    foreign_runs(plan, config.directory)
-    for name in plan.ready.values():
-        label = load_ready_poison(name).record["settings"].get("target_class")
-        if {label} != {*plan.target_classes}:
-            raise InputError(f"ready: {name} is poison of class {label}; plan it with target_classes: [{label}]")
+    written = read_plan(config.plan)
+    plan = with_changes(written, config)
+    _require_used_settings(written, config.plan)
+    _require_inputs(plan, config.directory)
     stopped = Stop(config.max_minutes)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_of(plan)
-    is_prepared = plan.paths_in(config.directory).manifest.is_file()
-    if is_prepared and plan.data:
-        named = {name.replace("-", "_"): value for name, value in plan.data.items()}
-        wanted = settings_from(jobs[0].script, tuple(shlex.split(jobs[0].flags)))
-        source = config.directory / named["source"] if "source" in named else None
-        require_prepared_with(plan.paths_in(config.directory).data, {name: wanted[name] for name in named}, source)
-    to_do = [job for job in jobs if not (job.rule == "data" and is_prepared)]
-    check_scripts(to_do, str(config.plan))
+    if plan.paths_in(config.directory).manifest.is_file():  # the data are prepared
+        data, *jobs = jobs
+        _require_same_source(plan, data, config.directory)
+    check_scripts(jobs, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
     with Artifact(plan.paths.plan), stopped as stop:
         write_json(plan.paths.plan, msgspec.to_builtins(plan))
-        failed = run_jobs(to_do, config.processes, stop)
+        failed = run_jobs(jobs, config.processes, stop)
         lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
         for job in jobs:  # jobs that need a file of a failed job
             if lacks := {path for one in failed for path in one.outputs} & set(job.needs):
@@ -99,6 +87,34 @@ def main(config: Config) -> None:
         print("\n".join(lines), file=sys.stderr)
         made = "no table was made" if no_table else f"an incomplete table is in {plan.paths.incomplete}"
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
+
+
+def _require_used_settings(plan: Plan, path: Path) -> None:
+    """Raise InputError where attack or victim names a sigma that no entry has. path: file of the plan."""
+    used = {f"{cell.victim.method} {cell.victim.sigma:g}" for cell in plan.cells()}
+    used |= {f"{poison.against} {poison.sigma:g}" for poison in plan.poisons()}
+    if unused := [key for key in (*plan.attack, *plan.victim) if " " in key and key not in used]:
+        raise InputError(f"{path}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
+
+
+def _require_inputs(plan: Plan, directory: Path) -> None:
+    """Raise InputError where a folder, another program's file or a ready poison of the plan cannot be used."""
+    for name, folder in plan.paths_in(directory)._asdict().items():
+        require_place(f"the folder {name!r}", folder, folder=True)
+    foreign_runs(plan, directory)
+    for name in plan.ready.values():
+        label = load_ready_poison(name).record["settings"].get("target_class")
+        if {label} != {*plan.target_classes}:
+            raise InputError(f"ready: {name} is poison of class {label}; plan it with target_classes: [{label}]")
+
+
+def _require_same_source(plan: Plan, job: Job, directory: Path) -> None:
+    """Raise InputError where the prepared data are of another source or setting. job: prepares the plan's data."""
+    named = {name.replace("-", "_"): value for name, value in plan.data.items()}
+    wanted = settings_from(job.script, tuple(shlex.split(job.flags))) if named else {}
+    source = directory / named["source"] if "source" in named else None
+    if named:
+        require_prepared_with(plan.paths_in(directory).data, {name: wanted[name] for name in named}, source)
 
 
 def with_changes(plan: Plan, config: Config) -> Plan:

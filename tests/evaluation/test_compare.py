@@ -32,11 +32,11 @@ def test_the_reduction_is_of_the_mean_radius_and_names_what_varies(tmp_path: Pat
     main(Config(clean=clean[:1], poisoned=poisoned[:1]))
     one = capsys.readouterr().out
     assert "ACR 0.6667 of clean data, 0.2667 of poisoned data (1 victim, 3 test points)" in one
-    assert "lower by 60.0 % (" in one and "95 % over points of this victim" in one
+    assert "reduction of the ACR: 60.0 % (" in one and "95 % over points of this victim" in one
     main(Config(clean=clean, poisoned=poisoned))
     two = capsys.readouterr().out
     assert "0.2333 of poisoned data (2 victims, 3 test points)" in two
-    assert "lower by 65.0 % (" in two and "95 % over victims and points" in two
+    assert "reduction of the ACR: 65.0 % (" in two and "95 % over victims and points" in two
 
 
 def test_a_radius_is_a_number_as_other_programs_write_it(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_victims_are_given_in_the_same_order_of_seeds(tmp_path: Path, monkeypatc
     for file in (*clean, *poisoned):
         victim(file, seed=int(file.stem[-1]))
     main(Config(clean=clean, poisoned=poisoned))
-    with pytest.raises(InputError, match=r"--clean has the seeds \[0 1\], --poisoned has \[1 0\]"):
+    with pytest.raises(InputError, match=r"--clean has the seeds \[0, 1\], --poisoned has \[1, 0\]"):
         main(Config(clean=clean, poisoned=poisoned[::-1]))
 
 
