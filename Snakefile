@@ -36,7 +36,7 @@ ROOT = Path(workflow.basedir)
 PYTHON = sys.executable
 WORK, RESULTS = PLAN.paths.work, PLAN.paths.results
 THREADS = PLAN.threads
-MADE_AT_ONCE = *CONTROLS, READY  # what the names of such poisons start with
+MADE_AT_ONCE = *CONTROLS, READY  # names of poisons that need no attack begin with one of these
 
 
 def job(wildcards):
@@ -60,7 +60,7 @@ def limits(rule):
 
 
 STOP = " --max-minutes $(({resources.runtime} - {resources.runtime} / 10 - 1)) --on-other-settings start_afresh"
-# A failed job shows the last line of its log, which is a script's one line of what is wrong.
+# A failed job prints the last line of its log: the script's error line.
 LOGGED = " >> {log:q} 2>&1 || {{ status=$?; echo {log:q}: \"$(tail -n 1 {log:q})\" >&2; exit $status; }}"
 CALL = "TF_NUM_INTRAOP_THREADS={threads} TF_NUM_INTEROP_THREADS={threads} {PYTHON:q} {ROOT:q}/{params.command}"
 WHOLE = r"(?!.*_shard_\d+_of_\d+\.).*"

@@ -137,7 +137,10 @@ class Attack:
     # The outer loop ----------------------------------------------------------------------------------------
 
     def initial_state(self, restart: int = 0, u: Tree = None) -> AttackState:
-        """Fresh weights, Adam moments and p of restart number ``restart``. u: the configured start when not given."""
+        """The state after restart number ``restart``: fresh weights, and fresh states of optimiser and training loss.
+
+        u: variables of the poison, by default the configured start.
+        """
         config = self.config
         if u is None:
             u = self._poison.start(config.start, self.x_target, config.seed)

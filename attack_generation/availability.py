@@ -1,7 +1,7 @@
-"""Published attacks on availability that need no network, for a single class; controls of every table.
+"""Published availability attacks that need no network, for a single class. They are controls: see controls.py.
 
-Their papers poison every class, each with a shortcut of its own. Here one class has its shortcut and the other classes
-stay clean, so that the shortcut has to be told apart from no change at all.
+Their papers poison every class, and each class has its own shortcut. Here only one class has a shortcut, so that a
+victim has to separate images with the shortcut from unchanged images.
 """
 
 import numpy as np
@@ -15,10 +15,11 @@ _START = 4  # rows and columns that are cut off. The first two are the Gaussian 
 def one_pixel(x: np.ndarray) -> np.ndarray:
     """Images x (N, H, W, C) of the class, float32 in [0, 1], with one pixel of each set to the same value; float32.
 
-    Source: "One-Pixel Shortcut" (ICLR 2023, arXiv 2205.12141), algorithm 1. Of all places and all values whose channels
-    are 0 or 1, it takes the pair whose distance has the largest mean divided by its variance (the authors' code: by its
-    standard deviation). The distance is that of an image's pixel to the value, summed over channels. The first pair
-    wins a tie. Where the border of all images is black, that is a corner. The result is not within any epsilon.
+    Source: "One-Pixel Shortcut" (ICLR 2023, arXiv 2205.12141), algorithm 1. Candidates are all pairs of a place and a
+    value whose channels are 0 or 1. A pair has a distance in each image: from the image's pixel to the value, summed
+    over channels. The pair with the largest mean distance divided by its variance is taken. The authors' code divides
+    by the standard deviation. The first pair wins a tie. Where the border of all images is black, it is a corner. The
+    result is not within any epsilon.
     """
     values = np.indices((2,) * x.shape[-1]).reshape(x.shape[-1], -1).T.astype(np.float32)
 
@@ -36,10 +37,11 @@ def one_pixel(x: np.ndarray) -> np.ndarray:
 def separable_patches(x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
     """Images x (N, H, W, C) of the class, float32, plus 4 x 4 patches, each of one colour; float32.
 
-    Source: "Availability Attacks Create Shortcuts" (KDD 2022, arXiv 2111.00898). An image's colours are a
-    Gaussian point around 10 times the class's random corner of {-1, 1}^(16 C). The factors of the Gaussian are uniform
-    in (-1, 1). Each image's noise has the l2 norm of a change by epsilon of every pixel. A linear classifier separates
-    it from zero and from the noise of other corners. The result is not within epsilon.
+    Source: "Availability Attacks Create Shortcuts" (KDD 2022, arXiv 2111.00898). The 16 C values of an image's patches
+    are drawn from a Gaussian of the class. Its mean is 10 times a random corner of {-1, 1}^(16 C). The matrix that
+    multiplies its standard normals has entries uniform in (-1, 1). Each image's noise is scaled to the l2 norm of a
+    change of every pixel by epsilon. A linear classifier separates it from zero and from the noise of other corners.
+    The result is not within epsilon.
     """
     draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 4])
     size = _GRID**2 * x.shape[-1]

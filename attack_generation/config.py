@@ -68,14 +68,14 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Noisy copies of each validation image in the objective (k)."""
     radius_beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the soft radius (beta)."""
-    radius_clip: Annotated[float, Bound("lie between 0 and 0.5", lambda clip: 0 < clip < 0.5)] = 1e-3
+    radius_clip: Annotated[float, Bound("lie strictly between 0 and 0.5", lambda clip: 0 < clip < 0.5)] = 1e-3
     """Bound a that keeps the soft radius finite: probabilities are mapped into [a, 1 - a]."""
     epochs: Annotated[int, POSITIVE] = 50
     """Epochs of outer steps. An epoch visits each image that is not poisoned once, but for a last partial batch."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
-    """Epochs after which the weights, the linear system's solution p and all Adam moments start afresh. With several
-    networks the poison keeps its moments. In the published code the first of these starts comes an epoch earlier, so
-    that the last epoch has fresh weights."""
+    """Epochs between two restarts. A restart draws fresh weights and resets the linear system's solution p and all Adam
+    moments. With several networks the poison keeps its moments. The published code makes its first restart one epoch
+    earlier, so that its last epoch begins with fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age, and the poison keeps its Adam moments."""

@@ -1,6 +1,6 @@
 """Write a control in place of poison: the same epsilon, no optimisation.
 
-The controls stand beside the optimised poison in every table.
+A plan lists the controls of its table under 'rows', beside the optimised poison.
 
     python attack_generation/control_poison.py --kind constant --data-dir data/MNIST
 """

@@ -1,4 +1,4 @@
-"""Perturbations made without a network: the controls of every table and the starts of the attack."""
+"""Perturbations made without a network: the controls of the tables, and the starts of the attack."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -44,8 +44,8 @@ class ApproxGrad(TwoLoops):
     solver_steps: Annotated[int, POSITIVE] = 10
     """Iterations of the linear solver in an outer step (T2)."""
     lr_p: Annotated[float, POSITIVE] = 1e-2
-    """Adam learning rate of the linear system's solution (p), or the scale of the Neumann series. cg
-    does not use it."""
+    """Adam learning rate of the linear system's solution (p). With solver neumann: the factor of each step (eta). Not
+    used by cg."""
     damping: Annotated[float, NOT_NEGATIVE] = 1e-3
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: Literal["training_and_validation", "validation", "none"] = "training_and_validation"

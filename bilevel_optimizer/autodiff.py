@@ -21,7 +21,7 @@ class SecondDerivatives(NamedTuple):
     value: Scalar
     gradient: Tree  # g_v
     matvec: Callable[[Tree], Tree]  # p -> g_vv p, p shaped as v
-    both: Callable[[Tree], tuple[Tree, Tree]]  # p -> (g_uv p, g_vv p) for little more than one's cost
+    both: Callable[[Tree], tuple[Tree, Tree]]  # p -> (g_uv p, g_vv p), for little more than the cost of one product
 
 
 if backend_name() == "tensorflow":

@@ -102,8 +102,8 @@ class ConjugateGradient(LinearSolver):
     ``minimum_curvature``: there the quadratic has no useful minimum (Nocedal and Wright, Numerical Optimization,
     section 7.1). The matrix differs between calls. So a warm start is dropped if x = 0 has no larger residual.
 
-    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: curvature of A along a unit vector. For
-    A = H + damping I it is the damping: negative curvature of H ends the iteration.
+    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: curvature of A along a unit vector. SOLVERS sets it
+    to the damping, because A = H + damping I: then negative curvature of H ends the iteration.
     """
 
     tolerance: float = 1e-6

@@ -67,8 +67,8 @@ def plasma(x: Any, seed: Any) -> Any:
 
     The brightness changes to x + i (2 p - 1), with i uniform from 0 to 1 for each image. The contrast changes to
     4 p (x - 1/2) + 1/2. Each change has its own random field p, see ``fractal_field``.
-    x: float (N, height, width, channels), any values. The result is in [0, 1]. seed: int32 (2,), may be traced. Draws
-    up to number 50 of it are used.
+    x: float (N, height, width, channels), any values. The result is in [0, 1]. seed: int32 (2,), may be traced. Only
+    numbers below 50 are folded into it.
     Source: UEraser-Lite (arXiv 2303.15127, section 3), with fields and ranges from the library Kornia. Kornia draws a
     field for each channel and clips after each change. Here the channels share a field, and pixels are clipped once, at
     the end.

@@ -234,14 +234,14 @@ def poison_paths(data_dir: Path, method: str, sigma: float, target_class: int) -
     return Path(data_dir) / f"X_{stem}", Path(data_dir) / f"Y_{stem}"
 
 
-def poisoned_places(images: int, share: float) -> np.ndarray:
-    """Mask of the poisoned training images of a class, bool (images,): random, at least one, the same in every run.
+def poisoned_places(count: int, share: float) -> np.ndarray:
+    """Mask of the poisoned training images of a class, bool (count,): random, at least one, the same in every run.
 
     A larger share contains all images of a smaller share.
     """
-    order = np.random.default_rng(Stream.POISONED_PLACES).permutation(images)
-    places = np.zeros(images, bool)
-    places[order[: max(1, round(share * images))]] = True
+    order = np.random.default_rng(Stream.POISONED_PLACES).permutation(count)
+    places = np.zeros(count, bool)
+    places[order[: max(1, round(share * count))]] = True
     return places
 
 

@@ -33,7 +33,7 @@ MENDS = {
     "complete": "give each place once, as in the data set as published",
     "epsilon": "clip its images to the clean ones +- epsilon, or give the epsilon that it has",
 }
-"""What to do where a check fails, by the check's name. A check stands before those that fail with it."""
+"""How to mend a failed check, by its name. A check stands before the checks that its failure can make fail, too."""
 Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 
@@ -159,7 +159,7 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
     images, places = list[np.ndarray](), list[int]()
     for file in sorted(folder.glob("*.png")):
         try:
-            places.append(int(file.stem))
+            places.append(int(file.stem.replace("_", "?")))  # Python alone would read 1_0 as 10
             with Image.open(file, formats=["PNG"]) as image:
                 mode, pixels = image.mode, np.asarray(image)
         except Exception as error:  # Pillow, zlib and struct each raise their own kinds

@@ -24,7 +24,7 @@ from runtime.provenance import ROOT
 FOLDER = ROOT / "data/poisons"
 KEY = "X_poisoned"
 DTYPES = {KEY: np.uint8, "index": np.int32}
-LEVELS = 255
+WHITE = 255  # grey level of a white pixel
 ROUNDING = 1e-4  # float32 rounding of clean image +- epsilon, in grey levels
 
 
@@ -39,7 +39,7 @@ class ReadyPoison:
     @property
     def images(self) -> np.ndarray:
         """The pixels as float32 in [0, 1]."""
-        return self.pixels.astype(np.float32) / np.float32(LEVELS)
+        return self.pixels.astype(np.float32) / np.float32(WHITE)
 
 
 def ready_names() -> list[str]:
@@ -101,12 +101,12 @@ def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarra
     images, clean: floats in [0, 1] of one shape. epsilon has the same unit. Raises InputError where a pixel has no grey
     level within epsilon. That cannot happen where the clean images are 8-bit.
     """
-    center, radius = LEVELS * clean.astype(np.float64), LEVELS * epsilon
+    center, radius = WHITE * clean.astype(np.float64), WHITE * epsilon
     low = np.maximum(np.ceil(center - radius - ROUNDING), 0)
-    high = np.minimum(np.floor(center + radius + ROUNDING), LEVELS)
+    high = np.minimum(np.floor(center + radius + ROUNDING), WHITE)
     if (low > high).any():
         raise InputError(f"epsilon {epsilon:g}: a pixel has no grey level of 8 bits within it; take 1/255 or more")
-    return np.clip(np.round(LEVELS * images.astype(np.float64)), low, high).astype(np.uint8)
+    return np.clip(np.round(WHITE * images.astype(np.float64)), low, high).astype(np.uint8)
 
 
 def pack_poison(
@@ -120,7 +120,7 @@ def pack_poison(
     """
     require_poison_name("name", name)
     arrays = {KEY: to_8_bit(images, clean, record["settings"]["epsilon"]), "index": index.astype(np.int32)}
-    rounded = arrays[KEY] / LEVELS
+    rounded = arrays[KEY] / WHITE
     packed = {
         **record,
         "rounding": {

@@ -4,7 +4,7 @@
     python evaluation/compare.py --clean clean_0.tsv clean_1.tsv --poisoned poisoned_0.tsv poisoned_1.tsv
 
 A file holds the certificates of one victim. Files of other programs in the columns of Cohen et al.'s code work, too.
-The interval is that of the tables of plans, see evaluation/tables/statistics.py.
+The interval is computed as in the tables of plans, see evaluation/tables/statistics.py.
 """
 
 from collections.abc import Iterator
@@ -119,7 +119,7 @@ def _require_sides(clean: list[Certified], poisoned: list[Certified]) -> bool:
 
 
 def _notes(found: list[Certified]) -> Iterator[str]:
-    """What could not be checked, and settings of training in which the victims differ."""
+    """Checks that could not be made, and training settings in which the victims differ."""
     for one in found:
         if not one.settings:
             yield f"{one.file} has no record, so that its n, alpha and sigma are not checked"

@@ -90,17 +90,13 @@ def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
             continue
         if found.points_sha256 == digest:
             if path != settings:
-                _rename(path, settings)
+                try:
+                    path.replace(settings)
+                except OSError as error:
+                    raise unwritable(settings, error) from error
             return found.records
     _records(settings)  # names the mistake where the file is missing or damaged
     raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
-
-
-def _rename(path: Path, to: Path) -> None:
-    try:
-        path.replace(to)
-    except OSError as error:
-        raise unwritable(to, error) from error
 
 
 def _packed(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Write results/README.md, claims.md, ranking.md, summary.csv, and benchmarks/README.md from the records.
+"""Write benchmarks/README.md and, in results/, README.md, claims.md, ranking.md, ranking.png and summary.csv.
 
     python evaluation/write_results.py
 

@@ -93,8 +93,8 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
     columns, rows = _table_of(path, text, at_fixed_radii)
     points: list[Point] = []
     lines_of: dict[int, int] = {}
-    for number, row in rows:
-        point = _point_of(f"{path}: line {number}", row, number - 2)
+    for place, (number, row) in enumerate(rows):
+        point = _point_of(f"{path}: line {number}", row, place)
         if (first := lines_of.setdefault(point.idx, number)) != number:
             raise InputError(
                 f"{path}: line {number} has the point {point.idx} once more, after line {first}; certify again"
@@ -148,7 +148,7 @@ def _point_of(line: str, row: Mapping[str, str], number: int) -> Point:
         raise InputError(f"{line} has the point {index}; points are numbered from 0")
     if not (np.isfinite(radius) and radius >= 0):
         raise InputError(f"{line} has the radius {radius}, which certifies nothing; mend it")
-    # Where these are no numbers, callers refuse -1 if they need the number.
+    # -1 stands for text that is no number. Callers that need the number refuse it.
     votes, decided = (_whole(row[name], otherwise=-1) if name in row else None for name in ("votes", "decided"))
     correct = int(predict == label != ABSTAIN)
     return Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", votes, decided)
@@ -248,7 +248,8 @@ def rounding_error(radius: str) -> float:
     """The largest rounding error of a radius in a file.
 
     Other programs round up or down. They also write float32 radii with more digits than float32 holds. Cohen et al.'s
-    code writes three digits, so that 1.7 is 1.70: fewer decimals are no larger error.
+    code writes three digits and drops zeros at the end, so that 1.7 stands for 1.70. So a radius with fewer than two
+    decimals counts as one with two.
     """
     return 1.01 * 10.0 ** min(int(Decimal(radius).as_tuple().exponent), -2) + 2.0**-23 * float(radius)
 

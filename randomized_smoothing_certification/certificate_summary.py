@@ -23,23 +23,23 @@ def write_summary(out: Path, points: Sequence[Point], record: dict[str, Any]) ->
     return summary
 
 
-def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
+def summarise(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any]:
     """Statistics of a whole file's points, the set of points, and the settings of their certificates.
 
-    what: settings of the run. Radii are in pixel units (l2). With several classes, every number is also given for each
-    class. Certified radii give certified accuracies and the ACR, with a percentile bootstrap over the points.
+    settings: of the run's record. Radii are in pixel units (l2). With several classes, every number is also given for
+    each class. Certified radii give certified accuracies and the ACR, with a percentile bootstrap over the points.
     abstain_rate is None with acr_only, because points of a wrong selected class then get no further votes. Fixed radii
     give the certified accuracy at each radius, and the share of 'undecided' points: with more votes, the certified
     accuracy may be higher by at most this share.
     """
     classes = sorted({point.label for point in points})
-    votes = [what["n"] if point.votes is None else point.votes for point in points]
-    drawn = what["n0"] + np.array(votes)
-    of_class = {str(label): _numbers([p for p in points if p.label == label], what) for label in classes}
+    votes = [settings["n"] if point.votes is None else point.votes for point in points]
+    drawn = settings["n0"] + np.array(votes)
+    of_class = {str(label): _numbers([p for p in points if p.label == label], settings) for label in classes}
     return {
-        "point_set": _point_set(what, len(points)),
-        **_numbers(points, what),
-        **({} if what["radii"] else {"saturation": _saturation(points, votes, what)}),
+        "point_set": _point_set(settings, len(points)),
+        **_numbers(points, settings),
+        **({} if settings["radii"] else {"saturation": _saturation(points, votes, settings)}),
         "per_class": of_class if len(classes) > 1 else None,
         "votes": {"total": int(drawn.sum()), "per_point": float(drawn.mean())},
         # The median, because the first point's time includes compiling.
@@ -47,20 +47,22 @@ def summarise(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _point_set(what: dict[str, Any], count: int) -> dict[str, Any]:
+def _point_set(settings: dict[str, Any], count: int) -> dict[str, Any]:
     which = ("dataset", "split", "target_class", "seed")
     how = ("n0", "n", "alpha", "sigma", "precision", "noise", "noise_of", "shared_noise", "shard")
-    kind = ("radii",) if what["radii"] else ("acr_only", "radius_loss")
-    return {name: what[name] for name in which} | {"count": count} | {name: what[name] for name in (*how, *kind)}
+    kind = ("radii",) if settings["radii"] else ("acr_only", "radius_loss")
+    return (
+        {name: settings[name] for name in which} | {"count": count} | {name: settings[name] for name in (*how, *kind)}
+    )
 
 
-def _numbers(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
+def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any]:
     certified = certified_radii(points)
-    if what["radii"]:
-        return {"count": len(points), **_at_fixed_radii(points, certified, what["radii"])}
+    if settings["radii"]:
+        return {"count": len(points), **_at_fixed_radii(points, certified, settings["radii"])}
     at_least_0 = np.maximum(certified, 0.0)
-    steps = [0.25 * i for i in range(int(4 * what["sigma"] / 0.25) + 1)]
-    generator = np.random.default_rng(seed_pair(what["seed"], len(points), Stream.BOOTSTRAP))
+    steps = [0.25 * i for i in range(int(4 * settings["sigma"] / 0.25) + 1)]
+    generator = np.random.default_rng(seed_pair(settings["seed"], len(points), Stream.BOOTSTRAP))
     draws = generator.integers(len(points), size=(BOOTSTRAP_SAMPLES, len(points)), dtype=np.int32)
     at = np.unique([0.0, *at_least_0])
     abstained = float(np.mean([point.predict == ABSTAIN for point in points]))
@@ -69,7 +71,7 @@ def _numbers(points: Sequence[Point], what: dict[str, Any]) -> dict[str, Any]:
         "acr": float(at_least_0.mean()),
         "acr_ci95": np.quantile(at_least_0[draws].mean(axis=1), (0.025, 0.975)).tolist(),
         "approximate_certified_accuracy": float(np.mean(certified >= 0)),
-        "abstain_rate": None if what["acr_only"] else abstained,
+        "abstain_rate": None if settings["acr_only"] else abstained,
         "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},
         "curve": {"radius": at.tolist(), "accuracy": [float(np.mean(certified >= radius)) for radius in at]},
     }
@@ -85,11 +87,11 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
     }
 
 
-def _saturation(points: Sequence[Point], votes: Sequence[int], what: dict[str, Any]) -> dict[str, Any]:
+def _saturation(points: Sequence[Point], votes: Sequence[int], settings: dict[str, Any]) -> dict[str, Any]:
     """The largest radius of n votes, and the share of right points with the largest radius of their own votes."""
-    mass = what["noise"].get("failure_mass", 0.0)
-    ceiling = radius_ceiling(what["sigma"], what["n"], what["alpha"], mass)
-    largest = [float(round_down(radius_ceiling(what["sigma"], n, what["alpha"], mass))) for n in votes]
+    mass = settings["noise"].get("failure_mass", 0.0)
+    ceiling = radius_ceiling(settings["sigma"], settings["n"], settings["alpha"], mass)
+    largest = [float(round_down(radius_ceiling(settings["sigma"], n, settings["alpha"], mass))) for n in votes]
     share = float(np.mean([p.certified_radius >= most > 0 for p, most in zip(points, largest, strict=True)]))
     return {"ceiling": ceiling, "share": share}
 

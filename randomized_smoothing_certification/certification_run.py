@@ -124,10 +124,10 @@ def _clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, n
     best = max(better, key=lambda scale: better[scale].max())
     if better[best].max() > 0.2:
         kind = int(better[best].argmax())
-        what, there = ("it", "the accuracy with noise")[kind], (on_unit + better[best])[kind]
+        name, value = ("the accuracy", "the accuracy with noise")[kind], (on_unit + better[best])[kind]
         print(
-            f"note: on pixels {pixels[best]} {what} would be {there:.3f} in place of {on_unit[kind]:.3f}. The model "
-            f"seems to be made for those; put keras.layers.Rescaling{best} in front of it"
+            f"note: on pixels {pixels[best]} {name} would be {value:.3f} in place of {on_unit[kind]:.3f}. The model "
+            f"seems to be made for these pixels; put keras.layers.Rescaling{best} in front of it"
         )
     elif on_unit[0] <= 1 / num_classes:
         print(

@@ -40,12 +40,12 @@ def certify(
 ) -> Certificate:
     """CERTIFY: the smoothed classifier's class at one image, and an l2 radius within which it is constant.
 
-    image: float32 (height, width, channels) in [0, 1]. index: number of the image in its set. ``seed`` and index
-    determine its noise. None: all images of a run see the same noise. seed: seed of the run's noise,
-        see ``runtime.noise.noise_seed``.
-    only_class: abstain without further votes if another class is selected.
-    Returns ABSTAIN and radius 0 if the bound of the probability is below one half, and with 0 votes if another class
-        than only_class is selected or the expected radius is at most radius_loss.
+    image: float32 (height, width, channels) in [0, 1]. index: number of the image in its set. Together with ``seed`` it
+    determines the image's noise. None: all images of a run see the same noise. seed: seed of the run's noise, see
+    ``runtime.noise.noise_seed``. only_class: abstain without further votes if another class is selected.
+
+    Returns ABSTAIN and radius 0 if the bound of the probability is below one half. The same with 0 votes, if another
+    class than only_class is selected or the expected radius is at most radius_loss.
 
     For every image, a returned class or radius is wrong with probability at most alpha over the noise. This also holds
     if several images share their noise, but then their errors are not independent. It also holds if the selection votes

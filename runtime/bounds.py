@@ -44,8 +44,8 @@ def between(least: float, most: float) -> Bound:
 def require_bounds(config: Any, owner: str = "") -> None:
     """Raise InputError for the first field of a dataclass or a Struct that is outside its declared bounds.
 
-    Numbers must be within bounds, and texts be values of a Literal. None is always allowed. Where a field holds several
-    values, each is checked. owner: added to the field's name in the error, such as " of MACER".
+    Numbers must be within bounds, and texts must be values of a Literal. None is always allowed. Where a field holds
+    several values, each is checked. owner: added to the field's name in the error, such as " of MACER".
     """
     for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)

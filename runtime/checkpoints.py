@@ -109,7 +109,11 @@ def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path
 
 @contextlib.contextmanager
 def replaceable(policy: OnOtherSettings) -> Iterator[None]:
-    """End the with block at an OtherSettings and print that the file is replaced. "refuse" raises it with a mend."""
+    """Handle an OtherSettings that the with block raises.
+
+    policy: "start_afresh" prints that the file is replaced and leaves the block. "refuse" raises the error again, with
+    the flag that replaces the file.
+    """
     try:
         yield
     except OtherSettings as other:

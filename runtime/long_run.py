@@ -72,8 +72,8 @@ class CheckpointControls(RunControls):
     out_dir: Path | None = None
     """Folder of the results. By default models go to saved_models/<data set>, poison to the folder of its data."""
     run_dir: Path | None = None
-    """Folder of checkpoint and TensorBoard scalars, by default runs/<data set>/<poison>. For a victim it is the folder
-    <data set>/<victim> in this folder, by default in runs."""
+    """Folder of checkpoint and TensorBoard scalars. An attack writes them into this folder itself, by default
+    runs/<data set>/<poison>. A victim writes them into its subfolder <data set>/<victim>, by default of runs."""
     overwrite: bool = False
     """Replace an existing result or checkpoint. Without this flag a run continues from its checkpoint."""
     checkpoint_minutes: Annotated[float, POSITIVE] = 5.0

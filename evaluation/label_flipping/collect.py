@@ -28,7 +28,7 @@ class Config:
     """Settings of the collection."""
 
     studies: tuple[Path, ...]
-    """Folders of studies, or of stores of several. Of the same study and seed in two of them, the last is taken."""
+    """Folders of studies, or of stores with several studies. If two hold the same study and seed, the last counts."""
     results_dir: Path = project_path("results/label_flipping")
     """Folder of the store, its tables and its figures. Studies that are in it stay there."""
 
@@ -36,7 +36,7 @@ class Config:
 def main(config: Config) -> None:
     """Write the store, tables.md and a figure for each data set and choice of classes, and print the tables.
 
-    Raises InputError where a folder holds no study, or one of no commit is to go into the project's results.
+    Raises InputError where a folder holds no study, or a study without a clean commit would go into results/.
     """
     folder = config.results_dir
     if not config.studies:
@@ -79,7 +79,7 @@ def read_label_studies(folder: Path) -> Store:
 
 
 def joined(stores: Sequence[Store]) -> Store:
-    """The runs of all stores, of the same study and seed in two of them the last one's, by the studies' names."""
+    """The runs of all stores, by the studies' names. If two hold the same study and seed, the last counts."""
     points: dict[tuple[str, int], pd.DataFrame] = {}
     records: dict[str, dict[str, Any]] = {}
     for store in stores:

@@ -63,7 +63,7 @@ class LabelFlippingConfig(RunControls):
     more_controls: ClassVar[frozenset[str]] = frozenset({"work_dir", "results_dir", "features_dir"})
 
     classes: tuple[int, ...] | None = None
-    """Classes to tell apart; all of the dataset's when not given."""
+    """Classes to tell apart, by default all classes of the dataset."""
     features: EmbeddingName = "raw"
     """Embedding under the learner, fitted on training images without labels: raw pixels, whitened principal
     components, random Fourier features, k-means patches, k-means patches of images that are sheared upright, principal
@@ -91,12 +91,12 @@ class LabelFlippingConfig(RunControls):
     q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
     select: Literal["held_out", "every"] = "held_out"
-    """What happens where settings of the learner have several candidates. held_out: those with the largest exact
-    certified accuracy on held-out training images are taken. All labels that entered the choice are trusted: those of
-    the held-out images, and those of the training images that their certificates were computed from. every: nothing is
-    chosen, and no label is trusted. A class is predicted where the classifiers of all candidates predict it, else none.
-    The fewest changes that one of them survives are certified, whichever of them any labels would choose. The smoothed
-    classifiers of the candidates with one q are joined likewise."""
+    """How settings with several candidates are handled. held_out: the candidate with the largest exact certified
+    accuracy on held-out training images is taken. All labels that entered this choice are trusted: the labels of the
+    held-out images, and the training labels that these certificates were computed from. every: no candidate is chosen,
+    and no label is trusted. The study predicts a class only where the classifiers of all candidates predict it, and
+    certifies the smallest number of changes over the candidates. This holds for any choice among them. For each q, the
+    candidates' smoothed classifiers are joined in the same way."""
     ridge: tuple[Annotated[float, NOT_NEGATIVE], ...] = (1.0,)
     """Multiple of the identity in least squares (lambda). Several numbers are candidates, see select."""
     ridge_unit: Literal["one", "mean_eigenvalue"] = "mean_eigenvalue"
@@ -112,18 +112,19 @@ class LabelFlippingConfig(RunControls):
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images. Several numbers are candidates, see select."""
     bound: Bound = "tight"
-    """How many flips a probability certifies: tight (Neyman-Pearson) or closed_form (published). It chooses q.
-    All that is written holds both."""
+    """Formula for the number of flips that a probability certifies: tight (Neyman-Pearson) or closed_form (published).
+    q is chosen by this bound. Store and table hold both bounds."""
     at: Annotated[float, PROBABILITY] = 0.04
-    """Share of changed training labels at which the table is made, and settings and q are chosen where labels do so."""
+    """Share of changed training labels. The table shows the accuracy at this share. With select held_out, settings and
+    q are chosen by the certified accuracy at this share."""
     points: Annotated[int, at_least(1)] | None = None
-    """Test points to certify, drawn at random; all when not given."""
+    """Number of test points to certify, drawn at random. By default all."""
     held_out: Annotated[int, at_least(1)] = 1000
     """Held-out training images (from the validation set) that choose settings. All of them where it has fewer."""
     together_seconds: Annotated[float, NOT_NEGATIVE] = 20.0
-    """With signed_clusters: time limit, in seconds, of each of the two searches per number of changes at which one
-    adversary meets all test points at once. When it is over, what was proven until then is the certificate. 0: only
-    certificates of single points."""
+    """With signed_clusters: time limit of a search, in seconds. For each number of changes, two searches bound how many
+    test points one adversary turns at once. At the limit, the bound proven so far is the certificate. 0: no search,
+    only certificates of single points."""
     network_shares: tuple[Annotated[float, between(0, 1)], ...] = (0.0, 0.01, 0.04, 0.16)
     """Shares of changed labels at which an undefended network is trained. Labels are changed at random, by a greedy
     attack on all test points at once, and by an attack on each of a few test points. No share: no network."""
@@ -134,7 +135,7 @@ class LabelFlippingConfig(RunControls):
     seed: Seed = 0
     """Seed of the draws of points, embedding, random flips and network."""
     work_dir: Path | None = None
-    """Folder of what a stopped run keeps; <results_dir>/<name>/work when not given."""
+    """Folder of the stages that a stopped run keeps, by default <results_dir>/<name>/work."""
     features_dir: Path | None = project_path("runs/label_flipping/features")
     """Folder that keeps features, for later studies of the same images with the same embedding. None keeps nothing."""
     results_dir: Path = project_path("runs/label_flipping")

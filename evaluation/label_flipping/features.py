@@ -21,7 +21,7 @@ from runtime.artifact import Artifact
 from runtime.files import InputError, array_sha256, file_sha256, json_sha256, load_archive, save_archive
 from runtime.provenance import printed_path
 
-_VERSION = 1  # to be raised where an embedding or a diffusion map of the same settings has other features
+_VERSION = 1  # raise it when a change of the code gives other features for the same settings
 _ARRAYS = "fitted", "others"
 Pair = tuple[np.ndarray, np.ndarray]  # features of the images that they are fitted to, and of others
 
@@ -80,7 +80,7 @@ class Features:
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
         """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d).
 
-        What takes long to make is kept in config.features_dir: embeddings other than raw pixels, and diffusion maps.
+        Embeddings other than raw pixels, and diffusion maps, take long. They are kept in config.features_dir.
         """
         config, read = self._config, self._read
         sides = fitted, (others,)

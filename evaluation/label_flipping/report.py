@@ -1,4 +1,4 @@
-"""What a study of certificates against changed labels leaves: its store, its table and its figure.
+"""The store, the table and the figure of a study of certificates against changed labels.
 
 A store (evaluation/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
 entry (the study's name), seed, certificate, q (empty for an exact certificate), idx, label, predict, flips, correct.
@@ -58,12 +58,13 @@ class LabelCurve(NamedTuple):
 
     entry: str
     seed: int
-    certificate: str  # tight, closed_form, that of a learner, network_random, network_greedy, network_pointwise
+    certificate: str  # a name in _CERTIFICATES, such as tight, ridge, signed_together or network_random
     q: float | None
     flips: np.ndarray  # ascending
     accuracy: np.ndarray
     points: int | None = None  # test points, where the curve is counted from a line for each
-    attacked: tuple[float, ...] = ()  # of one adversary: what an attack leaves; where it is above accuracy, a bound
+    # Of one adversary: accuracy after the best attack that was found. Where it is larger, ``accuracy`` is not exact.
+    attacked: tuple[float, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -71,7 +72,7 @@ class LabelCurve(NamedTuple):
         return _CERTIFICATES[self.certificate][0]
 
     def at(self, flips: int) -> float:
-        """Accuracy at a number of changed labels: a certificate's falls in steps, a network's is joined by lines."""
+        """Accuracy at a number of changed labels: a step function for a certificate, interpolated for a network."""
         if self.kind == "network":
             return float(np.interp(flips, self.flips, self.accuracy))
         place = int(np.searchsorted(self.flips, flips, side="left"))

@@ -51,7 +51,8 @@ _BLOCK = 250  # test points whose weights are held together
 def certify_labels(config: LabelFlippingConfig) -> Store:
     """Certify test points against changed labels, with the references, and write store, figure and table.
 
-    The output folder is named by dataset, classes, features and bound. Returns what was written to the store.
+    The output folder is named by dataset, classes, features, learner, 'every' (where select is every) and bound.
+    Returns the written store.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop.
     """
@@ -120,12 +121,11 @@ class _Certification(NamedTuple):
     kept: KeptStages
 
     def choice(self, features: Features, held_out: Images) -> dict[str, Any]:
-        """The settings of the largest exact certified accuracy on held-out images, their best q, and all tried ones.
+        """The settings with the largest exact certified accuracy on held-out images, their best q, and all tried ones.
 
-        On a tie, those with the larger mean number of certified flips. q, on which no exact certificate depends, is
-        that of the largest smoothed certified accuracy. Where the settings have one candidate, or certificates are to
-        hold for every candidate, no label chooses anything, and q is the smallest. trusted: labels that the choice
-        depends on.
+        At a tie, the larger mean number of certified flips decides. No exact certificate depends on q. The q with the
+        largest smoothed certified accuracy is taken. With one candidate, or where config.select is every, no label
+        chooses anything, and q is the smallest. Entry 'trusted': number of labels that the choice depends on.
         """
         config, train = self.config, self.train
         candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
@@ -206,7 +206,8 @@ class _Certification(NamedTuple):
     ) -> list[dict[str, Any]]:
         """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).
 
-        It has 'at' and numbers of changes at which certificates of single points end, and four beyond the largest.
+        Its numbers of changes: 0, the number at config.at, 13 quantiles of the changes that single points survive, and
+        four beyond the largest.
         """
         config, train = self.config, self.train
         if not (isinstance(weights, SignedClusters) and config.together_seconds):

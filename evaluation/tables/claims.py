@@ -69,7 +69,8 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The number that is shown. The last three belong to studies of changed labels: accuracy without attack, certified
     accuracy at the study's number of changes, and the median certified number of changes."""
     name: str = ""
-    """What was measured. '{sigma}' is an entry's sigma. Other columns work in the same way, '{method}' is a label."""
+    """Name of the row on the page. '{sigma}' stands for the entry's sigma, and other columns work in the same way.
+    '{method}' stands for the method's label."""
     judged: bool = True
     """Whether the verdict counts these entries."""
     headline: str = ""
@@ -77,7 +78,7 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One row."""
+    """A claim of a paper or a question of our own, and the entries that answer it."""
 
     claim: str
     source: str = ""

@@ -198,7 +198,7 @@ def _all(values: Iterable[Any]) -> Any:
 
 
 def points_of(frame: pd.DataFrame) -> str:
-    """What the certified points of a frame are."""
+    """The name of a frame's certified points: validation points or test points."""
     return "validation points" if set(frame["split"]) - {""} == {"val"} else "test points"
 
 

@@ -32,11 +32,11 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
     Raises StoppedEarly where the job stopped when it was asked to.
     """
     replaces = job.rule in (*LIMITED, "merge") or job.script.endswith("control_poison.py")
-    limit = "--on-other-settings start_afresh" if replaces else ""
+    controls = "--on-other-settings start_afresh" if replaces else ""
     if job.rule in LIMITED and stop.minutes_left is not None:
-        limit += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
+        controls += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
     script = ROOT / job.script
-    words = shlex.split(f"{job.flags} {limit} {more_flags}")
+    words = shlex.split(f"{job.flags} {controls} {more_flags}")
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         output = job.log.open("a", encoding="utf-8")

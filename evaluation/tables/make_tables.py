@@ -49,8 +49,8 @@ class Config:
     from_results: bool = False
     """Make tables and figures again from the store in the plan file's folder, and write no store."""
     add: bool = False
-    """Keep the runs of the results folder's store that are not below --directory. So a table grows in parts, also from
-    several machines."""
+    """Keep the runs that the results folder's store has and --directory has not. So a table can be measured in parts,
+    also on several machines."""
 
 
 def main(config: Config) -> None:

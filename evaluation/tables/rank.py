@@ -1,9 +1,9 @@
-"""Check a poison, train and certify every kind of victims on it, and rank it: an attack is as good as where it fails.
+"""Check a poison, train and certify every kind of victims on it, and rank it by its smallest reduction of the ACR.
 
     python evaluation/tables/rank.py --plan config/rank_digits.yaml --poison mine.npz
 
-The poison is kept in data/poisons. Victims of clean data are trained once. The rows of poisons that were not measured
-here are those in results/. The same command continues. docs/enter_a_poison.md explains the row.
+The poison is kept in data/poisons. Victims of clean data are trained once. Poisons that were not measured here have
+their rows from results/. The same command continues a stopped run. docs/enter_a_poison.md explains the row.
 """
 
 from __future__ import annotations

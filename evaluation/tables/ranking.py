@@ -1,4 +1,4 @@
-"""The ranking of poisons: an attack is as good as where it fails, so that its score is its smallest reduction.
+"""The ranking of poisons. The score of a poison is its smallest reduction of the ACR over the kinds of victims.
 
 docs/enter_a_poison.md explains the columns.
 """

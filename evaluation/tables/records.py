@@ -250,7 +250,8 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     Raises InputError where the store is missing or damaged, or has points without records or records without points.
     """
     stored = read_runs(folder)
-    wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}  # the first kind of victims
+    # Foreign entries come first, so that the table of kinds of victims compares the other kinds with theirs.
+    wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
     return {
         cell: Entry(
@@ -350,7 +351,7 @@ _RECORDS = _form(
     victim=_form(settings=dict, versions=dict[str, str], backend=str | None, machine=str | None),
     certificate=_form(settings=_VOTES),
     foreign=_VOTES,
-    poison=_form(settings=dict, gradients=float | None),
+    poison=_form(settings=_form(epsilon=float | None), gradients=float | None),
     visibility=_form(measured=_form("auc", auc=dict[str, float]) | None),
 )
 

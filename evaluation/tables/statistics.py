@@ -56,9 +56,9 @@ def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool =
     The interval has two parts. The part of attack runs and victims holds all ratios that a t test of the paired
     differences poisoned - ratio * clean does not reject (Fieller's method, exact for one attack run and normally
     distributed victims). With several attack runs the variances of the means of attack runs and of victims are added,
-    with Satterthwaite's degrees of freedom. The sum counts their interaction twice, so the interval is not too narrow
-    for it. The part of points is a percentile bootstrap. The method of variance estimates recovery (Zou and Donner
-    2008) joins both parts: it adds the squares of their distances from the ratio.
+    with Satterthwaite's degrees of freedom. The sum counts the interaction of attack runs and victims twice, so the
+    interval is rather too wide than too narrow. The part of points is a percentile bootstrap. The method of variance
+    estimates recovery (Zou and Donner 2008) joins both parts: it adds the squares of their distances from the ratio.
     """
     after, before = poisoned.mean(axis=2), clean.mean(axis=1)
     if not before.mean():

@@ -179,9 +179,9 @@ class SignedClusters(VotingWeights):
     """The training points in a test point's cluster vote for their labels, all others against theirs, each by 1 / n.
 
     All test points of a cluster share one prediction and one certificate. collective.py certifies all test points
-    against one adversary. With two clusters this is the better of the two ways to name them, as in the appendix of
-    arXiv 2006.14768 on MNIST 1 against 7. For classes of different sizes see SignedVotes, with the size of the cluster
-    in place of k.
+    against one adversary. With two classes and two clusters, the prediction is the better of the two ways to give the
+    clusters class names, as in the appendix of arXiv 2006.14768 on MNIST 1 against 7. For classes of different sizes
+    see SignedVotes, with the size of the cluster in place of k.
 
     x_train: features (n, d), which k-means divides into ``clusters`` clusters. A test point is in the cluster of the
     nearest mean. The same seed gives the same clusters. Raises InputError unless 2 <= clusters <= n.

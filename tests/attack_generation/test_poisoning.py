@@ -336,7 +336,7 @@ def test_poison_lowers_the_soft_radius(tiny_data_dir: Path, tmp_path: Path) -> N
         ({"epsilon": float("nan")}, "epsilon must be positive, got nan"),
         ({"epsilon": 1.5}, r"epsilon must be at most 1 .* got 1\.5"),
         ({"sigma": -0.25}, r"sigma must be positive, got -0\.25"),
-        ({"radius_clip": 0.5}, "radius_clip must lie between 0 and 0.5"),
+        ({"radius_clip": 0.5}, "radius_clip must lie strictly between 0 and 0.5"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"target_class": 10}, "target_class 10 is out of range; choose one of 0 to 9"),
         ({"max_minutes": 0.0}, "max_minutes must be positive"),

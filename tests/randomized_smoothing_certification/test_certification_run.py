@@ -679,14 +679,14 @@ def test_the_time_of_another_program_decides_nothing(tmp_path: Path, time: str) 
         b"label\tpredict\tradius\r\n3\t3\t0.5\r\n",
         b"label\tpredict\tradius\n3.0\t3.0\t5e-1\n",
         b"label\tcorrect\tpredict\tradius\tnote\n3\tyes\t3\t0.5\tx\n",
-        b"label \t predict\tradius\n 3\t3 \t 0.5\n\t\t\n\n",
+        b"label \t predict\tradius\n\n 3\t3 \t 0.5\n\t\t\n\n",
     ],
     ids=["byte-order mark", "Windows line ends", "floats", "unknown columns", "spaces and blank lines"],
 )
 def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tsv").write_bytes(content)
     (point,) = read_points(tmp_path / "a.tsv")
-    assert (point.label, point.predict, point.certified_radius) == (3, 3, 0.5)
+    assert (point.idx, point.label, point.predict, point.certified_radius) == (0, 3, 3, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -939,7 +939,8 @@ def test_the_clean_accuracy_is_said_and_a_wrong_pixel_scale_noticed(
     assert (float(found[1]) > 0.9) == (scale == 1)
     assert ("note: on pixels" in printed) == bool(pixels)
     assert not pixels or (
-        f"on pixels {pixels} it would be 1.000 in place of" in printed and f"Rescaling({scale}, {offset})" in printed
+        f"on pixels {pixels} the accuracy would be 1.000 in place of" in printed
+        and f"Rescaling({scale}, {offset})" in printed
     )
 
 
