@@ -1,6 +1,5 @@
 """Run a plan's jobs in this process or in several long-lived processes. The jobs of a process share compiled code."""
 
-import gc
 import multiprocessing
 import os
 import runpy
@@ -47,9 +46,8 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
     import keras  # after runtime has set the backend's variables
 
     try:
-        # Layer names contain a counter. Reset it, as in a new process.
+        # Layer names contain a counter. Reset it, as in a new process. This also collects garbage.
         keras.utils.clear_session()
-        gc.collect()
         with output, redirect_stderr(output), nullcontext() if job.rule == "tables" else redirect_stdout(output):
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as left:
