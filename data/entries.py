@@ -9,6 +9,7 @@ name: small letters, digits and _. source: the origin of the poison, in one line
 The same images may lie in a folder of PNG files that are named by place: 00042.png.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,9 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
     images, places = list[np.ndarray](), list[int]()
     for file in sorted(folder.glob("*.png")):
         try:
-            places.append(int(file.stem.replace("_", "?")))  # Python alone would read 1_0 as 10
+            if not re.fullmatch(r"-?[0-9]+", file.stem):  # Python alone would read 1_0 as 10
+                raise ValueError(f"{file.stem!r} is no number")
+            places.append(int(file.stem))
             with Image.open(file, formats=["PNG"]) as image:
                 mode, pixels = image.mode, np.asarray(image)
         except Exception as error:  # Pillow, zlib and struct each raise their own kinds

@@ -7,7 +7,6 @@ A file holds the certificates of one victim. Files of other programs in the colu
 The interval is computed as in the tables of plans, see evaluation/tables/statistics.py.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,13 +59,18 @@ def main(config: Config) -> None:
     if twice := [file for file in files if resolved.count(file.resolve()) > 1]:
         raise InputError(f"{twice[0]}: is given twice; give each victim's file once")
     found = [
-        Certified(file, read_known_points(file), known := recorded_settings(file), recorded_victim(known))
+        Certified(file, read_known_points(file), settings := recorded_settings(file), recorded_victim(settings))
         for file in files
     ]
     _require_same_certification(found)
-    of_poison = _require_sides(found[:count], found[count:])
-    for note in _notes(found):
-        print(f"note: {note}")
+    for one in found:
+        if not one.settings:
+            print(f"note: {one.file} has no record, so that its n, alpha and sigma are not checked")
+        elif not one.victim:
+            print(f"note: {one.file}: the record of its victim is not found, so that its training data are not checked")
+    of_poison = _clean_side_is_of_poison(found[:count], found[count:])
+    _require_same_seeds(found[:count], found[count:])
+    _note_different_training([one.training for one in found if one.training])
     clean, poisoned = np.maximum([certified_radii(one.points) for one in found], 0).reshape(2, count, -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
@@ -94,11 +98,11 @@ def _require_same_certification(found: list[Certified]) -> None:
                 )
 
 
-def _require_sides(clean: list[Certified], poisoned: list[Certified]) -> bool:
-    """Whether the side --clean has victims of a poison, which are compared with those of another poison.
+def _clean_side_is_of_poison(clean: list[Certified], poisoned: list[Certified]) -> bool:
+    """Whether --clean has victims of a poison, which are compared with the victims of another poison.
 
-    Raises InputError where the victims of a side have several sets of training images, where --poisoned has victims of
-    clean data, and --clean has victims of a poison or of the same data, and where the sides have other seeds.
+    Raises InputError where the victims of a side have different training images. Raises it also where --poisoned has
+    victims of clean data, if --clean has victims of a poison or of the same data.
     """
     data = []
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
@@ -112,24 +116,22 @@ def _require_sides(clean: list[Certified], poisoned: list[Certified]) -> bool:
     of_poison = any(kind == "poisoned_radius" for kind, *_ in data[0])
     if any(kind == "clean" and (of_poison or (kind, *hashes) in data[0]) for kind, *hashes in data[1]):
         raise InputError("--poisoned: has victims of clean data; give these as --clean, and those of poison here")
-    seeds, others = ([one.training.get("seed") for one in side] for side in (clean, poisoned))
-    if len(clean) > 1 and None not in (*seeds, *others) and seeds != others:
-        raise InputError(f"--clean has the seeds {seeds}, --poisoned has {others}; give both in the same order")
     return of_poison
 
 
-def _notes(found: list[Certified]) -> Iterator[str]:
-    """Checks that could not be made, and training settings in which the victims differ."""
-    for one in found:
-        if not one.settings:
-            yield f"{one.file} has no record, so that its n, alpha and sigma are not checked"
-        elif not one.victim:
-            yield f"{one.file}: the record of its victim is not found, so that its training data are not checked"
-    known = [one.training for one in found if one.training]
+def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> None:
+    """Raise InputError where the two sides have other seeds, or another order of them, as far as they are known."""
+    seeds, others = ([one.training.get("seed") for one in side] for side in (clean, poisoned))
+    if len(clean) > 1 and None not in (*seeds, *others) and seeds != others:
+        raise InputError(f"--clean has the seeds {seeds}, --poisoned has {others}; give both in the same order")
+
+
+def _note_different_training(known: list[dict[str, Any]]) -> None:
+    """Print the training settings in which victims differ, but for the data. known: settings of each victim."""
     for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM) if known else ():
         if len(values := {repr(one[name]): shortened(one[name]) for one in known}) > 1:
             shown = ", ".join(values.values())
-            yield f"victims differ in {name}: {shown}; the reduction is not the poison's alone"
+            print(f"note: victims differ in {name}: {shown}; the reduction is not the poison's alone")
 
 
 if __name__ == "__main__":

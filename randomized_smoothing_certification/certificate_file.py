@@ -94,21 +94,25 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
     points: list[Point] = []
     lines_of: dict[int, int] = {}
     for place, (number, row) in enumerate(rows):
+        is_unfinished = number == rows[-1][0] and columns[-1] == "radius" and text[-1] not in "\r\n"
+        if is_unfinished and row["radius"] not in (None, "radius"):
+            raise InputError(
+                f"{path}: line {number} may be cut off: it does not end; add a line break if its radius is whole"
+            )
         point = _point_of(f"{path}: line {number}", row, place)
         if (first := lines_of.setdefault(point.idx, number)) != number:
             raise InputError(
                 f"{path}: line {number} has the point {point.idx} once more, after line {first}; certify again"
             )
         points.append(point)
-    if columns[-1] == "radius" and text[-1] not in "\r\n":
-        raise InputError(
-            f"{path}: line {rows[-1][0]} may be cut off: it does not end; add a line break if its radius is whole"
-        )
     return points
 
 
 def _table_of(path: Path, text: str, at_fixed_radii: bool) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The names of a file's columns, and its lines with their numbers. Raises InputError where it has no point."""
+    """The names of a file's columns, and its lines with their numbers.
+
+    Raises InputError where these are no certificates of points.
+    """
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
         reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
@@ -131,15 +135,15 @@ def _table_of(path: Path, text: str, at_fixed_radii: bool) -> tuple[list[str], l
     return columns, rows
 
 
-def _point_of(line: str, row: Mapping[str, str], number: int) -> Point:
-    """The point in a line of a file. line: its name in errors. number: of the point, where the file has no idx."""
+def _point_of(line: str, row: Mapping[str, str], place: int) -> Point:
+    """The point in a line of a file. line: its name in errors. place: number of the point if the file has no idx."""
     if all(row[name] == name for name in ("label", "predict", "radius")):
         raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
     if None in row.values():
         raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
     try:
         label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
-        index = _whole(row["idx"]) if "idx" in row else number
+        index = _whole(row["idx"]) if "idx" in row else place
     except ValueError as error:
         raise InputError(
             f"{line} is damaged: label, predict, radius (and idx) must be numbers; certify again"

@@ -22,9 +22,7 @@ import runtime.provenance  # noqa: E402 (sets the backend's environment before a
 runtime.provenance.git_commit = cache(runtime.provenance.git_commit)
 
 # Traced functions stay for long. To look through them again and again for garbage takes a tenth of the time.
-# Each job of a plan would do so by keras.utils.clear_session.
 gc.set_threshold(100_000, 50, 50)
-gc.collect = lambda generation=2: 0
 
 # JAX compiles a toy attack for ten seconds and more; runs that are stopped and continued share the result.
 _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)

@@ -51,7 +51,8 @@ _BLOCK = 250  # test points whose weights are held together
 def certify_labels(config: LabelFlippingConfig) -> Store:
     """Certify test points against changed labels, with the references, and write store, figure and table.
 
-    The output folder is named by dataset, classes, features, learner, 'every' (where select is every) and bound.
+    The output folder is named by dataset, classes, features, learner (other than
+    least_squares), 'every' (where select is every) and bound.
     Returns the written store.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop.

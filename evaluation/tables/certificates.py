@@ -154,8 +154,8 @@ def _radius_text(radius: float) -> str:
 def import_entry(config: Config) -> None:
     """Add certificates of another program to the store, and to the plan beside it.
 
-    Raises InputError where the plan or the store has the entry already, a file or a setting cannot be used, or the
-    record beside a file names another setting.
+    Raises InputError where the plan has the entry already or the store has measured runs of it, a file or a setting
+    cannot be used, or the record beside a file names another setting. Imported runs that the plan lacks are replaced.
     """
     plan_file = config.store / "plan.yaml"
     with Artifact(config.store / SETTINGS, plan_file):
@@ -166,6 +166,8 @@ def import_entry(config: Config) -> None:
                 f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
             )
         runs = runs_of(foreign, project_path(""))
+        if any("certificate" in run.records for run in stored.get(key, {}).values()):
+            raise InputError(f"{config.store}: the store has measured runs of the entry {key}; import into another")
         write_runs(config.store, {**stored, key: runs})
         # If the program is killed here, the same command writes both again.
         joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))

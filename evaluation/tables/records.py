@@ -351,7 +351,7 @@ _RECORDS = _form(
     victim=_form(settings=dict, versions=dict[str, str], backend=str | None, machine=str | None),
     certificate=_form(settings=_VOTES),
     foreign=_VOTES,
-    poison=_form(settings=_form(epsilon=float | None), gradients=float | None),
+    poison=_form(settings=_form(epsilon=float), gradients=float | None),
     visibility=_form(measured=_form("auc", auc=dict[str, float]) | None),
 )
 

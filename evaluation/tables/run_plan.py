@@ -110,11 +110,12 @@ def _require_inputs(plan: Plan, directory: Path) -> None:
 
 def _require_same_source(plan: Plan, job: Job, directory: Path) -> None:
     """Raise InputError where the prepared data are of another source or setting. job: prepares the plan's data."""
+    if not plan.data:
+        return
     named = {name.replace("-", "_"): value for name, value in plan.data.items()}
-    wanted = settings_from(job.script, tuple(shlex.split(job.flags))) if named else {}
+    wanted = settings_from(job.script, tuple(shlex.split(job.flags)))
     source = directory / named["source"] if "source" in named else None
-    if named:
-        require_prepared_with(plan.paths_in(directory).data, {name: wanted[name] for name in named}, source)
+    require_prepared_with(plan.paths_in(directory).data, {name: wanted[name] for name in named}, source)
 
 
 def with_changes(plan: Plan, config: Config) -> Plan:

@@ -234,7 +234,7 @@ def test_png_files_that_are_refused(tmp_path: Path) -> None:
         ("8.png", grey.convert("RGBA"), "in mode RGBA; give one shape"),
         ("8.png", grey.resize((5, 4)), r"is \(4, 5\) in mode L"), ("8.png", b"\x89PNG", "no whole PNG"),
         ("00007.png", grey, "names the place 7; name each file by a place of its own"),
-        ("1_0.png", grey, "no whole PNG"), ("-5.png", grey, "names the place -5"),
+        ("1_0.png", grey, "no whole PNG .*'1_0' is no number"), ("-5.png", grey, "names the place -5"),
         (f"{10**19}.png", grey, "names the place 1000"),
     ):  # fmt: skip
         (folder / name).write_bytes(image) if isinstance(image, bytes) else image.save(folder / name)

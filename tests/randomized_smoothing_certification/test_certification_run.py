@@ -704,6 +704,7 @@ def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, con
         (b"label\tpredict\tradius\n3.5\t3\t1\n", "line 2 is damaged"),
         (b"label\tpredict\tradius\tcorrect\n3\t3\t1\t1\n3\t3\t0.3", "line 3 is damaged: it is cut off"),
         (b"label\tpredict\tradius\n3\t3\t1.5\n3\t3\t1.", "line 3 may be cut off: it does not end; add a line break"),
+        (b"label\tpredict\tradius\n3\t3\t1.5\n3\t3\t1e-", "line 3 may be cut off: it does not end; add a line break"),
         (b"idx\tlabel\tpredict\tradius\n-5\t3\t3\t1\n", "line 2 has the point -5"),
         (b"label\tpredict\tradius\tvotes\n3\t3\t1\t\n", "point 0 has votes that are no number"),
     ],

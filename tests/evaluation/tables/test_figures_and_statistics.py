@@ -245,8 +245,8 @@ DRAW: dict[str, Callable[[Path, str, Any], None]] = {
 
 @pytest.mark.parametrize("name", [name for name in DRAW if name != "radii"])  # as p_a
 def test_a_picture_of_24_kinds_of_victims_is_no_wider_than_a_screen_and_not_cut(name: str, tmp_path: Path) -> None:
-    few = {name: attack for name, attack in LARGE["attacks"].items() if name.endswith("0")}
-    plan = plan_with(**{**LARGE, "rows": ["clean", "constant", "optimised"], "attacks": few})
+    few = {"rows": ["clean", "constant", "optimised"], "attacks": {"an_attack_of_a_long_name": {"epochs": [1, 5]}}}
+    plan = plan_with(**{**LARGE, **(few if name == "p_a" else {})})  # which shows no more than three lines
     frame = frame_of(plan, measured(plan))
     assert frame.groupby(figures.PANELS).ngroups == 24
     DRAW[name](tmp_path / "a.png", plan.title, frame)

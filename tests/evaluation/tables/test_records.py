@@ -496,6 +496,6 @@ def test_run_times_are_those_of_each_jobs_last_attempt(plan: Plan) -> None:
 def test_records_need_the_mode_of_the_noise_the_areas_of_a_visibility_and_numbers() -> None:
     for more in (
         {"certificate": {"settings": {"noise": {}}}}, {"visibility": {"measured": {}}}, {"victim": 1},
-        {"poison": {"settings": {"epsilon": "0.1"}}},
+        {"poison": {"settings": {"epsilon": "0.1"}}}, {"poison": {"settings": {"epsilon": None}}},
     ):  # fmt: skip
         assert records._are_records({"victim": {}}) and not records._are_records({"victim": {}, **more})

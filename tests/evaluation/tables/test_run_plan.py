@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from evaluation.tables.records import collect
 from models.saving import load_model
 from runtime.artifact import Artifact
 from runtime.files import InputError, read_json, write_json
+from runtime.lazy import keras
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 from tests.faults.processes import run
 from tests.waiting import HANG, wait_until
@@ -40,6 +42,9 @@ PLAN: dict[str, Any] = {
     "victim": {"all": {"epochs": 4, "learning_rate": 0.01}, "macer": {"loss.copies": 2, "batch_size": 5000}},
     "certification": {"points": 6, "n": 200},
 }  # fmt: skip
+
+
+CLEAR_SESSION = partial(keras.utils.clear_session, free_memory=False)  # to search for garbage takes half a second
 
 
 def write_plan(folder: Path) -> Path:
@@ -93,6 +98,7 @@ def run_here(folder: Path, **settings: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             patch.setenv(name, "1")  # what the run sets, which is then undone
+        patch.setattr("keras.utils.clear_session", CLEAR_SESSION)
         patch.chdir(folder)
         run_plan.main(run_plan.Config(plan=write_plan(folder), **{"directory": folder, **settings}))
 
@@ -322,6 +328,7 @@ def test_after_a_change_every_job_of_a_run_replaces_its_files(tmp_path: Path, mo
             replacing.add(Path(script).stem.rpartition("_")[0])
 
     monkeypatch.setattr("evaluation.tables.job_runs.runpy.run_path", called)
+    monkeypatch.setattr("keras.utils.clear_session", CLEAR_SESSION)
     monkeypatch.chdir(tmp_path)
     assert not any(job_runs.run_job(job, Stop()) for job in jobs_of(plan))
     assert replacing == {
