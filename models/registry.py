@@ -88,8 +88,10 @@ def initial_weights(model: keras.Model, seed: int) -> list[np.ndarray]:
 
     Each weight is drawn with its layer's own initialiser: the attribute <weight>_initializer, as Keras's layers have
     it. Neither the model nor any global random state changes.
-    Raises InputError for a weight whose layer has no initialiser.
+    Raises InputError for a negative seed and for a weight whose layer has no initialiser.
     """
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative; choose 0 or more")
     layer_of = {
         id(weight): layer
         for layer in all_layers(model)

@@ -51,9 +51,8 @@ def _point_set(settings: dict[str, Any], count: int) -> dict[str, Any]:
     which = ("dataset", "split", "target_class", "seed")
     how = ("n0", "n", "alpha", "sigma", "precision", "noise", "noise_of", "shared_noise", "shard")
     kind = ("radii",) if settings["radii"] else ("acr_only", "radius_loss")
-    return (
-        {name: settings[name] for name in which} | {"count": count} | {name: settings[name] for name in (*how, *kind)}
-    )
+    named = {**settings, "count": count}
+    return {name: named[name] for name in (*which, "count", *how, *kind)}
 
 
 def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from evaluation.store import SETTINGS
 from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import read_runs, runs_of, write_runs
+from evaluation.tables.records import Measured, read_runs, runs_of, write_runs
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS, read_known_points
 from randomized_smoothing_certification.core import round_down
 from randomized_smoothing_certification.fewer_votes import recorded_settings
@@ -154,8 +155,8 @@ def _radius_text(radius: float) -> str:
 def import_entry(config: Config) -> None:
     """Add certificates of another program to the store, and to the plan beside it.
 
-    Raises InputError where the plan has the entry already or the store has measured runs of it, a file or a setting
-    cannot be used, or the record beside a file names another setting. Imported runs that the plan lacks are replaced.
+    Raises InputError where the plan or the store has the entry already, a file or a setting cannot be used, or the
+    record beside a file names another setting.
     """
     plan_file = config.store / "plan.yaml"
     with Artifact(config.store / SETTINGS, plan_file):
@@ -166,10 +167,13 @@ def import_entry(config: Config) -> None:
                 f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
             )
         runs = runs_of(foreign, project_path(""))
-        if any("certificate" in run.records for run in stored.get(key, {}).values()):
-            raise InputError(f"{config.store}: the store has measured runs of the entry {key}; import into another")
-        write_runs(config.store, {**stored, key: runs})
-        # If the program is killed here, the same command writes both again.
+        if key not in stored:
+            write_runs(config.store, {**stored, key: runs})
+        elif not _are_same(runs, stored[key]):
+            raise InputError(
+                f"{config.store}: the store has other runs of the entry {key} already; import into another"
+            )
+        # If the program is killed here, the same command writes the plan later.
         joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
         write_text(plan_file, msgspec.yaml.encode(joined).decode())
         print(f"{printed_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
@@ -191,6 +195,17 @@ def _foreign(config: Config) -> Foreign:
             if name in ("n", "sigma", "alpha") and (given := getattr(foreign, name)) not in (None, value):
                 raise InputError(f"{path}: --{name} is {given}, but the record beside it says {value}; give that")
     return foreign
+
+
+def _are_same(new: Mapping[int, Measured], stored: Mapping[int, Measured]) -> bool:
+    """Whether records and points are the same. The store may have more columns of points, for other entries."""
+    return new.keys() == stored.keys() and all(
+        run.records == stored[seed].records
+        and np.array_equal(
+            points := run.points.drop(columns="entry"), stored[seed].points.reindex(columns=points.columns)
+        )
+        for seed, run in new.items()
+    )
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ def test_the_seed_and_nothing_else_decides_the_weights() -> None:
             kernels += 1
             assert not np.array_equal(a, c)
     assert kernels == 7 + 2 + 1
+    with pytest.raises(InputError, match="seed -1 is negative"):
+        build_model("digits_cnn", (8, 8, 1), 10, seed=-1)
 
 
 def test_initial_weights_are_those_of_the_layers_initialisers() -> None:

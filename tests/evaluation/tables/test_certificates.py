@@ -193,26 +193,12 @@ def test_an_import_that_was_stopped_before_the_plan_was_written_goes_on(
         main(importing(store, theirs))
     assert contents(store)["plan.yaml"] == before["plan.yaml"] and contents(store)[POINTS] != before[POINTS]
     monkeypatch.undo()
-    main(importing(store, theirs))
-    assert contents(store) == contents(whole)
-
-
-def test_imported_runs_that_the_plan_lacks_are_replaced_and_measured_runs_never(
-    store: Path, theirs: tuple[Path, Path]
-) -> None:
-    plan = (store / "plan.yaml").read_text()
-    whole = shutil.copytree(store, store.parent / "whole")
-    main(importing(store, theirs))
-    (store / "plan.yaml").write_text(plan)  # as an import leaves it that was stopped
     theirs[1].write_text(THEIRS)
-    for folder in (store, whole):
-        main(importing(folder, theirs))
+    with pytest.raises(InputError, match=r"store: the store has other runs of the entry consistency_.* already"):
+        main(importing(store, theirs))
+    theirs[1].write_text(THEIRS.replace("0.5", "0.9"))
+    main(importing(store, theirs))
     assert contents(store) == contents(whole)
-    (store / "plan.yaml").write_text(yaml.safe_dump({**yaml.safe_load(plan), "rows": ["clean"]}))
-    before = contents(store)
-    with pytest.raises(InputError, match=r"store: the store has measured runs of the entry gaussianaug.*constant"):
-        main(importing(store, theirs, method="gaussianaug", architecture="mnist_cnn", poison="constant"))
-    assert contents(store) == before
 
 
 def test_what_is_there_already_is_not_imported_again(store: Path, theirs: tuple[Path, Path]) -> None:
