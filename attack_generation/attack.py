@@ -16,7 +16,7 @@ from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import Ensemble, Metrics, Problem
 from bilevel_optimizer.trees import Tree
-from data.datasets import Dataset, TargetSplit, poisoned_places, require_within_epsilon, split_target_class
+from data.datasets import Dataset, poisoned_places, require_within_epsilon, split_target_class
 from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
@@ -84,12 +84,11 @@ class Batch(NamedTuple):
 class Attack:
     """One dataset, one lower-level loss and the compiled outer step over them."""
 
-    def __init__(self, config: PoisonConfig, dataset: Dataset, train: TargetSplit | None = None) -> None:
-        """train: the result of ``split_target_class`` on the training images, if the caller already has it."""
+    def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
         self.config = config
-        train = train or split_target_class(dataset.x_train, dataset.y_train, config.target_class)
-        self._x_class, train = train.x_target, train.with_share(config.share)
-        self.x_target, self.y_target, x_others, y_others = train
+        train = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
+        self._x_class = train.x_target
+        self.x_target, y_target, x_others, y_others = train.with_share(config.share)
         self.x_val, self.y_val = dataset.x_val, dataset.y_val
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
         for name, images in (("batch_clean", x_others), ("batch_poison", self.x_target)):
@@ -104,7 +103,7 @@ class Attack:
         self._model = self.fresh_model(0, 0)
         _, self._model_state = self._model.initial()
         # Moved to the device once. Batches are gathered there.
-        all_images = Images(x_others, y_others, self.x_target, self.y_target, x_validation, y_validation)
+        all_images = Images(x_others, y_others, self.x_target, y_target, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._poison = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
         self._objective = config.upper_objective()

@@ -109,9 +109,7 @@ class PoisonConfig(Augmentation, CheckpointControls):
             raise InputError("separate_crops: without augment nothing is cropped; add --augment or drop separate_crops")
         require_architecture(self.architecture)
 
-    def recorded(self) -> dict[str, Any]:
-        """All settings as records hold them."""
-        return flat_settings(self)
+    recorded = flat_settings
 
     def upper_objective(self) -> UpperObjective:
         """The objective with its settings."""

@@ -47,11 +47,9 @@ STARTS: dict[str, Signs] = {
     "contrast": lambda x, seed: np.where(x <= 0.5, np.float32(1), np.float32(-1)),
     "halves": lambda x, seed: np.where(np.arange(x.shape[2])[:, None] < x.shape[2] / 2, np.float32(1), np.float32(-1)),
 }
-"""Starts of the attack: what is added to the images, in units of epsilon.
+"""Starts of the attack: what is added to the images, in units of epsilon. See ``PoisonConfig.start``.
 
-'zero': nothing. 'random': independent random signs. 'constant': a uniform brightness shift. 'contrast': dark pixels (at
-most 1/2) up and bright ones down; with epsilon at most 1/2 no pixel is clipped, so no poison is larger in l2. 'halves':
-the left half up, the right half down.
+With epsilon at most 1/2, 'contrast' clips no pixel, so that no poison is larger in l2.
 """
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from randomized_smoothing_certification.soft_radius import mean_soft_radius, mean_softmax, repeat_images
+from randomized_smoothing_certification.soft_radius import mean_softmax, soft_radius
 from robust_training.loss import Logits, Randomness, mean_cross_entropy, with_noise
+from runtime.lazy import ops
 
 
 class UpperObjective(Protocol):
@@ -24,7 +25,7 @@ class UpperObjective(Protocol):
 
 @dataclass(frozen=True)
 class SoftRadius:
-    """Mean soft radius, 0 for a misclassified image (arXiv 2012.01274, eq. 3). See soft_radius.mean_soft_radius.
+    """Mean soft radius, 0 for a misclassified image (arXiv 2012.01274, eq. 3). See soft_radius.py.
 
     copies: noisy copies per image (k). beta: inverse temperature of the softmax. clip: probabilities are mapped into
     [clip, 1 - clip] (a). fixed_noise: whether an image keeps its noise throughout the attack.
@@ -38,7 +39,7 @@ class SoftRadius:
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any:
         scores = logits(with_noise(x, self.copies, randomness, self.fixed_noise))
         probabilities = mean_softmax(scores, self.copies, self.beta)
-        return mean_soft_radius(probabilities, y, randomness.sigma, self.clip)
+        return ops.mean(soft_radius(probabilities, y, randomness.sigma, self.clip))
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CrossEntropy:
         if not self.copies:
             return -mean_cross_entropy(logits(x), y)
         scores = logits(with_noise(x, self.copies, randomness, self.fixed_noise))
-        return -mean_cross_entropy(scores, repeat_images(y, self.copies))
+        return -mean_cross_entropy(scores, ops.repeat(y, self.copies, axis=0))
 
 
 OBJECTIVES: dict[str, Callable[[int, float, float, bool], UpperObjective]] = {

@@ -8,7 +8,7 @@ from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.controls import save_labels
 from attack_generation.figures import save_image_grids
-from data.datasets import Dataset, TargetSplit, load_dataset, poison_paths, split_target_class
+from data.datasets import Dataset, load_dataset, poison_paths, target_mask
 from runtime.files import load_array, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import printed_path, project_path
@@ -31,7 +31,8 @@ def poison_radius(config: PoisonConfig) -> Path:
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
     picture = run_dir / "poison.png"
-    target = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
+    in_class = target_mask(dataset.y_train, config.target_class)
+    clean = dataset.x_train[in_class]
     hashes = dataset.hashes("x_train", "y_train", "x_val", "y_val")
     settings = identity(config, method=method, **hashes)
     with (
@@ -39,14 +40,14 @@ def poison_radius(config: PoisonConfig) -> Path:
         LongRun(x_path, settings, config, run_dir, stop, more=(y_path, picture)) as run,
     ):
         finished = run.is_finished()
-        poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, target, run)
-        save_labels(y_path, target.y_target)
+        poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, run)
+        save_labels(y_path, dataset.y_train[in_class])
         if not (finished and picture.is_file()):
-            save_image_grids(picture, {"": (target.x_target, poison)}, config.epsilon)
+            save_image_grids(picture, {"": (clean, poison)}, config.epsilon)
         if finished:
             return x_path
         run.finish(lambda path: save_array(path, poison), config, gradients=gradients)
-    distortion = np.abs(poison - target.x_target)
+    distortion = np.abs(poison - clean)
     print(
         f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "
         f"max {distortion.max():.4f}, {gradients:,.0f} gradients"
@@ -59,9 +60,9 @@ def poison_radius(config: PoisonConfig) -> Path:
     return x_path
 
 
-def _make(config: PoisonConfig, dataset: Dataset, target: TargetSplit, run: LongRun) -> tuple[np.ndarray, float]:
+def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndarray, float]:
     """The poison, float32 (N, H, W, C), and the cost of the whole attack in gradients. Continues a stopped run."""
-    attack = Attack(config, dataset, target)
+    attack = Attack(config, dataset)
 
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
         if epochs % config.reinitialise_every == 0:

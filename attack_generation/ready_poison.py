@@ -39,14 +39,15 @@ def main(config: Config) -> None:
     if config.out.suffix != ".npy":
         raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
     record = config.out.with_suffix(".json")
-    own = record.is_file() and {"arrays_sha256", "sha256"} <= read_record(record).keys()
+    artifact = Artifact(config.out, record)
+    own = artifact.is_left or (record.is_file() and {"arrays_sha256", "sha256"} <= read_record(record).keys())
     if config.out.name in X_FILES or (not own and (config.out.exists() or record.exists())):
         raise InputError(f"{config.out}: is the place of data, or of a file of another script; choose another --out")
     dataset = load_dataset(config.data_dir)
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
     require_within_epsilon(ready.images, clean, config.epsilon, Path(config.name))
-    with Artifact(config.out, record):
+    with artifact:
         save_array(config.out, partly_poisoned(ready.images, clean, config.share))
         write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})
     print(f"{printed_path(config.out)}: {len(ready.images)} images, written")

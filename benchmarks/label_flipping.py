@@ -41,10 +41,7 @@ class Config(BenchmarkConfig):
 
 
 def main(config: Config) -> list[dict[str, Any]]:
-    """Measure and print both sizes. Returns the rows.
-
-    Raises InputError for a q that cannot work.
-    """
+    """Measure and print both sizes. Returns the rows. Raises InputError for a q that cannot work."""
     about = machine()
     shrink = 20 if config.quick else 1
     rows = [measure("MNIST 1 against 7", 13_007 // shrink, 2_163 // shrink, 2, config, BAR_SECONDS)]

@@ -49,10 +49,7 @@ class Config(BenchmarkConfig):
 
 
 def main(config: Config) -> list[dict[str, Any]]:
-    """Measure every stage of every method, print the rows and return them.
-
-    Raises InputError for settings that cannot work.
-    """
+    """Measure every stage of every method, print and return the rows. Raises InputError for impossible settings."""
     require_usable(config)
     if config.only is not None:
         method, _, stage = config.only.partition("/")

@@ -57,9 +57,8 @@ def row(name: str, unit: str, published_and_cheap: np.ndarray, bar: float | None
 def main(config: works.TimedConfig) -> list[dict[str, Any]]:
     """Measure, print the price list, write it as JSON if ``out`` is set. Returns its rows.
 
-    The rows are hours of every stage and of the table's row, and milliseconds of a unit of each stage.
-
-    Raises InputError for settings that cannot work.
+    The rows are hours of every stage and of the table's row, and milliseconds of a unit of each stage. Raises
+    InputError for settings that cannot work.
     """
     require_usable(config)
     about = machine()

@@ -4,8 +4,6 @@
     python benchmarks/speed.py --batch-size 10000 --out speed.json    (on a GPU)
     python benchmarks/speed.py --data CIFAR10 --batch-size 10000      (the published attack on CIFAR10, on a GPU)
 
-works.py defines the timed works. The outer step, the training step and the vote loop are the production code itself.
-
 Each measurement is compiled and run twice, then repeated. The median counts. Every repeat ends by fetching a result to
 the host, so that asynchronous devices are timed honestly. Compared measurements take turns, so that another load on the
 machine slows all of them alike.
@@ -65,10 +63,7 @@ def row(name: str, value: float, unit: str, gradients: float | None = None, bar:
 
 
 def main(config: Config) -> list[dict[str, Any]]:
-    """Measure, print the table, write it as JSON if ``out`` is set. Returns the rows.
-
-    Raises InputError for settings that cannot work.
-    """
+    """Measure, print the rows, write them as JSON if ``out`` is set, return them. Raises InputError on bad settings."""
     require_usable(config)
     sizes, about = config.sizes, machine()
     print("measuring gradients and steps", file=sys.stderr)

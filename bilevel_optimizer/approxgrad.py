@@ -83,19 +83,18 @@ class ApproxGrad(TwoLoops):
     ) -> tuple[Tree, LowerState, Metrics]:
         """df/du = f_u - g_uv p at (u, v), where p solves (g_vv + damping I) p = f_v approximately.
 
-        The invariant: where g_v(u, v) = 0, the solver has converged and damping is 0, this is the derivative of
-        u -> f(u, v*(u)) with v*(u) = argmin_v g(u, v), by the implicit function theorem. Elsewhere it is the
-        approximation of arXiv 1602.02355, algorithm 1 (arXiv 2012.01274, eq. 4).
+        Where g_v(u, v) = 0, the solver has converged and damping is 0, this is the derivative of u -> f(u, v*(u)), by
+        the implicit function theorem. Elsewhere it is the approximation of arXiv 1602.02355, algorithm 1 (arXiv
+        2012.01274, eq. 4).
 
-        u: variables of the upper level. v: variables of the lower level, near its minimum. Both are nested structures
-        of float tensors. lower: the last p, from which the solver starts, and the solver's state. Its Adam state is
-        passed through. data: the argument ``data`` of f and g. Let T2 be the solver's evaluations. g sees draw
-        T1 + T2 and, unless fixed_matrix, draws T1 .. T1 + T2 - 1 within the linear system. f sees draw T1 + T2 + 1
-        and, unless fixed_right_side, draws T1 + T2 + 2 .. T1 + 2 T2 + 1 within the linear system. The metrics are
-        those at the new v. residual is ||A p - f_v|| / ||f_v|| of the linear system, with the draws outside it.
-        solver_ended is a value of linear_solvers.Ended.
-        Returns (hypergradient shaped as u, lower state with the new p, metrics). Raises nothing: the metrics show
-        NaN.
+        u, v: nested structures of float tensors. lower: the last p, from which the solver starts, and the solver's
+        state. Its Adam state is passed through. data: the argument ``data`` of f and g.
+
+        Let E be the solver's evaluations. g sees draw T1 + E and, unless fixed_matrix, draws T1 .. T1 + E - 1 within
+        the linear system. f sees draw T1 + E + 1 and, unless fixed_right_side, draws T1 + E + 2 .. T1 + 2 E + 1 within
+        the linear system. Returns (hypergradient shaped as u, lower state with the new p, metrics at v). The metric
+        residual is ||A p - f_v|| / ||f_v||, with the draws outside the linear system. solver_ended is a value of
+        linear_solvers.Ended. Raises nothing: the metrics show NaN.
         """
         draw = self.lower_steps + self.linear_solver.evaluations
         f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, draw + 1))((u, v))

@@ -93,13 +93,11 @@ class TwoLoops(BilevelOptimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(BilevelOptimizer):
-    """One optimiser, applied to each of several v. The upper objective is the mean over all v.
+    """One optimiser, applied to each of several v. u moves by the mean of their directions.
 
-    u moves by the mean of their directions.
-
-    Networks with different weights and ages keep the upper level from overfitting to one network ("MetaPoison", NeurIPS
-    2020, arXiv 2004.00225). v and the state of the lower level are tuples with an entry per lower level. Metrics are
-    means.
+    So the upper objective is the mean over all v. Networks with different weights and ages keep the upper level from
+    overfitting to one network ("MetaPoison", NeurIPS 2020, arXiv 2004.00225). v and the state of the lower level are
+    tuples with an entry per lower level. Metrics are means.
     """
 
     member: BilevelOptimizer

@@ -71,8 +71,6 @@ class AdamResidual(LinearSolver):
     Each step takes two matrix-vector products, for the residual r = A x - b and for A r, half the gradient. The factor
     2 does not change the steps of Adam. A step moves each entry of x by about the learning rate at most. So x stays
     finite, but the solver is slow, and the residual may grow.
-
-    iterations: Adam steps per call. learning_rate: Adam's learning rate (lr_p).
     """
 
     learning_rate: float = 1e-2
@@ -152,12 +150,10 @@ class ConjugateGradient(LinearSolver):
 
 @dataclass(frozen=True)
 class NeumannSeries(LinearSolver):
-    """Richardson steps x += eta (b - A x). From x = 0 they give the truncated series eta sum_j (I - eta A)^j b.
+    """Richardson steps x += eta (b - A x), eta = ``scale``: from x = 0 the truncated series eta sum_j (I - eta A)^j b.
 
     A later call continues from the last x (warm start). The series converges when 0 < eta < 2 / ||A||. It does not
     resolve directions of curvature below 1 / (eta iterations) (Lorraine, Vicol and Duvenaud, AISTATS 2020).
-
-    iterations: number of terms. scale: eta.
     """
 
     scale: float = 1e-2

@@ -18,15 +18,16 @@ from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, labels,
 from data.preparation import DARK, as_unit_floats, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import KEY, ReadyPoison, load_ready_poison, ready_name, require_poison_name
-from data.sources import read_source
+from data.sources import prepared_with, read_source
 from runtime.bounds import require_within
-from runtime.files import InputError, atomic_path, load_archive, one_line, read_record
+from runtime.files import InputError, atomic_path, file_sha256, load_archive, one_line, read_record
 from runtime.lazy import pandas
 
 KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}
 """The kinds of NumPy types (dtype.kind) that each array may have."""
 ABOUT = ("target_class", "epsilon", "name", "source")
 LARGEST = 2**31  # bytes of an unpacked file
+PNGS = "*.[pP][nN][gG]"  # names of PNG files
 LAST_INDEX = 2**31 - 1
 MENDS = {
     "grid": "scale its pixels to 0 to 255, round them, and save them as uint8",
@@ -88,7 +89,7 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     near, brightest = far <= epsilon + EPSILON_TOLERANCE, poison.pixels.max()
     change = f"largest change {far:.5g}, epsilon {epsilon:g}"
     change += f", brightest pixel {brightest} of 255: scale them" * bool(not near and brightest < DARK)
-    made = read_record(data_dir / MANIFEST).get("provenance", {}).get("config", {})
+    made = prepared_with(data_dir)
     flags = " and ".join(f"--{name.replace('_', '-')}" for name in ("first_label", "transpose") if made.get(name))
     as_prepared = f"; prepared with {flags}: give classes from 0, and images as prepared" if flags else ""
     share = f"{100 * changed.mean():.1f} % of the class's {len(changed):,} training images; {twice} places twice, "
@@ -111,9 +112,19 @@ def require_sound(path: Path, poison: ReadyPoison, dataset: Dataset, found: Chec
 
 
 def training_poison(path: Path, dataset: Dataset, data_dir: Path, target_class: int) -> np.ndarray:
-    """As ``load_poison``. A file that ends in .npz is one of ``read_entry``, and must pass the checks."""
+    """As ``load_poison``. A file that ends in .npz is one of ``read_entry``, and must pass the checks.
+
+    Raises InputError also where the record beside a .npy file names another class, other images or another file.
+    """
     if path.suffix != ".npz":
-        return load_poison(path, dataset, target_class)
+        images = load_poison(path, dataset, target_class)
+        if path.suffix == ".npy" and (file := path.with_suffix(".json")).is_file():
+            record = read_record(file, settings=dict)
+            here = {"target_class": target_class, **dataset.hashes("x_train"), "sha256": file_sha256(path)}
+            for name, recorded in {**record["settings"], "sha256": record.get("sha256")}.items():
+                if recorded not in (None, value := here.get(name, recorded)):
+                    raise InputError(f"{path}: has {name} {value}, its record says {recorded}; make the poison again")
+        return images
     poison = read_entry(path)
     if (made_for := poison.record["settings"]["target_class"]) != target_class:
         raise InputError(f"{path}: is poison of class {made_for}; choose --target-class {made_for}")
@@ -137,7 +148,7 @@ def published_places(dataset: Dataset, data_dir: Path, published: Path | None = 
         index, _ = split_at_random(count, len(dataset.x_val), manifest["seed"], str(data_dir))
         if published:
             images = as_unit_floats(read_source(published)[0]["x_train"])
-            if manifest.get("provenance", {}).get("config", {}).get("transpose"):
+            if prepared_with(data_dir).get("transpose"):
                 images = np.swapaxes(images, 1, 2)
     if images is not None and not (
         images[0].size == dataset.x_train[0].size and len(images) > index.max()
@@ -158,7 +169,7 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
     from PIL import Image
 
     images, places = list[np.ndarray](), list[int]()
-    for file in sorted(folder.glob("*.png")):
+    for file in sorted(folder.glob(PNGS)):
         try:
             if not re.fullmatch(r"-?[0-9]+", file.stem):  # Python alone would read 1_0 as 10
                 raise ValueError(f"{file.stem!r} is no number")
@@ -189,7 +200,7 @@ def write_pngs(folder: Path, poison: ReadyPoison) -> None:
     from PIL import Image
 
     pixels = poison.pixels.squeeze(-1) if poison.pixels.shape[-1] == 1 else poison.pixels
-    if any(folder.glob("*.png")):
+    if any(folder.glob(PNGS)):
         raise InputError(f"{folder}: holds PNG files; choose another folder")
     if pixels.dtype != np.uint8 or (pixels.ndim == 4 and pixels.shape[-1] != 3):
         raise InputError(

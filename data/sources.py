@@ -64,17 +64,27 @@ def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, {**source, "sha256": {file.name: file_sha256(file) for file in files}}
 
 
+def prepared_with(data_dir: Path) -> dict[str, Any]:
+    """The settings that a folder of data was prepared with, {} where they are not known."""
+    record = read_record(data_dir / MANIFEST).get("provenance")
+    settings = record.get("config") if isinstance(record, dict) else None
+    return settings if isinstance(settings, dict) else {}
+
+
 def require_prepared_with(data_dir: Path, wanted: dict[str, Any], source: Path | None) -> None:
     """Raise InputError where a folder of data was prepared with other settings. source: where its source is wanted."""
-    manifest = read_record(data_dir / MANIFEST)
-    for name, found, value in different(manifest.get("provenance", {}).get("config", {}), wanted):
-        same = manifest.get("source", {}).get("sha256")
-        if name == "source" and source and (not source.exists() or read_source(source)[1]["sha256"] == same):
-            continue  # another path to the same images
+    held, prepared = read_record(data_dir / MANIFEST, source=dict)["source"].get("sha256"), prepared_with(data_dir)
+    if source and source.exists() and held not in (None, read_source(source)[1]["sha256"]):
         raise InputError(
-            f"{data_dir}: was prepared with {name} {found}, the plan's data says {value}; delete this folder, or give "
-            "another data_dir"
+            f"{data_dir}: was prepared with source {prepared.get('source')}, of other images, the plan's data says "
+            f"{source}; delete this folder, or give another data_dir"
         )
+    for name, found, value in different(prepared, wanted):
+        if name != "source" or not source:  # another path to the same images is fine
+            raise InputError(
+                f"{data_dir}: was prepared with {name} {found}, the plan's data says {value}; delete this folder, or "
+                "give another data_dir"
+            )
 
 
 def _read_cifar(

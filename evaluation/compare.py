@@ -15,13 +15,18 @@ import numpy as np
 
 from evaluation.tables.runs import SAME, share_at_ceiling
 from evaluation.tables.statistics import reduction_of
-from randomized_smoothing_certification.certificate_file import Point, certified_radii, read_known_points
+from randomized_smoothing_certification.certificate_file import (
+    Point,
+    certified_radii,
+    read_known_points,
+    require_possible_radii,
+)
 from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError
 
-OF_ONE_VICTIM = {"seed", "target_class", "x_train", "y_train"}
+OF_ONE_VICTIM = {"seed", "target_class", "x_train"}
 """Training settings in which victims of clean and of poisoned data may differ."""
 
 
@@ -64,10 +69,16 @@ def main(config: Config) -> None:
     ]
     _require_same_certification(found)
     for one in found:
+        if one.settings:
+            require_possible_radii(one.file, one.points, *(one.settings[name] for name in ("n", "alpha", "sigma")))
         if not one.settings:
             print(f"note: {one.file} has no record, so that its n, alpha and sigma are not checked")
         elif not one.victim:
             print(f"note: {one.file}: the record of its victim is not found, so that its training data are not checked")
+        elif one.victim["config"].get("training_data") == "poisoned_radius":
+            label, poisoned = one.settings.get("target_class"), one.training.get("target_class")
+            if label != poisoned:
+                print(f"note: {one.file}: its points are of class {label}, the poison of class {poisoned}")
     of_poison = _clean_side_is_of_poison(found[:count], found[count:])
     _require_same_seeds(found[:count], found[count:])
     _note_different_training([one.training for one in found if one.training])
@@ -106,6 +117,9 @@ def _clean_side_is_of_poison(clean: list[Certified], poisoned: list[Certified]) 
     """
     data = []
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
+        models = [one.settings.get("model_sha256", one.file) for one in victims]
+        if twice := [one.file for one in victims if models.count(one.settings.get("model_sha256")) > 1]:
+            raise InputError(f"{twice[0]}: is of the same victim as {twice[1]}; give each victim's file once")
         known = [one for one in victims if one.victim]
         if len({one.training.get("x_train") for one in known}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")
@@ -127,7 +141,7 @@ def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> No
 
 
 def _note_different_training(known: list[dict[str, Any]]) -> None:
-    """Print the training settings in which victims differ, but for the data. known: settings of each victim."""
+    """Print the training settings in which victims differ, but for the images. known: settings of each victim."""
     for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM) if known else ():
         if len(values := {repr(one[name]): shortened(one[name]) for one in known}) > 1:
             shown = ", ".join(values.values())

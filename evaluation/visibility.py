@@ -19,7 +19,6 @@ from data.entries import training_poison
 from robust_training.defences import visibility
 from runtime.artifact import Artifact
 from runtime.bounds import Seed
-from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, read_record, write_json
 from runtime.provenance import printed_path, project_path, provenance
@@ -45,7 +44,6 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, write the record and print it. Raises InputError on bad settings or data."""
-    require_usable(config)
     dataset = load_dataset(config.data_dir)
     poison = training_poison(config.poison, dataset, config.data_dir, config.target_class)
     settings = {name: getattr(config, name) for name in ("target_class", "sigma", "seed")}

@@ -154,7 +154,7 @@ def speed_page(records: Path) -> str:
         raise InputError(f"{records}: has no record; make one by python benchmarks/speed.py --out {records}/speed.json")
     for path in files:
         record = read_record(path, about=dict, rows=list, command=str, commit=str)
-        require_clean_commits(str(path), record)
+        require_clean_commits(path, record)
         if not all(isinstance(row, dict) for row in record["rows"]):
             raise InputError(f"{path}: 'rows' must be a list of objects; make it again")
         about = "; ".join(f"{name}: {value}" for name, value in record["about"].items())

@@ -1,12 +1,8 @@
 """ResNet v1 and v2 for CIFAR10, as in the Keras documentation's CIFAR10 ResNet example.
 
-The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss. This project
-leaves it out: the penalty is no part of the function that the network computes, and the losses are those of the papers.
-
-BatchNorm. The published poisoning experiments never switch the training phase on, so every BatchNorm keeps its initial
-moving statistics (mean 0, variance 1) and acts as a fixed affine map, gamma * x / sqrt(1 + 1e-3) + beta, with trainable
-gamma and beta. Calling the model with ``training=False`` in the training loss too gives that setting. Calling it with
-``training=True`` there gives proper BatchNorm. The model is the same.
+The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss. This project leaves it out:
+the losses are those of the papers. The published poisoning experiments never switch the training phase on. BatchNorm is
+then the fixed affine map gamma * x / sqrt(1 + 1e-3) + beta, with trainable gamma and beta: see stateless.py.
 """
 
 from __future__ import annotations

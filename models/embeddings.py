@@ -1,7 +1,5 @@
-"""Feature embeddings that use no label of the data set, for the learners of certificates against changed labels.
-
-A certificate against changed labels needs features that do not depend on these labels. So every embedding here is
-fitted to training images alone.
+"""Feature embeddings, fitted to training images alone: a certificate against changed labels needs features that do not
+depend on these labels.
 """
 
 from collections.abc import Callable
@@ -34,8 +32,8 @@ def fit_embedding(
     and Recht, NIPS 2007). patches: k-means on whitened patches of the training images, with triangle activation, pooled
     over the four quadrants (Coates, Lee, Ng, AISTATS 2011, section 3). deskewed: patches of handwriting that is sheared
     upright first. root_patches: principal components of the square roots of the features 'patches', where weak
-    activations have more weight. imagenet: the same from a network's features. The network is outside data: it was
-    trained with ImageNet's labels. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives the same features.
+    activations have more weight. imagenet: as root_patches, from a network's features. The network is outside data: it
+    was trained with ImageNet's labels. x_train: float32 (N, H, W, C) in [0, 1]. The same seed gives the same features.
     centroids: number of centroids of k-means, with four features each. weights: file of the network, see
     models/imagenet.py.
 

@@ -30,12 +30,6 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-_DAMAGED = (
-    OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError,
-    pickle.UnpicklingError,
-)  # fmt: skip
-
-
 def read_weights(path: Path | None) -> dict[str, np.ndarray]:
     """The arrays of a PyTorch file in the format before version 1.6. Raises InputError for another file."""
     if not (path and path.is_file()):
@@ -43,7 +37,7 @@ def read_weights(path: Path | None) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             return _arrays(file)
-    except _DAMAGED as error:
+    except Exception as error:  # unpickling a damaged file may raise any error
         raise InputError(f"{path}: not a PyTorch file of weights ({error}); give the .pth file in {PACKAGE}") from error
 
 

@@ -19,7 +19,7 @@ from runtime.files import InputError
 from runtime.lazy import keras, layers
 from runtime.noise import seed_pair
 
-# For each model: the name of the model and of its function, and the module of the function.
+# The name of each model, which is also its function's name, and the module of the function.
 BUILDERS = {
     "mnist_cnn": "models.small_keras_models",
     "digits_cnn": "models.small_keras_models",
@@ -52,14 +52,16 @@ def build_model(
 
     architecture: a name in BUILDERS, or resnet<depth>v1 or resnet<depth>v2 with a valid depth. The suffix x<times>
     multiplies the number of filters of a ResNet.
-    standardise: whether the model begins with ``standardised``.
+    standardise: whether the model begins with a layer, without weights, that subtracts the mean of each image's pixels
+    and divides by their standard deviation. Then brightness and contrast do not matter. 1e-5 is added to the variance.
     The same seed gives the same weights on the same backend.
     Raises InputError for an unknown name, an invalid depth, images too small for the model, and a function that does
     not return logits.
     """
     require_architecture(architecture)
-    inputs = keras.Input(image_shape)
-    x = standardised(inputs) if standardise else inputs
+    inputs = x = keras.Input(image_shape)
+    if standardise:
+        x = layers.LayerNormalization(axis=(1, 2, 3), epsilon=1e-5, center=False, scale=False, name="standardise")(x)
     try:
         if resnet := _RESNET.fullmatch(architecture):
             logits = _RESNETS[resnet[2]][0](x, num_classes, int(resnet[1]), int(resnet[3] or 1))
@@ -72,15 +74,6 @@ def build_model(
     model = keras.Model(inputs, logits, name=architecture)
     model.set_weights(initial_weights(model, seed))
     return model
-
-
-def standardised(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Each image minus the mean of its pixels, divided by their standard deviation.
-
-    The result does not depend on the image's brightness and contrast. The layer is a part of the classifier and has no
-    weights. 1e-5 is added to the variance.
-    """
-    return layers.LayerNormalization(axis=(1, 2, 3), epsilon=1e-5, center=False, scale=False, name="standardise")(x)
 
 
 def initial_weights(model: keras.Model, seed: int) -> list[np.ndarray]:

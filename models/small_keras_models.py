@@ -2,7 +2,8 @@
 
 In the first two, ReLU comes after each max-pooling instead of before it. ReLU is monotone, so the function is the same.
 The ReLU then runs on a quarter of the values, and a training step takes a fifth less time. The last two measure the
-transfer of poison from one architecture to victims of another (arXiv 2012.01274, section 4).
+transfer of poison from one architecture to victims of another (arXiv 2012.01274, section 4). All take images x
+(N, height, width, channels) and return logits. The initialisation is Keras's default.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from runtime.lazy import keras, layers
 
 
 def mnist_cnn(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """The published CNN from images x (N, height, width, channels), of at least 16 x 16 pixels, to logits.
+    """The published CNN, for images of at least 16 x 16 pixels.
 
-    Convolution 5x5x20, max-pooling, convolution 5x5x50, max-pooling, dense 500, dense num_classes. Valid
-    padding, Keras's default initialisation.
+    Convolution 5x5x20, max-pooling, convolution 5x5x50, max-pooling, dense 500, dense num_classes. Valid padding.
     """
     for filters in (20, 50):
         x = layers.ReLU()(layers.MaxPooling2D(2)(layers.Conv2D(filters, 5)(x)))
@@ -22,10 +22,9 @@ def mnist_cnn(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
 
 
 def digits_cnn(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """A small CNN from images x (N, height, width, channels) to logits. Images have at least 4 x 4 pixels.
+    """A small CNN, for images of at least 4 x 4 pixels.
 
-    Convolution 3x3x16, max-pooling, convolution 3x3x32, max-pooling, dense 64, dense num_classes. Same
-    padding, Keras's default initialisation.
+    Convolution 3x3x16, max-pooling, convolution 3x3x32, max-pooling, dense 64, dense num_classes. Same padding.
     """
     for filters in (16, 32):
         x = layers.ReLU()(layers.MaxPooling2D(2)(layers.Conv2D(filters, 3, padding="same")(x)))
@@ -33,15 +32,14 @@ def digits_cnn(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
 
 
 def mlp(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """A network without convolutions from images x of any size to logits: dense 256, dense 256, dense num_classes."""
+    """A network without convolutions, for images of any size: dense 256, dense 256, dense num_classes."""
     return _dense(layers.Dense(256, activation="relu")(layers.Flatten()(x)), 256, num_classes)
 
 
 def cnn_3x3(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """Four convolutions 3x3 (32, 32, 64, 64 filters, each second one of stride 2), dense 128, dense num_classes.
 
-    From images x (N, height, width, channels) of any size to logits. Same padding, no pooling, Keras's default
-    initialisation.
+    For images of any size. Same padding, no pooling.
     """
     for filters in (32, 64):
         for strides in (1, 2):

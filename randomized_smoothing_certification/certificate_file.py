@@ -25,6 +25,7 @@ from runtime.part_by_part import settings_path
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 NO_RADIUS = round_down(0.0)
 _MEND = "certify the model first or mend the path"  # where a file is missing
+_SURPLUS = "\t"  # key of the cells of a line that are more than the columns. No column has this name
 
 
 class Point(NamedTuple):
@@ -60,7 +61,7 @@ class Point(NamedTuple):
         try:
             hours, minutes, seconds = clock.split(":")
             return 86_400 * int(days.split(" ")[0] or 0) + 3_600 * int(hours) + 60 * int(minutes) + float(seconds)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter for a number of 400 digits
             return np.nan
 
 
@@ -114,7 +115,7 @@ def _table_of(path: Path, text: str, at_fixed_radii: bool) -> tuple[list[str], l
     Raises InputError where these are no certificates of points.
     """
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restkey=_SURPLUS, delimiter="\t")
         reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
         rows = [(reader.line_num, row) for row in reader if any(str(cell or "").strip() for cell in row.values())]
     except csv.Error as error:
@@ -141,16 +142,21 @@ def _point_of(line: str, row: Mapping[str, str], place: int) -> Point:
         raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
     if None in row.values():
         raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
+    if any("\n" in cell for cell in row.values()) or any(cell.strip() for cell in row.get(_SURPLUS, ())):
+        raise InputError(f"{line} is damaged: it joins two lines or has too many cells; delete it or certify again")
     try:
+        Decimal(row["radius"].strip())
         label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
         index = _whole(row["idx"]) if "idx" in row else place
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:  # the latter from Decimal
         raise InputError(
             f"{line} is damaged: label, predict, radius (and idx) must be numbers; certify again"
         ) from error
+    if min(label, predict) < ABSTAIN:
+        raise InputError(f"{line} has a class that cannot be: label {label}, predict {predict}; certify again")
     if index < 0:
         raise InputError(f"{line} has the point {index}; points are numbered from 0")
-    if not (np.isfinite(radius) and radius >= 0):
+    if not 0 <= radius <= float(np.finfo(np.float32).max):
         raise InputError(f"{line} has the radius {radius}, which certifies nothing; mend it")
     # -1 stands for text that is no number. Callers that need the number refuse it.
     votes, decided = (_whole(row[name], otherwise=-1) if name in row else None for name in ("votes", "decided"))
@@ -230,7 +236,7 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     votes = settings["n"] if point.votes is None else point.votes
     possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
     # The last bits of a bound may differ between versions of SciPy.
-    certifying = votes if point.predict != ABSTAIN else 0
+    certifying = max(votes, 0) if point.predict != ABSTAIN else 0
     largest = radius_ceiling(settings["sigma"], certifying, settings["alpha"]) * (1 + 1e-9)
     return {
         "number of votes": point.votes is not None and votes not in possible,
@@ -258,13 +264,18 @@ def rounding_error(radius: str) -> float:
     return 1.01 * 10.0 ** min(int(Decimal(radius).as_tuple().exponent), -2) + 2.0**-23 * float(radius)
 
 
-def require_possible_radii(path: Path, points: Sequence[Point], *, n: int, alpha: float, sigma: float) -> None:
+def require_possible_radii(path: Path, points: Sequence[Point], n: int, alpha: float, sigma: float) -> None:
     """Raise InputError naming the first point of another program's file whose radius n votes cannot certify."""
-    ceiling = radius_ceiling(sigma, n, alpha)
     for point in points:
+        votes = n if point.votes is None else point.votes
+        if not 0 <= votes <= n:
+            raise InputError(
+                f"{path}: point {point.idx} has {votes} votes of {n}; give the n that the file was made with"
+            )
+        ceiling = radius_ceiling(sigma, votes, alpha)
         if point.predict != ABSTAIN and float(point.radius) > ceiling + rounding_error(point.radius):
             raise InputError(
-                f"{path}: point {point.idx} has the radius {point.radius}, but {n} votes certify at most "
+                f"{path}: point {point.idx} has the radius {point.radius}, but {votes} votes certify at most "
                 f"{round_down(ceiling)} with sigma {sigma:g} and alpha {alpha:g}; give the n, sigma and alpha that the "
                 "file was made with"
             )

@@ -16,9 +16,6 @@ from runtime.checks import shortened
 from runtime.files import InputError
 from runtime.long_run import RunControls
 
-LARGEST_BATCH = 100_000
-"""Largest number of noisy images in a batch. The compiled loop grows with the batch."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateSettings(Sampling):
@@ -78,7 +75,7 @@ class CertificateSettings(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertificationConfig(RunControls, CertificateSettings):
+class CertificationConfig(CertificateSettings, RunControls):
     """Settings of a certification run."""
 
     more_controls: ClassVar[frozenset[str]] = frozenset({"model", "out", "batch_size"})
@@ -87,7 +84,7 @@ class CertificationConfig(RunControls, CertificateSettings):
     """Model to certify, a .keras file. It is the base classifier, in inference mode."""
     out: Path
     """Result file, .tsv. The files .settings.json and .summary.json are written beside it."""
-    batch_size: Annotated[int, between(1, LARGEST_BATCH)] = 1_000
+    batch_size: Annotated[int, between(1, 100_000)] = 1_000  # the compiled loop grows with the batch
     """Noisy images per batch, rounded up to hundreds. It changes speed and memory, not the noise."""
 
 

@@ -71,7 +71,7 @@ class _MadeWith(NamedTuple):
     """The settings of a file's certificates."""
 
     sigma: Sigma
-    votes: Votes
+    votes: Annotated[Votes, Bound("be below 10^9, from which NumPy can draw", lambda votes: votes < 10**9)]
     alpha: Probability
     failure_mass: Annotated[float, Bound("be at least 0 and below 0.5", lambda mass: 0 <= mass < 0.5)]
 

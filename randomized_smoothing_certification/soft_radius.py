@@ -18,15 +18,10 @@ from runtime.lazy import ops
 Tensor = Any
 
 
-def repeat_images(x: Tensor, copies: int) -> Tensor:
-    """Each image ``copies`` times in a row: (B, ...) to (B * copies, ...). Copies of image b begin at b * copies."""
-    return ops.repeat(x, copies, axis=0)
-
-
 def mean_softmax(logits: Tensor, copies: int, beta: float) -> Tensor:
     """Mean over each image's copies of softmax(beta * logits): (B * copies, K) to (B, K), float32.
 
-    The rows are ordered as ``repeat_images`` orders them. beta is the softmax's inverse temperature.
+    The copies of image b begin at row b * copies. beta is the softmax's inverse temperature.
     """
     probabilities = ops.softmax(beta * ops.cast(logits, "float32"), axis=-1)
     return ops.mean(ops.reshape(probabilities, (-1, copies, logits.shape[-1])), axis=1)
@@ -66,7 +61,7 @@ def normal_quantile(p: Tensor) -> Tensor:
     return 2**0.5 * ops.erfinv(2 * p - 1)
 
 
-def soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float = 1e-3) -> Tensor:
+def soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float) -> Tensor:
     """Soft radius per image in pixel units (l2), float32 (B,). It and its gradient are 0 for misclassified images.
 
     mean_probabilities: z, (B, K). labels_onehot: (B, K). sigma: noise standard deviation in pixel units.
@@ -74,8 +69,3 @@ def soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float,
     """
     correct = ops.equal(ops.argmax(mean_probabilities, axis=-1), ops.argmax(labels_onehot, axis=-1))
     return sigma / 2 * gaussian_margin(mean_probabilities, a, keep=correct)
-
-
-def mean_soft_radius(mean_probabilities: Tensor, labels_onehot: Tensor, sigma: float, a: float = 1e-3) -> Tensor:
-    """Mean of ``soft_radius`` over the batch, misclassified images counting 0: the attack's objective f."""
-    return ops.mean(soft_radius(mean_probabilities, labels_onehot, sigma, a))

@@ -50,8 +50,7 @@ class VoteCounter:
     classifier: a Keras model of any kind (run in inference mode), a function of keras.ops operations, or any Python
         callable on NumPy arrays (scikit-learn, PyTorch). It maps images, float32 of shape (B, *image_shape), to scores
         (B, num_classes). A callable on NumPy arrays may return classes, int (B,), instead. It must be deterministic,
-        and an image's scores must not depend on the other images of a batch. It is called on a few random images to
-        check this and to find its kind.
+        and an image's scores must not depend on the other images of a batch. A few random images check this.
     image_shape: (height, width, channels), or any other shape. num_classes: at least 2.
     sigma: standard deviation of the noise, in pixel units of an image in [0, 1]. The noise is added to the image
         before any normalisation that the classifier contains, and the sum is not clipped.

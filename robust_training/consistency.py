@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
+from randomized_smoothing_certification.soft_radius import log_mean_softmax
 from robust_training.loss import Logits, Randomness, TrainingLoss, mean_cross_entropy, with_noise
 from runtime.bounds import NOT_NEGATIVE, Bound
 from runtime.lazy import ops
@@ -34,7 +34,7 @@ class ConsistencyLoss(TrainingLoss):
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         scores = logits(with_noise(x, self.copies, randomness, fixed=False))
         penalty = disagreement(scores, self.copies, self.lam, self.eta)
-        return mean_cross_entropy(scores, repeat_images(y, self.copies)) + penalty
+        return mean_cross_entropy(scores, ops.repeat(y, self.copies, axis=0)) + penalty
 
 
 def disagreement(scores: Any, copies: int, lam: float, eta: float) -> Any:

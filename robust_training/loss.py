@@ -6,7 +6,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.soft_radius import repeat_images
 from runtime.bounds import require_bounds
 from runtime.lazy import ops
 from runtime.noise import normal, normal_of_images
@@ -91,7 +90,7 @@ def noise_of_copies(x: Any, copies: int, randomness: Randomness, fixed: bool) ->
 
 def with_noise(x: Any, copies: int, randomness: Randomness, fixed: bool) -> Any:
     """Noisy copies of images x (B, H, W, C), float32 (B * copies, H, W, C). See ``noise_of_copies``."""
-    return repeat_images(x, copies) + noise_of_copies(x, copies, randomness, fixed)
+    return ops.repeat(x, copies, axis=0) + noise_of_copies(x, copies, randomness, fixed)
 
 
 def mean_cross_entropy(logits: Any, y: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
-from randomized_smoothing_certification.soft_radius import log_mean_softmax, repeat_images
+from randomized_smoothing_certification.soft_radius import log_mean_softmax
 from robust_training.loss import (
     Logits,
     LossState,
@@ -89,7 +89,7 @@ class SmoothAdvLoss(TrainingLoss):
 
         def smoothed_loss(delta: Any) -> Any:
             """Sum over the images of -log z_y, z = mean over an image's copies of softmax(logits)."""
-            scores = logits(repeat_images(x + delta, self.samples) + noise)
+            scores = logits(ops.repeat(x + delta, self.samples, axis=0) + noise)
             return -ops.sum(y * log_mean_softmax(scores, self.samples))
 
         ascent = grad(smoothed_loss)
@@ -119,7 +119,7 @@ class SmoothAdvLoss(TrainingLoss):
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         scores = logits(with_noise(x, self.samples, randomness, self.fixed_noise))
-        return mean_cross_entropy(scores, repeat_images(y, self.samples))
+        return mean_cross_entropy(scores, ops.repeat(y, self.samples, axis=0))
 
 
 def into_ball(delta: Any, x: Any, radius: Any) -> Any:

@@ -27,6 +27,9 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)  # of a plan whose job in the same process has ended
+            if self._signal and isinstance(outer, Stop):
+                outer._signal = self._signal
 
     def _request(self, number: int, _frame: object) -> None:
         if self._signal is not None and number == signal.SIGINT:

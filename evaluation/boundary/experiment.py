@@ -33,10 +33,8 @@ TABLES, PICTURE = "tables.md", "decision_boundary.png"
 def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     """Poison, train and certify both kinds of classifiers. Write picture, store and table, and print the table.
 
-    Returns {kind: {training points: row}}, with 'clean' first and 'optimised' last.
-
-    Raises InputError on bad settings or where another run writes the same files, FloatingPointError where training or
-    attack diverges.
+    Returns {kind: {training points: row}}, with 'clean' first and 'optimised' last. Raises InputError on bad settings
+    or where another run writes the same files, FloatingPointError where training or attack diverges.
     """
     config.check()
     record, *others = files = [config.out_dir / name for name in (SETTINGS, POINTS, TABLES, PICTURE)]

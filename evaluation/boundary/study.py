@@ -7,8 +7,6 @@ channels.
 Source: arXiv 2012.01274 (CVPR 2021), section 3 and the picture of the decision boundary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +87,7 @@ class BoundaryConfig:
     out_dir: Path = project_path("runs/decision_boundary")
     """Folder of picture, table and store."""
 
-    def recorded(self) -> dict[str, Any]:
-        """All settings as records hold them."""
-        return flat_settings(self)
+    recorded = flat_settings
 
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""

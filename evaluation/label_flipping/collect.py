@@ -5,8 +5,6 @@
 With the store alone as --studies, its tables and figures are made again.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

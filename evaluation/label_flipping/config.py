@@ -164,7 +164,10 @@ class LabelFlippingConfig(RunControls):
         if self.features == "imagenet" and (self.joined or not self.features_file):
             read_weights(self.weights)
         elif self.weights:
-            raise InputError("weights are only for imagenet features; add --features imagenet, or leave them out")
+            raise InputError(
+                "weights are only for imagenet features that are made here; add --features imagenet (beside a "
+                "features_file also --joined), or leave them out"
+            )
         require_architecture(self.network.architecture)
         for name in ("ridge", "bandwidths"):
             if not getattr(self, name):

@@ -51,11 +51,9 @@ _BLOCK = 250  # test points whose weights are held together
 def certify_labels(config: LabelFlippingConfig) -> Store:
     """Certify test points against changed labels, with the references, and write store, figure and table.
 
-    The output folder is named by dataset, classes, features, learner (other than
-    least_squares), 'every' (where select is every) and bound.
-    Returns the written store.
-
-    Raises InputError on bad settings or data, StoppedEarly when asked to stop.
+    The output folder is named by dataset, classes, features, learner (other than least_squares), 'every' (where select
+    is every) and bound. Returns the written store. Raises InputError on bad settings or data, StoppedEarly when asked
+    to stop.
     """
     dataset = load_dataset(config.data_dir)
     config.check(dataset.num_classes)
@@ -107,7 +105,6 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
 
 
 def _name(config: LabelFlippingConfig, dataset: Dataset) -> str:
-    """Name of the output folder."""
     learner = () if config.learner == "least_squares" else (config.learner,)
     every = ("every",) if config.select == "every" else ()
     numbers = map(str, config.classes or ())
@@ -173,9 +170,7 @@ class _Certification(NamedTuple):
     def points(
         self, candidates: Sequence[Mapping[str, float]], x: np.ndarray, x_test: np.ndarray
     ) -> tuple[list[np.ndarray], FixedWeights]:
-        """Certificates of m test points that hold for every candidate, and the weights of the last candidate.
-
-        Of several candidates, networks are attacked along these weights.
+        """Certificates of m test points that hold for every candidate, and the last one's weights, to attack networks.
 
         x, x_test: features of training and test points. The certificates are predictions and log eps of the smoothed
         classifier of each q, (Q, m) each. Then predictions and flips of the learner itself, (m,) each. log eps is

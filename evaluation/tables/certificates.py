@@ -27,7 +27,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from evaluation.store import SETTINGS
 from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
@@ -159,7 +158,7 @@ def import_entry(config: Config) -> None:
     record beside a file names another setting.
     """
     plan_file = config.store / "plan.yaml"
-    with Artifact(config.store / SETTINGS, plan_file):
+    with Artifact(plan_file):  # not the store's files: read_runs needs what a killed run left of them
         plan, stored, foreign = read_plan(plan_file), read_runs(config.store), _foreign(config)
         key = foreign.cell.key
         if key in {cell.key for cell in plan.cells()} | {one.cell.key for one in plan.foreign}:

@@ -47,7 +47,8 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     """
     shown = shown_entries(frame)
     order = shown.groupby("data", sort=False)["acr_mean"].mean()
-    lowest = set(order.drop(CLEAN, errors="ignore").nsmallest(MOST - 1).index) | {CLEAN}
+    others = order.drop(CLEAN, errors="ignore")
+    lowest = {CLEAN, *others.nsmallest(MOST - 1).index}
     rows, colours = _rows_of_panels(shown[shown["data"].isin(lowest)]), _colours(shown)
     names_of = [[name for name in order.index if any(name in set(one["data"]) for _, one in row)] for row in rows]
     figure, grid = _figure(rows, [0.8 + 0.21 * len(names) for names in names_of], sharey="row")
@@ -66,8 +67,8 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
             _dress(axes, key, shown)
     about = "Large dots and bars: mean ± sample standard deviation over victims. Small dots: victims. Blue: controls, "
     about += "made without optimisation. Orange: all other poison"
-    if len(order) > MOST:
-        about += f". Shown: the {MOST - 1} of {len(order) - 1} kinds of training data that lower the ACR most"
+    if len(others) >= MOST:
+        about += f". Shown: the {MOST - 1} of {len(others)} kinds of training data that lower the ACR most"
     _save(path, figure, title, shown, about, colours=128)
 
 

@@ -150,11 +150,9 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Reduction against clean runs with the same seeds.
+    """Reduction against clean runs with the same seeds, of the ACR, or of certified accuracy at the radius ``at``.
 
     None: there is no clean run, the clean mean is 0, or numbers of points or settings of certificates (SAME) differ.
-
-    at: a radius. The result is then the reduction of certified accuracy at this radius, not of the ACR.
     """
     found = paired_radii(attack_runs, clean, at)
     return reduction_of(found[0], found[1], same_points=found[2]) if found else None
@@ -194,7 +192,7 @@ def _all(values: Iterable[Any]) -> Any:
     named = {str(value): value for value in values if value is not None}
     numbers = [value for value in named.values() if isinstance(value, int | float)]
     different = [*sorted(numbers), *sorted(text for text, value in named.items() if not isinstance(value, int | float))]
-    return "" if not different else different[0] if len(different) == 1 else ", ".join(map(str, different))
+    return different[0] if len(different) == 1 else ", ".join(map(str, different))
 
 
 def points_of(frame: pd.DataFrame) -> str:

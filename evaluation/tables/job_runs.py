@@ -9,10 +9,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 
 from evaluation.tables.jobs import Job
 from evaluation.tables.plan import LIMITED
@@ -179,16 +179,14 @@ class _Bar:
         self._begun[job] = time.monotonic(), job.outputs[0].exists()
         self._show(job, self._expected(job))
 
-    @contextmanager
-    def listening(self, job: Job) -> Iterator[None]:
+    def listening(self, job: Job) -> AbstractContextManager[None]:
         """Show the time left while a job runs in this process."""
 
         def told(share_done: float) -> None:
             spent = time.monotonic() - self._begun[job][0]
             self._show(job, spent / max(share_done, 1e-6) - spent)
 
-        with listening(told):
-            yield
+        return listening(told)
 
     def end(self, job: Job) -> None:
         """Note that a job has ended, and its time."""

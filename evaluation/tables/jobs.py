@@ -144,19 +144,19 @@ def _certificate_jobs(plan: Plan, cell: Cell, seed: int) -> Iterator[Job]:
         "target_class": "all" if settings.pop("all_classes", False) else cell.target_class, **settings,
         "sigma": cell.victim.sigma, "seed": plan.seed, "model": model, "data_dir": plan.paths.data,
     }  # fmt: skip
-    several = plan.shards > 1
-    parts = [
-        plan.paths.certificate(cell, seed, f"_shard_{number}_of_{plan.shards}" if several else "")
-        for number in range(1, plan.shards + 1)
-    ]
-    for number, part in enumerate(parts, 1):
-        own = {**values, "out": part, **({"shard": f"{number}/{plan.shards}"} if several else {})}
-        about_part = f"{about}, shard {number} of {plan.shards}" if several else about
+    if plan.shards == 1:
+        yield _job(plan, "certify", about, script, {**values, "out": whole}, [summary_path(whole)], [model])
+        return
+    parts = []
+    for number in range(1, plan.shards + 1):
+        part = plan.paths.certificate(cell, seed, f"_shard_{number}_of_{plan.shards}")
+        own = {**values, "out": part, "shard": f"{number}/{plan.shards}"}
+        about_part = f"{about}, shard {number} of {plan.shards}"
         yield _job(plan, "certify", about_part, script, own, [summary_path(part)], [model])
-    if several:
-        outputs = [summary_path(whole), whole.with_suffix(".settings.json"), whole]
-        script, values = "randomized_smoothing_certification/merge_shards.py", {"shards": parts, "out": whole}
-        yield _job(plan, "merge", about, script, values, outputs, map(summary_path, parts))
+        parts.append(part)
+    outputs = [summary_path(whole), whole.with_suffix(".settings.json"), whole]
+    script, values = "randomized_smoothing_certification/merge_shards.py", {"shards": parts, "out": whole}
+    yield _job(plan, "merge", about, script, values, outputs, map(summary_path, parts))
 
 
 def _tables_job(plan: Plan) -> Job:

@@ -14,6 +14,7 @@ A folder in results/ gets the store, tables.md and three figures. Others also ge
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import msgspec
 
 from attack_generation.figures import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
+from evaluation.store import POINTS, has_store
 from evaluation.tables import records
 from evaluation.tables.cells import FIGURES, PAGES, Paths
 from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gradients, save_distributions
@@ -54,32 +56,36 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Write the store, tables and figures, and print the tables.
-
-    Raises InputError where no entry of the plan has a run, before anything is written.
-    """
+    """Write store, tables and figures, print the tables. Raises InputError before it writes, if no entry has a run."""
     if config.add and config.from_results:
         raise InputError("--add: adds new runs to a store, and --from-results makes no store; leave one of the two out")
     plan = read_plan(config.plan)
-    times = pd.DataFrame()
     paths = plan.paths_in(config.directory)
     folder = config.results_dir or (config.plan.parent if config.from_results else paths.results)
     is_published = records.is_in_results(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
-    if (there := folder / "plan.yaml").is_file() and (table := read_plan(there).table) != plan.table:
-        raise InputError(f"{folder}: holds the table {table!r}; choose another --results-dir")
+    there, is_own = folder / "plan.yaml", config.from_results and folder.resolve() == config.plan.parent.resolve()
+    held = read_plan(there) if there.is_file() else None
+    if held and held.table != plan.table:
+        raise InputError(f"{folder}: holds the table {held.table!r}; choose another --results-dir")
+    if has_store(folder) and (not held or (config.from_results and not is_own)):
+        raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --results-dir")
     if config.from_results:
         entries = records.read_entries(plan, config.plan.parent)
         records.require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
         if is_published:
             records.require_clean_entries(entries.values(), folder)
     else:
+        for one in held.foreign if held else ():
+            if one.cell not in {other.cell for other in plan.foreign}:
+                print(f"note: {one.cell}: was imported into {printed_path(folder)}, and is left out; import it again")
+        draw_images = _images(plan, paths)
         records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
-        times = records.job_times(paths)
-        _images(plan, paths, folder / "images.png")
+        draw_images(folder / "images.png")
     frame, lacking = frame_of(plan, entries), records.missing(entries.values())
+    times = pd.DataFrame() if config.from_results else records.job_times(paths)
     for name, text in tables_as_text(plan, frame, lacking, times).items():
         if name in written:
             write_text(folder / name, text)
@@ -128,21 +134,22 @@ def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool)
         save_distributions(folder / "certified_accuracy.png", title, frame, against_radius=True)
 
 
-def _images(plan: Plan, paths: Paths, path: Path) -> None:
-    """Draw clean and poisoned images and their difference, for the first existing poisons, optimised poisons first.
+def _images(plan: Plan, paths: Paths) -> Callable[[Path], None]:
+    """Read the first existing poisons, optimised ones first, and their clean images.
 
-    Without poisons or prepared data nothing is drawn.
+    Returns the function that draws them into a file. Where poison or data lack, it draws nothing.
     """
     made = [poison for poison in plan.poisons() if paths.poison(poison).is_file()]
     chosen = sorted(made, key=lambda poison: not poison.architecture)[:MOST_POISONS]
     if not chosen or not paths.manifest.is_file():
-        return
+        return lambda path: None
     dataset = load_dataset(paths.data)
     grids = {}
     for poison in chosen:
         clean = split_target_class(dataset.x_train, dataset.y_train, poison.target_class).x_target
         grids[str(poison)] = clean, load_poison(paths.poison(poison), dataset, poison.target_class)
-    save_image_grids(path, grids, plan.epsilon, f"{dataset.label}: training images of the class, clean and poisoned")
+    title = f"{dataset.label}: training images of the class, clean and poisoned"
+    return lambda path: save_image_grids(path, grids, plan.epsilon, title)
 
 
 if __name__ == "__main__":

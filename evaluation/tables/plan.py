@@ -189,7 +189,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if CLEAN not in self.rows:
             raise InputError("rows holds no 'clean', which reductions are measured against; add it")
         require_bounds(self)
-        for name, given in (("target_classes", self.target_classes), ("shares", self.shares)):
+        require_usable(self.seed + self.runs, "seed + runs")
+        if self.paths.results.resolve().is_relative_to(self.paths.incomplete.resolve()):
+            raise InputError(f"results_dir: {self.results_dir} is the place of incomplete tables; choose another")
+        shares = tuple(f"{share:g}" for share in self.shares)  # as in the names of folders
+        for name, given in {"target_classes": self.target_classes, "shares": shares}.items():
             if not given or len(set(given)) < len(given):
                 raise InputError(f"{name} must be at least one, and different, got {list(given)}")
         for rule, limits in self.limits.items():

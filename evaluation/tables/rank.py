@@ -6,8 +6,6 @@ The poison is kept in data/poisons. Victims of clean data are trained once. Pois
 their rows from results/. The same command continues a stopped run. docs/enter_a_poison.md explains the row.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

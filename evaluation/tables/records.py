@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
-from evaluation.tables.cells import READY, Cell, Foreign, Paths
+from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan
-from evaluation.tables.runs import Entry, Run
+from evaluation.tables.runs import SAME, Entry, Run
 from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
@@ -28,6 +28,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_certified_radii,
     require_possible_radii,
 )
+from randomized_smoothing_certification.fewer_votes import recorded_settings
 from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
@@ -68,9 +69,14 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     kept, left_out = _kept_runs(plan, folder) if add else {}, list[str]()
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims
+    prepared = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
     for cell in cells:
         found = {seed: _measured_run(plan, paths, cell, seed, hashes_of, left_out) for seed in plan.seeds}
         runs[cell.key] = {seed: run for seed, run in found.items() if run}
+        for seed, run in found.items():
+            if run and (other := _other_images(cell, run.records, prepared)):
+                del runs[cell.key][seed]
+                left_out.append(f"{cell}, seed {seed}: {other}, {paths.data} has others now")
     if left_out:
         print(f"note: {len(left_out)} runs of other settings are left out, run the plan again. First: {left_out[0]}")
     if not any(runs.values()):
@@ -79,10 +85,10 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     stored = {entry: dict(sorted({**kept.get(entry, {}), **by_seed}.items())) for entry, by_seed in runs.items()}
     if is_in_results(folder):
         for run in (run for by_seed in stored.values() for run in by_seed.values()):
-            require_clean_commits(str(run.file), run.records)
+            require_clean_commits(run.file, run.records)
     _require_same_images(stored, folder)
+    write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())  # it shows whose store the folder has
     write_runs(folder, stored)
-    write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())
 
 
 def write_runs(folder: Path, runs: Runs) -> None:
@@ -95,10 +101,7 @@ def write_runs(folder: Path, runs: Runs) -> None:
 
 
 def _kept_runs(plan: Plan, folder: Path) -> Runs:
-    """The runs in a folder's store.
-
-    Raises InputError where the plan has no such run, or would make it with other settings.
-    """
+    """The runs in a folder's store. Raises InputError for one that the plan lacks, or makes with other settings."""
     if not has_store(folder):
         return {}
     runs, cells = read_runs(folder), {cell.key: cell for cell in plan.cells()}
@@ -126,16 +129,31 @@ def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *name
     ]
 
 
+def _clean_images(is_clean: bool, records: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(record, array, hash) of the data set's own images that a run used. is_clean: whether no class was poisoned."""
+    changed = not is_clean or records.get("victim", {}).get("settings", {}).get("defence", "none") != "none"
+    used = [("victim", "x_test"), ("poison", "x_train"), *([] if changed else [("victim", "x_train")])]
+    hashes = [(record, name, records.get(record, {}).get("settings", {}).get(name)) for record, name in used]
+    return [one for one in hashes if one[2]]
+
+
+def _other_images(cell: Cell, records: dict[str, Any], prepared: dict[str, Any]) -> str:
+    """The first images of a run that are not the prepared ones, '' if there are none. prepared: manifest's arrays."""
+    found = _clean_images(cell.poison is None, records)
+    hashes = {f"x_{name}": prepared.get(f"X_{name}.npy", {}).get("sha256") for name in ("train", "test")}
+    return next((f"{record} with images {name} {one:.8}" for record, name, one in found
+                 if hashes[name] not in (None, one)), "")  # fmt: skip
+
+
 def _require_same_images(runs: Runs, folder: Path) -> None:
-    """Raise InputError where the victims of an entry had different training images, or any different test images."""
-    victims = [
-        (entry, run.records.get("victim", {}).get("settings", {}))
-        for entry, by_seed in runs.items()
-        for run in by_seed.values()
-    ]
-    tested = {settings["x_test"] for _, settings in victims if "x_test" in settings}
-    trained = {(entry, settings["x_train"]) for entry, settings in victims if "x_train" in settings}
-    if len(tested) > 1 or len(trained) > len({entry for entry, _ in trained}):
+    """Raise InputError where runs had different clean images, or the victims of an entry different training images."""
+    clean, trained = set[tuple[str, str]](), set[tuple[str, str]]()
+    for entry, run in ((entry, run) for entry, by_seed in runs.items() for run in by_seed.values()):
+        is_clean = entry.split("/")[1:2] == [CLEAN]
+        clean |= {(name, one) for _, name, one in _clean_images(is_clean, run.records)}
+        if images := run.records.get("victim", {}).get("settings", {}).get("x_train"):
+            trained.add((entry, images))
+    if any(len(found) > len({name for name, _ in found}) for found in (clean, trained)):
         raise InputError(
             f"{folder}: has runs of other training or test images; run the plan again, or give another --results-dir"
         )
@@ -167,15 +185,18 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
 
     Raises InputError where a file is damaged, has no point of the class, or has a radius that n votes cannot certify.
     """
-    runs = {}
+    runs, paths = {}, [(folder / file).resolve() for file in foreign.files]
     for seed, file in enumerate(foreign.files):
         path, points = folder / file, read_points(folder / file)
+        if paths.count(paths[seed]) > 1:
+            raise InputError(f"{path}: is given twice; give each run's file once")
         if not any(point.label == foreign.target_class for point in points):
             raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
-        table = points_table(foreign.cell.key, seed, points)
-        runs[seed] = Measured(path, table, {"file": file, **foreign.records})
+        known, records = recorded_settings(path), foreign.records
+        records["foreign"] |= {name: known[name] for name in SAME if name in known}
+        runs[seed] = Measured(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
     return runs
 
 
@@ -197,6 +218,8 @@ def _measured_run(
     del records["certificate"]["points"]  # the store keeps them with their certificates
     if cell.poison:
         images = paths.poison(cell.poison)
+        if not images.with_suffix(".json").is_file():
+            return None  # the poison is being made again
         records["poison"] = read_record(images.with_suffix(".json"), settings=dict)
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
@@ -264,7 +287,7 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
 def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: Measured) -> Run:
     """A run of a store. Raises InputError where its records or points are no run of the plan's entry."""
     where, points, records = f"{cell.key}, seed {seed},", stored.points, stored.records
-    if not isinstance(records, dict) or not _are_records(records):
+    if not _are_records(records):
         raise InputError(f"{folder / SETTINGS}: {where} is no run of this project; make it again")
     made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
     if made_with > plan.epsilon or (cell.poison and made_with < plan.epsilon and cell.poison.against != READY):

@@ -30,7 +30,7 @@ from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
 from runtime.command_line import run_script, settings_from
-from runtime.files import InputError, write_json
+from runtime.files import InputError, read_record, write_json
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
@@ -102,6 +102,10 @@ def _require_inputs(plan: Plan, directory: Path) -> None:
     for name, folder in plan.paths_in(directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, directory)
+    if (manifest := plan.paths_in(directory).manifest).is_file():
+        count = read_record(manifest, classes=int)["classes"]
+        if wrong := [label for label in plan.target_classes if label >= count]:
+            raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
     for name in plan.ready.values():
         label = load_ready_poison(name).record["settings"].get("target_class")
         if {label} != {*plan.target_classes}:

@@ -1,5 +1,6 @@
 """A poison as one file: what it must be, how it is refused, and the same images as PNG files."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 
 from attack_generation.check_poison import Config as CheckConfig
 from attack_generation.check_poison import main as check
+from attack_generation.controls import ControlConfig, write_control_poison
 from attack_generation.pack_poison import Config as PackConfig
 from attack_generation.pack_poison import main as pack
 from data.datasets import labels, load_dataset, split_target_class
@@ -191,6 +193,34 @@ def test_another_data_set_and_another_class(arrays: dict[str, Any], tiny_data_di
     assert published_places(dataset, tiny_data_dir)[1] == 1797
 
 
+@pytest.mark.parametrize("provenance", [None, [], {"config": None}])
+def test_a_manifest_that_does_not_say_how_it_was_prepared(
+    provenance: Any, arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_data_dir, tmp_path / "data")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "provenance": provenance}))
+    assert all(found(arrays, folder, tmp_path).values())
+
+
+def test_a_poison_of_other_images_is_refused_where_its_record_says_so(tiny_data_dir: Path, tmp_path: Path) -> None:
+    config = ControlConfig(kind="constant", sigma=0.25, data_dir=tiny_data_dir, out_dir=tmp_path, target_class=CLASS)
+    file, dataset = write_control_poison(config), load_dataset(tiny_data_dir)
+    record = json.loads(file.with_suffix(".json").read_text())
+    images = training_poison(file, dataset, tiny_data_dir, CLASS)
+    for changed in ({"x_train": "of others"}, {"target_class": 8}):
+        written = {**record, "settings": {**record["settings"], **changed}}
+        file.with_suffix(".json").write_text(json.dumps(written))
+        with pytest.raises(InputError, match=f"its record says {next(iter(changed.values()))}; make the poison again"):
+            training_poison(file, dataset, tiny_data_dir, CLASS)
+    file.with_suffix(".json").write_text(json.dumps(record))
+    np.save(file, images[::-1])
+    with pytest.raises(InputError, match=r"has sha256 .*, its record says"):
+        training_poison(file, dataset, tiny_data_dir, CLASS)
+    file.with_suffix(".json").unlink()  # another program's poison has no record
+    assert len(training_poison(file, dataset, tiny_data_dir, CLASS)) == len(images)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_files_hold_the_same_bits(tmp_path: Path, channels: int) -> None:
     random = np.random.default_rng(0)
@@ -199,7 +229,8 @@ def test_png_files_hold_the_same_bits(tmp_path: Path, channels: int) -> None:
     places = np.array([3, 12, 407, 59_999, 123_456])
     written = read_entry(saved(tmp_path / "mine.npz", {"X_poisoned": pixels, "index": places, **about}))
     write_pngs(tmp_path / "images", written)
-    assert sorted(path.name for path in (tmp_path / "images").iterdir())[1:3] == ["00012.png", "00407.png"]
+    (tmp_path / "images/00012.png").rename(tmp_path / "images/00012.PNG")
+    assert sorted(path.name for path in (tmp_path / "images").iterdir())[1:3] == ["00012.PNG", "00407.png"]
     config = PackConfig(
         png_dir=tmp_path / "images",
         name="mine",

@@ -200,6 +200,10 @@ def test_a_victim_takes_the_name_and_a_copy_has_its_record(control: Path, tiny_d
     assert load_array(tmp_path / "copy.npy").tobytes() == found.tobytes()
     assert record["sha256"] == file_sha256(tmp_path / "copy.npy") and record["settings"]["kind"] == "constant"
     unpack(ReadyConfig(name="bright", out=tmp_path / "copy.npy", data_dir=tiny_data_dir))  # its own file
+    (tmp_path / "copy.json").unlink()
+    (tmp_path / ".copy.npy.lock").touch()  # as a killed run leaves it
+    unpack(ReadyConfig(name="bright", out=tmp_path / "copy.npy", data_dir=tiny_data_dir))
+    assert read_json(tmp_path / "copy.json") == record
     for name in ("mine.npy", "poisons/bright.npy"):  # an array of another program, the record of a ready poison
         (tmp_path / "mine.npy").touch()
         with pytest.raises(InputError, match=r"is the place of data, or of a file of another script"):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,3 +190,6 @@ def test_data_of_another_source_or_setting_are_not_what_a_plan_wants(config: pre
     for arguments, said in ((("other",), other), (("same", 9), "validation 140")):
         with pytest.raises(InputError, match=f"data/OWN: was prepared with {said}.*; delete this folder"):
             require(*arguments)
+    shutil.copy(tmp_path / "other.npz", tmp_path / "source.npz")
+    with pytest.raises(InputError, match=r"source .*source\.npz, of other images, the plan's data says .*source\.npz"):
+        require("source")

@@ -62,6 +62,13 @@ def test_few_digits_do_not_make_a_radius_possible(radius: str, tmp_path: Path) -
     )
 
 
+@pytest.mark.parametrize(("votes", "message"), [(10, "10 votes certify at most"), (-5, "has -5 votes of 1000")])
+def test_a_point_has_no_larger_radius_than_its_own_votes_certify(votes: int, message: str, tmp_path: Path) -> None:
+    points = [Point(0, 8, 8, "0.5", 1, "0:00:01", votes)]
+    with pytest.raises(InputError, match=message):
+        certificate_file.require_possible_radii(tmp_path, points, n=1_000, alpha=0.001, sigma=0.25)
+
+
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     a, b = certificates(tmp_path / "a.tsv", 0.5, 0.3), certificates(tmp_path / "b.tsv", -1, -1)
     for clean, poisoned, message in (
@@ -113,23 +120,31 @@ def test_the_share_of_points_at_the_largest_radius_is_said(
     monkeypatch.setattr(compare, "recorded_settings", lambda file: known)
     largest = radius_ceiling(0.5, 1_000, 0.001)
     clean = certificates(tmp_path / "clean.tsv", largest, 0.9 * largest, -1, largest)
+    with pytest.raises(
+        InputError, match=r"large\.tsv: point 0 has the radius 9\.000000, but 1000 votes certify at most"
+    ):
+        main(Config(clean=(clean,), poisoned=(certificates(tmp_path / "large.tsv", 9, 9, 9, 9),)))
     main(Config(clean=(clean,), poisoned=(certificates(tmp_path / "poisoned.tsv", 0.1, 0.2, 0.3, largest),)))
     expected = "points at the ceiling of n = 1,000 votes: 50.0 % of clean data, 25.0 % of poisoned data"
     assert expected in capsys.readouterr().out
 
 
-KNOWN = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "failure_mass": 0.0, "model_sha256": "of the model"}
+KNOWN = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "failure_mass": 0.0}
 
 
 def with_victims(monkeypatch: pytest.MonkeyPatch) -> None:
     """Certificates of models whose records lie beside the certificates."""
-    monkeypatch.setattr(compare, "recorded_settings", lambda file: {**KNOWN, "model": str(file.with_suffix(".keras"))})
+
+    def recorded(file: Path) -> dict[str, Any]:
+        return {**KNOWN, "model_sha256": file.stem, "model": str(file.with_suffix(".keras"))}
+
+    monkeypatch.setattr(compare, "recorded_settings", recorded)
 
 
-def victim(file: Path, sha256: str = "of the model", training_data: str | None = None, **settings: Any) -> Path:
+def victim(file: Path, sha256: str | None = None, training_data: str | None = None, **settings: Any) -> Path:
     """Write the record of a file's victim."""
     what = {"epochs": 3, "seed": 0, "x_train": "clean", **settings}
-    record = {"settings": what, "config": {"training_data": training_data}, "sha256": sha256}
+    record = {"settings": what, "config": {"training_data": training_data}, "sha256": sha256 or file.stem}
     file.with_suffix(".json").write_text(json.dumps(record))
     return file
 
@@ -138,7 +153,7 @@ def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
     files = [certificates(tmp_path / f"{name}.tsv", 0.5, 0.3) for name in ("clean", "poisoned")]
     with_victims(monkeypatch)
 
-    def noted(sha256: str = "of the model", **settings: Any) -> str:
+    def noted(sha256: str | None = None, **settings: Any) -> str:
         for file, changed in zip(files, ({}, settings), strict=True):
             victim(file, sha256, **changed)
         main(Config(clean=tuple(files[:1]), poisoned=tuple(files[1:])))
@@ -178,6 +193,18 @@ def test_victims_of_clean_data_are_the_clean_side(tmp_path: Path, monkeypatch: p
     for other in ("one", "again"):
         with pytest.raises(InputError, match="--poisoned: has victims of clean data; give these as --clean"):
             main(Config(clean=(file[other],), poisoned=(file["clean"],)))
+    victim(file["one"], training_data="poisoned_radius", x_train="one", target_class=3)
+    main(Config(clean=(file["clean"],), poisoned=(file["one"],)))
+    assert "one.tsv: its points are of class None, the poison of class 3" in capsys.readouterr().out
+    victim(file["other"], training_data="poisoned_radius", x_train="other", y_train="of another split")
+    victim(file["again"], training_data="clean", y_train="of this split")
+    main(Config(clean=(file["again"],), poisoned=(file["other"],)))
+    assert "note: victims differ in y_train" in capsys.readouterr().out
+    victim(file["again"], training_data="clean")
+    monkeypatch.setattr(compare, "recorded_settings", lambda file: {**KNOWN, "model_sha256": "the same", "model": "-"})
+    with pytest.raises(InputError, match=r"clean\.tsv: is of the same victim as .*one\.tsv; give each victim's file"):
+        main(Config(clean=(file["clean"], file["one"]), poisoned=(file["again"], file["other"])))
+    with_victims(monkeypatch)
     with pytest.raises(InputError, match="--clean: its victims have different training images"):
         main(Config(clean=(file["clean"], file["one"]), poisoned=(file["again"], file["other"])))
 

@@ -559,6 +559,7 @@ WRONG_ROWS = [
     ("idx", "999", "line 2 has a point"),
     ("time", "0:00:nan", "line 2 has a time"),
     ("time", "0:00:-1", "line 2 has a time"),
+    ("time", f"{'9' * 400} days, 0:00:00.1", "line 2 has a time"),
 ]
 
 
@@ -706,6 +707,11 @@ def test_files_of_other_programs_are_read_as_they_write_them(tmp_path: Path, con
         (b"label\tpredict\tradius\n3\t3\t1.5\n3\t3\t1.", "line 3 may be cut off: it does not end; add a line break"),
         (b"label\tpredict\tradius\n3\t3\t1.5\n3\t3\t1e-", "line 3 may be cut off: it does not end; add a line break"),
         (b"idx\tlabel\tpredict\tradius\n-5\t3\t3\t1\n", "line 2 has the point -5"),
+        (b"label\tpredict\tradius\n3\t3\t1\n3\t3\t1\t3\t3\t1\n", "line 3 is damaged: it joins two lines"),
+        (b'label\tpredict\tradius\ttime\n3\t3\t1\t"0\n3\t3\t1\t0\n', "line 3 is damaged: it joins two lines"),
+        (b"label\tpredict\tradius\n-2\t-2\t1\n", "line 2 has a class that cannot be: label -2, predict -2"),
+        (b"label\tpredict\tradius\n3\t3\t1e300\n", "line 2 has the radius 1e[+]300, which certifies nothing"),
+        (b"label\tpredict\tradius\n3\t3\t1e-99999999999999999999\n", "line 2 is damaged: label, predict, radius"),
         (b"label\tpredict\tradius\tvotes\n3\t3\t1\t\n", "point 0 has votes that are no number"),
     ],
 )

@@ -73,6 +73,7 @@ def test_radii_of_three_digits_are_read(tmp_path: Path) -> None:
     [
         ({"sigma": 0.25}, "no count of 1000 votes has the radius .* at sigma 0.25, alpha 0.001"),
         ({"votes": 500}, "no count of 500 votes"),
+        ({"votes": 1_600_000_000}, r"votes must be below 10\^9"),
         ({"n": 2_000}, "n is 2000, more than the file's 1000 votes"),
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"alpha": 1.0}, "alpha must lie strictly between 0 and 1"),

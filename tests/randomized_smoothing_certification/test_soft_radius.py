@@ -8,14 +8,7 @@ from keras import ops
 from scipy import special, stats
 
 from bilevel_optimizer.autodiff import grad, jit
-from randomized_smoothing_certification.soft_radius import (
-    gaussian_margin,
-    log_mean_softmax,
-    mean_soft_radius,
-    mean_softmax,
-    repeat_images,
-    soft_radius,
-)
+from randomized_smoothing_certification.soft_radius import gaussian_margin, log_mean_softmax, mean_softmax, soft_radius
 from runtime.noise import normal, seed_pair
 from tests.bilevel_optimizer.problems import hessian_vector_product
 
@@ -38,7 +31,7 @@ def reference(logits: np.ndarray) -> np.ndarray:
 
 
 def objective(logits: Any) -> Any:
-    return mean_soft_radius(mean_softmax(logits, COPIES, BETA), LABELS.astype(np.float32), SIGMA, A)
+    return ops.mean(soft_radius(mean_softmax(logits, COPIES, BETA), LABELS.astype(np.float32), SIGMA, A))
 
 
 def tensor(values: np.ndarray) -> Any:
@@ -92,7 +85,7 @@ def test_left_out_images_put_no_nan_into_the_gradient() -> None:
 
 def test_copies_equal_their_own_image_before_the_noise() -> None:
     images = GENERATOR.uniform(size=(3, 4, 5, 2)).astype(np.float32)
-    copies = ops.convert_to_numpy(repeat_images(ops.convert_to_tensor(images), 4)).reshape(3, 4, 4, 5, 2)
+    copies = ops.convert_to_numpy(ops.repeat(ops.convert_to_tensor(images), 4, axis=0)).reshape(3, 4, 4, 5, 2)
     for group, image in zip(copies, images, strict=True):
         for copy in group:
             np.testing.assert_array_equal(copy, image)
@@ -115,7 +108,8 @@ def test_class_probabilities_average_each_images_own_noisy_copies() -> None:
         seen.append(ops.convert_to_numpy(x))
         return ops.matmul(ops.reshape(x, (-1, 4)), weights)
 
-    z = mean_softmax(logits_fn(repeat_images(ops.convert_to_tensor(images), COPIES) + SIGMA * noise), COPIES, BETA)
+    copies = ops.repeat(ops.convert_to_tensor(images), COPIES, axis=0)
+    z = mean_softmax(logits_fn(copies + SIGMA * noise), COPIES, BETA)
     np.testing.assert_allclose(seen[0] - SIGMA * noise, np.repeat(images, 3, axis=0), atol=1e-6)
     for i, row in enumerate(ops.convert_to_numpy(z)):
         noisy = images[i] + SIGMA * noise[3 * i : 3 * i + 3]

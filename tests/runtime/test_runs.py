@@ -322,6 +322,17 @@ def test_stop_knows_its_reason() -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_a_stop_within_a_stop_is_passed_on() -> None:
+    """A plan's job in the same process may end normally after the signal. Then the plan has to stop."""
+    with Stop() as plan:
+        with Stop(1e-9):
+            pass
+        assert plan.reason is None
+        with Stop() as job:
+            signal.raise_signal(signal.SIGTERM)
+        assert (job.reason, plan.reason) == ("SIGTERM", "SIGTERM")
+
+
 def toy_main(config: Config) -> None:
     if config.mode == "input":
         raise InputError("file.npy: no such file; make it")

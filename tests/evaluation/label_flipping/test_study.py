@@ -559,7 +559,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
         ({"network_points": -1}, "network_points must lie between 0 and 1000, got -1"),
         ({"q": ()}, "q must hold at least one probability below 1/2"),
         ({"q": (0.1, 0.1)}, r"each once, got \(0.1, 0.1\)"),
-        ({"weights": Path("a.pth")}, "weights are only for imagenet features"),
+        ({"weights": Path("a.pth")}, "only for imagenet features that are made here; add --features"),
         ({"classes": (1, 12)}, "class 12 is out of range; choose from 0 to 9"),
         ({"classes": (1, 1)}, "at least two different ones"),
         ({"at": 0.0}, "at must lie strictly between 0 and 1, got 0.0"),

@@ -201,6 +201,28 @@ def test_an_import_that_was_stopped_before_the_plan_was_written_goes_on(
     assert contents(store) == contents(whole)
 
 
+def test_an_import_that_was_killed_within_the_store_goes_on(store: Path, theirs: tuple[Path, Path]) -> None:
+    whole = shutil.copytree(store, store.parent / "whole")
+    main(importing(whole, theirs))
+    shutil.copy(whole / POINTS, store / POINTS)  # renamed, and its records not yet
+    shutil.copy(whole / SETTINGS, store / f".{Path(SETTINGS).stem}-0123abcd.xz")
+    main(importing(store, theirs))
+    assert contents(store) == contents(whole)
+
+
+def test_an_import_keeps_the_recorded_settings(
+    store: Path, theirs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"n": 1_000, "split": "val", "model": "unused"}
+    monkeypatch.setattr("evaluation.tables.records.recorded_settings", lambda path: known)
+    main(importing(store, theirs))
+    records = read_store(store).records["consistency_sigma_0.5/clean/class_8"]
+    assert [one["foreign"]["split"] for one in records.values()] == ["val", "val"]
+    with pytest.raises(InputError, match=r"a\.tsv: is given twice; give each run's file once"):
+        (theirs[0].parent / "linked").symlink_to(theirs[0].parent)
+        main(importing(store, (theirs[0], theirs[0].parent / "linked/a.tsv"), victim="others"))
+
+
 def test_what_is_there_already_is_not_imported_again(store: Path, theirs: tuple[Path, Path]) -> None:
     main(importing(store, theirs))
     before = contents(store)

@@ -277,6 +277,10 @@ def test_a_panel_has_at_most_twelve_entries(name: str, drawn: list[Any]) -> None
         labels = [label.get_text() for label in panels[0].get_yticklabels()]
         assert len(labels) == MOST and labels[0] == "clean"
         assert "11 of 14 kinds of training data that lower the ACR most" in drawn[0].get_supxlabel().replace("\n", " ")
+        DRAW[name](Path("b.png"), plan.title, frame[frame["data"] != "clean"])  # victims of clean data are missing
+        (axes, *_) = (axes for axes in drawn[1].axes if axes.get_visible())
+        assert len(axes.get_yticklabels()) == MOST - 1
+        assert "11 of 14 kinds of training data that lower the ACR most" in drawn[1].get_supxlabel().replace("\n", " ")
 
 
 @pytest.mark.parametrize("title", ["A title that goes on and on, " * 60, "word" * 400], ids=["words", "one word"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
 from evaluation.store import POINTS as POINTS_FILE
@@ -20,7 +21,17 @@ from evaluation.tables.frame import as_csv, frame_of
 from evaluation.tables.layout import tables_of
 from evaluation.tables.make_tables import Config, main, tables_as_text
 from evaluation.tables.plan import Plan, plan_of, read_plan
-from evaluation.tables.records import collect, differences, foreign_runs, job_times, read_entries, runs_of
+from evaluation.tables.records import (
+    Measured,
+    Runs,
+    _require_same_images,
+    collect,
+    differences,
+    foreign_runs,
+    job_times,
+    read_entries,
+    runs_of,
+)
 from evaluation.tables.runs import Run
 from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
 from randomized_smoothing_certification.core import radius_ceiling, round_down
@@ -374,6 +385,36 @@ def test_runs_of_different_images_are_not_one_entry(plan: Plan, images: str) -> 
     trained_on("others", seed=1)
     with pytest.raises(InputError, match="has runs of other training or test images; run the plan again"):
         collect(both, plan.paths.results)
+
+
+@pytest.mark.parametrize("name", ["x_train", "x_test"])
+def test_a_run_of_other_images_than_the_prepared_ones_is_left_out(
+    name: str, plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = {f"X_{split}.npy": {"sha256": "these"} for split in ("train", "test")}
+    write_text(plan.paths.manifest, json.dumps({"arrays": arrays}))
+    victim = plan.paths.model(plan.cells()[0], 0).with_suffix(".json")
+    for images, count in (("these", 1), ("others", 0)):
+        victim.write_text(json.dumps({**json.loads(victim.read_text()), "settings": {name: images}}))
+        if count:
+            assert runs(plan) == count
+    with pytest.raises(InputError, match="has no certificate of the plan"):
+        runs(plan)
+    assert f"clean, seed 0: victim with images {name} others, data/MNIST has others now" in capsys.readouterr().out
+
+
+def test_entries_of_different_clean_images_are_not_one_table() -> None:
+    def measured_with(victim: str, poison: str, defence: str = "none") -> Runs:
+        records = {"victim": {"settings": {"x_train": victim, "defence": defence}}}
+        other = {"victim": {"settings": {"x_train": "poisoned"}}, "poison": {"settings": {"x_train": poison}}}
+        stored = {"a/clean/class_8": records, "a/constant_sigma_0.5_class_8/class_8": other}
+        return {entry: {0: Measured(Path(), pd.DataFrame(), one)} for entry, one in stored.items()}
+
+    for fine in (measured_with("these", "these"), measured_with("of the defence", "these", "removal")):
+        _require_same_images(fine, Path("store"))
+    with pytest.raises(InputError, match="store: has runs of other training or test images; run the plan again"):
+        _require_same_images(measured_with("these", "others"), Path("store"))
 
 
 def test_the_first_part_needs_no_store(plan: Plan) -> None:

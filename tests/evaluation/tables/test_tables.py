@@ -12,7 +12,7 @@ import yaml
 
 from attack_generation.controls import ControlConfig, write_control_poison
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
-from evaluation.tables import run_plan
+from evaluation.tables import make_tables, run_plan
 from evaluation.tables.cells import FIGURES, PAGES, Cell
 from evaluation.tables.formats import as_latex, as_markdown, as_text
 from evaluation.tables.frame import Entries, as_csv, frame_of
@@ -21,7 +21,7 @@ from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.records import NUMBERS, collect, read_entries
 from evaluation.tables.runs import Entry, Run
-from runtime.files import InputError, write_json
+from runtime.files import InputError, load_array, write_json
 from runtime.provenance import project_path
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
@@ -127,6 +127,30 @@ def test_a_table_does_not_overwrite_another_tables_folder(folder: Path) -> None:
     with pytest.raises(InputError, match="out: holds the table 't'; choose another --results-dir"):
         main(Config(plan=other, directory=folder, results_dir=folder / "out"))
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
+
+
+def test_a_store_of_other_measurements_is_not_overwritten(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, out = foreign_plan(folder), folder / "out"
+    for results in (out, folder / "other"):
+        main(Config(plan=plan, directory=folder, results_dir=results))
+    message = r"holds other measurements \(points\.csv\.xz\); choose another --results-dir"
+    with pytest.raises(InputError, match=message):
+        main(Config(plan=folder / "other/plan.yaml", from_results=True, results_dir=out))
+    main(Config(plan=out / "plan.yaml", from_results=True, results_dir=out))
+    (folder / "other/plan.yaml").unlink()  # as in the folder of another study
+    with pytest.raises(InputError, match=message):
+        main(Config(plan=plan, directory=folder, results_dir=folder / "other"))
+    foreign = yaml.safe_load(plan.read_text())["foreign"]
+    plan = write_plan(folder, methods={}, foreign=foreign[:1])
+    capsys.readouterr()
+    main(Config(plan=plan, directory=folder, results_dir=out))
+    assert capsys.readouterr().out.count("out, and is left out; import it again") == len(foreign) - 1 > 0
+    monkeypatch.setattr(make_tables, "_images", lambda plan, paths: load_array(folder / "none.npy"))
+    with pytest.raises(InputError, match=r"none\.npy: no such file"):
+        main(Config(plan=plan, directory=folder, results_dir=folder / "new"))
+    assert not (folder / "new").exists()  # no half result
 
 
 OUTSIDE = {POINTS, SETTINGS, "plan.yaml", *PAGES, *FIGURES}
