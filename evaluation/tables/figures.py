@@ -149,7 +149,11 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     for name, colour in colours.items():
         figure.axes[0].plot([], [], color=colour, label=plain_text(name.replace("_", " ")))
     figure.axes[0].legend(fontsize="small")
-    _save(path, figure, title, shown, f"{what}, mean over victims", colours=48)
+    what += ", mean over victims"
+    if len(colours) < (count := shown["data"].nunique()):
+        what += f". Shown: {len(colours)} of {count} kinds of training data, of which the control and the poison that "
+        what += "lower the ACR most in the mean over all panels"
+    _save(path, figure, title, shown, what, colours=48)
 
 
 @default_style()
