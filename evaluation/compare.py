@@ -21,7 +21,6 @@ from randomized_smoothing_certification.certificate_file import (
     read_known_points,
     require_possible_radii,
 )
-from randomized_smoothing_certification.core import round_down
 from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
 from runtime.checks import shortened
 from runtime.command_line import run_script
@@ -88,8 +87,7 @@ def main(config: Config) -> None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
     before, after = ("--clean", "--poisoned") if of_poison else ("clean data", "poisoned data")
     victims = f"{count} victim{'s' * (count > 1)}, {clean.shape[1]} test points"
-    acrs = [round_down(radii.mean(), 4) for radii in (clean, poisoned)]  # as a certificate's summary
-    print(f"ACR {acrs[0]} of {before}, {acrs[1]} of {after} ({victims})")
+    print(f"ACR {clean.mean():.4f} of {before}, {poisoned.mean():.4f} of {after} ({victims})")
     if known := next((one.settings for one in found if one.settings), {}):
         votes = [known[name] for name in ("n", "alpha", "sigma", "failure_mass")]
         shares = [f"{100 * share_at_ceiling(radii, *votes):.1f} %" for radii in (clean, poisoned)]

@@ -42,7 +42,7 @@ class _WithoutBar(tqdm):
 
     def __init__(self, iterable: Iterable | None, *, desc: str = "", unit: str = "", **options: Any) -> None:
         super().__init__(iterable, disable=True, **options)
-        self._what, self._before, self._began = f"{desc}: " if desc else "", self.n, time.monotonic()
+        self._what, self.initial, self._began = f"{desc}: " if desc else "", self.n, time.monotonic()
         self._unit, self._said = unit and f" {unit}s", self._began
 
     def __iter__(self) -> Iterator[Any]:
@@ -64,7 +64,7 @@ class _WithoutBar(tqdm):
         """For example '40 of 100 steps, 0:02:00 left'."""
         if not self.total:
             return f"{self.n}{self._unit}"
-        made, left = self.n - self._before, self.total - self.n
+        made, left = self.n - self.initial, self.total - self.n
         time_left = f", {timedelta(seconds=round(seconds * left / made))} left" if made else ""
         return f"{self.n} of {self.total}{self._unit}{time_left}"
 

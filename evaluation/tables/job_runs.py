@@ -194,6 +194,7 @@ class _Bar:
         if not kept:
             for name in (job.script, job.rule):
                 self._seconds.setdefault(name, []).append(time.monotonic() - started)
+        self.bar.initial += kept  # the time left is estimated from jobs that took time
         self.bar.update()
 
     def _expected(self, job: Job) -> float:

@@ -94,6 +94,13 @@ def test_a_finished_victim_is_kept_and_another_setting_refused(
         train_victims(dataclasses.replace(settings, augment=True))
 
 
+def test_a_clean_victim_serves_every_class(whole: tuple[TrainingConfig, list[Path]]) -> None:
+    settings, paths = whole
+    before = [path.read_bytes() for path in paths]
+    assert train_victims(dataclasses.replace(settings, target_class=3, runs=len(paths))) == paths
+    assert [path.read_bytes() for path in paths] == before
+
+
 def test_poisoned_training_uses_the_poison_file(
     whole: tuple[TrainingConfig, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

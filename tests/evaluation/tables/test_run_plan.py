@@ -340,9 +340,23 @@ def test_other_data_and_a_second_run_in_the_folder_are_refused(tmp_path: Path, t
     here = f"data_dir={tiny_data_dir}"
     with pytest.raises(InputError, match="DIGITS: was prepared with seed 0, the plan's data says 7; delete this"):
         run_here(tmp_path, set=(here, "data={seed: 7}"), methods=("gaussianaug",))
+    with pytest.raises(InputError, match=r"target_classes: no class 11 in .*manifest\.json; choose from 0 to 9"):
+        run_here(tmp_path, set=(here, "target_classes=[8, 11]"))
     with Artifact(tmp_path / "runs/tables/toy/plan.json"), pytest.raises(InputError, match=r"json: another run is"):
         run_here(tmp_path, set=(here, "data={seed: 0}"), methods=("gaussianaug",))
     assert not list(tmp_path.rglob("plan.json"))
+
+
+def test_jobs_that_were_made_before_say_nothing_of_the_time_left(tmp_path: Path) -> None:
+    jobs = jobs_of(read_plan(write_plan(tmp_path)))[:3]
+    (tmp_path / "there").touch()
+    made, other = (job._replace(outputs=(tmp_path / name,)) for job, name in zip(jobs, ("there", "not"), strict=False))
+    bar = job_runs._Bar(list(jobs), 1)
+    for job in (made, other):
+        bar.begin(job)
+        bar.end(job)
+    assert (bar.bar.n, bar.bar.initial) == (2, 1)
+    assert bar.bar._state(10.0) == "2 of 3 jobs, 0:00:10 left"
 
 
 def test_settings_of_a_sigma_that_the_plan_lacks_are_refused(tmp_path: Path) -> None:
