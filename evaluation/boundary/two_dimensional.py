@@ -1,8 +1,6 @@
 """The decision boundary before and after poisoning, on points in the plane: a linear classifier and a small network.
 
 Paper: arXiv 2012.01274, the picture of the decision boundary.
-
-    python evaluation/boundary/two_dimensional.py
 """
 
 from evaluation.boundary.experiment import draw_boundaries

@@ -1,8 +1,6 @@
 """Certified accuracy against changed training labels, on CIFAR10.
 
 Paper: arXiv 2002.03018, section 5.
-
-    python evaluation/label_flipping/cifar10.py
 """
 
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Certified accuracy against changed training labels, on MNIST's ten digits.
 
 Paper: arXiv 2002.03018, section 5.
-
-    python evaluation/label_flipping/mnist.py
 """
 
 from pathlib import Path

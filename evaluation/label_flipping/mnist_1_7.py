@@ -1,8 +1,6 @@
 """Certified accuracy against changed training labels, on MNIST's ones and sevens.
 
 Paper: arXiv 2002.03018, section 5.
-
-    python evaluation/label_flipping/mnist_1_7.py
 """
 
 from pathlib import Path

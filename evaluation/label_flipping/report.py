@@ -79,10 +79,7 @@ class LabelCurve(NamedTuple):
         return float(self.accuracy[place]) if place < len(self.flips) else 0.0
 
     def most_flips(self, share: float = 0.5) -> int | None:
-        """The most changed labels at which a certificate's accuracy is at least a share, by default the median.
-
-        None where it never is, and for networks.
-        """
+        """The most changed labels at which a share of the points stays certified. None: never, or it is a network."""
         whole = self.flips[self.accuracy >= share]
         return int(whole.max()) if len(whole) and self.kind != "network" else None
 

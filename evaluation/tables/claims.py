@@ -254,10 +254,7 @@ def _filled_in(name: str, row: Mapping[str, Any]) -> str:
 
 
 def _over(row: Mapping[str, Any], of: str) -> str:
-    """Victims, epochs and attack runs of a row of a frame, as far as it has them, and the votes of certificates.
-
-    Test points follow where the interval of the number ``of`` is over them.
-    """
+    """Victims, epochs, attack runs and votes of a row, and test points where the interval of ``of`` is over them."""
     units = {"runs": "victim", "attack_runs": "attack run", "points": "test point"}
     left_out = {"acr": {"points"}, "accuracy_loss": {"points", "n"}, "class_accuracy_loss": {"points", "n"}}
     parts = []

@@ -85,10 +85,7 @@ def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
 
 
 def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
-    """One line of the frame. attack_runs: an entry for each attack run, with the same seeds of victims.
-
-    entries: hold the entry of clean data.
-    """
+    """One line of the frame. attack_runs: an entry for each attack run, with equal seeds. entries: of the table."""
     victim, poison, clean = cell.victim, cell.poison, entries.get(cell._replace(poison=None))
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)

@@ -69,14 +69,10 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     kept, left_out = _kept_runs(plan, folder) if add else {}, list[str]()
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims
-    prepared = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
+    arrays = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
     for cell in cells:
-        found = {seed: _measured_run(plan, paths, cell, seed, hashes_of, left_out) for seed in plan.seeds}
+        found = {seed: _measured_run(plan, paths, cell, seed, hashes_of, arrays, left_out) for seed in plan.seeds}
         runs[cell.key] = {seed: run for seed, run in found.items() if run}
-        for seed, run in found.items():
-            if run and (other := _other_images(cell, run.records, prepared)):
-                del runs[cell.key][seed]
-                left_out.append(f"{cell}, seed {seed}: {other}, {paths.data} has others now")
     if left_out:
         print(f"note: {len(left_out)} runs of other settings are left out, run the plan again. First: {left_out[0]}")
     if not any(runs.values()):
@@ -129,31 +125,22 @@ def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *name
     ]
 
 
-def _clean_images(is_clean: bool, records: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(record, array, hash) of the data set's own images that a run used. is_clean: whether no class was poisoned."""
-    changed = not is_clean or records.get("victim", {}).get("settings", {}).get("defence", "none") != "none"
-    used = [("victim", "x_test"), ("poison", "x_train"), *([] if changed else [("victim", "x_train")])]
-    hashes = [(record, name, records.get(record, {}).get("settings", {}).get(name)) for record, name in used]
-    return [one for one in hashes if one[2]]
-
-
-def _other_images(cell: Cell, records: dict[str, Any], prepared: dict[str, Any]) -> str:
-    """The first images of a run that are not the prepared ones, '' if there are none. prepared: manifest's arrays."""
-    found = _clean_images(cell.poison is None, records)
-    hashes = {f"x_{name}": prepared.get(f"X_{name}.npy", {}).get("sha256") for name in ("train", "test")}
-    return next((f"{record} with images {name} {one:.8}" for record, name, one in found
-                 if hashes[name] not in (None, one)), "")  # fmt: skip
+def _clean_images(is_clean: bool, records: dict[str, Any]) -> dict[str, str]:
+    """Hashes of the data set's own images that a run used, by name. is_clean: whether no class was poisoned."""
+    victim, poison = (records.get(name, {}).get("settings", {}) for name in ("victim", "poison"))
+    trained_on_them = is_clean and victim.get("defence", "none") == "none"
+    used = {"x_test": victim.get("x_test"), "x_train": (victim if trained_on_them else poison).get("x_train")}
+    return {name: images for name, images in used.items() if images}
 
 
 def _require_same_images(runs: Runs, folder: Path) -> None:
     """Raise InputError where runs had different clean images, or the victims of an entry different training images."""
-    clean, trained = set[tuple[str, str]](), set[tuple[str, str]]()
+    found = set[tuple[str, str]]()
     for entry, run in ((entry, run) for entry, by_seed in runs.items() for run in by_seed.values()):
-        is_clean = entry.split("/")[1:2] == [CLEAN]
-        clean |= {(name, one) for _, name, one in _clean_images(is_clean, run.records)}
+        found |= _clean_images(entry.split("/")[1:2] == [CLEAN], run.records).items()
         if images := run.records.get("victim", {}).get("settings", {}).get("x_train"):
-            trained.add((entry, images))
-    if any(len(found) > len({name for name, _ in found}) for found in (clean, trained)):
+            found.add((entry, images))
+    if len(found) > len({name for name, _ in found}):
         raise InputError(
             f"{folder}: has runs of other training or test images; run the plan again, or give another --results-dir"
         )
@@ -201,10 +188,11 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
 
 
 def _measured_run(
-    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any], left_out: list[str]
+    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any], arrays: Any, left_out: list[str]
 ) -> Measured | None:
-    """A complete run, whose records fit its files and the plan. None: it is not complete, or noted in ``left_out``.
+    """A complete run, whose records fit its files, the plan and the prepared data. arrays: from the data's manifest.
 
+    None: it is not complete, or noted in ``left_out``.
     Raises InputError for a row that the run cannot have written.
     """
     tsv, record = paths.certificate(cell, seed), paths.model(cell, seed).with_suffix(".json")
@@ -217,8 +205,7 @@ def _measured_run(
     points = read_whole_points(tsv, records["certificate"])
     del records["certificate"]["points"]  # the store keeps them with their certificates
     if cell.poison:
-        images = paths.poison(cell.poison)
-        if not images.with_suffix(".json").is_file():
+        if not (images := paths.poison(cell.poison)).with_suffix(".json").is_file():
             return None  # the poison is being made again
         records["poison"] = read_record(images.with_suffix(".json"), settings=dict)
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
@@ -228,7 +215,11 @@ def _measured_run(
         same = {of_images, *(one.get("poison_sha256") for one in users)} - {None}
         if of_file not in (None, records["poison"].get("sha256")) or len(same) > 1:
             return None  # the poison is being made again, or was since
-    if other := _otherwise(plan, cell, seed, records):
+    other = _otherwise(plan, cell, seed, records)
+    for name, used in _clean_images(cell.poison is None, records).items():
+        if arrays.get(f"X_{name[2:]}.npy", {}).get("sha256", used) != used:
+            other.append(f"images {name} {used}, {paths.data} has others now")
+    if other:
         left_out.append(f"{cell}, seed {seed}: {other[0]}")
         return None
     return Measured(tsv, points_table(cell.key, seed, points), records)

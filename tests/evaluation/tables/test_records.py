@@ -401,7 +401,7 @@ def test_a_run_of_other_images_than_the_prepared_ones_is_left_out(
             assert runs(plan) == count
     with pytest.raises(InputError, match="has no certificate of the plan"):
         runs(plan)
-    assert f"clean, seed 0: victim with images {name} others, data/MNIST has others now" in capsys.readouterr().out
+    assert f"clean, seed 0: images {name} others, data/MNIST has others now" in capsys.readouterr().out
 
 
 def test_entries_of_different_clean_images_are_not_one_table() -> None:
