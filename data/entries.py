@@ -27,7 +27,7 @@ KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "nam
 """The kinds of NumPy types (dtype.kind) that each array may have."""
 ABOUT = ("target_class", "epsilon", "name", "source")
 LARGEST = 2**31  # bytes of an unpacked file
-PNGS = "*.[pP][nN][gG]"  # names of PNG files
+PNGS = "[!.]*.[pP][nN][gG]"  # names of PNG files. Hidden ones are left by killed runs
 LAST_INDEX = 2**31 - 1
 MENDS = {
     "grid": "scale its pixels to 0 to 255, round them, and save them as uint8",
@@ -35,7 +35,7 @@ MENDS = {
     "complete": "give each place once, as in the data set as published",
     "epsilon": "clip its images to the clean ones +- epsilon, or give the epsilon that it has",
 }
-"""How to mend a failed check, by its name. A check stands before the checks that its failure can make fail, too."""
+"""How to mend a failed check, by its name. The cause stands first: a failed check can make those after it fail."""
 Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 
@@ -65,9 +65,8 @@ def read_entry(path: Path) -> ReadyPoison:
 
 
 def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray]:
-    """Checks 'grid', 'complete', 'clean-label' and 'epsilon' of a poison, and the class's poisoned training images.
+    """Checks 'grid', 'complete', 'clean-label', 'epsilon', and the class's images with poison, float32 (N, H, W, C).
 
-    These are float32 (N, H, W, C).
     Places of validation or test images are left out. Images without a place stay clean.
     Raises InputError where the data set has images of another shape or no such class.
     """
@@ -141,7 +140,7 @@ def published_places(dataset: Dataset, data_dir: Path, published: Path | None = 
     """
     manifest, images = read_record(data_dir / MANIFEST, source=dict, seed=int), None
     if manifest["source"].get("file") == SOURCE:
-        index, images = split_digits(manifest["seed"])["train"], digits()[0]
+        index, images, published = split_digits(manifest["seed"])["train"], digits()[0], None
         count = len(images)
     else:
         count = len(dataset.x_train) + len(dataset.x_val)

@@ -196,11 +196,8 @@ def write_dataset(
         for split in SPLITS:
             x, y = splits[split]
             # One split at a time: all of CIFAR10 as floats takes 740 MB.
-            for path, array in (
-                (out_dir / f"X_{split}.npy", as_unit_floats(x)),
-                (out_dir / f"Y_{split}.npy", np.eye(num_classes, dtype=np.float32)[y]),
-            ):
-                save_array(path, array)
+            for letter, array in (("X", as_unit_floats(x)), ("Y", np.eye(num_classes, dtype=np.float32)[y])):
+                save_array(path := out_dir / f"{letter}_{split}.npy", array)
                 arrays[path.name] = describe_array(array)
                 print(f"{path.name:<12} {array.dtype} {array.shape}")
         manifest = {

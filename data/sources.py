@@ -97,7 +97,7 @@ def _read_cifar(
         for file in (folder / name for name in names):
             with reading(file, "unpack the archive again") as stream:
                 content = np.frombuffer(stream.read(), np.uint8)
-            length = label_bytes + int(np.prod(_CIFAR_IMAGE))
+            length = label_bytes + math.prod(_CIFAR_IMAGE)
             if not content.size or content.size % length:
                 raise InputError(
                     f"{file}: {content.size:,} bytes are no whole number of images with their labels ({length:,} bytes "

@@ -142,12 +142,8 @@ def _load_keras(load: Callable[[], None]) -> None:
     except ImportError as error:
         _cannot_run(f"keras or {backend} cannot be imported ({_first_line(error)}): {_INSTALL[backend]}", error)
     except Exception as error:  # a mistake in ~/.keras/keras.json or in a variable that Keras reads
-        home = os.environ.get("KERAS_HOME") or "~/.keras"
-        _cannot_run(
-            f"keras cannot be imported ({type(error).__name__}: {_first_line(error)}); mend {home}/keras.json or "
-            "the environment variable",
-            error,
-        )
+        mend = f"{os.environ.get('KERAS_HOME') or '~/.keras'}/keras.json or the environment variable"
+        _cannot_run(f"keras cannot be imported ({type(error).__name__}: {_first_line(error)}); mend {mend}", error)
     finally:
         gc.freeze()
         if collects_garbage:

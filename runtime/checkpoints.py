@@ -82,7 +82,7 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
 
 
 def different(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name and values of settings that differ. Older records lack some settings, or have them in another form."""
+    """Name and values of settings that both hold and that differ. Older records lack some, or hold another type."""
     for name in sorted(found.keys() & wanted.keys()):
         here, there = found[name], wanted[name]
         here = here["mode"] if name == "noise" and isinstance(here, dict) else here

@@ -99,11 +99,10 @@ def require_place(what: str, path: Path, folder: bool | None) -> None:
         places = [path.absolute(), *path.absolute().parents]
         found = next(place for place in places if _is_there(place))
         if found == places[0] and not folder:
-            if not (path.is_file() or (folder is None and path.is_dir())):
-                wrong, right = (
-                    ("a device", "a file or a folder") if folder is None else ("a folder or a device", "a file")
-                )
-                raise InputError(f"{what} is {path}, which is {wrong}; give {right}")
+            if folder is False and not path.is_file():
+                raise InputError(f"{what} is {path}, which is a folder or a device; give a file")
+            if not (path.is_file() or path.is_dir()):
+                raise InputError(f"{what} is {path}, which is a device; give a file or a folder")
         elif not found.is_dir():
             raise InputError(f"{what} is {path}, but {found} is no folder; choose another place")
     except OSError as error:

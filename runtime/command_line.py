@@ -1,5 +1,6 @@
 """Scripts: from the command line to a config, and from an error to one line and an exit status."""
 
+import errno
 import importlib
 import os
 import re
@@ -199,7 +200,8 @@ def _silent_where_nobody_reads() -> Iterator[None]:
             os.dup2(nowhere, stream.fileno())
         raise SystemExit(status) from None
     except OSError as error:
-        if error.filename is not None:  # the error concerns a file, not the output
+        of_output = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+        if error.filename is not None or error.errno not in of_output:  # the error concerns something else
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(f"error: the output cannot be written ({error.strerror}); free some space or print elsewhere", 1)

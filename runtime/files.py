@@ -115,7 +115,7 @@ def seeming(head: bytes) -> str:
 
 def load_array(path: Path) -> np.ndarray:
     """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
-    with _loaded(path, ".npy", (NPY,), "prepare the data first (data/prepare_*.py) or mend the path") as array:
+    with _loaded(path, ".npy", "prepare the data first (data/prepare_*.py) or mend the path") as array:
         if not isinstance(array, np.ndarray):
             raise InputError(f"{path}: holds several arrays; give a file of one .npy array")
         return array
@@ -126,7 +126,7 @@ def load_archive(path: Path, names: tuple[str, ...] | None = None, largest: floa
 
     Raises InputError as load_array does.
     """
-    with _loaded(path, ".npz", (ZIP, EMPTY_ZIP), "mend the path") as opened, opened as archive:
+    with _loaded(path, ".npz", "mend the path") as opened, opened as archive:
         if (size := sum(member.file_size for member in archive.zip.infolist())) > largest:
             raise InputError(f"{path}: holds {size:,} bytes when unpacked, more than {largest:,}; make it smaller")
         missing = sorted(set(names or ()) - set(archive.files))
@@ -159,7 +159,7 @@ def reading(path: Path, mend: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> Iterator[Any]:
+def _loaded(path: Path, ending: str, mend: str) -> Iterator[Any]:
     """Yield the contents that NumPy reads from a file. Every error becomes an InputError, also in the with block."""
     with reading(path, mend) as file:
         try:
@@ -170,14 +170,12 @@ def _loaded(path: Path, ending: str, starts: tuple[bytes, ...], mend: str) -> It
             raise
         except Exception as error:  # zipfile, zlib, tokenize and NumPy each raise their own kinds on a damaged file
             file.seek(0)
-            raise _unreadable(path, ending, starts, file.read(512), error) from error
+            raise _unreadable(path, ending, file.read(512), error) from error
 
 
-def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], head: bytes, error: Exception) -> InputError:
-    """The one-line error for a file that NumPy cannot read.
-
-    starts: the first bytes of files with this ending. head: the first bytes of this file.
-    """
+def _unreadable(path: Path, ending: str, head: bytes, error: Exception) -> InputError:
+    """The one-line error for a file that NumPy cannot read. head: the file's first bytes."""
+    starts, writer = ((ZIP, EMPTY_ZIP), "numpy.savez") if ending == ".npz" else ((NPY,), "numpy.save")
     if head.startswith(GZIP):
         with contextlib.suppress(zlib.error):
             unpacked = zlib.decompressobj(wbits=31).decompress(head, 4)
@@ -185,12 +183,14 @@ def _unreadable(path: Path, ending: str, starts: tuple[bytes, ...], head: bytes,
     if not head:
         return InputError(f"{path}: not a whole {ending} file (it is empty); delete it, and fetch or make it again")
     if not head.startswith(starts):
-        writer = "numpy.savez" if ending == ".npz" else "numpy.save"
         return InputError(f"{path}: no {ending} file{seeming(head)}; give a file that {writer} wrote")
     if "allow_pickle" in str(error):
         return InputError(
             f"{path}: holds Python objects, which are not read because they can run code; save arrays of numbers"
         )
+    if isinstance(error, MemoryError):  # for the array that the header names. A damaged header may name any size
+        mend = "free some, or make the file again if it is not that large"
+        return InputError(f"{path}: not enough memory to read it ({one_line(error)}); {mend}")
     return InputError(f"{path}: not a whole {ending} file ({one_line(error)}); delete it, and fetch or make it again")
 
 

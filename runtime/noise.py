@@ -37,9 +37,8 @@ def seed_pair(*words: int | None) -> np.ndarray:
     Different words, or another number of words, give independent streams. The same words give the same seed on every
     machine. None is left out.
     """
-    digest = hashlib.blake2b(
-        " ".join(str(int(word)) for word in words if word is not None).encode(), digest_size=16
-    ).digest()
+    text = " ".join(str(int(word)) for word in words if word is not None)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return (np.frombuffer(digest, "<u8") % SEED_WORDS).astype(np.int32)
 
 

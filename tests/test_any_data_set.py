@@ -35,7 +35,7 @@ def test_a_plan_poisons_trains_and_certifies_images_of_another_shape_and_other_c
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN))
     monkeypatch.chdir(tmp_path)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        monkeypatch.setenv(name, "1")  # else the run would start Python again in place of this process
+        monkeypatch.setenv(name, "1")  # what the run sets, which is then undone
     run_plan.main(run_plan.Config(plan=tmp_path / "plan.yaml", directory=tmp_path))
     dataset = load_dataset(tmp_path / "data/OWN")
     work = tmp_path / "runs/tables/own"

@@ -114,7 +114,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(place: Place, script: str, *flags: object) -> str:
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *place.flags(script), *map(str, flags)])
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            monkeypatch.setenv(name, "1")  # else a plan would start another process
+            monkeypatch.setenv(name, "1")  # what a plan sets, which is then undone
         monkeypatch.chdir(place.folder)
         before = sorted(place.folder.rglob("*"))
         capsys.readouterr()

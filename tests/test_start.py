@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.provenance import project_path
+from tests.test_import_rules import FILES, ROOT
 
 LARGE = ("keras", "matplotlib", "pandas", "PIL", "scipy", "sklearn", "statsmodels", "tensorboard", "tensorflow", "jax")
 MANY = f"""
@@ -29,9 +30,7 @@ print(json.dumps(told))
 
 def scripts() -> list[Path]:
     """Every file of the project that is run by its name."""
-    root = project_path("")
-    files = [path for path in root.rglob("*.py") if not {".venv", "tests"} & set(path.relative_to(root).parts)]
-    return sorted(path for path in files if '__name__ == "__main__"' in path.read_text(encoding="utf-8"))
+    return [path for path in FILES if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
 
 
 def run_in_one_process(*calls: list[str]) -> list[tuple[str, int, str, list[str]]]:
@@ -115,9 +114,8 @@ def test_a_lazy_module_is_the_module(name: str) -> None:
 
 
 def test_only_lazy_imports_large_libraries_at_the_top_of_a_file() -> None:
-    for path in project_path("").rglob("*/*.py"):
-        inside = path.relative_to(project_path("")).parts
-        if {".venv", "tests"} & set(inside) or inside == ("runtime", "lazy.py"):
+    for path in FILES:
+        if path == ROOT / "runtime/lazy.py":
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -43,11 +43,10 @@ def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
     except OSError as error:
         raise unwritable(job.log, error) from error
     arguments, sys.argv = sys.argv, [str(script), *words]
-    import keras  # after runtime has set the backend's variables
-
     try:
-        # Layer names contain a counter. Reset it, as in a new process. This also collects garbage.
-        keras.utils.clear_session()
+        if keras := sys.modules.get("keras"):  # of an earlier job
+            # Layer names contain a counter. Reset it, as in a new process. This also collects garbage.
+            keras.utils.clear_session()
         with output, redirect_stderr(output), nullcontext() if job.rule == "tables" else redirect_stdout(output):
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as left:

@@ -103,8 +103,8 @@ def _require_inputs(plan: Plan, directory: Path) -> None:
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, directory)
     if (manifest := plan.paths_in(directory).manifest).is_file():
-        count = read_record(manifest, classes=int)["classes"]
-        if wrong := [label for label in plan.target_classes if label >= count]:
+        count = read_record(manifest).get("classes")
+        if isinstance(count, int) and (wrong := [label for label in plan.target_classes if label >= count]):
             raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
     for name in plan.ready.values():
         label = load_ready_poison(name).record["settings"].get("target_class")

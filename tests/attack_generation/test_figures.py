@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.provenance import project_path
+from tests.test_import_rules import FILES
 
 OF_A_USER = """
 text.usetex: True
@@ -98,9 +99,7 @@ def test_a_users_matplotlibrc_changes_no_figure(before: str, default: dict[str, 
 
 def test_every_function_that_draws_has_the_default_style() -> None:
     drawing = 0
-    for path in project_path("").rglob("*.py"):
-        if {".venv", "tests"} & set(path.relative_to(project_path("")).parts):
-            continue
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.FunctionDef):
                 continue

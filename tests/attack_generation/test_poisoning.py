@@ -491,7 +491,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
         "objective": "noisy_cross_entropy",
     }  # fmt: skip
     settings = config(tiny_data_dir, tmp_path / "whole", **changes)
-    made = Attack(settings, load_dataset(tiny_data_dir))
+    made = attack_generation.poisoning.Attack(settings, load_dataset(tiny_data_dir))  # of compiled_once
     state, afresh = made.initial_state(), []
     started = state.weights
     assert np.abs(state.weights[0][0] - state.weights[1][0]).max() > 0.01

@@ -130,7 +130,7 @@ def _child(
         resource.setrlimit(kind, (limit, limit))
     if dies:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    sys.argv, sys.orig_argv = words, [sys.executable, *words]  # the latter for a script that starts itself again
+    sys.argv = words
     tqdm.set_lock(threading.RLock())  # in place of one of the system's, which a killed process leaves behind
     if act:
         sys.addaudithook(partial(_audit, folder, act, pipe, iter(range(10**9))))

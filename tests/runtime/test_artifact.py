@@ -28,7 +28,7 @@ with Artifact(Path(sys.argv[1])):
 
 
 def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """A process that imports the lock alone: with this variable set, importing runtime leaves Keras alone."""
+    """A process that imports the lock alone, and no backend."""
     environment = {**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "2"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],

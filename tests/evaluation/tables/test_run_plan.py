@@ -142,11 +142,6 @@ def is_there(group: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_flag_of_the_projects_plans_is_one_of_its_script(path: Path) -> None:
-    check_scripts(jobs_of(read_plan(path))[:-1])
-
-
 def test_a_flag_that_a_script_does_not_have_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     for change, message in (
         ("victim={macer: {epoch: 3}}", r"victim 0, macer .*: .*/macer_training\.py: Unrecognized options: --epoch"),
