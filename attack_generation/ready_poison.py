@@ -40,7 +40,8 @@ def main(config: Config) -> None:
         raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
     record = config.out.with_suffix(".json")
     artifact = Artifact(config.out, record)
-    own = artifact.is_left or (record.is_file() and {"arrays_sha256", "sha256"} <= read_record(record).keys())
+    own = artifact.is_left and not record.exists()  # a killed run left it
+    own = own or (record.is_file() and {"arrays_sha256", "sha256"} <= read_record(record).keys())
     if config.out.name in X_FILES or (not own and (config.out.exists() or record.exists())):
         raise InputError(f"{config.out}: is the place of data, or of a file of another script; choose another --out")
     dataset = load_dataset(config.data_dir)

@@ -118,7 +118,9 @@ def training_poison(path: Path, dataset: Dataset, data_dir: Path, target_class: 
     if path.suffix != ".npz":
         images = load_poison(path, dataset, target_class)
         if path.suffix == ".npy" and (file := path.with_suffix(".json")).is_file():
-            record = read_record(file, settings=dict)
+            record = read_record(file)
+            if not isinstance(record.get("settings"), dict):
+                return images  # the record is another program's
             here = {"target_class": target_class, **dataset.hashes("x_train"), "sha256": file_sha256(path)}
             for name, recorded in {**record["settings"], "sha256": record.get("sha256")}.items():
                 if recorded not in (None, value := here.get(name, recorded)):

@@ -76,11 +76,11 @@ def require_prepared_with(data_dir: Path, wanted: dict[str, Any], source: Path |
     held, prepared = read_record(data_dir / MANIFEST, source=dict)["source"].get("sha256"), prepared_with(data_dir)
     if source and source.exists() and held not in (None, read_source(source)[1]["sha256"]):
         raise InputError(
-            f"{data_dir}: was prepared with source {prepared.get('source')}, of other images, the plan's data says "
+            f"{data_dir}: was prepared with source {prepared.get('source')}, of other files, the plan's data says "
             f"{source}; delete this folder, or give another data_dir"
         )
     for name, found, value in different(prepared, wanted):
-        if name != "source" or not source:  # another path to the same images is fine
+        if name != "source" or not source or (held is None and source.exists()):  # else another path to the same images
             raise InputError(
                 f"{data_dir}: was prepared with {name} {found}, the plan's data says {value}; delete this folder, or "
                 "give another data_dir"

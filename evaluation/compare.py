@@ -78,7 +78,7 @@ def main(config: Config) -> None:
         elif one.victim["config"].get("training_data") == "poisoned_radius":
             label, poisoned = one.settings.get("target_class"), one.training.get("target_class")
             if label != poisoned:
-                print(f"note: {one.file}: its points are of class {label}, the poison of class {poisoned}")
+                print(f"note: {one.file}: target_class is {label}, that of the poison {poisoned}")
     of_poison = _clean_side_is_of_poison(found[:count], found[count:])
     _require_same_seeds(found[:count], found[count:])
     _note_different_training([one.training for one in found if one.training])
@@ -142,7 +142,8 @@ def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> No
 
 def _note_different_training(known: list[dict[str, Any]]) -> None:
     """Print the training settings in which victims differ, but for the images. known: settings of each victim."""
-    for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM) if known else ():
+    removed = {"y_train"} if any(one.get("defence") == "removal" for one in known) else set()  # depends on the images
+    for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM - removed) if known else ():
         if len(values := {repr(one[name]): shortened(one[name]) for one in known}) > 1:
             shown = ", ".join(values.values())
             print(f"note: victims differ in {name}: {shown}; the reduction is not the poison's alone")

@@ -270,7 +270,7 @@ def require_possible_radii(path: Path, points: Sequence[Point], n: int, alpha: f
         votes = n if point.votes is None else point.votes
         if not 0 <= votes <= n:
             raise InputError(
-                f"{path}: point {point.idx} has {votes} votes of {n}; give the n that the file was made with"
+                f"{path}: point {point.idx} has {votes} votes of {n} (-1: no number); mend the column or give its n"
             )
         ceiling = radius_ceiling(sigma, votes, alpha)
         if point.predict != ABSTAIN and float(point.radius) > ceiling + rounding_error(point.radius):

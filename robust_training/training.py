@@ -24,7 +24,7 @@ from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, cl
 from robust_training.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
-from runtime.files import InputError, array_sha256, read_record
+from runtime.files import InputError, array_sha256, read_json
 from runtime.lazy import keras, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, epoch_order, seed_pair
@@ -172,7 +172,10 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     hashes = dataset.hashes("x_train", "y_train", "x_test", "y_test")
     settings, record = identity(config, method=config.loss.name, **hashes), path.with_suffix(".json")
     if config.training_data == "clean" and record.is_file() and not config.overwrite:  # a clean victim has no class
-        settings["target_class"] = read_record(record, settings=dict)["settings"].get("target_class")
+        held = read_json(record)
+        held = held.get("settings") if isinstance(held, dict) else None
+        if isinstance(held, dict) and {**held, "target_class": 0} == {**settings, "target_class": 0}:
+            settings["target_class"] = held.get("target_class")
     with LongRun(path, settings, config, run_dir, stop) as run:
         if run.is_finished():
             return path

@@ -151,8 +151,8 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     figure.axes[0].legend(fontsize="small")
     what += ", mean over victims"
     if len(colours) < (count := shown["data"].nunique()):
-        what += f". Shown: {len(colours)} of {count} kinds of training data, of which the control and the poison that "
-        what += "lower the ACR most in the mean over all panels"
+        what += f". Shown: {len(colours)} of {count} kinds of training data, among them the control and the poison "
+        what += "that lower the ACR most in the mean over all panels"
     _save(path, figure, title, shown, what, colours=48)
 
 

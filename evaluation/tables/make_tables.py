@@ -77,7 +77,7 @@ def main(config: Config) -> None:
         if is_published:
             records.require_clean_entries(entries.values(), folder)
     else:
-        for one in held.foreign if held else ():
+        for one in held.foreign if held and not config.add else ():
             if one.cell not in {other.cell for other in plan.foreign}:
                 print(f"note: {one.cell}: was imported into {printed_path(folder)}, and is left out; import it again")
         draw_images = _images(plan, paths)

@@ -189,7 +189,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if CLEAN not in self.rows:
             raise InputError("rows holds no 'clean', which reductions are measured against; add it")
         require_bounds(self)
-        require_usable(self.seed + self.runs, "seed + runs")
+        require_usable(self.seed + self.runs - 1, "seed + runs - 1")
         if self.paths.results.resolve().is_relative_to(self.paths.incomplete.resolve()):
             raise InputError(f"results_dir: {self.results_dir} is the place of incomplete tables; choose another")
         shares = tuple(f"{share:g}" for share in self.shares)  # as in the names of folders

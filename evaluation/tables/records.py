@@ -128,8 +128,8 @@ def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *name
 def _clean_images(is_clean: bool, records: dict[str, Any]) -> dict[str, str]:
     """Hashes of the data set's own images that a run used, by name. is_clean: whether no class was poisoned."""
     victim, poison = (records.get(name, {}).get("settings", {}) for name in ("victim", "poison"))
-    trained_on_them = is_clean and victim.get("defence", "none") == "none"
-    used = {"x_test": victim.get("x_test"), "x_train": (victim if trained_on_them else poison).get("x_train")}
+    trained = victim if is_clean and victim.get("defence", "none") == "none" else poison
+    used = {"x_test": victim.get("x_test"), "x_train": trained.get("x_train")}
     return {name: images for name, images in used.items() if images}
 
 
@@ -170,7 +170,7 @@ def foreign_runs(plan: Plan, folder: Path) -> Runs:
 def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
     """The runs of an entry of another program, by number. folder: where the files' paths start.
 
-    Raises InputError where a file is damaged, has no point of the class, or has a radius that n votes cannot certify.
+    Raises InputError where a file is damaged, given twice or without the class, or n votes cannot certify a radius.
     """
     runs, paths = {}, [(folder / file).resolve() for file in foreign.files]
     for seed, file in enumerate(foreign.files):
@@ -217,12 +217,11 @@ def _measured_run(
             return None  # the poison is being made again, or was since
     other = _otherwise(plan, cell, seed, records)
     for name, used in _clean_images(cell.poison is None, records).items():
-        if arrays.get(f"X_{name[2:]}.npy", {}).get("sha256", used) != used:
+        held = arrays.get(f"X_{name[2:]}.npy", {})
+        if held.get("dtype", "float32") == "float32" and held.get("sha256", used) != used:  # other dtypes are cast
             other.append(f"images {name} {used}, {paths.data} has others now")
-    if other:
-        left_out.append(f"{cell}, seed {seed}: {other[0]}")
-        return None
-    return Measured(tsv, points_table(cell.key, seed, points), records)
+    left_out += [f"{cell}, seed {seed}: {one}" for one in other[:1]]
+    return None if other else Measured(tsv, points_table(cell.key, seed, points), records)
 
 
 def commits(records: Any) -> list[str]:

@@ -67,7 +67,7 @@ class Run(NamedTuple):
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """Settings of the certificate. For another program's certificates: n, alpha and sigma, if known."""
+        """Settings of the certificate. For another program's certificates: those of SAME that are known."""
         return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
 
     @property

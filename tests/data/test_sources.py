@@ -191,5 +191,9 @@ def test_data_of_another_source_or_setting_are_not_what_a_plan_wants(config: pre
         with pytest.raises(InputError, match=f"data/OWN: was prepared with {said}.*; delete this folder"):
             require(*arguments)
     shutil.copy(tmp_path / "other.npz", tmp_path / "source.npz")
-    with pytest.raises(InputError, match=r"source .*source\.npz, of other images, the plan's data says .*source\.npz"):
+    with pytest.raises(InputError, match=r"source .*source\.npz, of other files, the plan's data says .*source\.npz"):
         require("source")
+    manifest = tmp_path / "data/OWN/manifest.json"  # of data that were downloaded
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "source": {"file": "keras download"}}))
+    with pytest.raises(InputError, match=f"was prepared with {other}"):
+        require("other")

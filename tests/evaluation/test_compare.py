@@ -195,7 +195,7 @@ def test_victims_of_clean_data_are_the_clean_side(tmp_path: Path, monkeypatch: p
             main(Config(clean=(file[other],), poisoned=(file["clean"],)))
     victim(file["one"], training_data="poisoned_radius", x_train="one", target_class=3)
     main(Config(clean=(file["clean"],), poisoned=(file["one"],)))
-    assert "one.tsv: its points are of class None, the poison of class 3" in capsys.readouterr().out
+    assert "one.tsv: target_class is None, that of the poison 3" in capsys.readouterr().out
     victim(file["other"], training_data="poisoned_radius", x_train="other", y_train="of another split")
     victim(file["again"], training_data="clean", y_train="of this split")
     main(Config(clean=(file["again"],), poisoned=(file["other"],)))

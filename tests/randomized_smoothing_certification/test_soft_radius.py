@@ -9,6 +9,7 @@ from scipy import special, stats
 
 from bilevel_optimizer.autodiff import grad, jit
 from randomized_smoothing_certification.soft_radius import gaussian_margin, log_mean_softmax, mean_softmax, soft_radius
+from robust_training.loss import Randomness, noise_of_copies, with_noise
 from runtime.noise import normal, seed_pair
 from tests.bilevel_optimizer.problems import hessian_vector_product
 
@@ -85,10 +86,11 @@ def test_left_out_images_put_no_nan_into_the_gradient() -> None:
 
 def test_copies_equal_their_own_image_before_the_noise() -> None:
     images = GENERATOR.uniform(size=(3, 4, 5, 2)).astype(np.float32)
-    copies = ops.convert_to_numpy(ops.repeat(ops.convert_to_tensor(images), 4, axis=0)).reshape(3, 4, 4, 5, 2)
+    about = ops.convert_to_tensor(images), 4, Randomness(SIGMA, seed_pair(1), seed_pair(2), np.arange(3)), False
+    copies = ops.convert_to_numpy(with_noise(*about) - noise_of_copies(*about)).reshape(3, 4, 4, 5, 2)
     for group, image in zip(copies, images, strict=True):
         for copy in group:
-            np.testing.assert_array_equal(copy, image)
+            np.testing.assert_allclose(copy, image, atol=1e-6)
 
 
 def test_log_mean_softmax_stays_finite_where_the_mean_underflows() -> None:

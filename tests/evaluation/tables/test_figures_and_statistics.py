@@ -272,7 +272,7 @@ def test_a_panel_has_at_most_twelve_entries(name: str, drawn: list[Any]) -> None
             many += len(axes.patches) + len([line for line in axes.lines if line.get_linestyle() == "--"])
         assert 2 <= many <= MOST
     if name == "p_a":
-        said = "Shown: 4 of 15 kinds of training data, of which the control and the poison that lower the ACR most"
+        said = "Shown: 4 of 15 kinds of training data, among them the control and the poison that lower the ACR most"
         assert said in drawn[0].get_supxlabel().replace("\n", " ")
     for axes in panels:
         if axes.get_legend():

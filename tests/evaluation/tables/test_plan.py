@@ -291,7 +291,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"shares": [0.5, 2]}, "shares must be at most 1"),
         ({"shares": [0.5, 0.5]}, "shares must be at least one, and different"),
         ({"shares": [0.3333333, 0.3333334]}, "shares must be at least one, and different"),
-        ({"seed": 2**31 - 1, "runs": 2}, "seed [+] runs must lie between 0 and 2147483647"),
+        ({"seed": 2**31 - 1, "runs": 2}, "seed [+] runs - 1 must lie between 0 and 2147483647"),
         ({"results_dir": "runs/tables/t/incomplete", "work_dir": "runs/tables/t"}, "is the place of incomplete tables"),
         ({"attack": {"all": {"share": 0.5}}}, "share is decided by the plan's own entries"),
         ({"epsylon": 0.1}, "unknown field `epsylon`"),
