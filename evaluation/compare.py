@@ -69,11 +69,11 @@ def main(config: Config) -> None:
     ]
     _require_same_certification(found)
     for one in found:
-        if one.settings:
-            require_possible_radii(one.file, one.points, *(one.settings[name] for name in ("n", "alpha", "sigma")))
         if not one.settings:
             print(f"note: {one.file} has no record, so that its n, alpha and sigma are not checked")
-        elif not one.victim:
+            continue
+        require_possible_radii(one.file, one.points, *(one.settings[name] for name in ("n", "alpha", "sigma")))
+        if not one.victim:
             print(f"note: {one.file}: the record of its victim is not found, so that its training data are not checked")
         elif one.victim["config"].get("training_data") == "poisoned_radius":
             label, poisoned = one.settings.get("target_class"), one.training.get("target_class")
@@ -112,8 +112,8 @@ def _require_same_certification(found: list[Certified]) -> None:
 def _clean_side_is_of_poison(clean: list[Certified], poisoned: list[Certified]) -> bool:
     """Whether --clean has victims of a poison, which are compared with the victims of another poison.
 
-    Raises InputError where the victims of a side have different training images. Raises it also where --poisoned has
-    victims of clean data, if --clean has victims of a poison or of the same data.
+    Raises InputError where a side has a victim twice or victims of different training images. Raises it also where
+    --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
     """
     data = []
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
