@@ -112,14 +112,13 @@ def _require_same_certification(found: list[Certified]) -> None:
 def _clean_side_is_of_poison(clean: list[Certified], poisoned: list[Certified]) -> bool:
     """Whether --clean has victims of a poison, which are compared with the victims of another poison.
 
-    Raises InputError where a side has a victim twice or victims of different training images. Raises it also where
-    --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
+    Raises InputError where a victim is given twice, or a side has victims of different training images. Raises it also
+    where --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
     """
-    data = []
+    data, models = [], [one.settings.get("model_sha256", one.file) for one in (*clean, *poisoned)]
+    if twice := [one.file for one in (*clean, *poisoned) if models.count(one.settings.get("model_sha256")) > 1]:
+        raise InputError(f"{twice[0]}: is of the same victim as {twice[1]}; give each victim's file once")
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
-        models = [one.settings.get("model_sha256", one.file) for one in victims]
-        if twice := [one.file for one in victims if models.count(one.settings.get("model_sha256")) > 1]:
-            raise InputError(f"{twice[0]}: is of the same victim as {twice[1]}; give each victim's file once")
         known = [one for one in victims if one.victim]
         if len({one.training.get("x_train") for one in known}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")
@@ -143,8 +142,9 @@ def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> No
 def _note_different_training(known: list[dict[str, Any]]) -> None:
     """Print the training settings in which victims differ, but for the images. known: settings of each victim."""
     removed = {"y_train"} if any(one.get("defence") == "removal" for one in known) else set()  # depends on the images
-    for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM - removed) if known else ():
-        if len(values := {repr(one[name]): shortened(one[name]) for one in known}) > 1:
+    shared = set.intersection(*map(set, known)) | {"environment"} if known else set()  # variables that a user changed
+    for name in sorted(shared - OF_ONE_VICTIM - removed):
+        if len(values := {repr(one.get(name)): shortened(one.get(name)) for one in known}) > 1:
             shown = ", ".join(values.values())
             print(f"note: victims differ in {name}: {shown}; the reduction is not the poison's alone")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.tables.plan import Plan
 from runtime.provenance import project_path
 from tests.test_import_rules import FILES, ROOT
 
@@ -79,6 +80,8 @@ def test_help_shows_the_scripts_own_settings_first_and_the_values_in_force() -> 
         assert flags.index("--target-class") < flags.index("--seed") < flags.index("--augment")
         assert flags.index("--augment") < flags.index("--max-minutes")
     assert "constant: 100 epochs, batches of 200, learning rate 0.001" in " ".join(victim.split())
+    plans = run_in_one_process(["evaluation/tables/run_plan.py", "--help"])[0][2]
+    assert {f"    {name}" for name in Plan.__struct_fields__} <= {line.partition(":")[0] for line in plans.splitlines()}
 
 
 def test_a_docstring_of_several_lines_is_one_paragraph_of_help() -> None:

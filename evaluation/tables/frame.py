@@ -21,11 +21,8 @@ Entries = dict[Cell, Entry]
 CONTROL = "control"  # kind of training data, beside CLEAN and OPTIMISED
 MEAN = "mean"  # in the column of the class: the mean over all classes of the plan
 SHARES = {
-    "certified_accuracy": 0.0,
-    "certified_at_half_sigma": 0.5,
-    "certified_at_sigma": 1.0,
-    "certified_at_2_sigma": 2.0,
-}
+    "certified_accuracy": 0.0, "certified_at_half_sigma": 0.5, "certified_at_sigma": 1.0, "certified_at_2_sigma": 2.0,
+}  # fmt: skip
 """Columns of approximate certified accuracy, and the radius of each divided by sigma."""
 OF_VICTIMS = ("acr", *SHARES, "accuracy", "target_accuracy", "others_acr", "others_certified_accuracy")
 """Numbers of every victim. Each has a column <name>_mean and a column <name>_std."""

@@ -85,7 +85,7 @@ def main(config: Config) -> None:
         entries = records.read_entries(plan, folder)
         draw_images(folder / "images.png")
     frame, lacking = frame_of(plan, entries), records.missing(entries.values())
-    times = pd.DataFrame() if config.from_results else records.job_times(paths)
+    times = pd.DataFrame() if config.from_results else job_times(paths)
     for name, text in tables_as_text(plan, frame, lacking, times).items():
         if name in written:
             write_text(folder / name, text)
@@ -150,6 +150,24 @@ def _images(plan: Plan, paths: Paths) -> Callable[[Path], None]:
         grids[str(poison)] = clean, load_poison(paths.poison(poison), dataset, poison.target_class)
     title = f"{dataset.label}: training images of the class, clean and poisoned"
     return lambda path: save_image_grids(path, grids, plan.epsilon, title)
+
+
+def job_times(paths: Paths) -> pd.DataFrame:
+    """Run times and memory of long rules, from the files that Snakemake writes. Only a job's last attempt counts."""
+    folder = paths.work / "benchmarks"
+    jobs = [
+        pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.relative_to(folder).parts[0])
+        for path in sorted(folder.rglob("*.tsv"))
+        if path.stat().st_size  # not of a job that was killed
+    ]
+    if not jobs:
+        return pd.DataFrame()
+    by_rule = pd.concat(jobs).groupby("rule")
+    times = {
+        "jobs": by_rule.size(), "hours together": by_rule["s"].sum() / 3600,
+        "longest, minutes": by_rule["s"].max() / 60, "peak memory, MiB": by_rule["max_rss"].max(),
+    }  # fmt: skip
+    return pd.DataFrame(times).reset_index()
 
 
 if __name__ == "__main__":

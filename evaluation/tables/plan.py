@@ -1,13 +1,4 @@
-"""The plan of a table: a YAML file, see config/. A plan of eight lines:
-
-    table: mine
-    title: "My first table (reduced: n = 1,000)"
-    dataset: DIGITS
-    architecture: digits_cnn
-    methods: {gaussianaug: [0.25]}
-    rows: [clean, constant, optimised]
-    runs: 3
-    certification: {n: 1000}
+"""The plan of a table: a YAML file, see config/. README has a plan of ten lines.
 
 evaluation/tables/run_plan.py runs its jobs (jobs.py) in one process. The Snakefile runs them on clusters, too.
 Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transfer over methods and architectures).
@@ -15,6 +6,7 @@ Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transf
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -360,7 +352,9 @@ def plan_of(values: Any, where: str = "plan") -> Plan:
         plan = msgspec.convert(values, Plan, strict=False)  # Snakemake's --config gives numbers as text
         plan.check()
     except (msgspec.ValidationError, OverflowError, InputError) as error:
-        raise InputError(f"{where}: {error}") from error
+        unknown = "".join(re.findall(r"unknown field `(\w+)`", str(error)))
+        close = get_close_matches(unknown, Plan.__struct_fields__, 1)
+        raise InputError(f"{where}: {error}{f'; did you mean {close[0]}?' if close else ''}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested too deep; mend it") from error
     return plan

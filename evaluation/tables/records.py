@@ -170,7 +170,7 @@ def foreign_runs(plan: Plan, folder: Path) -> Runs:
 def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
     """The runs of an entry of another program, by number. folder: where the files' paths start.
 
-    Raises InputError where a file is damaged, given twice or without the class, or n votes cannot certify a radius.
+    Raises InputError where a file is damaged, given twice, without the class or of other points, or a radius cannot be.
     """
     runs, paths = {}, [(folder / file).resolve() for file in foreign.files]
     for seed, file in enumerate(foreign.files):
@@ -184,6 +184,8 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
         known, records = recorded_settings(path), foreign.records
         records["foreign"] |= {name: known[name] for name in SAME if name in known}
         runs[seed] = Measured(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
+        if not np.array_equal(*(runs[run].points[["idx", "label"]] for run in (0, seed))):
+            raise InputError(f"{path}: has other test points than {runs[0].file}; certify the same points for each run")
     return runs
 
 
@@ -379,21 +381,3 @@ def _are_records(record: dict[str, Any]) -> bool:
     numbers = [value for name, value in record["victim"].items() if name.startswith("accuracy")]
     numbers += [value for name, value in measured.items() if name != "auc"]
     return all(value is None or isinstance(value, int | float) for value in numbers)
-
-
-def job_times(paths: Paths) -> pd.DataFrame:
-    """Run times and memory of long rules, from the files that Snakemake writes. Only a job's last attempt counts."""
-    folder = paths.work / "benchmarks"
-    jobs = [
-        pd.read_csv(path, sep="\t", na_values="-").assign(rule=path.relative_to(folder).parts[0])
-        for path in sorted(folder.rglob("*.tsv"))
-        if path.stat().st_size  # not of a job that was killed
-    ]
-    if not jobs:
-        return pd.DataFrame()
-    by_rule = pd.concat(jobs).groupby("rule")
-    times = {
-        "jobs": by_rule.size(), "hours together": by_rule["s"].sum() / 3600,
-        "longest, minutes": by_rule["s"].max() / 60, "peak memory, MiB": by_rule["max_rss"].max(),
-    }  # fmt: skip
-    return pd.DataFrame(times).reset_index()

@@ -3,7 +3,6 @@
     python evaluation/tables/run_plan.py --plan config/digits.yaml
     python evaluation/tables/run_plan.py --plan config/mnist_paper.yaml --methods macer --set "target_classes=[3]"
     python evaluation/tables/run_plan.py --plan config/mnist_published.yaml --max-minutes 9.5
-    KERAS_BACKEND=jax python evaluation/tables/run_plan.py --plan config/mnist_methods.yaml --processes 14
 
 The same command again keeps finished jobs and continues a stopped job from its checkpoint. Where a job fails, only the
 jobs that need its files are left out. Each job is a call of a script that a user may make by hand. Its output is in
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from tyro._docstrings import get_field_docstring
 
 from data.ready_poisons import load_ready_poison
 from data.sources import require_prepared_with
@@ -51,6 +51,12 @@ class Config:
     """Jobs at a time. Each process runs many jobs and keeps compiled code. Several processes can share a GPU."""
     max_minutes: Annotated[float, POSITIVE] | None = None
     """Stop cleanly after this many minutes. The same command continues the run."""
+
+    @classmethod
+    def help_note(cls) -> str:
+        """The entries of a plan."""
+        texts = {name: str(get_field_docstring(Plan, name, ())) for name in Plan.__struct_fields__}
+        return "\n".join(["Entries of a plan:\n", *(f"    {name}: {' '.join(texts[name].split())}" for name in texts)])
 
 
 def main(config: Config) -> None:

@@ -221,6 +221,9 @@ def test_an_import_keeps_the_recorded_settings(
     with pytest.raises(InputError, match=r"a\.tsv: is given twice; give each run's file once"):
         (theirs[0].parent / "linked").symlink_to(theirs[0].parent)
         main(importing(store, (theirs[0], theirs[0].parent / "linked/a.tsv"), victim="others"))
+    (theirs[0].parent / "fewer.tsv").write_text("".join(theirs[1].read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(InputError, match=r"fewer\.tsv: has other test points than .*a\.tsv; certify the same points"):
+        main(importing(store, (theirs[0], theirs[0].parent / "fewer.tsv"), victim="others"))
 
 
 def test_what_is_there_already_is_not_imported_again(store: Path, theirs: tuple[Path, Path]) -> None:

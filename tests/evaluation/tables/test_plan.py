@@ -1,12 +1,12 @@
 """Plans of paper tables: combinations, flags, and the errors of a plan that cannot work."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import data
-import evaluation.tables.plan as plan_module
 from evaluation.tables.cells import Cell, Poison, Victim
 from evaluation.tables.jobs import check_scripts, flags, jobs_of
 from evaluation.tables.plan import plan_of, read_plan, yaml_values
@@ -249,12 +249,11 @@ def test_every_job_comes_once_and_after_what_it_needs() -> None:
     assert len({job.name for job in jobs_of(plan)}) == len(jobs_of(plan))
 
 
-def test_the_plan_of_eight_lines_that_the_module_shows_works() -> None:
+def test_the_plan_of_ten_lines_that_readme_shows_works() -> None:
     """With the defaults of the scripts."""
-    example = plan_module.__doc__ or ""
-    lines = [line.strip() for line in example.split("eight lines:")[1].splitlines() if line.startswith("    ")]
-    assert len(lines) == 8
-    plan = plan_of(yaml_values("\n".join(lines), "the example"))
+    (example,) = re.findall("```yaml\n(table: .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(example.splitlines()) == 10
+    plan = plan_of(yaml_values(example, "the example"))
     assert [cell.row for cell in plan.cells()] == ["clean", "constant", "optimised"]
     check_scripts(jobs_of(plan))
 
@@ -294,7 +293,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"seed": 2**31 - 1, "runs": 2}, "seed [+] runs - 1 must lie between 0 and 2147483647"),
         ({"results_dir": "runs/tables/t/incomplete", "work_dir": "runs/tables/t"}, "is the place of incomplete tables"),
         ({"attack": {"all": {"share": 0.5}}}, "share is decided by the plan's own entries"),
-        ({"epsylon": 0.1}, "unknown field `epsylon`"),
+        ({"epsylon": 0.1}, "unknown field `epsylon`; did you mean epsilon\\?"),
         ({"certification": {"shard": "1/2"}}, "certification: shard is decided by the plan's own entries"),
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
         ({"attack": {"all": {"epsilon": 0.05}}}, "epsilon is decided by the plan's own entries"),

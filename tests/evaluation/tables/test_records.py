@@ -19,7 +19,7 @@ from evaluation.tables import records
 from evaluation.tables.cells import Foreign
 from evaluation.tables.frame import as_csv, frame_of
 from evaluation.tables.layout import tables_of
-from evaluation.tables.make_tables import Config, main, tables_as_text
+from evaluation.tables.make_tables import Config, job_times, main, tables_as_text
 from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.records import (
     Measured,
@@ -28,7 +28,6 @@ from evaluation.tables.records import (
     collect,
     differences,
     foreign_runs,
-    job_times,
     read_entries,
     runs_of,
 )
@@ -462,12 +461,14 @@ def foreign_plan(tmp_path: Path, *foreign: dict[str, Any]) -> Plan:
 
 def test_certificates_of_another_program_are_runs(tmp_path: Path) -> None:
     plan = foreign_plan(tmp_path, {"files": ["a.tsv", "b.tsv"], "accuracy": 0.98, "n": 10**6, "alpha": 0.01})
-    (tmp_path / "b.tsv").write_text("radius\tpredict\tlabel\textra\n0.3\t8\t8\tx\n0.4\t1\t8\tx\n")
+    lines = ("0.3\t8\t8", "0.4\t1\t8", "0.2\t8\t8", "0.0\t-1\t8", "0.1\t1\t1")
+    rows = "".join(f"{line}\tx\t{20 * place}\n" for place, line in enumerate(lines))
+    (tmp_path / "b.tsv").write_text(f"radius\tpredict\tlabel\textra\tidx\n{rows}")  # columns are found by name
     collect(plan, tmp_path / "store", tmp_path)
     entry = read_entries(plan, tmp_path / "store")[plan.foreign[0].cell]
     first, second = entry.runs
     assert entry.wanted == 2 and first.radii.tolist() == [1.0, -1.0, -1.0, 0.5] and first.other_radii.tolist() == [2.0]
-    assert second.radii.tolist() == [0.3, -1.0] and second.idx.tolist() == [0, 1]  # the columns are found by name
+    assert second.radii.tolist() == [0.3, -1.0, 0.2, -1.0] and second.idx.tolist() == [0, 20, 40, 60]
     assert (first.accuracy, first.certificate["n"], first.certificate.get("dataset")) == (0.98, 10**6, None)
     assert first.records["file"] == "a.tsv" and second.records["file"] == "b.tsv"
     assert first.at_ceiling == 0
