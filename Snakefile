@@ -20,12 +20,14 @@ from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import FIGURES, READY
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
+from evaluation.tables.run_plan import require_inputs
 
 WHERE = "the plan (--configfile)"
 try:
     PLAN = plan_of(config, WHERE)
     JOBS = {job.name: job for job in jobs_of(PLAN)}
     if workflow.is_main_process:  # a job of it reads this file again
+        require_inputs(PLAN, Path())
         prepared = {"data"} if PLAN.paths.manifest.is_file() else set()
         check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}], WHERE)
 except InputError as error:

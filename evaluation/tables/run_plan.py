@@ -23,7 +23,7 @@ from tyro._docstrings import get_field_docstring
 from data.ready_poisons import load_ready_poison
 from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
-from evaluation.tables.jobs import Job, check_scripts, jobs_of
+from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
 from runtime.artifact import Artifact
@@ -65,14 +65,13 @@ def main(config: Config) -> None:
     written = read_plan(config.plan)
     plan = with_changes(written, config)
     _require_used_settings(written, config.plan)
-    _require_inputs(plan, config.directory)
+    require_inputs(plan, config.directory)
     stopped = Stop(config.max_minutes)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_of(plan)
     if plan.paths_in(config.directory).manifest.is_file():  # the data are prepared
-        data, *jobs = jobs
-        _require_same_source(plan, data, config.directory)
+        jobs = jobs[1:]
     check_scripts(jobs, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
@@ -103,8 +102,9 @@ def _require_used_settings(plan: Plan, path: Path) -> None:
         raise InputError(f"{path}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
 
 
-def _require_inputs(plan: Plan, directory: Path) -> None:
-    """Raise InputError where a folder, another program's file or a ready poison of the plan cannot be used."""
+def require_inputs(plan: Plan, directory: Path) -> None:
+    """Raise InputError where a folder, another program's file or a ready poison of the plan cannot be used, and where
+    the prepared data are of another source or setting. directory: where the plan's own paths start."""
     for name, folder in plan.paths_in(directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, directory)
@@ -112,20 +112,15 @@ def _require_inputs(plan: Plan, directory: Path) -> None:
         count = read_record(manifest).get("classes")
         if isinstance(count, int) and (wrong := [label for label in plan.target_classes if label >= count]):
             raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
+        if plan.data:
+            job, given = jobs_of(plan)[0], {name.replace("-", "_"): value for name, value in plan.data.items()}
+            wanted = settings_from(job.script, tuple(shlex.split(job.flags)))
+            source = directory / given["source"] if "source" in given else None
+            require_prepared_with(plan.paths_in(directory).data, {name: wanted[name] for name in given}, source)
     for name in plan.ready.values():
         label = load_ready_poison(name).record["settings"].get("target_class")
         if {label} != {*plan.target_classes}:
             raise InputError(f"ready: {name} is poison of class {label}; plan it with target_classes: [{label}]")
-
-
-def _require_same_source(plan: Plan, job: Job, directory: Path) -> None:
-    """Raise InputError where the prepared data are of another source or setting. job: prepares the plan's data."""
-    if not plan.data:
-        return
-    named = {name.replace("-", "_"): value for name, value in plan.data.items()}
-    wanted = settings_from(job.script, tuple(shlex.split(job.flags)))
-    source = directory / named["source"] if "source" in named else None
-    require_prepared_with(plan.paths_in(directory).data, {name: wanted[name] for name in named}, source)
 
 
 def with_changes(plan: Plan, config: Config) -> Plan:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from evaluation.store import read_store
-from tests.workflow.snakemake_runs import dry_runs, run
+from tests.waiting import HANG
+from tests.workflow.snakemake_runs import dry_runs, run, snakemake
 
 pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
 PLAN: dict[str, Any] = {
@@ -101,6 +102,13 @@ def test_a_changed_constant_makes_its_dependants_again_and_no_change_nothing(
     assert nothing == {}
     for found, (change, expected) in zip(made_again, CHANGES, strict=True):
         assert found == {"all": 1, "plan": 1, "tables": 1, **expected}, change
+
+
+def test_data_that_were_prepared_otherwise_are_refused(folder: Path, mended: dict[str, Any]) -> None:
+    command = snakemake(folder, "--dry-run", plan={**mended, "data": {"seed": 7}}, path=folder / "other_data.yaml")
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
+    assert output.returncode == 2
+    assert "DIGITS: was prepared with seed 0, the plan's data says 7; delete this folder" in output.stderr
 
 
 def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
