@@ -34,11 +34,12 @@ class Settings(NamedTuple):
     votes: float  # mean share of the n0 + n votes that a point takes
 
 
-PUBLISHED = Settings(attack={}, victim={}, votes=1.0)
 # votes: with --acr-only --n0 1000 --radius-loss 0.02, the mean over five kinds of training data. Three kinds have .30,
 # measured for a victim of contrast poison. Clean and random have .65, simulated from the votes of a clean victim.
-CHEAP = Settings(attack={"optimiser": Soba(), "epochs": 10}, victim={"schedule": "one_cycle"}, votes=0.44)
-SETTINGS = {"published": PUBLISHED, "cheap": CHEAP}
+SETTINGS = {
+    "published": Settings(attack={}, victim={}, votes=1.0),
+    "cheap": Settings(attack={"optimiser": Soba(), "epochs": 10}, victim={"schedule": "one_cycle"}, votes=0.44),
+}
 KINDS = 5  # of training data
 VICTIMS = 5  # of each
 POINTS = 974  # test images of class 8

@@ -71,6 +71,10 @@ def main(config: Config) -> list[dict[str, Any]]:
     for dtype in ("float32", "bfloat16"):
         print(f"measuring votes in {dtype}", file=sys.stderr)
         rows += measure_certification(sizes, dtype, config.batch_size, config.seconds)
+    rates = {one["name"]: one["value"] for one in rows if one["unit"] == "TFLOP/s"}
+    for name in ("outer step", "training"):
+        share = 100 * rates[f"{name}, arithmetic"] / rates["float32 matrix product"]
+        rows.append(row(f"{name}, share of the float32 matrix product's rate", share, "%"))
     finish(config, about, rows)
     return rows
 
@@ -118,11 +122,9 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[dict
     marginal = (took["system n"] - took["system 1"]) / sizes.steps
     if marginal <= 0:
         raise InputError("another load disturbs the measurement; stop it or raise --seconds")
-    step = took["training"] / sizes.training_steps
-    gradient = took["gradient"]
+    step, gradient = took["training"] / sizes.training_steps, took["gradient"]
     model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)
-    # One forward pass, backward passes to weights and images, two operations for each multiply-add.
-    operations = published.gradients_per_step * batch * 6 * multiply_adds(model)
+    operations = 2e-12 * 3 * multiply_adds(model)  # of an image: forward, backward to weights, backward to images
 
     def timed(name: str, value: float, bar: float | None = None) -> dict[str, Any]:
         return row(name, 1e3 * value, "ms", value / gradient, bar)
@@ -131,10 +133,11 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[dict
         timed(f"gradient, batch {batch}", gradient),
         timed("Hessian-vector product, marginal", marginal),
         timed("outer step, Adam on the residual, redrawn noise", took["adam"], ADAM_BAR),
-        row("the same, arithmetic", 1e-12 * operations / took["adam"], "TFLOP/s"),
+        row("outer step, arithmetic", published.gradients_per_step * batch * operations / took["adam"], "TFLOP/s"),
         timed("outer step, conjugate gradient, fixed noise", took["cg"], CG_BAR),
         timed(f"training step, batch {sizes.training_batch}", step, TRAINING_BAR),
         row("training", sizes.training_batch / step, "images/s"),
+        row("training, arithmetic", sizes.training_batch * operations / step, "TFLOP/s"),
     ]
 
 

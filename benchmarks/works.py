@@ -168,28 +168,25 @@ def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
 
 
 def outer_step_work(attack: Attack) -> Work:
-    """The attack's next outer step."""
-    state, number = attack.initial_state(0), 0
-
-    def work() -> Any:
-        nonlocal state, number
-        state, metrics = attack.outer_step(state, number)
-        number = (number + 1) % attack.steps_per_epoch  # stays before a re-initialisation
-        return metrics["f"]
-
-    return work
+    """The attack's next outer step, before a re-initialisation."""
+    return _steps_work(attack.outer_step, attack.initial_state(0), 1, attack.steps_per_epoch, "f")
 
 
 def training_work(training: Training, steps: int) -> Work:
     """The next ``steps`` training steps. The loss is fetched after the last step, as in the training loop."""
-    state, number = training.initial_state(), 0
+    return _steps_work(training.step, training.initial_state(), steps, training.total_steps, "training_loss")
+
+
+def _steps_work(step: Callable[..., Any], state: Any, count: int, total: int, shown: str) -> Work:
+    """The next ``count`` steps, number 0 again after ``total``. Returns the last step's scalar ``shown``."""
+    number = 0
 
     def work() -> Any:
         nonlocal state, number
-        for _ in range(steps):
-            state, scalars = training.step(state, number)
-            number = (number + 1) % training.total_steps
-        return scalars["training_loss"]
+        for _ in range(count):
+            state, scalars = step(state, number)
+            number = (number + 1) % total
+        return scalars[shown]
 
     return work
 

@@ -11,30 +11,35 @@ from benchmarks import speed
 from models.registry import build_model
 from runtime.files import InputError
 
-UNITS = {
-    "gradient, batch 20": "ms",
-    "Hessian-vector product, marginal": "ms",
-    "outer step, Adam on the residual, redrawn noise": "ms",
-    "the same, arithmetic": "TFLOP/s",
-    "outer step, conjugate gradient, fixed noise": "ms",
-    "training step, batch 8": "ms",
-    "training": "images/s",
-} | {
-    f"{dtype} {name}": unit
-    for dtype in ("float32", "bfloat16")
-    for name, unit in {
-        "votes, 100 together": "votes/s",
-        "votes with noise that points share": "votes/s",
-        "votes with exact noise, in the time of others": "%",
-        "model alone": "us/vote",
-        "noise alone": "us/vote",
-        "vote loop, neither model nor noise": "%",
-        "matrix product": "TFLOP/s",
-        "votes at the matrix product's rate": "votes/s",
-        "share of that limit reached": "%",
-        "share reached with shared noise": "%",
-    }.items()
-}
+UNITS = (
+    {
+        "gradient, batch 20": "ms",
+        "Hessian-vector product, marginal": "ms",
+        "outer step, Adam on the residual, redrawn noise": "ms",
+        "outer step, arithmetic": "TFLOP/s",
+        "outer step, conjugate gradient, fixed noise": "ms",
+        "training step, batch 8": "ms",
+        "training": "images/s",
+        "training, arithmetic": "TFLOP/s",
+    }
+    | {
+        f"{dtype} {name}": unit
+        for dtype in ("float32", "bfloat16")
+        for name, unit in {
+            "votes, 100 together": "votes/s",
+            "votes with noise that points share": "votes/s",
+            "votes with exact noise, in the time of others": "%",
+            "model alone": "us/vote",
+            "noise alone": "us/vote",
+            "vote loop, neither model nor noise": "%",
+            "matrix product": "TFLOP/s",
+            "votes at the matrix product's rate": "votes/s",
+            "share of that limit reached": "%",
+            "share reached with shared noise": "%",
+        }.items()
+    }
+    | {f"{name}, share of the float32 matrix product's rate": "%" for name in ("outer step", "training")}
+)
 
 
 def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +56,10 @@ def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, mo
     out = tmp_path / "speed.json"
     rows = speed.main(speed.Config(quick=True, seconds=0.05, batch_size=50, out=out))
     assert {row["name"]: row["unit"] for row in rows} == UNITS
+    rates, toy = {row["name"]: row["value"] for row in rows}, build_model("digits_cnn", (8, 8, 1), 10, seed=0)
+    assert rates["training, arithmetic"] == pytest.approx(6e-12 * rates["training"] * speed.multiply_adds(toy))
+    whole = rates["outer step, share of the float32 matrix product's rate"] / 100 * rates["float32 matrix product"]
+    assert whole == pytest.approx(rates["outer step, arithmetic"])
     for row in rows:
         assert math.isfinite(row["value"])
         assert row["value"] > 0 or row["name"].endswith("neither model nor noise")
