@@ -32,7 +32,7 @@ LAST_INDEX = 2**31 - 1
 MENDS = {
     "grid": "scale its pixels to 0 to 255, round them, and save them as uint8",
     "clean-label": "leave these images out, or mend target_class",
-    "complete": "give each place once, as in the data set as published",
+    "places": "give each place once, as in the data set as published",
     "epsilon": "clip its images to the clean ones +- epsilon, or give the epsilon that it has",
 }
 """How to mend a failed check, by its name. The cause stands first: a failed check can make those after it fail."""
@@ -65,7 +65,7 @@ def read_entry(path: Path) -> ReadyPoison:
 
 
 def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray]:
-    """Checks 'grid', 'complete', 'clean-label', 'epsilon', and the class's images with poison, float32 (N, H, W, C).
+    """Checks 'grid', 'places', 'clean-label', 'epsilon', and the class's images with poison, float32 (N, H, W, C).
 
     Places of validation or test images are left out. Images without a place stay clean.
     Raises InputError where the data set has images of another shape or no such class.
@@ -95,7 +95,7 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     share += f"{outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for validation or test, which stay clean"
     found = {
         "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
-        "complete": (not (outside or twice) and bool(changed.any()), share),
+        "places": (not (outside or twice) and bool(changed.any()), share),
         "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}{of_class}"),
         "epsilon": (near, change),
     }

@@ -79,7 +79,7 @@ def test_each_check_fails_when_its_property_is_broken(
     one_more[5, 3, 3, 0] += 2
     broken: dict[str, list[dict[str, Any]]] = {
         "grid": [{"X_poisoned": (pixels / 255).astype(np.float32)}],
-        "complete": [
+        "places": [
             {"index": np.array([*index[:-1], index[0]])}, {"index": np.array([*index[:-1], 1797])},
             {"index": np.array([-1, *index[1:]])}, {"X_poisoned": pixels[:2], "index": split_digits(0)["test"][:2]},
         ],
@@ -90,7 +90,7 @@ def test_each_check_fails_when_its_property_is_broken(
         for change in changes:
             holds = found({**arrays, **change}, tiny_data_dir, tmp_path)
             assert not holds[name], (name, change)
-            if name not in ("clean-label", "complete"):  # another image is farther than epsilon, too
+            if name not in ("clean-label", "places"):  # another image is farther than epsilon, too
                 assert sum(holds.values()) == 3
     config = CheckConfig(poison=saved(tmp_path / "mine.npz", {**arrays, "epsilon": 0.05}), data_dir=tiny_data_dir)
     with pytest.raises(InputError, match=r"mine\.npz: fails epsilon on DIGITS, class 3"):
@@ -121,7 +121,7 @@ def test_a_part_of_the_class_leaves_the_rest_clean(arrays: dict[str, Any], tiny_
     entry = read_entry(saved(tmp_path / "mine.npz", part))
     found, images = checks(entry, dataset, tiny_data_dir)
     changed = (images != clean).any(axis=(1, 2, 3))
-    text = found["complete"][1]
+    text = found["places"][1]
     assert all(holds for holds, _ in found.values()) and f"{700 / len(clean):.1f} %" in text
     assert "1 for validation" in text and np.flatnonzero(changed).tolist() == list(range(7))
     np.testing.assert_array_equal(images[7:], clean[7:])
