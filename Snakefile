@@ -27,7 +27,7 @@ try:
     PLAN = plan_of(config, WHERE)
     JOBS = {job.name: job for job in jobs_of(PLAN)}
     if workflow.is_main_process:  # a job of it reads this file again
-        require_inputs(PLAN, Path())
+        require_inputs(PLAN, Path(), WHERE)
         prepared = {"data"} if PLAN.paths.manifest.is_file() else set()
         check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}], WHERE)
 except InputError as error:

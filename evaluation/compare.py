@@ -115,15 +115,16 @@ def _clean_side_is_of_poison(clean: list[Certified], poisoned: list[Certified]) 
     Raises InputError where a victim is given twice, or a side has victims of different training images. Raises it also
     where --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
     """
-    data, models = [], [one.settings.get("model_sha256", one.file) for one in (*clean, *poisoned)]
-    if twice := [one.file for one in (*clean, *poisoned) if models.count(one.settings.get("model_sha256")) > 1]:
-        raise InputError(f"{twice[0]}: is of the same victim as {twice[1]}; give each victim's file once")
+    data, files = [], dict[str, Path]()
+    for one in (*clean, *poisoned):
+        if (first := files.setdefault(str(one.settings.get("model_sha256") or one.file), one.file)) != one.file:
+            raise InputError(f"{first}: is of the same victim as {one.file}; give each victim's file once")
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
         known = [one for one in victims if one.victim]
-        if len({one.training.get("x_train") for one in known}) > 1:
+        if len({str(one.training.get("x_train")) for one in known}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")
         data.append({
-            (one.victim["config"].get("training_data"), one.training.get("x_train"), one.training.get("y_train"))
+            tuple(map(str, (one.victim["config"].get("training_data"), *map(one.training.get, ("x_train", "y_train")))))
             for one in known
         })  # fmt: skip
     of_poison = any(kind == "poisoned_radius" for kind, *_ in data[0])
@@ -142,9 +143,9 @@ def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> No
 def _note_different_training(known: list[dict[str, Any]]) -> None:
     """Print the training settings in which victims differ, but for the images. known: settings of each victim."""
     removed = {"y_train"} if any(one.get("defence") == "removal" for one in known) else set()  # depends on the images
-    shared = set.intersection(*map(set, known)) | {"environment"} if known else set()  # variables that a user changed
-    for name in sorted(shared - OF_ONE_VICTIM - removed):
-        if len(values := {repr(one.get(name)): shortened(one.get(name)) for one in known}) > 1:
+    known = [{"environment": {}, **one} for one in known]  # the variables that a user has changed, if there are any
+    for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM - removed) if known else ():
+        if len(values := {repr(one[name]): shortened(one[name]) for one in known}) > 1:
             shown = ", ".join(values.values())
             print(f"note: victims differ in {name}: {shown}; the reduction is not the poison's alone")
 

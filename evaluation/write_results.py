@@ -47,7 +47,6 @@ Made by `python evaluation/write_results.py` from the records in `records/`, whi
 A bar is the project's own goal. Most bars are counted in gradients, because machines differ.
 """
 
-
 CLAIMS = f"""# The claims of the papers and our own questions, with every number
 
 Made by `python evaluation/write_results.py` from `claims.yaml`. {ABOUT}

@@ -81,7 +81,10 @@ def test_help_shows_the_scripts_own_settings_first_and_the_values_in_force() -> 
         assert flags.index("--augment") < flags.index("--max-minutes")
     assert "constant: 100 epochs, batches of 200, learning rate 0.001" in " ".join(victim.split())
     plans = run_in_one_process(["evaluation/tables/run_plan.py", "--help"])[0][2]
-    assert {f"    {name}" for name in Plan.__struct_fields__} <= {line.partition(":")[0] for line in plans.splitlines()}
+    shown = {line.partition(":")[0].strip(" *"): line for line in plans.splitlines() if line.startswith("    ")}
+    assert all(shown[name].partition(":")[2].strip() for name in Plan.__struct_fields__)
+    assert shown["runs"] == "    runs: Victims per entry. Their seeds are seed, seed + 1, ... Default: 3."
+    assert shown["table"].startswith("    table*: ")
 
 
 def test_a_docstring_of_several_lines_is_one_paragraph_of_help() -> None:

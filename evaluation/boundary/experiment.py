@@ -159,9 +159,8 @@ def save_boundaries(
             axes.contour(axis, axis, margin, [0.0], colors=green, linewidths=1.1, zorder=4)
             axes.set_title(f"{study.kind.title}, {name} training points\ntarget class {acr_text}", fontsize=10.5)
             axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-            ticks = ([0, 0.5, 1], ["0", "0.5", "1"])
-            axes.set_xticks(*ticks)
-            axes.set_yticks(*ticks)
+            for set_ticks in (axes.set_xticks, axes.set_yticks):
+                set_ticks([0, 0.5, 1], ["0", "0.5", "1"])
     bar = figure.colorbar(shading, ax=grid, shrink=0.6, pad=0.02)
     bar.set_label(f"radius of the smoothed classifier in the target class (l2), σ = {sigma:g}")
     marks = {

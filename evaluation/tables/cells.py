@@ -140,10 +140,7 @@ class Paths(NamedTuple):
 
 
 class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Certificates that another program wrote: a file for each run, in the columns of Cohen et al.'s code.
-
-    {method: consistency, sigma: 0.5, target_class: 8, poison: macer, files: [run_0.tsv, run_1.tsv], accuracy: 0.99}
-    """
+    """Certificates that another program wrote: a file for each run, in the columns of Cohen et al.'s code."""
 
     method: str
     sigma: Sigma

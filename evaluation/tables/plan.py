@@ -138,11 +138,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Transfer over architectures, a table of its own: {method: macer, sigmas: [0.25], attacked: [mnist_cnn], victims:
     [mnist_cnn, mlp]}."""
     foreign: tuple[Foreign, ...] = ()
-    """Certificates that other programs wrote. They join the table."""
+    """Certificates that other programs wrote. They join the table, a file for each run of an entry: [{method:
+    consistency, sigma: 0.5, target_class: 8, poison: macer, n: 10000, files: [run_0.tsv, run_1.tsv]}]."""
     threads: Annotated[int, between(1, MOST)] = 1
     """CPU threads of every job. Another count splits sums of floats differently. Training amplifies the last bits."""
     limits: dict[str, Limits] = {}
-    """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify'."""
+    """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify', for Snakemake: {all: {minutes: 60,
+    mem_mb: 4000, gpu: 1}}."""
 
     def check(self) -> None:
         """Raise InputError on an invalid entry. jobs.check_scripts checks the flags of scripts."""
@@ -352,8 +354,8 @@ def plan_of(values: Any, where: str = "plan") -> Plan:
         plan = msgspec.convert(values, Plan, strict=False)  # Snakemake's --config gives numbers as text
         plan.check()
     except (msgspec.ValidationError, OverflowError, InputError) as error:
-        unknown = "".join(re.findall(r"unknown field `(\w+)`", str(error)))
-        close = get_close_matches(unknown, Plan.__struct_fields__, 1)
+        unknown = "".join(re.findall(r"contains unknown field `([^`]+)`$", str(error)))  # of the plan itself
+        close = get_close_matches(unknown.replace("-", "_").lower(), Plan.__struct_fields__, 1)
         raise InputError(f"{where}: {error}{f'; did you mean {close[0]}?' if close else ''}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested too deep; mend it") from error

@@ -172,19 +172,20 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
 
     Raises InputError where a file is damaged, given twice, without the class or of other points, or a radius cannot be.
     """
-    runs, paths = {}, [(folder / file).resolve() for file in foreign.files]
+    runs, places, paths = {}, list[list[int]](), [(folder / file).resolve() for file in foreign.files]
     for seed, file in enumerate(foreign.files):
-        path, points = folder / file, read_points(folder / file)
+        path, points = folder / file, sorted(read_points(folder / file), key=lambda point: point.idx)
         if paths.count(paths[seed]) > 1:
             raise InputError(f"{path}: is given twice; give each run's file once")
-        if not any(point.label == foreign.target_class for point in points):
+        places.append([point.idx for point in points if point.label == foreign.target_class])
+        if not places[-1]:
             raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
         known, records = recorded_settings(path), foreign.records
         records["foreign"] |= {name: known[name] for name in SAME if name in known}
         runs[seed] = Measured(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
-        if not np.array_equal(*(runs[run].points[["idx", "label"]] for run in (0, seed))):
+        if places[-1] != places[0]:
             raise InputError(f"{path}: has other test points than {runs[0].file}; certify the same points for each run")
     return runs
 

@@ -29,7 +29,7 @@ from evaluation.tables.records import foreign_runs
 from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
-from runtime.command_line import run_script, settings_from
+from runtime.command_line import config_of, run_script, settings_from
 from runtime.files import InputError, read_record, write_json
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -55,8 +55,12 @@ class Config:
     @classmethod
     def help_note(cls) -> str:
         """The entries of a plan."""
-        texts = {name: str(get_field_docstring(Plan, name, ())) for name in Plan.__struct_fields__}
-        return "\n".join(["Entries of a plan:\n", *(f"    {name}: {' '.join(texts[name].split())}" for name in texts)])
+        lines = ["Entries of a plan (* required):\n"]
+        for entry in msgspec.structs.fields(Plan):
+            text = " ".join(str(get_field_docstring(Plan, entry.name, ())).split())
+            default = "" if entry.default in (msgspec.NODEFAULT, None, "", ()) else f" Default: {entry.default}."
+            lines.append(f"    {entry.name}{'*' * entry.required}: {text}{default}")
+        return "\n".join(lines)
 
 
 def main(config: Config) -> None:
@@ -65,13 +69,12 @@ def main(config: Config) -> None:
     written = read_plan(config.plan)
     plan = with_changes(written, config)
     _require_used_settings(written, config.plan)
-    require_inputs(plan, config.directory)
+    require_inputs(plan, config.directory, str(config.plan))
     stopped = Stop(config.max_minutes)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_of(plan)
-    if plan.paths_in(config.directory).manifest.is_file():  # the data are prepared
-        jobs = jobs[1:]
+    jobs = jobs[1:] if plan.paths_in(config.directory).manifest.is_file() else jobs  # the data are prepared already
     check_scripts(jobs, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
@@ -102,9 +105,11 @@ def _require_used_settings(plan: Plan, path: Path) -> None:
         raise InputError(f"{path}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
 
 
-def require_inputs(plan: Plan, directory: Path) -> None:
-    """Raise InputError where a folder, another program's file or a ready poison of the plan cannot be used, and where
-    the prepared data are of another source or setting. directory: where the plan's own paths start."""
+def require_inputs(plan: Plan, directory: Path, where: str) -> None:
+    """Raise InputError where prepared data, a folder, another program's file or a ready poison does not fit the plan.
+
+    directory: where the plan's own paths start. where: the plan's name in errors.
+    """
     for name, folder in plan.paths_in(directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, directory)
@@ -113,10 +118,11 @@ def require_inputs(plan: Plan, directory: Path) -> None:
         if isinstance(count, int) and (wrong := [label for label in plan.target_classes if label >= count]):
             raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
         if plan.data:
-            job, given = jobs_of(plan)[0], {name.replace("-", "_"): value for name, value in plan.data.items()}
-            wanted = settings_from(job.script, tuple(shlex.split(job.flags)))
-            source = directory / given["source"] if "source" in given else None
-            require_prepared_with(plan.paths_in(directory).data, {name: wanted[name] for name in given}, source)
+            check_scripts([job := jobs_of(plan)[0]], where)
+            words = tuple(shlex.split(job.flags))
+            wanted, source = settings_from(job.script, words), getattr(config_of(job.script, words), "source", None)
+            given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data)}
+            require_prepared_with(plan.paths_in(directory).data, given, source and directory / source)
     for name in plan.ready.values():
         label = load_ready_poison(name).record["settings"].get("target_class")
         if {label} != {*plan.target_classes}:
@@ -128,7 +134,7 @@ def with_changes(plan: Plan, config: Config) -> Plan:
     values = msgspec.to_builtins(plan)
     for change in config.set:
         name, equals, value = change.partition("=")
-        if not equals or name not in values:
+        if not equals or not name:
             raise InputError(f"--set {change}: give an entry of the plan as name=value")
         values[name] = yaml_values(value, f"--set {change}")
     for method in config.methods:

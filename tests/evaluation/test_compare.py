@@ -163,7 +163,7 @@ def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
     assert "note: victims differ in epochs: 3, 4; the reduction is not the poison's alone" in noted(epochs=4)
     assert "note" not in noted(a_setting_that_older_records_lack=True)
     changed = {"environment": {"TF_ENABLE_ONEDNN_OPTS": "0"}}  # a record has this setting where it is not the usual one
-    assert "note: victims differ in environment: None, {'TF_ENABLE_ONEDNN_OPTS': '0'}" in noted(**changed)
+    assert "note: victims differ in environment: {}, {'TF_ENABLE_ONEDNN_OPTS': '0'}" in noted(**changed)
     unknown = noted(sha256="of another model", epochs=4)
     assert "poisoned.tsv: the record of its victim is not found" in unknown and "differ" not in unknown
     files[1].with_suffix(".json").write_text('{"layers": []}')  # another program's
@@ -206,8 +206,12 @@ def test_victims_of_clean_data_are_the_clean_side(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(compare, "recorded_settings", lambda file: {**KNOWN, "model_sha256": "the same", "model": "-"})
     with pytest.raises(InputError, match=r"clean\.tsv: is of the same victim as .*one\.tsv; give each victim's file"):
         main(Config(clean=(file["clean"], file["one"]), poisoned=(file["again"], file["other"])))
-    with pytest.raises(InputError, match=r"clean\.tsv: is of the same victim as .*one\.tsv; give each victim's file"):
-        main(Config(clean=(file["clean"],), poisoned=(file["one"],)))
+    twins = {"clean": "a", "one": "b", "again": "a", "other": "c"}  # a victim on both sides
+    monkeypatch.setattr(
+        compare, "recorded_settings", lambda file: {**KNOWN, "model_sha256": twins[file.stem], "model": "-"}
+    )
+    with pytest.raises(InputError, match=r"clean\.tsv: is of the same victim as .*again\.tsv; give each victim's file"):
+        main(Config(clean=(file["clean"], file["one"]), poisoned=(file["other"], file["again"])))
     with_victims(monkeypatch)
     with pytest.raises(InputError, match="--clean: its victims have different training images"):
         main(Config(clean=(file["clean"], file["one"]), poisoned=(file["again"], file["other"])))

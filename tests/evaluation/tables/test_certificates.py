@@ -221,9 +221,16 @@ def test_an_import_keeps_the_recorded_settings(
     with pytest.raises(InputError, match=r"a\.tsv: is given twice; give each run's file once"):
         (theirs[0].parent / "linked").symlink_to(theirs[0].parent)
         main(importing(store, (theirs[0], theirs[0].parent / "linked/a.tsv"), victim="others"))
-    (theirs[0].parent / "fewer.tsv").write_text("".join(theirs[1].read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(InputError, match=r"fewer\.tsv: has other test points than .*a\.tsv; certify the same points"):
-        main(importing(store, (theirs[0], theirs[0].parent / "fewer.tsv"), victim="others"))
+    head, *lines = theirs[1].read_text().splitlines(keepends=True)
+    other = theirs[0].parent / "other.tsv"
+    for changed in (lines[:-1], [*lines[:-1], f"77{lines[-1].removeprefix(lines[-1].split()[0])}"]):
+        other.write_text("".join([head, *changed]))
+        with pytest.raises(InputError, match=r"other\.tsv: has other test points than .*a\.tsv; certify the same"):
+            main(importing(store, (theirs[0], other), victim="others"))
+    other.write_text("".join([head, *lines[::-1]]))
+    main(importing(store, (theirs[0], other), victim="others"))
+    points = read_store(store).points.query("entry == 'consistency_sigma_0.5_others/clean/class_8'")
+    assert points[points.seed == 1].idx.is_monotonic_increasing
 
 
 def test_what_is_there_already_is_not_imported_again(store: Path, theirs: tuple[Path, Path]) -> None:

@@ -234,7 +234,8 @@ def contents(path: Path) -> list[Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"set": ("epsylon=0.1",)}, r"--set epsylon=0\.1: give an entry of the plan as name=value"),
+        ({"set": ("epsilon",)}, r"--set epsilon: give an entry of the plan as name=value"),
+        ({"set": ("epsylon=0.1",)}, r"with --set: .*unknown field `epsylon`; did you mean epsilon\?"),
         ({"set": ("runs=0",)}, "runs must lie between 1 and 1000, got 0"),
         ({"processes": 0}, "processes must be positive, got 0"),
         ({"methods": ("smoothadv",)}, "the plan has gaussianaug, macer"),
