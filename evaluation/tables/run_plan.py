@@ -40,7 +40,7 @@ class Config:
     """Settings of the run."""
 
     plan: Path
-    """Plan of the table, one of config/*.yaml."""
+    """Plan of the table, a YAML file, such as those of config/."""
     methods: tuple[str, ...] = ()
     """Training methods of the plan to run, by default all."""
     set: tuple[str, ...] = ()
