@@ -124,7 +124,7 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[dict
         raise InputError("another load disturbs the measurement; stop it or raise --seconds")
     step, gradient = took["training"] / sizes.training_steps, took["gradient"]
     model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)
-    operations = 2e-12 * 3 * multiply_adds(model)  # of an image: forward, backward to weights, backward to images
+    operations = 2e-12 * 3 * multiply_adds(model)  # TFLOP of an image: forward pass, gradients of weights and images
 
     def timed(name: str, value: float, bar: float | None = None) -> dict[str, Any]:
         return row(name, 1e3 * value, "ms", value / gradient, bar)

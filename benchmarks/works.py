@@ -168,7 +168,7 @@ def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
 
 
 def outer_step_work(attack: Attack) -> Work:
-    """The attack's next outer step, before a re-initialisation."""
+    """The attack's next outer step. The numbers of the steps stay before the first re-initialisation."""
     return _steps_work(attack.outer_step, attack.initial_state(0), 1, attack.steps_per_epoch, "f")
 
 

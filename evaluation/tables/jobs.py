@@ -53,7 +53,7 @@ def jobs_of(plan: Plan) -> list[Job]:
 
 
 def _jobs(plan: Plan) -> Iterator[Job]:
-    yield _data_job(plan)
+    yield data_job(plan)
     for cell in plan.cells():
         if cell.poison:
             yield _poison_job(plan, cell.poison)
@@ -73,7 +73,7 @@ def _job(
     return Job(rule, about, script, flags(values), tuple(outputs), (*data, *needs), plan.paths.work)
 
 
-def _data_job(plan: Plan) -> Job:
+def data_job(plan: Plan) -> Job:
     """Call the data set's own script, or else data/prepare.py with plan.data's source."""
     own = plan.dataset in DATASETS
     values = {**({} if own else {"name": plan.dataset}), **plan.data, "out_dir": plan.paths.data}

@@ -170,7 +170,7 @@ def foreign_runs(plan: Plan, folder: Path) -> Runs:
 def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
     """The runs of an entry of another program, by number. folder: where the files' paths start.
 
-    Raises InputError where a file is damaged, given twice, without the class or of other points, or a radius cannot be.
+    Raises InputError where a file is damaged, given twice or without the class, has other points or impossible radii.
     """
     runs, places, paths = {}, list[list[int]](), [(folder / file).resolve() for file in foreign.files]
     for seed, file in enumerate(foreign.files):
@@ -180,13 +180,13 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
         places.append([point.idx for point in points if point.label == foreign.target_class])
         if not places[-1]:
             raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
+        if places[-1] != places[0]:
+            raise InputError(f"{path}: has other test points than {folder / foreign.files[0]}; certify the same points")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
         known, records = recorded_settings(path), foreign.records
         records["foreign"] |= {name: known[name] for name in SAME if name in known}
         runs[seed] = Measured(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
-        if places[-1] != places[0]:
-            raise InputError(f"{path}: has other test points than {runs[0].file}; certify the same points for each run")
     return runs
 
 

@@ -23,15 +23,15 @@ from tyro._docstrings import get_field_docstring
 from data.ready_poisons import load_ready_poison
 from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
-from evaluation.tables.jobs import check_scripts, jobs_of
+from evaluation.tables.jobs import check_scripts, data_job, jobs_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
 from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
-from runtime.command_line import config_of, run_script, settings_from
+from runtime.command_line import config_of, run_script
 from runtime.files import InputError, read_record, write_json
-from runtime.provenance import printed_path, project_path
+from runtime.provenance import printed_path, project_path, settings
 from runtime.stop import Stop
 
 
@@ -118,9 +118,9 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
         if isinstance(count, int) and (wrong := [label for label in plan.target_classes if label >= count]):
             raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
         if plan.data:
-            check_scripts([job := jobs_of(plan)[0]], where)
-            words = tuple(shlex.split(job.flags))
-            wanted, source = settings_from(job.script, words), getattr(config_of(job.script, words), "source", None)
+            check_scripts([job := data_job(plan)], where)
+            preparation = config_of(job.script, shlex.split(job.flags))
+            wanted, source = settings(preparation), getattr(preparation, "source", None)
             given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data)}
             require_prepared_with(plan.paths_in(directory).data, given, source and directory / source)
     for name in plan.ready.values():

@@ -472,6 +472,11 @@ def test_certificates_of_another_program_are_runs(tmp_path: Path) -> None:
     assert (first.accuracy, first.certificate["n"], first.certificate.get("dataset")) == (0.98, 10**6, None)
     assert first.records["file"] == "a.tsv" and second.records["file"] == "b.tsv"
     assert first.at_ceiling == 0
+    (tmp_path / "b.tsv").write_text("radius\tpredict\tlabel\textra\n0.3\t8\t8\tx\n0.4\t1\t8\tx\n")
+    alone = foreign_plan(tmp_path, {"files": ["b.tsv"]})
+    collect(alone, tmp_path / "alone", tmp_path)
+    (without_idx,) = read_entries(alone, tmp_path / "alone")[alone.foreign[0].cell].runs
+    assert without_idx.radii.tolist() == [0.3, -1.0] and without_idx.idx.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("n", "point"), [(100, 0), (1_000, 80)])
