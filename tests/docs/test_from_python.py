@@ -67,7 +67,7 @@ def test_make_a_poison(folder_with_mnist: Path) -> None:
     found, images = checks(read_entry(Path("mine.npz")), dataset, Path("MNIST"))
     changed = (images != dataset.x_train[dataset.y_train[:, 8] == 1]).any(axis=(1, 2, 3))
     assert all(holds for holds, _ in found.values()) and changed.all() and len(images) == 5349
-    assert "100.0 % of the class's 5,349" in found["complete"][1] and "502 for validation" in found["complete"][1]
+    assert "100.0 % of the class's 5,349" in found["places"][1] and "502 for validation" in found["places"][1]
 
 
 def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
