@@ -93,12 +93,12 @@ def certify_images(
             f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape ({len(images)},)"
         )
     classes = int(labels.max()) + 1 if num_classes is None else num_classes
-    if labels.max() >= classes:
-        raise InputError(f"num_classes is {classes}, but there is a label {labels.max()}; give a larger number")
+    if not labels.max() < classes <= 100_000:
+        raise InputError(f"largest label {labels.max()}, num_classes {classes}; give labels < num_classes <= 100000")
     levels = grid_of(images, "images") if settings.noise == "grid" else None
     counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels)
     settings.check_largest_radius(counter.failure_mass)
-    digest = array_sha256(images) + array_sha256(np.eye(classes, dtype=np.float32)[labels])
+    digest = array_sha256(images) + array_sha256(np.float32(labels[:, None] == np.arange(classes)))
     numbers, seed = draw_points(labels, classes, settings), noise_seed(settings.seed, digest)
     certified = point_certifier(counter, images, labels, settings, seed)
     return Certificates([certified(index) for index in progress(numbers, desc="certifying", unit="point")])

@@ -110,8 +110,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     architecture: str
     """Model of the attack and of the victims, see models/registry.py."""
     attack: dict[str, dict[str, Any]] = {}
-    """Flags of the attack scripts: of 'all', of a method ('macer'), or of a method at one sigma ('macer 0.5'). More
-    specific flags win. {all: {epochs: 20}, macer: {lr_u: 0.05}}"""
+    """Flags of the attack scripts, with - or _: of 'all', of a method ('macer'), or of a method at a sigma ('macer
+    0.5'). More specific flags win. {all: {epochs: 20}, macer: {lr_u: 0.05}}"""
     victim: dict[str, dict[str, Any]] = {}
     """Flags of the victim scripts, written in the same way."""
     attacks: dict[str, dict[str, Any]] = {}

@@ -31,14 +31,13 @@ PAGE = """# Ranking of poisons
 
 Made by `python evaluation/write_results.py`. Eight kinds of victims are trained on each poison: Gaussian augmentation,
 MACER, SmoothAdv and Consistency, each without and with jitter of brightness and contrast. The *score* of a poison is
-its smallest reduction of the average certified radius (ACR) of the poisoned class over these kinds. The *mean* is over
-the same kinds. Where two intervals overlap, the order of their poisons is not certain. A score's interval begins at the
-smallest lower end of the eight kinds: a poison whose interval is above 0 works on every kind. It ends with the interval
-of the weakest kind. Each kind has three victims, so scores order few poisons. The smallest of eight noisy reductions is
-on average below the true smallest, above all on the digits, where MACER's victims vary most. The mean is over 24
-victims and orders poisons better. The reduction of certified accuracy has a weakest kind of its own. [Enter a
-poison](../docs/enter_a_poison.md#read-the-row) explains the columns, [Attack](../docs/attack.md#controls) the rows that
-are no shipped poison. They have no gradients. `make plan TABLE=rank_digits` makes the victims of the digits.
+its smallest reduction of the average certified radius (ACR) of the poisoned class over these kinds, the *mean* is over
+the same kinds. Where two intervals overlap, the order of their poisons is not certain. A score is of three victims, a
+mean of 24, so means order more poisons. [Enter a poison](../docs/enter_a_poison.md#read-the-row) explains columns and
+intervals. Four rows are [shipped poisons](../docs/attack.md#shipped-poisons): `published` is `mnist_published`, `f2sa`
+is `mnist_f2sa`, `against_smoothadv` is `mnist_smoothadv`, `per_image` is `digits_per_image`. All others are
+[controls](../docs/attack.md#controls), which need no gradients. `make plan TABLE=rank_digits` makes the digits'
+victims.
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
 """

@@ -9,6 +9,7 @@ jobs that need its files are left out. Each job is a call of a script that a use
 <work_dir>/logs. For many jobs at a time, and for clusters, see the Snakefile: it makes the same files.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -58,7 +59,8 @@ class Config:
         lines = ["Entries of a plan (* required):\n"]
         for entry in msgspec.structs.fields(Plan):
             text = " ".join(str(get_field_docstring(Plan, entry.name, ())).split())
-            default = "" if entry.default in (msgspec.NODEFAULT, None, "", ()) else f" Default: {entry.default}."
+            known = entry.default not in (msgspec.NODEFAULT, None, "", ())
+            default = f" Default: {json.dumps(entry.default)}." if known else ""
             lines.append(f"    {entry.name}{'*' * entry.required}: {text}{default}")
         return "\n".join(lines)
 
