@@ -150,7 +150,7 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
     if seed < 0:
         raise InputError(f"seed {seed} is negative; choose 0 or more")
     if not 0 < validation < count:
-        raise InputError(f"{origin}: {count} training images; give --validation from 1 to {count - 1}, not {validation}")
+        raise InputError(f"{origin}: {count} training images; give --validation 1 to {count - 1}, not {validation}")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[validation:]), np.sort(order[:validation])
 

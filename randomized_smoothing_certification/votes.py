@@ -120,7 +120,8 @@ class VoteCounter:
                 f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
             )
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-            mend = "divide by 255 first" if np.isfinite(image).all() else "give images without NaN and infinity"
+            mend = "divide by 255 first" if image.min() >= 0 else "normalise in the classifier, not before"
+            mend = mend if np.isfinite(image).all() else "give images without NaN and infinity"
             raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; {mend}")
         prepared = ops.convert_to_tensor(self._noise.prepared(image))
         if not 1 <= n < 2**31:

@@ -104,7 +104,7 @@ def ranking_page(frames: Mapping[str, pd.DataFrame]) -> str:
     parts = [PAGE]
     for name, frame in ranked(frames).items():
         table = ranking_table([scores(frame)]).text
-        links = f"[Every entry]({name}/tables.md), [findings and machine]({name}/NOTES.md)."
+        links = f"[Every entry, each kind of victims]({name}/tables.md), [findings and machine]({name}/NOTES.md)."
         parts.append(f"## {frame['title'].iloc[0]}\n\n{links}\n\n{markdown_table(table.columns, table.to_numpy())}\n")
     for name, frame in frames.items():
         if "share" in frame and frame["share"].replace("", float("nan")).nunique() > 1:

@@ -167,7 +167,7 @@ def test_a_bad_source_is_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize("validation", [0, -1, 200, 5000])
 def test_a_source_too_small_for_the_validation_set_is_refused(config: prepare_mnist.Config, validation: int) -> None:
-    with pytest.raises(InputError, match=f"200 training images; give --validation from 1 to 199, not {validation}"):
+    with pytest.raises(InputError, match=f"200 training images; give --validation 1 to 199, not {validation}"):
         prepare_mnist.main(replace(config, validation=validation))
 
 
@@ -286,7 +286,7 @@ def test_the_command_ends_in_one_line_and_status_2(config: prepare_mnist.Config,
     )
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if not is_native_log(line)]
-    assert errors == [f"error: {config.source}: 200 training images; give --validation from 1 to 199, not 5000"]
+    assert errors == [f"error: {config.source}: 200 training images; give --validation 1 to 199, not 5000"]
     assert not (tmp_path / "out").exists()
 
 

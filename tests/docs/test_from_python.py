@@ -79,6 +79,8 @@ def test_find_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     optimised = rows[(rows.dataset == "MNIST") & (rows.sigma == 0.5) & (rows.data == "optimised")]
     columns = ["table", "target_class", "method", "optimiser", "n", "victim_epochs", "acr_mean", "reduction_percent"]
     print(optimised[columns].to_string(index=False))
+    halves = rows[(rows.method == "macer") & (rows.data == "halves") & (rows.victim_variant == "jittered")]
+    print(halves[["table", "sigma", "n", "reduction_percent", "reduction_low", "reduction_high"]])
     points = pd.read_csv("results/mnist_survival/points.csv.xz")
     own = points[points.label == 8]  # some folders also hold points of the other classes
     acr = (own.radius * own.correct).groupby([own.entry, own.seed]).mean()  # wrong points count 0

@@ -127,7 +127,7 @@ def test_labels_that_are_no_classes_are_refused(labels: np.ndarray, more: dict[s
 
 
 def test_pixels_that_are_no_numbers_are_named() -> None:
-    for value, mend in ((np.nan, "give images without NaN"), (9, "divide by 255 first")):
+    for value, mend in ((np.nan, "give images without NaN"), (9, "divide by 255 first"), (-9, "normalise in the cl")):
         with pytest.raises(InputError, match=rf"pixels must lie in \[0, 1\].*; {mend}"):
             certify_images(on_arrays, np.full_like(IMAGES, value), LABELS, SETTINGS)
 
