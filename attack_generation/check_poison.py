@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data.datasets import Dataset, load_dataset, target_mask
+from data.datasets import Dataset, changed_images, load_dataset, target_mask
 from data.entries import checks, read_entry, require_sound, write_pngs
 from data.ready_poisons import ReadyPoison
-from robust_training.defences import changed_images, largest_beyond_jitter, visibility
+from robust_training.defences import largest_beyond_jitter, visibility
 from runtime.command_line import run_script
 from runtime.provenance import printed_path, project_path
 
@@ -43,6 +43,8 @@ def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
     areas = ", ".join(f"{name} {value:.3f}" for name, value in seen["auc"].items())
     clean = dataset.x_train[target_mask(dataset.y_train, target_class)]
     differs = changed_images(images, clean)
+    if not differs.any():
+        print("note: no image is changed")
     most = largest_beyond_jitter(clean[differs] if differs.any() else clean, poison.record["settings"]["epsilon"])
     far = f"l2 {seen['l2']:.3f}, beyond jitter {seen['beyond_jitter_over_sigma']:.3f} of at most {most:.3f}"
     print(f"      {'visible':<12} {far}; area under the curve of detectors: {areas}")

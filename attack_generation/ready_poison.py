@@ -48,6 +48,8 @@ def main(config: Config) -> None:
     ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
     require_within_epsilon(ready.images, clean, config.epsilon, Path(config.name))
+    if record.is_file() and read_record(record).get("arrays_sha256") != ready.record["arrays_sha256"]:
+        print(f"note: {printed_path(config.out)} held another poison, which is replaced")
     with artifact:
         save_array(config.out, partly_poisoned(ready.images, clean, config.share))
         write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})

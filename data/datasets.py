@@ -245,12 +245,19 @@ def poisoned_places(count: int, share: float) -> np.ndarray:
     return places
 
 
+def changed_images(poison: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Whether each image (N, H, W, C) differs from its clean image by more than rounding to 8 bits, bool (N,)."""
+    return (np.abs(poison - clean) > 0.501 / 255).any(axis=(1, 2, 3))
+
+
 def partly_poisoned(poison_x: np.ndarray, clean_x: np.ndarray, share: float) -> np.ndarray:
     """The poison at the ``poisoned_places`` of a share, the clean images elsewhere. Both are (N, H, W, C).
 
-    Raises InputError where their shapes differ.
+    Raises InputError where their shapes differ, and for a share of a poison that leaves images of the class clean.
     """
     _require_same_shape("the poison", poison_x.shape, clean_x.shape)
+    if share < 1 and (unchanged := int((~changed_images(poison_x, clean_x)).sum())):
+        raise InputError(f"share is {share:g}, but the poison leaves {unchanged} images clean already; leave share out")
     return np.where(poisoned_places(len(clean_x), share)[:, None, None, None], poison_x, clean_x)
 
 

@@ -32,7 +32,7 @@ LAST_INDEX = 2**31 - 1
 MENDS = {
     "grid": "scale its pixels to 0 to 255, round them, and save them as uint8",
     "clean-label": "leave these images out, or mend target_class",
-    "places": "give each place once, as in the data set as published",
+    "places": "give each place of a training image once, as in the data set as published",
     "epsilon": "clip its images to the clean ones +- epsilon, or give the epsilon that it has",
 }
 """How to mend a failed check, by its name. The cause stands first: a failed check can make those after it fail."""

@@ -56,6 +56,7 @@ def main(config: Config) -> None:
             return
         if "measured" not in found:
             raise InputError(f"{config.out}: is another record; choose another --out")
+        print(f"note: {printed_path(config.out)} held a measurement with other settings, which is replaced")
     measured = visibility(dataset, poison, config.target_class, config.sigma, config.seed)
     with Artifact(config.out):
         write_json(config.out, {"settings": settings, "measured": measured, **provenance(config)})

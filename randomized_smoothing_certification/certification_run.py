@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import labels, load_dataset
+from data.datasets import Dataset, labels, load_dataset
 from models.saving import load_model, with_precision
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -56,7 +56,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         config.check_largest_radius(counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config)
         test_sha256 = array_sha256(images) + array_sha256(one_hot)
-        seed, model_sha256 = noise_seed(config.seed, test_sha256), _model_sha256(config)
+        seed, model_sha256 = noise_seed(config.seed, test_sha256), _model_sha256(config, dataset)
         accuracy = _clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         what = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
@@ -81,10 +81,11 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             return write_summary(config.out, found, run.record)
 
 
-def _model_sha256(config: CertificationConfig) -> str:
+def _model_sha256(config: CertificationConfig, dataset: Dataset) -> str:
     """The hash of the model's file. It replaces the path in the run's identity.
 
-    Raises InputError if the record beside the model describes another file. Notes another sigma or poisoned class.
+    Raises InputError if the record beside the model describes another file. Notes another sigma, poisoned class or
+    split of the data.
     """
     digest, path = file_sha256(config.model), config.model.with_suffix(".json")
     if path.exists():
@@ -96,6 +97,8 @@ def _model_sha256(config: CertificationConfig) -> str:
         trained, name = record["config"], config.model.name
         if (sigma := trained.get("sigma")) is not None and sigma != config.sigma:
             print(f"note: {name} was trained with sigma {sigma}, it is certified with {config.sigma}")
+        if record.get("settings", {}).get("x_test", "") not in ("", dataset.hashes("x_test")["x_test"]):
+            print(f"note: {name} has other test images, so it may be trained on images that are certified here")
         poisoned, label = trained.get("training_data") == "poisoned_radius", trained.get("target_class")
         if poisoned and config.target_class not in ("all", label):
             print(f"note: {name} was trained on poison of class {label}, not of class {config.target_class}")

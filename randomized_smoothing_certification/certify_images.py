@@ -22,6 +22,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_result_name,
 )
 from randomized_smoothing_certification.certification_config import CertificateSettings, shard_of
+from randomized_smoothing_certification.classifiers import EXAMPLES
 from randomized_smoothing_certification.core import certify, round_down
 from randomized_smoothing_certification.fixed_radii import decide
 from randomized_smoothing_certification.grid_noise import grid_of
@@ -60,7 +61,7 @@ class Certificates(NamedTuple):
         Raises InputError for another ending, and where a record beside the path is of another file.
         """
         require_result_name(path := Path(path))
-        for record in (settings_path(path), path.with_suffix(".json")):
+        for record in (settings_path(path), path.with_suffix(".json"), path.with_name("settings.json")):
             if record.exists():
                 raise InputError(f"{path}: {record.name} beside it is the record of another file; choose another name")
         with Artifact(path):
@@ -85,20 +86,26 @@ def certify_images(
     The noise depends on the settings' seed and on the whole set, its images and labels. So the shards of a set together
     give the certificates of the set. Raises InputError for bad settings, and as VoteCounter does.
     """
+    if not isinstance(settings, CertificateSettings):
+        raise InputError(f"settings must be CertificateSettings, got {type(settings).__name__}")
     settings.check_types()
     settings.check()
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
         raise InputError(
-            f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape ({len(images)},)"
+            f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape {images.shape[:1]}"
         )
     classes = int(labels.max()) + 1 if num_classes is None else num_classes
     if not labels.max() < classes <= 100_000:
         raise InputError(f"largest label {labels.max()}, num_classes {classes}; give labels < num_classes <= 100000")
     levels = grid_of(images, "images") if settings.noise == "grid" else None
-    counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels)
+    # For a third each: an image of the first class, images of all classes, an image of the last class.
+    last = len(labels) - 1
+    places = np.clip(np.linspace(-last, 2 * last, EXAMPLES), 0, last).astype(int)
+    examples = images[np.argsort(labels, kind="stable")[places]]
+    counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels, examples)
     settings.check_largest_radius(counter.failure_mass)
-    digest = array_sha256(images) + array_sha256(np.float32(labels[:, None] == np.arange(classes)))
+    digest = array_sha256(images) + array_sha256((labels[:, None] == np.arange(classes)).astype(np.float32))
     numbers, seed = draw_points(labels, classes, settings), noise_seed(settings.seed, digest)
     certified = point_certifier(counter, images, labels, settings, seed)
     return Certificates([certified(index) for index in progress(numbers, desc="certifying", unit="point")])

@@ -14,6 +14,8 @@ from randomized_smoothing_certification.sampling import NOISE_BLOCK
 from runtime.files import InputError, one_line
 from runtime.lazy import keras, ops
 
+EXAMPLES = 3 * NOISE_BLOCK // 2
+
 
 def as_function(classifier: Callable[[Any], Any]) -> Callable[[tuple[list, list], Any], Any]:
     """The classifier as a function of (weights, images). Weights count only in a Keras model.
@@ -28,21 +30,26 @@ def as_function(classifier: Callable[[Any], Any]) -> Callable[[tuple[list, list]
     return lambda weights, images: classifier.stateless_call(*weights, images, **mode)[0]
 
 
-def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int) -> bool:
+def takes_tensors(
+    classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int, examples: np.ndarray | None = None
+) -> bool:
     """Whether a classifier takes tensors of the backend, so that it can be compiled. Otherwise it takes NumPy arrays.
 
-    It is tried on two batches of NOISE_BLOCK random images, which also builds a Keras model that is not built yet.
+    It is tried on two batches of NOISE_BLOCK images, which also builds a Keras model that is not built yet. examples:
+    EXAMPLES images, sorted by class, None for random pixels.
     Raises InputError if it does not take these images, if votes cannot be counted from its output, or if it gives
     different outputs to images that are in both batches.
     """
     shared = NOISE_BLOCK // 2
-    noise = np.random.default_rng(0).uniform(size=(NOISE_BLOCK + shared, *image_shape)).astype(np.float32)
-    batches = [noise[:NOISE_BLOCK], np.concatenate([noise[:shared], noise[NOISE_BLOCK:]])]
+    noise = np.random.default_rng(0).uniform(size=(EXAMPLES, *image_shape)).astype(np.float32)
+    images = noise if examples is None else 0.9 * examples + 0.1 * noise
+    batches = [images[:NOISE_BLOCK], images[shared:]]  # both hold the images from shared to NOISE_BLOCK
     is_model = isinstance(classifier, keras.Model)
     if is_model:
         require_float_inputs(classifier, "the model")
         shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
-        if isinstance(shape, tuple) and tuple(shape[1:]) != image_shape:
+        sizes = [known or given for known, given in zip(shape[1:], image_shape, strict=False)] if shape else []
+        if isinstance(shape, tuple) and (tuple(sizes) != image_shape or len(shape) != 1 + len(image_shape)):
             raise InputError(
                 f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}; choose another"
             )
@@ -51,7 +58,7 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
         if is_model and len(outputs[0].shape) == 2 and outputs[0].shape[1] != num_classes:
             raise InputError(f"the model has {outputs[0].shape[1]} classes, the data has {num_classes}; choose another")
         require_scores(outputs[0], NOISE_BLOCK, num_classes)
-        scores = [ops.convert_to_numpy(ops.cast(output[:shared], "float32")) for output in outputs]
+        scores = [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
     elif is_model:
         raise InputError(
             f"the model does not map images of shape {image_shape} to one tensor of scores {said}; give a classifier"
@@ -66,8 +73,8 @@ def takes_tensors(classifier: Callable[[Any], Any], image_shape: tuple[int, ...]
             ) from error
         for output in arrays:
             winners(output, NOISE_BLOCK, num_classes)
-        scores = [np.asarray(output, np.float64)[:shared] for output in arrays]
-    if not _are_same(*scores):
+        scores = [np.asarray(output, np.float64) for output in arrays]
+    if not _are_same(scores[0][shared:], scores[1][:shared]):
         raise InputError(
             "the classifier gives the same images other scores when it is called again with other images beside them; "
             "switch off dropout, noise and batch statistics"
@@ -111,7 +118,7 @@ def require_scores(output: Any, count: int, num_classes: int) -> None:
         raise InputError(
             f"the classifier's output for {count} images has the shape {shape} and type "
             f"{getattr(output.dtype, 'name', output.dtype)}; return scores of shape ({count}, {num_classes}), a column "
-            f"for each class (or, from a function of NumPy arrays, classes: int of shape ({count},))"
+            f"for each class (or, from a function of NumPy arrays, classes: int of shape ({count},)), or num_classes"
         )
 
 

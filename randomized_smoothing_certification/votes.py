@@ -50,7 +50,7 @@ class VoteCounter:
     classifier: a Keras model of any kind (run in inference mode), a function of keras.ops operations, or any Python
         callable on NumPy arrays (scikit-learn, PyTorch). It maps images, float32 of shape (B, *image_shape), to scores
         (B, num_classes). A callable on NumPy arrays may return classes, int (B,), instead. It must be deterministic,
-        and an image's scores must not depend on the other images of a batch. A few random images check this.
+        and an image's scores must not depend on the other images of a batch. A few images check this.
     image_shape: (height, width, channels), or any other shape. num_classes: at least 2.
     sigma: standard deviation of the noise, in pixel units of an image in [0, 1]. The noise is added to the image
         before any normalisation that the classifier contains, and the sum is not clipped.
@@ -58,6 +58,7 @@ class VoteCounter:
         memory, not the noise. Memory does not depend on the number of votes.
     levels: steps per unit of the grid that the images' pixels lie on, for noise that is exact in floating point
         (see GridNoise). None: float32 noise.
+    examples: images (EXAMPLES, *image_shape) on which the classifier is checked. None: random pixels.
 
     The noise depends only on the seed that count_votes gets, so that all classifiers see the same noise. A Keras
     model's vote loop is compiled. A callable on NumPy arrays is called batch by batch, which is slower.
@@ -73,6 +74,7 @@ class VoteCounter:
         sigma: float,
         batch_size: int = 1_000,
         levels: int | None = None,
+        examples: np.ndarray | None = None,
     ) -> None:
         require_keras_settings()
         require_within("sigma", sigma, POSITIVE)
@@ -86,7 +88,7 @@ class VoteCounter:
         self.failure_mass = self.noise_record.get("failure_mass", 0.0)
         """Probability that a certificate subtracts from its lower bound because the noise is not exact."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
-        compiled = takes_tensors(classifier, self.image_shape, num_classes)
+        compiled = takes_tensors(classifier, self.image_shape, num_classes, examples)
         vote_loop = partial(_compiled_loop, as_function(classifier)) if compiled else partial(_python_loop, classifier)
         noisy = partial(_noisy_copies, self._noise)
         self._loops = {size: vote_loop(num_classes, noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
@@ -120,7 +122,8 @@ class VoteCounter:
                 f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
             )
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-            mend = "divide by 255 first" if image.min() >= 0 else "normalise in the classifier, not before"
+            mend = "divide by 255 first" if image.min() >= 0 and image.max() > 64 else "scale them to [0, 1] first"
+            mend = mend if image.min() >= 0 else "normalise in the classifier, not before"
             mend = mend if np.isfinite(image).all() else "give images without NaN and infinity"
             raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; {mend}")
         prepared = ops.convert_to_tensor(self._noise.prepared(image))

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from data.datasets import SPLITS, Dataset, labels, split_target_class
+from data.datasets import SPLITS, Dataset, changed_images, labels, split_target_class
 from runtime.checks import chosen
 from runtime.files import InputError
 
@@ -106,11 +106,6 @@ def visibility(dataset: Dataset, poison: np.ndarray, target_class: int, sigma: f
     if (changed := changed_images(poison, clean)).any():
         poison, clean = poison[changed], clean[changed]
     return {**distances(poison, clean, sigma), "auc": areas(poison, clean, reference, held_out, seed)}
-
-
-def changed_images(poison: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """Whether each image (N, H, W, C) differs from its clean image by more than rounding to 8 bits, bool (N,)."""
-    return (np.abs(poison - clean) > 0.501 / 255).any(axis=(1, 2, 3))
 
 
 def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:

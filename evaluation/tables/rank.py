@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from attack_generation import check_poison
-from data.datasets import target_mask
+from data.datasets import EPSILON_TOLERANCE, target_mask
 from data.entries import published_places
 from data.ready_poisons import load_ready_poison, pack_poison, ready_name, ready_names
 from evaluation.store import has_store
@@ -59,7 +59,8 @@ def main(config: Config) -> None:
     stores, there = [folder], project_path("results") / plan.table
     if has_store(there):
         recorded = read_plan(there / "plan.yaml")
-        if different := [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]:
+        different = [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]
+        if different := different + ["test images"] * _test_images(folder).isdisjoint(_test_images(there)):
             print(f"note: {printed_path(there)} was measured with other {', '.join(different)}; its rows are left out")
         else:
             stores.append(there)
@@ -70,16 +71,22 @@ def main(config: Config) -> None:
     print("", as_text(table), *notes, f"{printed_path(page)}: written", sep="\n\n")
 
 
+def _test_images(folder: Path) -> set[str]:
+    """Hashes of the test images on which the runs of a store were certified."""
+    entries = read_entries(read_plan(folder / "plan.yaml"), folder).values()
+    return {str(run.certificate.get("test_sha256")) for one in entries for run in one.runs}
+
+
 def _named(path: Path, plan: Plan, paths: Paths) -> str:
     """Check a poison. Returns its name in data/poisons, where it is packed if it is a file.
 
     Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
     """
     poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=paths.data))
-    about, sha256 = poison.record["settings"], array_sha256(poison.pixels)
+    about, sha256 = poison.record["settings"], array_sha256(poison.pixels) + array_sha256(poison.index)
     name, label = ready_name(path) or about["name"], about["target_class"]
     is_there, is_file = name in ready_names(), not ready_name(path)
-    if label not in plan.target_classes or about["epsilon"] > plan.epsilon:
+    if label not in plan.target_classes or about["epsilon"] > plan.epsilon + EPSILON_TOLERANCE:
         ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}, so give another plan"
         raise InputError(f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}")
     same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256

@@ -6,6 +6,7 @@ of other code bases fit the same tables. The store keeps all columns but the tim
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from data.ready_poisons import load_ready_poison
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
@@ -23,12 +25,12 @@ from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
     read_certificate_record,
-    read_points,
+    read_known_points,
     read_whole_points,
     require_certified_radii,
     require_possible_radii,
 )
-from randomized_smoothing_certification.fewer_votes import recorded_settings
+from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
 from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
@@ -61,10 +63,9 @@ def require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
 def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = False) -> None:
     """Write the measurements of the plan's jobs so far, and the certificates of other programs, as a store.
 
-    Leaves out runs that were made with other settings than the plan's, with a note.
-    directory: where the plan's own paths start. add: keep the runs of the folder's store that are not found there.
-    Raises InputError before anything is written: where there is no run, where the folder lies in results/ and a run has
-    no clean commit, and where the plan would make a kept run in another way.
+    Leaves out runs of other settings than the plan's, with a note. directory: where the plan's own paths start. add:
+    keep the runs of the folder's store that are not found there. Raises InputError before anything is written: without
+    a run, for a run in results/ without a clean commit, and where the plan makes a kept run in another way.
     """
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     kept, left_out = _kept_runs(plan, folder) if add else {}, list[str]()
@@ -101,7 +102,7 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
     if not has_store(folder):
         return {}
     runs, cells = read_runs(folder), {cell.key: cell for cell in plan.cells()}
-    wanted = dict.fromkeys(cells, plan.seeds) | {one.cell.key: range(len(one.files)) for one in plan.foreign}
+    wanted = dict.fromkeys(cells, plan.seeds) | {one.cell.key: range(2**31) for one in plan.foreign}
     for entry, seed in sorted((entry, seed) for entry, by_seed in runs.items() for seed in by_seed):
         if seed not in wanted.get(entry, ()):
             raise InputError(f"{folder}: has {entry}, seed {seed}, which the plan lacks; add it to the plan")
@@ -118,11 +119,16 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
 def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *names: str) -> list[str]:
     """Settings in which records of a run differ from the plan's jobs. names: records, by default all."""
     jobs = {name: job for name, job in jobs_of_run(plan, cell, seed).items() if name in (names or records)}
-    return [
+    other = [
         f"{record} with {name} {found}, where the plan says {wanted}"
         for record, job in jobs.items()
         for name, found, wanted in different(records[record].get("settings", {}), settings_of(job))
     ]
+    if cell.poison and cell.poison.against == READY and not names:
+        arrays = load_ready_poison(name := plan.ready[cell.poison.variant]).record["arrays_sha256"]
+        if records.get("poison", {}).get("arrays_sha256", arrays) != arrays:  # older records have none
+            other.append(f"other poison than {name}, which the plan names")
+    return other
 
 
 def _clean_images(is_clean: bool, records: dict[str, Any]) -> dict[str, str]:
@@ -141,9 +147,7 @@ def _require_same_images(runs: Runs, folder: Path) -> None:
         if images := run.records.get("victim", {}).get("settings", {}).get("x_train"):
             found.add((entry, images))
     if len(found) > len({name for name, _ in found}):
-        raise InputError(
-            f"{folder}: has runs of other training or test images; run the plan again, or give another --results-dir"
-        )
+        raise InputError(f"{folder}: has runs of other training or test images; run the plan again, or elsewhere")
 
 
 def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame:
@@ -153,30 +157,42 @@ def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame
 
 
 def foreign_runs(plan: Plan, folder: Path) -> Runs:
-    """The runs of other programs, numbered from 0. folder: where the plan's own paths start.
+    """The runs of other programs. folder: where the plan's own paths start.
 
-    Raises InputError where a file cannot be used, or where the plan itself makes the entry.
+    Raises InputError where a file cannot be used or is in two entries, or where the plan itself makes the entry.
     """
     keys = {cell.key for cell in plan.cells()}
-    for foreign in plan.foreign:
-        if foreign.cell.key in keys:
-            raise InputError(
-                f"foreign: the plan makes the entry itself, or names it twice: {foreign.cell}; leave it out"
-            )
-        keys.add(foreign.cell.key)
+    for cell in (foreign.cell for foreign in plan.foreign):
+        if cell.key in keys:
+            raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}; leave it out")
+        keys.add(cell.key)
+    _require_once(folder / file for foreign in plan.foreign for file in foreign.files)
     return {foreign.cell.key: runs_of(foreign, folder) for foreign in plan.foreign}
 
 
-def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
-    """The runs of an entry of another program, by number. folder: where the files' paths start.
+def _require_once(files: Iterable[Path]) -> None:
+    """Raise InputError for a file that is named twice, also through links."""
+    for file, count in Counter(file.resolve() for file in files).items():
+        if count > 1:
+            raise InputError(f"{file}: is given twice; give each run's file once")
 
-    Raises InputError where a file is damaged, given twice or without the class, has other points or impossible radii.
+
+def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
+    """The runs of an entry of another program, by the seeds of their victims where these are known, else by number.
+
+    folder: where the files' paths start. Raises InputError where a file is damaged, unfinished or without the class, or
+    has other points, another record than the entry's, or impossible radii.
     """
-    runs, places, paths = {}, list[list[int]](), [(folder / file).resolve() for file in foreign.files]
-    for seed, file in enumerate(foreign.files):
-        path, points = folder / file, sorted(read_points(folder / file), key=lambda point: point.idx)
-        if paths.count(paths[seed]) > 1:
-            raise InputError(f"{path}: is given twice; give each run's file once")
+    runs, places = {}, list[list[int]]()
+    _require_once(folder / file for file in foreign.files)
+    known = [recorded_settings(folder / file) for file in foreign.files]
+    found = [recorded_victim(one).get("settings", {}).get("seed") for one in known]
+    seeds = found if None not in found and len(set(found)) == len(found) else range(len(found))
+    for seed, file, recorded in zip(seeds, foreign.files, known, strict=True):
+        path, points = folder / file, sorted(read_known_points(folder / file), key=lambda point: point.idx)
+        for name, value in recorded.items():
+            if name in ("n", "sigma", "alpha") and (given := getattr(foreign, name)) not in (None, value):
+                raise InputError(f"{path}: {name} is {given}, but the record beside it says {value}; give that")
         places.append([point.idx for point in points if point.label == foreign.target_class])
         if not places[-1]:
             raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
@@ -184,8 +200,8 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
             raise InputError(f"{path}: has other test points than {folder / foreign.files[0]}; certify the same points")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
-        known, records = recorded_settings(path), foreign.records
-        records["foreign"] |= {name: known[name] for name in SAME if name in known}
+        records = foreign.records
+        records["foreign"] |= {name: recorded[name] for name in SAME if name in recorded}
         runs[seed] = Measured(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
     return runs
 

@@ -120,11 +120,11 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
     if refused(ratio) > 0:  # only by rounding, where all ratios are the same
         return ratio, ratio
     low = 0.0 if refused(0.0) <= 0 else float(optimize.brentq(refused, 0.0, ratio))
+    if refused(1e6) <= 0:  # the clean mean may be 0, so that the largest ratios are accepted
+        return low, np.inf
     beyond = ratio + 0.1
     while refused(beyond) <= 0:
         beyond *= 2
-        if beyond > 1e6:
-            return low, np.inf
     return low, float(optimize.brentq(refused, ratio, beyond))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from randomized_smoothing_certification.changed_labels.training_set_smoothing import TrainingSet, TrainingSetNoise
 from runtime import bounds
+from runtime.files import InputError
 
 Bound = Literal["tight", "closed_form"]
 
@@ -45,8 +46,9 @@ class LabelFlips(TrainingSetNoise):
         return self.q / (self.num_classes - 1)
 
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
-        """The training set with flipped labels."""
-        y = training_set.y
+        """The training set with flipped labels. Raises InputError for a label that is no class."""
+        if max(y := training_set.y, default=0) >= self.num_classes:
+            raise InputError(f"there is a label {max(y)}, the flips have num_classes {self.num_classes}; give the same")
         shift = generator.integers(1, self.num_classes, size=len(y))
         flipped = generator.random(len(y)) < self.q
         return TrainingSet(training_set.x, np.where(flipped, (y + shift) % self.num_classes, y))

@@ -206,6 +206,14 @@ def test_a_share_is_a_part_of_every_larger_share(share: float, count: int) -> No
     np.testing.assert_array_equal(partly_poisoned(poison, clean, share)[:, 0, 0, 0], places)
 
 
+def test_a_poison_that_leaves_images_clean_has_no_share() -> None:
+    clean, poison = np.zeros((4, 2, 2, 1), np.float32), np.ones((4, 2, 2, 1), np.float32)
+    poison[1:3] = 0.001  # less than rounding to 8 bits
+    np.testing.assert_array_equal(partly_poisoned(poison, clean, 1.0), poison)
+    with pytest.raises(InputError, match=r"share is 0\.5, but the poison leaves 2 images clean already"):
+        partly_poisoned(poison, clean, 0.5)
+
+
 def test_the_clean_images_of_a_class_that_is_partly_poisoned_are_among_the_others(dataset: Dataset) -> None:
     whole = split_target_class(dataset.x_train, dataset.y_train, 8)
     places = poisoned_places(6, 0.5)

@@ -159,7 +159,8 @@ def test_victims_of_two_kinds_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
         main(Config(clean=tuple(files[:1]), poisoned=tuple(files[1:])))
         return capsys.readouterr().out
 
-    assert "note" not in noted(x_train="poisoned", seed=1)
+    assert "note" not in noted(x_train="poisoned")
+    assert "note: the victims have the seeds 0 and 1" in noted(x_train="poisoned", seed=1)
     assert "note: victims differ in epochs: 3, 4; the reduction is not the poison's alone" in noted(epochs=4)
     assert "note" not in noted(a_setting_that_older_records_lack=True)
     changed = {"environment": {"TF_ENABLE_ONEDNN_OPTS": "0"}}  # a record has this setting where it is not the usual one

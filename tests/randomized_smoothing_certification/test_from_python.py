@@ -127,7 +127,12 @@ def test_labels_that_are_no_classes_are_refused(labels: np.ndarray, more: dict[s
 
 
 def test_pixels_that_are_no_numbers_are_named() -> None:
-    for value, mend in ((np.nan, "give images without NaN"), (9, "divide by 255 first"), (-9, "normalise in the cl")):
+    for value, mend in (
+        (np.nan, "give images without NaN"),
+        (9, "scale them"),
+        (99, "divide by 255"),
+        (-9, "normalise in the cl"),
+    ):
         with pytest.raises(InputError, match=rf"pixels must lie in \[0, 1\].*; {mend}"):
             certify_images(on_arrays, np.full_like(IMAGES, value), LABELS, SETTINGS)
 
@@ -142,6 +147,32 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
         found.save(file)
     with pytest.raises(InputError, match=r"ends in \.tsv"):
         found.save(tmp_path / "mine.csv")
+    (tmp_path / "settings.json").touch()
+    with pytest.raises(InputError, match=r"settings\.json beside it is the record of another file"):
+        found.save(tmp_path / "seed_0.tsv")
+
+
+def test_a_vote_of_the_whole_batch_is_no_classifier() -> None:
+    def majority(images: np.ndarray) -> np.ndarray:
+        return np.full(len(images), np.bincount(on_arrays(images).argmax(axis=1)).argmax())
+
+    with pytest.raises(InputError, match="with other images beside them"):
+        certify_images(majority, IMAGES, on_arrays(IMAGES).argmax(axis=1), SETTINGS)
+
+
+def test_a_model_of_any_image_size_is_certified() -> None:
+    pooled = keras.layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((None, None, 1)), pooled, keras.layers.Dense(3)])
+    assert len(certify_images(model, IMAGES, LABELS, SETTINGS).points) == 9
+    with pytest.raises(InputError, match=r"images of shape \(None, None, 1\), the data has \(4, 4, 2\)"):
+        certify_images(model, np.concatenate([IMAGES, IMAGES], axis=3), LABELS, SETTINGS)
+
+
+def test_what_is_no_settings_and_no_images_is_refused() -> None:
+    with pytest.raises(InputError, match="settings must be CertificateSettings, got dict"):
+        certify_images(on_arrays, IMAGES, LABELS, {"sigma": 0.25})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"give classes from 0, int of shape \(\)"):
+        certify_images(on_arrays, np.float32(0.5), LABELS, SETTINGS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

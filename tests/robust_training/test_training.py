@@ -385,10 +385,10 @@ def test_partitions_depend_on_an_images_content_alone(tiny_data_dir: Path) -> No
 
 def test_the_majority_vote_of_partitions_is_one_victim_and_continues(tiny_data_dir: Path, tmp_path: Path) -> None:
     settings = config(tiny_data_dir, tmp_path, partitions=3, batch_size=64, epochs=8)
-    with pytest.raises(StoppedEarly):  # another victim's part is begun in the same run_dir
-        train_victims(dataclasses.replace(settings, seed=1, max_minutes=1e-9))
+    with pytest.raises(StoppedEarly):  # a victim with a defence is begun in the same run_dir
+        train_victims(dataclasses.replace(settings, defence="bit_depth", out_dir=tmp_path / "bits", max_minutes=1e-9))
     path = train_victims(settings)[0]
-    parts = [load_model(tmp_path / f"runs/DIGITS/{path.stem}/part_{number}.keras") for number in range(3)]
+    parts = [load_model(path.with_suffix(".parts") / f"part_{number}.keras") for number in range(3)]
     x = load_dataset(tiny_data_dir).x_test
     votes = np.stack([ops.convert_to_numpy(part(x)).argmax(axis=1) for part in parts])
     assert np.any(votes[0] != votes[1])

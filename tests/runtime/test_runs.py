@@ -368,6 +368,19 @@ def test_scripts_end_in_one_line(
     assert printed.err.startswith(line) and printed.err.count("\n") == 1 and printed.out == ""
 
 
+def test_a_stopped_run_that_overwrote_goes_on_without_the_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Overwriting(Config):
+        overwrite: bool = False
+
+    monkeypatch.setattr(sys, "argv", ["script.py", "--mode", "stop", "--overwrite"])
+    with pytest.raises(SystemExit):
+        run_script(toy_main, Overwriting, "A toy.")
+    assert "run the same command again without --overwrite to continue" in capsys.readouterr().err
+
+
 def test_scripts_take_flags_and_explain_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

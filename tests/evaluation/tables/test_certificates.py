@@ -329,10 +329,7 @@ def test_damaged_files_are_not_imported(text: str, message: str, store: Path, th
 def test_a_record_beside_a_file_has_the_settings(store: Path, theirs: tuple[Path, Path]) -> None:
     before, made_with = contents(store), {"sigma": 0.5, "votes": 100_000, "alpha": 0.001, "failure_mass": 0.0}
     theirs[1].with_suffix(".json").write_text(json.dumps({"made_with": made_with, "config": {"n": 1_000}}))
-    for changes, message in (
-        ({"sigma": 0.75}, "--sigma is 0.75, .* says 0.5"),
-        ({"n": 10_000}, "--n is 10000, .* 1000"),
-    ):
+    for changes, message in (({"sigma": 0.75}, "sigma is 0.75, .* says 0.5"), ({"n": 10_000}, "n is 10000, .* 1000")):
         with pytest.raises(InputError, match=rf"b\.tsv: {message}; give that"):
             main(importing(store, theirs, **changes))
     (run := theirs[0].with_suffix(".settings.json")).write_text("{}")

@@ -84,6 +84,12 @@ def test_where_clean_victims_cannot_be_told_from_none_the_interval_has_no_lower_
     assert found.text == f"{found.percent:.1f} % (below -999 to {found.high:.1f})"
 
 
+def test_an_interval_without_an_end_has_none_where_some_ratios_within_it_are_refused() -> None:
+    clean = np.array([0.1, 0.2])
+    found = reduction_of((0.8 * clean - 0.015)[None, :, None], clean[:, None])  # ratios from 0.781 to 7.6 are refused
+    assert found is not None and found.low == -np.inf
+
+
 def test_text_of_a_reduction() -> None:
     assert Reduction(51.68, 33.21, 70.06, ("victims",)).text == "51.7 % (33.2 to 70.1)"
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.ready_poisons import load_ready_poison
 from evaluation.store import POINTS as POINTS_FILE
 from evaluation.store import SETTINGS, read_store
 from evaluation.tables import records
@@ -527,6 +528,45 @@ def test_two_entries_do_not_share_a_key(foreign: list[dict[str, Any]], tmp_path:
     """A store knows entries by their keys."""
     with pytest.raises(InputError, match="foreign: the plan makes the entry itself, or names it twice"):
         foreign_runs(foreign_plan(tmp_path, *foreign), tmp_path)
+
+
+def test_a_file_is_in_one_entry_only(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.tsv: is given twice"):
+        foreign_runs(foreign_plan(tmp_path, {}, {"poison": "constant"}), tmp_path)
+
+
+def test_records_beside_files_of_an_entry_have_its_settings_and_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = foreign_plan(tmp_path, {"files": ["a.tsv", "b.tsv"], "n": 10**6})
+    (tmp_path / "b.tsv").write_text(OF_ANOTHER_PROGRAM)
+    known: dict[str, Any] = {"a.tsv": {"n": 10**6, "sigma": 0.5}, "b.tsv": {"n": 10**6, "sigma": 0.5}}
+    monkeypatch.setattr(records, "recorded_settings", lambda path: known[path.name])
+    monkeypatch.setattr(records, "recorded_victim", lambda one: one.get("victim", {}))
+    assert [*runs_of(plan.foreign[0], tmp_path)] == [0, 1]
+    for name, seed in (("a.tsv", 7), ("b.tsv", 3)):
+        known[name]["victim"] = {"settings": {"seed": seed}}
+    assert {seed: run.records["file"] for seed, run in runs_of(plan.foreign[0], tmp_path).items()} == {
+        7: "a.tsv", 3: "b.tsv"
+    }  # fmt: skip
+    collect(plan, tmp_path / "store", tmp_path)
+    collect(plan, tmp_path / "store", tmp_path, add=True)
+    known["b.tsv"]["sigma"] = 0.25
+    with pytest.raises(InputError, match=r"b\.tsv: sigma is 0\.5, but the record beside it says 0\.25"):
+        runs_of(plan.foreign[0], tmp_path)
+
+
+def test_a_run_of_another_ready_poison_than_the_plan_names_is_known() -> None:
+    plan = plan_of({
+        "table": "t", "title": "T", "dataset": "DIGITS", "architecture": "digits_cnn", "rows": ["clean"],
+        "methods": {"macer": [0.25]}, "ready": {"mine": "digits_per_image"},
+    })  # fmt: skip
+    cell = next(cell for cell in plan.cells() if cell.poison)
+    made_with = load_ready_poison("digits_per_image").record
+    assert records._otherwise(plan, cell, 0, {"poison": made_with}) == []
+    assert records._otherwise(plan, cell, 0, {"poison": {}}) == []  # of an older record
+    (line,) = records._otherwise(plan, cell, 0, {"poison": {**made_with, "arrays_sha256": {"X_poisoned": "another"}}})
+    assert line == "other poison than digits_per_image, which the plan names"
 
 
 def test_run_times_are_those_of_each_jobs_last_attempt(plan: Plan) -> None:

@@ -175,6 +175,10 @@ def test_settings_and_points_that_cannot_be() -> None:
     for k in (0, 6):
         with pytest.raises(InputError, match=f"neighbours must lie between 1 and the 5 training points, got {k}"):
             NearestNeighbours(x, k)
+    for features in (np.array([[np.nan, 0.0]]), np.array([[np.inf, 0.0]])):
+        for learner in (NearestNeighbours(x, 2), SignedVotes.of_distance(x, 2)):
+            with pytest.raises(InputError, match="features hold NaN or infinite values"):
+                learner(features)
     for k in (0, 5):
         with pytest.raises(InputError, match=f"signed votes need from 1 to 4 neighbours of the 5 points, got {k}"):
             SignedVotes.of_distance(x, k)

@@ -49,6 +49,8 @@ def test_sampled_and_exact_certificates_agree_within_their_error() -> None:
 
 def test_flipped_labels_have_the_stated_frequencies() -> None:
     y = np.random.default_rng(0).integers(0, 4, 40_000)
+    with pytest.raises(InputError, match="there is a label 3, the flips have num_classes 3"):
+        LabelFlips(0.3, 3).sample(TrainingSet(y[:, None], y), np.random.default_rng(1))
     flipped = LabelFlips(0.3, 4).sample(TrainingSet(y[:, None], y), np.random.default_rng(1)).y
     assert np.mean(flipped != y) == pytest.approx(0.3, abs=0.01)
     for shift in (1, 2, 3):
