@@ -136,11 +136,10 @@ def _clean_side_is_of_poison(clean: list[Certified], poisoned: list[Certified]) 
 def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> None:
     """Raise InputError where the two sides have other seeds, or another order of them. Note it for a single pair."""
     seeds, others = ([one.training.get("seed") for one in side] for side in (clean, poisoned))
-    if None in (*seeds, *others) or seeds == others:
-        return
-    if len(clean) > 1:
-        raise InputError(f"--clean has the seeds {seeds}, --poisoned has {others}; give both in the same order")
-    print(f"note: the victims have the seeds {seeds[0]} and {others[0]}; the reduction is not the poison's alone")
+    if None not in (*seeds, *others) and seeds != others:
+        if len(clean) > 1:
+            raise InputError(f"--clean has the seeds {seeds}, --poisoned has {others}; give both in the same order")
+        print(f"note: the victims have the seeds {seeds[0]} and {others[0]}; the reduction is not the poison's alone")
 
 
 def _note_different_training(known: list[dict[str, Any]]) -> None:

@@ -168,9 +168,7 @@ def import_entry(config: Config) -> None:
         if key not in stored:
             write_runs(config.store, {**stored, key: runs})
         elif not _are_same(runs, stored[key]):
-            raise InputError(
-                f"{config.store}: the store has other runs of the entry {key} already; import into another"
-            )
+            raise InputError(f"{config.store}: the store has other runs of the entry {key} already; import elsewhere")
         # If the program is killed here, the same command writes the plan later.
         joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
         write_text(plan_file, msgspec.yaml.encode(joined).decode())

@@ -330,9 +330,7 @@ def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]
             raise InputError(f"{where}: {name} is decided by the plan's own entries; change those")
         for one in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(one, str | int | float) or (isinstance(one, str) and one.startswith("--")):
-                raise InputError(
-                    f"{where}: {name} is {shortened(one)}; give a number, a text, true or false, or a list"
-                )
+                raise InputError(f"{where}: {name} is {shortened(one)}; give a number, text, true or false, or a list")
 
 
 def read_plan(path: Path) -> Plan:
