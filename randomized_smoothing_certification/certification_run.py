@@ -97,7 +97,8 @@ def _model_sha256(config: CertificationConfig, dataset: Dataset) -> str:
         trained, name = record["config"], config.model.name
         if (sigma := trained.get("sigma")) is not None and sigma != config.sigma:
             print(f"note: {name} was trained with sigma {sigma}, it is certified with {config.sigma}")
-        if record.get("settings", {}).get("x_test", "") not in ("", dataset.hashes("x_test")["x_test"]):
+        made = record["settings"] if isinstance(record.get("settings"), dict) else {}
+        if made.get("x_test", "") not in ("", dataset.hashes("x_test")["x_test"]):
             print(f"note: {name} has other test images, so it may be trained on images that are certified here")
         poisoned, label = trained.get("training_data") == "poisoned_radius", trained.get("target_class")
         if poisoned and config.target_class not in ("all", label):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from data.datasets import load_dataset
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
 from models.saving import load_model, save_model
@@ -773,6 +774,16 @@ def test_another_sigma_and_another_poisoned_class_are_noted(
         model.with_suffix(".json").write_text(json.dumps({"config": trained}))
         certify_test_points(config(toy, tmp_path / f"{len(list(tmp_path.iterdir()))}.tsv", model=model, **changes))
         assert [line for line in capsys.readouterr().out.splitlines() if "m.keras was trained" in line] == notes
+
+
+def test_a_victim_of_another_split_is_noted(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model := tmp_path / "m.keras").write_bytes((toy / "model.keras").read_bytes())
+    own = load_dataset(config(toy, tmp_path / "a.tsv").data_dir).hashes("x_test")["x_test"]
+    for number, made in enumerate(({}, {"x_test": own}, {"x_test": "of another split"}, ["x_test"])):
+        model.with_suffix(".json").write_text(json.dumps({"config": {}, "settings": made}))
+        certify_test_points(config(toy, tmp_path / f"{number}.tsv", model=model))
+        noted = "note: m.keras has other test images, so it may be trained on images" in capsys.readouterr().out
+        assert noted == (number == 2)
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.settings.json", "a.summary.json"])
