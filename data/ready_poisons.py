@@ -54,14 +54,19 @@ def ready_name(path: Path) -> str:
     return path.stem if is_name or is_there else ""
 
 
+def ready_record(name: str) -> dict[str, Any]:
+    """The record of a poison in data/poisons/. Raises InputError where there is none, or a damaged one."""
+    if name not in (known := ready_names()):
+        raise InputError(f"no ready poison {name!r}; choose from {', '.join(known) or 'none, there are none'}")
+    return read_record(FOLDER / f"{name}.json", settings=dict, arrays_sha256=dict)
+
+
 def load_ready_poison(name: str) -> ReadyPoison:
     """The poison of this name, as in ``load_ready_poison("mnist_published").pixels``. No data set is needed.
 
     Raises InputError where there is no poison of the name or its files are damaged.
     """
-    if name not in (known := ready_names()):
-        raise InputError(f"no ready poison {name!r}; choose from {', '.join(known) or 'none, there are none'}")
-    record = read_record(FOLDER / f"{name}.json", settings=dict, arrays_sha256=dict)
+    record = ready_record(name)
     arrays = load_archive(FOLDER / f"{name}.npz", tuple(DTYPES))
     for key, array in arrays.items():
         if array.dtype != DTYPES[key] or array_sha256(array) != record["arrays_sha256"].get(key):

@@ -27,5 +27,11 @@ def require_same_features(x: np.ndarray, among: np.ndarray) -> None:
     """Raise InputError unless the points x (m, d) and the training points ``among`` (n, d) have d finite features."""
     if x.ndim != 2 or among.ndim != 2 or x.shape[1] != among.shape[1]:
         raise InputError(f"test features have shape {x.shape}, (points, {among.shape[-1]}) expected; use one embedding")
-    if not (np.isfinite(x).all() and np.isfinite(among).all()):
+    require_finite_features(x)
+    require_finite_features(among)
+
+
+def require_finite_features(x: np.ndarray) -> None:
+    """Raise InputError for NaN or infinite features."""
+    if not np.isfinite(x).all():
         raise InputError("features hold NaN or infinite values; mend the embedding or the data")

@@ -22,7 +22,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_result_name,
 )
 from randomized_smoothing_certification.certification_config import CertificateSettings, shard_of
-from randomized_smoothing_certification.classifiers import EXAMPLES
+from randomized_smoothing_certification.classifiers import examples_of
 from randomized_smoothing_certification.core import certify, round_down
 from randomized_smoothing_certification.fixed_radii import decide
 from randomized_smoothing_certification.grid_noise import grid_of
@@ -99,10 +99,7 @@ def certify_images(
     if not labels.max() < classes <= 100_000:
         raise InputError(f"largest label {labels.max()}, num_classes {classes}; give labels < num_classes <= 100000")
     levels = grid_of(images, "images") if settings.noise == "grid" else None
-    # For a third each: an image of the first class, images of all classes, an image of the last class.
-    last = len(labels) - 1
-    places = np.clip(np.linspace(-last, 2 * last, EXAMPLES), 0, last).astype(int)
-    examples = images[np.argsort(labels, kind="stable")[places]]
+    examples = examples_of(images, labels)
     counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels, examples)
     settings.check_largest_radius(counter.failure_mass)
     digest = array_sha256(images) + array_sha256((labels[:, None] == np.arange(classes)).astype(np.float32))

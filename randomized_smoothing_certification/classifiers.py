@@ -30,13 +30,20 @@ def as_function(classifier: Callable[[Any], Any]) -> Callable[[tuple[list, list]
     return lambda weights, images: classifier.stateless_call(*weights, images, **mode)[0]
 
 
+def examples_of(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """EXAMPLES images: a third each is one image of the first class, images of all classes, one of the last class."""
+    last = len(labels) - 1
+    places = np.clip(np.linspace(-last, 2 * last, EXAMPLES), 0, last).astype(int)
+    return images[np.argsort(labels, kind="stable")[places]]
+
+
 def takes_tensors(
     classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int, examples: np.ndarray | None = None
 ) -> bool:
     """Whether a classifier takes tensors of the backend, so that it can be compiled. Otherwise it takes NumPy arrays.
 
-    It is tried on two batches of NOISE_BLOCK images, which also builds a Keras model that is not built yet. examples:
-    EXAMPLES images, sorted by class, None for random pixels.
+    It is tried on two batches of NOISE_BLOCK images, which also builds a Keras model that is not built yet.
+    examples: of examples_of. None: random pixels.
     Raises InputError if it does not take these images, if votes cannot be counted from its output, or if it gives
     different outputs to images that are in both batches.
     """
@@ -48,11 +55,10 @@ def takes_tensors(
     if is_model:
         require_float_inputs(classifier, "the model")
         shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
-        sizes = [known or given for known, given in zip(shape[1:], image_shape, strict=False)] if shape else []
-        if isinstance(shape, tuple) and (tuple(sizes) != image_shape or len(shape) != 1 + len(image_shape)):
-            raise InputError(
-                f"the model takes images of shape {tuple(shape[1:])}, the data has {image_shape}; choose another"
-            )
+        sizes = tuple(shape[1:]) if isinstance(shape, tuple) else image_shape
+        fits = len(sizes) == len(image_shape) and all(map(lambda one, size: one in (None, size), sizes, image_shape))
+        if not fits:
+            raise InputError(f"the model takes images of shape {sizes}, the data has {image_shape}; choose another")
     outputs, said = _on_tensors(classifier, batches)
     if outputs:
         if is_model and len(outputs[0].shape) == 2 and outputs[0].shape[1] != num_classes:
@@ -118,7 +124,8 @@ def require_scores(output: Any, count: int, num_classes: int) -> None:
         raise InputError(
             f"the classifier's output for {count} images has the shape {shape} and type "
             f"{getattr(output.dtype, 'name', output.dtype)}; return scores of shape ({count}, {num_classes}), a column "
-            f"for each class (or, from a function of NumPy arrays, classes: int of shape ({count},)), or num_classes"
+            f"for each class (or, from a function of NumPy arrays, classes: int of shape ({count},)). Or give another "
+            "num_classes"
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_optimizer.autodiff import jit, mapped
+from data.preparation import DARK
 from randomized_smoothing_certification.classifiers import as_function, require_scores, takes_tensors, winners
 from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
@@ -122,9 +123,11 @@ class VoteCounter:
                 f"the image has shape {image.shape}, the classifier takes {self.image_shape}; give such images"
             )
         if not (image.min() >= 0 and image.max() <= 1):  # written so that NaN fails too
-            mend = "divide by 255 first" if image.min() >= 0 and image.max() > 64 else "scale them to [0, 1] first"
-            mend = mend if image.min() >= 0 else "normalise in the classifier, not before"
-            mend = mend if np.isfinite(image).all() else "give images without NaN and infinity"
+            mend = "divide by 255 first" if image.max() > DARK else "scale them to [0, 1] first"
+            if not np.isfinite(image).all():
+                mend = "give images without NaN and infinity"
+            elif image.min() < 0:
+                mend = "normalise in the classifier, not before"
             raise InputError(f"pixels must lie in [0, 1], found [{image.min()}, {image.max()}]; {mend}")
         prepared = ops.convert_to_tensor(self._noise.prepared(image))
         if not 1 <= n < 2**31:

@@ -20,7 +20,7 @@ from evaluation.store import has_store
 from evaluation.tables import run_plan
 from evaluation.tables.cells import CLEAN, ROWS, Paths
 from evaluation.tables.formats import as_markdown, as_text
-from evaluation.tables.frame import frame_of
+from evaluation.tables.frame import Entries, frame_of
 from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.ranking import ranking_table, scores
 from evaluation.tables.records import collect, read_entries
@@ -56,25 +56,24 @@ def main(config: Config) -> None:
     whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
     run_plan.main(replace(config, set=(*config.set, *changes)))
     collect(whole, folder)
-    stores, there = [folder], project_path("results") / plan.table
-    if has_store(there):
-        recorded = read_plan(there / "plan.yaml")
+    there = project_path("results") / plan.table
+    stores = [folder, there] if has_store(there) else [folder]
+    read = [(one := read_plan(at / "plan.yaml"), read_entries(one, at)) for at in stores]
+    for recorded, entries in read[1:]:
         different = [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]
-        if different := different + ["test images"] * _test_images(folder).isdisjoint(_test_images(there)):
+        if different := different + ["test images"] * _test_images(entries).isdisjoint(_test_images(read[0][1])):
             print(f"note: {printed_path(there)} was measured with other {', '.join(different)}; its rows are left out")
-        else:
-            stores.append(there)
-    found = [scores(frame_of(one := read_plan(at / "plan.yaml"), read_entries(one, at))) for at in stores]
+            read.pop()
+    found = [scores(frame_of(*one)) for one in read]
     found[1:] = [one.drop(found[0].index, errors="ignore").rename("{} (recorded)".format) for one in found[1:]]
     notes = [RECORDED.format(plan.table) for one in found[1:] if len(one)]
     write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)], notes))
     print("", as_text(table), *notes, f"{printed_path(page)}: written", sep="\n\n")
 
 
-def _test_images(folder: Path) -> set[str]:
-    """Hashes of the test images on which the runs of a store were certified."""
-    entries = read_entries(read_plan(folder / "plan.yaml"), folder).values()
-    return {str(run.certificate.get("test_sha256")) for one in entries for run in one.runs}
+def _test_images(entries: Entries) -> set[str]:
+    """Hashes of the test images on which the runs of entries were certified."""
+    return {str(run.certificate.get("test_sha256")) for one in entries.values() for run in one.runs}
 
 
 def _named(path: Path, plan: Plan, paths: Paths) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from data.ready_poisons import load_ready_poison
+from data.ready_poisons import ready_record
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
@@ -125,7 +125,7 @@ def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *name
         for name, found, wanted in different(records[record].get("settings", {}), settings_of(job))
     ]
     if cell.poison and cell.poison.against == READY and not names:
-        arrays = load_ready_poison(name := plan.ready[cell.poison.variant]).record["arrays_sha256"]
+        arrays = ready_record(name := plan.ready[cell.poison.variant])["arrays_sha256"]
         if records.get("poison", {}).get("arrays_sha256", arrays) != arrays:  # older records have none
             other.append(f"other poison than {name}, which the plan names")
     return other

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.neighbours import nearest, require_same_features, squared_distances
+from models.neighbours import nearest, require_finite_features, require_same_features, squared_distances
 from randomized_smoothing_certification.changed_labels.label_flips import EPSILON, LabelFlips
 from randomized_smoothing_certification.changed_labels.smoothed_weights import (
     Votes,
@@ -104,8 +104,7 @@ class RidgeRegression(FixedWeights):
         if x_train.ndim != 2 or x_train.size == 0:
             raise InputError(f"features have shape {x_train.shape}, (training points, features) expected; reshape them")
         self._x = np.asarray(x_train, np.float64)
-        if not np.all(np.isfinite(self._x)):
-            raise InputError("features hold NaN or infinite values; mend the embedding or the data")
+        require_finite_features(self._x)
         points, features = self._x.shape
         self._primal = features <= points
         system = self._x.T @ self._x if self._primal else self._x @ self._x.T

@@ -47,8 +47,10 @@ class LabelFlips(TrainingSetNoise):
 
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
         """The training set with flipped labels. Raises InputError for a label that is no class."""
-        if max(y := training_set.y, default=0) >= self.num_classes:
-            raise InputError(f"there is a label {max(y)}, the flips have num_classes {self.num_classes}; give the same")
+        if (largest := (y := training_set.y).max(initial=0)) >= self.num_classes:
+            raise InputError(
+                f"there is a label {largest}, the flips have num_classes {self.num_classes}; give the same"
+            )
         shift = generator.integers(1, self.num_classes, size=len(y))
         flipped = generator.random(len(y)) < self.q
         return TrainingSet(training_set.x, np.where(flipped, (y + shift) % self.num_classes, y))

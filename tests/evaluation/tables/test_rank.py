@@ -207,7 +207,7 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
     assert "| per_image | " in page and "| null (recorded) | " in page and page.count("| clean") == 1
     assert "run `make plan TABLE=rank_toy` first" in page and "TABLE=rank_toy" in capsys.readouterr().out
     with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(rank, "_test_images", lambda folder: {str(folder)})
+        changed.setattr(rank, "_test_images", lambda entries: {str(id(entries))})
         main(config(folder, tiny_data_dir, folder / "poisons/digits_per_image.npz"))
     assert "rank_toy was measured with other test images; its rows are left out" in capsys.readouterr().out
     with pytest.raises(InputError, match="null: data/poisons or the plan has another poison"):
