@@ -78,7 +78,7 @@ class Batch(NamedTuple):
     validation: Any  # int32 (B_validation,), numbers of the validation images
     perturbation: Any  # (B, H, W, C), change of the images by the inner attack of the training method (SmoothAdv)
     seeds: Seeds
-    epoch: Any  # float32 (), epochs since the first network's weights were initialised
+    age: Any  # float32 (), epochs since the first network's weights were initialised
 
 
 class Attack:
@@ -105,13 +105,13 @@ class Attack:
         # Moved to the device once. Batches are gathered there.
         all_images = Images(x_others, y_others, self.x_target, y_target, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
-        self._poison = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
+        self._parametrisation = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
         self._objective = config.upper_objective()
         self._upper_augmentation = config.for_validation()
         self._bilevel = Ensemble(member=config.optimiser, count=config.networks)
         self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
         self._compiled_step = jit(self._step)
-        self._compiled_images = jit(self._poison.images)
+        self._compiled_images = jit(self._parametrisation.images)
         self._compiled_logits = jit(self._logits)
 
     def fresh_model(self, restart: int, network: int) -> StatelessModel:
@@ -142,10 +142,10 @@ class Attack:
         """
         config = self.config
         if u is None:
-            u = self._poison.start(config.start, self.x_target, config.seed)
+            u = self._parametrisation.start(config.start, self.x_target, config.seed)
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
         lower = self._bilevel.init_lower(weights)
-        minibatch = self._poison.select(
+        minibatch = self._parametrisation.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
         )
         batch_shape = (config.batch_clean + config.batch_poison, *self._image_shape)
@@ -158,8 +158,8 @@ class Attack:
             state = self._restarted(state, epoch)
         streams = Stream.ATTACK_UPPER_NOISE, Stream.ATTACK_LOWER_NOISE, Stream.ATTACK_AUGMENTATION
         seeds = Seeds(*(seed_pair(self.config.seed, stream, number) for stream in streams))
-        since = np.float32(epoch % self.config.reinitialise_every)
-        return self._compiled_step(state, self._images, self._draw_indices(epoch, step), seeds, since)
+        age = np.float32(epoch % self.config.reinitialise_every)
+        return self._compiled_step(state, self._images, self._draw_indices(epoch, step), seeds, age)
 
     def _restarted(self, state: AttackState, epoch: int) -> AttackState:
         """The state at the start of an epoch. If a network is due in this epoch, it gets fresh weights.
@@ -197,24 +197,24 @@ class Attack:
     # One outer step, compiled ------------------------------------------------------------------------------
 
     def _step(
-        self, state: AttackState, images: Images, indices: Indices, seeds: Seeds, epoch: Any
+        self, state: AttackState, images: Images, indices: Indices, seeds: Seeds, age: Any
     ) -> tuple[AttackState, Metrics]:
-        batch = self._gather(images, indices, seeds, epoch)
-        u = self._poison.select(state.u, indices.poison)
-        x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)])
+        batch = self._gather(images, indices, seeds, age)
+        u = self._parametrisation.select(state.u, indices.poison)
+        x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_target)])
         # The inner attack of the training method attacks the first network.
         logits = partial(self._logits, state.weights[0])
         perturbed, loss = self.config.loss.perturbed(
-            logits, x, batch.y, self._lower_randomness(batch, 0), epoch, state.loss
+            logits, x, batch.y, self._lower_randomness(batch, 0), age, state.loss
         )
         batch = batch._replace(perturbation=perturbed - x)
         u, weights, lower, upper, metrics = self._bilevel.step(
             self._problem, u, state.weights, state.lower, state.upper, batch
         )
-        u = self._poison.write_back(state.u, indices.poison, u)
+        u = self._parametrisation.write_back(state.u, indices.poison, u)
         return AttackState(u, weights, lower, upper, loss), metrics
 
-    def _gather(self, images: Images, indices: Indices, seeds: Seeds, epoch: Any) -> Batch:
+    def _gather(self, images: Images, indices: Indices, seeds: Seeds, age: Any) -> Batch:
         x_clean = ops.take(images.others, indices.clean, axis=0)
         x_target = ops.take(images.target, indices.poison, axis=0)
         y = [ops.take(images.y_others, indices.clean, axis=0), ops.take(images.y_target, indices.poison, axis=0)]
@@ -228,14 +228,14 @@ class Attack:
             validation=indices.validation,
             perturbation=0.0,
             seeds=seeds,
-            epoch=epoch,
+            age=age,
         )
 
     def _lower_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
         """g: the training loss on the clean and the poisoned images together."""
-        x = ops.concatenate([batch.x_clean, self._poison.images(u, batch.x_target)]) + batch.perturbation
+        x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_target)]) + batch.perturbation
         x = self._augmented(x, batch, draw)
-        return self.config.loss(partial(self._logits, v), x, batch.y, self._lower_randomness(batch, draw), batch.epoch)
+        return self.config.loss(partial(self._logits, v), x, batch.y, self._lower_randomness(batch, draw), batch.age)
 
     def _augmented(self, x: Any, batch: Batch, draw: Any) -> Any:
         """A batch of the lower level after the augmentation, clean images first."""
@@ -257,7 +257,7 @@ class Attack:
         return Randomness(self.config.sigma, fold_in(batch.seeds.lower_noise, draw), fixed, batch.numbers)
 
     def _project(self, u: Tree, batch: Batch) -> Tree:
-        return self._poison.project(u, batch.x_target, batch.perturbation[self.config.batch_clean :])
+        return self._parametrisation.project(u, batch.x_target, batch.perturbation[self.config.batch_clean :])
 
     def _logits(self, v: Any, x: Any) -> Any:
         return ops.cast(self._model(v, self._model_state, x)[0], "float32")

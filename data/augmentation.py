@@ -87,8 +87,11 @@ def fractal_field(shape: tuple[int, int, int], seed: Any) -> Any:
     """A smooth random field per image, float32 (N, height, width, 1), from 0 to 1 in each.
 
     The sum of uniform noise on grids of 2, 4, 8, ... points a side. Weights fall by a factor of 0.1 to 0.7 per grid.
+    Raises InputError for images of one pixel.
     """
     count, height, width = shape
+    if height * width == 1:
+        raise InputError("plasma: images of 1 x 1 pixel have no field; leave plasma out")
     rough = 0.1 + 0.6 * uniform((count, 1, 1, 1), seed)
     field, weight, points = ops.zeros((count, height, width, 1)), ops.ones((count, 1, 1, 1)), 2
     while points <= max(height, width):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from models.registry import BUILDERS
+from models.voting import VOTE
 from runtime import backend_lines_hidden
 from runtime.files import InputError, atomic_path, one_line
 from runtime.lazy import keras
@@ -120,17 +121,24 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
     """A copy of the model with the same weights (float32) whose layers compute in ``dtype``.
 
     dtype: 'float32', or 'bfloat16' for faster certification on a GPU. The logits have that dtype, and callers cast
-    them. Raises InputError for another dtype, and for a model that cannot be copied layer by layer.
+    them. The parts of a majority vote compute in ``dtype``, and the vote itself in float32.
+    Raises InputError for another dtype, and for a model that cannot be copied layer by layer.
     """
     if dtype not in _POLICIES:
         raise InputError(f"no precision {dtype!r}; choose one of {', '.join(_POLICIES)}")
 
-    def copy_layer(layer: keras.Layer) -> keras.Layer:
-        has_it = layer.dtype_policy.name == _POLICIES[dtype]  # a user's own class may take no dtype
-        return type(layer).from_config(layer.get_config() | ({} if has_it else {"dtype": _POLICIES[dtype]}))
+    def copied(model: keras.Model) -> keras.Model:
+        def copy_layer(layer: keras.Layer) -> keras.Layer:
+            if isinstance(layer, keras.Model):  # its configuration holds the dtype of each layer
+                return copied(layer)
+            has_it = layer.dtype_policy.name == _POLICIES[dtype]  # a user's own class may take no dtype
+            change = {} if has_it or model.name == VOTE else {"dtype": _POLICIES[dtype]}
+            return type(layer).from_config(layer.get_config() | change)
+
+        return keras.models.clone_model(model, clone_function=copy_layer)
 
     try:
-        copy = keras.models.clone_model(model, clone_function=copy_layer)
+        copy = copied(model)
         copy.set_weights(model.get_weights())
     except Exception as error:  # a user's own layers may raise any error
         raise InputError(

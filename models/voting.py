@@ -11,6 +11,7 @@ from runtime.lazy import keras, layers
 # vote is split. One softmax of a million times the logits gives 0 and 1 only in exact arithmetic: a compiler may fuse
 # the product with the subtraction of the maximum. Then the exponent has the product's rounding errors.
 SHARPNESS, SOFTMAXES = 100.0, 3
+VOTE = "majority_vote"  # name of the model
 TIE = 1e-4  # largest share by which a class is behind the class before it at a tie
 
 
@@ -31,4 +32,4 @@ def majority_vote(models: Sequence[keras.Model]) -> keras.Model:
     shares = layers.Average()(votes)
     tie = min(TIE, 0.5 / (len(models) * shares.shape[-1]))  # the last class is behind by less than half a vote
     in_favour_of_the_smaller = [-tie * label for label in range(shares.shape[-1])]
-    return keras.Model(inputs, layers.Rescaling(1.0, in_favour_of_the_smaller)(shares), name="majority_vote")
+    return keras.Model(inputs, layers.Rescaling(1.0, in_favour_of_the_smaller)(shares), name=VOTE)

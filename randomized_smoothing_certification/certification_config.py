@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
 
 from data.datasets import Sigma
 from randomized_smoothing_certification.core import require_radii_above_0
@@ -48,6 +49,11 @@ class CertificateSettings(Sampling):
     with grid noise hold even for a classifier that reads the last bits of its input. See grid_noise.py."""
     shard: str | None = None
     """I/N: certify only part I (from 1) of N of the points. merge_shards.py joins the parts."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # such as a class of np.unique(y)
+                object.__setattr__(self, name, value.item())
 
     def check_types(self) -> None:
         """Raise InputError that names the first setting of a wrong type. Flags and records are checked elsewhere."""

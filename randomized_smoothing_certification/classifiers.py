@@ -50,7 +50,8 @@ def takes_tensors(
     shared = NOISE_BLOCK // 2
     noise = np.random.default_rng(0).uniform(size=(EXAMPLES, *image_shape)).astype(np.float32)
     images = noise if examples is None else 0.9 * examples + 0.1 * noise
-    batches = [images[:NOISE_BLOCK], images[shared:]]  # both hold the images from shared to NOISE_BLOCK
+    # Both hold the images from shared to NOISE_BLOCK. They are copies, because a classifier may change its images.
+    batches = [images[:NOISE_BLOCK].copy(), images[shared:].copy()]
     is_model = isinstance(classifier, keras.Model)
     if is_model:
         require_float_inputs(classifier, "the model")
@@ -81,6 +82,8 @@ def takes_tensors(
             winners(output, NOISE_BLOCK, num_classes)
         scores = [np.asarray(output, np.float64) for output in arrays]
     if not _are_same(scores[0][shared:], scores[1][:shared]):
+        if np.isnan(scores).any():
+            raise InputError("the classifier gives NaN for some images, others beside other images; mend it")
         raise InputError(
             "the classifier gives the same images other scores when it is called again with other images beside them; "
             "switch off dropout, noise and batch statistics"

@@ -136,6 +136,11 @@ def require_radii_above_0(
             f"n is {n}: with alpha {alpha:g}{taken_off} not even {n} unanimous votes certify a radius; raise n"
             + (f" to at least {int(np.log(alpha) / np.log(0.5 + failure_mass)) + 1}" if failure_mass < 0.5 else "")
         )
+    if ceiling < 100 * 10**-RADIUS_DIGITS:
+        raise InputError(
+            f"sigma is {sigma:g}: {n} votes certify radii up to {ceiling:.2g}, and a radius has {RADIUS_DIGITS} "
+            "decimals; raise sigma, or n"
+        )
     if radius_loss >= ceiling:
         raise InputError(
             f"radius_loss is {radius_loss:g}: {n} votes certify radii up to {round_down(ceiling, 3)}, so that every "

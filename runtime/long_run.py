@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from runtime import backend_name, changed_environment
 from runtime.artifact import Artifact
@@ -55,8 +55,12 @@ class RunControls:
     def __init_subclass__(cls) -> None:
         """Make every subclass a frozen, keyword-only dataclass, so that a script's constants are settings.
 
-        A subclass may have the decorator, too. The loops undo the parts of the first pass that a second pass refuses.
+        A constant without a type has the type of its setting. A subclass may have the decorator, too. The last two
+        loops undo the parts of the first pass that a second pass refuses.
         """
+        for inherited in fields(cls):
+            if inherited.name in vars(cls).keys() - cls.__annotations__.keys():
+                cls.__annotations__[inherited.name] = get_type_hints(cls, include_extras=True)[inherited.name]
         dataclass(frozen=True, kw_only=True)(cls)
         for name in ("__setattr__", "__delattr__"):
             delattr(cls, name)  # inherited

@@ -180,7 +180,10 @@ class Study(Attack):
         self._counter = VoteCounter(self._model.model, 2, (1, 1, 2), config.sigma)
 
     def fresh_model(self, restart: int, network: int) -> StatelessModel:
-        """A network of tanh units from points to two logits, in place of a model of images. See Attack."""
+        """A network of tanh units from points to two logits, in place of a model of images. See Attack.
+
+        Its weights are of no use: ``optimised_poison`` starts at a trained network.
+        """
         inputs = keras.Input((1, 1, 2))
         x = layers.Flatten()(inputs)
         for _ in range(self.kind.hidden_layers):
@@ -196,7 +199,8 @@ class Study(Attack):
 
         Raises FloatingPointError where a quantity becomes NaN or infinite.
         """
-        state = self.initial_state()._replace(weights=(self.trained(self.x_target, self.constants.seed),))
+        weights = (self.trained(self.x_target, self.constants.seed),)
+        state = self.initial_state()._replace(weights=weights, lower=self._bilevel.init_lower(weights))
         for number in range(self.total_steps):
             state, metrics = self.outer_step(state, number)
         require_finite("the last outer step", f=float(metrics["f"]), g=float(metrics["g"]))

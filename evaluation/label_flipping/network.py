@@ -38,7 +38,7 @@ def undefended_networks(
     surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points].tolist()
     alpha = weights(test_features[surrogate])
     rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
-    flips = [round(share * len(train.y)) for share in config.network_shares]
+    flips = sorted({round(share * len(train.y)) for share in config.network_shares})
 
     def trained(name: str, y: np.ndarray, points: Images) -> float:
         trainings.update()

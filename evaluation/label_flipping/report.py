@@ -72,9 +72,12 @@ class LabelCurve(NamedTuple):
         return _CERTIFICATES[self.certificate][0]
 
     def at(self, flips: int) -> float:
-        """Accuracy at a number of changed labels: a step function for a certificate, interpolated for a network."""
+        """Accuracy at a number of changed labels: a step function for a certificate, interpolated for a network.
+
+        NaN where a network was not attacked with as few or as many changes.
+        """
         if self.kind == "network":
-            return float(np.interp(flips, self.flips, self.accuracy))
+            return float(np.interp(flips, self.flips, self.accuracy, left=np.nan, right=np.nan))
         place = int(np.searchsorted(self.flips, flips, side="left"))
         return float(self.accuracy[place]) if place < len(self.flips) else 0.0
 

@@ -5,7 +5,8 @@ A claim names entries of the results. A claim about the size of an effect also h
 
 - confirmed: the whole interval of every entry is on the claimed side of the bound (consistent: every interval
   contains the claimed value);
-- partly confirmed: this holds for some entries;
+- partly confirmed: this holds for some entries, and the others are undecided;
+- mixed: this holds for some entries, and others are on the other side;
 - not confirmed: this holds for no entry;
 - not measured: the claim names no entry.
 
@@ -137,7 +138,8 @@ def verdict(claim: Claim, measured: list[Measured]) -> str:
     counts = {"hold": held.sum(), "on the other side": other.sum(), "undecided": (~held & ~other).sum()}
     of = f"of {len(held)}: " if len(held) > 1 else ""
     counted = ", ".join(f"{f'{count} ' if of else ''}{name}" for name, count in counts.items() if count)
-    return f"{'partly' if held.any() else 'not'} confirmed ({of}{counted})"
+    word = "not confirmed" if not held.any() else "mixed" if other.any() else "partly confirmed"
+    return f"{word} ({of}{counted})"
 
 
 class Judged(NamedTuple):

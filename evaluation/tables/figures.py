@@ -46,7 +46,8 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     Small dots are victims, large dots their mean, bars the mean ± sample standard deviation.
     """
     shown = shown_entries(frame)
-    order = shown.groupby("data", sort=False)["acr_mean"].mean()
+    places = shown.groupby(PANELS)["acr_mean"].rank()  # of a kind of training data within each panel, the lowest first
+    order = places.groupby(shown["data"], sort=False).min()
     others = order.drop(CLEAN, errors="ignore")
     lowest = {CLEAN, *others.nsmallest(MOST - 1).index}
     rows, colours = _rows_of_panels(shown[shown["data"].isin(lowest)]), _colours(shown)
@@ -68,7 +69,7 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     about = "Large dots and bars: mean ± sample standard deviation over victims. Small dots: victims. Blue: controls, "
     about += "made without optimisation. Orange: all other poison"
     if len(others) >= MOST:
-        about += f". Shown: the {MOST - 1} of {len(others)} kinds of training data that lower the ACR most"
+        about += f". Shown: the {MOST - 1} of {len(others)} kinds of training data that lower the ACR most in a panel"
     _save(path, figure, title, shown, about, colours=128)
 
 

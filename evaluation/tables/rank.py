@@ -22,7 +22,7 @@ from evaluation.tables.cells import CLEAN, ROWS, Paths
 from evaluation.tables.formats import as_markdown, as_text
 from evaluation.tables.frame import Entries, frame_of
 from evaluation.tables.plan import Plan, plan_of, read_plan
-from evaluation.tables.ranking import ranking_table, scores
+from evaluation.tables.ranking import kinds_without_reduction, ranking_table, scores
 from evaluation.tables.records import collect, read_entries
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, write_text
@@ -64,9 +64,12 @@ def main(config: Config) -> None:
         if different := different + ["test images"] * _test_images(entries).isdisjoint(_test_images(read[0][1])):
             print(f"note: {printed_path(there)} was measured with other {', '.join(different)}; its rows are left out")
             read.pop()
-    found = [scores(frame_of(*one)) for one in read]
+    frames = [frame_of(*one) for one in read]
+    found = [scores(frame) for frame in frames]
     found[1:] = [one.drop(found[0].index, errors="ignore").rename("{} (recorded)".format) for one in found[1:]]
     notes = [RECORDED.format(plan.table) for one in found[1:] if len(one)]
+    if kinds := kinds_without_reduction(frames[0], row):
+        notes.append(f"{row} has no row: the clean ACR of {'; '.join(kinds)} is 0. Give the plan more epochs or votes.")
     write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)], notes))
     print("", as_text(table), *notes, f"{printed_path(page)}: written", sep="\n\n")
 

@@ -62,7 +62,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     reduction, and MEANS.
     """
     rows = scored_rows(frame).copy()
-    rows["victims"] = (rows["method"] + ", " + rows["victim_variant"]).str.removesuffix(", ")
+    rows["victims"] = _kinds(rows)
     rows["seen"] = rows.reindex(columns=["auc_brightness", "auc_nearest"]).max(axis=1)
     least, least_at_sigma = (_smallest(rows, by) for by in ("reduction", "reduction_at_sigma"))
     means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
@@ -73,6 +73,15 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
         mean[name] = mean_reduction(kinds) if len(kinds) == len(group) else None
     found = means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
     return found.join(pd.Series(mean, name="mean", dtype=object))
+
+
+def kinds_without_reduction(frame: pd.DataFrame, name: str) -> list[str]:
+    """The kinds of victims for which a poison has no reduction, because the clean ACR is 0 or victims are missing."""
+    return list(_kinds(frame[(frame["data"] == name) & frame["reduction"].isna()]))
+
+
+def _kinds(rows: pd.DataFrame) -> pd.Series:
+    return (rows["method"] + ", " + rows["victim_variant"]).str.removesuffix(", ")
 
 
 def _smallest(rows: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -552,7 +552,7 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
 
     monkeypatch.setattr(made, "_objective", remember("upper"))
     monkeypatch.setattr(GaussianAugmentationLoss, "__call__", lambda self, *args: remember("lower")(*args))
-    u = made._poison.select(state.u, made._draw_indices(0, 0).poison)
+    u = made._parametrisation.select(state.u, made._draw_indices(0, 0).poison)
     made._upper_objective(u, state.weights[0], batch, 1)
     np.testing.assert_array_equal(seen["upper"], batch.x_validation)
     lower = []

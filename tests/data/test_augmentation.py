@@ -213,6 +213,13 @@ def test_a_fractal_field_is_smooth_and_spans_zero_to_one() -> None:
     assert np.abs(field[0] - field[1]).mean() > 0.05
 
 
+def test_plasma_of_one_pixel_is_refused() -> None:
+    with pytest.raises(InputError, match="plasma: images of 1 x 1 pixel have no field"):
+        fractal_field((3, 1, 1), seed_pair(0))
+    field = ops.convert_to_numpy(fractal_field((3, 1, 2), seed_pair(0)))
+    assert field.min() == 0 and field.max() == 1
+
+
 def test_plasma_changes_each_image_in_one_of_eight_ways() -> None:
     """Of mid-grey images only brightness is seen; of nearly grey ones contrast and the order of the channels too."""
     x = np.broadcast_to(np.float32([0.5, 0.5, 0.5]), (400, 8, 8, 3))

@@ -109,6 +109,7 @@ def test_verdicts_follow_from_the_intervals() -> None:
     over, across, under = (Measured("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
     assert verdict(claim, [over, over]) == "confirmed"
     assert verdict(claim, [over, across]) == "partly confirmed (of 2: 1 hold, 1 undecided)"
+    assert verdict(claim, [over, across, under]) == "mixed (of 3: 1 hold, 1 on the other side, 1 undecided)"
     assert verdict(claim, [across, under]) == "not confirmed (of 2: 1 on the other side, 1 undecided)"
     assert verdict(claim, [across]) == "not confirmed (undecided)"
     assert verdict(claim, [under]) == "not confirmed (on the other side)"

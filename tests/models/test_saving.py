@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from models.registry import build_model
+from models.registry import all_layers, build_model
 from models.saving import load_model, save_model, with_precision
 from runtime.files import InputError
 from tests.waiting import HANG
@@ -137,6 +137,15 @@ def test_bfloat16_computes_the_same_model_more_coarsely(model: keras.Model, imag
     error = np.abs(rounded - exact).max() / np.abs(exact).max()
     assert 0 < error < 0.05
     np.testing.assert_array_equal(logits(with_precision(coarse, "float32"), images), exact)
+
+
+def test_bfloat16_reaches_the_layers_of_a_nested_model(model: keras.Model, images: np.ndarray) -> None:
+    nested = keras.Sequential([keras.Input(model.input_shape[1:]), keras.layers.Rescaling(0.5), model])
+    coarse = with_precision(nested, "bfloat16")
+    whole = (keras.Model, keras.layers.InputLayer)
+    assert {layer.compute_dtype for layer in all_layers(coarse) if not isinstance(layer, whole)} == {"bfloat16"}
+    exact = logits(nested, images)
+    assert 0 < np.abs(logits(coarse, images) - exact).max() / np.abs(exact).max() < 0.05
 
 
 def test_a_copy_shares_no_weights(model: keras.Model, images: np.ndarray) -> None:

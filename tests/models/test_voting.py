@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from bilevel_optimizer.autodiff import jit
-from models.registry import build_model
+from models.registry import all_layers, build_model
 from models.saving import load_model, save_model, with_precision
 from models.stateless import StatelessModel
 from models.voting import majority_vote
@@ -29,6 +29,15 @@ def test_scores_are_the_shares_of_votes_and_survive_saving(tmp_path: Path) -> No
     np.testing.assert_allclose(load_model(tmp_path / "vote.keras", (8, 8, 1))(X), vote(X), atol=1e-6)
     in_bfloat16 = ops.convert_to_numpy(ops.cast(with_precision(vote, "bfloat16")(X), "float32"))
     assert np.mean(in_bfloat16.argmax(axis=1) == wanted.argmax(axis=1)) > 0.8
+
+
+def test_the_parts_of_a_vote_compute_in_bfloat16_and_the_vote_in_float32() -> None:
+    vote = majority_vote([build_model("mlp", (8, 8, 1), 10, seed=seed) for seed in range(2)])
+    coarse = all_layers(with_precision(vote, "bfloat16"))
+    of_parts = [layer for layer in coarse if isinstance(layer, keras.layers.Dense | keras.layers.Flatten)]
+    of_vote = [layer for layer in coarse if isinstance(layer, keras.layers.Softmax | keras.layers.Average)]
+    assert len(of_parts) == 6 and {layer.compute_dtype for layer in of_parts} == {"bfloat16"}
+    assert len(of_vote) == 7 and {layer.compute_dtype for layer in of_vote} == {"float32"}
 
 
 def test_one_network_votes_alone() -> None:

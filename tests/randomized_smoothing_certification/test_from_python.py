@@ -160,6 +160,33 @@ def test_a_vote_of_the_whole_batch_is_no_classifier() -> None:
         certify_images(majority, IMAGES, on_arrays(IMAGES).argmax(axis=1), SETTINGS)
 
 
+def test_a_classifier_that_changes_its_images_is_certified() -> None:
+    def in_place(images: np.ndarray) -> np.ndarray:
+        scores = on_arrays(images)
+        images -= 0.5
+        return scores
+
+    labels = on_arrays(IMAGES).argmax(axis=1)
+    found, wanted = (certify_images(one, IMAGES, labels, SETTINGS) for one in (in_place, on_arrays))
+    np.testing.assert_array_equal(found.radii, wanted.radii)
+
+
+def test_scores_that_are_nan_in_some_batches_are_named_so() -> None:
+    def damaged(images: np.ndarray) -> np.ndarray:
+        scores = np.array(on_arrays(images))
+        scores[::7] = np.nan
+        return scores
+
+    with pytest.raises(InputError, match="the classifier gives NaN for some images, others beside other images"):
+        certify_images(damaged, IMAGES, LABELS, SETTINGS)
+
+
+def test_numbers_of_numpy_are_settings() -> None:
+    settings = CertificateSettings(sigma=np.float32(0.25), target_class=np.int64(2))  # type: ignore[arg-type]
+    settings.check_types()
+    assert (type(settings.sigma), type(settings.target_class), settings.target_class) == (float, int, 2)
+
+
 def test_a_model_of_any_image_size_is_certified() -> None:
     pooled = keras.layers.GlobalAveragePooling2D()
     model = keras.Sequential([keras.Input((None, None, 1)), pooled, keras.layers.Dense(3)])

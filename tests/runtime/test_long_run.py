@@ -419,3 +419,17 @@ def test_a_config_is_a_dataclass_with_and_without_the_decorator(again: Any, tmp_
     given = parsed(Script, words=["--data-dir", "a"])
     assert (given.names, given.rate) == (["a"], 0.7)
     assert Further(data_dir=tmp_path).seeds == []
+
+
+def test_constants_of_a_script_without_a_type_are_settings() -> None:
+    class Script(PoisonConfig):
+        epochs = 3
+        loss = MacerLoss(copies=2)
+        data_dir = Path("data/DIGITS")
+
+    class Shorter(Script):
+        epochs = 2
+
+    config = parsed(Shorter, "", ["--loss.copies", "4"])
+    assert (config.epochs, config.loss.copies, config.data_dir) == (2, 4, Path("data/DIGITS"))
+    assert parsed(Shorter, "", ["--epochs", "5"]).epochs == 5

@@ -4,12 +4,15 @@ import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
 import data
+from attack_generation.attack import AttackState
+from bilevel_optimizer.f2sa import F2sa
 from evaluation.boundary.experiment import draw_boundaries, tables_page
 from evaluation.boundary.study import (
     KINDS,
@@ -120,6 +123,22 @@ def test_poison_stays_within_its_bound_and_is_the_same_again(results: dict) -> N
     for array, copy in zip(train, before, strict=True):  # labels, and every other point
         np.testing.assert_array_equal(array, copy)
     np.testing.assert_array_equal(study.x_target, train[0][train[1][:, 1] == 1])
+
+
+def test_every_network_of_an_optimiser_starts_at_the_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[AttackState] = []
+
+    def stop(study: Study, state: AttackState, number: int) -> Any:
+        seen.append(state)
+        raise StopIteration
+
+    monkeypatch.setattr(Study, "outer_step", stop)
+    study = Study(replace(SMALL, optimiser=F2sa()), NETWORK)
+    with pytest.raises(StopIteration):
+        study.optimised_poison()
+    ((weights,), (lower,)) = seen[0].weights, seen[0].lower
+    for one, other in zip(weights, lower.y, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_poison_lowers_the_radius_of_the_target_class_more_than_the_controls(results: dict) -> None:

@@ -593,6 +593,8 @@ def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
     assert certificate.most_flips() == 9 and certificate.most_flips(0.6) == 5
     network = LabelCurve("a", 0, "network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
     assert network.at(5) == 0.75 and network.most_flips() is None
+    later = LabelCurve("a", 0, "network_random", None, np.array([5, 10]), np.array([1.0, 0.5]))
+    assert later.at(5) == 1 and np.isnan([later.at(4), later.at(11)]).all()  # not measured
 
 
 def test_ridge_in_units_of_the_mean_eigenvalue_fits_any_scale_of_the_features() -> None:

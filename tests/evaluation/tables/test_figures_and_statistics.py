@@ -291,6 +291,12 @@ def test_a_panel_has_at_most_twelve_entries(name: str, drawn: list[Any]) -> None
         (axes, *_) = (axes for axes in drawn[1].axes if axes.get_visible())
         assert len(axes.get_yticklabels()) == MOST - 1
         assert "11 of 14 kinds of training data that lower the ACR most" in drawn[1].get_supxlabel().replace("\n", " ")
+        hidden = (set(frame["data"].str.replace("_", " ")) - set(labels)).pop()  # now the lowest in one panel alone
+        of_it = frame["data"].str.replace("_", " ") == hidden
+        frame.loc[of_it, "acr_mean"] = [0.0, *[9.0] * (of_it.sum() - 1)]
+        DRAW[name](Path("c.png"), plan.title, frame)
+        (axes, *_) = (axes for axes in drawn[2].axes if axes.get_visible())
+        assert hidden in [label.get_text() for label in axes.get_yticklabels()]
 
 
 @pytest.mark.parametrize("title", ["A title that goes on and on, " * 60, "word" * 400], ids=["words", "one word"])

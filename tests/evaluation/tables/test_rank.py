@@ -21,7 +21,7 @@ from evaluation.tables.figures import save_ranking
 from evaluation.tables.frame import frame_of
 from evaluation.tables.plan import plan_of, read_plan
 from evaluation.tables.rank import Config, main
-from evaluation.tables.ranking import ranking_page, ranking_table, scores
+from evaluation.tables.ranking import kinds_without_reduction, ranking_page, ranking_table, scores
 from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, save_archive
 
@@ -103,6 +103,13 @@ def test_poisons_without_all_clean_victims_have_a_score_and_a_mean_of_the_seeds_
     whole.at[lost, "runs"] = 1  # of two
     found = scores(whole)
     assert set(found.index) == {"constant", "halves"} and found["mean"].notna().all()
+
+
+def test_a_poison_without_a_reduction_is_named_with_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kinds_without_reduction(frame(), "constant") == []
+    monkeypatch.setitem(RADII, "clean", (0.4, 0.5, 0.0, 0.5))
+    assert "constant" not in scores(frame()).index
+    assert kinds_without_reduction(frame(), "constant") == ["macer, plain"]
 
 
 def test_the_page_has_the_ranking_and_the_shares_of_the_class(tmp_path: Path) -> None:
