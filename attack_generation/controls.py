@@ -112,7 +112,6 @@ Control = Callable[[np.ndarray, float, float, int], np.ndarray]  # images x, eps
 
 
 def _adding(signs: Signs) -> Control:
-    """The control that adds epsilon times these signs."""
     return lambda x, epsilon, sigma, seed: x + np.float32(epsilon) * signs(x, seed)
 
 

@@ -75,7 +75,6 @@ def main(config: Config) -> None:
 
 
 def _packed(config: Config, poison: Path) -> list[Path]:
-    """Pack a file with its record."""
     record = _read_record(poison)
     dataset = load_dataset(config.data_dir)
     settings = record["settings"]
@@ -93,7 +92,6 @@ def _packed(config: Config, poison: Path) -> list[Path]:
 
 
 def _read_record(poison: Path) -> dict[str, Any]:
-    """The record of a poison's file, without the file's hash."""
     path = poison.with_suffix(".json")
     record = read_record(path, settings=dict, sha256=str, commit=str)
     if not is_clean_commit(record["commit"]):

@@ -146,7 +146,6 @@ def require_label(what: str, label: Any) -> None:
 
 
 def _read_array(path: Path, manifest: dict[str, Any] | None) -> np.ndarray:
-    """One array. Raises InputError where it is not the array that the manifest describes."""
     array = load_array(path)
     if manifest is not None:
         wanted, found = manifest["arrays"][path.name], describe_array(array)

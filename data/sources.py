@@ -157,7 +157,6 @@ def _read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """One array, uint8. Raises InputError as read_source does."""
     with reading(path, "mend its permissions or fetch it again") as file:
         packed = file.read(len(GZIP)) == GZIP
         file.seek(0)

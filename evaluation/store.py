@@ -61,14 +61,11 @@ def read_store(folder: Path) -> Store:
 
 
 class _Records(msgspec.Struct):
-    """The file of records."""
-
     points_sha256: str  # of the points that they were written with
     records: dict[str, dict[str, Any]]
 
 
 def _records(path: Path) -> _Records:
-    """Read the file of records. Raises InputError where it is missing, damaged or of another form."""
     text = _read(path)
     try:
         return msgspec.convert(json.loads(text), _Records)

@@ -129,7 +129,7 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
 
     def copied(model: keras.Model) -> keras.Model:
         def copy_layer(layer: keras.Layer) -> keras.Layer:
-            if isinstance(layer, keras.Model):  # its configuration holds the dtype of each layer
+            if type(layer).__name__ in ("Functional", "Sequential"):  # whose configuration has the dtype of each layer
                 return copied(layer)
             has_it = layer.dtype_policy.name == _POLICIES[dtype]  # a user's own class may take no dtype
             change = {} if has_it or model.name == VOTE else {"dtype": _POLICIES[dtype]}

@@ -77,7 +77,6 @@ def _timeless(points: Sequence[Point]) -> list[Point]:
 
 
 def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
-    """Points and record of the whole run."""
     records = [read_certificate_record(path) for path in shards]
     parts = [shard_of(record["settings"]["shard"]) for record in records]
     total, settings = parts[0][1], {**records[0]["settings"], "shard": None}

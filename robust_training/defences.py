@@ -60,7 +60,6 @@ def _near_validation_images(dataset: Dataset) -> Dataset:
 
 
 def _changing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Dataset], Dataset]:
-    """The defence that changes each training image."""
     return lambda dataset: replace(dataset, x_train=change(dataset.x_train))
 
 

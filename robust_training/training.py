@@ -231,7 +231,6 @@ def _print_accuracies(config: TrainingConfig, path: Path, accuracies: dict[str, 
 
 
 def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:
-    """Accuracies on the clean test images without noise: overall, of the target class and of each class."""
     overall, by_class = clean_accuracies(logits, dataset.x_test, dataset.y_test)
     named = {f"accuracy_class_{label}": value for label, value in enumerate(by_class)}
     return {"accuracy": overall, "target_accuracy": by_class[target_class], **named}

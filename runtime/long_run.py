@@ -240,6 +240,5 @@ class LongRun(Artifact):
         return self.path
 
     def _clear(self) -> None:
-        """Remove the files that ``is_finished`` marked for replacement."""
         remove(*self._in_the_way)
         self._in_the_way = ()

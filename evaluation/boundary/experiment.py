@@ -51,7 +51,6 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
 
 
 def _rows(study: Study) -> dict[str, Row]:
-    """Measured victims of clean, control and poisoned points, by name."""
     config = study.constants
     points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
     points["optimised"] = study.optimised_poison()
@@ -60,7 +59,6 @@ def _rows(study: Study) -> dict[str, Row]:
 
 
 def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
-    """The certified points and records of every victim."""
     made, points = provenance(config), []
     records: dict[str, dict[str, Any]] = {}
     for kind, rows in results.items():

@@ -72,7 +72,6 @@ def undefended_networks(
 def _train(
     config: LabelFlippingConfig, dataset: Dataset, train: Images, y: np.ndarray, test: Images, stop: Stop
 ) -> dict[str, float]:
-    """Accuracy on the test points of a network trained on the labels y without any defence."""
     one_hot = np.eye(train.classes, dtype=np.float32)
     data = replace(dataset, x_train=train.x, y_train=one_hot[y], x_test=test.x, y_test=one_hot[test.y])
     network = TrainingConfig(

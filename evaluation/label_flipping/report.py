@@ -161,7 +161,6 @@ def trusted_labels(record: Mapping[str, Any]) -> int:
 
 
 def _described(record: Mapping[str, Any]) -> str:
-    """What was certified with which settings, and the command that makes it again."""
     choice, names, trusted = record["choice"], _learner(record).settings, trusted_labels(record)
     tried = choice["tried"] if len(choice["tried"]) > 1 and not choice["held_out"] else [choice]
     values = "; ".join(", ".join(f"{name} {one[name]:g}" for name in names) for one in tried)

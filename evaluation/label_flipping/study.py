@@ -250,7 +250,6 @@ class _Certification(NamedTuple):
 
 
 def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
-    """The learner on features x (n, d), as a function of its own settings."""
     unit = 1.0 if config.ridge_unit == "one" else np.square(x).sum() / x.shape[1]
     regression = lru_cache(maxsize=1)(lambda ridge: RidgeRegression(x, unit * ridge))  # equal ridges follow each other
     learners: dict[Learner, Callable[..., FixedWeights]] = {

@@ -177,7 +177,6 @@ def import_entry(config: Config) -> None:
 
 
 def _foreign(config: Config) -> Foreign:
-    """The entry of a plan. Raises InputError where a setting is missing or impossible."""
     values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in ABOUT_THE_STORE}
     for name in ("method", "sigma", "target_class"):
         if values[name] in ("", None):

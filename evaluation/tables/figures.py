@@ -239,7 +239,6 @@ def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float
 
 
 def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "") -> None:
-    """Title and grid of a panel."""
     named = dict(zip(PANELS, key, strict=True))
     parts = [METHODS[named["method"]].label if named["method"] in METHODS else named["method"]]
     parts += [named["victim_variant"].replace("_", " ")] if named["victim_variant"] else []

@@ -131,7 +131,6 @@ def _submitted(
 
 
 def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
-    """Run a job in this process. Returns a finished future."""
     future: Future[str | None] = Future()
     try:
         with bar.listening(job):

@@ -55,7 +55,6 @@ def _victims(*parts: str) -> str:
 
 
 def _entries_table(title: str, frame: pd.DataFrame) -> Table:
-    """Every entry: settings of its measurement, and all numbers of its victims."""
     columns: dict[str, Any] = {
         "victims": map(_victims, frame["method"], frame["victim_variant"]), "σ": frame["sigma"].map("{:g}".format),
         "class": frame["target_class"].map(str), "training data": frame["data"],

@@ -114,7 +114,6 @@ def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: p
 
 
 def _versions(frame: pd.DataFrame) -> dict[str, str]:
-    """Commit, backend, machine and versions in the runs' records."""
     found: dict[str, dict[str, None]] = {}
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]

@@ -75,7 +75,6 @@ def main(config: Config) -> None:
 
 
 def _test_images(entries: Entries) -> set[str]:
-    """Hashes of the test images on which the runs of entries were certified."""
     return {str(run.certificate.get("test_sha256")) for one in entries.values() for run in one.runs}
 
 

@@ -122,7 +122,6 @@ def ranking_page(frames: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _shares_table(frame: pd.DataFrame) -> str:
-    """A line for each kind of training data, a column for each share of the class."""
     poisoned = frame[frame["reduction"].notna()]
     names, texts = poisoned["data"].str.partition(",")[0], poisoned["reduction"].map(lambda found: found.text)
     table = poisoned.assign(name=names, text=texts).pivot(index="name", columns="share", values="text").fillna("")

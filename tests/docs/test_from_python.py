@@ -105,19 +105,19 @@ def test_a_training_method_of_ones_own() -> None:
 
         name: ClassVar[str] = "smoothed_labels"
 
-        share: float = 0.1
+        smoothing: float = 0.1
         """Weight that is taken from the label and shared by all classes."""
 
         def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
             noisy = x + noise_of_copies(x, 1, randomness, fixed=False)
-            return mean_cross_entropy(logits(noisy), (1 - self.share) * y + self.share / y.shape[1])
+            return mean_cross_entropy(logits(noisy), (1 - self.smoothing) * y + self.smoothing / y.shape[1])
 
     # end of snippet
     y = np.eye(4, dtype=np.float32)
     randomness = Randomness(
         sigma=0.0, seed=np.zeros(2, np.int32), fixed_seed=np.zeros(2, np.int32), numbers=np.arange(4)
     )
-    loss = SmoothedLabelsLoss(share=0.2)
+    loss = SmoothedLabelsLoss(smoothing=0.2)
     found = loss(lambda images: 3 * images[:, :, 0, 0], y[:, :, None, None], y, randomness, 0.0)
     probabilities = np.exp(3 * y) / np.exp(3 * y).sum(axis=1, keepdims=True)
     assert float(found) == pytest.approx(-np.mean(np.sum((0.8 * y + 0.05) * np.log(probabilities), axis=1)), abs=1e-6)

@@ -36,7 +36,7 @@ def test_the_parts_of_a_vote_compute_in_bfloat16_and_the_vote_in_float32() -> No
     coarse = all_layers(with_precision(vote, "bfloat16"))
     of_parts = [layer for layer in coarse if isinstance(layer, keras.layers.Dense | keras.layers.Flatten)]
     of_vote = [layer for layer in coarse if isinstance(layer, keras.layers.Softmax | keras.layers.Average)]
-    assert len(of_parts) == 6 and {layer.compute_dtype for layer in of_parts} == {"bfloat16"}
+    assert len(of_parts) == 8 and {layer.compute_dtype for layer in of_parts} == {"bfloat16"}
     assert len(of_vote) == 7 and {layer.compute_dtype for layer in of_vote} == {"float32"}
 
 
