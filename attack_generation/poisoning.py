@@ -19,9 +19,8 @@ def poison_radius(config: PoisonConfig) -> Path:
     """Make poison against ``config.loss``, or continue a run that was stopped. Returns the poison's path.
 
     Writes X_poisoned_radius_<method>_<sigma>_<class>.npy, its labels and its record to out_dir (data_dir when not
-    given). Writes a checkpoint, TensorBoard scalars, a picture and, before each restart of the weights, the poison so
-    far to run_dir (runs/<dataset>/<poison name>). If the labels or the picture of a finished poison are missing, they
-    are made again.
+    given). Writes a checkpoint, TensorBoard scalars, a picture, and the poison before each restart to run_dir
+    (runs/<dataset>/<poison name>). Missing labels and pictures of a finished poison are made again.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop, FloatingPointError when a quantity
     becomes NaN or infinite.

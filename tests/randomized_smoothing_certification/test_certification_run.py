@@ -976,7 +976,6 @@ def test_a_model_that_only_guesses_is_noticed(toy: Path, tmp_path: Path, capsys:
         ({"n": 9}, "n is 9: with alpha 0.001 not even 9 unanimous votes certify a radius; raise n to at least 10"),
         ({"n": 1, "alpha": 0.5}, "not even 1 unanimous votes certify a radius; raise n to at least 2"),
         ({"n": 100, "alpha": 1e-60}, "not even 100 unanimous votes certify a radius; raise n to at least 200"),
-        ({"sigma": 1e-6}, "sigma is 1e-06: 300 votes certify radii up to 2e-06, and a radius has 6 decimals; raise"),
         ({"radius_loss": 5.0}, "radius_loss is 5: 300 votes certify radii up to 0.999, so that every point would"),
     ],
 )

@@ -373,3 +373,9 @@ def test_bad_input_is_refused() -> None:
     for n0, n, alpha in ((0, 100, 0.001), (100, 0, 0.001), (100, 100, 0.0), (100, 100, 1.0)):
         with pytest.raises(InputError):
             certify(counter, IMAGE, 0, Sampling(n0=n0, n=n, alpha=alpha), seed=0)
+
+
+def test_a_sigma_whose_radii_would_be_rounded_to_almost_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"sigma is 1e-06: 300 votes certify radii up to 2e-06, and a radius has 6"):
+        core.require_radii_above_0(300, 0.001, 1e-6)
+    core.require_radii_above_0(300, 0.001, 1e-3)
