@@ -74,7 +74,7 @@ class LabelCurve(NamedTuple):
     def at(self, flips: int) -> float:
         """Accuracy at a number of changed labels: a step function for a certificate, interpolated for a network.
 
-        NaN where a network was not attacked with as few or as many changes.
+        For a network it is NaN below the smallest and above the largest number of changes that was measured.
         """
         if self.kind == "network":
             return float(np.interp(flips, self.flips, self.accuracy, left=np.nan, right=np.nan))
