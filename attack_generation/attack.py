@@ -120,7 +120,7 @@ class Attack:
         model = build_model(
             self.config.architecture, self._image_shape, self._num_classes, seed, self.config.standardise
         )
-        return StatelessModel(model if self.config.precision == "float32" else with_precision(model, "bfloat16"))
+        return StatelessModel(with_precision(model, self.config.precision))
 
     @property
     def gradients_per_step(self) -> float:

@@ -256,7 +256,8 @@ def partly_poisoned(poison_x: np.ndarray, clean_x: np.ndarray, share: float) -> 
     """
     _require_same_shape("the poison", poison_x.shape, clean_x.shape)
     if share < 1 and (unchanged := int((~changed_images(poison_x, clean_x)).sum())):
-        raise InputError(f"share is {share:g}, but the poison leaves {unchanged} images clean already; leave share out")
+        how = "by no more than the rounding to 8 bits"
+        raise InputError(f"share is {share:g}, but the poison changes {unchanged} images {how}; leave share out")
     return np.where(poisoned_places(len(clean_x), share)[:, None, None, None], poison_x, clean_x)
 
 

@@ -64,7 +64,7 @@ def main(config: Config) -> None:
     if twice := [file for file in files if resolved.count(file.resolve()) > 1]:
         raise InputError(f"{twice[0]}: is given twice; give each victim's file once")
     found = [
-        Certified(file, read_known_points(file), settings := recorded_settings(file), recorded_victim(settings))
+        Certified(file, sorted(read_known_points(file)), settings := recorded_settings(file), recorded_victim(settings))
         for file in files
     ]
     _require_same_certification(found)

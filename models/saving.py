@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from models.registry import BUILDERS
+from models.registry import BUILDERS, all_layers
 from models.voting import VOTE
 from runtime import backend_lines_hidden
 from runtime.files import InputError, atomic_path, one_line
-from runtime.lazy import keras
+from runtime.lazy import keras, ops
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -118,28 +118,42 @@ def _is_one_tensor(shape: Any, rank: int) -> bool:
 
 @backend_lines_hidden()
 def with_precision(model: keras.Model, dtype: str) -> keras.Model:
-    """A copy of the model with the same weights (float32) whose layers compute in ``dtype``.
+    """The model itself where all its layers compute in ``dtype``, else a copy that does, with the same float32 weights.
 
     dtype: 'float32', or 'bfloat16' for faster certification on a GPU. The logits have that dtype, and callers cast
     them. The parts of a majority vote compute in ``dtype``, and the vote itself in float32.
-    Raises InputError for another dtype, and for a model that cannot be copied layer by layer.
+    Raises InputError for another dtype, for a model that cannot be copied layer by layer, and where a copy without the
+    change of dtype has other scores, because a layer holds more than its configuration and its weights.
     """
     if dtype not in _POLICIES:
         raise InputError(f"no precision {dtype!r}; choose one of {', '.join(_POLICIES)}")
+    if all(layer.dtype_policy.name == _POLICIES[dtype] for layer in all_layers(model)):
+        return model
 
-    def copied(model: keras.Model) -> keras.Model:
+    def copied(model: keras.Model, policy: str | None) -> keras.Model:
         def copy_layer(layer: keras.Layer) -> keras.Layer:
             if type(layer).__name__ in ("Functional", "Sequential"):  # whose configuration has the dtype of each layer
-                return copied(layer)
-            has_it = layer.dtype_policy.name == _POLICIES[dtype]  # a user's own class may take no dtype
-            change = {} if has_it or model.name == VOTE else {"dtype": _POLICIES[dtype]}
+                return copied(layer, policy)
+            if not isinstance(layer, keras.Layer):  # an operation such as x / 255
+                return layer
+            keeps = layer.dtype_policy.name == policy or model.name == VOTE  # a user's own class may take no dtype
+            change = {} if keeps or policy is None else {"dtype": policy}
             return type(layer).from_config(layer.get_config() | change)
 
         return keras.models.clone_model(model, clone_function=copy_layer)
 
-    try:
-        copy = copied(model)
+    def with_weights(copy: keras.Model) -> keras.Model:
         copy.set_weights(model.get_weights())
+        for layer in all_layers(copy):
+            getattr(layer, "finalize_state", lambda: None)()  # Normalization computes with numbers made of its weights
+        return copy
+
+    try:
+        copy, same = (with_weights(copied(model, policy)) for policy in (_POLICIES[dtype], None))
+        x = np.random.default_rng(0).random((2, *(size or 32 for size in model.input_shape[1:])), dtype=np.float32)
+        scores, again = (ops.convert_to_numpy(ops.cast(one(x, training=False), "float32")) for one in (model, same))
+        if not np.allclose(scores, again, rtol=1e-3, atol=1e-3 * np.abs(scores).max(), equal_nan=True):
+            raise ValueError("a copy has other scores: a layer holds more than its configuration and weights")
     except Exception as error:  # a user's own layers may raise any error
         raise InputError(
             f"the model {model.name} cannot compute in {dtype} ({one_line(error)}); choose another model"

@@ -62,13 +62,13 @@ def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any
     at_least_0 = np.maximum(certified, 0.0)
     steps = [0.25 * i for i in range(int(4 * settings["sigma"] / 0.25) + 1)]
     generator = np.random.default_rng(seed_pair(settings["seed"], len(points), Stream.BOOTSTRAP))
-    draws = generator.integers(len(points), size=(BOOTSTRAP_SAMPLES, len(points)), dtype=np.int32)
+    draws = (generator.integers(len(points), size=len(points), dtype=np.int32) for _ in range(BOOTSTRAP_SAMPLES))
     at = np.unique([0.0, *at_least_0])
     abstained = float(np.mean([point.predict == ABSTAIN for point in points]))
     return {
         "count": len(points),
         "acr": float(at_least_0.mean()),
-        "acr_ci95": np.quantile(at_least_0[draws].mean(axis=1), (0.025, 0.975)).tolist(),
+        "acr_ci95": np.quantile([at_least_0[draw].mean() for draw in draws], (0.025, 0.975)).tolist(),
         "approximate_certified_accuracy": float(np.mean(certified >= 0)),
         "abstain_rate": None if settings["acr_only"] else abstained,
         "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},
@@ -80,9 +80,14 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
     texts = [fixed_radius(radius) for radius in at]
     places = [0 if point.predict == ABSTAIN else texts.index(point.radius) + 1 for point in points]
     following = [np.inf if point.decided else at[place] for point, place in zip(points, places, strict=True)]
+    names = [repr(float(radius)).removesuffix(".0") for radius in at]  # two radii have two names
     return {
-        "certified_accuracy": {f"{radius:g}": float(np.mean(certified >= radius)) for radius in at},
-        "undecided": {f"{radius:g}": float(np.mean(np.array(following) <= radius)) for radius in at},
+        "certified_accuracy": {
+            name: float(np.mean(certified >= radius)) for name, radius in zip(names, at, strict=True)
+        },
+        "undecided": {
+            name: float(np.mean(np.array(following) <= radius)) for name, radius in zip(names, at, strict=True)
+        },
     }
 
 
@@ -119,7 +124,7 @@ def describe(summary: dict[str, Any]) -> str:
         if summary["abstain_rate"] is not None:
             lines.append(f"  abstained                       {summary['abstain_rate']:.4f}")
         share, ceiling = (summary["saturation"][name] for name in ("share", "ceiling"))
-        more = "; the true ACR is higher, raise n to see it" if share > 0.5 else ""
+        more = "; the true ACR is higher, raise n to see it" if share > 0.5 and not points["radius_loss"] else ""
         largest = f"the largest radius of n = {points['n']} votes is {round_down(ceiling, 4)}{more}"
         lines.append(f"  at the ceiling                  {share:.4f}  ({largest})")
         lines += shares

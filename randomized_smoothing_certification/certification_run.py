@@ -48,7 +48,10 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     require_result_name(config.out)
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
+        model_sha256 = _model_sha256(config, dataset)
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
+        if file_sha256(config.model) != model_sha256:
+            raise InputError(f"{config.model}: was replaced while it was read; run the same command again")
         images, one_hot = (getattr(dataset, f"{letter}_{config.split}") for letter in "xy")
         truth = labels(one_hot)
         levels = grid_of(images, config.data_dir / f"X_{config.split}.npy") if config.noise == "grid" else None
@@ -56,7 +59,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         config.check_largest_radius(counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config)
         test_sha256 = array_sha256(images) + array_sha256(one_hot)
-        seed, model_sha256 = noise_seed(config.seed, test_sha256), _model_sha256(config, dataset)
+        seed = noise_seed(config.seed, test_sha256)
         accuracy = _clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         what = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,

@@ -198,7 +198,7 @@ def _with_fewer(point: Point, made: _MadeWith, path: Path, n: int, seed: int) ->
     draw = np.random.default_rng([seed, Stream.VOTES_TAKEN, point.idx])
     taken = int(draw.hypergeometric(count, votes - count, n))
     predict, radius, _ = certificate_of_count(point.predict, taken, n, *settings)
-    return fewer._replace(radius=round_down(radius), predict=predict, correct=int(predict == point.label))
+    return fewer._replace(radius=round_down(radius), predict=predict, correct=int(predict == point.label != ABSTAIN))
 
 
 if __name__ == "__main__":

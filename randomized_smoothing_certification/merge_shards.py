@@ -88,7 +88,9 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
             raise InputError(f"{path}: is shard {part}/{of}, {shards[0]} is one of {total}; merge one run's shards")
         if parts.count((part, of)) > 1:
             raise InputError(f"{path}: is shard {part}/{of}, as is another file; name every shard once")
-        require_same_settings(path, {**record["settings"], "shard": None}, settings)
+        for name in sorted({*record["settings"], *settings} - {"shard"}):
+            if (found := record["settings"].get(name)) != (wanted := settings.get(name)):
+                raise InputError(f"{path}: {name} is {found}, but {wanted} in {shards[0]}; certify the shards alike")
         points += read_whole_points(path, record)
     if missing := [f"{i}/{total}" for i in range(1, total + 1) if (i, total) not in parts]:
         raise InputError(f"shard {', '.join(missing)} is missing; name the files of all {total} shards")

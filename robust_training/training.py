@@ -24,7 +24,7 @@ from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, cl
 from robust_training.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
-from runtime.files import InputError, array_sha256, read_json
+from runtime.files import InputError, array_sha256, file_sha256, read_json
 from runtime.lazy import keras, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream, epoch_order, seed_pair
@@ -172,8 +172,12 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     hashes = dataset.hashes("x_train", "y_train", "x_test", "y_test")
     settings, record = identity(config, method=config.loss.name, **hashes), path.with_suffix(".json")
     if config.training_data == "clean" and record.is_file() and not config.overwrite:  # a clean victim has no class
-        held = read_json(record)
-        held = held.get("settings") if isinstance(held, dict) else None
+        made = read_json(record)
+        held = (
+            made.get("settings")
+            if isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
+            else None
+        )
         if isinstance(held, dict) and {**held, "target_class": 0} == {**settings, "target_class": 0}:
             settings["target_class"] = held.get("target_class")
     with LongRun(path, settings, config, run_dir, stop) as run:

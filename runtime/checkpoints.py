@@ -127,5 +127,6 @@ def require_finite(step: str, **values: Any) -> None:
     for name, value in values.items():
         for bad in np.asarray(value)[~np.isfinite(value)]:
             raise FloatingPointError(
-                f"{name} is {bad} at {step}; an earlier checkpoint is kept. Lower the learning rates or check the data"
+                f"{name} is {bad} at {step}; an earlier checkpoint, if there is one, is kept. Lower the learning rates "
+                "or check the data"
             )

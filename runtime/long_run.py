@@ -28,7 +28,7 @@ from runtime.checks import require_keras_settings
 from runtime.files import InputError, file_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
 from runtime.progress import Scalars, progress
-from runtime.provenance import continued, git_commit, printed_path, provenance, settings
+from runtime.provenance import continued, printed_path, provenance, session, settings
 from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
@@ -127,7 +127,7 @@ class LongRun(Artifact):
         require_no_folder(self.checkpoint)
         self._controls, self._stop = controls, stop
         self._checkpoints = Artifact(self.checkpoint)
-        self._session: dict[str, Any] = {}  # the commit of this session's code, and those of earlier sessions
+        self._session: dict[str, Any] = {}  # and those before it, where they differ
         self._in_the_way: tuple[Path, ...] = ()
 
     def is_finished(self) -> bool:
@@ -181,7 +181,7 @@ class LongRun(Artifact):
         """
         self._held.enter_context(self._checkpoints)
         self._clear()
-        self._session = {"commit": git_commit()}
+        self._session = session()
         done: Any = 0
         if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
             state, record = kept

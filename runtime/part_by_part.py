@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from runtime.artifact import Artifact
 from runtime.checkpoints import OnOtherSettings, OtherSettings, read_same_record, replaceable, require_same_settings
 from runtime.files import (
     InputError,
     append,
+    array_sha256,
     json_sha256,
     read_record,
     remove,
@@ -19,7 +22,7 @@ from runtime.files import (
 )
 from runtime.long_run import RunControls
 from runtime.progress import progress
-from runtime.provenance import continued, printed_path, provenance
+from runtime.provenance import continued, printed_path, provenance, session
 from runtime.stop import Stop, StoppedEarly
 
 Item = TypeVar("Item")
@@ -110,6 +113,9 @@ class KeptStages(Artifact):
     def __init__(self, folder: Path, identity: dict[str, Any], policy: OnOtherSettings, stop: Stop) -> None:
         super().__init__(folder / "stages")
         self.folder, self.identity, self._policy, self._stop = folder, identity, policy, stop
+        self._session = session()
+        self.begun: dict[str, Any] = {}
+        """Sessions in which kept stages were made, where they are not this one, by the stage's name."""
 
     def __enter__(self) -> "KeptStages":
         """Raise OtherSettings where the folder keeps a stage of another study that may not be replaced."""
@@ -134,9 +140,21 @@ class KeptStages(Artifact):
                 record = read_same_record(path, self.identity, "result")
                 if record.get("sha256") != json_sha256(record["result"]):
                     raise OtherSettings(f"{path}: the result changed since it was kept; delete it to make it again")
+                if (made_in := record.get("session", {"commit": "unknown"})) != self._session:
+                    self.begun[name] = made_in
                 return record["result"]
         result = make()
-        write_json(path, {"settings": self.identity, "result": result, "sha256": json_sha256(result)})
+        made = {"settings": self.identity, "session": self._session, "result": result, "sha256": json_sha256(result)}
+        write_json(path, made)
         if self._stop.reason:
             raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
         return result
+
+    def require_same(self, name: str, *arrays: np.ndarray) -> None:
+        """Raise InputError where kept stages were made from other arrays: another machine rounds differently."""
+        digest = "".join(map(array_sha256, arrays))
+        if self.get(name, lambda: digest) != digest:
+            raise InputError(
+                f"{self.folder / name}: the stages beside it are of other features or clusters (another machine or "
+                "number of threads made them); continue there, or delete the folder"
+            )

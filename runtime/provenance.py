@@ -94,9 +94,15 @@ def is_clean_commit(name: str) -> bool:
     return re.fullmatch("[0-9a-f]{7,}", name) is not None
 
 
+def device_kind() -> str:
+    """'cpu', or the kind of the first other device of a loaded backend, such as 'gpu'."""
+    devices = map(str, keras.distribution.list_devices()) if "keras" in sys.modules else ()
+    return next((name.partition(":")[0] for name in devices if "cpu" not in name), "cpu")
+
+
 def has_bfloat16_units() -> bool | None:
     """Whether bfloat16 is fast: a loaded backend has a GPU, or the processor lists bfloat16 units. None: not known."""
-    if "keras" in sys.modules and any("cpu" not in str(device) for device in keras.distribution.list_devices()):
+    if device_kind() != "cpu":
         return True
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
@@ -106,13 +112,13 @@ def has_bfloat16_units() -> bool | None:
 
 
 def continued(now: dict[str, Any], before: Any) -> dict[str, Any]:
-    """Provenance of a run that ``now`` continues: ``before``, or where the commits differ, ``now`` with it as begun."""
-    same = isinstance(before, dict) and before.get("commit") == now["commit"]
+    """Provenance of a run that ``now`` continues: ``before``, or if the sessions differ, ``now`` with it as begun."""
+    same = isinstance(before, dict) and all(before.get(name) == now[name] for name in session())
     return before if same else {**now, "begun": before}
 
 
-def provenance(config: Any) -> dict[str, Any]:
-    """The record saved beside every artifact: resolved config, command, commit, versions, machine."""
+def session() -> dict[str, Any]:
+    """What computes here and now: commit, backend, versions, machine."""
     import importlib.metadata
 
     backend = backend_name()
@@ -123,13 +129,18 @@ def provenance(config: Any) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "config": settings(config),
-        "command": shlex.join(["python", shown_path(Path(sys.argv[0])), *sys.argv[1:]]),
         "commit": git_commit(),
         "backend": backend,
         "versions": versions,
         "machine": f"{platform.machine()} {platform.system()}",
         "environment": environment(),
+        "device": device_kind(),
         "bfloat16_units": has_bfloat16_units(),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def provenance(config: Any) -> dict[str, Any]:
+    """The record saved beside every artifact: resolved config, command, session, time."""
+    command = shlex.join(["python", shown_path(Path(sys.argv[0])), *sys.argv[1:]])
+    written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"config": settings(config), "command": command, **session(), "written": written}

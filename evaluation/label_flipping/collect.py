@@ -36,9 +36,13 @@ def main(config: Config) -> None:
 
     Raises InputError where a folder holds no study, or a study without a clean commit would go into results/.
     """
-    folder = config.results_dir
     if not config.studies:
         raise InputError("studies names no folder; give at least one")
+    with Artifact(config.results_dir / TABLES):  # reading needs what a killed run left of the store
+        _collect(config, config.results_dir)
+
+
+def _collect(config: Config, folder: Path) -> None:
     here = [folder] if has_store(folder) else []
     store = joined([read_label_studies(path) for path in (*here, *config.studies)])
     if is_in_results(folder):

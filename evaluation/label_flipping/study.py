@@ -78,6 +78,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     ):
         choice = _Certification(config, train, kept).choice(features, held_out)
         x, x_test = features((train, held_out), test)
+        kept.require_same("features.json", x, x_test)
         both = [one if config.network_shares else one._replace(x=one.x[:, :0]) for one in (train, held_out)]
         everything = together(*both)  # only networks see images: a copy of all
         candidates = [choice] if choice["held_out"] else choice["tried"]
@@ -92,7 +93,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
             "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice,
             "curves": at_once + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
-            **features_record, **provenance(config),
+            **features_record, **provenance(config), **({"begun": kept.begun} if kept.begun else {}),
         }  # fmt: skip
         store = Store(study.lines(name, points, test), {name: {str(config.seed): record}})
         table = tables_page(store)
@@ -179,6 +180,9 @@ class _Certification(NamedTuple):
         learner_of, of_each = _learner(self.config, x), []
         for number, settings in enumerate(candidates):
             weights = learner_of(settings)
+            if isinstance(weights, SignedClusters):  # k-means may differ on another machine
+                counts = weights.counts(self.train.y, self.train.classes)
+                self.kept.require_same(f"clusters_{number}.json", counts)
             _warn_of_large_classes(self.config, weights, settings, self.train)
             stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
             with progress(total=len(x_test), desc="certifying", unit="point") as bar:

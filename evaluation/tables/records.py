@@ -31,6 +31,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_possible_radii,
 )
 from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
+from runtime.artifact import Artifact
 from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
@@ -67,6 +68,11 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     keep the runs of the folder's store that are not found there. Raises InputError before anything is written: without
     a run, for a run in results/ without a clean commit, and where the plan makes a kept run in another way.
     """
+    with Artifact(folder / "plan.yaml"):  # as an import: none loses the runs of another
+        _collect(plan, folder, directory, add)
+
+
+def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
     kept, left_out = _kept_runs(plan, folder) if add else {}, list[str]()
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims

@@ -120,7 +120,7 @@ def _over_runs(after: np.ndarray, before: np.ndarray, ratio: float) -> tuple[flo
     if refused(ratio) > 0:  # only by rounding, where all ratios are the same
         return ratio, ratio
     low = 0.0 if refused(0.0) <= 0 else float(optimize.brentq(refused, 0.0, ratio))
-    if refused(1e6) <= 0:  # the clean mean may be 0, so that the largest ratios are accepted
+    if refused(1e6 * max(1.0, ratio)) <= 0:  # the clean mean may be 0, so that the largest ratios are accepted
         return low, np.inf
     beyond = ratio + 0.1
     while refused(beyond) <= 0:

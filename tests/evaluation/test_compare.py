@@ -39,6 +39,14 @@ def test_the_reduction_is_of_the_mean_radius_and_names_what_varies(tmp_path: Pat
     assert "reduction of the ACR: 65.0 % (" in two and "95 % over victims and points" in two
 
 
+def test_the_order_of_the_points_does_not_matter(tmp_path: Path, capsys: Any) -> None:
+    clean, poisoned = certificates(tmp_path / "clean.tsv", 1.0, 0.6), certificates(tmp_path / "poisoned.tsv", 0.5, 0.3)
+    header, *lines = poisoned.read_text().splitlines()
+    poisoned.write_text("\n".join([header, *lines[::-1]]) + "\n")
+    main(Config(clean=(clean,), poisoned=(poisoned,)))
+    assert "reduction of the ACR: 50.0 %" in capsys.readouterr().out
+
+
 def test_a_radius_is_a_number_as_other_programs_write_it(tmp_path: Path) -> None:
     file = certificates(tmp_path / "a.tsv", 0.5, 0.3)
     file.write_text(file.read_text().replace("0.500000", "0_5"))

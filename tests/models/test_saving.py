@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -150,9 +151,37 @@ def test_bfloat16_reaches_the_layers_of_a_nested_model(model: keras.Model, image
 
 def test_a_copy_shares_no_weights(model: keras.Model, images: np.ndarray) -> None:
     before = logits(model, images)
-    copy = with_precision(model, "float32")
+    copy = with_precision(model, "bfloat16")
     copy.set_weights([weight * 0 for weight in copy.get_weights()])
     np.testing.assert_array_equal(logits(model, images), before)
+
+
+def test_an_adapted_normalization_keeps_its_statistics(images: np.ndarray) -> None:
+    """Its layer computes with numbers that are made of its weights, and the model divides with a plain operation."""
+    adapted = layers.Normalization(axis=None)
+    adapted.adapt(images * 7 + 3)
+    inputs = keras.Input(images.shape[1:])
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(adapted(inputs * 7 + 3) / 2.0)))
+    assert with_precision(model, "float32") is model
+    exact = logits(model, images)
+    assert 0 < np.abs(logits(with_precision(model, "bfloat16"), images) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+class Hidden(layers.Layer):
+    """A layer of a user whose factor is neither in its configuration nor in its weights."""
+
+    factor = 1.0
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def test_a_copy_with_other_scores_is_refused(images: np.ndarray) -> None:
+    model = keras.Sequential([keras.Input(images.shape[1:]), hidden := Hidden(), layers.Flatten(), layers.Dense(3)])
+    hidden.factor = 5.0
+    assert with_precision(model, "float32") is model
+    with pytest.raises(InputError, match=r"in bfloat16 .*a copy has other scores: a layer holds more than"):
+        with_precision(model, "bfloat16")
 
 
 def test_an_unknown_precision_is_refused(model: keras.Model) -> None:

@@ -18,10 +18,11 @@ from data.datasets import load_dataset
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
 from models.saving import load_model, save_model
-from randomized_smoothing_certification import certify_images, core
+from randomized_smoothing_certification import certification_run, certify_images, core
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
     Point,
+    fixed_radius,
     is_summarised,
     read_certificate_record,
     read_own_points,
@@ -262,7 +263,7 @@ def test_a_merge_replaces_a_run_of_other_settings_only_when_asked_to(toy: Path, 
 def test_shards_of_other_settings_do_not_merge(toy: Path, tmp_path: Path) -> None:
     for shard, n in (("1/2", 300), ("2/2", 200)):
         certify_test_points(config(toy, tmp_path / f"{n}.tsv", shard=shard, n=n))
-    with pytest.raises(InputError, match="made with n = 200, this run has 300"):
+    with pytest.raises(InputError, match=r"200\.tsv: n is 200, but 300 in .*300\.tsv; certify the shards alike"):
         merge([tmp_path / "300.tsv", tmp_path / "200.tsv"], tmp_path / "merged.tsv")
 
 
@@ -485,6 +486,35 @@ def test_a_point_of_a_wrong_class_is_not_at_the_ceiling() -> None:
     largest = round_down(core.radius_ceiling(0.5, 1_000, 0.001))
     points = [Point(0, 1, 1, largest, 1, "0:00:01"), Point(1, 1, 2, largest, 0, "0:00:01")]
     assert summarise(points, settings)["saturation"]["share"] == 0.5
+
+
+def test_two_fixed_radii_that_look_alike_have_an_accuracy_each() -> None:
+    settings = {
+        **dict.fromkeys(("dataset", "split", "target_class", "precision", "noise_of", "shared_noise", "shard")),
+        "seed": 0, "n0": 100, "n": 1_000, "alpha": 0.001, "sigma": 0.5, "radii": (0.1, 0.1000001, 1.0), "noise": {},
+    }  # fmt: skip
+    points = [Point(0, 1, 1, fixed_radius(0.1), 1, "0:00:01", 900, 1)]
+    assert summarise(points, settings)["certified_accuracy"] == {"0.1": 1.0, "0.1000001": 0.0, "1": 0.0}
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_refused(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, load = config(toy, tmp_path / "a.tsv"), certification_run.load_model
+
+    def replaced(path: Path, shape: Any) -> Any:
+        model = load(path, shape)
+        shutil.copy(settings.model, tmp_path / "before.keras")
+        path.write_bytes(path.read_bytes() + b"more")
+        return model
+
+    monkeypatch.setattr(certification_run, "load_model", replaced)
+    try:
+        with pytest.raises(InputError, match="was replaced while it was read"):
+            certify_test_points(settings)
+    finally:
+        shutil.copy(tmp_path / "before.keras", settings.model)
+    assert not settings.out.exists()
 
 
 def test_saturation_is_said(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

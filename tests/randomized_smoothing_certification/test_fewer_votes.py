@@ -58,6 +58,9 @@ def test_few_votes_may_abstain_and_a_wrong_class_stays_wrong(tmp_path: Path) -> 
     few, wrong = read_points(tmp_path / "b.tsv")
     assert (few.predict, few.radius, few.correct) == (ABSTAIN, "0.000000", 0)
     assert (wrong.predict, wrong.correct) == (3, 0) and wrong.radius == radius(100, 100)
+    file.write_text(file.read_text().replace("\t8\t8\t", "\t-1\t8\t"))  # a point of no class
+    main(Config(certificates=file, sigma=0.5, votes=1_000, n=100, out=tmp_path / "c.tsv"))
+    assert (tmp_path / "c.tsv").read_text().splitlines()[1].startswith("0\t-1\t-1\t0.000000\t0\t")
 
 
 def test_radii_of_three_digits_are_read(tmp_path: Path) -> None:

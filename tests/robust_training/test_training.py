@@ -102,6 +102,17 @@ def test_a_clean_victim_serves_every_class(whole: tuple[TrainingConfig, list[Pat
     assert [path.read_bytes() for path in paths] == before
 
 
+def test_a_clean_victim_that_is_made_again_has_the_class_of_this_run(tiny_data_dir: Path, tmp_path: Path) -> None:
+    settings = config(tiny_data_dir, tmp_path)
+    (path,) = train_victims(settings)
+    path.unlink()
+    other = (settings.target_class + 1) % 10
+    train_victims(dataclasses.replace(settings, target_class=other, on_other_settings="start_afresh"))
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["settings"]["target_class"] == other
+    assert record["target_accuracy"] == record[f"accuracy_class_{other}"]
+
+
 def test_poisoned_training_uses_the_poison_file(
     whole: tuple[TrainingConfig, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

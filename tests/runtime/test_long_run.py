@@ -18,7 +18,7 @@ from evaluation.label_flipping.config import LabelFlippingConfig
 from randomized_smoothing_certification.certification_run import CertificationConfig
 from robust_training.macer import MacerLoss
 from robust_training.training import TrainingConfig
-from runtime import long_run, part_by_part
+from runtime import part_by_part, provenance
 from runtime.artifact import Artifact
 from runtime.checkpoints import OtherSettings, save_checkpoint
 from runtime.command_line import parsed
@@ -105,7 +105,7 @@ def test_run_controls_are_no_part_of_an_identity_and_settings_of_the_loss_are(tm
 def test_a_continued_run_names_the_commit_that_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(data_dir=tmp_path)
     for number, commit in enumerate(("first-dirty", "second", "second")):
-        monkeypatch.setattr(long_run, "git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(provenance, "git_commit", lambda commit=commit: commit)
         with pytest.raises(StoppedEarly) if number < 2 else nullcontext():
             make(
                 tmp_path,
@@ -113,7 +113,15 @@ def test_a_continued_run_names_the_commit_that_began_it(tmp_path: Path, monkeypa
                 Stop(1e-9 if number < 2 else None),
             )
     record = json.loads((tmp_path / "x.json").read_text())
-    assert (record["commit"], record["begun"]) == ("second", {"commit": "first-dirty"})
+    assert (record["commit"], record["begun"]["commit"]) == ("second", "first-dirty")
+    assert record["begun"].keys() == provenance.session().keys()
+
+
+@pytest.mark.parametrize("other", [{"versions": {"keras": "3.12"}}, {"machine": "B"}, {"device": "gpu"}], ids=str)
+def test_a_run_continued_elsewhere_names_where_it_began(other: dict[str, Any]) -> None:
+    now = provenance.session()
+    assert provenance.continued(now, {**now, "written": "then"}) == {**now, "written": "then"}
+    assert provenance.continued(now, {**now, **other}) == {**now, "begun": {**now, **other}}
 
 
 def test_a_run_stopped_after_every_step_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -164,6 +172,14 @@ def test_a_record_of_another_form_is_one_line(tmp_path: Path, text: str) -> None
             KeptStages(tmp_path, {}, "refuse", Stop()).get("s.json", lambda: 1)
 
 
+def test_stages_of_other_features_are_refused(tmp_path: Path) -> None:
+    stages, x = KeptStages(tmp_path, {}, "refuse", Stop()), np.ones(3)
+    for _ in range(2):
+        stages.require_same("features.json", x, x)
+    with pytest.raises(InputError, match=r"features\.json: the stages beside it are of other features or clusters"):
+        stages.require_same("features.json", x, np.nextafter(x, 2))
+
+
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     def breaks(state: Any, number: int) -> tuple[Any, dict[str, Any]]:
         return state / 0 if number == 2 else state, {"value": 1.0}
@@ -185,6 +201,9 @@ def test_stages_are_kept_for_their_settings(tmp_path: Path) -> None:
     stages = KeptStages(tmp_path, identity(config), "refuse", Stop())
     assert stages.get("s.json", stage) == stages.get("s.json", stage) == {"a": 1}
     assert len(calls) == 1
+    kept = json.loads((tmp_path / "s.json").read_text())
+    (tmp_path / "s.json").write_text(json.dumps(kept | {"session": {"commit": "other"}}))
+    assert stages.get("s.json", stage) == {"a": 1} and stages.begun == {"s.json": {"commit": "other"}}
     other = KeptStages(tmp_path, identity(dataclasses.replace(config, rate=1.0)), "refuse", Stop())
     with pytest.raises(InputError, match=r"made with rate = 0\.5, this run has 1\.0"):
         other.get("s.json", stage)

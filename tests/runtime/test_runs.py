@@ -353,7 +353,7 @@ def toy_main(config: Config) -> None:
         ("stop", 75, "stopped: SIGTERM after 3 of 9 steps; run the same command again to continue"),
         ("interrupt", 130, "stopped: interrupted at once; run the same command again to continue"),
         ("closed", 2, "error: data/MNIST/X.npy: Permission denied; change its permissions, or choose another path"),
-        ("nan", 1, "error: f is nan at step 3; an earlier checkpoint is kept."),
+        ("nan", 1, "error: f is nan at step 3; an earlier checkpoint, if there is one, is kept."),
     ],
 )
 def test_scripts_end_in_one_line(

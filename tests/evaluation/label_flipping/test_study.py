@@ -323,7 +323,7 @@ def test_one_adversary_against_all_points_is_a_second_curve(tiny_data_dir: Path,
     main, config = toy(
         "digits", tiny_data_dir, tmp_path, learner="signed_clusters", classes=(0, 1, 4), network_shares=(), points=None
     )
-    for done in ("points_0.json", "together_0.json", "together_4.json"):
+    for done in ("features.json", "clusters_0.json", "points_0.json", "together_0.json", "together_4.json"):
         with pytest.raises(StoppedEarly):
             main(dataclasses.replace(config, max_minutes=1e-9))
         assert (tmp_path / "work" / done).is_file()
@@ -472,7 +472,7 @@ def test_certificates_lie_below_the_exact_robustness_of_ridge_on_the_whole(folde
 
 def test_a_stopped_run_continues_to_the_same_files(folder: Path, tiny_data_dir: Path, tmp_path: Path) -> None:
     main, config = toy("digits", tiny_data_dir, tmp_path)
-    stages = ("ridge_10.json", "ridge_1000.json", "points_0.json")
+    stages = ("ridge_10.json", "ridge_1000.json", "features.json", "points_0.json")
     for done in (*stages, "points_0.json"):  # the last stop is in the first training
         with pytest.raises(StoppedEarly):
             main(dataclasses.replace(config, max_minutes=1e-9))

@@ -56,6 +56,9 @@ def test_victims_that_all_lose_the_same_share_add_nothing_to_the_interval(share:
 
 def test_there_is_no_reduction_of_nothing_and_one_of_everything() -> None:
     assert reduction_of(np.ones((1, 2, 3)), np.zeros((2, 3))) is None
+    hardly = np.zeros((3, 50))
+    hardly[0, 0] = 1e-7  # the ratio is above 10^6, and the clean mean may be 0
+    assert reduction_of(np.full((1, 3, 50), 0.3) + np.eye(3, 50), hardly).low == -np.inf
     everything = reduction_of(np.zeros((2, 3, 4)), np.ones((3, 4)))
     assert everything == Reduction(100.0, 100.0, 100.0, ("attack runs", "victims", "points"))
 

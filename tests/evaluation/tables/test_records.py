@@ -35,6 +35,7 @@ from evaluation.tables.records import (
 from evaluation.tables.runs import Run
 from randomized_smoothing_certification.certificate_file import Point, as_text, summary_path
 from randomized_smoothing_certification.core import radius_ceiling, round_down
+from runtime.artifact import Artifact
 from runtime.files import InputError, array_sha256, file_sha256, save_array, write_text
 from tests.fuzz.mutations import node_edited
 
@@ -68,6 +69,11 @@ def plan(tmp_path: Path) -> Plan:
     summary_path(tsv).write_text(json.dumps({"tsv_sha256": file_sha256(tsv)}))
     victim.write_text(json.dumps({"settings": {"epochs": 101}, "sha256": "of the model", "accuracy": 0.9}))
     return plan
+
+
+def test_two_programs_do_not_write_one_store(plan: Plan) -> None:
+    with Artifact(plan.paths.results / "plan.yaml"), pytest.raises(InputError, match="another run is writing it"):
+        collect(plan, plan.paths.results)
 
 
 def measured(plan: Plan) -> tuple[Run, ...]:
