@@ -35,9 +35,9 @@ its smallest reduction of the average certified radius (ACR) of the poisoned cla
 the same kinds. Overlapping intervals do not decide the order of two poisons, a paired comparison
 (`evaluation/compare.py`) may. A score is of the victims of one kind (three, on FashionMNIST one), a mean of those of
 all kinds, so means order more poisons. [Enter a poison](../docs/enter_a_poison.md#read-the-row) explains columns and
-intervals. Five rows are [shipped poisons](../docs/attack.md#shipped-poisons): `published` is `mnist_published`, `f2sa`
-is `mnist_f2sa`, `against_smoothadv` is `mnist_smoothadv`, `per_image` is `digits_per_image`, `pattern` is
-`fashion_pattern`. All others are [controls](../docs/attack.md#controls), which need no gradients.
+intervals. Four rows are [shipped poisons](../docs/attack.md#shipped-poisons): `published` is `mnist_published`, `f2sa`
+is `mnist_f2sa`, `against_smoothadv` is `mnist_smoothadv`, `per_image` is `digits_per_image`. All others are
+[controls](../docs/attack.md#controls), which need no gradients..
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
 """
