@@ -37,7 +37,7 @@ the same kinds. Overlapping intervals do not decide the order of two poisons, a 
 all kinds, so means order more poisons. [Enter a poison](../docs/enter_a_poison.md#read-the-row) explains columns and
 intervals. Four rows are [shipped poisons](../docs/attack.md#shipped-poisons): `published` is `mnist_published`, `f2sa`
 is `mnist_f2sa`, `against_smoothadv` is `mnist_smoothadv`, `per_image` is `digits_per_image`. All others are
-[controls](../docs/attack.md#controls), which need no gradients..
+[controls](../docs/attack.md#controls), which need no gradients.
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
 """
