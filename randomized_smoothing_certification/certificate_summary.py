@@ -80,14 +80,10 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
     texts = [fixed_radius(radius) for radius in at]
     places = [0 if point.predict == ABSTAIN else texts.index(point.radius) + 1 for point in points]
     following = [np.inf if point.decided else at[place] for point, place in zip(points, places, strict=True)]
-    names = [repr(float(radius)).removesuffix(".0") for radius in at]  # two radii have two names
+    named = {repr(float(radius)).removesuffix(".0"): radius for radius in at}  # exact: no two are the same
     return {
-        "certified_accuracy": {
-            name: float(np.mean(certified >= radius)) for name, radius in zip(names, at, strict=True)
-        },
-        "undecided": {
-            name: float(np.mean(np.array(following) <= radius)) for name, radius in zip(names, at, strict=True)
-        },
+        "certified_accuracy": {name: float(np.mean(certified >= radius)) for name, radius in named.items()},
+        "undecided": {name: float(np.mean(np.array(following) <= radius)) for name, radius in named.items()},
     }
 
 

@@ -173,11 +173,8 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     settings, record = identity(config, method=config.loss.name, **hashes), path.with_suffix(".json")
     if config.training_data == "clean" and record.is_file() and not config.overwrite:  # a clean victim has no class
         made = read_json(record)
-        held = (
-            made.get("settings")
-            if isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
-            else None
-        )
+        is_whole = isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
+        held = made.get("settings") if is_whole else None
         if isinstance(held, dict) and {**held, "target_class": 0} == {**settings, "target_class": 0}:
             settings["target_class"] = held.get("target_class")
     with LongRun(path, settings, config, run_dir, stop) as run:

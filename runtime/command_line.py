@@ -56,11 +56,9 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
         except KeyboardInterrupt:  # before a run takes the signal, or a second one
             _leave("stopped: interrupted at once; run the same command again to continue", INTERRUPTED)
         except StoppedEarly as stop:
-            overwrites = getattr(config, "overwrite", False)
-            how = (
-                (" without --overwrite", "; older results that were not reached then stay") if overwrites else ("", "")
-            )
-            _leave(f"stopped: {stop}; run the same command again{how[0]} to continue{how[1]}", STOPPED_EARLY)
+            how = " without --overwrite to continue (older results that were not reached stay)"
+            how = how if getattr(config, "overwrite", False) else " to continue"
+            _leave(f"stopped: {stop}; run the same command again{how}", STOPPED_EARLY)
 
 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:

@@ -127,7 +127,7 @@ class LongRun(Artifact):
         require_no_folder(self.checkpoint)
         self._controls, self._stop = controls, stop
         self._checkpoints = Artifact(self.checkpoint)
-        self._session: dict[str, Any] = {}  # and those before it, where they differ
+        self._session: dict[str, Any] = {}  # provenance.session, and earlier sessions as begun
         self._in_the_way: tuple[Path, ...] = ()
 
     def is_finished(self) -> bool:
