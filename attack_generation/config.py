@@ -59,9 +59,8 @@ class PoisonConfig(Augmentation, CheckpointControls):
     batch_validation: Annotated[int, POSITIVE] = 100
     """Clean validation images of the target class in each value of the objective, or all if there are fewer."""
     objective: ObjectiveName = "soft_radius"
-    """Quantity that the poison lowers on the target class's validation images. soft_radius: the mean soft radius.
-    cross_entropy: the negative cross entropy without noise (the attack on standard training). noisy_cross_entropy: the
-    negative cross entropy of noisy copies."""
+    """Goal of the poison on the target class's validation images: a smaller mean soft_radius, a larger cross_entropy
+    without noise (the attack on standard training), or a larger noisy_cross_entropy, that of noisy copies."""
     parametrisation: ParametrisationName = "per_image"
     """Variables that the attack optimises: each image separately (published), or one pattern for the whole class."""
     radius_copies: Annotated[int, POSITIVE] = 20
@@ -71,10 +70,10 @@ class PoisonConfig(Augmentation, CheckpointControls):
     radius_clip: Annotated[float, Bound("lie strictly between 0 and 0.5", lambda clip: 0 < clip < 0.5)] = 1e-3
     """Bound a that keeps the soft radius finite: probabilities are mapped into [a, 1 - a]."""
     epochs: Annotated[int, POSITIVE] = 50
-    """Epochs of outer steps. An epoch visits each image that is not poisoned once, but for a last partial batch."""
+    """Epochs of outer steps. An epoch visits each clean image once, except those of a last partial batch."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
     """Epochs between two restarts. A restart draws fresh weights and resets the linear system's solution p and all Adam
-    moments. With several networks the poison keeps its moments. The published code makes its first restart one epoch
+    moments. The published code makes its first restart one epoch
     earlier, so that its last epoch begins with fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they

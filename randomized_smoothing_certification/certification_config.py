@@ -40,8 +40,8 @@ class CertificateSettings(Sampling):
     """Draw no further votes for points whose selected class is wrong. They count 0 in the ACR in any case. The file
     says -1 (abstained). Certified accuracies stay the same, but the share of points that abstain is then unknown."""
     radii: tuple[float, ...] = ()
-    """Certify accuracy at these radii instead of certified radii. Votes for a point end when all radii are decided, or
-    after n votes. alpha covers all radii together. The file then gives no ACR."""
+    """Certify accuracy at these radii instead of certified radii. Votes for a point end when it is known which radii
+    hold, or after n votes. alpha covers all radii together. The file then gives no ACR."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic inside the model. bfloat16 is faster on GPUs and is another base classifier."""
     noise: Literal["float32", "grid"] = "float32"

@@ -31,8 +31,8 @@ class Sampling:
     """Probability that a certificate is wrong, per point."""
     radius_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     """Largest expected loss of a point's radius from fewer than n votes, in pixel units. The n0 votes choose the number
-    of votes, so n0 should be about 1,000. Points whose expected radius is not larger abstain. 0: every point gets n
-    votes."""
+    of votes, so n0 should be about 1,000. Points whose expected radius is at most this loss abstain. 0: every point
+    gets n votes."""
 
 
 @cache

@@ -55,7 +55,7 @@ class TrainingConfig(Augmentation, CheckpointControls):
     sigma: Sigma = 0.5
     """Standard deviation of the training noise. Pixels are in [0, 1]."""
     runs: Annotated[int, POSITIVE] = 1
-    """Independent runs, with seeds seed, seed + 1, ..."""
+    """Victims to train, with seeds seed, seed + 1, ..."""
     published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200, learning_rate=1e-3)
     one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     schedule: ScheduleName = "constant"

@@ -76,8 +76,8 @@ class CheckpointControls(RunControls):
     out_dir: Path | None = None
     """Folder of the results. By default models go to saved_models/<data set>, poison to the folder of its data."""
     run_dir: Path | None = None
-    """Folder of checkpoint and TensorBoard scalars. An attack writes them into this folder itself, by default
-    runs/<data set>/<poison>. A victim writes them into its subfolder <data set>/<victim>, by default of runs."""
+    """Folder of checkpoint and TensorBoard scalars. An attack writes them into this folder, by default
+    runs/<data set>/<poison>. A victim writes them into the subfolder <data set>/<victim> of it, by default of runs."""
     overwrite: bool = False
     """Replace an existing result or checkpoint. Without this flag a run continues from its checkpoint."""
     checkpoint_minutes: Annotated[float, POSITIVE] = 5.0

@@ -68,7 +68,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table. Missing settings have the defaults of the scripts that use them.
+    """A table. Missing flags of scripts have the defaults of the scripts, all other entries those below.
 
     Paths are relative to the project, or to the folder of the script's flag --directory.
     """
@@ -123,7 +123,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     poison}. Victims of every method and noise level are trained on them."""
     victims: dict[str, dict[str, Any]] = {}
     """Named kinds of victims. Their flags are added to those of 'victim'. Every row is trained with each kind,
-    transfers with the first. A reduction is against clean victims of the same kind. By default there is one kind
+    transfer tables with the first. A reduction is against clean victims of the same kind. By default there is one kind
     without a name. {plain: {}, jittered: {jitter-brightness: 0.15}}"""
     certification: dict[str, Any] = {}
     """Flags of the certification script, such as points and n. With all_classes: true, points of every class are
@@ -141,7 +141,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Certificates that other programs wrote. They join the table, a file for each run of an entry: [{method:
     consistency, sigma: 0.5, target_class: 8, poison: macer, n: 10000, files: [run_0.tsv, run_1.tsv]}]."""
     threads: Annotated[int, between(1, MOST)] = 1
-    """CPU threads of every job. Another count splits sums of floats differently. Training amplifies the last bits."""
+    """CPU threads of every job. Another count gives other numbers, because training amplifies rounding."""
     limits: dict[str, Limits] = {}
     """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify', for Snakemake: {all: {minutes: 60,
     mem_mb: 4000, gpu: 1}}."""
