@@ -104,7 +104,7 @@ def _checked_images(x: np.ndarray, image_shape: tuple[int, int, int] | None, wha
         raise InputError(f"{what} has dtype {x.dtype}; give 8-bit images (uint8, 0 to 255)")
     if x.ndim not in (3, 4) or 0 in x.shape:
         raise InputError(f"{what} has shape {x.shape}; give images (N, height, width) or (N, height, width, channels)")
-    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+    if x.ndim == 4 and x.shape[1] <= 4 < x.shape[3]:
         raise InputError(f"{what} has shape {x.shape}, with channels first; move them last: x.transpose(0, 2, 3, 1)")
     found, x = x.shape[1:], x if x.ndim == 4 else x[..., np.newaxis]
     if image_shape is not None and x.shape[1:] != image_shape:

@@ -89,8 +89,8 @@ class LabelCurve(NamedTuple):
     def median_interval(self) -> tuple[int | None, int | None]:
         """The 95 % interval of the median over the test points: two order statistics, by the binomial distribution."""
         least, most = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], self.points, 0.5)
-        low, high = (self.most_flips((count - 0.5) / self.points) for count in (most + 1, least))
-        return low, high
+        low, high = (self.most_flips((count - 0.5) / self.points) for count in (most + 1, max(least, 1)))
+        return low, high if least else None
 
     @property
     def label(self) -> str:

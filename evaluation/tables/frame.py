@@ -46,13 +46,14 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
 
 
 def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
-    """Measured entries that differ only in the attack's seed, by a cell for all of them."""
+    """Entries that differ only in a listed seed of the attack, by a cell for all of them, where two are measured."""
     groups: dict[Cell, list[Entry]] = {}
     for cell, entry in entries.items():
-        if entry.runs and cell.poison and "seed" in (flags := _attack_variant(plan, cell).flags):
+        series, flags = _attack_variant(plan, cell)
+        if cell.poison and isinstance(plan.attacks.get(series, {}).get("seed"), list | tuple):
             name = cell.poison.variant.removesuffix(f"_seed_{flags['seed']}")
             groups.setdefault(cell._replace(poison=cell.poison._replace(variant=name)), []).append(entry)
-    return {cell: group for cell, group in groups.items() if len(group) > 1}
+    return {cell: group for cell, group in groups.items() if sum(bool(entry.runs) for entry in group) > 1}
 
 
 def _over_classes(plan: Plan, entries: Entries) -> Entries:
@@ -84,6 +85,8 @@ def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
 def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
     """One line of the frame. attack_runs: an entry for each attack run, with equal seeds. entries: of the table."""
     victim, poison, clean = cell.victim, cell.poison, entries.get(cell._replace(poison=None))
+    wanted = sum(entry.wanted for entry in attack_runs)
+    attack_runs = [entry for entry in attack_runs if entry.runs] or attack_runs
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)
     made = runs[0].attack if runs and poison else {}
@@ -99,7 +102,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         "epsilon": plan.epsilon if poison else "", "share": poison.share if poison else "",
         **{name: _all(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
         "points": _all(len(run.radii) for run in runs),
-        "runs": len(runs), "runs_wanted": sum(entry.wanted for entry in attack_runs),
+        "runs": len(runs), "runs_wanted": wanted,
         "attack_runs": len(attack_runs) if kind == OPTIMISED else "",
         "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
     }  # fmt: skip

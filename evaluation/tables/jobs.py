@@ -183,7 +183,8 @@ def flags(values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         dashed = name.replace("_", "-")
         if value is True or value is False:
-            words.append(f"--{dashed}" if value else f"--no-{dashed}")
+            group, dot, last = dashed.rpartition(".")  # as in --loss.no-fixed-noise
+            words.append(f"--{dashed}" if value else f"--{group}{dot}no-{last}")
         else:
             words += [f"--{dashed}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join(words)

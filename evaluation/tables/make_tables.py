@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from attack_generation.controls import CONTROLS
 from attack_generation.figures import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
 from evaluation.store import POINTS, has_store
@@ -139,7 +140,7 @@ def _images(plan: Plan, paths: Paths) -> Callable[[Path], None]:
     Returns the function that draws them into a file. Where poison or data lack, it draws nothing.
     """
     made = [poison for poison in plan.poisons() if paths.poison(poison).is_file()]
-    chosen = sorted(made, key=lambda poison: not poison.architecture)[:MOST_POISONS]
+    chosen = sorted(made, key=lambda poison: poison.against in CONTROLS)[:MOST_POISONS]
     if not chosen or not paths.manifest.is_file():
         return lambda path: None
     dataset = load_dataset(paths.data)

@@ -30,7 +30,9 @@ DECIDED = (
     "target_class", "epsilon", "share", "sigma", "seed", "runs", "architecture", "training_data", "poison", "data_dir",
     "out_dir", "run_dir", "overwrite", "on_other_settings", "max_minutes",
 )  # fmt: skip
-DECIDED_OF_CERTIFICATES = ("target_class", "sigma", "seed", "model", "data_dir", "out", "shard", "radii", "max_minutes")
+DECIDED_OF_CERTIFICATES = (
+    "target_class", "sigma", "seed", "model", "data_dir", "out", "shard", "radii", "on_other_settings", "max_minutes",
+)  # fmt: skip
 LISTED = {"epochs": 1, "seed": 0}  # settings of a named attack that may be lists, and their smallest values
 MOST = 1000  # victims per entry, shards, threads
 LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
@@ -60,7 +62,8 @@ class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of a job: minutes, MiB and GPUs. A job stops cleanly before its minutes end and is submitted again."""
+    """Limits of a job: minutes, MiB and GPUs. A job stops cleanly before its minutes end. On SLURM it is
+    submitted again."""
 
     minutes: Annotated[int, at_least(5)] = 1_440
     mem_mb: int = 4_000
@@ -141,7 +144,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Certificates that other programs wrote. They join the table, a file for each run of an entry: [{method:
     consistency, sigma: 0.5, target_class: 8, poison: macer, n: 10000, files: [run_0.tsv, run_1.tsv]}]."""
     threads: Annotated[int, between(1, MOST)] = 1
-    """CPU threads of every job. Another count gives other numbers, because training amplifies rounding."""
+    """CPU threads of every job on TensorFlow. Another count gives other numbers: training amplifies rounding."""
     limits: dict[str, Limits] = {}
     """Limits of 'all' jobs, or of the rules 'poison', 'victim' and 'certify', for Snakemake: {all: {minutes: 60,
     mem_mb: 4000, gpu: 1}}."""
@@ -165,6 +168,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for key in settings:
             if not re.fullmatch(r"\w+( \d*\.?\d+)?", key):
                 raise InputError(f"attack, victim: {key!r} is no method; name one, alone or with a sigma ('macer 0.5')")
+            if key.startswith("all "):
+                raise InputError(f"attack, victim: {key!r} has a sigma; name a method before it, or 'all' alone")
             if (text := key.partition(" ")[2]) and (short := f"{float(text):g}") != text:
                 raise InputError(f"attack, victim: {key!r} must be written with the sigma {short}")
         for flags in (*self.attack.values(), *self.victim.values()):
@@ -190,6 +195,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for name, given in {"target_classes": self.target_classes, "shares": shares}.items():
             if not given or len(set(given)) < len(given):
                 raise InputError(f"{name} must be at least one, and different, got {list(given)}")
+        if self.shares != (1.0,) and (self.method_transfer or models):
+            raise InputError("shares: transfers have poison of the whole class; leave out the transfers, or shares")
+        points = self.certification.get("points")
+        if isinstance(points, int) and self.shards > points and not self.certification.get("all_classes"):
+            raise InputError(f"shards is {self.shards}, above the {points} points of certification; lower it")
         for rule, limits in self.limits.items():
             require_bounds(limits, f" of a job of {rule!r}")
         sigmas = [sigma for levels in self.methods.values() for sigma in levels]

@@ -29,7 +29,8 @@ from runtime.files import InputError, array_sha256, write_text
 from runtime.provenance import printed_path, project_path
 
 ALIKE = (
-    "dataset", "architecture", "methods", "victim", "victims", "target_classes", "epsilon", "runs", "certification",
+    "dataset", "script_folder", "architecture", "methods", "victim", "victims", "target_classes", "epsilon", "seed",
+    "runs", "certification",
 )  # fmt: skip
 """Entries of a plan that must be equal so that its poisons stand in one ranking."""
 

@@ -44,7 +44,7 @@ is `mnist_f2sa`, `against_smoothadv` is `mnist_smoothadv`, `per_image` is `digit
 SHARES = """## A share of the class
 
 How much of the class has to be poisoned? The rows are reductions of the ACR by poison (`published`: `mnist_published`)
-in the plain victims of [{name}]({name}/tables.md): {title}.
+in the victims of [{name}]({name}/tables.md): {title}.
 """
 
 
@@ -124,5 +124,7 @@ def ranking_page(frames: Mapping[str, pd.DataFrame]) -> str:
 def _shares_table(frame: pd.DataFrame) -> str:
     poisoned = frame[frame["reduction"].notna()]
     names, texts = poisoned["data"].str.partition(",")[0], poisoned["reduction"].map(lambda found: found.text)
+    for column in ("method", "victim_variant", "sigma", "target_class"):
+        names += f", {column} ".replace("_", " ") + poisoned[column].map(str) if poisoned[column].nunique() > 1 else ""
     table = poisoned.assign(name=names, text=texts).pivot(index="name", columns="share", values="text").fillna("")
-    return markdown_table(["training data", *map("{:.0%}".format, table)], table.reset_index().to_numpy())
+    return markdown_table(["training data", *(f"{100 * share:g}%" for share in table)], table.reset_index().to_numpy())

@@ -68,7 +68,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     keep the runs of the folder's store that are not found there. Raises InputError before anything is written: without
     a run, for a run in results/ without a clean commit, and where the plan makes a kept run in another way.
     """
-    with Artifact(folder / "plan.yaml"):  # as an import: none loses the runs of another
+    with Artifact(folder / "plan.yaml"):  # as an import
         _collect(plan, folder, directory, add)
 
 
@@ -115,10 +115,7 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
         if cell := cells.get(entry):
             run = _run(plan, folder, cell, seed, runs[entry][seed])
             if other := _otherwise(plan, cell, seed, run.records):
-                raise InputError(
-                    f"{folder}: {cell}, seed {seed}: has {other[0]}; write the same settings in the plan, or give "
-                    "another --results-dir"
-                )
+                raise InputError(f"{folder}: {cell}, seed {seed}: has {other[0]}; plan it so, or give another folder")
     return runs
 
 
@@ -306,10 +303,7 @@ def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: Measured) -> R
         raise InputError(f"{folder / SETTINGS}: {where} is no run of this project; make it again")
     made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
     if made_with > plan.epsilon or (cell.poison and made_with < plan.epsilon and cell.poison.against != READY):
-        raise InputError(
-            f"{folder}: {where} has poison of epsilon {made_with}, the plan says {plan.epsilon}; give the run's "
-            "own plan"
-        )
+        raise InputError(f"{folder}: {where} has poison of epsilon {made_with}, not {plan.epsilon}; give its own plan")
     in_class = (points["label"] == cell.target_class).to_numpy()
     if not in_class.any():
         raise InputError(f"{folder / POINTS}: {where} has no point of class {cell.target_class}; make it again")

@@ -21,6 +21,7 @@ from typing import Annotated
 import msgspec
 from tyro._docstrings import get_field_docstring
 
+from data.datasets import EPSILON_TOLERANCE
 from data.ready_poisons import load_ready_poison
 from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
@@ -43,7 +44,7 @@ class Config:
     plan: Path
     """Plan of the table, a YAML file, such as those of config/."""
     methods: tuple[str, ...] = ()
-    """Training methods of the plan to run, by default all."""
+    """Entries of 'methods' to run, by default all. Tables then hold these alone. Transfers stay as they are."""
     set: tuple[str, ...] = ()
     """Entries of the plan to replace, for example runs=1 "target_classes=[3]"."""
     directory: Path = project_path("")
@@ -115,7 +116,13 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
     for name, folder in plan.paths_in(directory)._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, directory)
-    if (manifest := plan.paths_in(directory).manifest).is_file():
+    data, manifest = plan.paths_in(directory).data, plan.paths_in(directory).manifest
+    if not (manifest.is_file() or Artifact(manifest).is_left) and (arrays := sorted(data.glob("[XY]_t*.npy"))):
+        raise InputError(
+            f"{arrays[0]}: has no {manifest.name} beside it, so that the plan would replace it; move the arrays, or "
+            "give the plan another data_dir"
+        )
+    if manifest.is_file():
         count = read_record(manifest).get("classes")
         if isinstance(count, int) and (wrong := [label for label in plan.target_classes if label >= count]):
             raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
@@ -123,11 +130,13 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
             check_scripts([job := data_job(plan)], where)
             preparation = config_of(job.script, shlex.split(job.flags))
             wanted, source = settings(preparation), getattr(preparation, "source", None)
-            given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data)}
-            require_prepared_with(plan.paths_in(directory).data, given, source and directory / source)
+            given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data) if name in wanted}
+            require_prepared_with(data, given, source and directory / source)
     for name in plan.ready.values():
-        label = load_ready_poison(name).record["settings"].get("target_class")
-        if {label} != {*plan.target_classes}:
+        made = load_ready_poison(name).record["settings"]
+        if made.get("epsilon", 0) > plan.epsilon + EPSILON_TOLERANCE:
+            raise InputError(f"ready: {name} has epsilon {made['epsilon']:g}, above the plan's {plan.epsilon:g}")
+        if {label := made.get("target_class")} != {*plan.target_classes}:
             raise InputError(f"ready: {name} is poison of class {label}; plan it with target_classes: [{label}]")
 
 
@@ -139,11 +148,11 @@ def with_changes(plan: Plan, config: Config) -> Plan:
         if not equals or not name:
             raise InputError(f"--set {change}: give an entry of the plan as name=value")
         values[name] = yaml_values(value, f"--set {change}")
+    changed = plan_of(values, f"{config.plan} with --set")
     for method in config.methods:
-        if method not in plan.methods:
-            raise InputError(f"--methods {method}: the plan has {', '.join(plan.methods)}; choose from these")
-    if config.methods:
-        values["methods"] = {method: values["methods"][method] for method in config.methods}
+        if method not in changed.methods:
+            raise InputError(f"--methods {method}: the plan has {', '.join(changed.methods)}; choose from these")
+    values["methods"] = {method: changed.methods[method] for method in config.methods or changed.methods}
     return plan_of(values, f"{config.plan} with --set")
 
 

@@ -126,6 +126,7 @@ def test_emnists_names_labels_from_1_and_columns_before_rows(config: prepare.Con
     ("changes", "message"),
     [
         ({"x_train": np.zeros((300, 3, 64, 64), np.uint8)}, "x_train has shape .* with channels first"),
+        ({"x_train": np.zeros((300, 4, 64, 64), np.uint8)}, "x_train has shape .* with channels first"),
         ({"x_train": np.zeros(300, np.uint8)}, r"x_train has shape \(300,\); give images"),
         ({"x_test": np.full((40, 64, 32, 3), 200, np.uint8)}, r"shape \(64, 32, 3\), expected \(64, 64, 3\)"),
         ({"y_train": np.arange(300) % 20 * 100}, "y_train holds label 300; .* number the classes without gaps"),

@@ -591,6 +591,8 @@ def test_a_certificate_falls_in_steps_and_a_network_in_lines() -> None:
     certificate = LabelCurve("a", 0, "tight", 0.1, flips, accuracy)
     assert [certificate.at(flips) for flips in (0, 3, 5, 6, 7, 10, 11)] == [0.9, 0.9, 0.9, 0.5, 0.5, 0.0, 0.0]
     assert certificate.most_flips() == 9 and certificate.most_flips(0.6) == 5
+    few = LabelCurve("a", 0, "tight", 0.1, np.array([0, 5, 6]), np.array([1.0, 1.0, 0.0]), 3)
+    assert few.median_interval() == (None, None)  # three points bound no median
     network = LabelCurve("a", 0, "network_random", None, np.array([0, 10]), np.array([1.0, 0.5]))
     assert network.at(5) == 0.75 and network.most_flips() is None
     later = LabelCurve("a", 0, "network_random", None, np.array([5, 10]), np.array([1.0, 0.5]))

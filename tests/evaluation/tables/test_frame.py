@@ -168,6 +168,15 @@ def test_several_attack_runs_are_one_row_more() -> None:
     table = tables_of(plan.title, frame)[0].text.set_index("training data")["runs"]
     assert table["soba_epochs_1"] == "3 attacks, 6 victims"
     assert (table["soba_epochs_1_seed_1"], table["soba_epochs_5_seed_0"]) == ("2", "0 of 2")
+    lost = next(cell for cell in entries if cell.poison and cell.poison.variant == "soba_epochs_1_seed_2")
+    row = row_of(frame_of(plan, {**entries, lost: Entry(lost, 2, ())}), data="soba_epochs_1")
+    assert (row["attack_runs"], row["runs"], row["runs_wanted"]) == (2, 4, 6)  # a missing attack run is missing here
+
+
+def test_attacks_that_are_only_named_like_seeds_are_no_attack_runs() -> None:
+    plan = plan_with(rows=["clean"], attacks={f"x_seed_{seed}": {"seed": seed, "epochs": 9 * seed} for seed in (1, 2)})
+    entries = {cell: entry(cell, [1.0, 0.8], [0.7, 0.9], n=1000) for cell in plan.cells()}
+    assert set(frame_of(plan, entries)["data"]) == {"clean", "x_seed_1", "x_seed_2"}
 
 
 def test_the_mean_over_classes_is_of_all_their_points() -> None:

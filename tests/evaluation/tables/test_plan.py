@@ -188,6 +188,7 @@ def test_flags_of_every_kind_of_value() -> None:
     assert flags({"lr_u": 0.1, "redraw_noise": False, "augment": True, "epsilons": [1, 2], "out": "a b"}) == (
         "--lr-u 0.1 --no-redraw-noise --augment --epsilons 1 2 --out 'a b'"
     )
+    assert flags({"loss.fixed_noise": False}) == "--loss.no-fixed-noise"
 
 
 def test_certificates_are_made_as_the_plan_says() -> None:
@@ -289,6 +290,10 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"epsilon": "big"}, r"Expected `float`.*epsilon"),
         ({"shares": [0.5, 2]}, "shares must be at most 1"),
         ({"shares": [0.5, 0.5]}, "shares must be at least one, and different"),
+        ({"shares": [0.5], "method_transfer": {"sigmas": [], "against": []}}, "shares: transfers have poison of the"),
+        ({"attack": {"all 0.25": {"epochs": 4}}}, "'all 0.25' has a sigma; name a method before it, or 'all' alone"),
+        ({"shards": 3, "certification": {"points": 2}}, "shards is 3, above the 2 points of certification"),
+        ({"certification": {"on_other_settings": "refuse"}}, "on_other_settings is decided by the plan's own entries"),
         ({"shares": [0.3333333, 0.3333334]}, "shares must be at least one, and different"),
         ({"seed": 2**31 - 1, "runs": 2}, "seed [+] runs - 1 must lie between 0 and 2147483647"),
         ({"results_dir": "runs/tables/t/incomplete", "work_dir": "runs/tables/t"}, "is the place of incomplete tables"),

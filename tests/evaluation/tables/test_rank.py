@@ -123,6 +123,10 @@ def test_the_page_has_the_ranking_and_the_shares_of_the_class(tmp_path: Path) ->
     assert page.index("## Toy") < page.index("| halves | 30.0 %") < page.index("| constant | 20.0 %")
     assert "| training data | 50% | 100% |" in page
     assert "| constant | 25.0 % (25.0 to 25.0) | 75.0 % (75.0 to 75.0) |" in page
+    plan = plan_of({**toy, "victims": PLAN["victims"], "shares": [0.125, 1]})
+    entries = {cell: entry_of(cell, 0.3 if cell.poison else 0.4) for cell in plan.cells()}
+    page = ranking_page({"shares": frame_of(plan, entries).assign(title="Shares")})
+    assert "| training data | 12.5% | 100% |" in page and "| constant, victim variant jittered | 25.0 % (" in page
     save_ranking(tmp_path / "ranking.png", {"rank_toy": frame()})
     assert 500 < Image.open(tmp_path / "ranking.png").width < 2000
 

@@ -239,6 +239,11 @@ def contents(path: Path) -> list[Any]:
         ({"set": ("runs=0",)}, "runs must lie between 1 and 1000, got 0"),
         ({"processes": 0}, "processes must be positive, got 0"),
         ({"methods": ("smoothadv",)}, "the plan has gaussianaug, macer"),
+        ({"methods": ("macer",), "set": ("methods={gaussianaug: [0.25]}",)}, "the plan has gaussianaug; choose"),
+        (
+            {"set": ("ready={a: digits_per_image}", "epsilon=0.05")},
+            "digits_per_image has epsilon 0.1, above the plan's",
+        ),
     ],
     ids=str,
 )
@@ -330,6 +335,17 @@ def test_after_a_change_every_job_of_a_run_replaces_its_files(tmp_path: Path, mo
     assert replacing == {
         "control", "poison_radius", "gaussian_augmented", "macer", "certify", "merge",
     }  # fmt: skip
+
+
+def test_arrays_that_nobody_prepared_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "data/DIGITS").mkdir(parents=True)
+    (tmp_path / "data/DIGITS/X_train.npy").write_bytes(b"arrays of the authors")
+    with pytest.raises(
+        InputError, match=r"X_train\.npy: has no manifest\.json beside it, so that the plan would replace"
+    ):
+        run_here(tmp_path)
+    (tmp_path / "data/DIGITS/.manifest.json.lock").touch()  # a preparation was killed
+    run_plan.require_inputs(plan_of(PLAN), tmp_path, "plan")
 
 
 def test_other_data_and_a_second_run_in_the_folder_are_refused(tmp_path: Path, tiny_data_dir: Path) -> None:
