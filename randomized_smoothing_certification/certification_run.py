@@ -48,9 +48,9 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     require_result_name(config.out)
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
-        model_sha256 = _model_sha256(config, dataset)
+        before = file_sha256(config.model) if config.model.is_file() else ""  # load_model names a missing file
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
-        if file_sha256(config.model) != model_sha256:
+        if (model_sha256 := _model_sha256(config, dataset)) != before:
             raise InputError(f"{config.model}: was replaced while it was read; run the same command again")
         images, one_hot = (getattr(dataset, f"{letter}_{config.split}") for letter in "xy")
         truth = labels(one_hot)

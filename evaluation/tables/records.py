@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -37,8 +38,7 @@ from runtime.files import InputError, array_sha256, file_sha256, load_array, rea
 from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path
 
-NUMBERS = ("seed", "idx", "label", "predict", "radius", "correct")
-"""Columns of a store's points beside 'entry', each a number."""
+NUMBERS = ("seed", "idx", "label", "predict", "radius", "correct")  # columns of a store's points, beside 'entry'
 
 
 class Measured(NamedTuple):
@@ -68,7 +68,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     keep the runs of the folder's store that are not found there. Raises InputError before anything is written: without
     a run, for a run in results/ without a clean commit, and where the plan makes a kept run in another way.
     """
-    with Artifact(folder / "plan.yaml"):  # as an import
+    with Artifact(folder / "plan.yaml") if add else nullcontext():  # none loses the runs that another adds
         _collect(plan, folder, directory, add)
 
 
@@ -115,7 +115,7 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
         if cell := cells.get(entry):
             run = _run(plan, folder, cell, seed, runs[entry][seed])
             if other := _otherwise(plan, cell, seed, run.records):
-                raise InputError(f"{folder}: {cell}, seed {seed}: has {other[0]}; plan it so, or give another folder")
+                raise InputError(f"{folder}: {cell}, seed {seed}: has {other[0]}; write the same, or give a new folder")
     return runs
 
 
@@ -214,8 +214,7 @@ def _measured_run(
 ) -> Measured | None:
     """A complete run, whose records fit its files, the plan and the prepared data. arrays: from the data's manifest.
 
-    None: it is not complete, or noted in ``left_out``.
-    Raises InputError for a row that the run cannot have written.
+    None: it is not complete, or noted in ``left_out``. Raises InputError for a row that the run cannot have written.
     """
     tsv, record = paths.certificate(cell, seed), paths.model(cell, seed).with_suffix(".json")
     if not (is_summarised(tsv) and record.is_file()):

@@ -73,7 +73,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def test_two_programs_do_not_write_one_store(plan: Plan) -> None:
     with Artifact(plan.paths.results / "plan.yaml"), pytest.raises(InputError, match="another run is writing it"):
-        collect(plan, plan.paths.results)
+        collect(plan, plan.paths.results, add=True)
 
 
 def measured(plan: Plan) -> tuple[Run, ...]:
