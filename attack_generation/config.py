@@ -73,8 +73,8 @@ class PoisonConfig(Augmentation, CheckpointControls):
     """Epochs of outer steps. An epoch visits each clean image once, except those of a last partial batch."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
     """Epochs between two restarts. A restart draws fresh weights and resets the linear system's solution p and all Adam
-    moments. The published code makes its first restart one epoch
-    earlier, so that its last epoch begins with fresh weights."""
+    moments. The published code makes its first restart one epoch earlier, so that its last epoch begins with fresh
+    weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age, and the poison keeps its Adam moments."""

@@ -110,10 +110,8 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
         if len(attacks):
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         _dress(axes, key, shown, {"per_image": "", "class_pattern": "one pattern for the class"}.get(kind, kind))
-    about = (
-        "Bars and band: mean ± sample standard deviation over victims. Lines are shifted sideways to show all bars. "
-    )
-    about += f"Shown: the two strongest controls, and the attacks of the lowest ACR, {MOST - 1} lines at most"
+    about = "Bars and band: mean ± sample standard deviation over victims. Lines are shifted sideways to show all bars"
+    about += f". Shown: the two strongest controls, and the attacks of the lowest ACR, {MOST - 1} lines at most"
     _save(path, figure, title, shown, about, colours=128)
 
 
