@@ -97,7 +97,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         }  # fmt: skip
         store = Store(study.lines(name, points, test), {name: {str(config.seed): record}})
         table = tables_page(store)
-        remove(made[0])  # of earlier files: it is there when all of them are
+        remove(made[0])  # of earlier files. The new record is written last, when all other files are there
         save_label_curves(folder / FIGURE, store)
         write_text(folder / TABLES, table)
         write_store(folder, store)
@@ -147,12 +147,10 @@ class _Certification(NamedTuple):
             scores = []
             for _, q, prediction, flips in self._certificates(_joined(blocks), config.bound):
                 correct = prediction == held_out.y
-                found = {
-                    "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
-                    "mean_flips": float(np.mean(flips * correct)),
-                    "accuracy": float(np.mean(correct)),
-                }
-                scores.append({**settings, "q": q, **found})
+                scores.append({
+                    **settings, "q": q, "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
+                    "mean_flips": float(np.mean(flips * correct)), "accuracy": float(np.mean(correct)),
+                })  # fmt: skip
             return scores
 
         tried = []
