@@ -71,8 +71,7 @@ class Features:
     def __init__(self, config: LabelFlippingConfig, dataset: Dataset) -> None:
         self._config = config
         self._read = load_features(config.features_file, dataset) if config.features_file else None
-        weights = config.weights if config.features == "imagenet" else None
-        files = {"features_file": config.features_file, "weights": weights}
+        files = {"features_file": config.features_file, "weights": config.weights}
         self.hashes = {name: file_sha256(path) for name, path in files.items() if path}
 
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
