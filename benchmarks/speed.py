@@ -36,7 +36,7 @@ CG_BAR = 45.0  # outer step with conjugate gradient, in gradients
 TRAINING_BAR = 19 / 89  # training step of 200 images, in gradients of 1,000 images: 19 ms where a gradient takes 89 ms
 GRID_BAR = 120.0  # % of the vote loop's time, with exact noise. The points share the noise in both loops
 LOSS_BAR = 10.0  # % of the vote loop that is neither model nor noise
-SMALLEST_MATMUL, LARGEST_MATMUL = 256, 8192
+MATMUL_SIZES = 256, 512, 1024, 2048, 4096, 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,16 +206,14 @@ def _best_matmul(dtype: str, seconds: float) -> tuple[works.Work, int]:
 
     float32 is computed as in the model, with TF32 on a GPU that has it.
     """
-    chain, size = 10, SMALLEST_MATMUL
     candidates: list[tuple[float, works.Work, int]] = []
-    while size <= LARGEST_MATMUL:
-        work, multiplications = works.matmul_work(dtype, size, chain), chain * size**3
+    for size in MATMUL_SIZES:
+        work, multiplications = works.matmul_work(dtype, size), works.CHAIN * size**3
         works.timed(work)
         took = min(works.timed(work), works.timed(work))
         candidates.append((multiplications / took, work, multiplications))
         if 8 * took > seconds:  # the next size takes 8 times as long
             break
-        size *= 2
     return max(candidates, key=lambda candidate: candidate[0])[1:]
 
 

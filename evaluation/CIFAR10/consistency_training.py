@@ -1,9 +1,8 @@
-"""Train CIFAR10 victims with consistency regularisation, on clean or poisoned data.
+"""Train victims on CIFAR10 with consistency regularisation, on clean or poisoned data.
 
 Paper: arXiv 2006.04062 (the loss). The schedule was published for Gaussian data augmentation.
 
-    python evaluation/CIFAR10/consistency_training.py --training-data clean --runs 3
-    python evaluation/CIFAR10/consistency_training.py --training-data poisoned_radius --runs 3
+    python evaluation/CIFAR10/consistency_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import Cifar10Config, ConsistencyLoss, Schedule, run_training

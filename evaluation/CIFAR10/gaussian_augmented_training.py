@@ -1,9 +1,8 @@
-"""Train CIFAR10 victims with Gaussian data augmentation, on clean or poisoned data.
+"""Train victims on CIFAR10 with Gaussian data augmentation, on clean or poisoned data.
 
 Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1902.02918, section 3.3 (the loss).
 
-    python evaluation/CIFAR10/gaussian_augmented_training.py --training-data clean --runs 3
-    python evaluation/CIFAR10/gaussian_augmented_training.py --training-data poisoned_radius --runs 3
+    python evaluation/CIFAR10/gaussian_augmented_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import Cifar10Config, GaussianAugmentationLoss, Schedule, run_training

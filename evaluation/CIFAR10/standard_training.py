@@ -2,8 +2,7 @@
 
 Paper: arXiv 2012.01274, section 4 (victims). A baseline without noise, whose certificates are poor.
 
-    python evaluation/CIFAR10/standard_training.py --training-data clean --runs 3
-    python evaluation/CIFAR10/standard_training.py --training-data poisoned_radius --runs 3
+    python evaluation/CIFAR10/standard_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import Cifar10Config, Schedule, StandardLoss, run_training

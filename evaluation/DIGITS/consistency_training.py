@@ -1,9 +1,8 @@
-"""Train handwritten digits victims with consistency regularisation, on clean or poisoned data.
+"""Train victims on the handwritten digits with consistency regularisation, on clean or poisoned data.
 
 Paper: arXiv 2006.04062 (the loss). The schedule was published for Gaussian data augmentation.
 
-    python evaluation/DIGITS/consistency_training.py --training-data clean --runs 3
-    python evaluation/DIGITS/consistency_training.py --training-data poisoned_radius --runs 3
+    python evaluation/DIGITS/consistency_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import ConsistencyLoss, DigitsConfig, Schedule, run_training

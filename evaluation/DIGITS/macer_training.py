@@ -2,8 +2,7 @@
 
 Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (the loss).
 
-    python evaluation/DIGITS/macer_training.py --training-data clean --runs 3
-    python evaluation/DIGITS/macer_training.py --training-data poisoned_radius --runs 3
+    python evaluation/DIGITS/macer_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import DigitsConfig, MacerLoss, Schedule, run_training

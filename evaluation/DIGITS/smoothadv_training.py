@@ -2,8 +2,7 @@
 
 Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1906.04584, section 2 (the loss).
 
-    python evaluation/DIGITS/smoothadv_training.py --training-data clean --runs 3
-    python evaluation/DIGITS/smoothadv_training.py --training-data poisoned_radius --runs 3
+    python evaluation/DIGITS/smoothadv_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import DigitsConfig, Schedule, SmoothAdvLoss, run_training

@@ -1,9 +1,8 @@
-"""Train MNIST victims with Gaussian data augmentation, on clean or poisoned data.
+"""Train victims on MNIST with Gaussian data augmentation, on clean or poisoned data.
 
 Paper: arXiv 2012.01274, section 4 (victims), and arXiv 1902.02918, section 3.3 (the loss).
 
-    python evaluation/MNIST/gaussian_augmented_training.py --training-data clean --runs 3
-    python evaluation/MNIST/gaussian_augmented_training.py --training-data poisoned_radius --runs 3
+    python evaluation/MNIST/gaussian_augmented_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import GaussianAugmentationLoss, MnistConfig, Schedule, run_training

@@ -2,8 +2,7 @@
 
 Paper: arXiv 2012.01274, section 4 (victims), and arXiv 2001.02378, section 4 (the loss).
 
-    python evaluation/MNIST/macer_training.py --training-data clean --runs 3
-    python evaluation/MNIST/macer_training.py --training-data poisoned_radius --runs 3
+    python evaluation/MNIST/macer_training.py --training-data clean --runs 3  # or poisoned_radius
 """
 
 from evaluation.data_sets import MacerLoss, MnistConfig, Schedule, run_training

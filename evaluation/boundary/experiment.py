@@ -1,7 +1,5 @@
 """The whole experiment in the plane: poison, train and certify, then store, table and picture.
 
-The picture shows a decision boundary before and after poisoning, as in arXiv 2012.01274.
-
 The store (evaluation/store.py) has an entry for each classifier and kind of training points, for example linear/clean.
 A seed is a victim. A line is a test point of the target class: its index in the class, its label and its certified
 radius, 0 where not certified. A record holds the victim's test accuracy and the change of its training points.

@@ -38,28 +38,25 @@ def main(config: Config) -> None:
     """
     if not config.studies:
         raise InputError("studies names no folder; give at least one")
-    with Artifact(config.results_dir / TABLES):  # reading needs what a killed run left of the store
-        _collect(config, config.results_dir)
-
-
-def _collect(config: Config, folder: Path) -> None:
-    here = [folder] if has_store(folder) else []
-    store = joined([read_label_studies(path) for path in (*here, *config.studies)])
-    if is_in_results(folder):
-        for entry, by_seed in store.records.items():
-            require_clean_commits(Path(entry), by_seed)
-    figures = by_dataset(store)
-    try:
-        tables = tables_page(store)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(
-            f"{config.studies[-1]}: a study's points or records cannot be read ({error}); make it again"
-        ) from error
-    with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, *figures))):
-        write_store(folder, store)
-        write_text(folder / TABLES, tables)
-        for name, studies in figures.items():
-            save_label_curves(folder / name, studies)
+    folder = config.results_dir
+    with Artifact(folder / TABLES):  # reading needs what a killed run left of the store
+        here = [folder] if has_store(folder) else []
+        store = joined([read_label_studies(path) for path in (*here, *config.studies)])
+        if is_in_results(folder):
+            for entry, by_seed in store.records.items():
+                require_clean_commits(Path(entry), by_seed)
+        figures = by_dataset(store)
+        try:
+            tables = tables_page(store)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(
+                f"{config.studies[-1]}: a study's points or records cannot be read ({error}); make it again"
+            ) from error
+        with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, *figures))):
+            write_store(folder, store)
+            write_text(folder / TABLES, tables)
+            for name, studies in figures.items():
+                save_label_curves(folder / name, studies)
     print(f"{tables}\n{printed_path(folder)}: {TABLES}, figures, {SETTINGS} and, per test point, {POINTS}")
 
 

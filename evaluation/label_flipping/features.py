@@ -1,10 +1,8 @@
 """The images of a study of certificates against changed labels, and their features, which no label may change.
 
-Features are fitted to the training images, or read from an .npz file: arrays train, val and test, a row for each image
-of the split. The features in a file must not have been made from this dataset's labels.
-
-Fitted features depend on images, settings of the embedding and seed alone. The name of the file that keeps them is the
-hash of exactly these, so that studies with other learners find it.
+Features are fitted to the training images, or read from a file. Fitted features depend on images, settings of
+the embedding and seed alone. The name of the file that keeps them is the hash of exactly these, so that studies with
+other learners find it.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,8 +71,7 @@ class Features:
     def __init__(self, config: LabelFlippingConfig, dataset: Dataset) -> None:
         self._config = config
         self._read = load_features(config.features_file, dataset) if config.features_file else None
-        weights = config.weights if config.features == "imagenet" else None
-        files = {"features_file": config.features_file, "weights": weights}
+        files = {"features_file": config.features_file, "weights": config.weights}
         self.hashes = {name: file_sha256(path) for name, path in files.items() if path}
 
     def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:

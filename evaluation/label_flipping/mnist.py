@@ -1,7 +1,4 @@
-"""Certified accuracy against changed training labels, on MNIST's ten digits.
-
-Paper: arXiv 2002.03018, section 5.
-"""
+"""Certified accuracy against changed training labels, on MNIST's ten digits (arXiv 2002.03018, section 5)."""
 
 from pathlib import Path
 

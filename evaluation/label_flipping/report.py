@@ -2,8 +2,8 @@
 
 A store (evaluation/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
 entry (the study's name), seed, certificate, q (empty for an exact certificate), idx, label, predict, flips, correct.
-A record has the keys of RECORD and those of runtime.provenance. Its 'curves' are accuracies without a line per point:
-those of networks, and of one adversary against all points.
+A record has the keys of RECORD and those of runtime.provenance. Its 'curves' hold the accuracies that do not follow
+from points.csv.xz: those of networks, and of one adversary against all points.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class LabelCurve(NamedTuple):
 
     def median_interval(self) -> tuple[int | None, int | None]:
         """The 95 % interval of the median over the test points: two order statistics, by the binomial distribution."""
-        least, most = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], self.points, 0.5)
+        least, most = stats.binom.interval(CONFIDENCE, self.points, 0.5)
         low, high = (self.most_flips((count - 0.5) / self.points) for count in (most + 1, max(least, 1)))
         return low, high if least else None
 
@@ -224,25 +224,26 @@ def save_label_curves(path: Path, store: Store) -> None:
 
     records = {(entry, int(seed)): one for entry, by_seed in store.records.items() for seed, one in by_seed.items()}
     first, most_points = next(iter(records.values())), max(one["test_points"] for one in records.values())
+    several = len(records) > 1
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes, curves = figure.subplots(), _drawn(store)
     places: dict[Any, int] = {}
     markers = {"network_random": "o", "network_greedy": "s", "network_pointwise": "^"}
     styles = {"exact": "-", "together": (0, (4, 1, 1, 1)), "tight": "--", "closed_form": ":", "network": "-."}
     for curve in curves:
-        study = (curve.entry, curve.seed)
-        key = study if len(records) > 1 else curve.q
+        study, label = (curve.entry, curve.seed), curve.label
+        key = study if several else curve.q
         cycle, place = divmod(places.setdefault(key, len(places)), len(COLOURS))  # lines of a second cycle are thin
-        label = curve.label
-        if len(records) > 1 and curve.kind != "network":
-            short = "exact" if curve.kind == "exact" else label.removeprefix("signed votes, ")
-            label = f"{_study_label(records[study], most_points)}: {short}"
-        look: dict[str, Any] = {"marker": markers.get(curve.certificate, ""), "ms": 4, "lw": 1.5 / (1 + cycle)}
-        # A certificate's accuracy at a number of flips holds from the number before it on, excluded.
-        steps = {"color": COLOURS[place], "drawstyle": "steps-pre"}
-        look |= {"color": "0.45"} if curve.kind == "network" else steps
-        axes.plot(curve.flips, curve.accuracy, ls=styles[curve.kind], label=plain_text(label), **look)
-    count = f"{most_points:,} test points" if len(records) > 1 else _test_points(first)
+        look: dict[str, Any] = {"ls": styles[curve.kind], "lw": 1.5 / (1 + cycle)}
+        if curve.kind == "network":
+            look |= {"color": "0.45", "marker": markers[curve.certificate], "ms": 4}
+        else:  # a certificate's accuracy at a number of flips holds from the number before it on, excluded
+            look |= {"color": COLOURS[place], "drawstyle": "steps-pre"}
+            if several:
+                short = "exact" if curve.kind == "exact" else label.removeprefix("signed votes, ")
+                label = f"{_study_label(records[study], most_points)}: {short}"
+        axes.plot(curve.flips, curve.accuracy, label=plain_text(label), **look)
+    count = f"{most_points:,} test points" if several else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy", ylim=(0, 1.02))
     shown = [curve.flips[curve.accuracy > 0.005].max(initial=1) for curve in curves if curve.kind != "network"]

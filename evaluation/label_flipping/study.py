@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from data.datasets import SPLITS, Dataset, load_dataset
-from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
+from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig
 from evaluation.label_flipping.features import Features, Images, features_name, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
 from evaluation.label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
@@ -97,7 +97,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         }  # fmt: skip
         store = Store(study.lines(name, points, test), {name: {str(config.seed): record}})
         table = tables_page(store)
-        remove(made[0])  # of earlier files: it is there when all of them are
+        remove(made[0])  # of earlier files. The new record is written last, when all other files are there
         save_label_curves(folder / FIGURE, store)
         write_text(folder / TABLES, table)
         write_store(folder, store)
@@ -147,12 +147,10 @@ class _Certification(NamedTuple):
             scores = []
             for _, q, prediction, flips in self._certificates(_joined(blocks), config.bound):
                 correct = prediction == held_out.y
-                found = {
-                    "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
-                    "mean_flips": float(np.mean(flips * correct)),
-                    "accuracy": float(np.mean(correct)),
-                }
-                scores.append({**settings, "q": q, **found})
+                scores.append({
+                    **settings, "q": q, "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
+                    "mean_flips": float(np.mean(flips * correct)), "accuracy": float(np.mean(correct)),
+                })  # fmt: skip
             return scores
 
         tried = []
@@ -256,7 +254,7 @@ class _Certification(NamedTuple):
 def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
     unit = 1.0 if config.ridge_unit == "one" else np.square(x).sum() / x.shape[1]
     regression = lru_cache(maxsize=1)(lambda ridge: RidgeRegression(x, unit * ridge))  # equal ridges follow each other
-    learners: dict[Learner, Callable[..., FixedWeights]] = {
+    learners: dict[str, Callable[..., FixedWeights]] = {
         "least_squares": regression,
         "neighbours": partial(NearestNeighbours, x),
         "kernel": partial(KernelRegression, x),

@@ -43,8 +43,7 @@ UNITS = (
 
 
 def test_every_row_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "SMALLEST_MATMUL", 64)
-    monkeypatch.setattr(speed, "LARGEST_MATMUL", 128)
+    monkeypatch.setattr(speed, "MATMUL_SIZES", (64, 128))
     measure = speed.works.median_seconds
 
     def as_if_undisturbed(works: dict[str, speed.works.Work], seconds: float) -> dict[str, float]:
