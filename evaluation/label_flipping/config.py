@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from models.embeddings import EmbeddingName
 from models.imagenet import read_weights
@@ -15,6 +15,10 @@ from runtime.files import InputError
 from runtime.long_run import RunControls
 from runtime.provenance import project_path
 
+Learner = Literal[
+    "least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares", "signed_clusters"
+]
+
 
 class LearnerKind(NamedTuple):
     """What a study has to know of a learner."""
@@ -24,7 +28,7 @@ class LearnerKind(NamedTuple):
     label: str  # its name for people
 
 
-LEARNERS = {
+LEARNERS: dict[Learner, LearnerKind] = {
     "least_squares": LearnerKind(("ridge",), "ridge", "ridge regression"),
     "neighbours": LearnerKind(("neighbours",), "neighbours", "neighbours"),
     "kernel": LearnerKind(("bandwidth",), "kernel", "kernel regression"),
@@ -32,7 +36,6 @@ LEARNERS = {
     "signed_least_squares": LearnerKind(("ridge", "neighbours"), "signed", "signed votes by ridge weights"),
     "signed_clusters": LearnerKind(("clusters",), "signed", "signed votes of clusters"),
 }
-Learner: TypeAlias = Literal[tuple(LEARNERS)]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, kw_only=True)

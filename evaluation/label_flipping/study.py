@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from data.datasets import SPLITS, Dataset, load_dataset
-from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig
+from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
 from evaluation.label_flipping.features import Features, Images, features_name, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
 from evaluation.label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
@@ -254,7 +254,7 @@ class _Certification(NamedTuple):
 def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
     unit = 1.0 if config.ridge_unit == "one" else np.square(x).sum() / x.shape[1]
     regression = lru_cache(maxsize=1)(lambda ridge: RidgeRegression(x, unit * ridge))  # equal ridges follow each other
-    learners: dict[str, Callable[..., FixedWeights]] = {
+    learners: dict[Learner, Callable[..., FixedWeights]] = {
         "least_squares": regression,
         "neighbours": partial(NearestNeighbours, x),
         "kernel": partial(KernelRegression, x),
