@@ -74,7 +74,7 @@ class TargetSplit(NamedTuple):
     y_others: np.ndarray  # float32 (N, classes)
 
     def with_share(self, share: float) -> "TargetSplit":
-        """The split whose target is a share of the class (``poisoned_places``). The rest of the class ends x_others."""
+        """The split whose target is a share of the class (``poisoned_places``). The rest is the end of x_others."""
         if share == 1:
             return self
         poisoned = poisoned_places(len(self.x_target), share)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, labels, load_poison, require_label, target_mask
-from data.preparation import DARK, as_unit_floats, split_at_random
+from data.preparation import DARK, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
-from data.ready_poisons import KEY, ReadyPoison, load_ready_poison, ready_name, require_poison_name
+from data.ready_poisons import KEY, ReadyPoison, as_unit_floats, load_ready_poison, ready_name, require_poison_name
 from data.sources import prepared_with, read_source
 from runtime.bounds import require_within
 from runtime.files import InputError, atomic_path, file_sha256, load_archive, one_line, read_record
@@ -78,7 +78,7 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     places, count = published_places(dataset, data_dir)
     at = pandas.Index(places).get_indexer(poison.index)  # -1 where the place is of no training image
     used = at >= 0
-    at, images, poisoned = at[used], as_unit_floats(poison.pixels[used]), clean.copy()
+    at, images, poisoned = at[used], poison.images[used], clean.copy()
     poisoned[at] = images
     changed = np.isin(np.flatnonzero(in_class), at)
     outside = int(((poison.index < 0) | (poison.index >= count)).sum())

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from data.datasets import MANIFEST, SPLITS, describe_array, require_label
+from data.ready_poisons import as_unit_floats
 from data.sources import ARRAYS, read_source
 from runtime.artifact import Artifact
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
@@ -56,14 +57,14 @@ def prepare_from_source(
     *,
     download: str | None = None,
     image_shape: tuple[int, int, int] | None = None,
-    num_classes: int | None = None,
+    num_classes: int = 0,
 ) -> None:
     """Prepare a data set of 8-bit images from its source, or from the Keras download where the config has none.
 
     name: name of the data set, and of its folder data/<name> where the config has no out_dir. None: out_dir's name.
     download: 'mnist' or 'cifar10' of keras.datasets.
     image_shape: (height, width, channels) that the source must have. None: any.
-    num_classes: number of classes that the source must have. None: the largest label of the training images plus 1.
+    num_classes: number of classes that the source must have. 0: the largest label of the training images plus 1.
     Raises InputError for a source that cannot be downloaded, read or used.
     """
     if name is not None:
@@ -79,13 +80,13 @@ def prepare_from_source(
     for split in ("train", "test"):
         x = _checked_images(arrays[f"x_{split}"], image_shape, f"{origin}: x_{split}")
         y = _checked_labels(arrays[f"y_{split}"], len(x), config.first_label, num_classes, f"{origin}: y_{split}")
-        num_classes = num_classes or int(y.max(initial=1)) + 1
+        num_classes = num_classes or int(y.max()) + 1
         image_shape = image_shape or x.shape[1:]  # the training images' shape
         splits[split] = np.swapaxes(x, 1, 2) if config.transpose else x, y
     train, validation = split_at_random(len(splits["train"][0]), config.validation, config.seed, origin)
     x, y = splits["train"]
     splits["train"], splits["val"] = (x[train], y[train]), (x[validation], y[validation])
-    write_dataset(config, splits, source, name, num_classes)
+    write_dataset(config, splits, source, num_classes, name)
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
@@ -120,8 +121,8 @@ def _checked_images(x: np.ndarray, image_shape: tuple[int, int, int] | None, wha
     return x
 
 
-def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int | None, what: str) -> np.ndarray:
-    """Class indices int64 (N,), from 0 on. first: the smallest label of the source."""
+def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int, what: str) -> np.ndarray:
+    """Class indices int64 (N,), from 0 on. first: the smallest label of the source. num_classes: 0 where not known."""
     if y.shape not in ((count,), (count, 1)):
         raise InputError(f"{what} has shape {y.shape}, expected one label for {count} images; give shape ({count},)")
     if y.dtype.kind not in "iu":
@@ -133,7 +134,7 @@ def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int | No
         mend = "" if num_classes else "; number the classes without gaps (--first-label: the smallest label)"
         raise InputError(f"{what} holds label {out_of_range[0]}; labels are {first} to {last}{mend}")
     y = y.astype(np.int64) - first
-    if num_classes is None and (gaps := np.setdiff1d(np.arange(max(2, y.max() + 1)), y)).size:
+    if not num_classes and (gaps := np.setdiff1d(np.arange(max(2, y.max() + 1)), y)).size:
         raise InputError(
             f"{what} has no label {gaps[0] + first}; labels must be {first} to {first} + K - 1 for K classes, at least "
             "2, without gaps (--first-label: the smallest label)"
@@ -156,18 +157,14 @@ def split_at_random(count: int, validation: int, seed: int, origin: str) -> tupl
 
 
 def write_dataset(
-    config: PreparationConfig,
-    splits: Splits,
-    source: dict[str, Any],
-    name: str | None = None,
-    num_classes: int | None = None,
+    config: PreparationConfig, splits: Splits, source: dict[str, Any], num_classes: int, name: str | None = None
 ) -> None:
     """Write the six arrays and then the manifest, and print one line for each array.
 
     splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for train, val and
-    test. source: the origin, for the manifest. name: name of the data set, None for config.out_dir's name. num_classes:
-    None for the number in the training images. The manifest is written last. An interrupted preparation leaves no
-    manifest, or an older manifest with wrong hashes, which the loader refuses.
+    test. source: the origin, for the manifest. name: name of the data set, None for config.out_dir's name. The manifest
+    is written last. An interrupted preparation leaves no manifest, or an older manifest with wrong hashes, which the
+    loader refuses.
 
     Raises InputError where a split lacks a class, a name is not allowed, another run writes the folder, or the folder
     cannot be written.
@@ -177,7 +174,6 @@ def write_dataset(
     label = config.label or name
     require_name("out_dir: the dataset's name", name)
     require_label("label", label)
-    num_classes = num_classes or int(splits["train"][1].max(initial=1)) + 1
     for split in SPLITS:
         missing = np.setdiff1d(np.arange(num_classes), splits[split][1])
         if missing.size:
@@ -216,8 +212,3 @@ def _say_what_is_replaced(manifest_path: Path, source: dict[str, Any]) -> None:
     if found != source:
         held = shortened(found.get("file", "?")) if isinstance(found, dict) else "arrays without a whole manifest"
         print(f"note: {printed_path(manifest_path.parent)} held other data ({held}), which are replaced")
-
-
-def as_unit_floats(x: np.ndarray) -> np.ndarray:
-    """Images as float32 in [0, 1]. 8-bit images are divided by 255."""
-    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)

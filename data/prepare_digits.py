@@ -29,7 +29,7 @@ def main(config: Config) -> None:
     """Prepare the digits as the config says."""
     x, y = digits()
     splits = {name: (x[index], y[index]) for name, index in split_digits(config.seed).items()}
-    write_dataset(config, splits, {"file": SOURCE})
+    write_dataset(config, splits, {"file": SOURCE}, num_classes=10)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:

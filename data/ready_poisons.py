@@ -28,18 +28,23 @@ WHITE = 255  # grey level of a white pixel
 ROUNDING = 1e-4  # float32 rounding of clean image +- epsilon, in grey levels
 
 
+def as_unit_floats(x: np.ndarray) -> np.ndarray:
+    """Images as float32 in [0, 1]. 8-bit images are divided by 255."""
+    return x.astype(np.float32) / np.float32(WHITE) if x.dtype == np.uint8 else x.astype(np.float32)
+
+
 @dataclass(frozen=True)
 class ReadyPoison:
     """One poison with its record. Entry i of ``pixels`` replaces image ``index[i]`` of the data set as published."""
 
-    pixels: np.ndarray  # uint8 (N, height, width, channels)
-    index: np.ndarray  # int32 (N,)
+    pixels: np.ndarray  # (N, height, width, channels), uint8 where the poison ships with the project
+    index: np.ndarray  # integers (N,)
     record: dict[str, Any]  # of the attack: settings (target_class, epsilon, x_train's hash), gradients, commit
 
     @property
     def images(self) -> np.ndarray:
         """The pixels as float32 in [0, 1]."""
-        return self.pixels.astype(np.float32) / np.float32(WHITE)
+        return as_unit_floats(self.pixels)
 
 
 def ready_names() -> list[str]:

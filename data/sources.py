@@ -72,7 +72,10 @@ def prepared_with(data_dir: Path) -> dict[str, Any]:
 
 
 def require_prepared_with(data_dir: Path, wanted: dict[str, Any], source: Path | None) -> None:
-    """Raise InputError where a folder of data was prepared with other settings. source: where its source is wanted."""
+    """Raise InputError where a folder of data was prepared with other settings, or from other files.
+
+    wanted: settings by name, as ``prepared_with`` gives them. source: path of the source that is wanted, None for any.
+    """
     held, prepared = read_record(data_dir / MANIFEST, source=dict)["source"].get("sha256"), prepared_with(data_dir)
     if source and source.exists() and held not in (None, read_source(source)[1]["sha256"]):
         raise InputError(

@@ -4,16 +4,14 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 from runtime.files import InputError, remove_leftovers, require_no_folder, unwritable
 
-fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 Owner = TypeVar("Owner", bound="Artifact")
 _locked: set[Path] = set()  # by this process. POSIX locks keep out other processes only
@@ -41,7 +39,6 @@ class Artifact:
         self.path = Path(path)
         self.files = (self.path, *more)
         self._lock = self.path.absolute().with_name(f".{self.path.name}.lock")
-        self._file = -1
 
     def __enter__(self: Owner) -> Owner:
         require_no_folder(*self.files)

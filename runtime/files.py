@@ -115,7 +115,7 @@ def seeming(head: bytes) -> str:
 
 def load_array(path: Path) -> np.ndarray:
     """Read one .npy array. Raises InputError when it is missing, truncated or not an array file."""
-    with _loaded(path, ".npy", "prepare the data first (data/prepare_*.py) or mend the path") as array:
+    with _loaded(path, ".npy", "prepare the data first (data/prepare*.py) or mend the path") as array:
         if not isinstance(array, np.ndarray):
             raise InputError(f"{path}: holds several arrays; give a file of one .npy array")
         return array

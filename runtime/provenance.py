@@ -1,5 +1,6 @@
 """How an artifact came about: resolved settings, command, commit, versions, machine."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -112,8 +113,12 @@ def has_bfloat16_units() -> bool | None:
 
 
 def continued(now: dict[str, Any], before: Any) -> dict[str, Any]:
-    """Provenance of a run that ``now`` continues: ``before``, or if the sessions differ, ``now`` with it as begun."""
-    same = isinstance(before, dict) and all(before.get(name) == now[name] for name in session())
+    """The provenance of a continued run: ``before`` if ``now`` is of the same session, else ``now`` with it as begun.
+
+    now: from ``session`` or ``provenance``. before: the provenance in the record of the run so far.
+    """
+    names = now.keys() - {"config", "command", "written"}  # which a session does not have
+    same = isinstance(before, dict) and all(before.get(name) == now[name] for name in names)
     return before if same else {**now, "begun": before}
 
 
@@ -124,10 +129,8 @@ def session() -> dict[str, Any]:
     backend = backend_name()
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     for name in ("keras", backend, f"{backend}-cpu"):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "commit": git_commit(),
         "backend": backend,

@@ -50,7 +50,7 @@ def toy_dirs(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
             return np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels
 
         splits = {"train": split(80), "val": split(40), "test": split(40)}
-        write_dataset(PreparationConfig(out_dir=folder / name), splits, {"file": "made by a test"})
+        write_dataset(PreparationConfig(out_dir=folder / name), splits, {"file": "made by a test"}, num_classes=10)
     return {"DIGITS": tiny_data_dir, "MNIST": folder / "MNIST", "CIFAR10": folder / "CIFAR10"}
 
 

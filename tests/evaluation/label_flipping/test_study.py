@@ -535,7 +535,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
             x = np.clip(patterns[y] + random.normal(scale=20, size=(count, *shape)), 0, 255)
             splits[split] = (x.astype(np.uint8), y)
         folder = tmp_path / name
-        write_dataset(PreparationConfig(out_dir=folder / "data"), splits, {"file": "made by a test"})
+        write_dataset(PreparationConfig(out_dir=folder / "data"), splits, {"file": "made by a test"}, num_classes=10)
         main, config = toy(
             name,
             folder / "data",
