@@ -4,6 +4,7 @@ Two columns are added where a run needs them: ``votes`` where points may have di
 ``decided`` where accuracy is certified at fixed radii.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -177,15 +178,12 @@ def _number(text: str) -> float:
 
 def _whole(text: str, otherwise: int | None = None) -> int:
     """A whole number, which may be written as 3.0. Raises ValueError if the text is none, unless otherwise is given."""
-    try:
-        number = _number(text)
-        if not number.is_integer():  # infinity and NaN are not
-            raise ValueError
-        return int(number)
-    except ValueError:
-        if otherwise is None:
-            raise
-        return otherwise
+    with contextlib.suppress(ValueError):
+        if (number := _number(text)).is_integer():  # infinity and NaN are not
+            return int(number)
+    if otherwise is None:
+        raise ValueError
+    return otherwise
 
 
 def read_own_points(
