@@ -4,6 +4,7 @@ Two columns are added where a run needs them: ``votes`` where points may have di
 ``decided`` where accuracy is certified at fixed radii.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -25,7 +26,7 @@ from runtime.part_by_part import settings_path
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 NO_RADIUS = round_down(0.0)
 _MEND = "certify the model first or mend the path"  # where a file is missing
-_SURPLUS = "\t"  # key of the cells of a line that are more than the columns. No column has this name
+_SURPLUS = "\t"  # key of the surplus cells of a line with more cells than columns. No column has this name
 
 
 class Point(NamedTuple):
@@ -177,15 +178,12 @@ def _number(text: str) -> float:
 
 def _whole(text: str, otherwise: int | None = None) -> int:
     """A whole number, which may be written as 3.0. Raises ValueError if the text is none, unless otherwise is given."""
-    try:
-        number = _number(text)
-        if not number.is_integer():  # infinity and NaN are not
-            raise ValueError
-        return int(number)
-    except ValueError:
-        if otherwise is None:
-            raise
-        return otherwise
+    with contextlib.suppress(ValueError):
+        if (number := _number(text)).is_integer():  # infinity and NaN are not
+            return int(number)
+    if otherwise is None:
+        raise ValueError
+    return otherwise
 
 
 def read_own_points(
@@ -195,7 +193,7 @@ def read_own_points(
     truth: np.ndarray | None = None,
     num_classes: int = sys.maxsize,
 ) -> list[Point]:
-    """The points in a file of this project. Its run must be able to have written each line.
+    """The points in a file of this project, after a check that its run can have written each line.
 
     settings: settings of the run. indices: numbers of its test points. The file holds all points or the first few.
     truth, num_classes: class of every test point, int (N,), and the number of classes, if the data are available.

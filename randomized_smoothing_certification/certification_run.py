@@ -61,17 +61,17 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         test_sha256 = array_sha256(images) + array_sha256(one_hot)
         seed = noise_seed(config.seed, test_sha256)
         accuracy = _clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
-        what = identity(
+        settings = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
             test_sha256=test_sha256, noise_of="seed and images",
         )  # fmt: skip
-        record = {"settings": what, "points": points, "clean_accuracy": accuracy}
+        record = {"settings": settings, "points": points, "clean_accuracy": accuracy}
         found: list[Point] = []
-        with LineByLine(config.out, header_of(what), record, config, stop, summary_path(config.out)) as run:
+        with LineByLine(config.out, header_of(settings), record, config, stop, summary_path(config.out)) as run:
             if done := run.resume():
                 if run.record.get("points") != points:
                     raise InputError(f"{config.out}: its points are not those of this run; choose another output")
-                found += read_own_points(config.out, what, points, truth, dataset.num_classes)
+                found += read_own_points(config.out, settings, points, truth, dataset.num_classes)
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done < len(points):
                 certified = point_certifier(counter, images, truth, config, seed)
@@ -127,14 +127,13 @@ def _clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, n
     on_unit = accuracies(1, 0)
     print(f"base classifier: accuracy {on_unit[0]:.3f} on these {len(images)} points without noise")
     pixels = {(255, 0): "0 to 255", (2, -1): "-1 to 1"}
-    better = {scale: accuracies(*scale) - on_unit for scale in pixels}
-    best = max(better, key=lambda scale: better[scale].max())
-    if better[best].max() > 0.2:
-        kind = int(better[best].argmax())
-        name, value = ("the accuracy", "the accuracy with noise")[kind], (on_unit + better[best])[kind]
+    gains = {(scale, kind): gain for scale in pixels for kind, gain in enumerate(accuracies(*scale) - on_unit)}
+    (scale, kind), gain = max(gains.items(), key=lambda item: item[1])
+    if gain > 0.2:
+        name, before = ("the accuracy", "the accuracy with noise")[kind], on_unit[kind]
         print(
-            f"note: on pixels {pixels[best]} {name} would be {value:.3f} in place of {on_unit[kind]:.3f}. The model "
-            f"seems to be made for these pixels; put keras.layers.Rescaling{best} in front of it"
+            f"note: on pixels {pixels[scale]} {name} would be {before + gain:.3f} in place of {before:.3f}. The model "
+            f"seems to be made for these pixels; put keras.layers.Rescaling{scale} in front of it"
         )
     elif on_unit[0] <= 1 / num_classes:
         print(

@@ -31,7 +31,8 @@ def as_function(classifier: Callable[[Any], Any]) -> Callable[[tuple[list, list]
 
 
 def examples_of(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """EXAMPLES images: a third each is one image of the first class, images of all classes, one of the last class."""
+    """EXAMPLES images: a third repeats an image of the first class, a third has images of all classes, and a third
+    repeats an image of the last class."""
     last = len(labels) - 1
     places = np.clip(np.linspace(-last, 2 * last, EXAMPLES), 0, last).astype(int)
     return images[np.argsort(labels, kind="stable")[places]]
@@ -43,7 +44,7 @@ def takes_tensors(
     """Whether a classifier takes tensors of the backend, so that it can be compiled. Otherwise it takes NumPy arrays.
 
     It is tried on two batches of NOISE_BLOCK images, which also builds a Keras model that is not built yet.
-    examples: of examples_of. None: random pixels.
+    examples: from ``examples_of``. None: random pixels.
     Raises InputError if it does not take these images, if votes cannot be counted from its output, or if it gives
     different outputs to images that are in both batches.
     """
@@ -60,7 +61,7 @@ def takes_tensors(
         fits = len(sizes) == len(image_shape) and all(map(lambda one, size: one in (None, size), sizes, image_shape))
         if not fits:
             raise InputError(f"the model takes images of shape {sizes}, the data has {image_shape}; choose another")
-    outputs, said = _on_tensors(classifier, batches)
+    outputs, reason = _on_tensors(classifier, batches)
     if outputs:
         if is_model and len(outputs[0].shape) == 2 and outputs[0].shape[1] != num_classes:
             raise InputError(f"the model has {outputs[0].shape[1]} classes, the data has {num_classes}; choose another")
@@ -68,7 +69,7 @@ def takes_tensors(
         scores = [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
     elif is_model:
         raise InputError(
-            f"the model does not map images of shape {image_shape} to one tensor of scores {said}; give a classifier"
+            f"the model does not map images of shape {image_shape} to one tensor of scores {reason}; give a classifier"
         )
     else:
         try:

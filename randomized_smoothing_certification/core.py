@@ -44,8 +44,8 @@ def certify(
     determines the image's noise. None: all images of a run see the same noise. seed: seed of the run's noise, see
     ``runtime.noise.noise_seed``. only_class: abstain without further votes if another class is selected.
 
-    Returns ABSTAIN and radius 0 if the bound of the probability is below one half. The same with 0 votes, if another
-    class than only_class is selected or the expected radius is at most radius_loss.
+    Returns ABSTAIN and radius 0 if the bound of the probability is below one half. Also returns them, with 0 votes, if
+    the selected class is not only_class, or if the expected radius is at most radius_loss.
 
     For every image, a returned class or radius is wrong with probability at most alpha over the noise. This also holds
     if several images share their noise, but then their errors are not independent. It also holds if the selection votes

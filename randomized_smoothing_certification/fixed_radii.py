@@ -90,8 +90,8 @@ def decide(
         return Decision(ABSTAIN, 0, True, 0)
     stream = seed_pair(seed, index, Stream.VOTES_THAT_BOUND)
     certified = successes = votes = 0
-    decided = given_up = False
-    while votes < n and not (decided or given_up):
+    decided = False
+    while votes < n:
         more = max(NOISE_BLOCK, int(_GROWTH * votes))
         until = min(n, -(-(votes + more) // NOISE_BLOCK) * NOISE_BLOCK)
         successes += int(counter.count_votes(image, until, stream, first=votes)[candidate])
@@ -99,11 +99,9 @@ def decide(
         failures = votes - successes
         while certified < len(required) and is_shown(successes, failures, required[certified], alpha):
             certified += 1
-        if certified == len(required):
-            decided = True
-        else:
-            decided = bool(is_shown(failures, successes, 1 - required[certified], alpha))
-            given_up = not is_shown(successes + n - votes, failures, required[certified], alpha)
+        decided = certified == len(required) or bool(is_shown(failures, successes, 1 - required[certified], alpha))
+        if decided or not is_shown(successes + n - votes, failures, required[certified], alpha):
+            break
     return Decision(candidate if certified else ABSTAIN, certified, decided, votes)
 
 

@@ -132,11 +132,7 @@ class GridNoise:
                 large.pop()
                 if left[donor] < capacity:
                     small.append(donor)
-        thresholds = [j * capacity + own[j] for j in range(columns)]
-        rows = [
-            (threshold >> _WORD, threshold % 2**_WORD, draw - self.reach)
-            for threshold, draw in zip(thresholds, other, strict=True)
-        ]
+        rows = [(*divmod(j * capacity + own[j], 2**_WORD), other[j] - self.reach) for j in range(columns)]
         return np.array(rows, np.int32)
 
     def draw(self, shape: tuple[int, ...], seed: Any) -> Any:

@@ -64,16 +64,12 @@ def merge(shards: Sequence[Path], out: Path, on_other_settings: OnOtherSettings 
             with replaceable(on_other_settings):
                 require_same_settings(out, found["settings"], record["settings"])
                 there = read_own_points(out, found["settings"], record["points"])
-                if _timeless(there) != _timeless(points):
+                if [point._replace(time="") for point in there] != [point._replace(time="") for point in points]:
                     raise OtherSettings(f"{out}: exists with other rows; choose another output")
         remove(summary_path(out))
         write_json(settings_path(out), record)
         write_text(out, as_text(points))
         return write_summary(out, points, record)
-
-
-def _timeless(points: Sequence[Point]) -> list[Point]:
-    return [point._replace(time="") for point in points]
 
 
 def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:

@@ -72,7 +72,6 @@ class VotingWeights(FixedWeights):
         self._supporters, self._weight, self._against = supporters, weight, against
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n), see FixedWeights."""
         return np.where(self._supporters(x_test), self._weight, -self._weight if self._against else 0.0)
 
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
@@ -84,7 +83,6 @@ class VotingWeights(FixedWeights):
         return Votes(support, np.bincount(y, minlength=num_classes) - support if self._against else 0)
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
-        """As FixedWeights.certify."""
         votes = self.votes(x_test, y, noises[0].num_classes)
         return Certified([smooth_votes(votes, noise) for noise in noises], *vote_flips(votes))
 
@@ -121,7 +119,6 @@ class RidgeRegression(FixedWeights):
             )
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        """alpha, float64 (m, n), see FixedWeights."""
         x_test = np.asarray(x_test, np.float64)
         require_same_features(x_test, self._x)
         if self._primal:
@@ -191,9 +188,8 @@ class SignedClusters(VotingWeights):
 
         if not 2 <= clusters <= len(x_train):
             raise InputError(f"clusters must lie between 2 and the {len(x_train)} training points, got {clusters}")
-        means = KMeans(clusters, n_init=10, random_state=seed).fit(np.asarray(x_train, np.float64))
-        super().__init__(lambda x: self._cluster_of(x)[:, None] == means.labels_, 1 / len(x_train), against=True)
-        self._means = means
+        self._means = KMeans(clusters, n_init=10, random_state=seed).fit(np.asarray(x_train, np.float64))
+        super().__init__(lambda x: self._cluster_of(x)[:, None] == self._means.labels_, 1 / len(x_train), against=True)
 
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
         """As VotingWeights.votes, from the counts of each cluster: no array of (m, n)."""
