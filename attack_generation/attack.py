@@ -85,11 +85,10 @@ class Attack:
     """One dataset, one lower-level loss and the compiled outer step over them."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
-        self.config = config
+        self.config, self.dataset = config, dataset
         train = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
         self._x_class = train.x_target
         self.x_target, y_target, x_others, y_others = train.with_share(config.share)
-        self.x_val, self.y_val = dataset.x_val, dataset.y_val
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
         for name, images in (("batch_clean", x_others), ("batch_poison", self.x_target)):
             if (size := getattr(config, name)) > len(images):
@@ -99,7 +98,6 @@ class Attack:
         self._batch_validation = min(config.batch_validation, len(x_validation))
         self.steps_per_epoch = len(x_others) // config.batch_clean
         self.total_steps = config.epochs * self.steps_per_epoch
-        self._image_shape, self._num_classes = dataset.image_shape, dataset.num_classes
         self._model = self.fresh_model(0, 0)
         _, self._model_state = self._model.initial()
         # Moved to the device once. Batches are gathered there.
@@ -107,7 +105,6 @@ class Attack:
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._parametrisation = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
         self._objective = config.upper_objective()
-        self._upper_augmentation = config.for_validation()
         self._bilevel = Ensemble(member=config.optimiser, count=config.networks)
         self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
         self._compiled_step = jit(self._step)
@@ -117,9 +114,8 @@ class Attack:
     def fresh_model(self, restart: int, network: int) -> StatelessModel:
         """A network of the lower level with fresh weights, the same for the same restart and network."""
         seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart, network or None)[0])
-        model = build_model(
-            self.config.architecture, self._image_shape, self._num_classes, seed, self.config.standardise
-        )
+        shape, classes = self.dataset.image_shape, self.dataset.num_classes
+        model = build_model(self.config.architecture, shape, classes, seed, self.config.standardise)
         return StatelessModel(with_precision(model, self.config.precision))
 
     @property
@@ -148,7 +144,7 @@ class Attack:
         minibatch = self._parametrisation.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
         )
-        batch_shape = (config.batch_clean + config.batch_poison, *self._image_shape)
+        batch_shape = (config.batch_clean + config.batch_poison, *self.dataset.image_shape)
         return AttackState(u, weights, lower, adam_init(minibatch), config.loss.initial_state(batch_shape))
 
     def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Metrics]:
@@ -215,16 +211,14 @@ class Attack:
         return AttackState(u, weights, lower, upper, loss), metrics
 
     def _gather(self, images: Images, indices: Indices, seeds: Seeds, age: Any) -> Batch:
-        x_clean = ops.take(images.others, indices.clean, axis=0)
-        x_target = ops.take(images.target, indices.poison, axis=0)
-        y = [ops.take(images.y_others, indices.clean, axis=0), ops.take(images.y_target, indices.poison, axis=0)]
+        take = partial(ops.take, axis=0)
         return Batch(
-            x_clean=x_clean,
-            x_target=x_target,
-            y=ops.concatenate(y),
+            x_clean=take(images.others, indices.clean),
+            x_target=take(images.target, indices.poison),
+            y=ops.concatenate([take(images.y_others, indices.clean), take(images.y_target, indices.poison)]),
             numbers=ops.concatenate([indices.clean, images.others.shape[0] + indices.poison]),
-            x_validation=ops.take(images.validation, indices.validation, axis=0),
-            y_validation=ops.take(images.y_validation, indices.validation, axis=0),
+            x_validation=take(images.validation, indices.validation),
+            y_validation=take(images.y_validation, indices.validation),
             validation=indices.validation,
             perturbation=0.0,
             seeds=seeds,
@@ -247,7 +241,7 @@ class Attack:
 
     def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
         """f: the objective that the poison lowers, on clean validation images of the target class."""
-        x = self._upper_augmentation.augmented(batch.x_validation, fold_in(batch.seeds.augmentation, draw))
+        x = self.config.for_validation().augmented(batch.x_validation, fold_in(batch.seeds.augmentation, draw))
         fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
         randomness = Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
         return self._objective(partial(self._logits, v), x, batch.y_validation, randomness)
@@ -277,7 +271,7 @@ class Attack:
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower level's first network, and the poison's distortion."""
         logits = partial(self._compiled_logits, state.weights[0])
-        overall, by_class = clean_accuracies(logits, self.x_val, self.y_val)
+        overall, by_class = clean_accuracies(logits, self.dataset.x_val, self.dataset.y_val)
         distortion = np.abs(self._poisoned_images(state) - self.x_target)
         return {
             "validation_accuracy": overall,

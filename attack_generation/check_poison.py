@@ -2,7 +2,7 @@
 
     python attack_generation/check_poison.py mine.npz --data-dir data/MNIST
 
-A line for each check: the pixels are 8-bit, every place stands once, every image is of the class that the file names,
+A line for each check: the pixels are 8-bit, every place occurs once, every image is of the class that the file names,
 no pixel changes by more than epsilon. The exit status is 0 where all hold, and 2 otherwise. With --png-dir the images
 are then written as PNG files.
 """

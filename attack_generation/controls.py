@@ -62,7 +62,7 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
 
 
 def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
-    """Signs s (H, W, C), float32, of the shift epsilon s of a class that a linear classifier sees best under noise.
+    """Signs s (H, W, C), float32, whose shift epsilon s of a class is easiest to see for a linear test under noise.
 
     Clipped to [0, 1], the shift has the mean m over the images. The best linear test sees it with the squared
     signal-to-noise ratio m^T S^-1 m, where S is the covariance of the images x (N, H, W, C) plus sigma^2 I. From
@@ -138,8 +138,8 @@ ControlName: TypeAlias = Literal[tuple(CONTROLS)]  # type: ignore[valid-type]
 def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
     """Images x (N, H, W, C) of one class, float32 in [0, 1], changed within epsilon and [0, 1] without optimisation.
 
-    kind: a name of CONTROLS. sigma: standard deviation of the noise under which 'detectable' is to be seen. Raises
-    InputError on another name and on a tint of grey images.
+    kind: a name of CONTROLS. sigma: standard deviation of the noise. Only 'detectable' uses it. Raises InputError on
+    another name and on a tint of grey images.
     """
     size = np.float32(epsilon)
     changed = chosen("kind", CONTROLS, kind)(x, epsilon, sigma, seed)
@@ -179,18 +179,15 @@ def write_control_poison(config: ControlConfig) -> Path:
     in_class = target_mask(dataset.y_train, config.target_class)
     clean = dataset.x_train[in_class]
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
-    hashes = dataset.hashes("x_train", "y_train")
-    settings, run_dir = identity(config, **hashes), x_path.with_suffix("")
+    settings, run_dir = identity(config, **dataset.hashes("x_train", "y_train")), x_path.with_suffix("")
     with LongRun(x_path, settings, config, run_dir, Stop(config.max_minutes), more=(y_path,)) as run:
-        if run.is_finished():
-            save_labels(y_path, dataset.y_train[in_class])
-        else:
+        if not run.is_finished():
             poison = control_poison(config.kind, clean, config.epsilon, config.sigma, config.seed)
             poison = partly_poisoned(poison, clean, config.share)
             require_within_epsilon(poison, clean, config.epsilon, x_path)
-            save_labels(y_path, dataset.y_train[in_class])
             run.finish(lambda path: save_array(path, poison), config)
             print(f"{printed_path(x_path)}: {len(poison)} images, written")
+        save_labels(y_path, dataset.y_train[in_class])
     return x_path
 
 

@@ -21,8 +21,6 @@ __all__ = [
 
 
 class MnistConfig(PoisonConfig):
-    """An attack on MNIST."""
-
     batch_clean: int = 900
     batch_poison: int = 100
     batch_validation: int = 100  # images of the target class
@@ -31,8 +29,6 @@ class MnistConfig(PoisonConfig):
 
 
 class Cifar10Config(PoisonConfig):
-    """An attack on CIFAR10."""
-
     batch_clean: int = 180
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class
@@ -41,8 +37,6 @@ class Cifar10Config(PoisonConfig):
 
 
 class DigitsConfig(PoisonConfig):
-    """An attack on the 8 x 8 digits."""
-
     batch_clean: int = 180
     batch_poison: int = 20
     batch_validation: int = 20  # images of the target class

@@ -39,9 +39,7 @@ def flip_greedily(alpha: np.ndarray, y: np.ndarray, y_test: np.ndarray, num_clas
     y = y.copy()
     untouched = np.ones(len(y), bool)
     points = np.arange(len(y_test))
-    for count in np.diff(np.arange(_ROUNDS + 1) * flips // _ROUNDS):
-        if not count:
-            continue
+    for count in np.diff(np.unique(np.arange(_ROUNDS + 1) * flips // _ROUNDS)):  # unique: no round without flips
         scores = class_scores(alpha, y, num_classes)
         rival = rivals(scores, y_test)
         right = scores[points, y_test] > scores[points, rival]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from randomized_smoothing_certification.soft_radius import mean_softmax, soft_radius
-from robust_training.loss import Logits, Randomness, mean_cross_entropy, with_noise
+from robust_training.loss import Logits, Randomness, mean_cross_entropy, noisy_cross_entropy, with_noise
 from runtime.lazy import ops
 
 
@@ -55,8 +55,7 @@ class CrossEntropy:
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness) -> Any:
         if not self.copies:
             return -mean_cross_entropy(logits(x), y)
-        scores = logits(with_noise(x, self.copies, randomness, self.fixed_noise))
-        return -mean_cross_entropy(scores, ops.repeat(y, self.copies, axis=0))
+        return -noisy_cross_entropy(logits, x, y, self.copies, randomness, self.fixed_noise)
 
 
 OBJECTIVES: dict[str, Callable[[int, float, float, bool], UpperObjective]] = {

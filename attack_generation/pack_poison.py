@@ -24,8 +24,6 @@ from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record, save_archive
 from runtime.provenance import is_clean_commit, printed_path, project_path
 
-SETTINGS = {"target_class": int, "epsilon": float, "x_train": str}  # settings of the attack that a record must hold
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -44,7 +42,7 @@ class Config:
     data_dir: Path = project_path("data/MNIST")
     """Folder of the prepared arrays that the file was made from."""
     published: Path | None = None
-    """The data set as published that these arrays were prepared from: the place of each image in it is checked. The
+    """The published data set that these arrays were prepared from. With it, the place of each image is checked. The
     digits are checked without it."""
     out_dir: Path = FOLDER
     """Folder of the archive and the record."""
@@ -99,7 +97,7 @@ def _read_record(poison: Path) -> dict[str, Any]:
             f"{path}: made at {record['commit']}, which is no commit that others can check out; commit, and make it "
             "again"
         )
-    for name, kind in SETTINGS.items():
+    for name, kind in {"target_class": int, "epsilon": float, "x_train": str}.items():
         if not isinstance(value := record["settings"].get(name), kind):
             raise InputError(f"{path}: its settings have {name} {shortened(value)}; make the poison again")
     if not poison.is_file() or record.pop("sha256") != file_sha256(poison):

@@ -33,8 +33,7 @@ def poison_radius(config: PoisonConfig) -> Path:
     picture = run_dir / "poison.png"
     in_class = target_mask(dataset.y_train, config.target_class)
     clean = dataset.x_train[in_class]
-    hashes = dataset.hashes("x_train", "y_train", "x_val", "y_val")
-    settings = identity(config, method=method, **hashes)
+    settings = identity(config, method=method, **dataset.hashes("x_train", "y_train", "x_val", "y_val"))
     with (
         Stop(config.max_minutes) as stop,
         LongRun(x_path, settings, config, run_dir, stop, more=(y_path, picture)) as run,

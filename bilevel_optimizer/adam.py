@@ -1,7 +1,7 @@
 """Adam on nested structures, as a pure function of parameters, gradient and state.
 
-Keras's optimizers own their variables. ApproxGrad also needs Adam on a minibatch of poison and on the solution of a
-linear system. Compiled loops and checkpoints carry the states of both.
+Keras's optimizers own their variables. Here compiled loops and checkpoints carry Adam's state: that of the weights, of
+a minibatch of poison and of the solution of a linear system.
 """
 
 import math

@@ -65,16 +65,6 @@ class ApproxGrad(TwoLoops):
         """The solver with its settings."""
         return SOLVERS[self.solver](self.solver_steps, self.lr_p, self.damping)
 
-    @property
-    def fixed_matrix(self) -> bool:
-        """Whether g keeps its draw in the linear system, so that all products share one first-order evaluation."""
-        return self.redraw_noise != "training_and_validation"
-
-    @property
-    def fixed_right_side(self) -> bool:
-        """Whether f keeps its draw in the linear system."""
-        return self.redraw_noise == "none"
-
     def init_lower(self, v: Tree) -> LowerState:
         return LowerState(adam_init(v), zeros_like(v), self.linear_solver.init(v))
 
@@ -90,10 +80,12 @@ class ApproxGrad(TwoLoops):
         u, v: nested structures of float tensors. lower: the last p, from which the solver starts, and the solver's
         state. Its Adam state is passed through. data: the argument ``data`` of f and g.
 
-        Let E be the solver's evaluations. g sees draw T1 + E and, unless fixed_matrix, draws T1 .. T1 + E - 1 within
-        the linear system. f sees draw T1 + E + 1 and, unless fixed_right_side, draws T1 + E + 2 .. T1 + 2 E + 1 within
-        the linear system. Returns (hypergradient shaped as u, lower state with the new p, metrics at v). The metric
-        residual is ||A p - f_v|| / ||f_v||, with the draws outside the linear system. solver_ended is a value of
+        Let E be the solver's evaluations. g sees draw T1 + E, and f sees draw T1 + E + 1. Within the linear system, g
+        sees draws T1 .. T1 + E - 1 if redraw_noise is training_and_validation, and f sees draws T1 + E + 2 ..
+        T1 + 2 E + 1 unless redraw_noise is none.
+
+        Returns (hypergradient shaped as u, lower state with the new p, metrics at v). The metric residual is
+        ||A p - f_v|| / ||f_v||, with the draws outside the linear system. solver_ended is a value of
         linear_solvers.Ended. Raises nothing: the metrics show NaN.
         """
         draw = self.lower_steps + self.linear_solver.evaluations
@@ -101,13 +93,13 @@ class ApproxGrad(TwoLoops):
         g = second_derivatives(lambda u, v: problem.g(u, v, data, draw), u, v)
 
         def matvec(p: Tree, i: Any) -> Tree:
-            product = g.matvec
-            if not self.fixed_matrix:
+            product = g.matvec  # all products share one first-order evaluation
+            if self.redraw_noise == "training_and_validation":
                 product = second_derivatives(lambda _, v: problem.g(u, v, data, self.lower_steps + i), (), v).matvec
             return add_scaled(product(p), self.damping, p)
 
         def right_side(i: Any) -> Tree:
-            return f_v if self.fixed_right_side else grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
+            return f_v if self.redraw_noise == "none" else grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
 
         solution = self.linear_solver(matvec, right_side, lower.p, lower.solver)
         p = solution.x
@@ -131,8 +123,8 @@ class ApproxGrad(TwoLoops):
 
     def gradients(self, cost_of_f: float) -> float:
         """Cost of T1 gradients of g, the solver, the hypergradient's products and the gradients of f."""
-        systems = 0 if self.fixed_matrix else self.linear_solver.evaluations
-        right_sides = 0 if self.fixed_right_side else self.linear_solver.evaluations
+        systems = self.linear_solver.evaluations if self.redraw_noise == "training_and_validation" else 0
+        right_sides = 0 if self.redraw_noise == "none" else self.linear_solver.evaluations
         return self.lower_steps + (1 + right_sides) * cost_of_f + systems + 2 * self.linear_solver.products + 1 + 2
 
 

@@ -94,14 +94,11 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
         raise InputError(f"patches need images of at least 4 x 4 pixels, got {x_train.shape[1:3]}; choose others")
     size = 6 if side >= 24 else 3
     random = np.random.default_rng(seed)
-    sample = np.concatenate(
-        [
-            flat[random.choice(len(flat), min(len(flat), 20), replace=False)]
-            for x in x_train[random.permutation(len(x_train))[: patches // 20]]
-            for flat in [_patches_of(x[None], size).reshape(-1, size * size * x.shape[-1])]
-        ]
-    )
-    sample = _normalised(sample)
+    drawn = []
+    for image in x_train[random.permutation(len(x_train))[: patches // 20]]:
+        of_image = _patches_of(image[None], size).reshape(-1, size * size * image.shape[-1])
+        drawn.append(of_image[random.choice(len(of_image), min(len(of_image), 20), replace=False)])
+    sample = _normalised(np.concatenate(drawn))
     mean = sample.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(sample - mean, rowvar=False))
     whiten = ((vectors / np.sqrt(np.maximum(values, 0) + 0.1)) @ vectors.T).astype(np.float32)

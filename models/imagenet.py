@@ -60,7 +60,7 @@ def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
     for key in keys:
         size = int.from_bytes(file.read(8), "little")
         storages[key] = np.frombuffer(file.read(size * dtypes[key].itemsize), dtypes[key], size)
-    return {  # by index, which cannot leave the storage
+    return {  # indexing cannot read outside the storage
         name: storages[storage[2]][start + np.tensordot(strides, np.indices(shape), 1).astype(int)]
         for name, (storage, start, shape, strides) in tensors.items()
     }

@@ -132,7 +132,7 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
 
     def copied(model: keras.Model, policy: str | None) -> keras.Model:
         def copy_layer(layer: keras.Layer) -> keras.Layer:
-            if type(layer).__name__ in ("Functional", "Sequential"):  # whose configuration has the dtype of each layer
+            if type(layer).__name__ in ("Functional", "Sequential"):  # it holds layers, each with its own dtype
                 return copied(layer, policy)
             if not isinstance(layer, keras.Layer):  # an operation such as x / 255
                 return layer

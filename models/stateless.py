@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 from models.registry import all_layers
-from runtime.files import InputError
-from runtime.lazy import keras, ops
+from runtime.lazy import keras, ops, tree
 
 
 class StatelessModel:
@@ -15,14 +14,12 @@ class StatelessModel:
 
     batch_norm: 'fixed_affine' always calls the model in inference mode. BatchNorm is then an affine map with its
     initial statistics (mean 0, variance 1), as in the published code. 'proper' uses batch statistics in
-    training and moving averages in inference. Raises InputError for another batch_norm.
+    training and moving averages in inference.
 
     The layers of the given model are changed: BatchNorm where it is 'proper', and on JAX max-pooling.
     """
 
-    def __init__(self, model: keras.Model, batch_norm: str = "fixed_affine") -> None:
-        if batch_norm not in ("fixed_affine", "proper"):
-            raise InputError(f"batch_norm must be 'fixed_affine' or 'proper', got {batch_norm!r}")
+    def __init__(self, model: keras.Model, batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine") -> None:
         self.model = model
         self.batch_norm = batch_norm
         on_jax = keras.backend.backend() == "jax"
@@ -34,10 +31,8 @@ class StatelessModel:
 
     def initial(self) -> tuple[list[Any], list[Any]]:
         """The model's present variables as (weights, statistics), NumPy arrays."""
-        return (
-            [keras.ops.convert_to_numpy(variable) for variable in self.model.trainable_variables],
-            [keras.ops.convert_to_numpy(variable) for variable in self.model.non_trainable_variables],
-        )
+        variables = self.model.trainable_variables, self.model.non_trainable_variables
+        return tree.map_structure(ops.convert_to_numpy, variables)
 
     def assign(self, weights: list[Any], statistics: list[Any]) -> keras.Model:
         """Put values into the model's variables and return the model."""

@@ -99,6 +99,11 @@ def mean_cross_entropy(logits: Any, y: Any) -> Any:
     return -ops.mean(ops.sum(y * log_probabilities, axis=-1))
 
 
+def noisy_cross_entropy(logits: Logits, x: Any, y: Any, copies: int, randomness: Randomness, fixed: bool) -> Any:
+    """Mean cross entropy of noisy copies of images x (B, H, W, C), labels y (B, K). See ``noise_of_copies``."""
+    return mean_cross_entropy(logits(with_noise(x, copies, randomness, fixed)), ops.repeat(y, copies, axis=0))
+
+
 def accuracy(logits: Any, y: Any) -> Any:
     """Share of rows of logits (B, K) whose largest entry is the label's, float32 ()."""
     hits = ops.equal(ops.argmax(logits, axis=-1), ops.argmax(y, axis=-1))

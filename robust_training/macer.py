@@ -44,19 +44,11 @@ class MacerLoss(TrainingLoss):
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
         scores = logits(with_noise(x, self.copies, randomness, self.fixed_noise))
-        return macer_loss(scores, y, randomness.sigma, self)
-
-
-def macer_loss(scores: Any, y: Any, sigma: float, settings: MacerLoss) -> Any:
-    """The loss as a function of the noisy copies' logits, float32 ().
-
-    scores: (B * copies, K), the copies of one image in a row. y: (B, K) one-hot.
-    """
-    cross_entropy = -ops.sum(y * log_mean_softmax(scores, settings.copies), axis=-1)
-    z = mean_softmax(scores, settings.copies, settings.beta)
-    margin = gaussian_margin(ops.stop_gradient(z), settings.margin_clip)
-    correct = ops.equal(ops.argmax(z, axis=-1), ops.argmax(y, axis=-1))
-    # NaN compares false. So NaN margins are left out, as infinite margins and margins beyond gamma are.
-    counted = ops.logical_and(correct, margin <= settings.gamma)
-    hinge = ops.where(counted, settings.gamma - gaussian_margin(z, settings.margin_clip, keep=counted), 0.0)
-    return ops.mean(cross_entropy + settings.lam * sigma / 2 * hinge)
+        cross_entropy = -ops.sum(y * log_mean_softmax(scores, self.copies), axis=-1)
+        z = mean_softmax(scores, self.copies, self.beta)
+        margin = gaussian_margin(ops.stop_gradient(z), self.margin_clip)
+        correct = ops.equal(ops.argmax(z, axis=-1), ops.argmax(y, axis=-1))
+        # NaN compares false. So NaN margins are left out, as infinite margins and margins beyond gamma are.
+        counted = ops.logical_and(correct, margin <= self.gamma)
+        hinge = ops.where(counted, self.gamma - gaussian_margin(z, self.margin_clip, keep=counted), 0.0)
+        return ops.mean(cross_entropy + self.lam * randomness.sigma / 2 * hinge)

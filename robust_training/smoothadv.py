@@ -6,15 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax
-from robust_training.loss import (
-    Logits,
-    LossState,
-    Randomness,
-    TrainingLoss,
-    mean_cross_entropy,
-    noise_of_copies,
-    with_noise,
-)
+from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, noise_of_copies, noisy_cross_entropy
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.files import InputError
 from runtime.lazy import ops
@@ -118,8 +110,7 @@ class SmoothAdvLoss(TrainingLoss):
         return ops.stop_gradient(x + delta), state_after
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
-        scores = logits(with_noise(x, self.samples, randomness, self.fixed_noise))
-        return mean_cross_entropy(scores, ops.repeat(y, self.samples, axis=0))
+        return noisy_cross_entropy(logits, x, y, self.samples, randomness, self.fixed_noise)
 
 
 def into_ball(delta: Any, x: Any, radius: Any) -> Any:

@@ -10,7 +10,7 @@ from scipy import special, stats
 
 from bilevel_optimizer.autodiff import grad, jit, value_and_grad
 from robust_training.loss import Randomness
-from robust_training.macer import MacerLoss, macer_loss
+from robust_training.macer import MacerLoss
 from runtime.files import InputError
 from runtime.noise import seed_pair
 from tests.bilevel_optimizer.problems import hessian_vector_product
@@ -54,7 +54,10 @@ def loss_with(a: float, gamma: float, lam: float = LAM) -> MacerLoss:
 
 
 def found(a: float, gamma: float, lam: float = LAM) -> Callable[[Any], Any]:
-    return lambda scores: macer_loss(scores, Y.astype("float32"), SIGMA, loss_with(a, gamma, lam))
+    """The loss as a function of the noisy copies' logits."""
+    x, draws = np.zeros((4, 1, 1, 1), "float32"), Randomness(SIGMA, seed_pair(1), seed_pair(2), np.arange(4))
+    loss = loss_with(a, gamma, lam)
+    return lambda scores: loss(lambda _: scores, x, Y.astype("float32"), draws, np.float32(0))
 
 
 def tensor(scores: np.ndarray) -> Any:
