@@ -117,8 +117,7 @@ def continued(now: dict[str, Any], before: Any) -> dict[str, Any]:
 
     now: from ``session`` or ``provenance``. before: the provenance in the record of the run so far.
     """
-    names = now.keys() - {"config", "command", "written"}  # which a session does not have
-    same = isinstance(before, dict) and all(before.get(name) == now[name] for name in names)
+    same = isinstance(before, dict) and all(before.get(name) == now[name] for name in session())
     return before if same else {**now, "begun": before}
 
 
