@@ -163,8 +163,6 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         require_bounds(self, " of foreign certificates")
         if not self.files:
             raise InputError("foreign: files names no file; give at least one file of certificates")
-        if len(set(self.files)) < len(self.files):
-            raise InputError(f"foreign: {max(self.files, key=self.files.count)} is named twice; name each file once")
 
     @property
     def records(self) -> dict[str, Any]:

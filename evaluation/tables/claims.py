@@ -34,7 +34,8 @@ from robust_training.methods import METHODS
 from runtime.files import InputError, read_text
 from runtime.lazy import pandas as pd
 
-NUMBERS = {
+Number = Literal["reduction", "acr", "accuracy_loss", "class_accuracy_loss", "unattacked", "certified", "median"]
+NUMBERS: dict[Number, tuple[str, str]] = {
     "reduction": ("reduction", "ACR lower by"),
     "acr": ("entries", "ACR"),
     "accuracy_loss": ("entries", "test accuracy lower by"),
@@ -64,9 +65,7 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     where: dict[str, Any] = {}
     against: str = CLEAN
     """The training data with which a reduction is compared."""
-    of: Literal["reduction", "acr", "accuracy_loss", "class_accuracy_loss", "unattacked", "certified", "median"] = (
-        "reduction"
-    )
+    of: Number = "reduction"
     """The number that is shown. The last three belong to studies of changed labels: accuracy without attack, certified
     accuracy at the study's number of changes, and the median certified number of changes."""
     name: str = ""

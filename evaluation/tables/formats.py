@@ -88,18 +88,12 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
 
 
 def as_html(
-    title: str,
-    tables: Sequence[Table],
-    notes: Sequence[str],
-    plan: str,
-    versions: Mapping[str, str],
-    times: pd.DataFrame,
+    title: str, tables: Sequence[Table], notes: Sequence[str], plan: str, versions: pd.DataFrame, times: pd.DataFrame
 ) -> str:
     """One page: the tables, versions and machine from the runs' records, run times, and the plan."""
-    named = pd.DataFrame(list(versions.items()), columns=["", "version"])
     sections = {table.title: _html_table(table.text) for table in tables}
     sections["About the numbers"] = "".join(f"<p>{html.escape(note)}</p>" for note in (ABOUT, *notes))
-    sections["Versions"] = _html_table(named)
+    sections["Versions"] = _html_table(versions)
     if len(times):
         about = "<p>A job that was stopped and continued counts with its last attempt.</p>"
         sections["Run times"] = _html_table(times) + about

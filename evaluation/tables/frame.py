@@ -120,9 +120,8 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     row |= {name: mean_and_std(one.get(name) for one in seen)[0] for one in seen for name in one}
     for name in ("backend", "machine"):
         row[name] = _all(run.records["victim"].get(name) for run in runs)
-    row["commit"] = _all(
-        commit[:12] + "-dirty" * commit.endswith("-dirty") for run in runs for commit in commits(run.records)
-    )
+    named = [commit for run in runs for commit in commits(run.records)]
+    row["commit"] = _all(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
     return row | {"kind": kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}
 
 

@@ -120,17 +120,20 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
 
 def _submitted(
     job: Job, minutes: float | None, idle: list[ProcessPoolExecutor]
-) -> "tuple[Future[str | None], ProcessPoolExecutor]":
-    """Submit the job to an idle or a new worker. Idle workers that the system has killed are dropped."""
+) -> tuple[Future[str | None], ProcessPoolExecutor]:
+    """Submit the job to an idle or a new worker. Idle workers that the system has killed are dropped.
+
+    A worker has one process, which runs one job after the other. If the system kills it, the other workers continue.
+    """
     while True:
-        worker = idle.pop() if idle else _worker()
+        worker = idle.pop() if idle else ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_in_a_worker)
         try:
             return worker.submit(run_job, job, Stop(minutes)), worker
         except BrokenProcessPool:
             worker.shutdown()
 
 
-def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
+def _run_here(job: Job, stop: Stop, bar: "_Bar") -> Future[str | None]:
     future: Future[str | None] = Future()
     try:
         with bar.listening(job):
@@ -138,11 +141,6 @@ def _run_here(job: Job, stop: Stop, bar: "_Bar") -> "Future[str | None]":
     except Exception as error:
         future.set_exception(error)
     return future
-
-
-def _worker() -> ProcessPoolExecutor:
-    """A process that runs one job after the other. If the system kills it, the other workers continue."""
-    return ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_in_a_worker)
 
 
 def _in_a_worker() -> None:

@@ -49,20 +49,15 @@ class Job(NamedTuple):
 
 def jobs_of(plan: Plan) -> list[Job]:
     """All jobs of a plan, each once and after the jobs that it needs: entry by entry, the tables last."""
-    return list(dict.fromkeys(_jobs(plan)))
-
-
-def _jobs(plan: Plan) -> Iterator[Job]:
-    yield data_job(plan)
+    jobs = [data_job(plan)]
     for cell in plan.cells():
         if cell.poison:
-            yield _poison_job(plan, cell.poison)
+            jobs.append(_poison_job(plan, cell.poison))
             if plan.visibility:
-                yield _visibility_job(plan, cell.poison)
+                jobs.append(_visibility_job(plan, cell.poison))
         for seed in plan.seeds:
-            yield _victim_job(plan, cell, seed)
-            yield from _certificate_jobs(plan, cell, seed)
-    yield _tables_job(plan)
+            jobs += [_victim_job(plan, cell, seed), *_certificate_jobs(plan, cell, seed)]
+    return list(dict.fromkeys([*jobs, _tables_job(plan)]))
 
 
 def _job(

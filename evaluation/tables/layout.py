@@ -142,9 +142,8 @@ def _poisons_table(frame: pd.DataFrame) -> Table:
     )
     if "l2" not in frame:
         return Table("poisons", title, pd.DataFrame())
-    measured = frame[frame["l2"].notna()].drop_duplicates(
-        ["poison", "poison_architecture", "sigma", "target_class", "data"]
-    )
+    named_by = ["poison", "poison_architecture", "sigma", "target_class", "data"]
+    measured = frame[frame["l2"].notna()].drop_duplicates(named_by)
     first = {
         "σ": measured["sigma"].map("{:g}".format), "class": measured["target_class"].map(str),
         "training data": measured["data"],

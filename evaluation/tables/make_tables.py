@@ -114,7 +114,8 @@ def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: p
     }
 
 
-def _versions(frame: pd.DataFrame) -> dict[str, str]:
+def _versions(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the runs were made with: commits, backends, machines and versions of packages."""
     found: dict[str, dict[str, None]] = {}
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
@@ -122,7 +123,8 @@ def _versions(frame: pd.DataFrame) -> dict[str, str]:
         named += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
         for name, value in [*named, *victim.get("versions", {}).items()]:
             found.setdefault(name, {})[value] = None
-    return {name: ", ".join(values) for name, values in found.items()}
+    named = [(name, ", ".join(values)) for name, values in found.items()]
+    return pd.DataFrame(named, columns=["", "version"])
 
 
 def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool) -> None:

@@ -287,12 +287,11 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     # Foreign entries come first, so that the table of kinds of victims compares the other kinds with theirs.
     wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
-    return {
-        cell: Entry(
-            cell, count, tuple(_run(plan, folder, cell, seed, one) for seed, one in stored.get(cell.key, {}).items())
-        )
-        for cell, count in wanted.items()
-    }  # fmt: skip
+    entries = {}
+    for cell, count in wanted.items():
+        runs = tuple(_run(plan, folder, cell, seed, one) for seed, one in stored.get(cell.key, {}).items())
+        entries[cell] = Entry(cell, count, runs)
+    return entries
 
 
 def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: Measured) -> Run:

@@ -113,11 +113,12 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
 
     directory: where the plan's own paths start. where: the plan's name in errors.
     """
-    for name, folder in plan.paths_in(directory)._asdict().items():
+    paths = plan.paths_in(directory)
+    for name, folder in paths._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     foreign_runs(plan, directory)
-    data, manifest = plan.paths_in(directory).data, plan.paths_in(directory).manifest
-    if not (manifest.is_file() or Artifact(manifest).is_left) and (arrays := sorted(data.glob("[XY]_t*.npy"))):
+    manifest = paths.manifest
+    if not (manifest.is_file() or Artifact(manifest).is_left) and (arrays := sorted(paths.data.glob("[XY]_t*.npy"))):
         raise InputError(
             f"{arrays[0]}: has no {manifest.name} beside it, so that the plan would replace it; move the arrays, or "
             "give the plan another data_dir"
@@ -131,7 +132,7 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
             preparation = config_of(job.script, shlex.split(job.flags))
             wanted, source = settings(preparation), getattr(preparation, "source", None)
             given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data) if name in wanted}
-            require_prepared_with(data, given, source and directory / source)
+            require_prepared_with(paths.data, given, source and directory / source)
     for name in plan.ready.values():
         made = load_ready_poison(name).record["settings"]
         if made.get("epsilon", 0) > plan.epsilon + EPSILON_TOLERANCE:

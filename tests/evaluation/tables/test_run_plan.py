@@ -315,7 +315,7 @@ def test_an_idle_worker_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPa
             self.is_shut_down = True
 
     dead, new = Worker(True), Worker(False)
-    monkeypatch.setattr(job_runs, "_worker", lambda: new)
+    monkeypatch.setattr(job_runs, "ProcessPoolExecutor", lambda *_, **__: new)
     job = jobs_of(read_plan(write_plan(tmp_path)))[1]
     future, worker = job_runs._submitted(job, None, idle := [dead])  # type: ignore[list-item]
     assert worker is new and not future.done() and not idle and dead.is_shut_down
