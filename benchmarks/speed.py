@@ -106,7 +106,7 @@ def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[dict
     batch = sizes.batch_clean + sizes.batch_poison
     victim = TrainingConfig(
         loss=GaussianAugmentationLoss(), sigma=works.SIGMA, batch_size=sizes.training_batch,
-        architecture=sizes.architecture, data_dir=Path(),
+        architecture=sizes.architecture, data_dir=Path(), augment=sizes.augment,
     )  # fmt: skip
     took = works.median_seconds(
         {

@@ -53,6 +53,7 @@ class Sizes(NamedTuple):
     training_batch: int = 200
     training_steps: int = 50  # in one repeat. The training loop reads the loss as often
     votes: int = 100_000  # of one repeat at most
+    augment: bool = False  # random crops and flips in attack and training. The attack crops clean and poison separately
 
     @property
     def attack(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class TimedConfig(BenchmarkConfig):
 
 
 TOY = Sizes("digits_cnn", (8, 8, 1), 400, 100, 18, 2, 4, 2, 3, 8, 3, 1_000)
-CIFAR10 = Sizes("resnet20v1", (32, 32, 3), 45_000, 5_000, 180, 20, 20, 5)
+CIFAR10 = Sizes("resnet20v1", (32, 32, 3), 45_000, 5_000, 180, 20, 20, 5, augment=True)
 
 
 def random_dataset(sizes: Sizes) -> Dataset:
@@ -158,6 +159,7 @@ def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
     """The published attack ('adam'), or the same with conjugate gradient and fixed noise ('cg')."""
     config = PoisonConfig(
         loss=GaussianAugmentationLoss(), data_dir=Path(), sigma=SIGMA, **sizes.attack,
+        augment=sizes.augment, separate_crops=sizes.augment,
         optimiser=ApproxGrad(
             lower_steps=sizes.steps, solver_steps=sizes.steps, solver=solver,
             redraw_noise="none" if solver == "cg" else "training_and_validation",

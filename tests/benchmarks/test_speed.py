@@ -94,3 +94,11 @@ def test_bars_compare_gradients_first() -> None:
 def test_bad_settings(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         speed.main(speed.Config(quick=True, **setting))
+
+
+def test_the_attack_on_cifar10_crops_as_published() -> None:
+    sizes = speed.works.CIFAR10._replace(architecture="cnn_3x3", train=1_000, validation=200)
+    config = speed.works.attack(sizes, speed.works.random_dataset(sizes), "adam").config
+    assert config.augment and config.separate_crops and not config.check()
+    sizes = speed.works.TOY
+    assert not speed.works.attack(sizes, speed.works.random_dataset(sizes), "adam").config.augment
