@@ -147,10 +147,12 @@ class _Certification(NamedTuple):
             scores = []
             for _, q, prediction, flips in self._certificates(_joined(blocks), config.bound):
                 correct = prediction == held_out.y
-                scores.append({
-                    **settings, "q": q, "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
-                    "mean_flips": float(np.mean(flips * correct)), "accuracy": float(np.mean(correct)),
-                })  # fmt: skip
+                found = {
+                    "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
+                    "mean_flips": float(np.mean(flips * correct)),
+                    "accuracy": float(np.mean(correct)),
+                }
+                scores.append({**settings, "q": q, **found})
             return scores
 
         tried = []
