@@ -120,7 +120,8 @@ def describe(summary: dict[str, Any]) -> str:
         if summary["abstain_rate"] is not None:
             lines.append(f"  abstained                       {summary['abstain_rate']:.4f}")
         share, ceiling = (summary["saturation"][name] for name in ("share", "ceiling"))
-        more = "; the true ACR is higher, raise n to see it" if share > 0.5 and not points["radius_loss"] else ""
+        more = "; the true ACR is higher, raise n to see it" if share > 0.5 else ""
+        more = "; a point with fewer votes counts at their largest radius" if points["radius_loss"] else more
         largest = f"the largest radius of n = {points['n']} votes is {round_down(ceiling, 4)}{more}"
         lines.append(f"  at the ceiling                  {share:.4f}  ({largest})")
         lines += shares

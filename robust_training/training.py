@@ -23,6 +23,7 @@ from robust_training.defences import DefenceName, defended
 from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, clean_accuracies
 from robust_training.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from runtime.bounds import POSITIVE, Seed
+from runtime.checkpoints import checkpoint_settings
 from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256, file_sha256, read_json
 from runtime.lazy import keras, ops, tree
@@ -171,12 +172,12 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     # The test images decide the record, too: it holds the accuracies on them.
     hashes = dataset.hashes("x_train", "y_train", "x_test", "y_test")
     settings, record = identity(config, method=config.loss.name, **hashes), path.with_suffix(".json")
-    if config.training_data == "clean" and record.is_file() and not config.overwrite:  # a clean victim has no class
-        made = read_json(record)
+    if config.training_data == "clean" and not config.overwrite:  # it serves every class, and keeps its first one
+        made = read_json(record) if record.is_file() else None
         is_whole = isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
-        held = made.get("settings") if is_whole else None
-        if isinstance(held, dict) and {**held, "target_class": 0} == {**settings, "target_class": 0}:
-            settings["target_class"] = held.get("target_class")
+        kept = made.get("settings") if is_whole else checkpoint_settings(run_dir / "checkpoint.npz")
+        if kept in [{**settings, "target_class": label} for label in range(dataset.num_classes)]:
+            settings, config = kept, replace(config, target_class=kept["target_class"])
     with LongRun(path, settings, config, run_dir, stop) as run:
         if run.is_finished():
             return path

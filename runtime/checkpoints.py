@@ -46,12 +46,11 @@ def load_checkpoint(path: Path, like: Any, same: dict[str, Any] | None = None) -
     return keras.tree.pack_sequence_as(like, leaves), record
 
 
-def is_checkpoint_of(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a run with these settings wrote the checkpoint. A missing or damaged file is no checkpoint."""
+def checkpoint_settings(path: Path) -> Any:
+    """The settings of the run that wrote the checkpoint. None: the file is missing or damaged."""
     with contextlib.suppress(InputError, AttributeError, ValueError, RecursionError):
-        found: dict[str, Any] = json.loads(str(load_archive(path, ("record",))["record"]))
-        return bool(found.get("settings") == settings)
-    return False
+        return json.loads(str(load_archive(path, ("record",))["record"])).get("settings")
+    return None
 
 
 def resume(

@@ -17,7 +17,7 @@ from runtime.bounds import POSITIVE, require_bounds
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
-    is_checkpoint_of,
+    checkpoint_settings,
     read_same_record,
     replaceable,
     require_finite,
@@ -151,7 +151,7 @@ class LongRun(Artifact):
             if self.path.is_file() and file_sha256(self.path) == record.get("sha256"):
                 if self._checkpoints.is_left:  # killed when all was written, or another run has this folder
                     with contextlib.suppress(InputError), self._checkpoints:
-                        if is_checkpoint_of(self.checkpoint, self.identity):
+                        if checkpoint_settings(self.checkpoint) == self.identity:
                             remove(self.checkpoint)
                 print(f"{printed_path(self.path)}: already made with these settings")
                 return True

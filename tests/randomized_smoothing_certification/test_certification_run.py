@@ -353,7 +353,9 @@ def test_points_have_votes_of_their_own_number(toy: Path, tmp_path: Path, capsys
         assert (row.predict, row.radius, row.votes) == (found.prediction, round_down(found.radius), found.votes)
     assert 0 < expected["acr"] - summary["acr"] < 0.07
     assert summary["votes"]["total"] == sum(drawn) + 6_000 < expected["votes"]["total"] == 36_000
-    assert f"{summary['votes']['per_point']:,.0f} votes a point" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{summary['votes']['per_point']:,.0f} votes a point" in said
+    assert said.count("a point with fewer votes counts at their largest radius") == 1
     # No radius is above what its own votes can show.
     lines = few.read_text().split("\n")
     cells = lines[1].split("\t")

@@ -102,6 +102,17 @@ def test_a_clean_victim_serves_every_class(whole: tuple[TrainingConfig, list[Pat
     assert [path.read_bytes() for path in paths] == before
 
 
+def test_a_stopped_clean_victim_continues_for_every_class(tiny_data_dir: Path, tmp_path: Path) -> None:
+    first = config(tiny_data_dir, tmp_path, max_minutes=1e-9)
+    with pytest.raises(StoppedEarly):
+        train_victims(first)
+    other = (first.target_class + 1) % 10
+    (path,) = train_victims(dataclasses.replace(first, target_class=other, max_minutes=None))
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["settings"]["target_class"] == first.target_class
+    assert record["target_accuracy"] == record[f"accuracy_class_{first.target_class}"]
+
+
 def test_a_clean_victim_that_is_made_again_has_the_class_of_this_run(tiny_data_dir: Path, tmp_path: Path) -> None:
     settings = config(tiny_data_dir, tmp_path)
     (path,) = train_victims(settings)
