@@ -79,6 +79,13 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert made or (ROOT / name).is_file(), name
 
 
+def test_names_of_the_page_on_the_code_are_in_its_files() -> None:
+    named = re.findall(r"`(\w+)` \| `([\w/]+\.py)` \|$", (ROOT / "docs/code.md").read_text(), flags=re.MULTILINE)
+    assert len(named) > 25
+    for name, file in named:
+        assert re.search(rf"^ *(def|class) {name}\b|^{name}\b", (ROOT / file).read_text(), flags=re.MULTILINE), name
+
+
 @cache
 def config_type(script: str) -> Any:
     """The class whose fields are the flags of a script."""
