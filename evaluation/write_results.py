@@ -42,10 +42,10 @@ and commits of every run. `summary.csv` has every entry of every plan. [How to r
 
 SPEED = """# Speed and memory
 
-Made by `python evaluation/write_results.py` from the records in `records/`, which are made by, for example,
-`python benchmarks/speed.py --out benchmarks/records/speed.json`. `make benchmark` prints the same for your machine.
-A bar is the project's own goal, mostly in gradients of 1,000 images. `price` computes hours from the time of one step.
-Its column `cheap` is 550 steps of SOBA, victims of the one-cycle schedule and 0.44 of the votes.
+`python evaluation/write_results.py` writes this page from `records/`. The commands below made the records.
+`make benchmark` prints the same for your machine. The column `bar` has the project's own goal, mostly in gradients of
+1,000 images, and `met` says whether it is met. `price` computes hours from the time of one step. Its column `cheap` is
+550 steps of SOBA, victims of the one-cycle schedule and 0.44 of the votes, and `ratio` is `published` over `cheap`.
 """
 
 CLAIMS = f"""# The claims of the papers and our own questions, with every number
