@@ -14,7 +14,7 @@ from attack_generation.config import PoisonConfig
 from attack_generation.parametrisation import PARAMETRISATIONS
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.bilevel import Ensemble, Metrics, Problem
+from bilevel_optimizer.bilevel import Metrics, Problem
 from bilevel_optimizer.trees import Tree
 from data.datasets import Dataset, poisoned_places, require_within_epsilon, split_target_class
 from models.registry import build_model
@@ -105,7 +105,6 @@ class Attack:
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._parametrisation = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
         self._objective = config.upper_objective()
-        self._bilevel = Ensemble(member=config.optimiser, count=config.networks)
         self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._parametrisation.images)
@@ -127,7 +126,8 @@ class Attack:
         config = self.config
         images_of_f = self._batch_validation * max(1, self._objective.copies)
         images_of_g = (config.batch_clean + config.batch_poison) * config.loss.noisy_copies
-        return self._bilevel.gradients(images_of_f / images_of_g) + config.loss.gradients_before
+        of_a_network = config.optimiser.gradients(images_of_f / images_of_g)
+        return config.networks * of_a_network + config.loss.gradients_before
 
     # The outer loop ----------------------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Attack:
         if u is None:
             u = self._parametrisation.start(config.start, self.x_target, config.seed)
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
-        lower = self._bilevel.init_lower(weights)
+        lower = tuple(map(config.optimiser.init_lower, weights))
         minibatch = self._parametrisation.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
         )
@@ -204,7 +204,7 @@ class Attack:
             logits, x, batch.y, self._lower_randomness(batch, 0), age, state.loss
         )
         batch = batch._replace(perturbation=perturbed - x)
-        u, weights, lower, upper, metrics = self._bilevel.step(
+        u, weights, lower, upper, metrics = self.config.optimiser.step(
             self._problem, u, state.weights, state.lower, state.upper, batch
         )
         u = self._parametrisation.write_back(state.u, indices.poison, u)

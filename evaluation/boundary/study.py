@@ -199,8 +199,9 @@ class Study(Attack):
 
         Raises FloatingPointError where a quantity becomes NaN or infinite.
         """
-        weights = (self.trained(self.x_target, self.constants.seed),)
-        state = self.initial_state()._replace(weights=weights, lower=self._bilevel.init_lower(weights))
+        weights = self.trained(self.x_target, self.constants.seed)
+        lower = self.config.optimiser.init_lower(weights)
+        state = self.initial_state()._replace(weights=(weights,), lower=(lower,))
         for number in range(self.total_steps):
             state, metrics = self.outer_step(state, number)
         require_finite("the last outer step", f=float(metrics["f"]), g=float(metrics["g"]))

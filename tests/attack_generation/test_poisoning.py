@@ -492,6 +492,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
     }  # fmt: skip
     settings = config(tiny_data_dir, tmp_path / "whole", **changes)
     made = attack_generation.poisoning.Attack(settings, load_dataset(tiny_data_dir))  # of compiled_once
+    assert made.gradients_per_step == 2 * Soba().gradients(10 * 2 / 460)
     state, afresh = made.initial_state(), []
     started = state.weights
     assert np.abs(state.weights[0][0] - state.weights[1][0]).max() > 0.01

@@ -168,7 +168,7 @@ def test_draws(redraw_noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fixed_matrix, fixed_right_side = redraw_noise != "training_and_validation", redraw_noise == "none"
     u = v = np.float32([1.0])
     problem = Problem(objective("f"), objective("g"))
-    optimiser.step(problem, u, v, optimiser.init_lower(v), adam_init(u), ())
+    optimiser.step(problem, u, (v,), (optimiser.init_lower(v),), adam_init(u), ())
     lower, rest = seen["g"][:3], seen["g"][3:]
     assert lower == [0, 1, 2]
     assert sorted(seen["f"]) == ([8] if fixed_right_side else [8, 9, 10, 11, 12])
@@ -260,7 +260,7 @@ def test_steps_find_the_known_optimum_inside_the_feasible_set() -> None:
     data = {"shift": np.float32(1), "low": np.float32(0)}
     values = []
     for _ in range(150):
-        u, v, lower, upper, metrics = step(u, v, lower, upper, data)
+        u, (v,), (lower,), upper, metrics = step(u, (v,), (lower,), upper, data)
         assert float(ops.min(u)) >= 0 and float(ops.max(u)) <= 1
         values.append(float(metrics["f"]))
     np.testing.assert_allclose(numpy_of(u), [0.3, 0.8, 1, 0], atol=0.01)
