@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attack_generation.config import PoisonConfig
+from attack_generation.config import OBJECTIVES, PoisonConfig
 from attack_generation.parametrisation import PARAMETRISATIONS
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
@@ -104,8 +104,8 @@ class Attack:
         all_images = Images(x_others, y_others, self.x_target, y_target, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._parametrisation = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
-        self._objective = config.upper_objective()
-        self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
+        self._objective = chosen("objective", OBJECTIVES, config.objective)(config)
+        self._problem = Problem(self._f, self._g, self._project)
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._parametrisation.images)
         self._compiled_logits = jit(self._logits)
@@ -225,8 +225,8 @@ class Attack:
             age=age,
         )
 
-    def _lower_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
-        """g: the training loss on the clean and the poisoned images together."""
+    def _g(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
+        """The lower objective: the training loss on the clean and the poisoned images together."""
         x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_target)]) + batch.perturbation
         x = self._augmented(x, batch, draw)
         return self.config.loss(partial(self._logits, v), x, batch.y, self._lower_randomness(batch, draw), batch.age)
@@ -239,8 +239,8 @@ class Attack:
         clean, another = self.config.batch_clean, fold_in(batch.seeds.augmentation, draw + _POISON_DRAW)
         return ops.concatenate([self.config.augmented(x[:clean], seed), self.config.augmented(x[clean:], another)])
 
-    def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
-        """f: the objective that the poison lowers, on clean validation images of the target class."""
+    def _f(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
+        """The upper objective that the poison lowers, on clean validation images of the target class."""
         x = self.config.for_validation().augmented(batch.x_validation, fold_in(batch.seeds.augmentation, draw))
         fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
         randomness = Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)

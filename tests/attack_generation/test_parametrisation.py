@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from attack_generation.attack import Attack
-from attack_generation.config import PoisonConfig
+from attack_generation.config import OBJECTIVES, PoisonConfig
 from attack_generation.controls import STARTS, starting_poison
 from attack_generation.objectives import CrossEntropy, SoftRadius
 from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
@@ -118,7 +118,7 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
 
 def test_objectives_by_name(tmp_path: Any) -> None:
     def named(name: Any) -> Any:
-        return PoisonConfig(loss=GaussianAugmentationLoss(), objective=name, data_dir=tmp_path).upper_objective()
+        return OBJECTIVES[name](PoisonConfig(loss=GaussianAugmentationLoss(), objective=name, data_dir=tmp_path))
 
     assert named("soft_radius") == SoftRadius(copies=20, beta=16.0, clip=1e-3, fixed_noise=False)
     assert named("cross_entropy") == CrossEntropy(copies=0)

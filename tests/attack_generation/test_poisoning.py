@@ -554,11 +554,11 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
     monkeypatch.setattr(made, "_objective", remember("upper"))
     monkeypatch.setattr(GaussianAugmentationLoss, "__call__", lambda self, *args: remember("lower")(*args))
     u = made._parametrisation.select(state.u, made._draw_indices(0, 0).poison)
-    made._upper_objective(u, state.weights[0], batch, 1)
+    made._f(u, state.weights[0], batch, 1)
     np.testing.assert_array_equal(seen["upper"], batch.x_validation)
     lower = []
     for draw in (0, 0, 1):
-        made._lower_objective(u, state.weights[0], batch, draw)
+        made._g(u, state.weights[0], batch, draw)
         lower.append(seen["lower"])
     np.testing.assert_array_equal(lower[0], lower[1])
     assert np.abs(lower[2] - lower[0]).max() > 0.05
