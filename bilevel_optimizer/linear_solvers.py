@@ -100,8 +100,8 @@ class ConjugateGradient(LinearSolver):
     ``minimum_curvature``: there the quadratic has no useful minimum (Nocedal and Wright, Numerical Optimization,
     section 7.1). The matrix differs between calls. So a warm start is dropped if x = 0 has no larger residual.
 
-    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: curvature of A along a unit vector. SOLVERS sets it
-    to the damping, because A = H + damping I: then negative curvature of H ends the iteration.
+    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: curvature of A along a unit vector. ApproxGrad sets
+    it to the damping, because A = H + damping I: then negative curvature of H ends the iteration.
     """
 
     tolerance: float = 1e-6
@@ -168,11 +168,3 @@ class NeumannSeries(LinearSolver):
 def _all_iterations(iterations: int, x: Tree, state: Tree) -> Solution:
     ended, made = np.int32(Ended.OUT_OF_ITERATIONS), np.int32(iterations)
     return Solution(x, state, ops.convert_to_tensor(ended), ops.convert_to_tensor(made))
-
-
-SOLVERS: dict[str, Callable[[int, float, float], LinearSolver]] = {
-    "adam": lambda iterations, learning_rate, damping: AdamResidual(iterations, learning_rate),
-    "cg": lambda iterations, learning_rate, damping: ConjugateGradient(iterations, minimum_curvature=damping),
-    "neumann": lambda iterations, learning_rate, damping: NeumannSeries(iterations, scale=learning_rate),
-}
-"""Constructors of the solvers by name, called with iterations, learning rate and the damping of the system."""

@@ -11,7 +11,7 @@ import scipy.optimize
 from keras import ops
 
 from bilevel_optimizer.adam import adam_init, adam_step
-from bilevel_optimizer.approxgrad import ApproxGrad, LowerState
+from bilevel_optimizer.approxgrad import ApproxGrad, ApproxGradState
 from bilevel_optimizer.autodiff import grad, jit
 from bilevel_optimizer.bilevel import Problem
 from runtime.files import InputError
@@ -33,7 +33,7 @@ def with_solver(solver: str, damping: float, redraw_noise: Any = "none", **setti
 
 def hypergradient(
     optimiser: ApproxGrad, f: Callable, g: Callable, u: Any, v: Any
-) -> tuple[np.ndarray, LowerState, Any]:
+) -> tuple[np.ndarray, ApproxGradState, Any]:
     gradient, lower, metrics = jit(partial(optimiser.hypergradient, Problem(f, g)))(u, v, optimiser.init_lower(v), ())
     return flat(gradient), lower, metrics
 

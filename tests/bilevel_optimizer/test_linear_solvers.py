@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from bilevel_optimizer.approxgrad import ApproxGrad
+from bilevel_optimizer.approxgrad import SOLVERS, ApproxGrad
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.linear_solvers import (
-    SOLVERS,
-    AdamResidual,
-    ConjugateGradient,
-    Ended,
-    LinearSolver,
-    NeumannSeries,
-)
+from bilevel_optimizer.linear_solvers import AdamResidual, ConjugateGradient, Ended, LinearSolver, NeumannSeries
 from runtime.files import InputError
 
 numpy_of = ops.convert_to_numpy
@@ -150,7 +143,8 @@ def test_each_iteration_sees_its_own_matrix(solver: LinearSolver, float64: None)
 
 
 def test_solvers_by_name() -> None:
-    found = {name: make(7, 0.1, 1e-3) for name, make in SOLVERS.items()}
+    settings = ApproxGrad(solver_steps=7, lr_p=0.1, damping=1e-3)
+    found = {name: make(settings) for name, make in SOLVERS.items()}
     assert found == {
         "adam": AdamResidual(7, 0.1), "cg": ConjugateGradient(7, minimum_curvature=1e-3),
         "neumann": NeumannSeries(7, 0.1),
