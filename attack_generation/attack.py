@@ -82,7 +82,7 @@ class Batch(NamedTuple):
 
 
 class Attack:
-    """One dataset, one lower-level loss and the compiled outer step over them."""
+    """One dataset, one lower-level loss, the compiled outer step. Others may override fresh_model and draw_indices."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
@@ -155,7 +155,7 @@ class Attack:
         streams = Stream.ATTACK_UPPER_NOISE, Stream.ATTACK_LOWER_NOISE, Stream.ATTACK_AUGMENTATION
         seeds = Seeds(*(seed_pair(self.config.seed, stream, number) for stream in streams))
         age = np.float32(epoch % self.config.reinitialise_every)
-        return self._compiled_step(state, self._images, self._draw_indices(epoch, step), seeds, age)
+        return self._compiled_step(state, self._images, self.draw_indices(epoch, step), seeds, age)
 
     def _restarted(self, state: AttackState, epoch: int) -> AttackState:
         """The state at the start of an epoch. If a network is due in this epoch, it gets fresh weights.
@@ -175,7 +175,7 @@ class Attack:
         lower[network] = self.config.optimiser.init_lower(weights[network])
         return state._replace(weights=tuple(weights), lower=tuple(lower))
 
-    def _draw_indices(self, epoch: int, step: int) -> Indices:
+    def draw_indices(self, epoch: int, step: int) -> Indices:
         """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""
         config = self.config
         shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.others))

@@ -86,11 +86,14 @@ class TwoLoops(BilevelOptimizer):
     lower_steps: Annotated[int, POSITIVE] = 10
     """Adam steps on the weights in an outer step (T1)."""
 
-    def minimise_lower(self, problem: Problem, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
-        """T1 Adam steps on v with gradient g_v and fixed u. Uses draws 0 .. T1 - 1."""
 
-        def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
-            v, adam = carry
-            return adam_step(v, grad(lambda v: problem.g(u, v, data, i))(v), adam, self.lr_v)
+def minimise_lower(
+    problem: Problem, u: Tree, v: Tree, adam: AdamState, data: Any, steps: int, lr_v: float
+) -> tuple[Tree, AdamState]:
+    """Adam steps on v with gradient g_v and fixed u. Uses draws 0 .. steps - 1. Returns the new v and Adam state."""
 
-        return ops.fori_loop(0, self.lower_steps, step, (v, adam))
+    def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
+        v, adam = carry
+        return adam_step(v, grad(lambda v: problem.g(u, v, data, i))(v), adam, lr_v)
+
+    return ops.fori_loop(0, steps, step, (v, adam))

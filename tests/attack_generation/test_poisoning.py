@@ -22,9 +22,9 @@ from attack_generation.config import PoisonConfig
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as DigitsConfig
 from attack_generation.parametrisation import PerImage
 from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad, FewSteps
 from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.error_minimising import ErrorMinimising
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.soba import Soba
 from data.augmentation import Augmentation
@@ -434,7 +434,7 @@ OTHERS: dict[str, BilevelOptimizer] = {  # more steps than by default, which mov
     "few_steps": FewSteps(lower_steps=2, lr_v=0.01),
     "soba": Soba(lr_v=0.01),
     "f2sa": F2sa(lr_v=0.01),
-    "error_minimising": Alternating(lower_steps=3, lr_v=0.01),
+    "error_minimising": ErrorMinimising(lower_steps=3, lr_v=0.01),
 }
 
 
@@ -474,7 +474,7 @@ def test_error_minimising_poison_against_smoothadv_lowers_the_loss_at_adversaria
     for name, radius, rate in (("robust", 0.5, 0.1), ("unpoisoned", 0.5, 1e-9), ("no_adversary", 1e-6, 1e-9)):
         settings = config(
             tiny_data_dir, tmp_path / name, epochs=6, reinitialise_every=6, batch_clean=90,
-            batch_poison=90, optimiser=Alternating(lower_steps=1, lr_v=0.01, lr_u=rate),
+            batch_poison=90, optimiser=ErrorMinimising(lower_steps=1, lr_v=0.01, lr_u=rate),
             loss=SmoothAdvLoss(eps_adv=radius, ramp_epochs=0, fixed_noise=False),
         )  # fmt: skip
         poison_radius(settings)
@@ -541,7 +541,7 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
     made = Attack(settings, load_dataset(tiny_data_dir))
     seeds = Seeds(*(seed_pair(0, i) for i in range(3)))
     state = made.initial_state()
-    batch = made._gather(made._images, made._draw_indices(0, 0), seeds, np.float32(0))
+    batch = made._gather(made._images, made.draw_indices(0, 0), seeds, np.float32(0))
     seen: dict[str, np.ndarray] = {}
 
     def remember(name: str) -> Any:
@@ -553,7 +553,7 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
 
     monkeypatch.setattr(made, "_objective", remember("upper"))
     monkeypatch.setattr(GaussianAugmentationLoss, "__call__", lambda self, *args: remember("lower")(*args))
-    u = made._parametrisation.select(state.u, made._draw_indices(0, 0).poison)
+    u = made._parametrisation.select(state.u, made.draw_indices(0, 0).poison)
     made._f(u, state.weights[0], batch, 1)
     np.testing.assert_array_equal(seen["upper"], batch.x_validation)
     lower = []
@@ -593,7 +593,7 @@ def test_clean_and_poisoned_images_may_be_cropped_at_a_place_each(
         settings = config(tiny_data_dir, tmp_path, augment=True, separate_crops=separate)
         made = Attack(settings, load_dataset(tiny_data_dir))
         seeds = Seeds(*(seed_pair(0, i) for i in range(3)))
-        batch = made._gather(made._images, made._draw_indices(0, 0), seeds, np.float32(0))
+        batch = made._gather(made._images, made.draw_indices(0, 0), seeds, np.float32(0))
         x = np.concatenate([batch.x_clean, batch.x_target])
         for draw in (0, 1):
             np.testing.assert_array_equal(made._augmented(x, batch, draw), x)

@@ -13,7 +13,7 @@ from keras import ops
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.approxgrad import ApproxGrad, ApproxGradState
 from bilevel_optimizer.autodiff import grad, jit
-from bilevel_optimizer.bilevel import Problem
+from bilevel_optimizer.bilevel import Problem, minimise_lower
 from runtime.files import InputError
 from tests.bilevel_optimizer.problems import Quadratic, Ridge, flat, relative_error
 
@@ -133,9 +133,8 @@ def test_lower_steps_are_adam_steps_with_the_draw_counted() -> None:
     def g(u: Any, v: Any, data: Any, draw: Any) -> Any:
         return ops.sum((v[0] - u * data) ** 2 * (1 + ops.cast(draw, "float32")))
 
-    optimiser = ApproxGrad(lower_steps=4, lr_v=0.05)
-    lower = optimiser.init_lower(v)
-    moved, adam = jit(partial(optimiser.minimise_lower, Problem(g, g)))(u, v, lower.adam, np.float32(3))
+    lower_steps = partial(minimise_lower, Problem(g, g), steps=4, lr_v=0.05)
+    moved, adam = jit(lower_steps)(u, v, adam_init(v), np.float32(3))
     wanted, state = v, adam_init(v)
     for draw in range(4):
         gradient = [2 * (numpy_of(wanted[0]) - 3 * u) * np.float32(1 + draw)]

@@ -10,10 +10,10 @@ import pytest
 from keras import ops, tree
 
 from bilevel_optimizer.adam import BETA1, adam_init, adam_step
-from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad, FewSteps
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import BilevelOptimizer, Problem
+from bilevel_optimizer.error_minimising import ErrorMinimising
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.soba import Soba
 from bilevel_optimizer.trees import zeros_like
@@ -109,7 +109,7 @@ def test_alternating_minimisation_follows_the_derivative_of_the_minimum(float64:
     """Of a quadratic, min_v g(u, v) = -u'B'H^-1 B u / 2."""
     q = Quadratic()
     v = tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf + 0.5), q.nested_v)
-    coarse, fine = (Alternating(lr_v=rate, lower_steps=3_000) for rate in (0.02, 0.0002))
+    coarse, fine = (ErrorMinimising(lr_v=rate, lower_steps=3_000) for rate in (0.02, 0.0002))
     problem, u = Problem(q.f, q.g), tree.map_structure(ops.convert_to_tensor, q.nested_u)
     _, v, lower, _ = jit(partial(coarse.direction, problem))(u, v, coarse.init_lower(v), ())
     found, v, _, metrics = jit(partial(fine.direction, problem))(u, v, lower, ())
@@ -130,7 +130,7 @@ def test_alternating_minimisation_redraws_at_every_step() -> None:
         return 0.0
 
     u = v = np.float32([1.0, 2.0])
-    optimiser, problem = Alternating(lower_steps=4, lr_u=0.5), Problem(f, g, lambda u, _data: ops.clip(u, 0, 1))
+    optimiser, problem = ErrorMinimising(lower_steps=4, lr_u=0.5), Problem(f, g, lambda u, _data: ops.clip(u, 0, 1))
     u, _, _, _, _ = optimiser.step(problem, u, (v + 1,), (optimiser.init_lower(v),), adam_init(u), ())
     assert not seen and float(ops.max(u)) <= 1 and optimiser.gradients(5.0) == 5
 
