@@ -113,7 +113,7 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
         state, _ = attack.outer_step(state, number)
         after = attack.poison(state, tmp_path)
         assert np.mean(np.abs(after - before).max(axis=(1, 2, 3)) > 1e-3) == 1  # every image of the class
-    assert np.abs(after - attack.x_target).max() <= config.epsilon + 1e-6
+    assert np.abs(after - attack.x_to_poison).max() <= config.epsilon + 1e-6
 
 
 def test_objectives_by_name(tmp_path: Any) -> None:

@@ -562,7 +562,7 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
         lower.append(seen["lower"])
     np.testing.assert_array_equal(lower[0], lower[1])
     assert np.abs(lower[2] - lower[0]).max() > 0.05
-    x = np.concatenate([batch.x_clean, batch.x_target])
+    x = np.concatenate([batch.x_clean, batch.x_to_poison])
     change = (lower[0] - 0.5).reshape(len(x), -1)
     for image, moved in zip((x - 0.5).reshape(len(x), -1), change, strict=True):
         contrast, brightness = np.polyfit(image, moved, 1)
@@ -594,7 +594,7 @@ def test_clean_and_poisoned_images_may_be_cropped_at_a_place_each(
         made = Attack(settings, load_dataset(tiny_data_dir))
         seeds = Seeds(*(seed_pair(0, i) for i in range(3)))
         batch = made._gather(made._images, made.draw_indices(0, 0), seeds, np.float32(0))
-        x = np.concatenate([batch.x_clean, batch.x_target])
+        x = np.concatenate([batch.x_clean, batch.x_to_poison])
         for draw in (0, 1):
             np.testing.assert_array_equal(made._augmented(x, batch, draw), x)
         parts = [settings.batch_clean, settings.batch_poison] if separate else [len(x)]
