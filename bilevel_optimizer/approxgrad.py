@@ -100,16 +100,15 @@ class ApproxGrad(TwoLoops):
         f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, draw + 1))((u, v))
         g = second_derivatives(lambda u, v: problem.g(u, v, data, draw), u, v)
 
-        def matvec(p: Tree, i: Any) -> Tree:
-            product = g.matvec  # all products share one first-order evaluation
+        def system(i: Any) -> tuple[Callable[[Tree], Tree], Tree]:
+            product, b = g.matvec, f_v
             if self.redraw_noise == "training_and_validation":
                 product = second_derivatives(lambda _, v: problem.g(u, v, data, self.lower_steps + i), (), v).matvec
-            return add_scaled(product(p), self.damping, p)
+            if self.redraw_noise != "none":
+                b = grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
+            return lambda p: add_scaled(product(p), self.damping, p), b
 
-        def right_side(i: Any) -> Tree:
-            return f_v if self.redraw_noise == "none" else grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
-
-        solution = self.linear_solver(matvec, right_side, lower.p, lower.solver)
+        solution = self.linear_solver(system, lower.p, lower.solver)
         p = solution.x
         cross, product = g.both(p)
         hypergradient = add_scaled(f_u, -1.0, cross)
