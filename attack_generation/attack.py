@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attack_generation.config import PoisonConfig
+from attack_generation.config import OBJECTIVES, PoisonConfig
 from attack_generation.parametrisation import PARAMETRISATIONS
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.bilevel import Ensemble, Metrics, Problem
+from bilevel_optimizer.bilevel import Metrics, Problem
 from bilevel_optimizer.trees import Tree
 from data.datasets import Dataset, poisoned_places, require_within_epsilon, split_target_class
 from models.registry import build_model
@@ -42,11 +42,11 @@ class AttackState(NamedTuple):
 class Images(NamedTuple):
     """The images from which minibatches are gathered on the device. Pixels: float32 in [0, 1]. Labels: one-hot."""
 
-    others: Any  # (N, H, W, C), clean training images: other classes, then the part of the class that stays clean
-    y_others: Any  # (N, K)
-    target: Any  # (M, H, W, C), clean images behind the poisoned ones
-    y_target: Any  # (M, K)
-    validation: Any  # (V, H, W, C), of the target class
+    x_clean: Any  # (N, H, W, C), training images that stay clean: other classes, then the rest of the target class
+    y_clean: Any  # (N, K)
+    x_to_poison: Any  # (M, H, W, C), the share of the target class that is poisoned, as clean images
+    y_to_poison: Any  # (M, K)
+    x_validation: Any  # (V, H, W, C), of the target class
     y_validation: Any  # (V, K)
 
 
@@ -70,9 +70,9 @@ class Batch(NamedTuple):
     """The data of one outer step. B = B_clean + B_poison images of the lower level, clean ones first."""
 
     x_clean: Any  # (B_clean, H, W, C)
-    x_target: Any  # (B_poison, H, W, C), the clean images behind the poisoned ones
+    x_to_poison: Any  # (B_poison, H, W, C), the clean images behind the poisoned ones
     y: Any  # (B, K)
-    numbers: Any  # int32 (B,), numbers of the training images: those of Images.others come first
+    numbers: Any  # int32 (B,), numbers of the training images: those of Images.x_clean come first
     x_validation: Any  # (B_validation, H, W, C)
     y_validation: Any  # (B_validation, K)
     validation: Any  # int32 (B_validation,), numbers of the validation images
@@ -82,31 +82,30 @@ class Batch(NamedTuple):
 
 
 class Attack:
-    """One dataset, one lower-level loss and the compiled outer step over them."""
+    """One dataset, one lower-level loss, the compiled outer step. Subclasses may override fresh_model, draw_indices."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
         train = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
         self._x_class = train.x_target
-        self.x_target, y_target, x_others, y_others = train.with_share(config.share)
+        self.x_to_poison, y_to_poison, x_clean, y_clean = train.with_share(config.share)
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
-        for name, images in (("batch_clean", x_others), ("batch_poison", self.x_target)):
+        for name, images in (("batch_clean", x_clean), ("batch_poison", self.x_to_poison)):
             if (size := getattr(config, name)) > len(images):
                 raise InputError(
                     f"{name} is {size}, but {config.data_dir} has only {len(images)} such images; lower it"
                 )
         self._batch_validation = min(config.batch_validation, len(x_validation))
-        self.steps_per_epoch = len(x_others) // config.batch_clean
+        self.steps_per_epoch = len(x_clean) // config.batch_clean
         self.total_steps = config.epochs * self.steps_per_epoch
         self._model = self.fresh_model(0, 0)
         _, self._model_state = self._model.initial()
         # Moved to the device once. Batches are gathered there.
-        all_images = Images(x_others, y_others, self.x_target, y_target, x_validation, y_validation)
+        all_images = Images(x_clean, y_clean, self.x_to_poison, y_to_poison, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
         self._parametrisation = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
-        self._objective = config.upper_objective()
-        self._bilevel = Ensemble(member=config.optimiser, count=config.networks)
-        self._problem = Problem(self._upper_objective, self._lower_objective, self._project)
+        self._objective = chosen("objective", OBJECTIVES, config.objective)(config)
+        self._problem = Problem(self._f, self._g, self._project)
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._parametrisation.images)
         self._compiled_logits = jit(self._logits)
@@ -127,7 +126,8 @@ class Attack:
         config = self.config
         images_of_f = self._batch_validation * max(1, self._objective.copies)
         images_of_g = (config.batch_clean + config.batch_poison) * config.loss.noisy_copies
-        return self._bilevel.gradients(images_of_f / images_of_g) + config.loss.gradients_before
+        of_a_network = config.optimiser.gradients(images_of_f / images_of_g)
+        return config.networks * of_a_network + config.loss.gradients_before
 
     # The outer loop ----------------------------------------------------------------------------------------
 
@@ -138,9 +138,9 @@ class Attack:
         """
         config = self.config
         if u is None:
-            u = self._parametrisation.start(config.start, self.x_target, config.seed)
+            u = self._parametrisation.start(config.start, self.x_to_poison, config.seed)
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
-        lower = self._bilevel.init_lower(weights)
+        lower = tuple(map(config.optimiser.init_lower, weights))
         minibatch = self._parametrisation.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
         )
@@ -155,7 +155,7 @@ class Attack:
         streams = Stream.ATTACK_UPPER_NOISE, Stream.ATTACK_LOWER_NOISE, Stream.ATTACK_AUGMENTATION
         seeds = Seeds(*(seed_pair(self.config.seed, stream, number) for stream in streams))
         age = np.float32(epoch % self.config.reinitialise_every)
-        return self._compiled_step(state, self._images, self._draw_indices(epoch, step), seeds, age)
+        return self._compiled_step(state, self._images, self.draw_indices(epoch, step), seeds, age)
 
     def _restarted(self, state: AttackState, epoch: int) -> AttackState:
         """The state at the start of an epoch. If a network is due in this epoch, it gets fresh weights.
@@ -175,10 +175,10 @@ class Attack:
         lower[network] = self.config.optimiser.init_lower(weights[network])
         return state._replace(weights=tuple(weights), lower=tuple(lower))
 
-    def _draw_indices(self, epoch: int, step: int) -> Indices:
+    def draw_indices(self, epoch: int, step: int) -> Indices:
         """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""
         config = self.config
-        shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.others))
+        shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.x_clean))
         random = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
 
         def drawn(images: Any, count: int) -> np.ndarray:
@@ -186,8 +186,8 @@ class Attack:
 
         return Indices(
             clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean],
-            poison=drawn(self.x_target, config.batch_poison),
-            validation=drawn(self._images.validation, self._batch_validation),
+            poison=drawn(self.x_to_poison, config.batch_poison),
+            validation=drawn(self._images.x_validation, self._batch_validation),
         )
 
     # One outer step, compiled ------------------------------------------------------------------------------
@@ -197,14 +197,14 @@ class Attack:
     ) -> tuple[AttackState, Metrics]:
         batch = self._gather(images, indices, seeds, age)
         u = self._parametrisation.select(state.u, indices.poison)
-        x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_target)])
+        x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_to_poison)])
         # The inner attack of the training method attacks the first network.
         logits = partial(self._logits, state.weights[0])
         perturbed, loss = self.config.loss.perturbed(
             logits, x, batch.y, self._lower_randomness(batch, 0), age, state.loss
         )
         batch = batch._replace(perturbation=perturbed - x)
-        u, weights, lower, upper, metrics = self._bilevel.step(
+        u, weights, lower, upper, metrics = self.config.optimiser.step(
             self._problem, u, state.weights, state.lower, state.upper, batch
         )
         u = self._parametrisation.write_back(state.u, indices.poison, u)
@@ -213,11 +213,11 @@ class Attack:
     def _gather(self, images: Images, indices: Indices, seeds: Seeds, age: Any) -> Batch:
         take = partial(ops.take, axis=0)
         return Batch(
-            x_clean=take(images.others, indices.clean),
-            x_target=take(images.target, indices.poison),
-            y=ops.concatenate([take(images.y_others, indices.clean), take(images.y_target, indices.poison)]),
-            numbers=ops.concatenate([indices.clean, images.others.shape[0] + indices.poison]),
-            x_validation=take(images.validation, indices.validation),
+            x_clean=take(images.x_clean, indices.clean),
+            x_to_poison=take(images.x_to_poison, indices.poison),
+            y=ops.concatenate([take(images.y_clean, indices.clean), take(images.y_to_poison, indices.poison)]),
+            numbers=ops.concatenate([indices.clean, images.x_clean.shape[0] + indices.poison]),
+            x_validation=take(images.x_validation, indices.validation),
             y_validation=take(images.y_validation, indices.validation),
             validation=indices.validation,
             perturbation=0.0,
@@ -225,9 +225,9 @@ class Attack:
             age=age,
         )
 
-    def _lower_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
-        """g: the training loss on the clean and the poisoned images together."""
-        x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_target)]) + batch.perturbation
+    def _g(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
+        """The lower objective: the training loss on the clean and the poisoned images together."""
+        x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_to_poison)]) + batch.perturbation
         x = self._augmented(x, batch, draw)
         return self.config.loss(partial(self._logits, v), x, batch.y, self._lower_randomness(batch, draw), batch.age)
 
@@ -239,8 +239,8 @@ class Attack:
         clean, another = self.config.batch_clean, fold_in(batch.seeds.augmentation, draw + _POISON_DRAW)
         return ops.concatenate([self.config.augmented(x[:clean], seed), self.config.augmented(x[clean:], another)])
 
-    def _upper_objective(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
-        """f: the objective that the poison lowers, on clean validation images of the target class."""
+    def _f(self, u: Tree, v: Any, batch: Batch, draw: Any) -> Any:
+        """The upper objective that the poison lowers, on clean validation images of the target class."""
         x = self.config.for_validation().augmented(batch.x_validation, fold_in(batch.seeds.augmentation, draw))
         fixed = seed_pair(self.config.seed, Stream.ATTACK_FIXED_UPPER_NOISE)
         randomness = Randomness(self.config.sigma, fold_in(batch.seeds.upper_noise, draw), fixed, batch.validation)
@@ -251,7 +251,7 @@ class Attack:
         return Randomness(self.config.sigma, fold_in(batch.seeds.lower_noise, draw), fixed, batch.numbers)
 
     def _project(self, u: Tree, batch: Batch) -> Tree:
-        return self._parametrisation.project(u, batch.x_target, batch.perturbation[self.config.batch_clean :])
+        return self._parametrisation.project(u, batch.x_to_poison, batch.perturbation[self.config.batch_clean :])
 
     def _logits(self, v: Any, x: Any) -> Any:
         return ops.cast(self._model(v, self._model_state, x)[0], "float32")
@@ -266,13 +266,13 @@ class Attack:
         return images
 
     def _poisoned_images(self, state: AttackState) -> np.ndarray:
-        return ops.convert_to_numpy(self._compiled_images(state.u, self.x_target))
+        return ops.convert_to_numpy(self._compiled_images(state.u, self.x_to_poison))
 
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower level's first network, and the poison's distortion."""
         logits = partial(self._compiled_logits, state.weights[0])
         overall, by_class = clean_accuracies(logits, self.dataset.x_val, self.dataset.y_val)
-        distortion = np.abs(self._poisoned_images(state) - self.x_target)
+        distortion = np.abs(self._poisoned_images(state) - self.x_to_poison)
         return {
             "validation_accuracy": overall,
             "validation_accuracy_target_class": by_class[self.config.target_class],

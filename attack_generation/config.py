@@ -1,13 +1,13 @@
 """Settings of an attack."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import tyro
 
 from attack_generation.controls import StartName
-from attack_generation.objectives import OBJECTIVES, ObjectiveName, UpperObjective
+from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjective
 from attack_generation.parametrisation import ParametrisationName
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.bilevel import BilevelOptimizer
@@ -17,11 +17,20 @@ from data.datasets import Epsilon, Share, Sigma
 from models.registry import require_architecture
 from robust_training.loss import TrainingLoss
 from runtime.bounds import POSITIVE, Bound, Seed
-from runtime.checks import chosen, require_usable
+from runtime.checks import require_usable
 from runtime.files import InputError
 from runtime.long_run import CheckpointControls
 
 Optimiser = Annotated[BilevelOptimizer, tyro.conf.arg(name="")]  # its settings are flags without a prefix
+
+OBJECTIVES: dict[str, Callable[["PoisonConfig"], UpperObjective]] = {
+    "soft_radius": lambda c: SoftRadius(c.radius_copies, c.radius_beta, c.radius_clip, c.fixed_validation_noise),
+    "cross_entropy": lambda _: CrossEntropy(),
+    "noisy_cross_entropy": lambda c: CrossEntropy(c.radius_copies, c.fixed_validation_noise),
+}
+"""Constructors of the upper objectives by name, called with the settings of the attack."""
+
+ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
 
 
 def flat_settings(config: Any) -> dict[str, Any]:
@@ -109,8 +118,3 @@ class PoisonConfig(Augmentation, CheckpointControls):
         require_architecture(self.architecture)
 
     recorded = flat_settings
-
-    def upper_objective(self) -> UpperObjective:
-        """The objective with its settings."""
-        objective = chosen("objective", OBJECTIVES, self.objective)
-        return objective(self.radius_copies, self.radius_beta, self.radius_clip, self.fixed_validation_noise)

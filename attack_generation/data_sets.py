@@ -6,8 +6,7 @@ published (arXiv 2012.01274, section 4 and its supplement).
 
 from pathlib import Path
 
-from attack_generation.config import Optimiser, PoisonConfig
-from attack_generation.objectives import ObjectiveName
+from attack_generation.config import ObjectiveName, Optimiser, PoisonConfig
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from robust_training.methods import ConsistencyLoss, GaussianAugmentationLoss, MacerLoss, SmoothAdvLoss, StandardLoss

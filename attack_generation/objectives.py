@@ -1,8 +1,7 @@
 """Upper objectives of the bilevel attack: quantities on validation images of the class that the poison lowers."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from randomized_smoothing_certification.soft_radius import mean_softmax, soft_radius
 from robust_training.loss import Logits, Randomness, mean_cross_entropy, noisy_cross_entropy, with_noise
@@ -56,13 +55,3 @@ class CrossEntropy:
         if not self.copies:
             return -mean_cross_entropy(logits(x), y)
         return -noisy_cross_entropy(logits, x, y, self.copies, randomness, self.fixed_noise)
-
-
-OBJECTIVES: dict[str, Callable[[int, float, float, bool], UpperObjective]] = {
-    "soft_radius": SoftRadius,
-    "cross_entropy": lambda copies, beta, clip, fixed_noise: CrossEntropy(),
-    "noisy_cross_entropy": lambda copies, beta, clip, fixed_noise: CrossEntropy(copies, fixed_noise),
-}
-"""Constructors of the objectives by name. They take the fields of ``SoftRadius``: copies, beta, clip, fixed_noise."""
-
-ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]

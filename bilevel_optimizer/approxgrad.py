@@ -5,22 +5,30 @@ form used by "How Robust are Randomized Smoothing based Defenses to Data Poisoni
 2012.01274), section 3 and algorithm 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops
-from bilevel_optimizer.linear_solvers import SOLVERS, LinearSolver
+from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops, minimise_lower
+from bilevel_optimizer.linear_solvers import AdamResidual, ConjugateGradient, LinearSolver, NeumannSeries
 from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.files import InputError
 from runtime.lazy import ops, tree
 
+SOLVERS: dict[str, Callable[["ApproxGrad"], LinearSolver]] = {
+    "adam": lambda a: AdamResidual(a.solver_steps, a.lr_p),
+    "cg": lambda a: ConjugateGradient(a.solver_steps, minimum_curvature=a.damping),
+    "neumann": lambda a: NeumannSeries(a.solver_steps, scale=a.lr_p),
+}
+"""Constructors of the solvers by name, called with the settings of ApproxGrad."""
+
 SolverName: TypeAlias = Literal[tuple(SOLVERS)]  # type: ignore[valid-type]
 
 
-class LowerState(NamedTuple):
+class ApproxGradState(NamedTuple):
     """The state of the lower level: the Adam state of v, the solution p of the linear system, the solver's state."""
 
     adam: AdamState
@@ -63,14 +71,14 @@ class ApproxGrad(TwoLoops):
     @property
     def linear_solver(self) -> LinearSolver:
         """The solver with its settings."""
-        return SOLVERS[self.solver](self.solver_steps, self.lr_p, self.damping)
+        return SOLVERS[self.solver](self)
 
-    def init_lower(self, v: Tree) -> LowerState:
-        return LowerState(adam_init(v), zeros_like(v), self.linear_solver.init(v))
+    def init_lower(self, v: Tree) -> ApproxGradState:
+        return ApproxGradState(adam_init(v), zeros_like(v), self.linear_solver.init(v))
 
     def hypergradient(
-        self, problem: Problem, u: Tree, v: Tree, lower: LowerState, data: Any
-    ) -> tuple[Tree, LowerState, Metrics]:
+        self, problem: Problem, u: Tree, v: Tree, lower: ApproxGradState, data: Any
+    ) -> tuple[Tree, ApproxGradState, Metrics]:
         """df/du = f_u - g_uv p at (u, v), where p solves (g_vv + damping I) p = f_v approximately.
 
         Where g_v(u, v) = 0, the solver has converged and damping is 0, this is the derivative of u -> f(u, v*(u)), by
@@ -92,16 +100,15 @@ class ApproxGrad(TwoLoops):
         f, (f_u, f_v) = value_and_grad(lambda uv: problem.f(uv[0], uv[1], data, draw + 1))((u, v))
         g = second_derivatives(lambda u, v: problem.g(u, v, data, draw), u, v)
 
-        def matvec(p: Tree, i: Any) -> Tree:
-            product = g.matvec  # all products share one first-order evaluation
+        def system(i: Any) -> tuple[Callable[[Tree], Tree], Tree]:
+            product, b = g.matvec, f_v
             if self.redraw_noise == "training_and_validation":
                 product = second_derivatives(lambda _, v: problem.g(u, v, data, self.lower_steps + i), (), v).matvec
-            return add_scaled(product(p), self.damping, p)
+            if self.redraw_noise != "none":
+                b = grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
+            return lambda p: add_scaled(product(p), self.damping, p), b
 
-        def right_side(i: Any) -> Tree:
-            return f_v if self.redraw_noise == "none" else grad(lambda v: problem.f(u, v, data, draw + 2 + i))(v)
-
-        solution = self.linear_solver(matvec, right_side, lower.p, lower.solver)
+        solution = self.linear_solver(system, lower.p, lower.solver)
         p = solution.x
         cross, product = g.both(p)
         hypergradient = add_scaled(f_u, -1.0, cross)
@@ -111,13 +118,13 @@ class ApproxGrad(TwoLoops):
             "hypergradient_norm": norm(hypergradient),
             "solver_ended": solution.ended, "solver_iterations": solution.iterations,
         }  # fmt: skip
-        return hypergradient, LowerState(lower.adam, p, solution.state), metrics
+        return hypergradient, ApproxGradState(lower.adam, p, solution.state), metrics
 
     def direction(
-        self, problem: Problem, u: Tree, v: Tree, lower: LowerState, data: Any
-    ) -> tuple[Tree, Tree, LowerState, Metrics]:
+        self, problem: Problem, u: Tree, v: Tree, lower: ApproxGradState, data: Any
+    ) -> tuple[Tree, Tree, ApproxGradState, Metrics]:
         """T1 steps on v, then the linear system and the hypergradient."""
-        v, adam = self.minimise_lower(problem, u, v, lower.adam, data)
+        v, adam = minimise_lower(problem, u, v, lower.adam, data, self.lower_steps, self.lr_v)
         hypergradient, lower, metrics = self.hypergradient(problem, u, v, lower._replace(adam=adam), data)
         return hypergradient, v, lower, metrics
 

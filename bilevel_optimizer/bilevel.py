@@ -20,7 +20,7 @@ from runtime.lazy import ops
 # this evaluation within the outer step, so that a stochastic objective can redraw its noise).
 Objective = Callable[[Tree, Tree, Any, Any], Any]
 Metrics = dict[str, Any]  # scalars of one step by name, f and g among them
-Several = tuple[Tree, ...]  # one structure for each lower level of an ensemble
+Several = tuple[Tree, ...]  # one structure for each network of the lower level
 
 
 class Problem(NamedTuple):
@@ -59,19 +59,24 @@ class BilevelOptimizer(ABC):
 
     @abstractmethod
     def gradients(self, cost_of_f: float) -> float:
-        """Cost of a step in gradients g_v. cost_of_f: cost of one gradient of f."""
+        """Cost of a step of one lower level in gradients g_v. cost_of_f: cost of one gradient of f."""
 
     def step(
-        self, problem: Problem, u: Tree, v: Tree, lower: Any, upper: AdamState, data: Any
-    ) -> tuple[Tree, Tree, Any, AdamState, Metrics]:
-        """One outer step, which ends with a projected Adam step on u. Returns the new (u, v, lower, upper) and metrics.
+        self, problem: Problem, u: Tree, v: Several, lower: Several, upper: AdamState, data: Any
+    ) -> tuple[Tree, Several, Several, AdamState, Metrics]:
+        """One outer step: one of each lower level, then a projected Adam step on u by the mean of their directions.
+
+        v, lower: tuples of the weights and of the optimiser's state of each network. With several networks, f is the
+        mean over them. Different weights and ages keep the upper level from overfitting to one network ("MetaPoison",
+        NeurIPS 2020, arXiv 2004.00225). Returns the new (u, v, lower, upper) and the mean metrics.
 
         u may be a minibatch of the variables to optimise. Then ``upper`` has the minibatch's shape, and its moments
         persist from one minibatch to the next.
         """
-        direction, v, lower, metrics = self.direction(problem, u, v, lower, data)
-        u, upper = adam_step(u, direction, upper, self.lr_u)
-        return problem.project(u, data), v, lower, upper, metrics
+        steps = [self.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
+        directions, v, lower, metrics = zip(*steps, strict=True)
+        u, upper = adam_step(u, mean(directions), upper, self.lr_u)
+        return problem.project(u, data), v, lower, upper, mean(metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,43 +86,14 @@ class TwoLoops(BilevelOptimizer):
     lower_steps: Annotated[int, POSITIVE] = 10
     """Adam steps on the weights in an outer step (T1)."""
 
-    def minimise_lower(self, problem: Problem, u: Tree, v: Tree, adam: AdamState, data: Any) -> tuple[Tree, AdamState]:
-        """T1 Adam steps on v with gradient g_v and fixed u. Uses draws 0 .. T1 - 1."""
 
-        def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
-            v, adam = carry
-            return adam_step(v, grad(lambda v: problem.g(u, v, data, i))(v), adam, self.lr_v)
+def minimise_lower(
+    problem: Problem, u: Tree, v: Tree, adam: AdamState, data: Any, steps: int, lr_v: float
+) -> tuple[Tree, AdamState]:
+    """Adam steps on v with gradient g_v and fixed u. Uses draws 0 .. steps - 1. Returns the new v and Adam state."""
 
-        return ops.fori_loop(0, self.lower_steps, step, (v, adam))
+    def step(i: Any, carry: tuple[Tree, AdamState]) -> tuple[Tree, AdamState]:
+        v, adam = carry
+        return adam_step(v, grad(lambda v: problem.g(u, v, data, i))(v), adam, lr_v)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Ensemble(BilevelOptimizer):
-    """One optimiser, applied to each of several v. u moves by the mean of their directions.
-
-    So the upper objective is the mean over all v. Networks with different weights and ages keep the upper level from
-    overfitting to one network ("MetaPoison", NeurIPS 2020, arXiv 2004.00225). v and the state of the lower level are
-    tuples with an entry per lower level. Metrics are means.
-    """
-
-    member: BilevelOptimizer
-    """Optimiser of each lower level."""
-    count: int
-    """Number of lower levels."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lr_u", self.member.lr_u)
-        super().__post_init__()
-
-    def init_lower(self, v: Several) -> Several:
-        return tuple(self.member.init_lower(one) for one in v)
-
-    def direction(
-        self, problem: Problem, u: Tree, v: Several, lower: Several, data: Any
-    ) -> tuple[Tree, Several, Several, Metrics]:
-        steps = [self.member.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
-        directions, v, lower, metrics = zip(*steps, strict=True)
-        return mean(directions), v, lower, mean(metrics)
-
-    def gradients(self, cost_of_f: float) -> float:
-        return self.count * self.member.gradients(cost_of_f)
+    return ops.fori_loop(0, steps, step, (v, adam))

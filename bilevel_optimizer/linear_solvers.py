@@ -1,9 +1,9 @@
 """Approximate solvers of A x = b with symmetric A, from matrix-vector products. All have the same signature.
 
-``solver.init(b)`` makes the state that is kept between calls. ``solver(matvec, b, x0, state)`` starts at x0 and returns
-a Solution: x, the new state, how the solver ended, and the number of iterations. ``matvec(p, i)`` is A p and ``b(i)``
-is b at iteration i. A deterministic problem ignores i. If the objectives redraw their noise at every evaluation, each i
-has its own A and b.
+``solver.init(b)`` makes the state that is kept between calls. ``solver(system, x0, state)`` starts at x0 and returns a
+Solution: x, the new state, how the solver ended, and the number of iterations. ``system(i)`` is the function p -> A p
+and b at iteration i. A deterministic problem ignores i. If the objectives redraw their noise at every evaluation, each
+i has its own A and b.
 """
 
 from abc import ABC, abstractmethod
@@ -18,8 +18,7 @@ from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.trees import Tree, add_scaled, dot
 from runtime.lazy import ops, tree
 
-Matvec = Callable[[Tree, Any], Tree]
-RightSide = Callable[[Any], Tree]
+System = Callable[[Any], tuple[Callable[[Tree], Tree], Tree]]
 
 
 class Ended(IntEnum):
@@ -47,7 +46,7 @@ class LinearSolver(ABC):
 
     @property
     def evaluations(self) -> int:
-        """Number of different values of i that the solver passes to matvec and b."""
+        """Number of different values of i that the solver passes to the system."""
         return self.iterations
 
     @property
@@ -60,7 +59,7 @@ class LinearSolver(ABC):
         return ()
 
     @abstractmethod
-    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
+    def __call__(self, system: System, x0: Tree, state: Tree) -> Solution:
         """An approximate solution of A x = b, shaped as x0."""
 
 
@@ -82,11 +81,12 @@ class AdamResidual(LinearSolver):
     def init(self, b: Tree) -> Tree:
         return adam_init(b)
 
-    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
+    def __call__(self, system: System, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, carry: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
             x, adam = carry
-            residual = add_scaled(matvec(x, i), -1.0, b(i))
-            return adam_step(x, matvec(residual, i), adam, self.learning_rate)
+            matvec, b = system(i)
+            residual = add_scaled(matvec(x), -1.0, b)
+            return adam_step(x, matvec(residual), adam, self.learning_rate)
 
         return _all_iterations(self.iterations, *ops.fori_loop(0, self.iterations, step, (x0, state)))
 
@@ -100,8 +100,8 @@ class ConjugateGradient(LinearSolver):
     ``minimum_curvature``: there the quadratic has no useful minimum (Nocedal and Wright, Numerical Optimization,
     section 7.1). The matrix differs between calls. So a warm start is dropped if x = 0 has no larger residual.
 
-    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: curvature of A along a unit vector. SOLVERS sets it
-    to the damping, because A = H + damping I: then negative curvature of H ends the iteration.
+    tolerance: stop at ||r|| <= tolerance ||b||. minimum_curvature: curvature of A along a unit vector. ApproxGrad sets
+    it to the damping, because A = H + damping I: then negative curvature of H ends the iteration.
     """
 
     tolerance: float = 1e-6
@@ -115,11 +115,11 @@ class ConjugateGradient(LinearSolver):
     def products(self) -> int:
         return 1 + self.iterations
 
-    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
-        right = b(0)
+    def __call__(self, system: System, x0: Tree, state: Tree) -> Solution:
+        matvec, right = system(0)
         bb = dot(right, right)
         enough = self.tolerance**2 * bb
-        warm = add_scaled(right, -1.0, matvec(x0, 0))
+        warm = add_scaled(right, -1.0, matvec(x0))
         better = dot(warm, warm) < bb
         x = tree.map_structure(lambda leaf: ops.where(better, leaf, 0.0), x0)
         r = tree.map_structure(lambda warm, right: ops.where(better, warm, right), warm, right)
@@ -131,7 +131,7 @@ class ConjugateGradient(LinearSolver):
 
         def step(_: Any, carry: tuple) -> tuple:
             x, r, d, rr, ended, made = carry
-            ad = matvec(d, 0)
+            ad = matvec(d)
             curvature = dot(d, ad)
             ended = end_at(ended, rr <= enough, Ended.CONVERGED)
             convex = curvature > self.minimum_curvature * dot(d, d)  # False where the curvature is NaN
@@ -158,9 +158,10 @@ class NeumannSeries(LinearSolver):
 
     scale: float = 1e-2
 
-    def __call__(self, matvec: Matvec, b: RightSide, x0: Tree, state: Tree) -> Solution:
+    def __call__(self, system: System, x0: Tree, state: Tree) -> Solution:
         def step(i: Any, x: Tree) -> Tree:
-            return tree.map_structure(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x, i), b(i))
+            matvec, b = system(i)
+            return tree.map_structure(lambda x, ax, b: x + self.scale * (b - ax), x, matvec(x), b)
 
         return _all_iterations(self.iterations, ops.fori_loop(0, self.iterations, step, x0), state)
 
@@ -168,11 +169,3 @@ class NeumannSeries(LinearSolver):
 def _all_iterations(iterations: int, x: Tree, state: Tree) -> Solution:
     ended, made = np.int32(Ended.OUT_OF_ITERATIONS), np.int32(iterations)
     return Solution(x, state, ops.convert_to_tensor(ended), ops.convert_to_tensor(made))
-
-
-SOLVERS: dict[str, Callable[[int, float, float], LinearSolver]] = {
-    "adam": lambda iterations, learning_rate, damping: AdamResidual(iterations, learning_rate),
-    "cg": lambda iterations, learning_rate, damping: ConjugateGradient(iterations, minimum_curvature=damping),
-    "neumann": lambda iterations, learning_rate, damping: NeumannSeries(iterations, scale=learning_rate),
-}
-"""Constructors of the solvers by name, called with iterations, learning rate and the damping of the system."""

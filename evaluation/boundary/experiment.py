@@ -49,8 +49,8 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
 
 
 def _rows(study: Study) -> dict[str, Row]:
-    config = study.constants
-    points = {"clean": study.x_target, **control_points(study.x_target, config.epsilon, config.seed)}
+    config = study.boundary_config
+    points = {"clean": study.x_to_poison, **control_points(study.x_to_poison, config.epsilon, config.seed)}
     points["optimised"] = study.optimised_poison()
     named = progress(points.items(), desc=study.kind.title, unit="row", leave=False)
     return {name: study.measured(x) for name, x in named}

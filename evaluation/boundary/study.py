@@ -18,9 +18,9 @@ from attack_generation.attack import Attack, Indices, Seeds
 from attack_generation.config import Optimiser, PoisonConfig, flat_settings
 from attack_generation.controls import starting_poison
 from bilevel_optimizer.adam import adam_init
-from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import jit
+from bilevel_optimizer.bilevel import minimise_lower
 from bilevel_optimizer.optimisers import OPTIMISERS
 from data.datasets import SPLITS, Dataset
 from models.registry import initial_weights
@@ -156,7 +156,7 @@ class Study(Attack):
     """The attack on one kind of classifier, and training and certificates of its victims."""
 
     def __init__(self, config: BoundaryConfig, kind: Kind) -> None:
-        self.constants, self.kind = config, kind
+        self.boundary_config, self.kind = config, kind
         points, counts = {}, (config.train_points, config.validation_points, config.test_points)
         for stream, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
             x = kind.sample(count, np.random.default_rng([config.seed, Stream.PLANE_POINTS, stream]))
@@ -187,10 +187,10 @@ class Study(Attack):
         inputs = keras.Input((1, 1, 2))
         x = layers.Flatten()(inputs)
         for _ in range(self.kind.hidden_layers):
-            x = layers.Dense(self.constants.hidden, activation="tanh")(x)
+            x = layers.Dense(self.boundary_config.hidden, activation="tanh")(x)
         return StatelessModel(keras.Model(inputs, layers.Dense(2)(x)))
 
-    def _draw_indices(self, epoch: int, step: int) -> Indices:
+    def draw_indices(self, epoch: int, step: int) -> Indices:
         """All points in their order, so that each point keeps its own Adam moments. See Attack."""
         return Indices(*(np.arange(len(x), dtype=np.int32) for x in self._images[::2]))
 
@@ -199,8 +199,8 @@ class Study(Attack):
 
         Raises FloatingPointError where a quantity becomes NaN or infinite.
         """
-        weights = (self.trained(self.x_target, self.constants.seed),)
-        state = self.initial_state()._replace(weights=weights, lower=self._bilevel.init_lower(weights))
+        weights = self.trained(self.x_to_poison, self.boundary_config.seed)
+        state = self.initial_state()._replace(weights=(weights,), lower=(self.config.optimiser.init_lower(weights),))
         for number in range(self.total_steps):
             state, metrics = self.outer_step(state, number)
         require_finite("the last outer step", f=float(metrics["f"]), g=float(metrics["g"]))
@@ -214,21 +214,21 @@ class Study(Attack):
 
     def _train(self, points: Any, weights: Any, seed: Any) -> Any:
         """Adam steps on the attack's own training loss, at all points at once."""
-        batch = self._gather(self._images, self._draw_indices(0, 0), Seeds(seed, seed, seed), 0.0)
-        training = Alternating(lower_steps=self.constants.victim_steps, lr_v=self.config.optimiser.lr_v)
-        return training.minimise_lower(self._problem, points, weights, adam_init(weights), batch)[0]
+        batch = self._gather(self._images, self.draw_indices(0, 0), Seeds(seed, seed, seed), 0.0)
+        steps, lr_v = self.boundary_config.victim_steps, self.config.optimiser.lr_v
+        return minimise_lower(self._problem, points, weights, adam_init(weights), batch, steps, lr_v)[0]
 
     def measured(self, target_points: np.ndarray) -> Row:
         """Train and certify ``runs`` victims. Certificates of different victims share their noise."""
-        x, y = self.dataset.x_test, self.dataset.y_test
-        victims = [self.trained(target_points, self.constants.seed + run) for run in range(self.constants.runs)]
+        x, y, config = self.dataset.x_test, self.dataset.y_test, self.boundary_config
+        victims = [self.trained(target_points, config.seed + run) for run in range(config.runs)]
         accuracies = [float(accuracy(self.classifier(weights)(x), y)) for weights in victims]
         radii = [self.certified_radii(weights).tolist() for weights in victims]
         return Row(radii, accuracies, target_points, victims[0])
 
     def certified_radii(self, weights: Weights) -> np.ndarray:
         """Certified radius of each test point of the target class, 0 where CERTIFY abstains or is wrong."""
-        config = self.constants
+        config = self.boundary_config
         sampling = Sampling(n0=config.n0, n=config.n, alpha=config.alpha)
         self._model.assign(weights, [])
         certificates = [

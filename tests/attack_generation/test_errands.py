@@ -54,7 +54,7 @@ def test_a_new_optimiser_has_its_flags_and_its_record(tiny_data_dir: Path, monke
     assert recorded["optimiser"] == "upwards" and recorded["push"] == 2.5 and "damping" not in recorded
     attack = Attack(config, load_dataset(tiny_data_dir))
     state, _ = attack.outer_step(attack.initial_state(), 0)
-    moved = attack.poison(state, Path()) - attack.x_target
+    moved = attack.poison(state, Path()) - attack.x_to_poison
     assert moved.min() >= 0 and moved.max() == pytest.approx(config.epsilon, abs=1e-6)
 
 

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from attack_generation.attack import Attack
-from attack_generation.config import PoisonConfig
+from attack_generation.config import OBJECTIVES, PoisonConfig
 from attack_generation.controls import STARTS, starting_poison
 from attack_generation.objectives import CrossEntropy, SoftRadius
 from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
@@ -113,12 +113,12 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
         state, _ = attack.outer_step(state, number)
         after = attack.poison(state, tmp_path)
         assert np.mean(np.abs(after - before).max(axis=(1, 2, 3)) > 1e-3) == 1  # every image of the class
-    assert np.abs(after - attack.x_target).max() <= config.epsilon + 1e-6
+    assert np.abs(after - attack.x_to_poison).max() <= config.epsilon + 1e-6
 
 
 def test_objectives_by_name(tmp_path: Any) -> None:
     def named(name: Any) -> Any:
-        return PoisonConfig(loss=GaussianAugmentationLoss(), objective=name, data_dir=tmp_path).upper_objective()
+        return OBJECTIVES[name](PoisonConfig(loss=GaussianAugmentationLoss(), objective=name, data_dir=tmp_path))
 
     assert named("soft_radius") == SoftRadius(copies=20, beta=16.0, clip=1e-3, fixed_noise=False)
     assert named("cross_entropy") == CrossEntropy(copies=0)

@@ -22,9 +22,9 @@ from attack_generation.config import PoisonConfig
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as DigitsConfig
 from attack_generation.parametrisation import PerImage
 from attack_generation.poisoning import poison_radius
-from bilevel_optimizer.alternating import Alternating
 from bilevel_optimizer.approxgrad import ApproxGrad, FewSteps
 from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.error_minimising import ErrorMinimising
 from bilevel_optimizer.f2sa import F2sa
 from bilevel_optimizer.soba import Soba
 from data.augmentation import Augmentation
@@ -434,7 +434,7 @@ OTHERS: dict[str, BilevelOptimizer] = {  # more steps than by default, which mov
     "few_steps": FewSteps(lower_steps=2, lr_v=0.01),
     "soba": Soba(lr_v=0.01),
     "f2sa": F2sa(lr_v=0.01),
-    "error_minimising": Alternating(lower_steps=3, lr_v=0.01),
+    "error_minimising": ErrorMinimising(lower_steps=3, lr_v=0.01),
 }
 
 
@@ -474,7 +474,7 @@ def test_error_minimising_poison_against_smoothadv_lowers_the_loss_at_adversaria
     for name, radius, rate in (("robust", 0.5, 0.1), ("unpoisoned", 0.5, 1e-9), ("no_adversary", 1e-6, 1e-9)):
         settings = config(
             tiny_data_dir, tmp_path / name, epochs=6, reinitialise_every=6, batch_clean=90,
-            batch_poison=90, optimiser=Alternating(lower_steps=1, lr_v=0.01, lr_u=rate),
+            batch_poison=90, optimiser=ErrorMinimising(lower_steps=1, lr_v=0.01, lr_u=rate),
             loss=SmoothAdvLoss(eps_adv=radius, ramp_epochs=0, fixed_noise=False),
         )  # fmt: skip
         poison_radius(settings)
@@ -492,6 +492,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
     }  # fmt: skip
     settings = config(tiny_data_dir, tmp_path / "whole", **changes)
     made = attack_generation.poisoning.Attack(settings, load_dataset(tiny_data_dir))  # of compiled_once
+    assert made.gradients_per_step == 2 * Soba().gradients(10 * 2 / 460)
     state, afresh = made.initial_state(), []
     started = state.weights
     assert np.abs(state.weights[0][0] - state.weights[1][0]).max() > 0.01
@@ -540,7 +541,7 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
     made = Attack(settings, load_dataset(tiny_data_dir))
     seeds = Seeds(*(seed_pair(0, i) for i in range(3)))
     state = made.initial_state()
-    batch = made._gather(made._images, made._draw_indices(0, 0), seeds, np.float32(0))
+    batch = made._gather(made._images, made.draw_indices(0, 0), seeds, np.float32(0))
     seen: dict[str, np.ndarray] = {}
 
     def remember(name: str) -> Any:
@@ -552,16 +553,16 @@ def test_the_lower_level_is_jittered_and_the_upper_one_is_not(
 
     monkeypatch.setattr(made, "_objective", remember("upper"))
     monkeypatch.setattr(GaussianAugmentationLoss, "__call__", lambda self, *args: remember("lower")(*args))
-    u = made._parametrisation.select(state.u, made._draw_indices(0, 0).poison)
-    made._upper_objective(u, state.weights[0], batch, 1)
+    u = made._parametrisation.select(state.u, made.draw_indices(0, 0).poison)
+    made._f(u, state.weights[0], batch, 1)
     np.testing.assert_array_equal(seen["upper"], batch.x_validation)
     lower = []
     for draw in (0, 0, 1):
-        made._lower_objective(u, state.weights[0], batch, draw)
+        made._g(u, state.weights[0], batch, draw)
         lower.append(seen["lower"])
     np.testing.assert_array_equal(lower[0], lower[1])
     assert np.abs(lower[2] - lower[0]).max() > 0.05
-    x = np.concatenate([batch.x_clean, batch.x_target])
+    x = np.concatenate([batch.x_clean, batch.x_to_poison])
     change = (lower[0] - 0.5).reshape(len(x), -1)
     for image, moved in zip((x - 0.5).reshape(len(x), -1), change, strict=True):
         contrast, brightness = np.polyfit(image, moved, 1)
@@ -592,8 +593,8 @@ def test_clean_and_poisoned_images_may_be_cropped_at_a_place_each(
         settings = config(tiny_data_dir, tmp_path, augment=True, separate_crops=separate)
         made = Attack(settings, load_dataset(tiny_data_dir))
         seeds = Seeds(*(seed_pair(0, i) for i in range(3)))
-        batch = made._gather(made._images, made._draw_indices(0, 0), seeds, np.float32(0))
-        x = np.concatenate([batch.x_clean, batch.x_target])
+        batch = made._gather(made._images, made.draw_indices(0, 0), seeds, np.float32(0))
+        x = np.concatenate([batch.x_clean, batch.x_to_poison])
         for draw in (0, 1):
             np.testing.assert_array_equal(made._augmented(x, batch, draw), x)
         parts = [settings.batch_clean, settings.batch_poison] if separate else [len(x)]

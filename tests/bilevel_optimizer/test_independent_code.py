@@ -123,7 +123,7 @@ def test_each_optimiser_ends_at_the_minimum_of_its_problem(independent: Callable
         theirs = jax.lax.scan(step, carry, None, length=400_000)[0]["outer_var"]
         start = ops.full((5,), 0.5, "float64"), ops.zeros((7,), "float64")
         one = partial(optimiser.step, Problem(f, g))
-        carry = *start, optimiser.init_lower(start[1]), adam_init(start[0])
+        carry = start[0], (start[1],), (optimiser.init_lower(start[1]),), adam_init(start[0])
         ours = ops.fori_loop(0, 20_000, lambda _, at, one=one: one(*at, ())[:4], carry)[0]
         np.testing.assert_allclose(theirs, wanted[optimiser.name], atol=0.01)
         np.testing.assert_allclose(ours, wanted[optimiser.name], atol=0.01)

@@ -1,22 +1,14 @@
 """Every solver finds the solution; what keeps each of them safe on hard systems."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from keras import ops
 
-from bilevel_optimizer.approxgrad import ApproxGrad
+from bilevel_optimizer.approxgrad import SOLVERS, ApproxGrad
 from bilevel_optimizer.autodiff import jit
-from bilevel_optimizer.linear_solvers import (
-    SOLVERS,
-    AdamResidual,
-    ConjugateGradient,
-    Ended,
-    LinearSolver,
-    NeumannSeries,
-)
+from bilevel_optimizer.linear_solvers import AdamResidual, ConjugateGradient, Ended, LinearSolver, NeumannSeries, System
 from runtime.files import InputError
 
 numpy_of = ops.convert_to_numpy
@@ -29,13 +21,14 @@ def symmetric(eigenvalues: Any, seed: int = 0) -> np.ndarray:
     return basis @ np.diag(np.float64(eigenvalues)) @ basis.T
 
 
-def by_matrix(a: np.ndarray) -> Callable[[Any, Any], Any]:
-    return lambda p, _: ops.matmul(ops.convert_to_tensor(a), p)
+def system(a: np.ndarray, b: Any) -> System:
+    """A x = b, the same at each iteration."""
+    return lambda _: (lambda p: ops.matmul(ops.convert_to_tensor(a), p), b)
 
 
 def solve(solver: LinearSolver, a: np.ndarray, b: np.ndarray, x0: np.ndarray | None = None, state: Any = None) -> Any:
     state = solver.init(b) if state is None else state
-    x, state, *_ = jit(lambda b, x0, s: solver(by_matrix(a), lambda _: b, x0, s))(b, b * 0 if x0 is None else x0, state)
+    x, state, *_ = jit(lambda b, x0, s: solver(system(a, b), x0, s))(b, b * 0 if x0 is None else x0, state)
     return numpy_of(x), state
 
 
@@ -83,14 +76,14 @@ def test_conjugate_gradient_says_how_it_ended(
     eigenvalues: list[float], iterations: int, ended: Ended, made: int, float64: None
 ) -> None:
     solver, b = ConjugateGradient(iterations), np.ones(4)
-    solution = jit(lambda b: solver(by_matrix(symmetric(eigenvalues)), lambda _: b, b * 0, ()))(b)
+    solution = jit(lambda b: solver(system(symmetric(eigenvalues), b), b * 0, ()))(b)
     assert (int(solution.ended), int(solution.iterations)) == (ended, made)
 
 
 def test_solvers_without_a_test_make_all_iterations(float64: None) -> None:
     b = np.ones(3)
     for solver in (AdamResidual(5), NeumannSeries(5, 0.1)):
-        solution = solver(by_matrix(np.eye(3)), lambda _: b, b * 0, solver.init(b))
+        solution = solver(system(np.eye(3), b), b * 0, solver.init(b))
         assert (int(solution.ended), int(solution.iterations)) == (Ended.OUT_OF_ITERATIONS, 5)
 
 
@@ -136,7 +129,7 @@ def test_each_iteration_sees_its_own_matrix(solver: LinearSolver, float64: None)
     scales = np.array([1.0, 2, 3, 4])
     table = ops.convert_to_tensor(scales)
     b = np.array([1.0])
-    x, *_ = solver(lambda p, i: p * table[i], lambda _: b, b * 0, solver.init(b))
+    x, *_ = solver(lambda i: (lambda p: p * table[i], b), b * 0, solver.init(b))
     expected, m, s = 0.0, 0.0, 0.0
     for t, a in enumerate(scales, start=1):
         if isinstance(solver, NeumannSeries):
@@ -150,7 +143,8 @@ def test_each_iteration_sees_its_own_matrix(solver: LinearSolver, float64: None)
 
 
 def test_solvers_by_name() -> None:
-    found = {name: make(7, 0.1, 1e-3) for name, make in SOLVERS.items()}
+    settings = ApproxGrad(solver_steps=7, lr_p=0.1, damping=1e-3)
+    found = {name: make(settings) for name, make in SOLVERS.items()}
     assert found == {
         "adam": AdamResidual(7, 0.1), "cg": ConjugateGradient(7, minimum_curvature=1e-3),
         "neumann": NeumannSeries(7, 0.1),

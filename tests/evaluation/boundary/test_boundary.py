@@ -122,7 +122,7 @@ def test_poison_stays_within_its_bound_and_is_the_same_again(results: dict) -> N
     np.testing.assert_array_equal(study.optimised_poison(), results["linear"]["optimised"].points)
     for array, copy in zip(train, before, strict=True):  # labels, and every other point
         np.testing.assert_array_equal(array, copy)
-    np.testing.assert_array_equal(study.x_target, train[0][train[1][:, 1] == 1])
+    np.testing.assert_array_equal(study.x_to_poison, train[0][train[1][:, 1] == 1])
 
 
 def test_every_network_of_an_optimiser_starts_at_the_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:

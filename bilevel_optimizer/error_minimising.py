@@ -1,8 +1,8 @@
-"""Alternating minimisation of one objective: min over u and v of g(u, v), the bilevel problem whose f is g itself.
+"""Error-minimising noise: min over u and v of g(u, v), by turns. It is the bilevel problem whose f is g itself.
 
-Source: error-minimising noise (Huang et al., "Unlearnable Examples", ICLR 2021, arXiv 2101.04898) and, with a training
-loss under Gaussian noise for g, its stable form (Liu et al., arXiv 2311.13091). With the loss at adversarial images for
-g, it is close to robust error-minimising noise (REM: Fu et al., ICLR 2022, arXiv 2203.14533).
+Source: "Unlearnable Examples" (Huang et al., ICLR 2021, arXiv 2101.04898) and, with a training loss under Gaussian
+noise for g, its stable form (Liu et al., arXiv 2311.13091). With the loss at adversarial images for g, it is close to
+robust error-minimising noise (REM: Fu et al., ICLR 2022, arXiv 2203.14533).
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops
+from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops, minimise_lower
 from bilevel_optimizer.trees import Tree, norm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alternating(TwoLoops):
-    """Error-minimising noise: poison and weights both lower the training loss, so that the class is easy to learn.
+class ErrorMinimising(TwoLoops):
+    """Alternating minimisation: poison and weights both lower the training loss, so that the class is easy to learn.
 
     By the envelope theorem the derivative of u -> g(u, v*(u)), v*(u) = argmin_v g(u, v), is g_u(u, v*): no second
     derivative is needed.
@@ -34,7 +34,7 @@ class Alternating(TwoLoops):
         self, problem: Problem, u: Tree, v: Tree, lower: AdamState, data: Any
     ) -> tuple[Tree, Tree, AdamState, Metrics]:
         """The steps on v, then the gradient g_u. The metrics are those at the new v."""
-        v, lower = self.minimise_lower(problem, u, v, lower, data)
+        v, lower = minimise_lower(problem, u, v, lower, data, self.lower_steps, self.lr_v)
         g, gradient = value_and_grad(lambda u: problem.g(u, v, data, self.lower_steps))(u)
         metrics = {"f": g, "g": g, "hypergradient_norm": norm(gradient)}  # the upper objective is the lower one
         return gradient, v, lower, metrics
