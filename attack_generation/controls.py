@@ -188,7 +188,7 @@ def write_control_poison(config: ControlConfig) -> Path:
             poison = partly_poisoned(poison, clean, config.share)
             require_within_epsilon(poison, clean, config.epsilon, x_path)
             save_labels(y_path, dataset.y_train[in_class])
-            run.finish(lambda path: save_array(path, poison), config)
+            run.finish(lambda path: save_array(path, poison))
             print(f"{printed_path(x_path)}: {len(poison)} images, written")
     return x_path
 

@@ -45,7 +45,7 @@ def poison_radius(config: PoisonConfig) -> Path:
             save_image_grids(picture, {"": (clean, poison)}, config.epsilon)
         if finished:
             return x_path
-        run.finish(lambda path: save_array(path, poison), config, gradients=gradients)
+        run.finish(lambda path: save_array(path, poison), gradients=gradients)
     distortion = np.abs(poison - clean)
     print(
         f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "

@@ -108,7 +108,7 @@ def learn_features(config: ContrastiveConfig) -> Path:
         training = Training(config, np.concatenate([dataset.x_train, dataset.x_val]))
         state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.per_epoch)
         features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
-        run.finish(lambda path: save_archive(path, features), config)
+        run.finish(lambda path: save_archive(path, features))
     width = features["train"].shape[1]
     print(f"{printed_path(path)}: {width} features, trained on {len(training.x)} images without labels")
     return path

@@ -218,7 +218,7 @@ class LongRun(Artifact):
                     raise StoppedEarly(f"{reason} after {done} of {total} {unit}s of {self.path.stem}")
         return state
 
-    def finish(self, write: Callable[[Path], None], config: Any, **measured: Any) -> Path:
+    def finish(self, write: Callable[[Path], None], **measured: Any) -> Path:
         """Write the artifact and its record, and delete the checkpoint. Returns the artifact's path.
 
         write(path) makes the file whole or not at all. measured: values that are stored beside settings and provenance.
@@ -232,7 +232,7 @@ class LongRun(Artifact):
         try:
             write(self.path)
             made |= {"sha256": file_sha256(self.path), **measured}
-            write_json(self.record_path, {**made, **provenance(config), **self._session})
+            write_json(self.record_path, {**made, **provenance(self._controls), **self._session})
         except BaseException:
             remove(self.path, self.record_path)
             raise

@@ -44,7 +44,7 @@ Classifier = Callable[[np.ndarray], np.ndarray]  # points (N, 2) float32 -> logi
 class BoundaryConfig:
     """Settings of one picture. They hold for both classifiers."""
 
-    choices: ClassVar[Mapping[str, Mapping[str, type]]] = {"optimiser": OPTIMISERS}
+    choice: ClassVar[tuple[str, Mapping[str, type]]] = ("optimiser", OPTIMISERS)
 
     target_class: Annotated[int, NOT_NEGATIVE, at_most(1)] = 1
     """Class whose training points are poisoned and whose test points are certified, 0 or 1."""
