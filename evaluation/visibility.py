@@ -37,7 +37,7 @@ class Config:
     seed: Seed = 0
     """Seed of the split into halves and of the detectors."""
     data_dir: Path = project_path("data/DIGITS")
-    """Folder of the prepared arrays."""
+    """Folder of the prepared arrays. Other scripts for poison have MNIST's by default."""
     out: Path
     """File of the result, .json."""
 
