@@ -14,9 +14,9 @@ part remains against victims that vary brightness and contrast in training.
 from dataclasses import dataclass
 from pathlib import Path
 
+from attack_generation.visibility import visibility
 from data.datasets import SPLITS, Sigma, load_dataset
 from data.entries import training_poison
-from robust_training.defences import visibility
 from runtime.artifact import Artifact
 from runtime.bounds import Seed
 from runtime.command_line import run_script
