@@ -21,7 +21,7 @@ from randomized_smoothing_certification.certificate_file import (
     read_known_points,
     require_possible_radii,
 )
-from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
+from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError
