@@ -32,8 +32,6 @@ OF_ONE_VICTIM = {"seed", "target_class", "x_train"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the comparison."""
-
     clean: tuple[Path, ...]
     """Certificates of victims of clean training data, one file for each seed."""
     poisoned: tuple[Path, ...]

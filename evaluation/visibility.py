@@ -26,8 +26,6 @@ from runtime.provenance import printed_path, project_path, provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the measurement."""
-
     poison: Path
     """Poison file, or the name of a poison in data/poisons."""
     target_class: int = 8

@@ -44,8 +44,6 @@ from runtime.provenance import printed_path, provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the draw of votes."""
-
     certificates: Path
     """File of certificates, of this project or of Cohen et al.'s code."""
     sigma: float | None = None
