@@ -62,7 +62,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         points = draw_points(truth, dataset.num_classes, config)
         test_sha256 = array_sha256(images) + array_sha256(one_hot)
         seed = noise_seed(config.seed, test_sha256)
-        accuracy = _report_clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
+        accuracy = _print_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         settings = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
             test_sha256=test_sha256, noise_of="seed and images",
@@ -109,10 +109,8 @@ def _check_record_of_model(config: CertificationConfig, model_sha256: str, datas
             print(f"note: {name} was trained on poison of class {label}, not of class {config.target_class}")
 
 
-def _report_clean_accuracy(
-    model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float
-) -> float:
-    """Accuracy of the base classifier on images without noise. Prints it, with a note if the pixel scale seems wrong.
+def _print_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float) -> float:
+    """Print and return the accuracy on images without noise. Prints a note, too, if the pixel scale seems wrong.
 
     images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,). sigma: standard deviation of noise.
     Other pixel scales are tried without and with this noise.
