@@ -55,8 +55,6 @@ VIEWS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(CheckpointControls):
-    """Settings of contrastive learning."""
-
     views: Literal["digits", "objects"] = "digits"
     """How the two views of an image differ. digits: they are turned, scaled, moved and blurred. objects: they are
     cropped and mirrored, and differ in brightness, contrast and colour. Some lose their colours."""
