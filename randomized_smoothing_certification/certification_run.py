@@ -87,10 +87,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
 
 
 def _check_record_of_model(config: CertificationConfig, model_sha256: str, dataset: Dataset) -> None:
-    """Raise InputError if the record beside the model describes another file than that of this hash.
-
-    Prints a note where the record has another sigma, poisoned class or split of the data.
-    """
+    """Raise InputError if the record beside the model has another hash. Note another sigma, class or test images."""
     path = config.model.with_suffix(".json")
     if path.exists():
         record = read_record(path, config=dict)
