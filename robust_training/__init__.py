@@ -1,3 +1,3 @@
-"""Training of victims: a loss per certified defence, their loop, defences of the data, and contrastive learning."""
+"""Training of victims: a loss per certified defence, the loop, defences of the data. Also contrastive learning."""
 
 import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)
