@@ -1,3 +1,3 @@
-"""Bilevel poisoning of one target class: the attack loop, its controls and the scripts."""
+"""Poison: the bilevel attack on one class, controls, checks, packing, and scripts. Changes of training labels."""
 
 import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from attack_generation.visibility import largest_beyond_jitter, visibility
 from data.datasets import Dataset, changed_images, load_dataset, target_mask
 from data.entries import checks, read_entry, require_sound, write_pngs
 from data.ready_poisons import ReadyPoison
-from robust_training.defences import largest_beyond_jitter, visibility
 from runtime.command_line import run_script
 from runtime.provenance import printed_path, project_path
 

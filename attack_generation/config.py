@@ -46,7 +46,7 @@ def flat_settings(config: Any) -> dict[str, Any]:
 class PoisonConfig(Augmentation, CheckpointControls):
     """Constants of an attack that do not depend on the training method it is made against."""
 
-    choices: ClassVar[Mapping[str, Mapping[str, type]]] = {"optimiser": OPTIMISERS}
+    choice: ClassVar[tuple[str, Mapping[str, type]]] = ("optimiser", OPTIMISERS)
     """Nested settings whose class a flag of the same name chooses: see runtime.command_line."""
 
     target_class: int = 8

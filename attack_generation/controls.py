@@ -16,11 +16,12 @@ from data.datasets import (
     partly_poisoned,
     poison_paths,
     require_within_epsilon,
+    save_labels,
     target_mask,
 )
 from runtime.bounds import Seed
 from runtime.checks import chosen, require_usable
-from runtime.files import InputError, load_array, save_array
+from runtime.files import InputError, save_array
 from runtime.lazy import linalg, ndimage
 from runtime.long_run import CheckpointControls, LongRun, identity
 from runtime.noise import Stream
@@ -188,17 +189,6 @@ def write_control_poison(config: ControlConfig) -> Path:
             poison = partly_poisoned(poison, clean, config.share)
             require_within_epsilon(poison, clean, config.epsilon, x_path)
             save_labels(y_path, dataset.y_train[in_class])
-            run.finish(lambda path: save_array(path, poison), config)
+            run.finish(lambda path: save_array(path, poison))
             print(f"{printed_path(x_path)}: {len(poison)} images, written")
     return x_path
-
-
-def save_labels(path: Path, y: np.ndarray) -> None:
-    """Write a poison's labels, one-hot (N, K), unless the file holds them already."""
-    try:
-        found = load_array(path)
-        if found.dtype == y.dtype and np.array_equal(found, y):
-            return
-    except InputError:
-        pass  # missing or damaged
-    save_array(path, y)

@@ -6,9 +6,8 @@ import numpy as np
 
 from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
-from attack_generation.controls import save_labels
-from attack_generation.figures import save_image_grids
-from data.datasets import Dataset, load_dataset, poison_paths, target_mask
+from attack_generation.visibility import save_image_grids
+from data.datasets import Dataset, load_dataset, poison_paths, save_labels, target_mask
 from runtime.files import load_array, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import printed_path, project_path
@@ -45,7 +44,7 @@ def poison_radius(config: PoisonConfig) -> Path:
             save_image_grids(picture, {"": (clean, poison)}, config.epsilon)
         if finished:
             return x_path
-        run.finish(lambda path: save_array(path, poison), config, gradients=gradients)
+        run.finish(lambda path: save_array(path, poison), gradients=gradients)
     distortion = np.abs(poison - clean)
     print(
         f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "

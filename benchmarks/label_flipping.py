@@ -32,8 +32,6 @@ _FEATURES = 785
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BenchmarkConfig):
-    """Settings of the measurement."""
-
     q: float = 0.2
     """Probability of flipping a label."""
     all_points: bool = False

@@ -40,8 +40,6 @@ STAGES = ("victim training", "attack")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BenchmarkConfig):
-    """Settings of the measurement."""
-
     steps: Annotated[int, at_least(1)] = 3
     """Steps of each stage. The first step reaches the peak, because the inner attack starts with it here."""
     only: str | None = None

@@ -41,8 +41,6 @@ MATMUL_SIZES = 256, 512, 1024, 2048, 4096, 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Config(works.TimedConfig):
-    """Settings of this measurement."""
-
     data: Literal["MNIST", "CIFAR10"] = "MNIST"
     """Data set whose published attack, model and images are measured."""
 

@@ -64,8 +64,6 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TimedConfig(BenchmarkConfig):
-    """Settings of a measurement of time."""
-
     seconds: Annotated[float, POSITIVE] = 10.0
     """Seconds for each measurement, without compilation. A slower measurement still has five repeats."""
     batch_size: Annotated[int, POSITIVE] = 1_000

@@ -14,7 +14,7 @@ import numpy as np
 from data.ready_poisons import read_ready_poison, ready_name
 from runtime.bounds import POSITIVE, at_most
 from runtime.checks import require_name, shortened
-from runtime.files import InputError, array_sha256, load_array, read_record
+from runtime.files import InputError, array_sha256, load_array, read_record, save_array
 from runtime.noise import Stream
 
 SPLITS = ("train", "val", "test")
@@ -318,6 +318,17 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
                 "choose the matching target class"
             )
     return poison_x
+
+
+def save_labels(path: Path, y: np.ndarray) -> None:
+    """Write a poison's labels, one-hot (N, K), unless the file holds them already."""
+    try:
+        found = load_array(path)
+        if found.dtype == y.dtype and np.array_equal(found, y):
+            return
+    except InputError:
+        pass  # missing or damaged
+    save_array(path, y)
 
 
 def replace_target_class(dataset: Dataset, poison_x: np.ndarray, target_class: int, share: float = 1.0) -> Dataset:

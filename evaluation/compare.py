@@ -21,7 +21,7 @@ from randomized_smoothing_certification.certificate_file import (
     read_known_points,
     require_possible_radii,
 )
-from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
+from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError
@@ -32,8 +32,6 @@ OF_ONE_VICTIM = {"seed", "target_class", "x_train"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the comparison."""
-
     clean: tuple[Path, ...]
     """Certificates of victims of clean training data, one file for each seed."""
     poisoned: tuple[Path, ...]

@@ -14,9 +14,9 @@ part remains against victims that vary brightness and contrast in training.
 from dataclasses import dataclass
 from pathlib import Path
 
+from attack_generation.visibility import visibility
 from data.datasets import SPLITS, Sigma, load_dataset
 from data.entries import training_poison
-from robust_training.defences import visibility
 from runtime.artifact import Artifact
 from runtime.bounds import Seed
 from runtime.command_line import run_script
@@ -26,8 +26,6 @@ from runtime.provenance import printed_path, project_path, provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the measurement."""
-
     poison: Path
     """Poison file, or the name of a poison in data/poisons."""
     target_class: int = 8
@@ -37,7 +35,7 @@ class Config:
     seed: Seed = 0
     """Seed of the split into halves and of the detectors."""
     data_dir: Path = project_path("data/DIGITS")
-    """Folder of the prepared arrays."""
+    """Folder of the prepared arrays. Other scripts for poison have MNIST's by default."""
     out: Path
     """File of the result, .json."""
 

@@ -58,8 +58,6 @@ MARKS = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the overview."""
-
     results_dir: Path = project_path("results")
     """Folder of the stores and of claims.yaml."""
     benchmarks_dir: Path = project_path("benchmarks")

@@ -18,6 +18,8 @@ EmbeddingName = Literal["raw", "pca", "random", "patches", "deskewed", "root_pat
 Embedding = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) in [0, 1] -> features, float64 (N, d)
 
 _BATCH = 200  # images embedded together
+_COMPONENTS = 1000  # features of 'random', 'root_patches' and 'imagenet', at most
+_PATCHES = 50_000  # patches that k-means is fitted to, 20 of an image, at most
 _DISTANCES = 2**22  # approximate number of patch-centroid distances held at once: few enough for a fast cache
 
 
@@ -69,25 +71,25 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float64)
 
 
-def _pca(x_train: np.ndarray, components: int = 100) -> Embedding:
+def _pca(x_train: np.ndarray) -> Embedding:
     from sklearn.decomposition import PCA
 
     flat = _flat(x_train)
-    pca = PCA(min(components, *flat.shape), whiten=True, svd_solver="covariance_eigh").fit(flat)
+    pca = PCA(min(100, *flat.shape), whiten=True, svd_solver="covariance_eigh").fit(flat)
     pca.components_ = pca.components_[pca.explained_variance_ > 1e-9]  # constant pixels have no direction
     pca.explained_variance_ = pca.explained_variance_[: len(pca.components_)]
     return lambda x: pca.transform(_flat(x))
 
 
-def _random(x_train: np.ndarray, seed: int, components: int = 1000) -> Embedding:
+def _random(x_train: np.ndarray, seed: int) -> Embedding:
     from sklearn.kernel_approximation import RBFSampler
 
-    sampler = RBFSampler(gamma="scale", n_components=components, random_state=seed).fit(_flat(x_train))
-    unit_variance = np.sqrt(components)  # the other embeddings have it, except for the constant
+    sampler = RBFSampler(gamma="scale", n_components=_COMPONENTS, random_state=seed).fit(_flat(x_train))
+    unit_variance = np.sqrt(_COMPONENTS)  # the other embeddings have it, except for the constant
     return lambda x: unit_variance * _in_batches(lambda part: sampler.transform(_flat(part)), x)
 
 
-def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_000) -> Embedding:
+def _patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
     from sklearn.cluster import MiniBatchKMeans
 
     if (side := min(x_train.shape[1:3])) < 4:
@@ -95,7 +97,7 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int, patches: int = 50_0
     size = 6 if side >= 24 else 3
     random = np.random.default_rng(seed)
     drawn = []
-    for image in x_train[random.permutation(len(x_train))[: patches // 20]]:
+    for image in x_train[random.permutation(len(x_train))[: _PATCHES // 20]]:
         of_image = _patches_of(image[None], size).reshape(-1, size * size * image.shape[-1])
         drawn.append(of_image[random.choice(len(of_image), min(len(of_image), 20), replace=False)])
     sample = _normalised(np.concatenate(drawn))
@@ -132,14 +134,12 @@ def _deskewed_patches(x_train: np.ndarray, seed: int, centroids: int) -> Embeddi
     return lambda x: embed(deskewed(x))
 
 
-def _root_components(
-    embed: Embedding, x_train: np.ndarray, seed: int, components: int = 1000, images: int = 10_000
-) -> Embedding:
-    """Principal components of the square roots of features, standardised and fitted on ``images`` training images."""
-    sample = np.sqrt(embed(x_train[np.random.default_rng(seed).permutation(len(x_train))[:images]]))
+def _root_components(embed: Embedding, x_train: np.ndarray, seed: int) -> Embedding:
+    """Principal components of the square roots of features, standardised and fitted on 10,000 training images."""
+    sample = np.sqrt(embed(x_train[np.random.default_rng(seed).permutation(len(x_train))[:10_000]]))
     mean, scale = sample.mean(axis=0), sample.std(axis=0) + 1e-6
     standard = (sample - mean) / scale
-    axes = np.linalg.eigh(standard.T @ standard)[1][:, -components:] / scale[:, None]
+    axes = np.linalg.eigh(standard.T @ standard)[1][:, -_COMPONENTS:] / scale[:, None]
     return lambda x: _in_batches(lambda part: (np.sqrt(embed(part)) - mean) @ axes, x)
 
 

@@ -50,7 +50,9 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         dataset = load_dataset(config.data_dir)
         before = file_sha256(config.model) if config.model.is_file() else ""  # load_model names a missing file
         model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
-        if (model_sha256 := _model_sha256(config, dataset)) != before:
+        model_sha256 = file_sha256(config.model)
+        _check_record_of_model(config, model_sha256, dataset)
+        if model_sha256 != before:
             raise InputError(f"{config.model}: was replaced while it was read; run the same command again")
         images, one_hot = (getattr(dataset, f"{letter}_{config.split}") for letter in "xy")
         truth = labels(one_hot)
@@ -60,7 +62,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         points = draw_points(truth, dataset.num_classes, config)
         test_sha256 = array_sha256(images) + array_sha256(one_hot)
         seed = noise_seed(config.seed, test_sha256)
-        accuracy = _clean_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
+        accuracy = _print_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         settings = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
             test_sha256=test_sha256, noise_of="seed and images",
@@ -84,16 +86,12 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             return write_summary(config.out, found, run.record)
 
 
-def _model_sha256(config: CertificationConfig, dataset: Dataset) -> str:
-    """The hash of the model's file. It replaces the path in the run's identity.
-
-    Raises InputError if the record beside the model describes another file. Notes another sigma, poisoned class or
-    split of the data.
-    """
-    digest, path = file_sha256(config.model), config.model.with_suffix(".json")
+def _check_record_of_model(config: CertificationConfig, model_sha256: str, dataset: Dataset) -> None:
+    """Raise InputError if the record beside the model has another hash. Note another sigma, class or test images."""
+    path = config.model.with_suffix(".json")
     if path.exists():
         record = read_record(path, config=dict)
-        if record.get("sha256", digest) != digest:
+        if record.get("sha256", model_sha256) != model_sha256:
             raise InputError(
                 f"{config.model}: not the file that {path.name} describes; train it again, or delete that record"
             )
@@ -106,11 +104,10 @@ def _model_sha256(config: CertificationConfig, dataset: Dataset) -> str:
         poisoned, label = trained.get("training_data") == "poisoned_radius", trained.get("target_class")
         if poisoned and config.target_class not in ("all", label):
             print(f"note: {name} was trained on poison of class {label}, not of class {config.target_class}")
-    return digest
 
 
-def _clean_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float) -> float:
-    """Accuracy of the base classifier on images without noise. Prints it, with a note if the pixel scale seems wrong.
+def _print_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, num_classes: int, sigma: float) -> float:
+    """Print and return the accuracy on images without noise. Prints a note, too, if the pixel scale seems wrong.
 
     images: (N, height, width, channels) in [0, 1]. truth: their classes, int (N,). sigma: standard deviation of noise.
     Other pixel scales are tried without and with this noise.

@@ -19,6 +19,7 @@ from randomized_smoothing_certification.certificate_file import (
     as_text,
     certified_radii,
     fixed_radius,
+    header_of,
     require_result_name,
 )
 from randomized_smoothing_certification.certification_config import CertificateSettings, shard_of
@@ -138,6 +139,7 @@ def point_certifier(
     if settings.shared_noise:
         for stage, votes in ((Stream.VOTES_THAT_SELECT, settings.n0), (Stream.VOTES_THAT_BOUND, settings.n)):
             counter.keep_noise(seed_pair(seed, stage), votes)
+    has_votes = "votes" in header_of(vars(settings))
 
     def certified(index: int) -> Point:
         start, decided = time.perf_counter(), None
@@ -151,7 +153,7 @@ def point_certifier(
             prediction, size, votes = certify(counter, image, noise_of, settings, seed=seed, only_class=only_class)
             radius = round_down(size)
         spent = str(datetime.timedelta(seconds=time.perf_counter() - start))
-        shown = votes if settings.radii or settings.acr_only or settings.radius_loss else None
+        shown = votes if has_votes else None
         return Point(index, label, prediction, radius, int(prediction == label), spent, shown, decided)
 
     return certified

@@ -13,42 +13,37 @@ The settings of a file of this project lie beside it and need not be given. For 
 only if no number of votes gives a point's radius.
 """
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
-import msgspec
 import numpy as np
 
-from data.datasets import Sigma
 from randomized_smoothing_certification.certificate_file import (
     Point,
     as_text,
-    read_certificate_record,
     read_known_points,
     require_result_name,
     rounding_error,
 )
+from randomized_smoothing_certification.certificate_record import MadeWith, recorded_settings
 from randomized_smoothing_certification.certify_images import Certificates
 from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, require_radii_above_0, round_down
-from randomized_smoothing_certification.sampling import ALPHA, N, Probability, Votes
+from randomized_smoothing_certification.sampling import ALPHA, N, Votes
 from runtime.artifact import Artifact
-from runtime.bounds import Bound, Seed, require_bounds
+from runtime.bounds import Seed, require_bounds
 from runtime.command_line import run_script
-from runtime.files import InputError, file_sha256, json_sha256, read_json, read_record, remove, write_json, write_text
+from runtime.files import InputError, file_sha256, json_sha256, read_record, remove, write_json, write_text
 from runtime.lazy import stats
 from runtime.noise import Stream, noise_seed
 from runtime.part_by_part import settings_path
-from runtime.provenance import printed_path, project_path, provenance
+from runtime.provenance import printed_path, provenance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the draw of votes."""
-
     certificates: Path
     """File of certificates, of this project or of Cohen et al.'s code."""
     sigma: float | None = None
@@ -65,15 +60,6 @@ class Config:
     """Seed of the random draw of votes."""
     out: Path
     """File of the new certificates, .tsv. A record of its making is written beside it as .json."""
-
-
-class _MadeWith(NamedTuple):
-    """The settings of a file's certificates."""
-
-    sigma: Sigma
-    votes: Annotated[Votes, Bound("be below 10^9, from which NumPy can draw", lambda votes: votes < 10**9)]
-    alpha: Probability
-    failure_mass: Annotated[float, Bound("be at least 0 and below 0.5", lambda mass: 0 <= mass < 0.5)]
 
 
 def main(config: Config) -> None:
@@ -109,51 +95,10 @@ def main(config: Config) -> None:
           f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
 
 
-def recorded_settings(path: Path) -> dict[str, Any]:
-    """Settings of certificates, with n, sigma, alpha and failure_mass, from the record beside the file; {} without one.
-
-    A certification run, this script or evaluation/tables/certificates.py wrote the record. 'model' is the path of the
-    model that was certified, or 'victim' its record. Raises InputError for a damaged record.
-    """
-    if settings_path(path).is_file():
-        record = read_certificate_record(path)
-        settings, model = record["settings"], record["provenance"].get("config", {}).get("model", "")
-        return {**settings, "failure_mass": settings["noise"].get("failure_mass", 0.0), "model": model}
-    if (own := path.with_suffix(".json")).is_file() and "made_with" in (made := read_record(own)):
-        try:
-            known = msgspec.convert([made["made_with"][name] for name in _MadeWith._fields], _MadeWith)
-            more = msgspec.convert(made.get("settings", {}), dict)  # files of older versions have none
-            return {**more, **known._asdict(), "n": msgspec.convert(made["config"]["n"], int)}
-        except (KeyError, TypeError, msgspec.ValidationError) as error:
-            raise InputError(f"{own}: not a record of fewer_votes.py; make it again, or move it away") from error
-    with contextlib.suppress(InputError, LookupError, TypeError, AttributeError, msgspec.ValidationError):
-        exported = read_json(path.with_name("settings.json"))[path.stem.removeprefix("seed_")]  # where it is one
-        settings = exported["certificate"]["settings"]
-        mass = (settings.get("noise") or {}).get("failure_mass", 0.0)
-        msgspec.convert([settings["sigma"], settings["n"], settings["alpha"], mass], _MadeWith)
-        return {**settings, "failure_mass": mass, "victim": msgspec.convert(exported["victim"], dict)}
-    return {}
-
-
-def recorded_victim(known: dict[str, Any]) -> dict[str, Any]:
-    """The record of the model that was certified, {} where it is not at hand. known: from ``recorded_settings``."""
-    if "victim" in known:
-        whole = all(isinstance(known["victim"].get(name), dict) for name in ("settings", "config"))
-        return known["victim"] if whole else {}
-    with contextlib.suppress(KeyError, TypeError, ValueError, OSError):  # no record of this project, or none at all
-        # The path is as it was given: relative to the project or to the folder of the run.
-        for path in (project_path(known["model"]), Path(known["model"])):
-            if (file := path.with_suffix(".json")).is_file():
-                record = read_record(file, settings=dict, config=dict)
-                if record.get("sha256") == known["model_sha256"]:
-                    return record
-    return {}
-
-
-def _made_with(config: Config, known: Mapping[str, Any]) -> _MadeWith:
+def _made_with(config: Config, known: Mapping[str, Any]) -> MadeWith:
     """The file's settings, from the config or from the record beside the file. Raises InputError if these differ."""
-    recorded = {name: known["n" if name == "votes" else name] for name in _MadeWith._fields if known}
-    given = {name: value for name in _MadeWith._fields if (value := getattr(config, name)) is not None}
+    recorded = {name: known["n" if name == "votes" else name] for name in MadeWith._fields if known}
+    given = {name: value for name in MadeWith._fields if (value := getattr(config, name)) is not None}
     if not recorded and "sigma" not in given:
         raise InputError(f"{config.certificates}: has no record beside it; give --sigma, and --votes where not {N:,}")
     for name, value in recorded.items():
@@ -161,7 +106,7 @@ def _made_with(config: Config, known: Mapping[str, Any]) -> _MadeWith:
             raise InputError(
                 f"{name} is {given[name]}, but the record beside {config.certificates} says {value}; leave it out"
             )
-    return _MadeWith(**{"votes": N, "alpha": ALPHA, "failure_mass": 0.0, **recorded, **given})
+    return MadeWith(**{"votes": N, "alpha": ALPHA, "failure_mass": 0.0, **recorded, **given})
 
 
 @cache  # a file has many points and few counts
@@ -175,7 +120,7 @@ def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failu
     return min(errors, key=errors.__getitem__)
 
 
-def _with_fewer(point: Point, made: _MadeWith, path: Path, n: int, seed: int) -> Point:
+def _with_fewer(point: Point, made: MadeWith, path: Path, n: int, seed: int) -> Point:
     """The point's certificate from n of its votes. An abstention stays, because its votes are not known."""
     votes = made.votes if point.votes is None else point.votes
     fewer = point if point.votes is None else point._replace(votes=min(max(votes, 0), n))

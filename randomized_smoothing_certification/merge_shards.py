@@ -30,8 +30,6 @@ from runtime.part_by_part import settings_path
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the merge."""
-
     shards: tuple[Path, ...]
     """Result files of all shards, in any order."""
     out: Path

@@ -1,3 +1,3 @@
-"""Training: the losses of the certified defences, one file each, and the loop that trains every victim with them."""
+"""Training of victims: a loss per certified defence, the loop, defences of the data. Also contrastive learning."""
 
 import runtime as _environment  # noqa: F401  (sets the backend's environment before Keras is imported)

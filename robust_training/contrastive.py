@@ -7,7 +7,7 @@ they are the input of the network's last layer. BatchNorm uses batch statistics.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,47 +16,25 @@ import numpy as np
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
-from data.augmentation import Augmentation, random_affine, random_resized_crop
 from data.datasets import SPLITS, load_dataset
 from models.registry import build_model, initial_weights, require_architecture
 from models.stateless import StatelessModel
 from robust_training.schedules import learning_rate
+from robust_training.views import VIEWS, view_of
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError, save_archive
 from runtime.lazy import keras, layers, ops, tree
 from runtime.long_run import CheckpointControls, LongRun, identity
-from runtime.noise import Stream, epoch_order, fold_in, seed_pair, uniform
+from runtime.noise import Stream, epoch_order, fold_in, seed_pair
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
 _BATCH = 1000  # images encoded together
 
 
-class View(NamedTuple):
-    """Random changes that make a view of an image: a crop or random_affine, then blur, jitter and grey."""
-
-    crop: float = 0.0  # smallest share of the area (random_resized_crop). Above 0 it replaces the next three settings
-    rotation: float = 0.0  # degrees
-    scale: float = 0.0
-    shift: float = 0.0  # share of the image's height
-    blur: float = 0.0  # largest standard deviation, as a share of the image's height
-    jitter: Augmentation = Augmentation()
-    grey: float = 0.0  # share of the images that lose their colours
-
-
-VIEWS = {
-    "digits": View(rotation=20.0, scale=0.2, shift=0.11, blur=0.035),
-    "objects": View(
-        crop=0.2, jitter=Augmentation(jitter_brightness=0.2, jitter_contrast=0.4, jitter_colour=0.15), grey=0.2
-    ),
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(CheckpointControls):
-    """Settings of contrastive learning."""
-
     views: Literal["digits", "objects"] = "digits"
     """How the two views of an image differ. digits: they are turned, scaled, moved and blurred. objects: they are
     cropped and mirrored, and differ in brightness, contrast and colour. Some lose their colours."""
@@ -108,7 +86,7 @@ def learn_features(config: ContrastiveConfig) -> Path:
         training = Training(config, np.concatenate([dataset.x_train, dataset.x_val]))
         state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.per_epoch)
         features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
-        run.finish(lambda path: save_archive(path, features), config)
+        run.finish(lambda path: save_archive(path, features))
     width = features["train"].shape[1]
     print(f"{printed_path(path)}: {width} features, trained on {len(training.x)} images without labels")
     return path
@@ -168,20 +146,6 @@ class Training:
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
         weights, adam = adam_step(state.weights, gradient, state.adam, rate)
         return State(weights, statistics, adam), value
-
-
-def view_of(x: Any, seed: Any, view: View) -> Any:
-    """One view of each image (B, H, W, C), a pure function of the seed. It folds numbers below 100 into the seed."""
-    height = x.shape[1]
-    if view.crop:
-        x = random_resized_crop(x, seed, smallest=view.crop)
-    else:
-        x = random_affine(x, seed, rotation=view.rotation, scale=view.scale, shift=view.shift * height)
-    x = replace(view.jitter, blur=view.blur * height).augmented(x, fold_in(seed, 1))
-    if not view.grey:
-        return x
-    chosen = uniform((x.shape[0], 1, 1, 1), fold_in(seed, 90)) < view.grey
-    return ops.where(chosen, ops.mean(x, axis=3, keepdims=True), x)
 
 
 def contrastive_loss(z: Any, temperature: float) -> Any:

@@ -1,4 +1,4 @@
-"""Defences that change untrusted training images before the victim is trained, and how visible poison is.
+"""Defences that change untrusted training images before the victim is trained.
 
 JPEG compression, bit depth and grayscale come from "Image Shortcut Squeezing" (ICML 2023, arXiv 2301.13838). There
 they undo poison that lowers the accuracy. Removal of the images that are farthest from trusted images is the simplest
@@ -8,18 +8,17 @@ sanitisation.
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from data.datasets import SPLITS, Dataset, changed_images, labels, split_target_class
+from data.datasets import Dataset, labels
 from runtime.checks import chosen
 from runtime.files import InputError
 
 JPEG_QUALITY = 10  # of 100, arXiv 2301.13838, section 4
 BITS = 2  # per channel, from the same section
 REMOVED = 0.1  # share of every class, chosen here
-TRAINED_ON = 2_000  # largest number of poisoned images that a detector is trained on
 
 
 def _bit_depth(x: np.ndarray) -> np.ndarray:
@@ -90,98 +89,3 @@ def distance_to_nearest(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     near = NearestNeighbors(n_neighbors=1).fit(reference.reshape(len(reference), -1))
     return near.kneighbors(x.reshape(len(x), -1))[0][:, 0]
-
-
-def visibility(dataset: Dataset, poison: np.ndarray, target_class: int, sigma: float, seed: int) -> dict[str, Any]:
-    """Visibility of a poison (N, H, W, C) of the class: the entries of ``distances``, and as 'auc' those of ``areas``.
-
-    Unchanged images do not count, unless all are unchanged. sigma: in pixel units of [0, 1]. Raises InputError for a
-    class that is not there.
-    """
-    clean, reference, held_out = (
-        split_target_class(getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}"), target_class).x_target
-        for part in SPLITS
-    )
-    if (changed := changed_images(poison, clean)).any():
-        poison, clean = poison[changed], clean[changed]
-    return {**distances(poison, clean, sigma), "auc": areas(poison, clean, reference, held_out, seed)}
-
-
-def distances(poison: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, float]:
-    """Size of the change from clean to poison, each (N, H, W, C): of pixels, and mean l2 norms over the images.
-
-    Pixels are in [0, 1], and sigma has the same unit. Numbers over sigma have no unit.
-    common_over_sigma is the l2 norm of the mean change of the images, over sigma. It equals l2_over_sigma where all
-    images change alike, and is 0 where the changes cancel out. beyond_jitter_over_sigma is the mean norm over sigma of
-    the part of each change that is orthogonal to every change of brightness and contrast: to 1 and to the image.
-    """
-    change, image = (x.reshape(len(clean), -1).astype(np.float64) for x in (poison - clean, clean))
-    l2 = float(np.linalg.norm(change, axis=1).mean())
-    common = float(np.linalg.norm(change.mean(axis=0)))
-    beyond = float(np.linalg.norm(_beyond_jitter(change, image), axis=1).mean())
-    return {
-        "linf": float(np.abs(change).max()), "mean_change": float(np.abs(change).mean()), "l2": l2,
-        "l2_over_sigma": l2 / sigma, "common_over_sigma": common / sigma, "beyond_jitter_over_sigma": beyond / sigma,
-    }  # fmt: skip
-
-
-def _beyond_jitter(change: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The part P change of each change, float64 (N, D), that is orthogonal to 1 and to its image (N, D)."""
-    centred, image = (x - x.mean(axis=1, keepdims=True) for x in (change, image))
-    length = np.maximum(np.square(image).sum(axis=1, keepdims=True), 1e-12)  # 0 of an image of one colour
-    return centred - (centred * image).sum(axis=1, keepdims=True) / length * image
-
-
-def largest_beyond_jitter(clean: np.ndarray, epsilon: float) -> float:
-    """A bound on the mean l2 norm that the part beyond jitter of any poison of these images can have.
-
-    clean: (N, H, W, C) in [0, 1]. A change d within epsilon that keeps pixels in [0, 1] lies in a box. Let m be its
-    middle and h half its width. Then d = m + u with |u| at most h in each pixel. A projection P is symmetric and
-    lengthens no vector, so that |Pd|^2 = |Pm|^2 + 2 <Pm, u> + |Pu|^2 is at most |Pm|^2 + 2 <|Pm|, h> + |h|^2.
-    """
-    image = clean.reshape(len(clean), -1).astype(np.float64)
-    low, high = np.maximum(-epsilon, -image), np.minimum(epsilon, 1 - image)
-    middle, half = _beyond_jitter((low + high) / 2, image), (high - low) / 2
-    return float(np.sqrt(np.square(np.abs(middle) + half).sum(axis=1)).mean())
-
-
-def areas(
-    poison: np.ndarray, clean: np.ndarray, reference: np.ndarray, held_out: np.ndarray, seed: int
-) -> dict[str, float]:
-    """Area under the ROC curve of each detector: 1 where it tells all poison apart, 0.5 at chance.
-
-    'brightness' and 'nearest' measure the distance from other clean images. 'linear' and 'network' are trained on the
-    first half of the shuffled images and measured on the second. They need four images or more.
-
-    poison, clean: (N, H, W, C), the class's training images with and without poison. reference, held_out: other clean
-    images of the class.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    poison, clean, reference, held_out = (x.reshape(len(x), -1) for x in (poison, clean, reference, held_out))
-    brightness = reference.mean(axis=1)
-    order = np.random.default_rng(seed).permutation(len(poison))[: 2 * TRAINED_ON]
-    first, second = np.array_split(order, 2)
-    detectors = {
-        "linear": LogisticRegression(C=0.1, max_iter=1_000),
-        "network": MLPClassifier((64,), alpha=1e-3, early_stopping=len(first) >= 100, max_iter=200, random_state=seed),
-    }
-
-    def area(clean_scores: np.ndarray, poison_scores: np.ndarray) -> float:
-        truth = np.repeat([0, 1], [len(clean_scores), len(poison_scores)])
-        return float(roc_auc_score(truth, np.concatenate([clean_scores, poison_scores])))
-
-    def trained(detector: LogisticRegression | MLPClassifier) -> float:
-        pipeline = make_pipeline(StandardScaler(), detector)
-        pipeline.fit(np.concatenate([clean[first], poison[first]]), np.repeat([0, 1], len(first)))
-        return area(*(pipeline.predict_proba(x[second])[:, 1] for x in (clean, poison)))
-
-    return {
-        "brightness": area(*(np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison))),
-        "nearest": area(*(distance_to_nearest(x, reference) for x in (held_out, poison))),
-        **{name: trained(detector) for name, detector in detectors.items() if len(second) > 1},
-    }

@@ -12,6 +12,7 @@ from runtime.noise import normal, normal_of_images
 
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)
 LossState = Any  # a nested structure of tensors
+_BATCH = 1000  # images evaluated together
 
 
 class Randomness(NamedTuple):
@@ -29,7 +30,7 @@ class TrainingLoss(ABC):
     ``name`` is the name of the method in file names, tables and plans.
 
     Each training step, and each outer step of the attack, first calls ``perturbed``. Then it calls the loss, once or
-    more often, on the images that ``perturbed`` returned.
+    more often, on the images that ``perturbed`` returned. An attack augments these images in between.
     """
 
     name: ClassVar[str]
@@ -110,11 +111,11 @@ def accuracy(logits: Any, y: Any) -> Any:
     return ops.mean(ops.cast(hits, "float32"))
 
 
-def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray, batch_size: int = 1000) -> tuple[float, list[float]]:
+def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray) -> tuple[float, list[float]]:
     """Accuracy on images without noise, overall and of each of the K classes, evaluated batch by batch.
 
     logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
-    scores = np.concatenate([ops.convert_to_numpy(logits(x[i : i + batch_size])) for i in range(0, len(x), batch_size)])
+    scores = np.concatenate([ops.convert_to_numpy(logits(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
     by_class = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
     return float(accuracy(scores, y)), by_class

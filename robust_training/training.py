@@ -188,7 +188,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
             model, accuracies = training.model.assign(state.weights, state.statistics), training.evaluate(state)
         else:
             model, accuracies = _train_partitions(config, dataset, path.with_suffix(".parts"), stop)
-        run.finish(lambda path: save_model(model, path), config, **accuracies, **recorded)
+        run.finish(lambda path: save_model(model, path), **accuracies, **recorded)
     _print_accuracies(config, path, accuracies)
     return path
 

@@ -1,4 +1,4 @@
-"""Tools of every long run: files, noise, stop, checkpoints, provenance, command line.
+"""Tools of every long run: files, noise, stop, checkpoints, provenance, command line, figures.
 
 Importing this package imports no backend. It sets the environment variables that a backend reads at its first import.
 When any code first imports Keras, it gives Keras this project's settings in place of ~/.keras/keras.json. Every other

@@ -67,8 +67,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     --help shows the script's own settings first and run controls last. The text of a config's ``help_note`` stands
     above them.
 
-    A config may have ``choices``, {'optimiser': {name: class}}. The flag --optimiser NAME then chooses the class of its
-    nested settings ``optimiser``, whose own settings are flags as well.
+    A config may have a ``choice``, ('optimiser', {name: class}). The flag --optimiser NAME then chooses the class of
+    its nested settings ``optimiser``, whose own settings are flags as well.
     """
     said = StringIO()
     words = sys.argv[1:] if words is None else words
@@ -79,7 +79,7 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
         description += "\n\nThis is an installed copy: data/, saved_models/ and runs/ are in the working folder."
     try:
         with redirect_stderr(said):
-            read = _parsed_with_choices if hasattr(config_type, "choices") else tyro.cli
+            read = _parsed_with_choice if hasattr(config_type, "choice") else tyro.cli
             config = read(config_type, description=description, args=words)
     except BrokenPipeError:  # nothing is printed but the text of --help
         raise SystemExit(0) from None
@@ -104,14 +104,14 @@ def _own_settings_first(config_type: Any) -> None:
     known.update(first)
 
 
-def _parsed_with_choices(config_type: Any, description: str | None, args: Sequence[str]) -> Any:
-    """Call tyro.cli for a config with ``choices`` and make the choice a flag, too.
+def _parsed_with_choice(config_type: Any, description: str | None, args: Sequence[str]) -> Any:
+    """Call tyro.cli for a config with a ``choice`` and make the choice a flag, too.
 
     In --help the flag stands at the place of the chosen settings. Settings that all classes of a choice share keep the
     config's defaults. Raises InputError for a flag of a class that is not chosen.
     """
     config = config_type()
-    ((choice, table),) = config_type.choices.items()
+    choice, table = config_type.choice
     default, words = getattr(config, choice), pairwise([*args, ""])
     given = [word.partition("=")[2] or after for word, after in words if word.partition("=")[0] == f"--{choice}"]
     settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}

@@ -53,19 +53,19 @@ class RunControls:
     """Stop cleanly after this many minutes. The same command continues the run."""
 
     def __init_subclass__(cls) -> None:
-        """Make every subclass a frozen, keyword-only dataclass, so that a script's constants are settings.
+        """Make every subclass a frozen, keyword-only dataclass: a script lists its constants, without the decorator.
 
-        A constant without a type has the type of its setting. A subclass may have the decorator, too. The last two
-        loops undo the parts of the first pass that a second pass refuses.
+        A constant without a type has the type of its setting. A subclass may also have the decorator, which then passes
+        over the class a second time. The last two loops make this possible.
         """
         for inherited in fields(cls):
             if inherited.name in vars(cls).keys() - cls.__annotations__.keys():
                 cls.__annotations__[inherited.name] = get_type_hints(cls, include_extras=True)[inherited.name]
         dataclass(frozen=True, kw_only=True)(cls)
         for name in ("__setattr__", "__delattr__"):
-            delattr(cls, name)  # inherited
+            delattr(cls, name)  # a second pass refuses to replace them. The frozen base class has them, too
         for made in fields(cls):
-            if made.name in cls.__annotations__ and made.default_factory is not MISSING:
+            if made.name in cls.__annotations__ and made.default_factory is not MISSING:  # the first pass took it away
                 setattr(cls, made.name, field(default_factory=made.default_factory))
 
 
@@ -131,10 +131,11 @@ class LongRun(Artifact):
         self._in_the_way: tuple[Path, ...] = ()
 
     def is_finished(self) -> bool:
-        """Whether the artifact is there, whole and made with the same settings. If so, prints a line.
+        """Whether the artifact is there, whole and made with the same settings.
 
-        Files that may be replaced are removed when the run first writes. So a run that is refused changes nothing.
-        Raises OtherSettings where another artifact is in its place.
+        If so, prints a line and removes a checkpoint that a killed run left. If not, the files in its place are removed
+        when the run first writes, so that a run that is refused changes nothing. Raises OtherSettings where another
+        artifact is in its place and may not be replaced.
         """
         if self._controls.overwrite:
             self._in_the_way = self.checkpoint, self.path, self.record_path
@@ -218,7 +219,7 @@ class LongRun(Artifact):
                     raise StoppedEarly(f"{reason} after {done} of {total} {unit}s of {self.path.stem}")
         return state
 
-    def finish(self, write: Callable[[Path], None], config: Any, **measured: Any) -> Path:
+    def finish(self, write: Callable[[Path], None], **measured: Any) -> Path:
         """Write the artifact and its record, and delete the checkpoint. Returns the artifact's path.
 
         write(path) makes the file whole or not at all. measured: values that are stored beside settings and provenance.
@@ -232,7 +233,7 @@ class LongRun(Artifact):
         try:
             write(self.path)
             made |= {"sha256": file_sha256(self.path), **measured}
-            write_json(self.record_path, {**made, **provenance(config), **self._session})
+            write_json(self.record_path, {**made, **provenance(self._controls), **self._session})
         except BaseException:
             remove(self.path, self.record_path)
             raise

@@ -66,7 +66,8 @@ def epoch_order(seed: int, stream: Stream, epoch: int, count: int) -> np.ndarray
 def fold_in(seed: Any, count: Any) -> Any:
     """Seed of draw number ``count`` (int scalar from 0 to SEED_WORDS, may be traced) of the stream ``seed``.
 
-    seed: int32 (2,), from seed_pair. No two counts below SEED_WORDS give the same seed.
+    seed: int32 (2,), from seed_pair. No two counts below SEED_WORDS give the same seed. Nested folds add up:
+    fold_in(fold_in(s, a), b) is fold_in(s, a + b). So the numbers that nested functions fold in must lie apart.
     """
     past_the_end = seed[1] - (SEED_WORDS - count)  # the sum itself may not fit into int32
     return ops.stack([seed[0], past_the_end + SEED_WORDS * ops.cast(past_the_end < 0, "int32")])

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from attack_generation.figures import default_style, save_png
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
 from evaluation.store import POINTS, SETTINGS, Store, write_store
 from evaluation.tables.formats import ABOUT, markdown_table
@@ -22,6 +21,7 @@ from runtime.artifact import Artifact
 from runtime.files import InputError, remove, write_text
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
+from runtime.plots import default_style, save_png
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
 

@@ -36,6 +36,7 @@ from runtime.lazy import keras, layers, ndimage, ops
 from runtime.noise import Stream, seed_pair
 from runtime.provenance import project_path
 
+CELLS = 200  # of ``Plane``, along each side
 Weights = list[np.ndarray]
 Classifier = Callable[[np.ndarray], np.ndarray]  # points (N, 2) float32 -> logits (N, 2)
 
@@ -44,7 +45,7 @@ Classifier = Callable[[np.ndarray], np.ndarray]  # points (N, 2) float32 -> logi
 class BoundaryConfig:
     """Settings of one picture. They hold for both classifiers."""
 
-    choices: ClassVar[Mapping[str, Mapping[str, type]]] = {"optimiser": OPTIMISERS}
+    choice: ClassVar[tuple[str, Mapping[str, type]]] = ("optimiser", OPTIMISERS)
 
     target_class: Annotated[int, NOT_NEGATIVE, at_most(1)] = 1
     """Class whose training points are poisoned and whose test points are certified, 0 or 1."""
@@ -116,9 +117,9 @@ class Plane(NamedTuple):
     the base classifier assigns a noisy point to the target class. The smoothed boundary is where share is 1/2.
     """
 
-    axis: np.ndarray  # (cells,)
-    margin: np.ndarray  # (cells, cells)
-    share: np.ndarray  # (cells, cells)
+    axis: np.ndarray  # (CELLS,)
+    margin: np.ndarray  # (CELLS, CELLS)
+    share: np.ndarray  # (CELLS, CELLS)
 
 
 def two_blobs(count: int, random: np.random.Generator) -> np.ndarray:
@@ -253,19 +254,18 @@ def control_points(x: np.ndarray, epsilon: float, seed: int) -> dict[str, np.nda
     return controls
 
 
-def smoothed_plane(classifier: Classifier, sigma: float, target_class: int, cells: int = 200) -> Plane:
-    """Evaluate a classifier and its smoothed version at the centres of ``cells`` x ``cells`` squares.
+def smoothed_plane(classifier: Classifier, sigma: float, target_class: int) -> Plane:
+    """Evaluate a classifier and its smoothed version at the centres of CELLS x CELLS squares.
 
     The smoothed classifier is exact up to the grid: decisions inside and outside the unit square are averaged with
-    Gaussian weights of standard deviation sigma. sigma should be several times 1 / cells.
+    Gaussian weights of standard deviation sigma. sigma should be several times 1 / CELLS.
     """
-    outside = int(np.ceil(5 * sigma * cells))
-    axis = (np.arange(-outside, cells + outside) + 0.5) / cells
-    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2).astype(np.float32)
-    logits = classifier(grid)
+    outside = int(np.ceil(5 * sigma * CELLS))
+    axis = (np.arange(-outside, CELLS + outside) + 0.5) / CELLS
+    logits = classifier(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2).astype(np.float32))
     margin = (logits[:, target_class] - logits[:, 1 - target_class]).reshape(len(axis), len(axis))
     votes = (margin > 0).astype(float) + 0.5 * (margin == 0)
-    share = ndimage.gaussian_filter(votes, sigma * cells, mode="nearest", truncate=5)
-    inside = slice(outside, outside + cells)
+    share = ndimage.gaussian_filter(votes, sigma * CELLS, mode="nearest", truncate=5)
+    inside = slice(outside, outside + CELLS)
     share = np.clip(share[inside, inside], 0, 1)  # rounding can exceed 1
     return Plane(axis[inside], margin[inside, inside], share)

@@ -23,8 +23,6 @@ from runtime.provenance import printed_path, project_path
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the collection."""
-
     studies: tuple[Path, ...]
     """Folders of studies, or of stores with several studies. If two hold the same study and seed, the last counts."""
     results_dir: Path = project_path("results/label_flipping")

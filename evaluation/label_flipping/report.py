@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attack_generation.figures import COLOURS, default_style, plain_text, save_png
 from evaluation.label_flipping.config import LEARNERS, LearnerKind
 from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
@@ -23,6 +22,7 @@ from evaluation.tables.statistics import CONFIDENCE, share_interval
 from randomized_smoothing_certification.changed_labels.label_flips import certified_accuracy
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
+from runtime.plots import COLOURS, default_style, plain_text, save_png
 
 TABLES, FIGURE = "tables.md", "certified_accuracy.png"
 COLUMNS = ("entry", "seed", "certificate", "q", "idx", "label", "predict", "flips", "correct")

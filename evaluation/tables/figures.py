@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from attack_generation.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, default_style, plain_text, save_png
 from evaluation.tables.cells import CLEAN, OPTIMISED
 from evaluation.tables.frame import CONTROL, MEAN, points_of
 from evaluation.tables.layout import dataset_name
@@ -18,6 +17,7 @@ from evaluation.tables.ranking import scored_rows, scores
 from robust_training.methods import METHODS
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
+from runtime.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, default_style, plain_text, save_png
 
 MOST = 12  # entries of a panel
 COLUMNS = 4  # panels in a row. With PANEL inches each, a figure has fewer than 2,000 pixels

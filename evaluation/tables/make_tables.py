@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from attack_generation.controls import CONTROLS
-from attack_generation.figures import save_image_grids
+from attack_generation.visibility import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
 from evaluation.store import POINTS, has_store
 from evaluation.tables import records

@@ -31,7 +31,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_certified_radii,
     require_possible_radii,
 )
-from randomized_smoothing_certification.fewer_votes import recorded_settings, recorded_victim
+from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
 from runtime.artifact import Artifact
 from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text

@@ -16,7 +16,7 @@ from attack_generation.controls import (
     starting_poison,
     write_control_poison,
 )
-from attack_generation.figures import save_image_grids
+from attack_generation.visibility import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
 from runtime.checkpoints import OtherSettings
 from runtime.files import InputError, file_sha256, read_json

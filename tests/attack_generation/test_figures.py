@@ -42,7 +42,7 @@ DRAW = """
 import sys
 from pathlib import Path
 import numpy as np
-from attack_generation.figures import save_image_grids
+from attack_generation.visibility import save_image_grids
 
 from evaluation.tables.figures import save_acr, save_acr_against_gradients, save_distributions
 from evaluation.tables.frame import frame_of

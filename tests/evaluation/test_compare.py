@@ -9,7 +9,7 @@ import pytest
 from evaluation import compare
 from evaluation.compare import Config, main
 from evaluation.tables.runs import SAME
-from randomized_smoothing_certification import certificate_file, fewer_votes
+from randomized_smoothing_certification import certificate_file, certificate_record
 from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
 from randomized_smoothing_certification.core import radius_ceiling
 from runtime.files import InputError, write_text
@@ -100,7 +100,7 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
     drawn.with_suffix(".json").write_text(json.dumps(record))
     alike = {**dict.fromkeys(SAME, 0), "sigma": 0.5, "alpha": 0.001, "n": 1_000, "radii": (), "noise": {}}
     runs = {clean: alike, poisoned: alike}
-    for module in (certificate_file, fewer_votes):
+    for module in (certificate_file, certificate_record):
         monkeypatch.setattr(module, "read_certificate_record", lambda file: {"settings": runs[file], "provenance": {}})
     monkeypatch.setattr(certificate_file, "read_whole_points", lambda file, record: read_points(file))
     for file in runs:
@@ -232,10 +232,10 @@ def test_an_exported_entry_brings_its_settings_and_victims(tmp_path: Path) -> No
     about = {"settings": {"seed": 1}, "config": {}}
     exported = {"1": {"victim": about, "certificate": {"settings": settings}}}
     (tmp_path / "settings.json").write_text(json.dumps(exported))
-    assert fewer_votes.recorded_settings(file) == {**settings, "failure_mass": 0.0, "victim": about}
+    assert certificate_record.recorded_settings(file) == {**settings, "failure_mass": 0.0, "victim": about}
     for other in ("[]", "{}", '{"1": {"certificate": {"settings": {"n": "1"}}}}'):  # another program's
         (tmp_path / "settings.json").write_text(other)
-        assert fewer_votes.recorded_settings(file) == {}
+        assert certificate_record.recorded_settings(file) == {}
 
 
 def test_a_damaged_path_of_the_model_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from attack_generation.controls import ControlConfig, write_control_poison
+from attack_generation.visibility import areas, distances, largest_beyond_jitter, visibility
 from data.datasets import load_dataset, split_target_class
 from evaluation.visibility import Config, main
-from robust_training.defences import areas, distances, largest_beyond_jitter, visibility
 from runtime.files import InputError, read_json, write_json
 
 RANDOM = np.random.default_rng(0)

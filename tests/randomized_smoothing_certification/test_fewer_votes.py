@@ -10,8 +10,9 @@ from scipy import stats
 
 from randomized_smoothing_certification import core
 from randomized_smoothing_certification.certificate_file import read_points
+from randomized_smoothing_certification.certificate_record import recorded_settings
 from randomized_smoothing_certification.core import ABSTAIN, lower_confidence_bound, radius_of_probability, round_down
-from randomized_smoothing_certification.fewer_votes import Config, count_of_radius, main, recorded_settings
+from randomized_smoothing_certification.fewer_votes import Config, count_of_radius, main
 from randomized_smoothing_certification.grid_noise import GridNoise
 from runtime.files import InputError, file_sha256, read_json, write_json, write_text
 

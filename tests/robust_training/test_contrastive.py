@@ -10,17 +10,8 @@ from keras import ops
 from data.datasets import SPLITS, labels, load_dataset
 from evaluation.label_flipping.features import load_features
 from models.neighbours import nearest
-from robust_training.contrastive import (
-    VIEWS,
-    ContrastiveConfig,
-    Training,
-    View,
-    contrastive_loss,
-    learn_features,
-    view_of,
-)
+from robust_training.contrastive import ContrastiveConfig, Training, contrastive_loss, learn_features
 from runtime.files import InputError
-from runtime.noise import seed_pair
 from runtime.stop import StoppedEarly
 
 
@@ -40,23 +31,6 @@ def test_the_loss_is_its_formula() -> None:
         -np.log(similarity[i, (i + 3) % 6] / (similarity[i].sum() - similarity[i, i])) for i in range(6)
     ]  # fmt: skip
     assert float(contrastive_loss(ops.convert_to_tensor(z), 0.5)) == pytest.approx(np.mean(expected), rel=1e-5)
-
-
-@pytest.mark.parametrize("name", list(VIEWS))
-def test_views_are_other_images_of_the_same_thing(name: str) -> None:
-    x = np.zeros((4, 16, 16, 3), np.float32)
-    x[:, 5:11, 5:11] = 0.8
-    views = [ops.convert_to_numpy(view_of(ops.convert_to_tensor(x), seed_pair(k), VIEWS[name])) for k in (0, 1)]
-    assert np.abs(views[0] - views[1]).max(axis=(1, 2, 3)).min() > 0.05
-    assert views[0].shape == x.shape and np.isfinite(views[0]).all()
-
-
-def test_some_views_lose_their_colours() -> None:
-    x = ops.convert_to_tensor(np.random.default_rng(0).uniform(size=(400, 8, 8, 3)).astype(np.float32))
-    seen = ops.convert_to_numpy(view_of(x, seed_pair(0), View(grey=0.25)))
-    grey = np.ptp(seen, axis=3).max(axis=(1, 2)) < 1e-6
-    assert 0.18 < grey.mean() < 0.32
-    np.testing.assert_allclose(seen[~grey], ops.convert_to_numpy(x)[~grey], atol=1e-5)
 
 
 def test_the_features_lie_below_the_projection_head(tiny_data_dir: Path, tmp_path: Path) -> None:

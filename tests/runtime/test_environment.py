@@ -203,9 +203,8 @@ def test_what_is_not_installed_is_one_line(name: str, tmp_path: Path) -> None:
 def test_an_mplbackend_that_is_not_there_does_not_matter(mplbackend: str, tmp_path: Path) -> None:
     done = script("data/prepare_digits.py", "--help", MPLBACKEND=mplbackend)
     assert done.returncode == 0 and done.stderr == "" and "--out-dir" in done.stdout
-    draw = (
-        "from attack_generation.figures import save_image_grids as save; import numpy as np; from pathlib import Path"
-    )
+    draw = "from attack_generation.visibility import save_image_grids as save; import numpy as np"
+    draw += "; from pathlib import Path"
     draw += f"; save(Path({str(tmp_path / 'a.png')!r}), {{'': (np.zeros((2, 8, 8, 1)), np.ones((2, 8, 8, 1)))}}, 0.1)"
     done = python(draw, MPLBACKEND=mplbackend)
     assert done.returncode == 0 and done.stderr == "" and (tmp_path / "a.png").is_file()
@@ -215,9 +214,8 @@ def test_a_backend_of_matplotlib_that_a_notebook_has_set_stays(tmp_path: Path) -
     (tmp_path / "my_inline.py").write_text("from matplotlib.backends.backend_agg import *\n")
     path = os.pathsep.join([str(project_path("")), str(tmp_path)])
     say = "import matplotlib, os, matplotlib.pyplot; print(matplotlib.get_backend(), os.environ['MPLBACKEND'])"
-    draw = (
-        "from attack_generation.figures import save_image_grids as save; import numpy as np; from pathlib import Path"
-    )
+    draw = "from attack_generation.visibility import save_image_grids as save; import numpy as np"
+    draw += "; from pathlib import Path"
     draw += f"; save(Path({str(tmp_path / 'a.png')!r}), {{'': (np.zeros((2, 8, 8, 1)), np.ones((2, 8, 8, 1)))}}, 0.1)"
     for name in ("module://my_inline", "svg"):
         for code in (f"import runtime; {say}", f"{draw}; {say}", f"import matplotlib.pyplot; {draw}; {say}"):

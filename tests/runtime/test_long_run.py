@@ -46,7 +46,7 @@ def make(folder: Path, config: Config, stop: Stop | None = None) -> np.ndarray:
     with run_of(folder, config, stop) as run:
         if not run.is_finished():
             state = run.advance(ops.ones((3,)), step_of(config), 6)
-            run.finish(lambda path: save_array(path, ops.convert_to_numpy(state)), config, measured=1)
+            run.finish(lambda path: save_array(path, ops.convert_to_numpy(state)), measured=1)
     return np.load(folder / "x.npy")
 
 
@@ -76,7 +76,7 @@ def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[
     message = "made with new_setting = None, this run has 1"
     if isinstance(old, CheckpointControls):
         with LongRun(tmp_path / "x.npy", identity(old), old, tmp_path / "run", Stop()) as run:
-            run.finish(lambda path: save_array(path, np.zeros(2)), old)
+            run.finish(lambda path: save_array(path, np.zeros(2)))
             assert run.is_finished()
         with pytest.raises(OtherSettings, match=message):
             LongRun(tmp_path / "x.npy", identity(new), new, tmp_path / "run", Stop()).is_finished()

@@ -23,7 +23,6 @@ from keras import ops
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from attack_generation.figures import save_png
 from models.saving import save_model
 from runtime import progress as progress_module
 from runtime.checkpoints import load_checkpoint, require_finite, require_same_settings, save_checkpoint
@@ -44,6 +43,7 @@ from runtime.files import (
     write_json,
     write_text,
 )
+from runtime.plots import save_png
 from runtime.progress import Scalars, progress
 from runtime.provenance import project_path, provenance, settings, shown_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
