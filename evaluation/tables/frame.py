@@ -13,7 +13,7 @@ from evaluation.store import POINTS, SETTINGS
 from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
 from evaluation.tables.plan import AttackVariant, Plan
 from evaluation.tables.records import commits
-from evaluation.tables.runs import SAME, Entry, Run
+from evaluation.tables.runs import MUST_AGREE, Entry, Run
 from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 
@@ -58,7 +58,7 @@ def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
 
 def _over_classes(plan: Plan, entries: Entries) -> Entries:
     """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
-    entries, and classes certified with different settings (SAME)."""
+    entries, and classes whose certificates differ in a setting of MUST_AGREE."""
     first, groups = plan.target_classes[0], dict[Cell, list[Entry]]()
     for cell, entry in entries.items():
         if entry.runs and cell.target_class in plan.target_classes:
@@ -148,7 +148,7 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
     """Reduction against clean runs with the same seeds, of the ACR, or of certified accuracy at the radius ``at``.
 
-    None: there is no clean run, the clean mean is 0, or numbers of points or settings of certificates (SAME) differ.
+    None: there is no clean run, the clean mean is 0, or numbers of points or certificates' settings MUST_AGREE differ.
     """
     found = paired_radii(attack_runs, clean, at)
     return reduction_of(found[0], found[1], same_points=found[2]) if found else None
@@ -178,9 +178,9 @@ def paired_radii(
 
 
 def _comparable(groups: Iterable[Iterable[Run]]) -> bool:
-    """Whether the certificates of runs have the same settings (SAME), as far as these are known."""
+    """Whether the certificates of runs agree in the settings MUST_AGREE, as far as these are known."""
     certificates = [run.certificate for runs in groups for run in runs]
-    return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in SAME)
+    return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in MUST_AGREE)
 
 
 def _all(values: Iterable[Any]) -> Any:

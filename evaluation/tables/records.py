@@ -21,7 +21,7 @@ from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, wri
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan
-from evaluation.tables.runs import SAME, Entry, Run
+from evaluation.tables.runs import MUST_AGREE, Entry, Run
 from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
@@ -204,7 +204,7 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
         records = foreign.records
-        records["foreign"] |= {name: recorded[name] for name in SAME if name in recorded}
+        records["foreign"] |= {name: recorded[name] for name in MUST_AGREE if name in recorded}
         runs[seed] = Measured(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
     return runs
 

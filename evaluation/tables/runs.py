@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.tables.cells import Cell
 from randomized_smoothing_certification.core import certificate_of_count
 
-SAME = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
+MUST_AGREE = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
 """Settings of certificates that must be equal, where they are known, so that radii can be compared."""
 
 
@@ -67,7 +67,7 @@ class Run(NamedTuple):
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """Settings of the certificate. For another program's certificates: those of SAME that are known."""
+        """Settings of the certificate. For another program's certificates: those of MUST_AGREE that are known."""
         return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
 
     @property
