@@ -20,11 +20,11 @@ from runtime.lazy import pandas as pd
 from runtime.lazy import stats
 
 MOST = 12  # entries of a panel
-COLUMNS = 4  # panels in a row. With PANEL inches each, a figure has fewer than 2,000 pixels
-PANEL = 3.4
+IN_A_ROW = 4  # panels. With WIDTH inches each, a figure has fewer than 2,000 pixels
+WIDTH = 3.4
 LEAST = -40  # smallest reduction in a ranking, %
 COLOURS = {CLEAN: BLACK, CONTROL: BLUE, OPTIMISED: ORANGE}  # by kind of training data
-PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
+PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]  # columns of the frame that name a panel
 TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
 
 
@@ -216,17 +216,17 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
     by_method: dict[Any, list[Any]] = {}
     by_architecture: dict[bool, list[Any]] = {}
     for key, group in shown.groupby(PANELS, sort=False):
-        method, variant, _, architecture, label = key
-        by_method.setdefault((method, variant, architecture, label), []).append((key, group))
+        method, kind, _, architecture, target_class = key
+        by_method.setdefault((method, kind, architecture, target_class), []).append((key, group))
         by_architecture.setdefault(architecture == shown["architecture"].iloc[0], []).append((key, group))
     rows = list(by_method.values())
     if len(rows) == 1 or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
         rows = list(by_architecture.values())
-    return [row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)]
+    return [row[at : at + IN_A_ROW] for row in rows for at in range(0, len(row), IN_A_ROW)]
 
 
 @default_style()
-def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
+def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = WIDTH, sharey: Any = False) -> Any:
     """A figure and its grid of axes. Axes without a panel are invisible. heights of rows, wide of a panel: inches."""
     from matplotlib.figure import Figure
 

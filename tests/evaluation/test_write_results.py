@@ -15,13 +15,13 @@ import yaml
 from evaluation.store import Store, read_store, write_store
 from evaluation.tables.claims import (
     Claim,
-    Entries,
-    Measured,
+    Selection,
+    ShownNumber,
     claims_page,
     claims_table,
     judged,
-    measured,
     read_claims,
+    shown_numbers,
     verdict,
 )
 from evaluation.tables.plan import Plan, plan_of
@@ -106,7 +106,7 @@ def test_the_page_names_every_plan_and_how_it_was_measured(tmp_path: Path) -> No
 
 def test_verdicts_follow_from_the_intervals() -> None:
     claim = msgspec.convert(claim_of(above=30), Claim)
-    over, across, under = (Measured("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
+    over, across, under = (ShownNumber("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
     assert verdict(claim, [over, over]) == "confirmed"
     assert verdict(claim, [over, across]) == "partly confirmed (of 2: 1 hold, 1 undecided)"
     assert verdict(claim, [over, across, under]) == "mixed (of 3: 1 hold, 1 on the other side, 1 undecided)"
@@ -114,7 +114,7 @@ def test_verdicts_follow_from_the_intervals() -> None:
     assert verdict(claim, [across]) == "not confirmed (undecided)"
     assert verdict(claim, [under]) == "not confirmed (on the other side)"
     assert verdict(claim, []) == "not measured"
-    of_one_victim = Measured("0.5", -np.inf, np.inf)
+    of_one_victim = ShownNumber("0.5", -np.inf, np.inf)
     assert verdict(msgspec.convert(claim_of(equals=0.4), Claim), [of_one_victim]) == "not confirmed (undecided)"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [under]) == "confirmed"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [across]) == "not confirmed (undecided)"
@@ -128,8 +128,8 @@ def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
     frames = read_frames(tmp_path)
     acr = {"clean": 1.0195, "constant": 0.9195, "optimised": 0.8195}
 
-    def of(**values: Any) -> Measured:
-        (one,) = measured(Entries(folder="plain", **values), frames)
+    def of(**values: Any) -> ShownNumber:
+        (one,) = shown_numbers(Selection(folder="plain", **values), frames)
         return one
 
     for data, against in (("optimised", "clean"), ("optimised", "constant"), ("constant", "clean")):
@@ -143,20 +143,20 @@ def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
     write_plan(tmp_path, {**PLAIN, "table": "runs", "attacks": {"soba": {"seed": [0, 1]}}})
     frames = read_frames(tmp_path)
     acr_of = frames["runs"].set_index("data")["acr_mean"]
-    (found,) = measured(Entries(folder="runs", where={"data": "soba"}, of="acr"), frames)  # over two attack runs
+    (found,) = shown_numbers(Selection(folder="runs", where={"data": "soba"}, of="acr"), frames)  # over two attack runs
     assert found.high - found.low > 10 * abs(acr_of["soba_seed_0"] - acr_of["soba_seed_1"]) > 0
     with pytest.raises(
         InputError, match="claims: soba in runs has several attack runs; name one"
     ):  # which of its runs?
-        measured(Entries(folder="runs", where={"data": "constant"}, against="soba"), frames)
-    by_class = Entries(folder="several", where={"data": "constant"}, against="clean", of="accuracy_loss")
-    assert [one.text[:3] for one in measured(by_class, frames)] == ["1.0"] * 3  # class 8, class 3, both
+        shown_numbers(Selection(folder="runs", where={"data": "constant"}, against="soba"), frames)
+    by_class = Selection(folder="several", where={"data": "constant"}, against="clean", of="accuracy_loss")
+    assert [one.text[:3] for one in shown_numbers(by_class, frames)] == ["1.0"] * 3  # class 8, class 3, both
     with pytest.raises(InputError, match=r"claims: plain has no measured entry \{'data': 'halves'\}"):
         of(where={"data": "halves"})
     with pytest.raises(InputError, match="claims: plain has no column 'colour'"):
         of(where={"colour": "red"})
     with pytest.raises(InputError, match="claims: nothing has no"):
-        measured(Entries(folder="nothing", where={"data": "clean"}), frames)
+        shown_numbers(Selection(folder="nothing", where={"data": "clean"}), frames)
 
 
 def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path) -> None:
@@ -200,14 +200,14 @@ def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missi
     records = {entry: of_entry for entry, of_entry in store.records.items() if entry != lost}
     write_store(tmp_path / "plain", Store(store.points[store.points["entry"] != lost], records))
     with pytest.raises(InputError, match=r"claims: plain has no measured entry .*, or lacks a run of it"):
-        measured(Entries(folder="plain", where={"data": ["constant", "optimised"]}), read_frames(tmp_path))
+        shown_numbers(Selection(folder="plain", where={"data": ["constant", "optimised"]}), read_frames(tmp_path))
 
 
 @pytest.mark.parametrize("of", ["certified", "unattacked", "median"])
 def test_a_number_that_a_folder_does_not_tell_is_one_line(of: str, tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
     with pytest.raises(InputError, match=f"claims: plain has no number {of!r}"):
-        measured(msgspec.convert({"folder": "plain", "of": of}, Entries), read_frames(tmp_path))
+        shown_numbers(msgspec.convert({"folder": "plain", "of": of}, Selection), read_frames(tmp_path))
 
 
 @pytest.mark.parametrize("marks", [MARKS[::-1], MARKS[:1], (MARKS[0], *MARKS), (*MARKS, *MARKS)])
@@ -244,7 +244,7 @@ def test_a_name_that_cannot_be_filled_in_is_one_line(name: str, tmp_path: Path) 
     write_plan(tmp_path, PLAIN)
     frames = read_frames(tmp_path)
     with pytest.raises(InputError, match=f"claims: the name {re.escape(repr(name))} cannot be filled in: .*; mend "):
-        measured(Entries(folder="plain", where={"data": "clean"}, of="acr", name=name), frames)
+        shown_numbers(Selection(folder="plain", where={"data": "clean"}, of="acr", name=name), frames)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from evaluation.tables.frame import Entries, as_csv, frame_of
 from evaluation.tables.layout import Table, tables_by_victims, tables_of
 from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import NUMBERS, collect, read_entries
+from evaluation.tables.records import NUMERIC, collect, read_entries
 from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, load_array, write_json
 from runtime.provenance import project_path
@@ -111,7 +111,7 @@ def test_tables_are_not_made_again_of_nothing(folder: Path) -> None:
     config = Config(plan=plan, from_results=True, results_dir=folder / "out")
     with pytest.raises(InputError, match=r"points\.csv\.xz: no such file; make the tables of a plan there first"):
         main(config)
-    write_store(folder, Store(pd.DataFrame(columns=["entry", *NUMBERS]), {}))
+    write_store(folder, Store(pd.DataFrame(columns=["entry", *NUMERIC]), {}))
     with pytest.raises(InputError, match="has no certificate of the plan"):
         main(config)
     with pytest.raises(InputError, match="has no certificate of the plan"):
