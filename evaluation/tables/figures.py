@@ -90,7 +90,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
             axes.axhline(mean, color=BLACK, lw=1.5)
             axes.axhspan(mean - std, mean + std, color=BLACK, alpha=0.1, lw=0)
             axes.annotate(CLEAN, (0.01, mean), xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small")
-        controls = group[group["kind"] == CONTROL].nsmallest(2, "acr_mean")
+        controls = group[group["data_kind"] == CONTROL].nsmallest(2, "acr_mean")
         for name, mean in zip(controls["data"], controls["acr_mean"], strict=True):
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
             at = (0.01, mean)
@@ -168,15 +168,15 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     rows = [
         {name: one for name, one in scored_rows(frame).groupby("data") if name != CLEAN} for frame in frames.values()
     ]
-    variants = pd.concat(frames.values())["victim_variant"].unique()
-    colours = dict(zip(variants, cycle((BLUE, ORANGE, GREEN)), strict=False))
+    kinds = pd.concat(frames.values())["victim_variant"].unique()
+    colours = dict(zip(kinds, cycle((BLUE, ORANGE, GREEN)), strict=False))
     figure, grid = _figure([list(frames)], [0.8 + 0.24 * max(map(len, rows))], 5.0)
     for groups, frame, axes in zip(rows, frames.values(), grid[0], strict=True):
         worst = scores(frame)["reduction"].dropna().to_dict()
         for y, name in enumerate(order := sorted(worst, key=lambda name: worst[name])):
-            for variant, colour in colours.items():
-                group = groups[name][groups[name]["victim_variant"] == variant]
-                label = f"{variant} victims".strip() if y == 0 else None
+            for kind, colour in colours.items():
+                group = groups[name][groups[name]["victim_variant"] == kind]
+                label = f"{kind} victims".strip() if y == 0 else None
                 axes.plot(group["reduction_percent"], [y] * len(group), "o", color=colour, ms=4, alpha=0.8, label=label)
             score = worst[name]
             low, high = max(score.low, LEAST), min(score.high, 100)
@@ -198,7 +198,7 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
     names = [CLEAN] if CLEAN in set(shown["data"]) else []
     others = shown[shown["data"] != CLEAN]
     for kind in (CONTROL, OPTIMISED):
-        found = others[others["kind"] == kind].groupby("data", sort=False)["acr_mean"]
+        found = others[others["data_kind"] == kind].groupby("data", sort=False)["acr_mean"]
         if len(ranked := found.agg(["count", "mean"])):
             names.append(str(ranked[ranked["count"] == ranked["count"].max()]["mean"].idxmin()))
     if OPTIMISED in set(shown["data"]) - set(names):
@@ -207,7 +207,7 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
 
 
 def _colours(shown: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(shown["data"], shown["kind"].map(COLOURS), strict=True))
+    return dict(zip(shown["data"], shown["data_kind"].map(COLOURS), strict=True))
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:

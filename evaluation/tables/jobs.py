@@ -119,11 +119,11 @@ def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
         "training_data": "poisoned_radius" if poison else CLEAN,
         "sigma": victim.sigma, "architecture": victim.architecture, "seed": seed, "runs": 1,
         "data_dir": plan.paths.data, "out_dir": model.parent,
-        "run_dir": plan.paths.work / "runs" / victim.key / cell.data,
+        "run_dir": plan.paths.work / "runs" / victim.key / cell.data_folder,
     }  # fmt: skip
     needs = [plan.paths.poison(poison)] if poison else []
     values |= {"poison": needs[0]} if poison else {}
-    values |= _settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.variant, {}))
+    values |= _settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.kind, {}))
     script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
     about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"
     return _job(plan, "victim", about, script, values, [model, model.with_suffix(".json")], needs)

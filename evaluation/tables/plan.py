@@ -289,16 +289,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _main_cells(self) -> Iterator[Cell]:
         """Every kind of victims on each row, named attack and ready poison, at each share of the class."""
         for method, sigmas in self.methods.items():
-            for sigma, kind, label in product(sigmas, self.victims or ("",), self.target_classes):
-                victim, own = Victim(method, sigma, self.architecture, kind), (method, self.architecture, sigma, label)
+            for sigma, kind, target_class in product(sigmas, self.victims or ("",), self.target_classes):
+                victim = Victim(method, sigma, self.architecture, kind)
+                own, at = (method, self.architecture), (sigma, target_class)
                 poisons: list[Poison | None] = [
-                    None if row == CLEAN else Poison(row, "", sigma, label) if row in CONTROLS else Poison(*own)
+                    None if row == CLEAN else Poison(row, "", *at) if row in CONTROLS else Poison(*own, *at)
                     for row in self.rows
                 ]
-                poisons += [Poison(*own, name) for name in self.attack_variants()]
-                poisons += [Poison(READY, "", sigma, label, name) for name in self.ready]
+                poisons += [Poison(*own, *at, name) for name in self.attack_variants()]
+                poisons += [Poison(READY, "", *at, name) for name in self.ready]
                 for poison, share in product(poisons, self.shares):
-                    yield Cell(victim, label, poison and poison._replace(share=share))
+                    yield Cell(victim, target_class, poison and poison._replace(share=share))
 
     def transfer_cells(self) -> dict[str, list[Cell]]:
         """The entries of the two transfer tables: over methods, and over architectures. Victims are of the first kind.
@@ -322,8 +323,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _crossed(self, victims: Sequence[Victim], attacked: Sequence[tuple[str, str]]) -> list[Cell]:
         """Each of the victims on clean data and on poison of its sigma. attacked: method and model of each poison."""
         return [
-            Cell(victim, label, made and Poison(*made, victim.sigma, label))
-            for label, victim, made in product(self.target_classes, victims, (None, *attacked))
+            Cell(victim, target_class, made and Poison(*made, victim.sigma, target_class))
+            for target_class, victim, made in product(self.target_classes, victims, (None, *attacked))
         ]
 
     def poisons(self) -> list[Poison]:

@@ -1,4 +1,4 @@
-"""The runs of an entry, with the numbers that tables and figures show."""
+"""The entries of tables: their runs, with the numbers that tables and figures show."""
 
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ class Run(NamedTuple):
 
     @property
     def target_accuracy(self) -> float | None:
-        """Accuracy on the clean test images of the certified class, None where it is not known."""
+        """Accuracy on the clean test images of the certified class. The record's target_accuracy may be of another."""
         return self.records["victim"].get(f"accuracy_class_{self.target_class}")
 
     @property
@@ -93,7 +93,7 @@ class Run(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One entry of a table with its existing runs."""
+    """An entry of a table: what it is about, and the runs that exist."""
 
     cell: Cell
     wanted: int  # runs that it should have
