@@ -1,6 +1,6 @@
 """The plan of a table: a YAML file, see config/. README has a plan of ten lines.
 
-evaluation/tables/run_plan.py runs its jobs (jobs.py) in one process. The Snakefile runs them on clusters, too.
+evaluation/tables/run_plan.py runs its jobs (jobs.py), one or several at once. The Snakefile runs them on clusters, too.
 Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transfer over methods and architectures).
 """
 
@@ -35,7 +35,7 @@ DECIDED_OF_CERTIFICATES = (
 )  # fmt: skip
 LISTED = {"epochs": 1, "seed": 0}  # settings of a named attack that may be lists, and their smallest values
 MOST = 1000  # victims per entry, shards, threads
-LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
+LIMITED = ("poison", "victim", "certify")  # rules whose jobs are long
 
 
 class AttackVariant(NamedTuple):
@@ -160,7 +160,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ("method", (*self.methods, *methods.against, *((models.method,) if models else ())), METHODS),
             ("method of attack or victim settings", (key.partition(" ")[0] for key in settings), ("all", *METHODS)),
             ("row", self.rows, ROWS),
-            ("rule of limits", self.limits, LIMITED),
+            ("rule of limits", self.limits, ("all", *LIMITED)),
         ):
             for value in given:
                 if value not in known:
