@@ -75,7 +75,7 @@ def test_a_store_without_its_plan_is_named(tmp_path: Path) -> None:
 
 def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None:
     def rows() -> list[dict[str, str]]:
-        return list(csv.DictReader(overview(tmp_path, read_frames(tmp_path))["summary.csv"].splitlines()))
+        return list(csv.DictReader(overview(tmp_path, read_frames(tmp_path), [])["summary.csv"].splitlines()))
 
     plain = write_plan(tmp_path, PLAIN)
     before = rows()
@@ -99,7 +99,7 @@ def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None
 def test_the_page_names_every_plan_and_how_it_was_measured(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
     write_text(tmp_path / "NOTES.md", "## What a person says\n")
-    page = overview(tmp_path, read_frames(tmp_path))["README.md"]
+    page = overview(tmp_path, read_frames(tmp_path), [])["README.md"]
     assert "| [plain](plain/tables.md) | Plain | commit 0123456789ab; jax; x86_64;" in page
     assert "## What a person says" in page and "test points 20" in page
 
@@ -182,15 +182,16 @@ def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path)
 
 def test_our_own_questions_stand_apart_and_have_no_setting_of_a_paper(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    write_claims(tmp_path, {"claim": "Ours.", "here": "tried"}, claim_of())
-    pages = overview(tmp_path, read_frames(tmp_path))
+    claims = write_claims(tmp_path, {"claim": "Ours.", "here": "tried"}, claim_of())
+    frames = read_frames(tmp_path)
+    pages = overview(tmp_path, frames, judged(claims, frames))
     papers, ours = pages["README.md"].partition("## Claims of the papers")[2].split("## Our own questions")
     assert (
         "| claim | paper | verdict |" in papers and "[It falls.](claims.md#claim-1)" in papers and "Ours." not in papers
     )
     assert "| question | verdict |" in ours and "| [Ours.](claims.md#question-1) | not measured |" in ours
-    claims, questions = pages["claims.md"].split("## Question 1")
-    assert "The setting of 1902.02918: all." in claims and questions.endswith("Our setting: tried.\n")
+    of_papers, questions = pages["claims.md"].split("## Question 1")
+    assert "The setting of 1902.02918: all." in of_papers and questions.endswith("Our setting: tried.\n")
 
 
 def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missing(tmp_path: Path) -> None:
@@ -213,9 +214,9 @@ def test_a_number_that_a_folder_does_not_tell_is_one_line(of: str, tmp_path: Pat
 @pytest.mark.parametrize("marks", [MARKS[::-1], MARKS[:1], (MARKS[0], *MARKS), (*MARKS, *MARKS)])
 def test_a_page_of_other_marks_is_refused(marks: tuple[str, ...], tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    write_claims(tmp_path, claim_of())
+    found = judged(write_claims(tmp_path, claim_of()), read_frames(tmp_path))
     with pytest.raises(InputError, match="must have <!-- claims: begin --> and then <!-- claims: end -->, each once"):
-        with_headlines("\n".join(marks), tmp_path, read_frames(tmp_path))
+        with_headlines("\n".join(marks), found)
 
 
 def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
@@ -225,18 +226,18 @@ def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
         for data in ("optimised", "constant")
     ]
     detail = {"folder": "plain", "where": {"data": "clean"}, "of": "acr"}
-    write_claims(
+    claims = write_claims(
         tmp_path, claim_of(entries=[*entries, detail], headline="**It\n falls.**"), claim_of(entries=[detail], above=0)
     )
-    frames, page = read_frames(tmp_path), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
-    written = with_headlines(page, tmp_path, frames)
+    found, page = judged(claims, read_frames(tmp_path)), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
+    written = with_headlines(page, found)
     assert written.startswith("before\n") and written.endswith("\nafter\n") and "stale" not in written
     first, second = (line for line in written.splitlines() if "](results/plain/tables.md)" in line)
     assert first.startswith("| **It falls.** | optimised, MACER | [19.6 % (")
     assert first.endswith("](results/plain/tables.md) | 3 victims, 1 attack run, 20 test points |")
     assert second.startswith("|  | constant, MACER | [9.8 % (") and second.endswith("| 3 victims, 20 test points |")
-    assert with_headlines(written, tmp_path, frames) == written
-    assert with_headlines("no marks", tmp_path, frames) == "no marks"
+    assert with_headlines(written, found) == written
+    assert with_headlines("no marks", found) == "no marks"
 
 
 @pytest.mark.parametrize("name", ["{victims}", "{0}", "{sigma", "{sigma.x}", "{sigma[0]}"])
