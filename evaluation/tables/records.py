@@ -119,17 +119,17 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
     return runs
 
 
-def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *names: str) -> list[str]:
-    """Settings in which records of a run differ from the plan's jobs. names: records, by default all."""
-    jobs = {name: job for name, job in jobs_of_run(plan, cell, seed).items() if name in (names or records)}
+def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any]) -> list[str]:
+    """Settings, and a ready poison, in which the given records of a run differ from the plan."""
+    jobs = {name: job for name, job in jobs_of_run(plan, cell, seed).items() if name in records}
     other = [
         f"{record} with {name} {found}, where the plan says {wanted}"
         for record, job in jobs.items()
         for name, found, wanted in different(records[record].get("settings", {}), settings_of(job))
     ]
-    if cell.poison and cell.poison.against == READY and not names:
+    if "poison" in records and cell.poison and cell.poison.against == READY:
         arrays = ready_record(name := plan.ready[cell.poison.variant])["arrays_sha256"]
-        if records.get("poison", {}).get("arrays_sha256", arrays) != arrays:  # older records have none
+        if records["poison"].get("arrays_sha256", arrays) != arrays:  # older records have none
             other.append(f"other poison than {name}, which the plan names")
     return other
 
@@ -313,8 +313,8 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     """A line for each entry whose measurement differs from the plan: other votes, other points or more runs."""
     lines = []
     for entry in entries:
-        runs = [run for run in entry.runs if "certificate" in run.records]
-        found = {one for run in runs for one in _otherwise(plan, entry.cell, run.seed, run.records, "certificate")}
+        known = {run.seed: run.records["certificate"] for run in entry.runs if "certificate" in run.records}
+        found = {one for seed in known for one in _otherwise(plan, entry.cell, seed, {"certificate": known[seed]})}
         if len(entry.runs) > entry.wanted:
             found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
         lines += [f"{entry.cell}: has {one}" for one in sorted(found)]
