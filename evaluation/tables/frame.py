@@ -19,7 +19,7 @@ from runtime.lazy import pandas as pd
 
 Entries = dict[Cell, Entry]
 CONTROL = "control"  # data_kind, beside CLEAN and OPTIMISED
-MEAN = "mean"  # in the column of the class: the mean over all classes of the plan
+MEAN = "mean"  # in the column of the class: the mean over all classes of the plan. Its cell has the first class
 CERTIFIED_AT = {
     "certified_accuracy": 0.0, "certified_at_half_sigma": 0.5, "certified_at_sigma": 1.0, "certified_at_2_sigma": 2.0,
 }  # fmt: skip

@@ -104,7 +104,7 @@ def _victims_table(frame: pd.DataFrame) -> Table:
 
 
 def _transfer_table(frame: pd.DataFrame, over: str) -> Table:
-    """Victims in columns, poison in rows."""
+    """Victims in columns, poison in rows: at each sigma of each class, then of the mean over classes."""
     transfers = frame[frame[f"in_{over}_transfer"]].copy()
     transfers["data"] = [
         CLEAN if one.poison is None else f"against {one.poison.against}" if over == "method" else

@@ -467,6 +467,26 @@ def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:
     ]
 
 
+def test_a_transfer_table_of_several_classes_ends_with_their_mean() -> None:
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
+            "methods": {"macer": [0.5], "smoothadv": [0.5]}, "rows": ["clean"], "target_classes": [8, 3],
+            "method_transfer": {"sigmas": [0.5], "against": ["macer"]},
+        }
+    )  # fmt: skip
+    acr = {8: 0.5, 3: 0.25}
+    entries = {cell: entry(cell, 1, [acr[cell.target_class] if cell.poison else 1.0]) for cell in plan.cells()}
+    table = tables(plan, entries)["transfer_methods"]
+    lines = {(line[1], line[2]): [text[:13] for text in line[3:]] for line in texts(table)}
+    assert lines == {
+        **{(name, "clean"): ["1.000"] * 2 for name in ("8", "3", "mean")},
+        ("8", "against macer"): ["0.500; 50.0 %"] * 2,
+        ("3", "against macer"): ["0.250; 75.0 %"] * 2,
+        ("mean", "against macer"): ["0.375; 62.5 %"] * 2,
+    }
+
+
 def test_transfer_over_architectures_likewise() -> None:
     transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp"], "victims": ["mnist_cnn", "mlp"]}
     plan = plan_of(
