@@ -176,7 +176,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             _check_flags("attack, victim", flags, DECIDED)
         _check_flags("data", self.data, ("out_dir", "name"))
         _check_flags("certification", self.certification, DECIDED_OF_CERTIFICATES)
-        self._check_variants()
+        self._check_named()
         if not re.fullmatch(r"[\w-]+", self.table):
             raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")
         for name in ("table", "dataset"):
@@ -211,10 +211,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for foreign in self.foreign:
             foreign.check()
 
-    def _check_variants(self) -> None:
+    def _check_named(self) -> None:
         """Raise InputError for a named attack, kind of victims or ready poison with an invalid name or setting."""
-        for where, variants in (("attacks", self.attacks), ("victims", self.victims), ("ready", self.ready)):
-            for name, flags in variants.items():
+        for where, named in (("attacks", self.attacks), ("victims", self.victims), ("ready", self.ready)):
+            for name, flags in named.items():
                 if not re.fullmatch(r"\w+", name, re.ASCII):
                     raise InputError(f"{where}: a name is made of letters, digits and _, got {shortened(name)}")
                 require_name(where, name)
@@ -225,8 +225,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     _check_flags(where, flags, decided)
         for name, flags in self.attacks.items():
             for listed, least in LISTED.items():
-                values = flags.get(listed)
-                if not isinstance(values, list | tuple):
+                if not isinstance(values := flags.get(listed), list | tuple):
                     continue
                 right = all(type(one) is int and one >= least for one in values)
                 if not (values and right and len(set(values)) == len(values)):
