@@ -5,7 +5,7 @@
     snakemake --profile profiles/slurm --configfile config/mnist_paper.yaml
 
 Each rule calls the script that a user calls by hand. evaluation/tables/jobs.py makes the jobs, and run_plan.py beside it
-runs the same jobs in one process.
+runs the same jobs in one process or several, without Snakemake.
 A job that stops at its time limit keeps its checkpoint, which is no output here, and continues from it. Only files
 that are whole when they appear are outputs, since Snakemake deletes those of a failed job.
 """

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.tables.runs import SAME, share_at_ceiling
+from evaluation.tables.runs import MUST_AGREE, share_at_ceiling
 from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -26,7 +26,7 @@ from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError
 
-OF_ONE_VICTIM = {"seed", "target_class", "x_train"}
+MAY_DIFFER = {"seed", "target_class", "x_train"}
 """Training settings in which victims of clean and of poisoned data may differ."""
 
 
@@ -51,6 +51,12 @@ class Certified(NamedTuple):
         """Settings of the victim's training, {} where they are not known."""
         return self.victim.get("settings", {})
 
+    @property
+    def data(self) -> str:
+        """The victim's data, clean or poisoned_radius, then the hashes of images and labels. '' where not known."""
+        hashes = map(self.training.get, ("x_train", "y_train"))
+        return f"{self.victim['config'].get('training_data')} {' '.join(map(str, hashes))}" if self.victim else ""
+
 
 def main(config: Config) -> None:
     """Print both ACRs and the reduction. Raises InputError for files that cannot be compared."""
@@ -73,17 +79,18 @@ def main(config: Config) -> None:
         require_possible_radii(one.file, one.points, *(one.settings[name] for name in ("n", "alpha", "sigma")))
         if not one.victim:
             print(f"note: {one.file}: the record of its victim is not found, so that its training data are not checked")
-        elif one.victim["config"].get("training_data") == "poisoned_radius":
+        elif one.data.startswith("poisoned_radius"):
             label, poisoned = one.settings.get("target_class"), one.training.get("target_class")
             if label != poisoned:
                 print(f"note: {one.file}: target_class is {label}, that of the poison {poisoned}")
-    of_poison = _clean_side_is_of_poison(found[:count], found[count:])
+    _require_different_data(found[:count], found[count:])
     _require_same_seeds(found[:count], found[count:])
     _note_different_training([one.training for one in found if one.training])
     clean, poisoned = np.maximum([certified_radii(one.points) for one in found], 0).reshape(2, count, -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
-    before, after = ("--clean", "--poisoned") if of_poison else ("clean data", "poisoned data")
+    two_poisons = any(one.data.startswith("poisoned_radius") for one in found[:count])
+    before, after = ("--clean", "--poisoned") if two_poisons else ("clean data", "poisoned data")
     victims = f"{count} victim{'s' * (count > 1)}, {clean.shape[1]} test points"
     print(f"ACR {clean.mean():.4f} of {before}, {poisoned.mean():.4f} of {after} ({victims})")
     if known := next((one.settings for one in found if one.settings), {}):
@@ -99,7 +106,7 @@ def _require_same_certification(found: list[Certified]) -> None:
     for one in found:
         if [point[:2] for point in one.points] != [point[:2] for point in found[0].points]:
             raise InputError(f"{one.file}: has other test points than {found[0].file}; certify the same points")
-        for name in SAME:
+        for name in MUST_AGREE:
             first = next((other for other in found if name in other.settings), one)
             if name in one.settings and one.settings[name] != (expected := first.settings[name]):
                 raise InputError(
@@ -107,28 +114,21 @@ def _require_same_certification(found: list[Certified]) -> None:
                 )
 
 
-def _clean_side_is_of_poison(clean: list[Certified], poisoned: list[Certified]) -> bool:
-    """Whether --clean has victims of a poison, which are compared with the victims of another poison.
+def _require_different_data(clean: list[Certified], poisoned: list[Certified]) -> None:
+    """Raise InputError where a victim is given twice, or a side has victims of different training images.
 
-    Raises InputError where a victim is given twice, or a side has victims of different training images. Raises it also
-    where --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
+    Raises it also where --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
     """
-    data, files = [], dict[str, Path]()
+    files = dict[str, Path]()
     for one in (*clean, *poisoned):
         if (first := files.setdefault(str(one.settings.get("model_sha256") or one.file), one.file)) != one.file:
             raise InputError(f"{first}: is of the same victim as {one.file}; give each victim's file once")
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
-        known = [one for one in victims if one.victim]
-        if len({str(one.training.get("x_train")) for one in known}) > 1:
+        if len({str(one.training.get("x_train")) for one in victims if one.victim}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")
-        data.append({
-            tuple(map(str, (one.victim["config"].get("training_data"), *map(one.training.get, ("x_train", "y_train")))))
-            for one in known
-        })  # fmt: skip
-    of_poison = any(kind == "poisoned_radius" for kind, *_ in data[0])
-    if any(kind == "clean" and (of_poison or (kind, *hashes) in data[0]) for kind, *hashes in data[1]):
+    of_poison, known = any(one.data.startswith("poisoned_radius") for one in clean), {one.data for one in clean}
+    if any(one.data.startswith("clean") and (of_poison or one.data in known) for one in poisoned):
         raise InputError("--poisoned: has victims of clean data; give these as --clean, and those of poison here")
-    return of_poison
 
 
 def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> None:
@@ -144,7 +144,7 @@ def _note_different_training(known: list[dict[str, Any]]) -> None:
     """Print the training settings in which victims differ, but for the images. known: settings of each victim."""
     removed = {"y_train"} if any(one.get("defence") == "removal" for one in known) else set()  # depends on the images
     known = [{"environment": {}, **one} for one in known]  # the variables that a user has changed, if there are any
-    for name in sorted(set.intersection(*map(set, known)) - OF_ONE_VICTIM - removed) if known else ():
+    for name in sorted(set.intersection(*map(set, known)) - MAY_DIFFER - removed) if known else ():
         if len(values := {repr(one[name]): shortened(one[name]) for one in known}) > 1:
             shown = ", ".join(values.values())
             print(f"note: victims differ in {name}: {shown}; the reduction is not the poison's alone")

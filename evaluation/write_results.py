@@ -18,7 +18,7 @@ from evaluation.boundary.experiment import plane_frame
 from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.store import POINTS, read_store
-from evaluation.tables.claims import claims_page, claims_table, headlines, judged, read_claims
+from evaluation.tables.claims import Judged, claims_page, claims_table, headlines, judged, read_claims
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
 from evaluation.tables.frame import as_csv, frame_of, measured_line
@@ -69,11 +69,13 @@ class Config:
 def main(config: Config) -> None:
     """Write the files. Raises InputError where a record is missing, damaged or without a clean commit."""
     frames = read_frames(config.results_dir)
-    pages = {config.results_dir / name: text for name, text in overview(config.results_dir, frames).items()}
+    claims = config.results_dir / "claims.yaml"
+    found = judged(read_claims(claims), frames) if claims.is_file() else []
+    pages = {config.results_dir / name: text for name, text in overview(config.results_dir, frames, found).items()}
     pages[config.benchmarks_dir / "README.md"] = speed_page(config.benchmarks_dir / "records")
     readme = config.readme or config.results_dir.parent / "README.md"
-    if readme.is_file() and (config.results_dir / "claims.yaml").is_file():
-        pages[readme] = with_headlines(read_text(readme), config.results_dir, frames)
+    if readme.is_file() and claims.is_file():
+        pages[readme] = with_headlines(read_text(readme), found)
     if rankings := ranked(frames):
         save_ranking(config.results_dir / "ranking.png", rankings)
     for path, text in pages.items():
@@ -108,31 +110,28 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
     return frames
 
 
-def overview(results: Path, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
+def overview(results: Path, frames: dict[str, pd.DataFrame], found: list[Judged]) -> dict[str, str]:
     """Content of README.md and summary.csv, of claims.md, and of ranking.md where poisons were ranked."""
-    claims = results / "claims.yaml"
     notes, plans = results / "NOTES.md", {name: frame for name, frame in frames.items() if "title" in frame}
     rows = [
         (f"[{name}]({name}/tables.md)", frame["title"].iloc[0], measured_line(frame)) for name, frame in plans.items()
     ]
-    asked = read_claims(claims) if claims.is_file() else []
-    papers, own = [one for one in asked if one.source], [one for one in asked if not one.source]
-    kinds = ("Claims of the papers", papers), ("Our own questions", own)
-    found = {name: judged(of_kind, frames) for name, of_kind in kinds if of_kind}
+    papers, own = [one for one in found if one.claim.source], [one for one in found if not one.claim.source]
+    kinds = {name: kind for name, kind in (("Claims of the papers", papers), ("Our own questions", own)) if kind}
     parts = [
         HEAD,
-        *(f"## {name}\n\n{claims_table(of_kind)}\n" for name, of_kind in found.items()),
+        *(f"## {name}\n\n{claims_table(kind)}\n" for name, kind in kinds.items()),
         read_text(notes) if notes.is_file() else "",
         f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n",
     ]
     summary = pd.concat([frame.drop(columns="title") for frame in plans.values()], ignore_index=True)
     pages = {"ranking.md": ranking_page(frames)} if ranked(frames) else {}
     if found:
-        pages["claims.md"] = "\n\n".join([CLAIMS, *map(claims_page, found.values())]) + "\n"
+        pages["claims.md"] = "\n\n".join([CLAIMS, *map(claims_page, kinds.values())]) + "\n"
     return pages | {"README.md": "\n".join(filter(None, parts)), "summary.csv": as_csv(summary)}
 
 
-def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) -> str:
+def with_headlines(page: str, found: list[Judged]) -> str:
     """The page with the claims' headlines between its two marks. A page without marks is unchanged."""
     begin, end = MARKS
     before, *marked = re.split(f"({begin}|{end})", page)
@@ -140,9 +139,7 @@ def with_headlines(page: str, results: Path, frames: dict[str, pd.DataFrame]) ->
         return page
     if marked[::2] != [begin, end]:
         raise InputError(f"the page of the headlines: must have {begin} and then {end}, each once; mend it")
-    shown = [claim for claim in read_claims(results / "claims.yaml") if claim.headline]
-    table = headlines(judged(shown, frames))
-    return f"{before}{begin}\n{table}\n{end}{marked[-1]}"
+    return f"{before}{begin}\n{headlines(found)}\n{end}{marked[-1]}"
 
 
 def speed_page(records: Path) -> str:

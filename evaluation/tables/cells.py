@@ -1,5 +1,4 @@
-"""The entries of a plan's tables, and their files. An entry names the victims, their training data and the certified
-class."""
+"""The cells of a plan's tables, and their files. An entry (runs.py) is a cell with its runs."""
 
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -57,34 +56,34 @@ class Victim(NamedTuple):
     method: str
     sigma: float
     architecture: str
-    variant: str = ""  # a name in Plan.victims, '' where the plan names none
+    kind: str = ""  # a name in Plan.victims, '' where the plan names none
 
     @property
     def key(self) -> str:
         """Name of its folder."""
-        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}", self.variant)))
+        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}", self.kind)))
 
     def __str__(self) -> str:
-        how = ", ".join(filter(None, (self.architecture, self.variant)))
+        how = ", ".join(filter(None, (self.architecture, self.kind)))
         return f"{self.method} ({how}), σ = {self.sigma:g}"
 
 
 class Cell(NamedTuple):
-    """One entry of a table: victims of several seeds, trained on one kind of data, certified on one class."""
+    """What an entry is about: its victims, their training data and the certified class."""
 
     victim: Victim
     target_class: int
     poison: Poison | None  # None: clean data
 
     @property
-    def data(self) -> str:
+    def data_folder(self) -> str:
         """Name of the training data's folder."""
         return self.poison.key if self.poison else CLEAN
 
     @property
     def key(self) -> str:
         """Name of the cell's folder."""
-        return f"{self.victim.key}/{self.data}/class_{self.target_class}"
+        return f"{self.victim.key}/{self.data_folder}/class_{self.target_class}"
 
     @property
     def row(self) -> str:
@@ -132,7 +131,7 @@ class Paths(NamedTuple):
         victim = cell.victim
         data = self.poison(cell.poison).stem.removeprefix("X_") if cell.poison else CLEAN
         name = victim_name(victim.method, victim.sigma, data, seed)
-        return self.work / "victims" / victim.key / cell.data / name
+        return self.work / "victims" / victim.key / cell.data_folder / name
 
     def certificate(self, cell: Cell, seed: int, shard: str = "") -> Path:
         """Certificates (.tsv) of one victim. When they are whole, a .summary.json exists beside them."""

@@ -30,7 +30,7 @@ import numpy as np
 from evaluation.tables.cells import CLEAN, Foreign
 from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import Measured, read_runs, runs_of, write_runs
+from evaluation.tables.records import StoredRun, read_runs, runs_of, write_runs
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS
 from randomized_smoothing_certification.core import round_down
 from randomized_smoothing_certification.sampling import ALPHA
@@ -187,7 +187,7 @@ def _foreign(config: Config) -> Foreign:
     return foreign
 
 
-def _are_same(new: Mapping[int, Measured], stored: Mapping[int, Measured]) -> bool:
+def _are_same(new: Mapping[int, StoredRun], stored: Mapping[int, StoredRun]) -> bool:
     """Whether records and points are the same. The store may have more columns of points, for other entries."""
     return new.keys() == stored.keys() and all(
         run.records == stored[seed].records

@@ -47,18 +47,18 @@ NUMBERS: dict[Number, tuple[str, str]] = {
 """The column of a frame that a number needs, and the number's name on the page."""
 
 
-class Measured(NamedTuple):
-    """A number with its interval."""
+class ShownNumber(NamedTuple):
+    """A number of an entry, with its interval."""
 
     text: str
     low: float
     high: float
-    name: str = ""  # of its entries, filled in
-    headline: str = ""  # of its entries, filled in
+    name: str = ""  # of its selection, filled in
+    headline: str = ""  # of its selection, filled in
     over: str = ""  # its numbers of victims, epochs, attack runs, test points and votes
 
 
-class Entries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Entries of one folder of results: those whose columns (as in summary.csv) have these values."""
 
     folder: str
@@ -87,7 +87,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Setting of the paper."""
     here: str
     """Our setting, with everything that is reduced."""
-    entries: tuple[Entries, ...] = ()
+    entries: tuple[Selection, ...] = ()
     above: float | None = None
     below: float | None = None
     equals: float | None = None
@@ -105,7 +105,7 @@ def read_claims(path: Path) -> list[Claim]:
     for claim in claims:
         if len(_bounds(claim)) > 1 or not np.isfinite(_bounds(claim)).all():
             raise InputError(f"{path}: {claim.claim!r} must have one bound of above, below and equals, a finite number")
-        shown = [entries for entries in claim.entries if entries.headline]
+        shown = [selection for selection in claim.entries if selection.headline]
         if bool(claim.headline) != bool(shown) or any((one.of, one.against) != ("reduction", CLEAN) for one in shown):
             raise InputError(
                 f"{path}: {claim.claim!r}: a claim has a headline where some of its entries have one, and these are "
@@ -118,11 +118,11 @@ def _bounds(claim: Claim) -> list[float]:
     return [bound for bound in (claim.above, claim.below, claim.equals) if bound is not None]
 
 
-def verdict(claim: Claim, measured: list[Measured]) -> str:
+def verdict(claim: Claim, numbers: list[ShownNumber]) -> str:
     """The verdict by the rule at the top of this file."""
-    if not measured:
+    if not numbers:
         return "not measured"
-    low, high = np.array([(one.low, one.high) for one in measured]).T
+    low, high = np.array([(one.low, one.high) for one in numbers]).T
     if claim.equals is not None:
         inside = (low <= claim.equals) & (claim.equals <= high)
         held, other = inside & np.isfinite(high - low), ~inside
@@ -146,15 +146,15 @@ class Judged(NamedTuple):
 
     claim: Claim
     verdict: str
-    numbers: list[tuple[Entries, Measured]]
+    numbers: list[tuple[Selection, ShownNumber]]
 
 
 def judged(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> list[Judged]:
     """The claims with verdicts and numbers. frames: by folder of results. Raises InputError where one is missing."""
     found = []
     for claim in claims:
-        numbers = [(entries, one) for entries in claim.entries for one in measured(entries, frames)]
-        said = verdict(claim, [one for entries, one in numbers if entries.judged])
+        numbers = [(selection, one) for selection in claim.entries for one in shown_numbers(selection, frames)]
+        said = verdict(claim, [one for selection, one in numbers if selection.judged])
         found.append(Judged(claim, said, numbers))
     return found
 
@@ -175,11 +175,11 @@ def claims_page(found: list[Judged]) -> str:
     sections, kind = [], _kind(found)
     for number, (claim, said, numbers) in enumerate(found, 1):
         rows = []
-        for entries, one in numbers:
-            what = NUMBERS[entries.of][1]
-            if entries.against != CLEAN:
-                what = what.replace("by", f"than with {entries.against} by")
-            rows.append((one.name + _mark(claim, entries), what, _linked(entries, one), one.over))
+        for selection, one in numbers:
+            what = NUMBERS[selection.of][1]
+            if selection.against != CLEAN:
+                what = what.replace("by", f"than with {selection.against} by")
+            rows.append((one.name + _mark(claim, selection), what, _linked(selection, one), one.over))
         parts = (
             f"## {kind.capitalize()} {number}", f"**{claim.claim}**",
             f"Verdict: {said}." if numbers else "Not measured.", f"Our setting: {claim.here}.",
@@ -195,10 +195,10 @@ def headlines(found: list[Judged]) -> str:
     rows = []
     for claim, said, numbers in found:
         finding = f"{claim.headline} *Verdict: {said}.*" if _bounds(claim) else claim.headline
-        for entries, one in numbers:
+        for selection, one in numbers:
             if one.headline:
-                name = one.headline + _mark(claim, entries)
-                rows.append((" ".join(finding.split()), name, _linked(entries, one, "results/"), one.over))
+                name = one.headline + _mark(claim, selection)
+                rows.append((" ".join(finding.split()), name, _linked(selection, one, "results/"), one.over))
                 finding = ""
     return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "over"), rows)
 
@@ -207,36 +207,36 @@ def _kind(found: list[Judged]) -> str:
     return "claim" if any(one.claim.source for one in found) else "question"
 
 
-def _mark(claim: Claim, entries: Entries) -> str:
+def _mark(claim: Claim, selection: Selection) -> str:
     """What follows the name of entries that the verdict leaves out."""
-    return " (not judged)" if _bounds(claim) and not entries.judged else ""
+    return " (not judged)" if _bounds(claim) and not selection.judged else ""
 
 
-def _linked(entries: Entries, one: Measured, prefix: str = "") -> str:
-    return f"[{one.text}]({prefix}{entries.folder}/tables.md)"
+def _linked(selection: Selection, one: ShownNumber, prefix: str = "") -> str:
+    return f"[{one.text}]({prefix}{selection.folder}/tables.md)"
 
 
-def measured(entries: Entries, frames: Mapping[str, pd.DataFrame]) -> list[Measured]:
-    """The numbers of the entries. Raises InputError where there is none."""
-    frame = frames.get(entries.folder, pd.DataFrame())
-    for name, value in entries.where.items():
+def shown_numbers(selection: Selection, frames: Mapping[str, pd.DataFrame]) -> list[ShownNumber]:
+    """The numbers of the selection. Raises InputError where there is none."""
+    frame = frames.get(selection.folder, pd.DataFrame())
+    for name, value in selection.where.items():
         if name not in frame:
-            raise InputError(f"claims: {entries.folder} has no column {name!r}; mend results/claims.yaml")
+            raise InputError(f"claims: {selection.folder} has no column {name!r}; mend results/claims.yaml")
         frame = frame[frame[name].isin(value if isinstance(value, list) else [value])]
-    if NUMBERS[entries.of][0] not in frame or (entries.against != CLEAN and "cell" not in frame):
-        raise InputError(f"claims: {entries.folder} has no number {entries.of!r}; mend results/claims.yaml")
+    if NUMBERS[selection.of][0] not in frame or (selection.against != CLEAN and "cell" not in frame):
+        raise InputError(f"claims: {selection.folder} has no number {selection.of!r}; mend results/claims.yaml")
     rows = frame.to_dict("records")
-    found = [_measured(entries, row, frames[entries.folder]) for row in rows]
+    found = [_shown_number(selection, row, frames[selection.folder]) for row in rows]
     if not found or None in found:
-        against = f" against {entries.against}" if entries.against != CLEAN else ""
+        against = f" against {selection.against}" if selection.against != CLEAN else ""
         raise InputError(
-            f"claims: {entries.folder} has no measured entry {entries.where}{against}, or lacks a run of it; "
+            f"claims: {selection.folder} has no measured entry {selection.where}{against}, or lacks a run of it; "
             "mend results/claims.yaml, or measure it"
         )
     return [
         one._replace(
-            name=_filled_in(entries.name, row), headline=_filled_in(entries.headline, row),
-            over=_over(row, entries.of),
+            name=_filled_in(selection.name, row), headline=_filled_in(selection.headline, row),
+            over=_over(row, selection.of),
         )
         for one, row in zip(filter(None, found), rows, strict=True)
     ]  # fmt: skip
@@ -269,26 +269,26 @@ def _over(row: Mapping[str, Any], of: str) -> str:
     return ", ".join(parts)
 
 
-def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Measured | None:
-    if entries.of in ("unattacked", "certified", "median"):
-        return _label_number(entries.of, row)
-    if entries.of == "reduction" and entries.against == CLEAN:
+def _shown_number(selection: Selection, row: dict[str, Any], frame: pd.DataFrame) -> ShownNumber | None:
+    if selection.of in ("unattacked", "certified", "median"):
+        return _label_number(selection.of, row)
+    if selection.of == "reduction" and selection.against == CLEAN:
         return _of_reduction(row["reduction"])
     if not row["runs"]:
         return None
-    if entries.of == "acr":
+    if selection.of == "acr":
         return _mean([[run.acr for run in entry.runs] for entry in row["entries"]])
     same_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
     same_class = frame["target_class"] == row["target_class"]
-    references = frame["entries"][same_victims & same_class & (frame["data"] == entries.against)]
+    references = frame["entries"][same_victims & same_class & (frame["data"] == selection.against)]
     if len(references) != 1:
         return None
     if len(references.iloc[0]) != 1:
-        raise InputError(f"claims: {entries.against} in {entries.folder} has several attack runs; name one of them")
+        raise InputError(f"claims: {selection.against} in {selection.folder} has several attack runs; name one of them")
     before = references.iloc[0][0]
-    if entries.of == "reduction":
+    if selection.of == "reduction":
         return _of_reduction(reduction_against(row["entries"], before))
-    name = "accuracy" if entries.of == "accuracy_loss" else "target_accuracy"
+    name = "accuracy" if selection.of == "accuracy_loss" else "target_accuracy"
     clean = {run.seed: value for run in before.runs if (value := getattr(run, name)) is not None}
     pairs = [[(clean[run.seed], getattr(run, name)) for run in one.runs if run.seed in clean] for one in row["entries"]]
     if not all(pairs) or any(after is None for of_attack in pairs for _, after in of_attack):
@@ -296,14 +296,14 @@ def _measured(entries: Entries, row: dict[str, Any], frame: pd.DataFrame) -> Mea
     return _mean([[100 * (was - after) for was, after in one] for one in pairs], "{:.1f}", " points")
 
 
-def _of_reduction(found: Any) -> Measured | None:
+def _of_reduction(found: Any) -> ShownNumber | None:
     """The number of a Reduction. Where nothing varies, its interval says nothing."""
     if not isinstance(found, Reduction):
         return None
-    return Measured(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)))
+    return ShownNumber(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)))
 
 
-def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -> Measured | None:
+def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -> ShownNumber | None:
     """Mean with its t interval over attack runs and victims, as far as there are several.
 
     of_attacks: the victims' numbers of each attack run, in the order of their seeds. None: one lacks a victim.
@@ -313,22 +313,22 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
     values = np.array(of_attacks)
     mean = float(values.mean())
     if values.size < 2:
-        return Measured(form.format(mean) + unit, -np.inf, np.inf)
+        return ShownNumber(form.format(mean) + unit, -np.inf, np.inf)
     half = half_width_over_runs(values)
     low, high = mean - half, mean + half
     text = f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})"
-    return Measured(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high)  # no -0.0
+    return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high)  # no -0.0
 
 
-def _label_number(name: str, row: dict[str, Any]) -> Measured:
+def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:
     """A number of a study of changed labels with its interval over test points: Wilson's for an accuracy."""
     if name == "median":
         if np.isnan(row["median"]):  # less than half of the points are right without attack
-            return Measured("none", -np.inf, -np.inf)
+            return ShownNumber("none", -np.inf, -np.inf)
         low, high = np.nan_to_num([row["median_low"], row["median_high"]], nan=-np.inf)
-        return Measured(f"{row['median']:,.0f} ({low:,.0f} to {high:,.0f})", low, high)
+        return ShownNumber(f"{row['median']:,.0f} ({low:,.0f} to {high:,.0f})", low, high)
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):
-        return Measured(f"{share:.3f}", -np.inf, np.inf)
+        return ShownNumber(f"{share:.3f}", -np.inf, np.inf)
     low, high = share_interval(share, points)
-    return Measured(f"{share:.3f} ({low:.3f} to {high:.3f})", low, high)
+    return ShownNumber(f"{share:.3f} ({low:.3f} to {high:.3f})", low, high)

@@ -20,11 +20,11 @@ from runtime.lazy import stats
 from runtime.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, default_style, plain_text, save_png
 
 MOST = 12  # entries of a panel
-COLUMNS = 4  # panels in a row. With PANEL inches each, a figure has fewer than 2,000 pixels
-PANEL = 3.4
+IN_A_ROW = 4  # panels. With WIDTH inches each, a figure has fewer than 2,000 pixels
+WIDTH = 3.4
 LEAST = -40  # smallest reduction in a ranking, %
 COLOURS = {CLEAN: BLACK, CONTROL: BLUE, OPTIMISED: ORANGE}  # by kind of training data
-PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
+PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]  # columns of the frame that name a panel
 TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
 
 
@@ -90,7 +90,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
             axes.axhline(mean, color=BLACK, lw=1.5)
             axes.axhspan(mean - std, mean + std, color=BLACK, alpha=0.1, lw=0)
             axes.annotate(CLEAN, (0.01, mean), xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small")
-        controls = group[group["kind"] == CONTROL].nsmallest(2, "acr_mean")
+        controls = group[group["data_kind"] == CONTROL].nsmallest(2, "acr_mean")
         for name, mean in zip(controls["data"], controls["acr_mean"], strict=True):
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
             at = (0.01, mean)
@@ -168,15 +168,15 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     rows = [
         {name: one for name, one in scored_rows(frame).groupby("data") if name != CLEAN} for frame in frames.values()
     ]
-    variants = pd.concat(frames.values())["victim_variant"].unique()
-    colours = dict(zip(variants, cycle((BLUE, ORANGE, GREEN)), strict=False))
+    kinds = pd.concat(frames.values())["victim_variant"].unique()
+    colours = dict(zip(kinds, cycle((BLUE, ORANGE, GREEN)), strict=False))
     figure, grid = _figure([list(frames)], [0.8 + 0.24 * max(map(len, rows))], 5.0)
     for groups, frame, axes in zip(rows, frames.values(), grid[0], strict=True):
         worst = scores(frame)["reduction"].dropna().to_dict()
         for y, name in enumerate(order := sorted(worst, key=lambda name: worst[name])):
-            for variant, colour in colours.items():
-                group = groups[name][groups[name]["victim_variant"] == variant]
-                label = f"{variant} victims".strip() if y == 0 else None
+            for kind, colour in colours.items():
+                group = groups[name][groups[name]["victim_variant"] == kind]
+                label = f"{kind} victims".strip() if y == 0 else None
                 axes.plot(group["reduction_percent"], [y] * len(group), "o", color=colour, ms=4, alpha=0.8, label=label)
             score = worst[name]
             low, high = max(score.low, LEAST), min(score.high, 100)
@@ -198,7 +198,7 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
     names = [CLEAN] if CLEAN in set(shown["data"]) else []
     others = shown[shown["data"] != CLEAN]
     for kind in (CONTROL, OPTIMISED):
-        found = others[others["kind"] == kind].groupby("data", sort=False)["acr_mean"]
+        found = others[others["data_kind"] == kind].groupby("data", sort=False)["acr_mean"]
         if len(ranked := found.agg(["count", "mean"])):
             names.append(str(ranked[ranked["count"] == ranked["count"].max()]["mean"].idxmin()))
     if OPTIMISED in set(shown["data"]) - set(names):
@@ -207,7 +207,7 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
 
 
 def _colours(shown: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(shown["data"], shown["kind"].map(COLOURS), strict=True))
+    return dict(zip(shown["data"], shown["data_kind"].map(COLOURS), strict=True))
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
@@ -216,17 +216,17 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
     by_method: dict[Any, list[Any]] = {}
     by_architecture: dict[bool, list[Any]] = {}
     for key, group in shown.groupby(PANELS, sort=False):
-        method, variant, _, architecture, label = key
-        by_method.setdefault((method, variant, architecture, label), []).append((key, group))
+        method, kind, _, architecture, target_class = key
+        by_method.setdefault((method, kind, architecture, target_class), []).append((key, group))
         by_architecture.setdefault(architecture == shown["architecture"].iloc[0], []).append((key, group))
     rows = list(by_method.values())
     if len(rows) == 1 or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
         rows = list(by_architecture.values())
-    return [row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)]
+    return [row[at : at + IN_A_ROW] for row in rows for at in range(0, len(row), IN_A_ROW)]
 
 
 @default_style()
-def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = PANEL, sharey: Any = False) -> Any:
+def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float = WIDTH, sharey: Any = False) -> Any:
     """A figure and its grid of axes. Axes without a panel are invisible. heights of rows, wide of a panel: inches."""
     from matplotlib.figure import Figure
 

@@ -13,18 +13,18 @@ from evaluation.store import POINTS, SETTINGS
 from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
 from evaluation.tables.plan import AttackVariant, Plan
 from evaluation.tables.records import commits
-from evaluation.tables.runs import SAME, Entry, Run
+from evaluation.tables.runs import MUST_AGREE, Entry, Run
 from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 
 Entries = dict[Cell, Entry]
-CONTROL = "control"  # kind of training data, beside CLEAN and OPTIMISED
-MEAN = "mean"  # in the column of the class: the mean over all classes of the plan
-SHARES = {
+CONTROL = "control"  # data_kind, beside CLEAN and OPTIMISED
+MEAN = "mean"  # in the column of the class: the mean over all classes of the plan. Its cell has the first class
+CERTIFIED_AT = {
     "certified_accuracy": 0.0, "certified_at_half_sigma": 0.5, "certified_at_sigma": 1.0, "certified_at_2_sigma": 2.0,
 }  # fmt: skip
 """Columns of approximate certified accuracy, and the radius of each divided by sigma."""
-OF_VICTIMS = ("acr", *SHARES, "accuracy", "target_accuracy", "others_acr", "others_certified_accuracy")
+OF_VICTIMS = ("acr", *CERTIFIED_AT, "accuracy", "target_accuracy", "others_acr", "others_certified_accuracy")
 """Numbers of every victim. Each has a column <name>_mean and a column <name>_std."""
 
 
@@ -34,8 +34,9 @@ def frame_of(plan: Plan, entries: Entries) -> pd.DataFrame:
     Columns: the entry (table, dataset, method, sigma, architecture, target_class, data, ...), its measurement (n,
     points, runs, commit, ...), numbers of victims (OF_VICTIMS), the share of points at the largest radius that n votes
     can certify (at_ceiling), the reduction with its interval, and the visibility of the poison. Files leave out the
-    columns UNWRITTEN: reduction (a Reduction), kind (CLEAN, CONTROL or OPTIMISED), cell, entries (the sources of the
-    row), clean (the entry of clean data that a reduction is against), and whether the row is in a transfer table.
+    columns UNWRITTEN: reduction (a Reduction), reduction_at_sigma (of certified accuracy at sigma), data_kind (CLEAN,
+    CONTROL or OPTIMISED), cell, entries (the sources of the row), clean (the entry of clean data that a reduction is
+    against), and whether the row is in a transfer table.
     """
     transfers = {f"in_{over}_transfer": set(cells) for over, cells in plan.transfer_cells().items()}
     rows = [_row(plan, cell, [entry], entries) for cell, entry in entries.items()]
@@ -58,7 +59,7 @@ def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
 
 def _over_classes(plan: Plan, entries: Entries) -> Entries:
     """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
-    entries, and classes certified with different settings (SAME)."""
+    entries, and classes whose certificates differ in a setting of MUST_AGREE."""
     first, groups = plan.target_classes[0], dict[Cell, list[Entry]]()
     for cell, entry in entries.items():
         if entry.runs and cell.target_class in plan.target_classes:
@@ -90,10 +91,10 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     runs = [run for entry in attack_runs for run in entry.runs]
     attack = _attack_variant(plan, cell)
     made = runs[0].attack if runs and poison else {}
-    kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
+    data_kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
     row: dict[str, Any] = {
         "table": plan.table, "dataset": _all(run.certificate.get("dataset") for run in runs) or plan.dataset,
-        "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
+        "method": victim.method, "victim_variant": victim.kind, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
         "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
         "poison_variant": poison.variant if poison else "", "attack": attack.series,
@@ -103,11 +104,11 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         **{name: _all(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
         "points": _all(len(run.radii) for run in runs),
         "runs": len(runs), "runs_wanted": wanted,
-        "attack_runs": len(attack_runs) if kind == OPTIMISED else "",
+        "attack_runs": len(attack_runs) if data_kind == OPTIMISED else "",
         "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
     }  # fmt: skip
     for name in OF_VICTIMS:
-        radius = SHARES.get(name)
+        radius = CERTIFIED_AT.get(name)
         found = [getattr(run, name) if radius is None else run.certified_at(radius * run.sigma) for run in runs]
         row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(found)
     row["at_ceiling"], _ = mean_and_std(run.at_ceiling for run in runs)
@@ -122,7 +123,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         row[name] = _all(run.records["victim"].get(name) for run in runs)
     named = [commit for run in runs for commit in commits(run.records)]
     row["commit"] = _all(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
-    return row | {"kind": kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}
+    return row | {"data_kind": data_kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
@@ -148,7 +149,7 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
     """Reduction against clean runs with the same seeds, of the ACR, or of certified accuracy at the radius ``at``.
 
-    None: there is no clean run, the clean mean is 0, or numbers of points or settings of certificates (SAME) differ.
+    None: there is no clean run, the clean mean is 0, or numbers of points or certificates' settings MUST_AGREE differ.
     """
     found = paired_radii(attack_runs, clean, at)
     return reduction_of(found[0], found[1], same_points=found[2]) if found else None
@@ -178,9 +179,9 @@ def paired_radii(
 
 
 def _comparable(groups: Iterable[Iterable[Run]]) -> bool:
-    """Whether the certificates of runs have the same settings (SAME), as far as these are known."""
+    """Whether the certificates of runs agree in the settings MUST_AGREE, as far as these are known."""
     certificates = [run.certificate for runs in groups for run in runs]
-    return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in SAME)
+    return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in MUST_AGREE)
 
 
 def _all(values: Iterable[Any]) -> Any:
@@ -212,7 +213,7 @@ def measured_line(frame: pd.DataFrame) -> str:
 
 
 UNWRITTEN = [
-    "reduction", "reduction_at_sigma", "kind", "cell", "entries", "clean", "in_method_transfer",
+    "reduction", "reduction_at_sigma", "data_kind", "cell", "entries", "clean", "in_method_transfer",
     "in_architecture_transfer",
 ]  # fmt: skip
 DIGITS = {"reduction": 1, "gradients": 1}  # decimals in files, by the start of the column's name. Default: 4

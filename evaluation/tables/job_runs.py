@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import runpy
-import shlex
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 
-from evaluation.tables.jobs import Job
+from evaluation.tables.jobs import Job, words_of
 from evaluation.tables.plan import LIMITED
 from runtime.files import unwritable
 from runtime.progress import listening, progress
@@ -25,24 +24,23 @@ _SPAWN = multiprocessing.get_context("spawn")  # a backend does not work after a
 _LOOK_EVERY = 0.5  # seconds between checks for a request to stop
 
 
-def run_job(job: Job, stop: Stop, more_flags: str = "") -> str | None:
+def run_job(job: Job, stop: Stop, *more: str) -> str | None:
     """Run a job's script as a shell does, with its output in a log. Returns the failure's reason as a line, or None.
 
-    Raises StoppedEarly where the job stopped when it was asked to.
+    more: words of the command line after the job's own. Raises StoppedEarly where the job stopped when it was asked to.
     """
-    replaces = job.rule in (*LIMITED, "merge") or job.script.endswith("control_poison.py")
-    controls = "--on-other-settings start_afresh" if replaces else ""
+    script, words = ROOT / job.script, words_of(job.settings)
+    if job.rule in (*LIMITED, "control", "merge"):
+        words += "--on-other-settings", "start_afresh"
     if job.rule in LIMITED and stop.minutes_left is not None:
-        controls += f" --max-minutes {max(stop.minutes_left, 1e-3):.4f}"
-    script = ROOT / job.script
-    words = shlex.split(f"{job.flags} {controls} {more_flags}")
+        words += "--max-minutes", f"{max(stop.minutes_left, 1e-3):.4f}"
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         output = job.log.open("a", encoding="utf-8")
         begin = output.tell()  # after the lines of earlier attempts
     except OSError as error:
         raise unwritable(job.log, error) from error
-    arguments, sys.argv = sys.argv, [str(script), *words]
+    arguments, sys.argv = sys.argv, [str(script), *words, *more]
     try:
         if keras := sys.modules.get("keras"):  # of an earlier job
             # Layer names contain a counter. Reset it, as in a new process. This also collects garbage.

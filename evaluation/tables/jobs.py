@@ -1,10 +1,10 @@
 """The jobs of a plan. Each job is a call of a script, which a user may also call by hand."""
 
-import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import CLEAN, FIGURES, PAGES, READY, Cell, Poison
@@ -17,13 +17,14 @@ from runtime.files import InputError
 from runtime.provenance import ROOT
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """One call of a script."""
 
-    rule: str  # data, control (or ready poison), poison, visibility, victim, certify, merge or tables
+    rule: str  # data, control, ready, poison, visibility, victim, certify, merge or tables
     about: str  # its product, in the words of the plan and the tables
     script: str  # path in the project
-    flags: str  # as on the command line, quoted for a shell
+    settings: Mapping[str, Any] = field(hash=False)  # numbers, texts, paths, or lists of these, by name
     outputs: tuple[Path, ...]  # the first appears when the job is done
     needs: tuple[Path, ...]
     work: Path  # folder of the plan
@@ -43,8 +44,8 @@ class Job(NamedTuple):
 
     @property
     def command(self) -> str:
-        """Script and flags."""
-        return f"{self.script} {self.flags}"
+        """Script and flags, quoted for a shell."""
+        return shlex.join([self.script, *words_of(self.settings)])
 
 
 def jobs_of(plan: Plan) -> list[Job]:
@@ -65,7 +66,7 @@ def _job(
     needs: Iterable[Path] = (),
 ) -> Job:  # fmt: skip
     data = [] if rule in ("data", "merge", "tables") else [plan.paths.manifest]
-    return Job(rule, about, script, flags(values), tuple(outputs), (*data, *needs), plan.paths.work)
+    return Job(rule, about, script, values, tuple(outputs), (*data, *needs), plan.paths.work)
 
 
 def data_job(plan: Plan) -> Job:
@@ -85,7 +86,7 @@ def _poison_job(plan: Plan, poison: Poison) -> Job:
             "name": plan.ready[poison.variant], "target_class": poison.target_class, "epsilon": plan.epsilon,
             "data_dir": plan.paths.data, "out": images, **share,
         }  # fmt: skip
-        return _job(plan, "control", about, "attack_generation/ready_poison.py", values, outputs)
+        return _job(plan, "ready", about, "attack_generation/ready_poison.py", values, outputs)
     values = {
         "target_class": poison.target_class, "epsilon": plan.epsilon, "sigma": poison.sigma, "seed": plan.seed,
         "data_dir": plan.paths.data, "out_dir": images.parent, **share,
@@ -114,16 +115,15 @@ def _visibility_job(plan: Plan, poison: Poison) -> Job:
 
 def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
     victim, poison, model = cell.victim, cell.poison, plan.paths.model(cell, seed)
-    values: dict[str, Any] = {
+    needs = [plan.paths.poison(poison)] if poison else []
+    values = {
         "target_class": poison.target_class if poison else plan.target_classes[0],
         "training_data": "poisoned_radius" if poison else CLEAN,
         "sigma": victim.sigma, "architecture": victim.architecture, "seed": seed, "runs": 1,
         "data_dir": plan.paths.data, "out_dir": model.parent,
-        "run_dir": plan.paths.work / "runs" / victim.key / cell.data,
+        "run_dir": plan.paths.work / "runs" / victim.key / cell.data_folder, **({"poison": needs[0]} if poison else {}),
+        **_settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.kind, {})),
     }  # fmt: skip
-    needs = [plan.paths.poison(poison)] if poison else []
-    values |= {"poison": needs[0]} if poison else {}
-    values |= _settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.variant, {}))
     script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
     about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"
     return _job(plan, "victim", about, script, values, [model, model.with_suffix(".json")], needs)
@@ -172,8 +172,8 @@ def _settings_for(
     return {name.replace("-", "_"): value for layer in layers for name, value in layer.items()}
 
 
-def flags(values: Mapping[str, Any]) -> str:
-    """Settings as command-line flags: {'lr_u': 0.1, 'redraw_noise': False} is '--lr-u 0.1 --no-redraw-noise'."""
+def words_of(values: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command line: {'lr_u': 0.1, 'redraw_noise': False} is --lr-u 0.1 --no-redraw-noise."""
     words: list[str] = []
     for name, value in values.items():
         dashed = name.replace("_", "-")
@@ -182,7 +182,7 @@ def flags(values: Mapping[str, Any]) -> str:
             words.append(f"--{dashed}" if value else f"--{group}{dot}no-{last}")
         else:
             words += [f"--{dashed}", *map(str, value if isinstance(value, list | tuple) else [value])]
-    return shlex.join(words)
+    return words
 
 
 def jobs_of_run(plan: Plan, cell: Cell, seed: int) -> dict[str, Job]:
@@ -195,27 +195,33 @@ def jobs_of_run(plan: Plan, cell: Cell, seed: int) -> dict[str, Job]:
 
 def settings_of(job: Job) -> dict[str, Any]:
     """The settings that a job's record holds, without hashes and those in its path: the class, a victim's seed."""
-    in_path = rf"--(target-class|shard{'|seed' if job.rule == 'victim' else ''}) [\d/]+"
-    words = tuple("x" if "/" in word else word for word in shlex.split(re.sub(in_path, "", job.flags)))
-    left_out = {name.replace("-", "_") for name in re.findall(in_path, job.flags)}
-    return {name: value for name, value in settings_from(job.script, words).items() if name not in left_out}
+    in_path = ("target_class", "shard", "seed") if job.rule == "victim" else ("target_class", "shard")
+    left_out = {name for name in in_path if job.settings.get(name, "all") != "all"}  # all: points of every class
+    recorded = settings_from(job.script, _words_without_files(job, left_out))
+    return {name: value for name, value in recorded.items() if name not in left_out}
+
+
+def _words_without_files(job: Job, left_out: Collection[str]) -> tuple[str, ...]:
+    """The words of a job's settings but those left out, with x for each path: the same for many jobs."""
+    values = {name: "x" if isinstance(value, Path) else value for name, value in job.settings.items()}
+    return tuple(words_of({name: value for name, value in values.items() if name not in left_out}))
 
 
 def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
     """Raise InputError for the first job whose script does not know a flag or refuses a setting.
 
-    Among jobs that differ only in seed, class and files, it checks the first. where: the plan's name in errors.
+    Among jobs that differ only in seed, class, shard and files, it checks the first. where: the plan's name in errors.
     """
     seen = set()
     for job in jobs:
-        kind = job.script, re.sub(r"--(seed|target-class) \S+|\S*/\S*", "", job.flags)
-        if kind in seen:
+        alike = job.script, _words_without_files(job, ("seed", "target_class", "shard", "shards"))
+        if alike in seen:
             continue
-        seen.add(kind)
+        seen.add(alike)
         if not (ROOT / job.script).is_file():
             raise InputError(f"{where}: {job.about}: there is no script {job.script}; write it, or leave the row out")
         try:
-            config = config_of(job.script, shlex.split(job.flags))
+            config = config_of(job.script, words_of(job.settings))
             require_usable(config)
             if hasattr(config, "check"):
                 config.check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from evaluation.tables.cells import CLEAN, READY
-from evaluation.tables.frame import MEAN, SHARES, reduction_against
+from evaluation.tables.frame import CERTIFIED_AT, MEAN, reduction_against
 from evaluation.tables.statistics import Reduction
 from runtime.lazy import pandas as pd
 
@@ -37,10 +37,10 @@ def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     text = _entries_table("", frame).text.rename(columns={"certified at 0": "certified accuracy"})
     columns = ["training data", "ACR", "reduction", "certified accuracy", "test accuracy", "class accuracy"]
     victims = ["method", "victim_variant", "sigma", "target_class", "architecture"]
-    for (method, variant, sigma, label, network), group in frame.groupby(victims, sort=False, dropna=False):
+    for (method, kind, sigma, target_class, network), group in frame.groupby(victims, sort=False, dropna=False):
         if (group["runs"] > 0).any():
-            kind = _victims(method, variant, several * network)
-            title = f"{dataset_name(frame)}, class {label}, victims {kind}, σ = {sigma:g}"
+            named = _victims(method, kind, several * network)
+            title = f"{dataset_name(frame)}, class {target_class}, victims {named}, σ = {sigma:g}"
             tables.append(Table("victims", title, text.loc[group.index, columns]))
     return tables
 
@@ -67,7 +67,7 @@ def _entries_table(title: str, frame: pd.DataFrame) -> Table:
         "n": frame["n"].map(lambda n: f"{n:,}" if isinstance(n, int) else n or MISSING), "runs": _runs(frame),
         "ACR": _measured(frame, "acr"), "reduction": _reductions(frame),
     }  # fmt: skip
-    for name, text in zip(SHARES, ("0", "σ/2", "σ", "2σ"), strict=True):
+    for name, text in zip(CERTIFIED_AT, ("0", "σ/2", "σ", "2σ"), strict=True):
         columns[f"certified at {text}"] = _measured(frame, name)
     columns |= {
         "at the ceiling of n": _numbers(frame["at_ceiling"], "{:.0%}", MISSING),
@@ -91,7 +91,7 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     first = several["victim_variant"].iloc[0]
     models = ["architecture"] if several["architecture"].nunique() > 1 else []
     rows = ["method", "sigma", *models, "target_class", "data"]
-    several["same"] = [cell._replace(victim=cell.victim._replace(variant=first)) for cell in several["cell"]]
+    several["same"] = [cell._replace(victim=cell.victim._replace(kind=first)) for cell in several["cell"]]
     entries_of = dict(zip(several["cell"], several["entries"], strict=True))
     below = [
         reduction_against(entries, entries_of[same][0]) if same in entries_of and len(entries) == 1 else None
@@ -104,7 +104,7 @@ def _victims_table(frame: pd.DataFrame) -> Table:
 
 
 def _transfer_table(frame: pd.DataFrame, over: str) -> Table:
-    """Victims in columns, poison in rows."""
+    """Victims in columns, poison in rows: at each sigma of each class, then of the mean over classes."""
     transfers = frame[frame[f"in_{over}_transfer"]].copy()
     transfers["data"] = [
         CLEAN if one.poison is None else f"against {one.poison.against}" if over == "method" else

@@ -1,6 +1,6 @@
 """The plan of a table: a YAML file, see config/. README has a plan of ten lines.
 
-evaluation/tables/run_plan.py runs its jobs (jobs.py) in one process. The Snakefile runs them on clusters, too.
+evaluation/tables/run_plan.py runs its jobs (jobs.py), one or several at once. The Snakefile runs them on clusters, too.
 Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transfer over methods and architectures).
 """
 
@@ -35,7 +35,7 @@ DECIDED_OF_CERTIFICATES = (
 )  # fmt: skip
 LISTED = {"epochs": 1, "seed": 0}  # settings of a named attack that may be lists, and their smallest values
 MOST = 1000  # victims per entry, shards, threads
-LIMITED = ("all", "poison", "victim", "certify")  # rules whose jobs are long
+LIMITED = ("poison", "victim", "certify")  # rules whose jobs are long
 
 
 class AttackVariant(NamedTuple):
@@ -160,7 +160,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ("method", (*self.methods, *methods.against, *((models.method,) if models else ())), METHODS),
             ("method of attack or victim settings", (key.partition(" ")[0] for key in settings), ("all", *METHODS)),
             ("row", self.rows, ROWS),
-            ("rule of limits", self.limits, LIMITED),
+            ("rule of limits", self.limits, ("all", *LIMITED)),
         ):
             for value in given:
                 if value not in known:
@@ -176,7 +176,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             _check_flags("attack, victim", flags, DECIDED)
         _check_flags("data", self.data, ("out_dir", "name"))
         _check_flags("certification", self.certification, DECIDED_OF_CERTIFICATES)
-        self._check_variants()
+        self._check_named()
         if not re.fullmatch(r"[\w-]+", self.table):
             raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")
         for name in ("table", "dataset"):
@@ -211,10 +211,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for foreign in self.foreign:
             foreign.check()
 
-    def _check_variants(self) -> None:
+    def _check_named(self) -> None:
         """Raise InputError for a named attack, kind of victims or ready poison with an invalid name or setting."""
-        for where, variants in (("attacks", self.attacks), ("victims", self.victims), ("ready", self.ready)):
-            for name, flags in variants.items():
+        for where, named in (("attacks", self.attacks), ("victims", self.victims), ("ready", self.ready)):
+            for name, flags in named.items():
                 if not re.fullmatch(r"\w+", name, re.ASCII):
                     raise InputError(f"{where}: a name is made of letters, digits and _, got {shortened(name)}")
                 require_name(where, name)
@@ -225,8 +225,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     _check_flags(where, flags, decided)
         for name, flags in self.attacks.items():
             for listed, least in LISTED.items():
-                values = flags.get(listed)
-                if not isinstance(values, list | tuple):
+                if not isinstance(values := flags.get(listed), list | tuple):
                     continue
                 right = all(type(one) is int and one >= least for one in values)
                 if not (values and right and len(set(values)) == len(values)):
@@ -289,16 +288,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _main_cells(self) -> Iterator[Cell]:
         """Every kind of victims on each row, named attack and ready poison, at each share of the class."""
         for method, sigmas in self.methods.items():
-            for sigma, kind, label in product(sigmas, self.victims or ("",), self.target_classes):
-                victim, own = Victim(method, sigma, self.architecture, kind), (method, self.architecture, sigma, label)
+            for sigma, kind, target_class in product(sigmas, self.victims or ("",), self.target_classes):
+                victim = Victim(method, sigma, self.architecture, kind)
+                own, at = (method, self.architecture), (sigma, target_class)
                 poisons: list[Poison | None] = [
-                    None if row == CLEAN else Poison(row, "", sigma, label) if row in CONTROLS else Poison(*own)
+                    None if row == CLEAN else Poison(row, "", *at) if row in CONTROLS else Poison(*own, *at)
                     for row in self.rows
                 ]
-                poisons += [Poison(*own, name) for name in self.attack_variants()]
-                poisons += [Poison(READY, "", sigma, label, name) for name in self.ready]
+                poisons += [Poison(*own, *at, name) for name in self.attack_variants()]
+                poisons += [Poison(READY, "", *at, name) for name in self.ready]
                 for poison, share in product(poisons, self.shares):
-                    yield Cell(victim, label, poison and poison._replace(share=share))
+                    yield Cell(victim, target_class, poison and poison._replace(share=share))
 
     def transfer_cells(self) -> dict[str, list[Cell]]:
         """The entries of the two transfer tables: over methods, and over architectures. Victims are of the first kind.
@@ -322,8 +322,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _crossed(self, victims: Sequence[Victim], attacked: Sequence[tuple[str, str]]) -> list[Cell]:
         """Each of the victims on clean data and on poison of its sigma. attacked: method and model of each poison."""
         return [
-            Cell(victim, label, made and Poison(*made, victim.sigma, label))
-            for label, victim, made in product(self.target_classes, victims, (None, *attacked))
+            Cell(victim, target_class, made and Poison(*made, victim.sigma, target_class))
+            for target_class, victim, made in product(self.target_classes, victims, (None, *attacked))
         ]
 
     def poisons(self) -> list[Poison]:

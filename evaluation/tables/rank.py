@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     """Rank as the config says. Raises InputError for a poison that cannot be ranked before a victim is trained."""
     plan = run_plan.with_changes(read_plan(config.plan), config)
     paths = plan.paths_in(config.directory.absolute())
-    name, folder = _named(config.poison, plan, paths), paths.work / "ranking"
+    name, folder = _checked_and_packed(config.poison, plan, paths), paths.work / "ranking"
     row = next((row for row, ready in plan.ready.items() if ready == name), name)
     changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={json.dumps(str(folder / row))}"
     others = {one: one for one in ready_names() if one not in (*plan.ready.values(), *plan.ready, *ROWS)}
@@ -79,18 +79,18 @@ def _test_images(entries: Entries) -> set[str]:
     return {str(run.certificate.get("test_sha256")) for one in entries.values() for run in one.runs}
 
 
-def _named(path: Path, plan: Plan, paths: Paths) -> str:
-    """Check a poison. Returns its name in data/poisons, where it is packed if it is a file.
+def _checked_and_packed(path: Path, plan: Plan, paths: Paths) -> str:
+    """Check a poison, print what was found, and pack a file into data/poisons. Returns the poison's name there.
 
     Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
     """
     poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=paths.data))
     about, sha256 = poison.record["settings"], array_sha256(poison.pixels) + array_sha256(poison.index)
-    name, label = ready_name(path) or about["name"], about["target_class"]
+    name, target_class = ready_name(path) or about["name"], about["target_class"]
     is_there, is_file = name in ready_names(), not ready_name(path)
-    if label not in plan.target_classes or about["epsilon"] > plan.epsilon + EPSILON_TOLERANCE:
+    if target_class not in plan.target_classes or about["epsilon"] > plan.epsilon + EPSILON_TOLERANCE:
         ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}, so give another plan"
-        raise InputError(f"{name}: is poison of class {label}, epsilon {about['epsilon']:g}; {ranked}")
+        raise InputError(f"{name}: is poison of class {target_class}, epsilon {about['epsilon']:g}; {ranked}")
     same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256
     if name in ROWS or (is_file and (name in plan.ready or not same)):
         raise InputError(f"{name}: data/poisons or the plan has another poison or row of this name; choose another")
@@ -98,8 +98,8 @@ def _named(path: Path, plan: Plan, paths: Paths) -> str:
         for victims in paths.work.glob("victims/*/ready_*"):
             if f"{victims.name.partition('_class_')[2].partition('_')[2]}_share_".startswith(f"{name}_share_"):
                 raise InputError(f"{victims}: has victims of an earlier poison {name}; delete them, or choose a name")
-        clean, in_class = dataset.x_train, target_mask(dataset.y_train, label)
-        settings = {"target_class": label, "epsilon": plan.epsilon, "x_train": array_sha256(clean)}
+        clean, in_class = dataset.x_train, target_mask(dataset.y_train, target_class)
+        settings = {"target_class": target_class, "epsilon": plan.epsilon, "x_train": array_sha256(clean)}
         record = {"settings": settings, "entry": {**about, "sha256": sha256}}
         pack_poison(images, clean[in_class], published_places(dataset, paths.data)[0][in_class], record, name)
     return name

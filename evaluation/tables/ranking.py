@@ -87,9 +87,10 @@ def _kinds(rows: pd.DataFrame) -> pd.Series:
 
 def _smallest(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """The row of each poison with the smallest reduction, whose interval then begins at the smallest low of all."""
-    rows = rows.dropna(subset=by).sort_values(by)  # a Reduction begins with its percentage
-    low = rows[by].map(lambda found: found.low).groupby(rows["data"]).min()
-    least = rows.drop_duplicates("data").set_index("data")
+    rows = rows.dropna(subset=by)
+    rows = rows.assign(percent=[found.percent for found in rows[by]], low=[found.low for found in rows[by]])
+    low = rows.groupby("data")["low"].min()
+    least = rows.sort_values(["percent", "low"]).drop_duplicates("data").set_index("data")
     least[by] = [found._replace(low=low[name]) for name, found in least[by].items()]
     return least
 

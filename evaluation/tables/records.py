@@ -21,7 +21,7 @@ from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, wri
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan
-from evaluation.tables.runs import SAME, Entry, Run
+from evaluation.tables.runs import MUST_AGREE, Entry, Run
 from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
@@ -38,10 +38,10 @@ from runtime.files import InputError, array_sha256, file_sha256, load_array, rea
 from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path
 
-NUMBERS = ("seed", "idx", "label", "predict", "radius", "correct")  # columns of a store's points, beside 'entry'
+NUMERIC = ("seed", "idx", "label", "predict", "radius", "correct")  # columns of a store's points, beside 'entry'
 
 
-class Measured(NamedTuple):
+class StoredRun(NamedTuple):
     """The contents of a run's files."""
 
     file: Path  # of its certificates
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
     records: dict[str, Any]  # settings, commands and commits
 
 
-Runs = dict[str, dict[int, Measured]]
+Runs = dict[str, dict[int, StoredRun]]
 """Runs by entry and seed."""
 
 
@@ -119,17 +119,17 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
     return runs
 
 
-def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any], *names: str) -> list[str]:
-    """Settings in which records of a run differ from the plan's jobs. names: records, by default all."""
-    jobs = {name: job for name, job in jobs_of_run(plan, cell, seed).items() if name in (names or records)}
+def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any]) -> list[str]:
+    """Settings, and a ready poison, in which the given records of a run differ from the plan."""
+    jobs = {name: job for name, job in jobs_of_run(plan, cell, seed).items() if name in records}
     other = [
         f"{record} with {name} {found}, where the plan says {wanted}"
         for record, job in jobs.items()
         for name, found, wanted in different(records[record].get("settings", {}), settings_of(job))
     ]
-    if cell.poison and cell.poison.against == READY and not names:
+    if "poison" in records and cell.poison and cell.poison.against == READY:
         arrays = ready_record(name := plan.ready[cell.poison.variant])["arrays_sha256"]
-        if records.get("poison", {}).get("arrays_sha256", arrays) != arrays:  # older records have none
+        if records["poison"].get("arrays_sha256", arrays) != arrays:  # older records have none
             other.append(f"other poison than {name}, which the plan names")
     return other
 
@@ -180,7 +180,7 @@ def _require_once(files: Iterable[Path]) -> None:
             raise InputError(f"{file}: is given twice; give each run's file once")
 
 
-def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
+def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     """The runs of an entry of another program, by the seeds of their victims where these are known, else by number.
 
     folder: where the files' paths start. Raises InputError where a file is damaged, unfinished or without the class, or
@@ -204,14 +204,14 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, Measured]:
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
         records = foreign.records
-        records["foreign"] |= {name: recorded[name] for name in SAME if name in recorded}
-        runs[seed] = Measured(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
+        records["foreign"] |= {name: recorded[name] for name in MUST_AGREE if name in recorded}
+        runs[seed] = StoredRun(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
     return runs
 
 
 def _measured_run(
     plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any], arrays: Any, left_out: list[str]
-) -> Measured | None:
+) -> StoredRun | None:
     """A complete run, whose records fit its files, the plan and the prepared data. arrays: from the data's manifest.
 
     None: it is not complete, or noted in ``left_out``. Raises InputError for a row that the run cannot have written.
@@ -242,7 +242,7 @@ def _measured_run(
         if held.get("dtype", "float32") == "float32" and held.get("sha256", used) != used:  # other dtypes are cast
             other.append(f"images {name} {used}, {paths.data} has others now")
     left_out += [f"{cell}, seed {seed}: {one}" for one in other[:1]]
-    return None if other else Measured(tsv, points_table(cell.key, seed, points), records)
+    return None if other else StoredRun(tsv, points_table(cell.key, seed, points), records)
 
 
 def commits(records: Any) -> list[str]:
@@ -294,7 +294,7 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     return entries
 
 
-def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: Measured) -> Run:
+def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: StoredRun) -> Run:
     """A run of a store. Raises InputError where its records or points are no run of the plan's entry."""
     where, points, records = f"{cell.key}, seed {seed},", stored.points, stored.records
     if not _are_records(records):
@@ -313,8 +313,8 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     """A line for each entry whose measurement differs from the plan: other votes, other points or more runs."""
     lines = []
     for entry in entries:
-        runs = [run for run in entry.runs if "certificate" in run.records]
-        found = {one for run in runs for one in _otherwise(plan, entry.cell, run.seed, run.records, "certificate")}
+        known = {run.seed: run.records["certificate"] for run in entry.runs if "certificate" in run.records}
+        found = {one for seed in known for one in _otherwise(plan, entry.cell, seed, {"certificate": known[seed]})}
         if len(entry.runs) > entry.wanted:
             found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
         lines += [f"{entry.cell}: has {one}" for one in sorted(found)]
@@ -334,9 +334,9 @@ def read_runs(folder: Path) -> Runs:
     Raises InputError where the store is missing or damaged, where a column is missing or holds no numbers, and where a
     run has points without records or records without points.
     """
-    store = read_store(folder)
+    store, file = read_store(folder), folder / POINTS
     try:
-        points = store.points[["entry", *NUMBERS]].astype(dict.fromkeys(NUMBERS, float))
+        points = store.points[["entry", *NUMERIC]].astype(dict.fromkeys(NUMERIC, float))
         recorded = [(entry, seed) for entry, by_seed in store.records.items() for seed in by_seed]
         right = (points["predict"] == points["label"]) & (points["predict"] >= 0)
         for what, wrong in (
@@ -351,14 +351,12 @@ def read_runs(folder: Path) -> Runs:
         tables = dict(iter(store.points.groupby(["entry", "seed"], sort=False)))
         named = {(entry, int(seed)) for entry, seed in recorded}
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{folder / POINTS}: not the points of a plan ({error}); make the tables again") from error
+        raise InputError(f"{file}: not the points of a plan ({error}); make the tables again") from error
     if named != tables.keys():
         (entry, seed), *_ = named ^ tables.keys()
         raise InputError(f"{folder / SETTINGS}: {entry}, seed {seed}, is not in both files; make the tables again")
     return {
-        entry: {
-            int(seed): Measured(folder / POINTS, tables[entry, int(seed)], records) for seed, records in by_seed.items()
-        }
+        entry: {int(seed): StoredRun(file, tables[entry, int(seed)], records) for seed, records in by_seed.items()}
         for entry, by_seed in store.records.items()
     }
 

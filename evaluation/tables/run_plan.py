@@ -11,7 +11,6 @@ jobs that need its files are left out. Each job is a call of a script that a use
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from data.datasets import EPSILON_TOLERANCE
 from data.ready_poisons import load_ready_poison
 from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
-from evaluation.tables.jobs import check_scripts, data_job, jobs_of
+from evaluation.tables.jobs import check_scripts, data_job, jobs_of, words_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs
 from runtime.artifact import Artifact
@@ -89,8 +88,8 @@ def main(config: Config) -> None:
             if lacks := {path for one in failed for path in one.outputs} & set(job.needs):
                 failed[job] = f"needs {printed_path(min(lacks))}"
                 lines.append(f"{job.about}: {failed[job]}")
-        elsewhere = f"--results-dir {shlex.quote(str(plan.paths.incomplete))}" if failed else ""
-        if no_table := run_job(tables, stop, elsewhere):
+        elsewhere = ("--results-dir", str(plan.paths.incomplete)) if failed else ()
+        if no_table := run_job(tables, stop, *elsewhere):
             lines.append(f"{tables.about}: {no_table}")
     if not lines:
         shutil.rmtree(plan.paths.incomplete, ignore_errors=True)
@@ -129,7 +128,7 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
             raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
         if plan.data:
             check_scripts([job := data_job(plan)], where)
-            preparation = config_of(job.script, shlex.split(job.flags))
+            preparation = config_of(job.script, words_of(job.settings))
             wanted, source = settings(preparation), getattr(preparation, "source", None)
             given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data) if name in wanted}
             require_prepared_with(paths.data, given, source and directory / source)

@@ -1,4 +1,4 @@
-"""The runs of an entry, with the numbers that tables and figures show."""
+"""The entries of tables: their runs, with the numbers that tables and figures show."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.tables.cells import Cell
 from randomized_smoothing_certification.core import certificate_of_count
 
-SAME = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
+MUST_AGREE = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
 """Settings of certificates that must be equal, where they are known, so that radii can be compared."""
 
 
@@ -62,12 +62,12 @@ class Run(NamedTuple):
 
     @property
     def target_accuracy(self) -> float | None:
-        """Accuracy on the clean test images of the certified class, None where it is not known."""
+        """Accuracy on the clean test images of the certified class. The record's target_accuracy may be of another."""
         return self.records["victim"].get(f"accuracy_class_{self.target_class}")
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """Settings of the certificate. For another program's certificates: those of SAME that are known."""
+        """Settings of the certificate. For another program's certificates: those of MUST_AGREE that are known."""
         return self.records.get("certificate", {}).get("settings") or self.records.get("foreign", {})
 
     @property
@@ -93,7 +93,7 @@ class Run(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One entry of a table with its existing runs."""
+    """An entry of a table: what it is about, and the runs that exist."""
 
     cell: Cell
     wanted: int  # runs that it should have

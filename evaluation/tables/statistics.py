@@ -32,7 +32,7 @@ def share_interval(share: Any, points: Any) -> tuple[Any, Any]:
 
 
 class Reduction(NamedTuple):
-    """Reduction of a mean radius against another, in percent, with its 95 % interval."""
+    """Reduction of a mean radius against another, in percent, with its 95 % interval. Sorted by percent, then low."""
 
     percent: float
     low: float  # -inf where the interval has no lower end

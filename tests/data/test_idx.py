@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data import prepare_cifar10, prepare_mnist
-from evaluation.tables.jobs import jobs_of
+from evaluation.tables.jobs import jobs_of, words_of
 from evaluation.tables.plan import plan_of
 from runtime.checks import require_usable
 from runtime.command_line import parsed
@@ -204,7 +204,7 @@ def test_a_plan_may_name_a_folder_as_its_source(config: prepare_mnist.Config) ->
         }
     )  # fmt: skip
     job = next(job for job in jobs_of(plan) if job.rule == "data")
-    of_plan = parsed(prepare_mnist.Config, words=job.flags.split())
+    of_plan = parsed(prepare_mnist.Config, words=words_of(job.settings))
     require_usable(of_plan)
     prepare_mnist.main(of_plan)
     manifest = json.loads(job.outputs[0].read_text())

@@ -8,7 +8,7 @@ import pytest
 
 from evaluation import compare
 from evaluation.compare import Config, main
-from evaluation.tables.runs import SAME
+from evaluation.tables.runs import MUST_AGREE
 from randomized_smoothing_certification import certificate_file, certificate_record
 from randomized_smoothing_certification.certificate_file import Point, as_text, read_points
 from randomized_smoothing_certification.core import radius_ceiling
@@ -98,7 +98,7 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
     made_with = {"sigma": 0.5, "votes": 10_000, "alpha": 0.001, "failure_mass": 0.0}
     record = {"made_with": made_with, "config": {"n": 2_000}}
     drawn.with_suffix(".json").write_text(json.dumps(record))
-    alike = {**dict.fromkeys(SAME, 0), "sigma": 0.5, "alpha": 0.001, "n": 1_000, "radii": (), "noise": {}}
+    alike = {**dict.fromkeys(MUST_AGREE, 0), "sigma": 0.5, "alpha": 0.001, "n": 1_000, "radii": (), "noise": {}}
     runs = {clean: alike, poisoned: alike}
     for module in (certificate_file, certificate_record):
         monkeypatch.setattr(module, "read_certificate_record", lambda file: {"settings": runs[file], "provenance": {}})
@@ -106,7 +106,7 @@ def test_certificates_of_other_settings_are_refused(tmp_path: Path, monkeypatch:
     for file in runs:
         settings_path(file).touch()
     main(Config(clean=(clean,), poisoned=(poisoned,)))
-    for name in SAME:
+    for name in MUST_AGREE:
         runs[poisoned] = {**alike, name: (other := {"mode": "grid"} if name == "noise" else 3)}
         with pytest.raises(InputError, match=rf"b\.tsv: {name} is {other}, but .* in .*a\.tsv; certify alike"):
             main(Config(clean=(clean,), poisoned=(poisoned,)))

@@ -15,13 +15,13 @@ import yaml
 from evaluation.store import Store, read_store, write_store
 from evaluation.tables.claims import (
     Claim,
-    Entries,
-    Measured,
+    Selection,
+    ShownNumber,
     claims_page,
     claims_table,
     judged,
-    measured,
     read_claims,
+    shown_numbers,
     verdict,
 )
 from evaluation.tables.plan import Plan, plan_of
@@ -75,7 +75,7 @@ def test_a_store_without_its_plan_is_named(tmp_path: Path) -> None:
 
 def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None:
     def rows() -> list[dict[str, str]]:
-        return list(csv.DictReader(overview(tmp_path, read_frames(tmp_path))["summary.csv"].splitlines()))
+        return list(csv.DictReader(overview(tmp_path, read_frames(tmp_path), [])["summary.csv"].splitlines()))
 
     plain = write_plan(tmp_path, PLAIN)
     before = rows()
@@ -90,7 +90,7 @@ def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None
         for cell, one in read_entries(crossed, tmp_path / "crossed").items()
     }
     (row,) = (row for row in after if row["poison_variant"] == "soba_epochs_5" and row["victim_variant"] == "fast")
-    (cell,) = (cell for cell in acr if cell.row == "soba_epochs_5" and cell.victim.variant == "fast")
+    (cell,) = (cell for cell in acr if cell.row == "soba_epochs_5" and cell.victim.kind == "fast")
     assert float(row["acr_mean"]) == pytest.approx(acr[cell], abs=1e-4)
     assert row["gradients"] == f"{100 + list(acr).index(cell)}.0" and row["commit"] == ABOUT["commit"]
     assert row["tsv"] == "crossed/points.csv.xz" and row["entry"] == cell.key
@@ -99,14 +99,14 @@ def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None
 def test_the_page_names_every_plan_and_how_it_was_measured(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
     write_text(tmp_path / "NOTES.md", "## What a person says\n")
-    page = overview(tmp_path, read_frames(tmp_path))["README.md"]
+    page = overview(tmp_path, read_frames(tmp_path), [])["README.md"]
     assert "| [plain](plain/tables.md) | Plain | commit 0123456789ab; jax; x86_64;" in page
     assert "## What a person says" in page and "test points 20" in page
 
 
 def test_verdicts_follow_from_the_intervals() -> None:
     claim = msgspec.convert(claim_of(above=30), Claim)
-    over, across, under = (Measured("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
+    over, across, under = (ShownNumber("", low, high) for low, high in ((31, 40), (20, 40), (10, 20)))
     assert verdict(claim, [over, over]) == "confirmed"
     assert verdict(claim, [over, across]) == "partly confirmed (of 2: 1 hold, 1 undecided)"
     assert verdict(claim, [over, across, under]) == "mixed (of 3: 1 hold, 1 on the other side, 1 undecided)"
@@ -114,7 +114,7 @@ def test_verdicts_follow_from_the_intervals() -> None:
     assert verdict(claim, [across]) == "not confirmed (undecided)"
     assert verdict(claim, [under]) == "not confirmed (on the other side)"
     assert verdict(claim, []) == "not measured"
-    of_one_victim = Measured("0.5", -np.inf, np.inf)
+    of_one_victim = ShownNumber("0.5", -np.inf, np.inf)
     assert verdict(msgspec.convert(claim_of(equals=0.4), Claim), [of_one_victim]) == "not confirmed (undecided)"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [under]) == "confirmed"
     assert verdict(msgspec.convert(claim_of(below=30), Claim), [across]) == "not confirmed (undecided)"
@@ -128,8 +128,8 @@ def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
     frames = read_frames(tmp_path)
     acr = {"clean": 1.0195, "constant": 0.9195, "optimised": 0.8195}
 
-    def of(**values: Any) -> Measured:
-        (one,) = measured(Entries(folder="plain", **values), frames)
+    def of(**values: Any) -> ShownNumber:
+        (one,) = shown_numbers(Selection(folder="plain", **values), frames)
         return one
 
     for data, against in (("optimised", "clean"), ("optimised", "constant"), ("constant", "clean")):
@@ -143,20 +143,20 @@ def test_a_claims_numbers_are_those_of_the_store(tmp_path: Path) -> None:
     write_plan(tmp_path, {**PLAIN, "table": "runs", "attacks": {"soba": {"seed": [0, 1]}}})
     frames = read_frames(tmp_path)
     acr_of = frames["runs"].set_index("data")["acr_mean"]
-    (found,) = measured(Entries(folder="runs", where={"data": "soba"}, of="acr"), frames)  # over two attack runs
+    (found,) = shown_numbers(Selection(folder="runs", where={"data": "soba"}, of="acr"), frames)  # over two attack runs
     assert found.high - found.low > 10 * abs(acr_of["soba_seed_0"] - acr_of["soba_seed_1"]) > 0
     with pytest.raises(
         InputError, match="claims: soba in runs has several attack runs; name one"
     ):  # which of its runs?
-        measured(Entries(folder="runs", where={"data": "constant"}, against="soba"), frames)
-    by_class = Entries(folder="several", where={"data": "constant"}, against="clean", of="accuracy_loss")
-    assert [one.text[:3] for one in measured(by_class, frames)] == ["1.0"] * 3  # class 8, class 3, both
+        shown_numbers(Selection(folder="runs", where={"data": "constant"}, against="soba"), frames)
+    by_class = Selection(folder="several", where={"data": "constant"}, against="clean", of="accuracy_loss")
+    assert [one.text[:3] for one in shown_numbers(by_class, frames)] == ["1.0"] * 3  # class 8, class 3, both
     with pytest.raises(InputError, match=r"claims: plain has no measured entry \{'data': 'halves'\}"):
         of(where={"data": "halves"})
     with pytest.raises(InputError, match="claims: plain has no column 'colour'"):
         of(where={"colour": "red"})
     with pytest.raises(InputError, match="claims: nothing has no"):
-        measured(Entries(folder="nothing", where={"data": "clean"}), frames)
+        shown_numbers(Selection(folder="nothing", where={"data": "clean"}), frames)
 
 
 def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path) -> None:
@@ -182,15 +182,16 @@ def test_a_number_that_is_not_judged_does_not_change_the_verdict(tmp_path: Path)
 
 def test_our_own_questions_stand_apart_and_have_no_setting_of_a_paper(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    write_claims(tmp_path, {"claim": "Ours.", "here": "tried"}, claim_of())
-    pages = overview(tmp_path, read_frames(tmp_path))
+    claims = write_claims(tmp_path, {"claim": "Ours.", "here": "tried"}, claim_of())
+    frames = read_frames(tmp_path)
+    pages = overview(tmp_path, frames, judged(claims, frames))
     papers, ours = pages["README.md"].partition("## Claims of the papers")[2].split("## Our own questions")
     assert (
         "| claim | paper | verdict |" in papers and "[It falls.](claims.md#claim-1)" in papers and "Ours." not in papers
     )
     assert "| question | verdict |" in ours and "| [Ours.](claims.md#question-1) | not measured |" in ours
-    claims, questions = pages["claims.md"].split("## Question 1")
-    assert "The setting of 1902.02918: all." in claims and questions.endswith("Our setting: tried.\n")
+    of_papers, questions = pages["claims.md"].split("## Question 1")
+    assert "The setting of 1902.02918: all." in of_papers and questions.endswith("Our setting: tried.\n")
 
 
 def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missing(tmp_path: Path) -> None:
@@ -200,22 +201,22 @@ def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missi
     records = {entry: of_entry for entry, of_entry in store.records.items() if entry != lost}
     write_store(tmp_path / "plain", Store(store.points[store.points["entry"] != lost], records))
     with pytest.raises(InputError, match=r"claims: plain has no measured entry .*, or lacks a run of it"):
-        measured(Entries(folder="plain", where={"data": ["constant", "optimised"]}), read_frames(tmp_path))
+        shown_numbers(Selection(folder="plain", where={"data": ["constant", "optimised"]}), read_frames(tmp_path))
 
 
 @pytest.mark.parametrize("of", ["certified", "unattacked", "median"])
 def test_a_number_that_a_folder_does_not_tell_is_one_line(of: str, tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
     with pytest.raises(InputError, match=f"claims: plain has no number {of!r}"):
-        measured(msgspec.convert({"folder": "plain", "of": of}, Entries), read_frames(tmp_path))
+        shown_numbers(msgspec.convert({"folder": "plain", "of": of}, Selection), read_frames(tmp_path))
 
 
 @pytest.mark.parametrize("marks", [MARKS[::-1], MARKS[:1], (MARKS[0], *MARKS), (*MARKS, *MARKS)])
 def test_a_page_of_other_marks_is_refused(marks: tuple[str, ...], tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
-    write_claims(tmp_path, claim_of())
+    found = judged(write_claims(tmp_path, claim_of()), read_frames(tmp_path))
     with pytest.raises(InputError, match="must have <!-- claims: begin --> and then <!-- claims: end -->, each once"):
-        with_headlines("\n".join(marks), tmp_path, read_frames(tmp_path))
+        with_headlines("\n".join(marks), found)
 
 
 def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
@@ -225,18 +226,18 @@ def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
         for data in ("optimised", "constant")
     ]
     detail = {"folder": "plain", "where": {"data": "clean"}, "of": "acr"}
-    write_claims(
+    claims = write_claims(
         tmp_path, claim_of(entries=[*entries, detail], headline="**It\n falls.**"), claim_of(entries=[detail], above=0)
     )
-    frames, page = read_frames(tmp_path), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
-    written = with_headlines(page, tmp_path, frames)
+    found, page = judged(claims, read_frames(tmp_path)), f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n"
+    written = with_headlines(page, found)
     assert written.startswith("before\n") and written.endswith("\nafter\n") and "stale" not in written
     first, second = (line for line in written.splitlines() if "](results/plain/tables.md)" in line)
     assert first.startswith("| **It falls.** | optimised, MACER | [19.6 % (")
     assert first.endswith("](results/plain/tables.md) | 3 victims, 1 attack run, 20 test points |")
     assert second.startswith("|  | constant, MACER | [9.8 % (") and second.endswith("| 3 victims, 20 test points |")
-    assert with_headlines(written, tmp_path, frames) == written
-    assert with_headlines("no marks", tmp_path, frames) == "no marks"
+    assert with_headlines(written, found) == written
+    assert with_headlines("no marks", found) == "no marks"
 
 
 @pytest.mark.parametrize("name", ["{victims}", "{0}", "{sigma", "{sigma.x}", "{sigma[0]}"])
@@ -244,7 +245,7 @@ def test_a_name_that_cannot_be_filled_in_is_one_line(name: str, tmp_path: Path) 
     write_plan(tmp_path, PLAIN)
     frames = read_frames(tmp_path)
     with pytest.raises(InputError, match=f"claims: the name {re.escape(repr(name))} cannot be filled in: .*; mend "):
-        measured(Entries(folder="plain", where={"data": "clean"}, of="acr", name=name), frames)
+        shown_numbers(Selection(folder="plain", where={"data": "clean"}, of="acr", name=name), frames)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import yaml
 from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables import certificates, make_tables
 from evaluation.tables.certificates import Config, main
-from evaluation.tables.frame import SHARES, frame_of
+from evaluation.tables.frame import CERTIFIED_AT, frame_of
 from evaluation.tables.plan import plan_of, read_plan
 from evaluation.tables.records import read_entries
 from randomized_smoothing_certification.certificate_file import Point, read_points
@@ -78,7 +78,7 @@ def test_the_fields_own_code_finds_the_frames_numbers_in_exported_files(tmp_path
     for number, row in enumerate(frame.to_dict("records")):
         files = exported(PUBLISHED, row["cell"].key, tmp_path / str(number))
         assert [path.name for path in files] == ["seed_0.tsv", "seed_1.tsv", "seed_2.tsv"]
-        for name, of_sigma in SHARES.items():
+        for name, of_sigma in CERTIFIED_AT.items():
             shares = [at_radius(path, of_sigma * 0.5) for path in files]
             assert np.mean(shares) == pytest.approx(row[f"{name}_mean"], abs=1e-12)
             assert np.std(shares, ddof=1) == pytest.approx(row[f"{name}_std"], abs=1e-12)

@@ -1,6 +1,7 @@
 """Plans of paper tables: combinations, flags, and the errors of a plan that cannot work."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 import data
 from evaluation.tables.cells import Cell, Poison, Victim
-from evaluation.tables.jobs import check_scripts, flags, jobs_of
+from evaluation.tables.jobs import check_scripts, jobs_of, words_of
 from evaluation.tables.plan import plan_of, read_plan, yaml_values
 from runtime.files import InputError
 
@@ -62,7 +63,7 @@ def test_the_more_special_settings_win() -> None:
 
     def of(method: str, sigma: float) -> str:
         start = f"victims/{method}_digits_cnn_sigma_{sigma}/clean/"
-        return next(job.flags for job in jobs_of(plan) if job.name.startswith(start))
+        return next(job.command for job in jobs_of(plan) if job.name.startswith(start))
 
     assert of("gaussianaug", 0.25).endswith("--epochs 3")
     assert of("macer", 0.25).endswith("--epochs 3 --lam 2")
@@ -85,14 +86,14 @@ CROSSED: dict[str, Any] = {
 def test_every_attack_and_budget_is_a_row_for_every_kind_of_victim() -> None:
     plan = plan_of(CROSSED)
     rows = ["clean", "constant", "approxgrad_epochs_1", "approxgrad_epochs_3", "soba"]
-    assert [(cell.victim.variant, cell.row) for cell in plan.cells()] == [
+    assert [(cell.victim.kind, cell.row) for cell in plan.cells()] == [
         (kind, row) for kind in ("published", "one_cycle") for row in rows
     ]
     poisons = [job for job in jobs_of(plan) if job.rule == "poison"]
-    assert [job.flags.rpartition("/poison/")[2].partition(" ")[2] for job in poisons] == [
+    assert [job.command.rpartition("/poison/")[2].partition(" ")[2] for job in poisons] == [
         "--epochs 1 --lr-u 0.2", "--epochs 3 --lr-u 0.2", "--epochs 9 --lr-u 0.5 --optimiser soba",
     ]  # fmt: skip
-    victims = [job.flags for job in jobs_of(plan) if job.rule == "victim"]
+    victims = [job.command for job in jobs_of(plan) if job.rule == "victim"]
     assert [flags.endswith("--epochs 3") for flags in victims] == 10 * [True] + 10 * [False]
     assert all(flags.endswith("--epochs 2 --schedule one_cycle") for flags in victims[10:])
 
@@ -121,8 +122,8 @@ def test_an_attack_may_be_run_with_several_seeds() -> None:
     plan = plan_of({**SMALL, "target_classes": [8], "attacks": attacks})
     assert list(plan.attack_variants()) == [f"soba_epochs_{epochs}_seed_{seed}" for epochs in (1, 2) for seed in (0, 3)]
     job = next(job for job in jobs_of(plan) if "soba_epochs_2_seed_3" in job.name)
-    assert "--epochs 2" in job.flags and job.flags.count("--seed") == 1 and "--seed 3" in job.flags
-    assert "--seed 3" not in next(job for job in jobs_of(plan) if "soba_epochs_2_seed_0" in job.name).flags
+    assert "--epochs 2" in job.command and job.command.count("--seed") == 1 and "--seed 3" in job.command
+    assert "--seed 3" not in next(job for job in jobs_of(plan) if "soba_epochs_2_seed_0" in job.name).command
 
 
 def test_a_plan_without_variants_has_the_folders_that_it_always_had() -> None:
@@ -158,12 +159,12 @@ def test_a_ready_poison_is_a_row_for_every_victim() -> None:
     assert [cell.victim for cell in cells] == [cell.victim for cell in plan.cells() if cell.row == "clean"]
     jobs = {job.name: job for job in jobs_of(plan)}
     made = jobs["poison/ready_sigma_0.5_class_8_theirs/X_poisoned_radius_ready_0.5_8"]
-    assert made.script == "attack_generation/ready_poison.py" and made.rule == "control"
-    assert "--name mnist_published --target-class 8 --epsilon 0.1" in made.flags
+    assert made.script == "attack_generation/ready_poison.py" and made.rule == "ready"
+    assert "--name mnist_published --target-class 8 --epsilon 0.1" in made.command
     victim = jobs[
         "victims/macer_digits_cnn_sigma_0.5/ready_sigma_0.5_class_8_theirs/macer_0.5_poisoned_radius_ready_0.5_8_seed0"
     ]
-    assert made.outputs[0] in victim.needs and f"--poison {made.outputs[0]}" in victim.flags
+    assert made.outputs[0] in victim.needs and f"--poison {made.outputs[0]}" in victim.command
 
 
 def test_every_kind_of_poisoned_data_is_a_row_at_each_share_of_the_class() -> None:
@@ -171,8 +172,8 @@ def test_every_kind_of_poisoned_data_is_a_row_at_each_share_of_the_class() -> No
     plan = plan_of({**SMALL, **shares, "methods": {"macer": [0.5]}, "target_classes": [8]})
     rows = [cell.row for cell in plan.cells()]
     assert rows == ["clean", "constant, 25 % of the class", "constant", "theirs, 25 % of the class", "theirs"]
-    made = [job for job in jobs_of(plan) if job.rule == "control"]
-    assert ["--share 0.25" in job.flags for job in made] == [True, False, True, False]
+    made = [job for job in jobs_of(plan) if job.rule in ("control", "ready")]
+    assert ["--share 0.25" in job.command for job in made] == [True, False, True, False]
     assert len({job.outputs[0] for job in made}) == 4
     check_scripts(jobs_of(plan))
 
@@ -180,21 +181,20 @@ def test_every_kind_of_poisoned_data_is_a_row_at_each_share_of_the_class() -> No
 def test_transfers_are_to_the_first_kind_of_victims() -> None:
     transfer = {"sigmas": [0.5], "against": ["macer"]}
     cells = plan_of({**CROSSED, "method_transfer": transfer}).transfer_cells()["method"]
-    assert {cell.victim.variant for cell in cells} == {"published"}
+    assert {cell.victim.kind for cell in cells} == {"published"}
     assert {cell.poison.variant for cell in cells if cell.poison} == {""}
 
 
 def test_flags_of_every_kind_of_value() -> None:
-    assert flags({"lr_u": 0.1, "redraw_noise": False, "augment": True, "epsilons": [1, 2], "out": "a b"}) == (
-        "--lr-u 0.1 --no-redraw-noise --augment --epsilons 1 2 --out 'a b'"
-    )
-    assert flags({"loss.fixed_noise": False}) == "--loss.no-fixed-noise"
+    settings = {"lr_u": 0.1, "redraw_noise": False, "augment": True, "epsilons": [1, 2], "out": "a b"}
+    assert shlex.join(words_of(settings)) == ("--lr-u 0.1 --no-redraw-noise --augment --epsilons 1 2 --out 'a b'")
+    assert words_of({"loss.fixed_noise": False}) == ["--loss.no-fixed-noise"]
 
 
 def test_certificates_are_made_as_the_plan_says() -> None:
     plan = plan_of({**SMALL, "certification": {"noise": "grid", "n": 50}})
     assert all(
-        "--n 50" in job.flags and "--noise grid" in job.flags for job in jobs_of(plan) if job.rule == "certify"
+        "--n 50" in job.command and "--noise grid" in job.command for job in jobs_of(plan) if job.rule == "certify"
     )  # fmt: skip
     for settings, message in (({"noise": "exact"}, "exact.*noise"), ({"m": 3}, "Unrecognized options: --m")):
         with pytest.raises(InputError, match=f"certificates of victim 0, gaussianaug .*{message}"):
@@ -206,9 +206,9 @@ def test_certificates_may_be_made_with_fewer_votes() -> None:
     plan = plan_of({**SMALL, "certification": settings})
     job = next(job for job in jobs_of(plan) if job.rule == "certify")
     for flag in ("--no-shared-noise", "--acr-only", "--radius-loss 0.02", "--n0 1000"):
-        assert flag in job.flags
+        assert flag in job.command
     job = next(job for job in jobs_of(plan_of(SMALL)) if job.rule == "certify")
-    assert not any(flag in job.flags for flag in ("shared-noise", "acr-only", "radius-loss"))  # the script's defaults
+    assert not any(flag in job.command for flag in ("shared-noise", "acr-only", "radius-loss"))  # the script's defaults
     with pytest.raises(InputError, match=r"radius_loss must lie between 0 and"):
         plan_of({**SMALL, "certification": {"radius_loss": -1}})
     with pytest.raises(InputError, match="alpha"):
@@ -222,7 +222,7 @@ def test_certificates_in_shards_are_joined() -> None:
     assert [job.rule for job in in_shards].count("certify") == 3 * rules.count("certify")
     merge = next(job for job in in_shards if job.rule == "merge")
     parts = [job for job in in_shards if job.outputs[0] in merge.needs]
-    assert [job.flags.partition("--shard ")[2] for job in parts] == ["1/3", "2/3", "3/3"]
+    assert [job.command.partition("--shard ")[2] for job in parts] == ["1/3", "2/3", "3/3"]
 
 
 @pytest.mark.parametrize(("scripts", "folder"), [("", "MNIST"), ("CIFAR10", "CIFAR10")])
@@ -232,10 +232,10 @@ def test_any_data_set_is_prepared_by_the_general_script_and_names_whose_scripts_
     plan = plan_of({**SMALL, "dataset": "OWN", "scripts": scripts, "data": {"source": "own.npz"}})
     data, *others = jobs_of(plan)
     assert data.script == "data/prepare.py"
-    assert data.flags == "--name OWN --source own.npz --out-dir data/OWN"
+    assert data.command == "data/prepare.py --name OWN --source own.npz --out-dir data/OWN"
     of_a_data_set = [job for job in others if job.rule in ("poison", "victim", "certify")]
     assert {Path(job.script).parent.name for job in of_a_data_set if job.rule != "certify"} == {folder}
-    assert all("--data-dir data/OWN" in job.flags for job in of_a_data_set)
+    assert all("--data-dir data/OWN" in job.command for job in of_a_data_set)
     assert any(job.script.endswith(f"certify_{folder.lower()}.py") for job in of_a_data_set)
 
 
@@ -360,9 +360,9 @@ def test_every_class_may_be_certified_and_every_poison_measured() -> None:
     jobs = {job.name: job for job in jobs_of(plan)}
     seen = jobs["visibility/constant_sigma_0.25_class_8"]
     poison = jobs["poison/constant_sigma_0.25_class_8/X_poisoned_radius_constant_0.25_8"].outputs[0]
-    assert f"--poison {poison}" in seen.flags and poison in seen.needs
+    assert f"--poison {poison}" in seen.command and poison in seen.needs
     assert seen.outputs[0] in jobs["tables"].needs
-    assert jobs["tables"].flags.endswith("/plan.json --directory .")
+    assert jobs["tables"].command.endswith("/plan.json --directory .")
     certify = next(job for job in jobs_of(plan) if job.rule == "certify")
-    assert "--target-class all" in certify.flags and "all-classes" not in certify.flags
+    assert "--target-class all" in certify.command and "all-classes" not in certify.command
     assert not any(job.rule == "visibility" for job in jobs_of(plan_of(SMALL)))

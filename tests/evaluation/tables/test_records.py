@@ -23,8 +23,8 @@ from evaluation.tables.layout import tables_of
 from evaluation.tables.make_tables import Config, job_times, main, tables_as_text
 from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.records import (
-    Measured,
     Runs,
+    StoredRun,
     _require_same_images,
     collect,
     differences,
@@ -415,7 +415,7 @@ def test_entries_of_different_clean_images_are_not_one_table() -> None:
         records = {"victim": {"settings": {"x_train": victim, "defence": defence}}}
         other = {"victim": {"settings": {"x_train": "poisoned"}}, "poison": {"settings": {"x_train": poison}}}
         stored = {"a/clean/class_8": records, "a/constant_sigma_0.5_class_8/class_8": other}
-        return {entry: {0: Measured(Path(), pd.DataFrame(), one)} for entry, one in stored.items()}
+        return {entry: {0: StoredRun(Path(), pd.DataFrame(), one)} for entry, one in stored.items()}
 
     for fine in (measured_with("these", "these"), measured_with("of the defence", "these", "removal")):
         _require_same_images(fine, Path("store"))

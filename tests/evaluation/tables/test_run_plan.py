@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_a_failing_job_stops_no_other_and_is_named(folder: Path, partly_failed: 
 
 def test_a_job_that_ends_without_a_word_has_failed(tmp_path: Path) -> None:
     (script := tmp_path / "silent.py").write_text("raise SystemExit(3)")
-    job = Job("data", "the data", str(script), "", (tmp_path / "x.npy",), (), tmp_path)
+    job = Job("data", "the data", str(script), {}, (tmp_path / "x.npy",), (), tmp_path)
     for _ in range(2):
         assert job_runs.run_job(job, Stop()) == "ended with status 3"
         job.log.write_text("the last line of an earlier attempt\n")
@@ -212,10 +213,10 @@ def test_what_a_script_makes_by_itself_is_the_same(
     monkeypatch.chdir(folder)
     plan = read_plan(folder / "plan.yaml")
     for rule in ("poison", "victim"):
-        job = [job for job in jobs_of(plan) if job.rule == rule and "macer" not in job.flags][-1]
-        flags = job.flags.replace(str(job.outputs[0].parent), str(tmp_path)).split()
-        flags[flags.index("--run-dir") + 1] = str(tmp_path / "run")
-        outcome = run([job.script, *flags], folder)
+        job = [job for job in jobs_of(plan) if job.rule == rule and "macer" not in job.command][-1]
+        words = job.command.replace(str(job.outputs[0].parent), str(tmp_path)).split()
+        words[words.index("--run-dir") + 1] = str(tmp_path / "run")
+        outcome = run(words, folder)
         assert outcome.status == 0, outcome
         one, other = (contents(folder / job.outputs[0].name) for folder in (tmp_path, job.outputs[0].parent))
         assert one == other
@@ -362,7 +363,7 @@ def test_other_data_and_a_second_run_in_the_folder_are_refused(tmp_path: Path, t
 def test_jobs_that_were_made_before_say_nothing_of_the_time_left(tmp_path: Path) -> None:
     jobs = jobs_of(read_plan(write_plan(tmp_path)))[:3]
     (tmp_path / "there").touch()
-    made, other = (job._replace(outputs=(tmp_path / name,)) for job, name in zip(jobs, ("there", "not"), strict=False))
+    made, other = (replace(job, outputs=(tmp_path / name,)) for job, name in zip(jobs, ("there", "not"), strict=False))
     bar = job_runs._Bar(list(jobs), 1)
     for job in (made, other):
         bar.begin(job)
@@ -379,7 +380,7 @@ def test_settings_of_a_sigma_that_the_plan_lacks_are_refused(tmp_path: Path) -> 
 
 
 def test_a_method_without_a_script_is_one_line(tmp_path: Path) -> None:
-    jobs = [job._replace(script="attack_generation/none/DIGITS/poison_radius_none.py") for job in
+    jobs = [replace(job, script="attack_generation/none/DIGITS/poison_radius_none.py") for job in
             jobs_of(read_plan(write_plan(tmp_path)))[1:2]]  # fmt: skip
     with pytest.raises(InputError, match=r"there is no script attack_generation/none/DIGITS/poison_radius_none\.py"):
         check_scripts(jobs)

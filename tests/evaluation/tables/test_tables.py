@@ -19,7 +19,7 @@ from evaluation.tables.frame import Entries, as_csv, frame_of
 from evaluation.tables.layout import Table, tables_by_victims, tables_of
 from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import NUMBERS, collect, read_entries
+from evaluation.tables.records import NUMERIC, collect, read_entries
 from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, load_array, write_json
 from runtime.provenance import project_path
@@ -111,7 +111,7 @@ def test_tables_are_not_made_again_of_nothing(folder: Path) -> None:
     config = Config(plan=plan, from_results=True, results_dir=folder / "out")
     with pytest.raises(InputError, match=r"points\.csv\.xz: no such file; make the tables of a plan there first"):
         main(config)
-    write_store(folder, Store(pd.DataFrame(columns=["entry", *NUMBERS]), {}))
+    write_store(folder, Store(pd.DataFrame(columns=["entry", *NUMERIC]), {}))
     with pytest.raises(InputError, match="has no certificate of the plan"):
         main(config)
     with pytest.raises(InputError, match="has no certificate of the plan"):
@@ -349,7 +349,7 @@ def crossed(folder: Path) -> tuple[Plan, Entries]:
     gradients = {"soba_epochs_1": 99.6, "soba_epochs_5": 12345.0}
     entries = {}
     for cell in plan.cells():
-        mean = acr[cell.row] + 0.05 * (cell.victim.variant == "fast") * (1 if cell.row == "clean" else 4)
+        mean = acr[cell.row] + 0.05 * (cell.victim.kind == "fast") * (1 if cell.row == "clean" else 4)
         found = entry(cell, 2, [mean - 0.1], [mean + 0.1])
         records = {**found.runs[0].records, "poison": {"gradients": gradients.get(cell.row)}}
         entries[cell] = found._replace(runs=tuple(run._replace(records=records) for run in found.runs))
@@ -465,6 +465,26 @@ def test_transfer_tables_have_poison_in_rows_and_victims_in_columns() -> None:
         ["0.5", "8", "against macer", "0.500; 50.0 %", "—; —"],
         ["0.5", "8", "against standard", "0.750; 25.0 %", "—; —"],
     ]
+
+
+def test_a_transfer_table_of_several_classes_ends_with_their_mean() -> None:
+    plan = plan_of(
+        {
+            "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
+            "methods": {"macer": [0.5], "smoothadv": [0.5]}, "rows": ["clean"], "target_classes": [8, 3],
+            "method_transfer": {"sigmas": [0.5], "against": ["macer"]},
+        }
+    )  # fmt: skip
+    acr = {8: 0.5, 3: 0.25}
+    entries = {cell: entry(cell, 1, [acr[cell.target_class] if cell.poison else 1.0]) for cell in plan.cells()}
+    table = tables(plan, entries)["transfer_methods"]
+    lines = {(line[1], line[2]): [text[:13] for text in line[3:]] for line in texts(table)}
+    assert lines == {
+        **{(name, "clean"): ["1.000"] * 2 for name in ("8", "3", "mean")},
+        ("8", "against macer"): ["0.500; 50.0 %"] * 2,
+        ("3", "against macer"): ["0.250; 75.0 %"] * 2,
+        ("mean", "against macer"): ["0.375; 62.5 %"] * 2,
+    }
 
 
 def test_transfer_over_architectures_likewise() -> None:
