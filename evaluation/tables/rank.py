@@ -99,7 +99,7 @@ def _checked_and_packed(path: Path, plan: Plan, paths: Paths) -> str:
             if f"{victims.name.partition('_class_')[2].partition('_')[2]}_share_".startswith(f"{name}_share_"):
                 raise InputError(f"{victims}: has victims of an earlier poison {name}; delete them, or choose a name")
         clean, in_class = dataset.x_train, target_mask(dataset.y_train, target_class)
-        settings = {"target_class": target_class, "epsilon": plan.epsilon, "x_train": array_sha256(clean)}
+        settings = {"target_class": target_class, "epsilon": about["epsilon"], "x_train": array_sha256(clean)}
         record = {"settings": settings, "entry": {**about, "sha256": sha256}}
         pack_poison(images, clean[in_class], published_places(dataset, paths.data)[0][in_class], record, name)
     return name

@@ -156,7 +156,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for ending in ("json", "npz"):
         shutil.copy(FOLDER / f"digits_per_image.{ending}", tmp_path / "poisons")
     small = {
-        **PLAN, "runs": 1, "methods": {"gaussianaug": [0.25]}, "rows": ["clean", "constant"],
+        **PLAN, "runs": 1, "methods": {"gaussianaug": [0.25]}, "rows": ["clean", "constant"], "epsilon": 0.11,
         "ready": {"per_image": "digits_per_image"}, "visibility": True,
         "victim": {"all": {"schedule": "one_cycle", "epochs": 2}},
         "certification": {"points": 4, "n": 100, "all_classes": True, "acr_only": True},
@@ -182,7 +182,7 @@ def poison_file(folder: Path, data_dir: Path, **changes: Any) -> Path:
 
 def test_what_cannot_be_ranked(folder: Path, tiny_data_dir: Path) -> None:
     for changes, message in (
-        ({"target_class": 3}, r"null: is poison of class 3, epsilon 0\.1; rank_toy ranks class 8, epsilon 0\.1"),
+        ({"target_class": 3}, r"null: is poison of class 3, epsilon 0\.1; rank_toy ranks class 8, epsilon 0\.11"),
         ({"epsilon": 0.2}, r"null: is poison of class 8, epsilon 0\.2; rank_toy ranks"),
         ({"epsilon": 0.05}, r"mine\.npz: fails epsilon on DIGITS, class 8"),
         ({"name": "constant"}, "constant: data/poisons or the plan has another poison or row of this name; choose"),
@@ -205,6 +205,7 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
     page = (work / "ranking/ranking.md").read_text()
     assert "| null | " in page and "| clean | " in page and "per_image" not in page
     packed = load_ready_poison("null")
+    assert packed.record["settings"]["epsilon"] == 0.1  # its own, not the plan's
     assert packed.record["entry"]["source"] == "a test" and packed.pixels.shape == (106, 8, 8, 1)
     victims = {path: path.stat().st_mtime_ns for path in work.glob("victims/**/*.keras")}
     assert len(victims) == 4
