@@ -93,8 +93,8 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int) -> Read
         )
     if settings.get("x_train") != array_sha256(x_train):
         raise InputError(
-            f"{name}: was made from other training images; prepare the dataset that its record names "
-            f"({poison.record.get('command', f'{name}.json')})"
+            f"{name}: was made from other training images, by {poison.record.get('command', f'{name}.json')}; give the "
+            "--data-dir of these images, or another poison"
         )
     return poison
 

@@ -32,7 +32,7 @@ from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
 from runtime.command_line import config_of, run_script
 from runtime.files import InputError, read_record, write_json
-from runtime.provenance import printed_path, project_path, settings
+from runtime.provenance import git_commit, is_clean_commit, printed_path, project_path, settings
 from runtime.stop import Stop
 
 
@@ -82,6 +82,9 @@ def main(config: Config) -> None:
     os.chdir(config.directory)
     with Artifact(plan.paths.plan), stopped as stop:
         write_json(plan.paths.plan, msgspec.to_builtins(plan))
+        print(f"{len(jobs)} jobs, with their output in {printed_path(plan.paths.work / 'logs')}")
+        if not is_clean_commit(commit := git_commit()):
+            print(f"note: the commit is {commit}; commit all changes first for runs that results/ may hold")
         failed = run_jobs(jobs, config.processes, stop)
         lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
         for job in jobs:  # jobs that need a file of a failed job

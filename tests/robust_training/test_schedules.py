@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tyro
 
-from evaluation.tables.jobs import flags
+from evaluation.tables.jobs import words_of
 from robust_training.methods import METHODS
 from robust_training.schedules import ONE_CYCLE, RISE, Schedule, learning_rate
 from robust_training.smoothadv import SmoothAdvLoss
@@ -59,7 +59,7 @@ def test_a_schedule_alone_picks_epochs_batch_size_and_rate(dataset: str, method:
 
 
 def test_a_plan_picks_the_schedule() -> None:
-    settings = flags({"schedule": "one_cycle", "epochs": 7}).split()
+    settings = words_of({"schedule": "one_cycle", "epochs": 7})
     found = tyro.cli(script("MNIST", "gaussianaug"), args=settings).in_force()
     assert (found.schedule, found.epochs, found.batch_size) == ("one_cycle", 7, ONE_CYCLE["MNIST"].batch_size)
 

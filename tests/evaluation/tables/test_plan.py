@@ -304,6 +304,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"certification": {"shard": "1/2"}}, "certification: shard is decided by the plan's own entries"),
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
         ({"attack": {"all": {"epsilon": 0.05}}}, "epsilon is decided by the plan's own entries"),
+        ({"attack": {"all": {"seed": [0, 1]}}}, r"several attack runs: attacks: \{NAME: \{seed: \[0, 1\]"),
         ({"victim": {"macer": {"out-dir": "x"}}}, "out-dir is decided by the plan's own entries"),
         ({"victim": {"all": {"help": True}}}, "'help' is no setting of a script"),
         ({"limits": {"train": {"minutes": 60}}}, "no rule of limits 'train'"),
