@@ -51,8 +51,10 @@ def takes_tensors(
     shared = NOISE_BLOCK // 2
     noise = np.random.default_rng(0).uniform(size=(EXAMPLES, *image_shape)).astype(np.float32)
     images = noise if examples is None else 0.9 * examples + 0.1 * noise
-    # Both hold the images from shared to NOISE_BLOCK. They are copies, because a classifier may change its images.
-    batches = [images[:NOISE_BLOCK].copy(), images[shared:].copy()]
+    # Both hold copies of the images from shared to NOISE_BLOCK, as a classifier may change its images. In the second
+    # they are moved, so that they have other neighbours also where a classifier divides a batch into equal parts.
+    moved = np.roll(np.arange(NOISE_BLOCK), 47)
+    batches = [images[:NOISE_BLOCK].copy(), images[shared:][moved]]
     is_model = isinstance(classifier, keras.Model)
     if is_model:
         require_float_inputs(classifier, "the model")
@@ -82,7 +84,7 @@ def takes_tensors(
         for output in arrays:
             winners(output, NOISE_BLOCK, num_classes)
         scores = [np.asarray(output, np.float64) for output in arrays]
-    if not _are_same(scores[0][shared:], scores[1][:shared]):
+    if not _are_same(scores[0][shared:], scores[1][np.argsort(moved)][:shared]):
         if np.isnan(scores).any():
             raise InputError("the classifier gives NaN for some images, others beside other images; mend it")
         raise InputError(

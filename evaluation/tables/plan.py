@@ -267,6 +267,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Raises InputError where two variants have the same name.
         """
         variants: dict[str, AttackVariant] = {}
+        of_all_seeds = set()
         for series, settings in self.attacks.items():
             lists = {name: one for name in LISTED if isinstance(one := settings.get(name), list | tuple)}
             for combination in product(*lists.values()):
@@ -275,6 +276,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 if name in variants:
                     raise InputError(f"attacks: two attacks are named {name!r}; choose other names")
                 variants[name] = AttackVariant(series, {**settings, **chosen})
+                if "seed" in chosen:
+                    of_all_seeds.add(name.removesuffix(f"_seed_{chosen['seed']}"))
+        if taken := of_all_seeds & variants.keys():
+            raise InputError(f"attacks: {min(taken)!r} also names the mean over seeds of another; choose other names")
         return variants
 
     def limits_for(self, rule: str) -> Limits:
@@ -349,10 +354,21 @@ def read_plan(path: Path) -> Plan:
     return plan_of(yaml_values(read_text(path), str(path)), str(path))
 
 
+class _NamesOnce(yaml.SafeLoader):
+    """Plain values in YAML. Refuses a name that stands twice in a mapping, where SafeLoader keeps the last value."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [name.value for name, _ in node.value]
+        for name, _ in node.value:
+            if names.count(name.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name.value} stands there twice", name.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def yaml_values(text: str, where: str) -> Any:
     """Plain values in YAML. where: the text's name in errors. Raises InputError for text that is not YAML."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _NamesOnce)
     except Exception as error:  # also errors other than YAMLError, from impossible dates, numbers or nesting
         raise InputError(f"{where}: not YAML ({' '.join(str(error).split())}); mend that place") from error
 

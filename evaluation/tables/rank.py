@@ -69,10 +69,10 @@ def main(config: Config) -> None:
     found = [scores(frame) for frame in frames]
     found[1:] = [one.drop(found[0].index, errors="ignore").rename("{} (recorded)".format) for one in found[1:]]
     notes = [RECORDED.format(plan.table) for one in found[1:] if len(one)]
-    if kinds := kinds_without_reduction(frames[0], row):
-        notes.append(f"{row} has no row: the clean ACR of {'; '.join(kinds)} is 0. Give the plan more epochs or votes.")
     write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)], notes))
     print("", as_text(table), *notes, f"{printed_path(page)}: written", sep="\n\n")
+    if kinds := kinds_without_reduction(frames[0], row):
+        raise InputError(f"{row} has no row: the clean ACR of {'; '.join(kinds)} is 0; give more epochs or votes")
 
 
 def _test_images(entries: Entries) -> set[str]:

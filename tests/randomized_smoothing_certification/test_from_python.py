@@ -160,6 +160,19 @@ def test_a_vote_of_the_whole_batch_is_no_classifier() -> None:
         certify_images(majority, IMAGES, on_arrays(IMAGES).argmax(axis=1), SETTINGS)
 
 
+@pytest.mark.parametrize("size", [50, 25, 20, 10, 5, 2])
+def test_statistics_of_parts_of_a_batch_are_noticed(size: int) -> None:
+    """Such as BatchNorm in training mode in a classifier that divides its images into smaller batches."""
+
+    def in_parts(images: np.ndarray) -> np.ndarray:
+        scores = on_arrays(images)
+        parts = [scores[i : i + size] for i in range(0, len(scores), size)]
+        return np.concatenate([part - part.mean(axis=0) for part in parts])
+
+    with pytest.raises(InputError, match="with other images beside them"):
+        certify_images(in_parts, IMAGES, on_arrays(IMAGES).argmax(axis=1), SETTINGS)
+
+
 def test_a_classifier_that_changes_its_images_is_certified() -> None:
     def in_place(images: np.ndarray) -> np.ndarray:
         scores = on_arrays(images)

@@ -319,6 +319,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"attacks": {"a": {"epochs": ["x"]}}}, "give at least one number, all different, from 1 on"),
         ({"attacks": {"a": {"seed": [1, 1]}}}, r"attacks: a has seed \[1, 1\]; give .* all different, from 0 on"),
         ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two attacks are named 'a_epochs_5'"),
+        ({"attacks": {"a": {"seed": [0, 1], "epochs": [5]}, "a_epochs_5": {}}}, "'a_epochs_5' also names the mean"),
         ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
         ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from digits_per_image"),
         ({"ready": {"clean": "mnist_published"}}, "ready: 'clean' is the name of a row"),
@@ -348,6 +349,14 @@ def test_a_damaged_plan_file(content: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=r"plan\.yaml"):
+        read_plan(path)
+
+
+def test_a_name_that_stands_twice(tmp_path: Path) -> None:
+    """YAML keeps the last of equal names, so that a setting would be lost without a word."""
+    path = tmp_path / "plan.yaml"
+    path.write_text("victim:\n  all: {epochs: 5}\nruns: 1\nvictim:\n  macer: {epochs: 2}\n")
+    with pytest.raises(InputError, match=r"plan\.yaml: .*victim stands there twice .*line 1"):
         read_plan(path)
 
 
