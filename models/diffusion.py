@@ -44,7 +44,11 @@ def fit_diffusion_map(
     values, vectors = eigsh(symmetric, k=coordinates, which="LA", v0=start)
     values = np.maximum(values, 0)
     one_step_less = vectors * scale[:, None] * values ** (STEPS - 1)
-    return _unit(one_step_less * values), lambda x: _unit(one_step_less[nearest(x, x_train, neighbours)].mean(axis=1))
+
+    def embed(x: np.ndarray) -> np.ndarray:
+        return _unit(one_step_less[nearest(x, x_train, neighbours)].mean(axis=1))
+
+    return _unit(one_step_less * values), embed
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
