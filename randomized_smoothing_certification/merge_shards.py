@@ -64,7 +64,7 @@ def merge(shards: Sequence[Path], out: Path, on_other_settings: OnOtherSettings 
                 there = read_own_points(out, found["settings"], record["points"])
                 if [point._replace(time="") for point in there] != [point._replace(time="") for point in points]:
                     raise OtherSettings(f"{out}: exists with other rows; choose another output")
-        remove(summary_path(out))
+        remove(summary_path(out), out)  # a killed merge must not leave the old rows beside the new settings
         write_json(settings_path(out), record)
         write_text(out, as_text(points))
         return write_summary(out, points, record)

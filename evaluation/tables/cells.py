@@ -22,6 +22,11 @@ FIGURES = {
 }  # fmt: skip
 
 
+def of_share(share: float) -> str:
+    """What follows the name of poison in tables: the poisoned share of the class, '' for the whole class."""
+    return f", {100 * share:g} % of the class" if share < 1 else ""
+
+
 class Poison(NamedTuple):
     """One poisoned training set: how the target class's images were changed."""
 
@@ -43,7 +48,7 @@ class Poison(NamedTuple):
     def row(self) -> str:
         """Its name in the plan and in tables: a control, 'optimised', a named attack or a ready poison."""
         name = self.variant or (self.against if self.against in CONTROLS else OPTIMISED)
-        return name + (f", {100 * self.share:g} % of the class" if self.share < 1 else "")
+        return name + of_share(self.share)
 
     def __str__(self) -> str:
         made = f" against {self.against} with {self.architecture}" if self.architecture else ""

@@ -53,6 +53,7 @@ class ShownNumber(NamedTuple):
     text: str
     low: float
     high: float
+    runs: int | None = None  # victims in it, None: all of the entry
     name: str = ""  # of its selection, filled in
     headline: str = ""  # of its selection, filled in
     over: str = ""  # its numbers of victims, epochs, attack runs, test points and votes
@@ -236,7 +237,7 @@ def shown_numbers(selection: Selection, frames: Mapping[str, pd.DataFrame]) -> l
     return [
         one._replace(
             name=_filled_in(selection.name, row), headline=_filled_in(selection.headline, row),
-            over=_over(row, selection.of),
+            over=_over(row if one.runs is None else {**row, "runs": one.runs}, selection.of),
         )
         for one, row in zip(filter(None, found), rows, strict=True)
     ]  # fmt: skip
@@ -300,7 +301,7 @@ def _of_reduction(found: Any) -> ShownNumber | None:
     """The number of a Reduction. Where nothing varies, its interval says nothing."""
     if not isinstance(found, Reduction):
         return None
-    return ShownNumber(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)))
+    return ShownNumber(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)), found.runs)
 
 
 def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -> ShownNumber | None:
@@ -313,11 +314,11 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
     values = np.array(of_attacks)
     mean = float(values.mean())
     if values.size < 2:
-        return ShownNumber(form.format(mean) + unit, -np.inf, np.inf)
+        return ShownNumber(form.format(mean) + unit, -np.inf, np.inf, values.size)
     half = half_width_over_runs(values)
     low, high = mean - half, mean + half
     text = f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})"
-    return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high)  # no -0.0
+    return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 
 
 def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.tables.cells import CLEAN, OPTIMISED
+from evaluation.tables.cells import CLEAN, OPTIMISED, of_share
 from evaluation.tables.frame import CONTROL, MEAN, points_of
 from evaluation.tables.layout import dataset_name
 from evaluation.tables.ranking import scored_rows, scores
@@ -96,7 +96,10 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
             at = (0.01, mean)
             axes.annotate(name, at, xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small", color=BLUE)
         attacks = group[group["gradients"].notna() & (group["parametrisation"] == kind)].copy()
-        attacks["attack"] = attacks["attack"].where(attacks["attack"] != "", attacks["data"])
+        attacks["attack"] = [
+            row["attack"] + of_share(row["share"]) if row["attack"] else row["data"]
+            for row in attacks.to_dict("records")
+        ]
         best = attacks.groupby("attack")["acr_mean"].min().nsmallest(MOST - 1 - len(controls)).index
         for number, name in enumerate(dict.fromkeys(one for one in attacks["attack"] if one in best)):
             points = attacks[attacks["attack"] == name].sort_values("gradients")

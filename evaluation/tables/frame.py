@@ -100,7 +100,8 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         "poison_variant": poison.variant if poison else "", "attack": attack.series,
         "optimiser": made.get("optimiser", ""), "parametrisation": made.get("parametrisation", ""),
         "attack_epochs": attack.flags.get("epochs", ""),
-        "epsilon": plan.epsilon if poison else "", "share": poison.share if poison else "",
+        "epsilon": (_all(run.epsilon for run in runs) or plan.epsilon) if poison else "",
+        "share": poison.share if poison else "",
         **{name: _all(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
         "points": _all(len(run.radii) for run in runs),
         "runs": len(runs), "runs_wanted": wanted,
@@ -190,6 +191,28 @@ def _all(values: Iterable[Any]) -> Any:
     numbers = [value for value in named.values() if isinstance(value, int | float)]
     different = [*sorted(numbers), *sorted(text for text, value in named.items() if not isinstance(value, int | float))]
     return different[0] if len(different) == 1 else ", ".join(map(str, different))
+
+
+def cautions(frame: pd.DataFrame) -> list[str]:
+    """A line for each reduction that leaves out victims, whose radii may have different numbers of votes, or whose
+    poison changed no image."""
+    lines = []
+    for row in frame[frame["target_class"] != MEAN].to_dict("records"):
+        if not isinstance(found := row["reduction"], Reduction):
+            continue
+        votes = [row["n"], _all(run.certificate.get("n") for run in row["clean"].runs)]
+        if found.runs < row["runs"]:
+            about = f"is over {found.runs} of {row['runs']} victims: no clean victims have the other seeds"
+            lines.append(f"{row['cell']}: its reduction {about}")
+        if "" in votes and votes != ["", ""]:
+            lines.append(f"{row['cell']}: its reduction compares radii of known and of unknown n")
+        after, before = (
+            {run.records["victim"].get("settings", {}).get("x_train") for entry in entries for run in entry.runs}
+            for entries in (row["entries"], [row["clean"]])
+        )
+        if after & before - {None}:
+            lines.append(f"{row['cell']}: its training images are those of clean data")
+    return lines
 
 
 def points_of(frame: pd.DataFrame) -> str:

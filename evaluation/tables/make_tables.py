@@ -14,7 +14,9 @@ A folder in results/ gets the store, tables.md and three figures. Others also ge
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from evaluation.tables import records
 from evaluation.tables.cells import FIGURES, PAGES, Paths
 from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gradients, save_distributions
 from evaluation.tables.formats import as_html, as_latex, as_markdown, as_text
-from evaluation.tables.frame import as_csv, frame_of, measured_line
+from evaluation.tables.frame import as_csv, cautions, frame_of, measured_line
 from evaluation.tables.layout import tables_by_victims, tables_of
 from evaluation.tables.plan import Plan, read_plan
 from runtime.command_line import run_script
@@ -66,11 +68,9 @@ def main(config: Config) -> None:
     is_published = records.is_in_results(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
-    there, is_own = folder / "plan.yaml", config.from_results and folder.resolve() == config.plan.parent.resolve()
-    held = read_plan(there) if there.is_file() else None
-    if held and held.table != plan.table:
-        raise InputError(f"{folder}: holds the table {held.table!r}; choose another --results-dir")
-    if has_store(folder) and (not held or (config.from_results and not is_own)):
+    records.require_no_other_table(plan, folder)
+    is_own = config.from_results and folder.resolve() == config.plan.parent.resolve()
+    if has_store(folder) and (not (folder / "plan.yaml").is_file() or (config.from_results and not is_own)):
         raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --results-dir")
     if config.from_results:
         entries = records.read_entries(plan, config.plan.parent)
@@ -78,12 +78,12 @@ def main(config: Config) -> None:
         if is_published:
             records.require_clean_entries(entries.values(), folder)
     else:
-        for one in held.foreign if held and not config.add else ():
-            if one.cell not in {other.cell for other in plan.foreign}:
-                print(f"note: {one.cell}: was imported into {printed_path(folder)}, and is left out; import it again")
-        draw_images = _images(plan, paths)
+        draw_images, before = _images(plan, paths), _stored_runs(folder)
         records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
+        for entry, gone in (before - Counter({one.cell.key: len(one.runs) for one in entries.values()})).items():
+            where = f"{gone} runs of {entry} were in {printed_path(folder)}"
+            print(f"note: {where}, and are left out; --add keeps runs of the plan; import imported files again")
         draw_images(folder / "images.png")
     frame, lacking = frame_of(plan, entries), records.missing(entries.values())
     times = pd.DataFrame() if config.from_results else job_times(paths)
@@ -92,7 +92,7 @@ def main(config: Config) -> None:
             write_text(folder / name, text)
     draw_figures(plan.title, frame, folder, curves=not is_published)
     print(f"{plan.title}\n\n{as_text(tables_by_victims(frame))}")
-    for line in records.differences(plan, entries.values()):
+    for line in [*records.differences(plan, entries.values()), *cautions(frame)]:
         print(f"note: {line}")
     if lacking:
         print("\nmissing:\n  " + "\n  ".join(lacking))
@@ -100,10 +100,18 @@ def main(config: Config) -> None:
     print(f"\n{printed_path(folder)}: {', '.join(written)}{stored}")
 
 
+def _stored_runs(folder: Path) -> Counter[str]:
+    """The number of runs of each entry in a folder's store. Empty where there is no whole store."""
+    with suppress(InputError):
+        return Counter({entry: len(by_seed) for entry, by_seed in records.read_runs(folder).items()})
+    return Counter()
+
+
 def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: pd.DataFrame) -> dict[str, str]:
     """Content of every file of tables, computed only from plan and store. times: run times of the jobs, if known."""
     tables = tables_of(plan.title, frame)
     notes = [f"Measured: {measured_line(frame)}."]
+    notes += ["Note:\n\n" + "\n".join(f"- {line}" for line in lines)] if (lines := cautions(frame)) else []
     notes += ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
     plan_text = msgspec.yaml.encode(plan).decode()
     return {
@@ -144,7 +152,7 @@ def _images(plan: Plan, paths: Paths) -> Callable[[Path], None]:
     made = [poison for poison in plan.poisons() if paths.poison(poison).is_file()]
     chosen = sorted(made, key=lambda poison: poison.against in CONTROLS)[:MOST_POISONS]
     if not chosen or not paths.manifest.is_file():
-        return lambda path: None
+        return lambda path: print(f"note: {path.name} shows poison of an earlier run") if path.is_file() else None
     dataset = load_dataset(paths.data)
     grids = {}
     for poison in chosen:

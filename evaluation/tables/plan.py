@@ -22,7 +22,7 @@ from models.registry import require_architecture
 from robust_training.methods import METHODS
 from runtime.bounds import at_least, between, require_bounds, require_within
 from runtime.checks import require_name, require_name_lengths, require_usable, shortened
-from runtime.files import InputError, read_text
+from runtime.files import InputError, read_json, read_text
 
 DATASETS = ("MNIST", "CIFAR10", "DIGITS")  # data sets with their own scripts
 # Flags of the scripts that follow from a plan's other entries.
@@ -338,10 +338,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:
     """Raise InputError for an impossible name or value of a flag, and for a flag that the plan itself sets."""
-    for name, value in settings.items():
+    names = [name.replace("-", "_") for name in settings]
+    for plain, (name, value) in zip(names, settings.items(), strict=True):
+        if names.count(plain) > 1:
+            raise InputError(f"{where}: {name} stands there twice, with - and with _; leave one out")
         if not re.fullmatch(r"(?!help$)[A-Za-z][\w.-]*", name):
             raise InputError(f"{where}: {name!r} is no setting of a script; name one without dashes before it")
-        if name.replace("-", "_") in decided:
+        if plain in decided:
             runs = "; several attack runs: attacks: {NAME: {seed: [0, 1]}}" if name == "seed" else ""
             raise InputError(f"{where}: {name} is decided by the plan's own entries; change those{runs}")
         for one in value if isinstance(value, list | tuple) else [value]:
@@ -350,8 +353,8 @@ def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a YAML file. Raises InputError naming the mistake in it."""
-    return plan_of(yaml_values(read_text(path), str(path)), str(path))
+    """The plan in a YAML file, or in a run's plan.json. Raises InputError naming the mistake in it."""
+    return plan_of(read_json(path) if path.suffix == ".json" else yaml_values(read_text(path), str(path)), str(path))
 
 
 class _NamesOnce(yaml.SafeLoader):

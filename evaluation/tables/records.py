@@ -20,7 +20,7 @@ from data.ready_poisons import ready_record
 from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
-from evaluation.tables.plan import Plan
+from evaluation.tables.plan import Plan, read_plan
 from evaluation.tables.runs import MUST_AGREE, Entry, Run
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -59,6 +59,12 @@ def require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
         lacking = missing(entries)
         first = f"{lacking[0]}, the first of {len(lacking)} entries" if lacking else "the plan names no entry"
         raise InputError(f"{where}: has no certificate of the plan ({first}); {mend}")
+
+
+def require_no_other_table(plan: Plan, folder: Path) -> None:
+    """Raise InputError where a folder of results holds another table."""
+    if (held := folder / "plan.yaml").is_file() and (table := read_plan(held).table) != plan.table:
+        raise InputError(f"{folder}: holds the table {table!r}; choose another --results-dir, or work_dir of the plan")
 
 
 def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = False) -> None:
@@ -189,10 +195,19 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     runs, places = {}, list[list[int]]()
     _require_once(folder / file for file in foreign.files)
     known = [recorded_settings(folder / file) for file in foreign.files]
-    found = [recorded_victim(one).get("settings", {}).get("seed") for one in known]
+    victims = [recorded_victim(one) for one in known]
+    found = [victim.get("settings", {}).get("seed") for victim in victims]
     seeds = found if None not in found and len(set(found)) == len(found) else range(len(found))
-    for seed, file, recorded in zip(seeds, foreign.files, known, strict=True):
+    models = dict[str, str]()
+    for seed, file, recorded, victim in zip(seeds, foreign.files, known, victims, strict=True):
         path, points = folder / file, sorted(read_known_points(folder / file), key=lambda point: point.idx)
+        if (first := models.setdefault(str(recorded.get("model_sha256", file)), file)) != file:
+            raise InputError(f"{path}: is of the same victim as {folder / first}; give each victim's file once")
+        trained_on = victim.get("config", {}).get("training_data", foreign.poison)
+        if (trained_on == CLEAN) != (foreign.poison == CLEAN):
+            raise InputError(
+                f"{path}: its victim was trained on {trained_on} data, not on {foreign.poison}; mend poison"
+            )
         for name, value in recorded.items():
             if name in ("n", "sigma", "alpha") and (given := getattr(foreign, name)) not in (None, value):
                 raise InputError(f"{path}: {name} is {given}, but the record beside it says {value}; give that")
@@ -299,22 +314,23 @@ def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: StoredRun) -> 
     where, points, records = f"{cell.key}, seed {seed},", stored.points, stored.records
     if not _are_records(records):
         raise InputError(f"{folder / SETTINGS}: {where} is no run of this project; make it again")
-    made_with = records.get("poison", {}).get("settings", {}).get("epsilon", plan.epsilon)
-    if made_with > plan.epsilon or (cell.poison and made_with < plan.epsilon and cell.poison.against != READY):
-        raise InputError(f"{folder}: {where} has poison of epsilon {made_with}, not {plan.epsilon}; give its own plan")
     in_class = (points["label"] == cell.target_class).to_numpy()
     if not in_class.any():
         raise InputError(f"{folder / POINTS}: {where} has no point of class {cell.target_class}; make it again")
     radii, idx = np.where(points["correct"] == 1, points["radius"], -1.0), points["idx"].to_numpy()
-    return Run(seed, radii[in_class], records, cell.victim.sigma, cell.target_class, idx[in_class], radii[~in_class])
+    run = Run(seed, radii[in_class], records, cell.victim.sigma, cell.target_class, idx[in_class], radii[~in_class])
+    made_with = plan.epsilon if run.epsilon is None else run.epsilon
+    if made_with > plan.epsilon or (cell.poison and made_with < plan.epsilon and cell.poison.against != READY):
+        raise InputError(f"{folder}: {where} has poison of epsilon {made_with}, not {plan.epsilon}; give its own plan")
+    return run
 
 
 def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
-    """A line for each entry whose measurement differs from the plan: other votes, other points or more runs."""
+    """A line for each entry whose runs differ from the plan: other settings, other poison or more runs."""
     lines = []
     for entry in entries:
-        known = {run.seed: run.records["certificate"] for run in entry.runs if "certificate" in run.records}
-        found = {one for seed in known for one in _otherwise(plan, entry.cell, seed, {"certificate": known[seed]})}
+        own = [run for run in entry.runs if "certificate" in run.records]  # not of another program
+        found = {one for run in own for one in _otherwise(plan, entry.cell, run.seed, run.records)}
         if len(entry.runs) > entry.wanted:
             found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
         lines += [f"{entry.cell}: has {one}" for one in sorted(found)]

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
 from evaluation.tables.jobs import check_scripts, data_job, jobs_of, words_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
-from evaluation.tables.records import foreign_runs
+from evaluation.tables.records import foreign_runs, require_no_other_table
 from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
@@ -70,7 +71,7 @@ def main(config: Config) -> None:
     require_usable(config)
     written = read_plan(config.plan)
     plan = with_changes(written, config)
-    _require_used_settings(written, config.plan)
+    _require_used_settings((written, plan), config.plan)
     require_inputs(plan, config.directory, str(config.plan))
     stopped = Stop(config.max_minutes)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
@@ -102,11 +103,12 @@ def main(config: Config) -> None:
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
 
 
-def _require_used_settings(plan: Plan, path: Path) -> None:
-    """Raise InputError where attack or victim names a sigma that no entry has. path: file of the plan."""
-    used = {f"{cell.victim.method} {cell.victim.sigma:g}" for cell in plan.cells()}
-    used |= {f"{poison.against} {poison.sigma:g}" for poison in plan.poisons()}
-    if unused := [key for key in (*plan.attack, *plan.victim) if " " in key and key not in used]:
+def _require_used_settings(plans: Sequence[Plan], path: Path) -> None:
+    """Raise InputError where attack or victim names a sigma that no entry has. plans: before and after --set."""
+    used = {f"{cell.victim.method} {cell.victim.sigma:g}" for plan in plans for cell in plan.cells()}
+    used |= {f"{poison.against} {poison.sigma:g}" for plan in plans for poison in plan.poisons()}
+    named = (key for plan in plans for key in (*plan.attack, *plan.victim))
+    if unused := [key for key in named if " " in key and key not in used]:
         raise InputError(f"{path}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
 
 
@@ -118,6 +120,7 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
     paths = plan.paths_in(directory)
     for name, folder in paths._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
+    require_no_other_table(plan, paths.results)
     foreign_runs(plan, directory)
     manifest = paths.manifest
     if not (manifest.is_file() or Artifact(manifest).is_left) and (arrays := sorted(paths.data.glob("[XY]_t*.npy"))):

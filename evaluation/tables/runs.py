@@ -87,6 +87,11 @@ class Run(NamedTuple):
         return {name: str(settings.get(name, default)) for name, default in older.items()}
 
     @property
+    def epsilon(self) -> float | None:
+        """Bound on the poison's change of a pixel, None where its record does not say it."""
+        return self.records.get("poison", {}).get("settings", {}).get("epsilon")
+
+    @property
     def gradients(self) -> float | None:
         """Gradients of a batch of training images that the attack computed. None: not known."""
         return self.records.get("poison", {}).get("gradients")

@@ -38,6 +38,7 @@ class Reduction(NamedTuple):
     low: float  # -inf where the interval has no lower end
     high: float
     over: tuple[str, ...]  # sources of the interval: attack runs, victims, points
+    runs: int = 0  # victims of poisoned data in it
 
     @property
     def text(self) -> str:
@@ -69,7 +70,7 @@ def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool =
     if poisoned.shape[2] > 1:
         over.append("points")
         parts.append(_over_points([poisoned.mean(axis=(0, 1))], [clean.mean(axis=0)], same_points))
-    return _joined(ratio, parts, over)
+    return _joined(ratio, parts, over)._replace(runs=after.size)
 
 
 def mean_reduction(kinds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Reduction | None:

@@ -18,7 +18,7 @@ from data.datasets import load_dataset
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
 from models.saving import load_model, save_model
-from randomized_smoothing_certification import certification_run, certify_images, core
+from randomized_smoothing_certification import certification_run, certify_images, core, merge_shards
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
     Point,
@@ -258,6 +258,17 @@ def test_a_merge_replaces_a_run_of_other_settings_only_when_asked_to(toy: Path, 
         merge([shard], merged)
     merge([shard], merged, "start_afresh")
     assert without_time(merged) == without_time(shard) and is_summarised(merged)
+
+
+def test_a_merge_that_was_killed_is_made_again(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged, shard = tmp_path / "merged.tsv", tmp_path / "shard.tsv"
+    certify_test_points(config(toy, merged, n=1000))
+    certify_test_points(config(toy, shard, n=10, shard="1/1"))
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(merge_shards, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        merge([shard], merged, "start_afresh")
+    merge([shard], merged, "start_afresh")
+    assert without_time(merged) == without_time(shard)
 
 
 def test_shards_of_other_settings_do_not_merge(toy: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_there_is_no_reduction_of_nothing_and_one_of_everything() -> None:
     hardly[0, 0] = 1e-7  # the ratio is above 10^6, and the clean mean may be 0
     assert reduction_of(np.full((1, 3, 50), 0.3) + np.eye(3, 50), hardly).low == -np.inf
     everything = reduction_of(np.zeros((2, 3, 4)), np.ones((3, 4)))
-    assert everything == Reduction(100.0, 100.0, 100.0, ("attack runs", "victims", "points"))
+    assert everything == Reduction(100.0, 100.0, 100.0, ("attack runs", "victims", "points"), 6)
 
 
 def test_of_one_victim_the_interval_is_over_points_alone() -> None:
@@ -76,7 +76,7 @@ def test_of_one_victim_the_interval_is_over_points_alone() -> None:
     apart = reduction_of(poisoned, clean, same_points=False)
     assert apart is not None and apart.high - apart.low > found.high - found.low  # nothing cancels
     single = reduction_of(np.array([[[0.25]]]), np.array([[1.0]]))
-    assert single == Reduction(75.0, 75.0, 75.0, ()) and single.text == "75.0 %"
+    assert single == Reduction(75.0, 75.0, 75.0, (), 1) and single.text == "75.0 %"
 
 
 def test_where_clean_victims_cannot_be_told_from_none_the_interval_has_no_lower_end() -> None:
@@ -376,6 +376,15 @@ def test_the_curve_of_an_attack_goes_through_the_means_in_order_of_gradients(dra
     flat = {line.get_color(): set(line.get_ydata()) for line in axes.lines if len(set(line.get_ydata())) == 1}
     assert flat[BLACK] == {np.mean(acr["clean"])} and flat[BLUE] == {np.mean(acr["constant"])}
     assert axes.get_xscale() == "log"
+
+
+def test_each_share_of_the_class_has_a_curve_of_its_own(drawn: list[Any]) -> None:
+    plan = plan_with(rows=["clean"], attacks={"soba": {"epochs": [5, 1]}}, shares=[0.25, 1.0])
+    frame = frame_of(plan, measured(plan))
+    save_acr_against_gradients(Path("a.png"), plan.title, frame)
+    (axes,) = drawn[0].axes
+    assert [curve.get_label() for curve in axes.containers] == ["soba, 25 % of the class", "soba"]
+    assert [len(curve[0].get_xdata()) for curve in axes.containers] == [2, 2]
 
 
 def test_distributions_without_clean_victims_are_drawn(drawn: list[Any]) -> None:

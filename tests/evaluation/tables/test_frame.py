@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from evaluation.tables.cells import Cell, Poison, Victim
-from evaluation.tables.frame import MEAN, Entries, as_csv, data_name, frame_of, measured_line
+from evaluation.tables.claims import Selection, shown_numbers
+from evaluation.tables.frame import MEAN, Entries, as_csv, cautions, data_name, frame_of, measured_line
 from evaluation.tables.layout import tables_of
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.runs import Entry, Run
@@ -101,6 +102,11 @@ def test_entries_of_another_n_get_no_reduction() -> None:
     assert other["reduction"] is None and pd.isna(other["reduction_percent"]) and text == ["", "—"]
     unknown, _ = reduction({"n": 1000}, {})
     assert unknown["reduction"] == expected
+    of_unknown = pd.DataFrame([unknown])
+    assert [line.rpartition(": ")[2] for line in cautions(of_unknown)] == [
+        "its reduction compares radii of known and of unknown n"
+    ]
+    assert cautions(pd.DataFrame([same, other])) == cautions(pd.DataFrame([reduction({}, {})[0]])) == []
     at_alpha, _ = reduction({"n": 1000}, {"n": 1000, "alpha": 0.05})
     assert at_alpha["reduction"] is None
     at_other, _ = reduction({"n": 1000, "split": "test"}, {"n": 1000, "split": "val"})
@@ -115,8 +121,19 @@ def test_reductions_compare_the_seeds_and_the_points_that_both_have() -> None:
     entries = {
         clean: entry(clean, *before.tolist(), wanted=3), poisoned: entry(poisoned, *after.tolist(), wanted=3),
     }  # fmt: skip
-    row = row_of(frame_of(plan, entries), data="optimised")
+    row = row_of(frame := frame_of(plan, entries), data="optimised")
     assert row["reduction_percent"] == pytest.approx(100 * (1 - after.mean() / before[:2].mean()))
+    assert row["reduction"].runs == 2 and cautions(frame) == []
+    for run in (*entries[clean].runs, *entries[poisoned].runs):
+        run.records["victim"]["settings"] = {"x_train": "of clean data"}
+    assert [line.rpartition(": ")[2] for line in cautions(frame)] == ["its training images are those of clean data"]
+    for run in entries[poisoned].runs:
+        run.records["victim"]["settings"] = {"x_train": "of the poison"}
+    fewer = {**entries, clean: entries[clean]._replace(runs=entries[clean].runs[1:])}
+    (line,) = cautions(frame := frame_of(plan, fewer))
+    assert row_of(frame, data="optimised")["runs"] == 2 and "is over 1 of 2 victims: no clean victims" in line
+    (shown,) = shown_numbers(Selection(folder="t", where={"data": "optimised"}), {"t": frame})
+    assert shown.over == "1 victim, 1 attack run, 20 test points"
     assert row["reduction"] == reduction_of(after[None], before[:2])
     # Of other points the two are resampled apart.
     elsewhere = entries[poisoned]._replace(
@@ -255,6 +272,14 @@ def test_data_of_transfers_is_named_by_what_the_poison_was_made_against() -> Non
     own = Cell(Victim("macer", SIGMA, "mlp"), 8, Poison("macer", "mlp", SIGMA, 8))
     assert data_name(plan_with(), own) == "optimised"  # of a plan without such a transfer
     assert data_name(plan, plan.cells()[0]) == "clean"
+
+
+def test_epsilon_is_that_of_each_poison() -> None:
+    plan = plan_with(epsilon=0.2, rows=["clean", "constant"], ready={"published": "mnist_published"})
+    entries = {cell: entry(cell, [1.0, 0.8], [0.7, 0.9], n=1000) for cell in plan.cells()}
+    for run in entries[plan.cells()[-1]].runs:
+        run.records["poison"] = {"settings": {"epsilon": 0.1}}
+    assert list(frame_of(plan, entries)["epsilon"]) == ["", 0.2, 0.1]
 
 
 def test_the_numbers_as_a_file_are_those_of_the_frame() -> None:

@@ -11,7 +11,7 @@ import data
 from evaluation.tables.cells import Cell, Poison, Victim
 from evaluation.tables.jobs import check_scripts, jobs_of, words_of
 from evaluation.tables.plan import plan_of, read_plan, yaml_values
-from runtime.files import InputError
+from runtime.files import InputError, write_json
 
 ROOT = Path(data.__file__).parents[1]
 SMALL: dict[str, Any] = {
@@ -304,6 +304,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"certification": {"shard": "1/2"}}, "certification: shard is decided by the plan's own entries"),
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
         ({"attack": {"all": {"epsilon": 0.05}}}, "epsilon is decided by the plan's own entries"),
+        ({"attack": {"all": {"lr-u": 0.1, "lr_u": 0.2}}}, "attack, victim: lr-u stands there twice, with - and with _"),
         ({"attack": {"all": {"seed": [0, 1]}}}, r"several attack runs: attacks: \{NAME: \{seed: \[0, 1\]"),
         ({"victim": {"macer": {"out-dir": "x"}}}, "out-dir is decided by the plan's own entries"),
         ({"victim": {"all": {"help": True}}}, "'help' is no setting of a script"),
@@ -358,6 +359,11 @@ def test_a_name_that_stands_twice(tmp_path: Path) -> None:
     path.write_text("victim:\n  all: {epochs: 5}\nruns: 1\nvictim:\n  macer: {epochs: 2}\n")
     with pytest.raises(InputError, match=r"plan\.yaml: .*victim stands there twice .*line 1"):
         read_plan(path)
+
+
+def test_a_runs_plan_has_the_title_of_the_plan(tmp_path: Path) -> None:
+    write_json(tmp_path / "plan.json", {**SMALL, "title": "a \U0001f438"})  # JSON writes it as two halves
+    assert read_plan(tmp_path / "plan.json").title == "a \U0001f438"
 
 
 def test_a_missing_plan_file(tmp_path: Path) -> None:

@@ -511,6 +511,9 @@ def test_a_store_that_was_measured_otherwise_than_the_plan_says_is_noticed(
     write_text(tmp_path / "store" / "plan.yaml", msgspec.yaml.encode(other).decode())
     main(Config(plan=tmp_path / "store" / "plan.yaml", from_results=True, results_dir=tmp_path / "made"))
     assert f"note: {line}" in capsys.readouterr().out
+    longer = msgspec.structs.replace(plan, victim={"all": {"epochs": 7}})  # its plan.yaml was written, its store not
+    (line,) = differences(longer, read_entries(longer, plan.paths.results).values())
+    assert line.endswith("has victim with epochs 101, where the plan says 7")
 
 
 def test_of_another_program_n_need_not_be_known(tmp_path: Path) -> None:
@@ -557,6 +560,16 @@ def test_records_beside_files_of_an_entry_have_its_settings_and_seeds(
     }  # fmt: skip
     collect(plan, tmp_path / "store", tmp_path)
     collect(plan, tmp_path / "store", tmp_path, add=True)
+    for name, training_data, message in (
+        ("b.tsv", "poisoned_radius", r"b\.tsv: its victim was trained on poisoned_radius data, not on clean"),
+        ("b.tsv", "clean", r"b\.tsv: is of the same victim as .*a\.tsv"),
+    ):
+        known["a.tsv"]["model_sha256"] = "of a"
+        known[name] |= {"model_sha256": "of a" if training_data == "clean" else "of b"}
+        known[name]["victim"]["config"] = {"training_data": training_data}
+        with pytest.raises(InputError, match=message):
+            runs_of(plan.foreign[0], tmp_path)
+    known["b.tsv"] |= {"model_sha256": "of b"}
     known["b.tsv"]["sigma"] = 0.25
     with pytest.raises(InputError, match=r"b\.tsv: sigma is 0\.5, but the record beside it says 0\.25"):
         runs_of(plan.foreign[0], tmp_path)

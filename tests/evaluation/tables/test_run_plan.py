@@ -381,6 +381,12 @@ def test_settings_of_a_sigma_that_the_plan_lacks_are_refused(tmp_path: Path) -> 
             run_plan.main(run_plan.Config(plan=tmp_path / "plan.yaml", set=() if change else ("runs=0",)))
 
 
+def test_settings_of_a_sigma_that_only_the_command_line_names_are_refused(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path)
+    with pytest.raises(InputError, match=r"the plan has no macer 0\.3; mend the sigma"):
+        run_plan.main(run_plan.Config(plan=plan, set=("victim={macer 0.3: {epochs: 3}}",)))
+
+
 def test_a_method_without_a_script_is_one_line(tmp_path: Path) -> None:
     jobs = [replace(job, script="attack_generation/none/DIGITS/poison_radius_none.py") for job in
             jobs_of(read_plan(write_plan(tmp_path)))[1:2]]  # fmt: skip

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from evaluation.tables.formats import as_latex, as_markdown, as_text
 from evaluation.tables.frame import Entries, as_csv, frame_of
 from evaluation.tables.layout import Table, tables_by_victims, tables_of
 from evaluation.tables.make_tables import Config, main
-from evaluation.tables.plan import Plan, plan_of
+from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.records import NUMERIC, collect, read_entries
 from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, load_array, write_json
@@ -126,7 +127,17 @@ def test_a_table_does_not_overwrite_another_tables_folder(folder: Path) -> None:
     other.write_text((folder / "plan.yaml").read_text().replace("table: t", "table: u"))
     with pytest.raises(InputError, match="out: holds the table 't'; choose another --results-dir"):
         main(Config(plan=other, directory=folder, results_dir=folder / "out"))
+    plan = msgspec.structs.replace(read_plan(other), results_dir="out")
+    with pytest.raises(InputError, match="out: holds the table 't'"):  # before its jobs run
+        run_plan.require_inputs(plan, folder, "plan")
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
+
+
+def test_a_picture_of_an_earlier_run_is_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/images.png").write_bytes(b"earlier")
+    main(Config(plan=foreign_plan(folder), directory=folder, results_dir=folder / "out"))
+    assert "note: images.png shows poison of an earlier run" in capsys.readouterr().out
 
 
 def test_a_store_of_other_measurements_is_not_overwritten(
@@ -146,7 +157,9 @@ def test_a_store_of_other_measurements_is_not_overwritten(
     plan = write_plan(folder, methods={}, foreign=foreign[:1])
     capsys.readouterr()
     main(Config(plan=plan, directory=folder, results_dir=out))
-    assert capsys.readouterr().out.count("out, and is left out; import it again") == len(foreign) - 1 > 0
+    said = capsys.readouterr().out
+    gone = ["1 runs of macer_sigma_0.25/macer_sigma_0.25_class_8/class_8"]
+    assert re.findall("note: (.*) were in out, and are left out; --add keeps", said) == gone and len(foreign) == 2
     monkeypatch.setattr(make_tables, "_images", lambda plan, paths: load_array(folder / "none.npy"))
     with pytest.raises(InputError, match=r"none\.npy: no such file"):
         main(Config(plan=plan, directory=folder, results_dir=folder / "new"))
