@@ -18,10 +18,10 @@ import yaml
 
 import data
 from data.datasets import load_dataset
-from evaluation.store import POINTS, SETTINGS, Store, write_store
 from models.registry import build_model
 from models.saving import save_model
 from runtime.files import InputError, write_json
+from runtime.store import POINTS, SETTINGS, Store, write_store
 
 ROOT = Path(data.__file__).parents[1]
 ATTACK = "attack_generation/gaussian_data_augmentation/DIGITS/poison_radius_gaussianaug.py"

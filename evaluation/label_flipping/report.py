@@ -1,6 +1,6 @@
 """The store, the table and the figure of a study of certificates against changed labels.
 
-A store (evaluation/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
+A store (runtime/store.py) holds one study or several. points.csv.xz has a line per test point and certificate:
 entry (the study's name), seed, certificate, q (empty for an exact certificate), idx, label, predict, flips, correct.
 A record has the keys of RECORD and those of runtime.provenance. Its 'curves' hold the accuracies that do not follow
 from points.csv.xz: those of networks, and of one adversary against all points.
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.label_flipping.config import LEARNERS, LearnerKind
-from evaluation.store import Store
 from evaluation.tables.formats import markdown_table
-from evaluation.tables.statistics import CONFIDENCE, share_interval
 from randomized_smoothing_certification.changed_labels.label_flips import certified_accuracy
+from randomized_smoothing_certification.run_statistics import CONFIDENCE, share_interval
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
 from runtime.plots import COLOURS, default_style, plain_text, save_png
+from runtime.store import Store
 
 TABLES, FIGURE = "tables.md", "certified_accuracy.png"
 COLUMNS = ("entry", "seed", "certificate", "q", "idx", "label", "predict", "flips", "correct")

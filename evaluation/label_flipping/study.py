@@ -19,8 +19,6 @@ from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig, Lear
 from evaluation.label_flipping.features import Features, Images, features_name, images_of_classes, together
 from evaluation.label_flipping.network import undefended_networks
 from evaluation.label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
-from evaluation.store import POINTS, Store, write_store
-from evaluation.store import SETTINGS as RECORDS
 from randomized_smoothing_certification.changed_labels.collective import turned_at_once
 from randomized_smoothing_certification.changed_labels.fixed_weights import (
     FixedWeights,
@@ -44,6 +42,8 @@ from runtime.part_by_part import KeptStages
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
 from runtime.stop import Stop
+from runtime.store import POINTS, Store, write_store
+from runtime.store import SETTINGS as RECORDS
 
 _BLOCK = 250  # test points whose weights are held together
 

@@ -4,7 +4,7 @@ This is the last job of a plan. It can also be run by hand at any time:
 
     python evaluation/tables/make_tables.py --plan config/digits.yaml
 
-It first writes the measurements into the results folder as a store (evaluation/store.py). This command makes the same
+It first writes the measurements into the results folder as a store (runtime/store.py). This command makes the same
 tables and figures again from the store alone:
 
     python evaluation/tables/make_tables.py --plan results/digits/plan.yaml --from-results --results-dir runs/digits
@@ -23,7 +23,6 @@ import msgspec
 from attack_generation.controls import CONTROLS
 from attack_generation.visibility import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
-from evaluation.store import POINTS, has_store
 from evaluation.tables import records
 from evaluation.tables.cells import FIGURES, PAGES, Paths
 from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gradients, save_distributions
@@ -35,6 +34,7 @@ from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import printed_path, project_path
+from runtime.store import POINTS, has_store
 
 MOST_POISONS = 4  # most poisons in images.png
 

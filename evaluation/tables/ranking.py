@@ -11,7 +11,7 @@ from evaluation.tables.cells import CLEAN
 from evaluation.tables.formats import ABOUT, markdown_table
 from evaluation.tables.frame import paired_radii
 from evaluation.tables.layout import Table
-from evaluation.tables.statistics import mean_reduction
+from randomized_smoothing_certification.run_statistics import mean_reduction
 from runtime.lazy import pandas as pd
 
 REDUCTIONS = {

@@ -1,4 +1,4 @@
-"""The measurements of a plan: collected from its work folder into a store (evaluation/store.py), and read again.
+"""The measurements of a plan: collected from its work folder into a store (runtime/store.py), and read again.
 
 Certificates have the columns of Cohen et al.'s code (idx, label, predict, radius, correct, time), so that certificates
 of other code bases fit the same tables. The store keeps all columns but the time.
@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from data.ready_poisons import ready_record
-from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan
@@ -37,6 +36,7 @@ from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import is_clean_commit, project_path
+from runtime.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 
 NUMERIC = ("seed", "idx", "label", "predict", "radius", "correct")  # columns of a store's points, beside 'entry'
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from evaluation.store import Store, read_store, write_store
 from evaluation.tables.claims import (
     Claim,
     Selection,
@@ -29,6 +28,7 @@ from evaluation.tables.records import points_table, read_entries, require_clean_
 from evaluation.write_results import MARKS, Config, main, overview, read_frames, with_headlines
 from randomized_smoothing_certification.certificate_file import Point
 from runtime.files import InputError, read_text, write_json, write_text
+from runtime.store import Store, read_store, write_store
 
 PLAIN: dict[str, Any] = {
     "table": "plain", "title": "Plain", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 3,

@@ -14,7 +14,6 @@ import data
 from evaluation.boundary.experiment import tables_page as boundary_page
 from evaluation.label_flipping.collect import by_dataset, read_label_studies
 from evaluation.label_flipping.report import _drawn, curve_table, tables_page, trusted_labels
-from evaluation.store import SETTINGS, read_store
 from evaluation.tables.claims import judged, read_claims
 from evaluation.tables.formats import as_text
 from evaluation.tables.frame import frame_of
@@ -23,6 +22,7 @@ from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import missing, read_entries, require_clean_commits
 from evaluation.write_results import overview, read_frames, speed_page, with_headlines
+from runtime.store import SETTINGS, read_store
 
 ROOT = Path(data.__file__).parents[1]
 RESULTS = ROOT / "results"

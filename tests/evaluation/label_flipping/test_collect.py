@@ -11,9 +11,9 @@ import pytest
 import data
 from evaluation.label_flipping.collect import Config, by_dataset, joined, main, read_label_studies
 from evaluation.label_flipping.report import COLUMNS, curve_table, tables_page, trusted_labels
-from evaluation.store import Store, read_store, write_store
 from runtime.files import InputError
 from runtime.provenance import project_path
+from runtime.store import Store, read_store, write_store
 
 ROOT = Path(data.__file__).parents[1]
 

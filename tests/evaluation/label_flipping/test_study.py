@@ -19,7 +19,6 @@ from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig
 from evaluation.label_flipping.features import Features, features_name, images_of_classes
 from evaluation.label_flipping.report import COLUMNS, LabelCurve, _study_label, curve_table, curves_of, tables_page
 from evaluation.label_flipping.study import _learner, certify_labels
-from evaluation.store import Store, read_store
 from randomized_smoothing_certification.changed_labels.fixed_weights import Certified, FixedWeights, RidgeRegression
 from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
 from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
@@ -27,6 +26,7 @@ from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.files import InputError, save_archive, write_json
 from runtime.stop import StoppedEarly
+from runtime.store import Store, read_store
 
 ROOT = Path(data.__file__).parents[1]
 SCRIPTS = ("digits", "mnist_1_7", "mnist", "cifar10")

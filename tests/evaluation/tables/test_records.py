@@ -14,8 +14,6 @@ import pandas as pd
 import pytest
 
 from data.ready_poisons import load_ready_poison
-from evaluation.store import POINTS as POINTS_FILE
-from evaluation.store import SETTINGS, read_store
 from evaluation.tables import records
 from evaluation.tables.cells import Foreign
 from evaluation.tables.frame import as_csv, frame_of
@@ -37,6 +35,8 @@ from randomized_smoothing_certification.certificate_file import Point, as_text, 
 from randomized_smoothing_certification.core import radius_ceiling, round_down
 from runtime.artifact import Artifact
 from runtime.files import InputError, array_sha256, file_sha256, save_array, write_text
+from runtime.store import POINTS as POINTS_FILE
+from runtime.store import SETTINGS, read_store
 from tests.fuzz.mutations import node_edited
 
 POINTS = [Point(3, 8, 8, "0.250000", 1, "0:00:01"), Point(5, 8, -1, "0.000000", 0, "0:00:01")]

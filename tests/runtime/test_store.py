@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from runtime.files import InputError
+from runtime.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 
 RECORDS: dict[str, dict[str, Any]] = {
     "macer_sigma_0.5/clean/class_8": {"0": {"victim": {"accuracy": 0.9}, "commit": "1000001"}, "1": {"victim": {}}},
@@ -222,7 +222,7 @@ def test_a_write_that_was_killed_between_the_two_files_is_finished(
 
 
 def test_an_archive_that_grows_without_end_is_not_unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.store.LARGEST", 1000)
+    monkeypatch.setattr("runtime.store.LARGEST", 1000)
     with pytest.raises(InputError, match=r"points\.csv\.xz: not a whole .xz file of text \(it holds more than 1,000"):
         read_store(folder)
 
