@@ -19,16 +19,17 @@ from evaluation.label_flipping.collect import read_label_studies
 from evaluation.label_flipping.report import curve_table
 from evaluation.tables.claims import Judged, claims_page, claims_table, headlines, judged, read_claims
 from evaluation.tables.figures import save_ranking
-from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
+from evaluation.tables.formats import ABOUT
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
 from evaluation.tables.ranking import ranked, ranking_page
-from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
+from evaluation.tables.records import read_entries, require_clean_entries, require_runs
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import printed_path, project_path
+from runtime.provenance import printed_path, project_path, require_clean_commits
 from runtime.store import POINTS, read_store
+from runtime.text_tables import markdown_table, rows_as_text
 
 HEAD = f"""# Results
 

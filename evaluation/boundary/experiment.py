@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
-from evaluation.tables.formats import ABOUT, markdown_table
+from evaluation.tables.formats import ABOUT
 from randomized_smoothing_certification.run_statistics import mean_and_std_text, reduction_of
 from runtime.artifact import Artifact
 from runtime.files import InputError, remove, write_text
@@ -24,6 +24,7 @@ from runtime.plots import default_style, save_png
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
 from runtime.store import POINTS, SETTINGS, Store, write_store
+from runtime.text_tables import markdown_table
 
 TABLES, PICTURE = "tables.md", "decision_boundary.png"
 

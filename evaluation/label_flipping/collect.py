@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.label_flipping.report import COLUMNS, RECORD, TABLES, save_label_curves, tables_page
-from evaluation.tables.records import is_in_results, require_clean_commits
 from runtime.artifact import Artifact
 from runtime.command_line import run_script
 from runtime.files import InputError, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import printed_path, project_path
+from runtime.provenance import is_in_results, printed_path, project_path, require_clean_commits
 from runtime.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 
 

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.label_flipping.config import LEARNERS, LearnerKind
-from evaluation.tables.formats import markdown_table
 from randomized_smoothing_certification.changed_labels.label_flips import certified_accuracy
 from randomized_smoothing_certification.run_statistics import CONFIDENCE, share_interval
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
 from runtime.plots import COLOURS, default_style, plain_text, save_png
 from runtime.store import Store
+from runtime.text_tables import markdown_table
 
 TABLES, FIGURE = "tables.md", "certified_accuracy.png"
 COLUMNS = ("entry", "seed", "certificate", "q", "idx", "label", "predict", "flips", "correct")

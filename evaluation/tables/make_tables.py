@@ -33,7 +33,7 @@ from evaluation.tables.plan import Plan, read_plan
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import printed_path, project_path
+from runtime.provenance import commits, is_in_results, printed_path, project_path
 from runtime.store import POINTS, has_store
 
 MOST_POISONS = 4  # most poisons in images.png
@@ -63,7 +63,7 @@ def main(config: Config) -> None:
     plan = read_plan(config.plan)
     paths = plan.paths_in(config.directory)
     folder = config.results_dir or (config.plan.parent if config.from_results else paths.results)
-    is_published = records.is_in_results(folder)
+    is_published = is_in_results(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
     there, is_own = folder / "plan.yaml", config.from_results and folder.resolve() == config.plan.parent.resolve()
@@ -119,7 +119,7 @@ def _versions(frame: pd.DataFrame) -> pd.DataFrame:
     found: dict[str, dict[str, None]] = {}
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
-        named = [("commit", one) for one in records.commits(run.records)]
+        named = [("commit", one) for one in commits(run.records)]
         named += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
         for name, value in [*named, *victim.get("versions", {}).items()]:
             found.setdefault(name, {})[value] = None

@@ -20,8 +20,9 @@ from evaluation.tables.frame import frame_of
 from evaluation.tables.layout import tables_by_victims
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import missing, read_entries, require_clean_commits
+from evaluation.tables.records import missing, read_entries
 from evaluation.write_results import overview, read_frames, speed_page, with_headlines
+from runtime.provenance import require_clean_commits
 from runtime.store import SETTINGS, read_store
 
 ROOT = Path(data.__file__).parents[1]
