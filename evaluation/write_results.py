@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.boundary.experiment import plane_frame
-from evaluation.label_flipping.collect import read_label_studies
-from evaluation.label_flipping.report import curve_table
 from evaluation.tables.claims import Judged, claims_page, claims_table, headlines, judged, read_claims
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.formats import ABOUT
@@ -24,6 +22,8 @@ from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
 from evaluation.tables.ranking import ranked, ranking_page
 from evaluation.tables.records import read_entries, require_clean_entries, require_runs
+from label_flipping.collect import read_label_studies
+from label_flipping.report import curve_table
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
 from runtime.lazy import pandas as pd

@@ -112,14 +112,13 @@ def is_in_results(folder: Path) -> bool:
 def require_clean_commits(where: str | Path, records: dict[str, Any]) -> None:
     """Raise InputError for a measurement without a clean commit. Other programs' certificates need no commit."""
     named = commits(records)
+    again = "measure it again before it goes into results/"
     if "certificate" in records and not named:
-        raise InputError(f"{where}: its records name no commit; measure it again before it goes into results/")
+        raise InputError(f"{where}: its records name no commit; {again}")
     for one in named:
         if not is_clean_commit(one):
-            raise InputError(
-                f"{where}: measured at {one}, which is no commit that others can check out; commit, and "
-                "measure it again before it goes into results/"
-            )
+            found = f"measured at {one}, which is no commit that others can check out"
+            raise InputError(f"{where}: {found}; commit, and {again}")
 
 
 def device_kind() -> str:

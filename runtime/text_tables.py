@@ -16,8 +16,7 @@ def aligned(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Header, a rule and rows."""
-    first = list(header)
-    lines = (first, ["---"] * len(first), *rows)
+    lines = (first := list(header), ["---"] * len(first), *rows)
     return "\n".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines)
 
 

@@ -307,7 +307,7 @@ def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
             write_text(second.parent / path.name.replace(first.stem, second.stem), path.read_text())
     record = plan.paths.model(cell, 1).with_suffix(".json")
     write_text(record, json.dumps({**json.loads(record.read_text()), "commit": "0123456-dirty"}))
-    monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
+    monkeypatch.setattr("runtime.provenance.project_path", lambda relative: tmp_path / relative)
     with pytest.raises(InputError, match=r"seed_1\.tsv: measured at 0123456-dirty, which is no commit"):
         collect(plan, tmp_path / "results")
     assert not (tmp_path / "results").exists()

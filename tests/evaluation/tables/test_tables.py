@@ -165,8 +165,8 @@ def test_every_file_is_made_outside_the_projects_results(folder: Path, capsys: p
 
 def in_the_projects_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that counts as one of the project's results."""
-    for module in ("records", "make_tables"):
-        monkeypatch.setattr(f"evaluation.tables.{module}.project_path", lambda relative: folder / relative)
+    for module in ("runtime.provenance", "evaluation.tables.make_tables"):
+        monkeypatch.setattr(f"{module}.project_path", lambda relative: folder / relative)
     return folder / "results/t"
 
 

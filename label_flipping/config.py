@@ -5,10 +5,10 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
+from label_flipping.certificates.label_flips import Bound, LabelFlips
 from models.embeddings import EmbeddingName
 from models.imagenet import read_weights
 from models.registry import require_architecture
-from randomized_smoothing_certification.changed_labels.label_flips import Bound, LabelFlips
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, PROBABILITY, Seed, at_least, between
 from runtime.checks import require_usable
 from runtime.files import InputError

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from randomized_smoothing_certification.changed_labels.collective import turned_at_once
-from randomized_smoothing_certification.changed_labels.fixed_weights import SignedClusters
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
+from label_flipping.certificates.collective import turned_at_once
+from label_flipping.certificates.fixed_weights import SignedClusters
+from label_flipping.certificates.label_flips import LabelFlips
 from runtime.files import InputError
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from evaluation.label_flipping.config import LabelFlippingConfig, Network
-from evaluation.label_flipping.study import certify_labels
+from label_flipping.config import LabelFlippingConfig, Network
+from label_flipping.study import certify_labels
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 

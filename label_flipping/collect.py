@@ -1,6 +1,6 @@
 """Join studies of certificates against changed labels into one store, with the table of each and a figure per data set.
 
-    python evaluation/label_flipping/collect.py --studies results/label_flipping runs/label_flipping/MNIST_raw_tight
+    python label_flipping/collect.py --studies results/label_flipping runs/label_flipping/MNIST_raw_tight
 
 With the store alone as --studies, its tables and figures are made again.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.label_flipping.report import COLUMNS, RECORD, TABLES, save_label_curves, tables_page
+from label_flipping.report import COLUMNS, RECORD, TABLES, save_label_curves, tables_page
 from runtime.artifact import Artifact
 from runtime.command_line import run_script
 from runtime.files import InputError, write_text
@@ -60,7 +60,7 @@ def main(config: Config) -> None:
 def read_label_studies(folder: Path) -> Store:
     """Read a store. Raises InputError where it is missing, damaged, or not one of studies of changed labels."""
     if not has_store(folder):
-        raise InputError(f"{folder}: has no {SETTINGS}; give a folder that a script of evaluation/label_flipping wrote")
+        raise InputError(f"{folder}: has no {SETTINGS}; give a folder that a script of label_flipping wrote")
     store = read_store(folder)
     runs = {(entry, seed): run for entry, by_seed in store.records.items() for seed, run in by_seed.items()}
     has_columns = {*COLUMNS} <= {*store.points}

@@ -70,15 +70,11 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
         if found == bound:
             break
         each = 2 * train.size, len(pairs[0]), len(pairs[0])
+        most = np.append(np.minimum(train.ravel(), changes), np.repeat([changes, 1, changes], [train.size, *each[1:]]))
         solved = optimize.milp(
             np.concatenate([np.zeros(each[0]), -right[pairs[0]], np.zeros(each[2])]),
             integrality=np.repeat([whole, 1, 0], each),
-            bounds=optimize.Bounds(
-                np.repeat([0, 0, -changes], each),
-                np.concatenate(
-                    [np.minimum(train.ravel(), changes), np.repeat([changes, 1, changes], [train.size, *each[1:]])]
-                ),
-            ),
+            bounds=optimize.Bounds(np.repeat([0, 0, -changes], each), most),
             constraints=_constraints(train, own, margin, pairs, changes),
             options={"time_limit": seconds, "mip_rel_gap": 0.0},
         )

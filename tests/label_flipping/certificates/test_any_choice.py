@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from randomized_smoothing_certification.changed_labels.fixed_weights import (
+from label_flipping.certificates.fixed_weights import (
     FixedWeights,
     KernelRegression,
     NearestNeighbours,
@@ -13,8 +13,8 @@ from randomized_smoothing_certification.changed_labels.fixed_weights import (
     agreed,
     greedy_flips,
 )
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
+from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.training_set_smoothing import Smoothed
 from randomized_smoothing_certification.core import ABSTAIN
 
 X_TEST = np.array([[0.2], [2.1]])

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import data
-from evaluation.label_flipping.collect import Config, by_dataset, joined, main, read_label_studies
-from evaluation.label_flipping.report import COLUMNS, curve_table, tables_page, trusted_labels
+from label_flipping.collect import Config, by_dataset, joined, main, read_label_studies
+from label_flipping.report import COLUMNS, curve_table, tables_page, trusted_labels
 from runtime.files import InputError
 from runtime.provenance import project_path
 from runtime.store import Store, read_store, write_store
@@ -119,7 +119,7 @@ def test_other_stores_and_runs_of_no_commit_are_refused(folders: tuple[Path, ...
 
 
 def test_the_script_takes_the_studies_folders(folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    script = str(ROOT / "evaluation/label_flipping/collect.py")
+    script = str(ROOT / "label_flipping/collect.py")
     words: list[Any] = [script, "--studies", *folders, "--results-dir", folders[0].parent / "all"]
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     runpy.run_path(script, run_name="__main__")

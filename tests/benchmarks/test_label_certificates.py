@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.label_flipping import BAR_SECONDS, Config, main
+from benchmarks.label_certificates import BAR_SECONDS, Config, main
 
 
 def test_it_runs_and_its_stages_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

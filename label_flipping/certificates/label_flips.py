@@ -1,8 +1,7 @@
 """Random label flips as noise, and the number of changed labels that a probability under this noise certifies.
 
-Source: Rosenfeld, Winston, Ravikumar, Kolter, "Certified Robustness to Label-Flipping Attacks via Randomized
-Smoothing" (ICML 2020, arXiv 2002.03018), sections 3 and 4. Probabilities can be below the smallest float64,
-so all are logarithms.
+Source: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), sections 3 and 4. Probabilities can be
+below the smallest float64, so all are logarithms.
 """
 
 import itertools
@@ -12,7 +11,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import TrainingSet, TrainingSetNoise
+from label_flipping.certificates.training_set_smoothing import TrainingSet, TrainingSetNoise
 from runtime import bounds
 from runtime.files import InputError
 

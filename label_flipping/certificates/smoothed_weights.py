@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed, answers
+from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.training_set_smoothing import Smoothed, answers
 from runtime.files import InputError
 
 _CHUNK = 2**18  # float64 entries worked on at once, so that they stay in a processor's cache
@@ -104,12 +104,9 @@ def smooth_votes(votes: Votes, noise: LabelFlips) -> Smoothed:
 
 
 def _log_chernoff(
-    signed: np.ndarray,
-    rest: np.ndarray,
-    noise: LabelFlips,
-    times_signed: np.ndarray | None = None,
+    signed: np.ndarray, rest: np.ndarray, noise: LabelFlips, times_signed: np.ndarray | None = None,
     times_rest: np.ndarray | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """log of min over t >= 0 of E[exp(-t S)], an upper bound on log P[S <= 0], for each of m sums S, (m,).
 
     Let b = q / (K - 1). S is a sum of independent terms. Each entry a of ``signed`` (m, n1) adds a with probability

@@ -1,6 +1,6 @@
 """Time of certificates against changed training labels, compared with the matrix product that limits it.
 
-    python benchmarks/label_flipping.py
+    python benchmarks/label_certificates.py
 
 The first size is MNIST 1 against 7 (n = 13,007 training points, m = 2,163 test points, d = 785 features). The second is
 all of MNIST (n = 55,000, ten classes) with a block of test points. The features are random with a class mean, because
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
-from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
-from randomized_smoothing_certification.changed_labels.smoothed_weights import smooth_weights
+from label_flipping.certificates.fixed_weights import RidgeRegression
+from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.smoothed_weights import smooth_weights
 from runtime.command_line import run_script
 from runtime.files import InputError
 from runtime.progress import progress

@@ -5,7 +5,7 @@ Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), s
 
 import numpy as np
 
-from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
+from label_flipping.certificates.smoothed_weights import class_scores
 from runtime.files import InputError
 from runtime.noise import Stream
 

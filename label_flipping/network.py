@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from attack_generation.label_flips import flip_at_random, flip_greedily, flip_nearest, rivals
 from data.datasets import Dataset
-from evaluation.label_flipping.config import LabelFlippingConfig
-from evaluation.label_flipping.features import Images
-from randomized_smoothing_certification.changed_labels.fixed_weights import FixedWeights
-from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
+from label_flipping.attacks import flip_at_random, flip_greedily, flip_nearest, rivals
+from label_flipping.certificates.fixed_weights import FixedWeights
+from label_flipping.certificates.smoothed_weights import class_scores
+from label_flipping.config import LabelFlippingConfig
+from label_flipping.features import Images
 from robust_training.standard import StandardLoss
 from robust_training.training import Training, TrainingConfig
 from runtime.noise import Stream

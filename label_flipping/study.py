@@ -15,12 +15,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from data.datasets import SPLITS, Dataset, load_dataset
-from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
-from evaluation.label_flipping.features import Features, Images, features_name, images_of_classes, together
-from evaluation.label_flipping.network import undefended_networks
-from evaluation.label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
-from randomized_smoothing_certification.changed_labels.collective import turned_at_once
-from randomized_smoothing_certification.changed_labels.fixed_weights import (
+from label_flipping.certificates.collective import turned_at_once
+from label_flipping.certificates.fixed_weights import (
     FixedWeights,
     KernelRegression,
     NearestNeighbours,
@@ -29,8 +25,12 @@ from randomized_smoothing_certification.changed_labels.fixed_weights import (
     SignedVotes,
     agreed,
 )
-from randomized_smoothing_certification.changed_labels.label_flips import Bound, LabelFlips, certified_accuracy
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
+from label_flipping.certificates.label_flips import Bound, LabelFlips, certified_accuracy
+from label_flipping.certificates.training_set_smoothing import Smoothed
+from label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
+from label_flipping.features import Features, Images, features_name, images_of_classes, together
+from label_flipping.network import undefended_networks
+from label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.checks import require_place
@@ -42,8 +42,7 @@ from runtime.part_by_part import KeptStages
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
 from runtime.stop import Stop
-from runtime.store import POINTS, Store, write_store
-from runtime.store import SETTINGS as RECORDS
+from runtime.store import POINTS, SETTINGS, Store, write_store
 
 _BLOCK = 250  # test points whose weights are held together
 
@@ -69,7 +68,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     hashes = dataset.hashes(*(f"{letter}_{split}" for split in SPLITS for letter in "xy")) | features.hashes
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
-    made = [folder / name for name in (RECORDS, POINTS, TABLES, FIGURE)]
+    made = [folder / name for name in (SETTINGS, POINTS, TABLES, FIGURE)]
 
     with (
         Stop(config.max_minutes) as stop,
@@ -101,7 +100,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         save_label_curves(folder / FIGURE, store)
         write_text(folder / TABLES, table)
         write_store(folder, store)
-    print(f"{table}\n{printed_path(folder)}: {TABLES}, {FIGURE}, {RECORDS} and, per test point, {POINTS}")
+    print(f"{table}\n{printed_path(folder)}: {TABLES}, {FIGURE}, {SETTINGS} and, per test point, {POINTS}")
     return store
 
 

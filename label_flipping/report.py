@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.label_flipping.config import LEARNERS, LearnerKind
-from randomized_smoothing_certification.changed_labels.label_flips import certified_accuracy
+from label_flipping.certificates.label_flips import certified_accuracy
+from label_flipping.config import LEARNERS, LearnerKind
 from randomized_smoothing_certification.run_statistics import CONFIDENCE, share_interval
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats

@@ -23,9 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.neighbours import nearest, require_finite_features, require_same_features, squared_distances
-from randomized_smoothing_certification.changed_labels.label_flips import EPSILON, LabelFlips
-from randomized_smoothing_certification.changed_labels.smoothed_weights import (
+from label_flipping.certificates.label_flips import EPSILON, LabelFlips
+from label_flipping.certificates.smoothed_weights import (
     Votes,
     checked_classes,
     chunks,
@@ -33,7 +32,8 @@ from randomized_smoothing_certification.changed_labels.smoothed_weights import (
     smooth_votes,
     smooth_weights,
 )
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
+from label_flipping.certificates.training_set_smoothing import Smoothed
+from models.neighbours import nearest, require_finite_features, require_same_features, squared_distances
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 from runtime.lazy import linalg

@@ -2,8 +2,8 @@
 
 Paper: "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR, ICML 2020, arXiv 2002.05709).
 
-    python evaluation/label_flipping/contrastive_features.py --data-dir data/MNIST
-    python evaluation/label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
+    python label_flipping/contrastive_features.py --data-dir data/MNIST
+    python label_flipping/mnist.py --features-file runs/features/MNIST/contrastive.npz --learner neighbours
 """
 
 from pathlib import Path

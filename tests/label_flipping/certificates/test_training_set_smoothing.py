@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
-from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores, smooth_weights
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import (
-    TrainingSet,
-    TrainingSetNoise,
-    smooth_by_sampling,
-)
+from label_flipping.certificates.fixed_weights import RidgeRegression
+from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.smoothed_weights import class_scores, smooth_weights
+from label_flipping.certificates.training_set_smoothing import TrainingSet, TrainingSetNoise, smooth_by_sampling
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 

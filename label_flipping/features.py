@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.datasets import SPLITS, Dataset, labels
-from evaluation.label_flipping.config import LabelFlippingConfig
+from label_flipping.config import LabelFlippingConfig
 from models.diffusion import fit_diffusion_map
 from models.embeddings import fit_embedding
 from runtime.artifact import Artifact

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from models.neighbours import nearest, squared_distances
-from randomized_smoothing_certification.changed_labels.fixed_weights import (
+from label_flipping.certificates.fixed_weights import (
     FixedWeights,
     KernelRegression,
     NearestNeighbours,
@@ -17,13 +16,9 @@ from randomized_smoothing_certification.changed_labels.fixed_weights import (
     greedy_flips,
     vote_flips,
 )
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
-from randomized_smoothing_certification.changed_labels.smoothed_weights import (
-    Votes,
-    _log_chernoff,
-    smooth_votes,
-    smooth_weights,
-)
+from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.smoothed_weights import Votes, _log_chernoff, smooth_votes, smooth_weights
+from models.neighbours import nearest, squared_distances
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 

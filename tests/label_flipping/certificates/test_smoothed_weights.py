@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression, greedy_flips
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips, certified_accuracy
-from randomized_smoothing_certification.changed_labels.smoothed_weights import (
-    _log_chernoff,
-    class_scores,
-    smooth_weights,
-)
+from label_flipping.certificates.fixed_weights import RidgeRegression, greedy_flips
+from label_flipping.certificates.label_flips import LabelFlips, certified_accuracy
+from label_flipping.certificates.smoothed_weights import _log_chernoff, class_scores, smooth_weights
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.files import InputError
 

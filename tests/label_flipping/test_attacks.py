@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from attack_generation.label_flips import flip_at_random, flip_greedily, flip_nearest, rivals
-from randomized_smoothing_certification.changed_labels.fixed_weights import RidgeRegression
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
-from randomized_smoothing_certification.changed_labels.smoothed_weights import class_scores
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import TrainingSet
+from label_flipping.attacks import flip_at_random, flip_greedily, flip_nearest, rivals
+from label_flipping.certificates.fixed_weights import RidgeRegression
+from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.smoothed_weights import class_scores
+from label_flipping.certificates.training_set_smoothing import TrainingSet
 from runtime.files import InputError
 
 

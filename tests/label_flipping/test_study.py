@@ -15,13 +15,13 @@ from scipy import stats
 import data
 from data.datasets import SPLITS, labels, load_dataset
 from data.preparation import PreparationConfig, write_dataset
-from evaluation.label_flipping.config import LEARNERS, LabelFlippingConfig
-from evaluation.label_flipping.features import Features, features_name, images_of_classes
-from evaluation.label_flipping.report import COLUMNS, LabelCurve, _study_label, curve_table, curves_of, tables_page
-from evaluation.label_flipping.study import _learner, certify_labels
-from randomized_smoothing_certification.changed_labels.fixed_weights import Certified, FixedWeights, RidgeRegression
-from randomized_smoothing_certification.changed_labels.label_flips import LabelFlips
-from randomized_smoothing_certification.changed_labels.training_set_smoothing import Smoothed
+from label_flipping.certificates.fixed_weights import Certified, FixedWeights, RidgeRegression
+from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.training_set_smoothing import Smoothed
+from label_flipping.config import LEARNERS, LabelFlippingConfig
+from label_flipping.features import Features, features_name, images_of_classes
+from label_flipping.report import COLUMNS, LabelCurve, _study_label, curve_table, curves_of, tables_page
+from label_flipping.study import _learner, certify_labels
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.files import InputError, save_archive, write_json
@@ -33,7 +33,7 @@ SCRIPTS = ("digits", "mnist_1_7", "mnist", "cifar10")
 
 
 def script(name: str) -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "evaluation" / "label_flipping" / f"{name}.py"))
+    return runpy.run_path(str(ROOT / "label_flipping" / f"{name}.py"))
 
 
 def toy(name: str, data_dir: Path, folder: Path, **changes: Any) -> tuple[Any, Any]:
@@ -192,7 +192,7 @@ def test_the_exact_certificate_chooses_settings_and_the_smoothed_one_q(
             smoothed = [Smoothed(zeros, zeros + one) for one in log_eps]
             return Certified(smoothed, zeros, zeros + (50 if self._first else 40))
 
-    monkeypatch.setattr("evaluation.label_flipping.study._learner", lambda *_: lambda one: MadeUp(one["ridge"]))
+    monkeypatch.setattr("label_flipping.study._learner", lambda *_: lambda one: MadeUp(one["ridge"]))
     main, config = toy("digits", tiny_data_dir, tmp_path, q=(0.25, 0.3), network_shares=(), held_out=100)
     choice = record_of(main(config))["choice"]
     smoothed = [one for one in choice["tried"] if one["q"] is not None]
@@ -252,7 +252,7 @@ def test_a_study_with_another_learner_takes_the_features_that_are_kept(
     """Its certificates are those of a study that makes them, to the bit. A damaged file is made again."""
     made = []
     real = Features.__call__.__globals__["fit_embedding"]
-    monkeypatch.setattr("evaluation.label_flipping.features.fit_embedding", lambda *a: made.append(a) or real(*a))
+    monkeypatch.setattr("label_flipping.features.fit_embedding", lambda *a: made.append(a) or real(*a))
     kept = tmp_path / "features"
 
     def study(name: str, **changes: Any) -> Store:
@@ -278,7 +278,7 @@ def test_a_study_with_another_learner_takes_the_features_that_are_kept(
     def full(*_: object) -> None:
         raise InputError("no space left on the disk")
 
-    monkeypatch.setattr("evaluation.label_flipping.features.save_archive", full)
+    monkeypatch.setattr("label_flipping.features.save_archive", full)
     in_vain = study("full", learner="neighbours", features_dir=tmp_path / "full_disk")
     pd.testing.assert_frame_equal(in_vain.points, without.points, check_exact=True)
     assert "the features are not kept: no space left on the disk" in capsys.readouterr().out
@@ -291,7 +291,7 @@ def test_features_of_other_settings_or_images_are_not_those_that_are_kept(
 ) -> None:
     dataset, made = load_dataset(tiny_data_dir), []
     real = Features.__call__.__globals__["fit_diffusion_map"]
-    monkeypatch.setattr("evaluation.label_flipping.features.fit_diffusion_map", lambda *a: made.append(a) or real(*a))
+    monkeypatch.setattr("label_flipping.features.fit_diffusion_map", lambda *a: made.append(a) or real(*a))
     settings: dict[str, Any] = {"features": "patches", "centroids": 20, "diffusion": 8, "features_dir": tmp_path}
     for name, factor in (("a", 1), ("b", 2)):
         of_split = {split: getattr(dataset, f"x_{split}").reshape(-1, 64)[:, ::factor] for split in SPLITS}
@@ -386,7 +386,7 @@ def test_features_of_a_network_are_kept_by_the_content_of_its_file(
         found.append(Features(config, dataset)((train,), test)[1])
         assert len(list((tmp_path / "kept").glob("*.npz"))) == 1 + (name == "c")
     assert np.array_equal(found[0], found[1]) and not np.allclose(found[0], found[2])
-    monkeypatch.setattr("evaluation.label_flipping.config.read_weights", powers)
+    monkeypatch.setattr("label_flipping.config.read_weights", powers)
     main, config = toy(
         "digits", tiny_data_dir, tmp_path, features="imagenet", weights=tmp_path / "a", network_shares=()
     )
@@ -513,7 +513,7 @@ def test_the_record_is_the_last_and_only_one_study_writes(
         raise InputError("no space left on the disk")
 
     with monkeypatch.context() as patch, pytest.raises(InputError, match="no space left"):
-        patch.setattr("evaluation.label_flipping.study.save_label_curves", full)
+        patch.setattr("label_flipping.study.save_label_curves", full)
         main(config)
     assert not (results / "settings.json.xz").exists()
     (results / "tables.md").unlink()
