@@ -74,7 +74,7 @@ benchmark: $(INSTALLED)  ## measure speed, price and memory on this machine
 	$(RUN) benchmarks/speed.py
 	$(RUN) benchmarks/price.py
 	$(RUN) benchmarks/memory.py
-	$(RUN) benchmarks/label_flipping.py
+	$(RUN) benchmarks/label_certificates.py
 
 $(INSTALLED): requirements.txt pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

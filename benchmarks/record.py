@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.tables.formats import rows_as_text
 from runtime import onednn_in_force
 from runtime.files import write_json
 from runtime.lazy import keras
 from runtime.provenance import has_bfloat16_units, printed_path, provenance
+from runtime.text_tables import rows_as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@
     python evaluation/compare.py --clean clean_0.tsv clean_1.tsv --poisoned poisoned_0.tsv poisoned_1.tsv
 
 A file holds the certificates of one victim. Files of other programs in the columns of Cohen et al.'s code work, too.
-The interval is computed as in the tables of plans, see evaluation/tables/statistics.py.
+The interval is computed as in the tables of plans, see randomized_smoothing_certification/run_statistics.py.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.tables.runs import MUST_AGREE, share_at_ceiling
-from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.certificate_file import (
     Point,
     certified_radii,
@@ -22,6 +21,7 @@ from randomized_smoothing_certification.certificate_file import (
     require_possible_radii,
 )
 from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
+from randomized_smoothing_certification.run_statistics import reduction_of
 from runtime.checks import shortened
 from runtime.command_line import run_script
 from runtime.files import InputError

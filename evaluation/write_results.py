@@ -2,7 +2,7 @@
 
     python evaluation/write_results.py
 
-Every folder of results/ holds a store (evaluation/store.py) of a plan (with its plan.yaml), of studies of changed
+Every folder of results/ holds a store (runtime/store.py) of a plan (with its plan.yaml), of studies of changed
 labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them come from
 the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. Headlines of claims are written into
 README.md as a table, between two marks. benchmarks/records/ holds the files that benchmarks wrote with --out.
@@ -15,20 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.boundary.experiment import plane_frame
-from evaluation.label_flipping.collect import read_label_studies
-from evaluation.label_flipping.report import curve_table
-from evaluation.store import POINTS, read_store
 from evaluation.tables.claims import Judged, claims_page, claims_table, headlines, judged, read_claims
 from evaluation.tables.figures import save_ranking
-from evaluation.tables.formats import ABOUT, markdown_table, rows_as_text
+from evaluation.tables.formats import ABOUT
 from evaluation.tables.frame import as_csv, frame_of, measured_line
 from evaluation.tables.plan import read_plan
 from evaluation.tables.ranking import ranked, ranking_page
-from evaluation.tables.records import read_entries, require_clean_commits, require_clean_entries, require_runs
+from evaluation.tables.records import read_entries, require_clean_entries, require_runs
+from label_flipping.collect import read_label_studies
+from label_flipping.report import curve_table
 from runtime.command_line import run_script
 from runtime.files import InputError, read_record, read_text, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import printed_path, project_path
+from runtime.provenance import printed_path, project_path, require_clean_commits
+from runtime.store import POINTS, read_store
+from runtime.text_tables import markdown_table, rows_as_text
 
 HEAD = f"""# Results
 

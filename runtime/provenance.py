@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtime import backend_name, environment
+from runtime.files import InputError
 from runtime.lazy import keras
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +94,31 @@ def git_commit() -> str:
 def is_clean_commit(name: str) -> bool:
     """Whether a name from git_commit is a commit that others can check out."""
     return re.fullmatch("[0-9a-f]{7,}", name) is not None
+
+
+def commits(records: Any) -> list[str]:
+    """The commits named anywhere in a run's records, each once."""
+    if not isinstance(records, dict):
+        return []
+    own = [str(records["commit"])] if "commit" in records else []
+    return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
+
+
+def is_in_results(folder: Path) -> bool:
+    """Whether a folder lies in the project's results/."""
+    return folder.resolve().is_relative_to(project_path("results").resolve())
+
+
+def require_clean_commits(where: str | Path, records: dict[str, Any]) -> None:
+    """Raise InputError for a measurement without a clean commit. Other programs' certificates need no commit."""
+    named = commits(records)
+    again = "measure it again before it goes into results/"
+    if "certificate" in records and not named:
+        raise InputError(f"{where}: its records name no commit; {again}")
+    for one in named:
+        if not is_clean_commit(one):
+            found = f"measured at {one}, which is no commit that others can check out"
+            raise InputError(f"{where}: {found}; commit, and {again}")
 
 
 def device_kind() -> str:

@@ -18,10 +18,10 @@ import yaml
 
 import data
 from data.datasets import load_dataset
-from evaluation.store import POINTS, SETTINGS, Store, write_store
 from models.registry import build_model
 from models.saving import save_model
 from runtime.files import InputError, write_json
+from runtime.store import POINTS, SETTINGS, Store, write_store
 
 ROOT = Path(data.__file__).parents[1]
 ATTACK = "attack_generation/gaussian_data_augmentation/DIGITS/poison_radius_gaussianaug.py"
@@ -35,9 +35,9 @@ PACK = "attack_generation/pack_poison.py"
 CHECK = "attack_generation/check_poison.py"
 RANK = "evaluation/tables/rank.py"
 VISIBILITY = "evaluation/visibility.py"
-LABELS = "evaluation/label_flipping/digits.py"
-COLLECT = "evaluation/label_flipping/collect.py"
-CONTRASTIVE = "evaluation/label_flipping/contrastive_features.py"
+LABELS = "label_flipping/digits.py"
+COLLECT = "label_flipping/collect.py"
+CONTRASTIVE = "label_flipping/contrastive_features.py"
 BOUNDARY = "evaluation/boundary/two_dimensional.py"
 RUN_PLAN = "evaluation/tables/run_plan.py"
 MAKE_TABLES = "evaluation/tables/make_tables.py"
@@ -45,7 +45,7 @@ CERTIFICATES = "evaluation/tables/certificates.py"
 WRITE_RESULTS = "evaluation/write_results.py"
 PREPARE = ("data/prepare_digits.py", "data/prepare_mnist.py", "data/prepare_cifar10.py")
 PREPARE_ANY = "data/prepare.py"
-BENCHMARKS = ("benchmarks/speed.py", "benchmarks/price.py", "benchmarks/memory.py", "benchmarks/label_flipping.py")
+BENCHMARKS = ("benchmarks/speed.py", "benchmarks/price.py", "benchmarks/memory.py", "benchmarks/label_certificates.py")
 PLAN: dict[str, Any] = {
     "table": "toy", "title": "Toy", "dataset": "DIGITS", "architecture": "digits_cnn", "runs": 1,
     "methods": {"gaussianaug": [0.25]}, "certification": {"points": 6, "n": 200},
@@ -178,7 +178,7 @@ def test_the_parsers_own_errors(script: str, place: Place, refused: Callable[...
         (CERTIFY, ["--target-class", "eight"], "'eight'"),
         (CERTIFY, ["--max-minutes", "soon"], "'soon'"),
         (LABELS, ["--q", "0.1", "many"], "'many'"),
-        (COLLECT, [], "study: has no settings.json.xz; give a folder that a script of evaluation/label_flipping wrote"),
+        (COLLECT, [], "study: has no settings.json.xz; give a folder that a script of label_flipping wrote"),
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (  # the highest first, as in pyproject.toml
     "benchmarks",
     "evaluation",
+    "label_flipping",
     "attack_generation",
     "robust_training",
     "randomized_smoothing_certification",
@@ -78,6 +79,13 @@ def test_a_script_imports_no_higher_room(path: Path) -> None:
     """import-linter does not see folders without __init__.py, in which most scripts lie."""
     room = ROOMS.index(path.relative_to(ROOT).parts[0])
     assert not set(ROOMS[:room]) & set(imported(path))
+
+
+@each_file
+def test_nothing_beside_a_script_hides_a_package(path: Path) -> None:
+    """Python first looks for a module in the folder of the script that it runs."""
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+        assert not {one.stem for one in path.parent.iterdir()} & {*ROOMS, *sys.stdlib_module_names}
 
 
 @each_file

@@ -59,7 +59,7 @@ def test_refusals_import_no_large_library(tmp_path: Path) -> None:
         [victim, "--data-dir", nowhere],
         [certify, "--sigma", "0"],
         [certify, "--model", f"{nowhere}.keras"],
-        ["evaluation/label_flipping/digits.py", "--data-dir", nowhere],
+        ["label_flipping/digits.py", "--data-dir", nowhere],
         ["evaluation/tables/run_plan.py", "--plan", f"{nowhere}.yaml"],
         ["data/prepare_mnist.py", "--source", nowhere],
     ]
@@ -104,7 +104,7 @@ def test_a_flag_of_several_values_needs_one() -> None:
 
 
 def test_a_flag_without_values_takes_those_of_the_script_away() -> None:
-    row = run_in_one_process(["evaluation/label_flipping/digits.py", "--network-shares", "--data-dir", "nowhere"])[0]
+    row = run_in_one_process(["label_flipping/digits.py", "--network-shares", "--data-dir", "nowhere"])[0]
     assert row[1] == 2 and "nowhere/X_train.npy: no such file" in row[2]
 
 

@@ -1,6 +1,6 @@
 """The whole experiment in the plane: poison, train and certify, then store, table and picture.
 
-The store (evaluation/store.py) has an entry for each classifier and kind of training points, for example linear/clean.
+The store (runtime/store.py) has an entry for each classifier and kind of training points, for example linear/clean.
 A seed is a victim. A line is a test point of the target class: its index in the class, its label and its certified
 radius, 0 where not certified. A record holds the victim's test accuracy and the change of its training points.
 """
@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from evaluation.boundary.study import KINDS, BoundaryConfig, Row, Study, control_points, smoothed_plane
-from evaluation.store import POINTS, SETTINGS, Store, write_store
-from evaluation.tables.formats import ABOUT, markdown_table
-from evaluation.tables.statistics import mean_and_std_text, reduction_of
+from evaluation.tables.formats import ABOUT
+from randomized_smoothing_certification.run_statistics import mean_and_std_text, reduction_of
 from runtime.artifact import Artifact
 from runtime.files import InputError, remove, write_text
 from runtime.lazy import pandas as pd
@@ -24,6 +23,8 @@ from runtime.lazy import stats
 from runtime.plots import default_style, save_png
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
+from runtime.store import POINTS, SETTINGS, Store, write_store
+from runtime.text_tables import markdown_table
 
 TABLES, PICTURE = "tables.md", "decision_boundary.png"
 

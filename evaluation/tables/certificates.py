@@ -28,7 +28,6 @@ import msgspec
 import numpy as np
 
 from evaluation.tables.cells import CLEAN, Foreign
-from evaluation.tables.formats import aligned
 from evaluation.tables.plan import read_plan
 from evaluation.tables.records import StoredRun, read_runs, runs_of, write_runs
 from randomized_smoothing_certification.certificate_file import COLUMNS, RADIUS_DIGITS
@@ -40,6 +39,7 @@ from runtime.command_line import run_script
 from runtime.files import InputError, read_text, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import printed_path, project_path, shown_path
+from runtime.text_tables import aligned
 
 NO_TIME = "0:00:00.000000"  # a store has no times
 ABOUT_THE_STORE = ("store", "entry", "out_dir", "import_files")  # all other settings describe files to import

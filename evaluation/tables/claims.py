@@ -26,13 +26,13 @@ import msgspec
 import numpy as np
 
 from evaluation.tables.cells import CLEAN
-from evaluation.tables.formats import markdown_table
 from evaluation.tables.frame import reduction_against
 from evaluation.tables.plan import yaml_values
-from evaluation.tables.statistics import Reduction, half_width_over_runs, share_interval
+from randomized_smoothing_certification.run_statistics import Reduction, half_width_over_runs, share_interval
 from robust_training.methods import METHODS
 from runtime.files import InputError, read_text
 from runtime.lazy import pandas as pd
+from runtime.text_tables import markdown_table
 
 Number = Literal["reduction", "acr", "accuracy_loss", "class_accuracy_loss", "unattacked", "certified", "median"]
 NUMBERS: dict[Number, tuple[str, str]] = {

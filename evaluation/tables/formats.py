@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from evaluation.tables.layout import MISSING, Table
 from runtime.lazy import pandas as pd
+from runtime.text_tables import aligned, markdown_table
 
 ABOUT = (
     "± is the sample standard deviation over victims. A reduction says how far the ACR is below that of victims of "
@@ -22,33 +22,10 @@ def as_text(tables: Sequence[Table]) -> str:
     return "\n\n".join([*parts, ABOUT])
 
 
-def aligned(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Header, a rule and rows, each column as wide as its longest text."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
 def as_markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
     """Tables under each other, the meaning of ± and of the intervals, and notes."""
     parts = [f"**{table.title}**\n\n" + markdown_table(table.text.columns, table.text.to_numpy()) for table in tables]
     return "\n\n".join([*parts, ABOUT, *notes]) + "\n"
-
-
-def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Header, a rule and rows."""
-    first = list(header)
-    lines = (first, ["---"] * len(first), *rows)
-    return "\n".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines)
-
-
-def rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row of a benchmark, a column for each entry. Numbers have four digits."""
-    table = pd.json_normalize(list(rows), sep=" ")
-    for name in table.select_dtypes(exclude="number"):
-        table[name] = (text := table[name].fillna("").astype(str)).str.ljust(int(text.str.len().max()))
-    return table.to_string(index=False, na_rep="", justify="left", float_format=lambda value: f"{value:,.4g}")
 
 
 def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:

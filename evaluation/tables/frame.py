@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from attack_generation.controls import CONTROLS
-from evaluation.store import POINTS, SETTINGS
 from evaluation.tables.cells import CLEAN, OPTIMISED, Cell
 from evaluation.tables.plan import AttackVariant, Plan
-from evaluation.tables.records import commits
 from evaluation.tables.runs import MUST_AGREE, Entry, Run
-from evaluation.tables.statistics import Reduction, mean_and_std, reduction_of
+from randomized_smoothing_certification.run_statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
+from runtime.provenance import commits
+from runtime.store import POINTS, SETTINGS
 
 Entries = dict[Cell, Entry]
 CONTROL = "control"  # data_kind, beside CLEAN and OPTIMISED

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from evaluation.tables.cells import CLEAN, READY
 from evaluation.tables.frame import CERTIFIED_AT, MEAN, reduction_against
-from evaluation.tables.statistics import Reduction
+from randomized_smoothing_certification.run_statistics import Reduction
 from runtime.lazy import pandas as pd
 
 MISSING = "—"

@@ -4,7 +4,7 @@ This is the last job of a plan. It can also be run by hand at any time:
 
     python evaluation/tables/make_tables.py --plan config/digits.yaml
 
-It first writes the measurements into the results folder as a store (evaluation/store.py). This command makes the same
+It first writes the measurements into the results folder as a store (runtime/store.py). This command makes the same
 tables and figures again from the store alone:
 
     python evaluation/tables/make_tables.py --plan results/digits/plan.yaml --from-results --results-dir runs/digits
@@ -25,7 +25,6 @@ import msgspec
 from attack_generation.controls import CONTROLS
 from attack_generation.visibility import save_image_grids
 from data.datasets import load_dataset, load_poison, split_target_class
-from evaluation.store import POINTS, has_store
 from evaluation.tables import records
 from evaluation.tables.cells import FIGURES, PAGES, Paths
 from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gradients, save_distributions
@@ -36,7 +35,8 @@ from evaluation.tables.plan import Plan, read_plan
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import printed_path, project_path
+from runtime.provenance import commits, is_in_results, printed_path, project_path
+from runtime.store import POINTS, has_store
 
 MOST_POISONS = 4  # most poisons in images.png
 
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     plan = read_plan(config.plan)
     paths = plan.paths_in(config.directory)
     folder = config.results_dir or (config.plan.parent if config.from_results else paths.results)
-    is_published = records.is_in_results(folder)
+    is_published = is_in_results(folder)
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
     records.require_no_other_table(plan, folder)
@@ -127,7 +127,7 @@ def _versions(frame: pd.DataFrame) -> pd.DataFrame:
     found: dict[str, dict[str, None]] = {}
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
-        named = [("commit", one) for one in records.commits(run.records)]
+        named = [("commit", one) for one in commits(run.records)]
         named += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
         for name, value in [*named, *victim.get("versions", {}).items()]:
             found.setdefault(name, {})[value] = None

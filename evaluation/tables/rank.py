@@ -16,7 +16,6 @@ from attack_generation import check_poison
 from data.datasets import EPSILON_TOLERANCE, target_mask
 from data.entries import published_places
 from data.ready_poisons import load_ready_poison, pack_poison, ready_name, ready_names
-from evaluation.store import has_store
 from evaluation.tables import run_plan
 from evaluation.tables.cells import CLEAN, ROWS, Paths
 from evaluation.tables.formats import as_markdown, as_text
@@ -27,6 +26,7 @@ from evaluation.tables.records import collect, read_entries
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, write_text
 from runtime.provenance import printed_path, project_path
+from runtime.store import has_store
 
 ALIKE = (
     "dataset", "script_folder", "architecture", "methods", "victim", "victims", "target_classes", "epsilon", "seed",

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evaluation.tables.cells import CLEAN
-from evaluation.tables.formats import ABOUT, markdown_table
+from evaluation.tables.formats import ABOUT
 from evaluation.tables.frame import paired_radii
 from evaluation.tables.layout import Table
-from evaluation.tables.statistics import mean_reduction
+from randomized_smoothing_certification.run_statistics import mean_reduction
 from runtime.lazy import pandas as pd
+from runtime.text_tables import markdown_table
 
 REDUCTIONS = {
     "reduction": "score", "victims": "weakest on", "reduction_at_sigma": "reduction of certified accuracy at σ",

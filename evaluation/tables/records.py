@@ -1,4 +1,4 @@
-"""The measurements of a plan: collected from its work folder into a store (evaluation/store.py), and read again.
+"""The measurements of a plan: collected from its work folder into a store (runtime/store.py), and read again.
 
 Certificates have the columns of Cohen et al.'s code (idx, label, predict, radius, correct, time), so that certificates
 of other code bases fit the same tables. The store keeps all columns but the time.
@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from data.ready_poisons import ready_record
-from evaluation.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan, read_plan
@@ -36,7 +35,8 @@ from runtime.artifact import Artifact
 from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
-from runtime.provenance import is_clean_commit, project_path
+from runtime.provenance import is_in_results, require_clean_commits
+from runtime.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 
 NUMERIC = ("seed", "idx", "label", "predict", "radius", "correct")  # columns of a store's points, beside 'entry'
 
@@ -258,32 +258,6 @@ def _measured_run(
             other.append(f"images {name} {used}, {paths.data} has others now")
     left_out += [f"{cell}, seed {seed}: {one}" for one in other[:1]]
     return None if other else StoredRun(tsv, points_table(cell.key, seed, points), records)
-
-
-def commits(records: Any) -> list[str]:
-    """The commits named anywhere in a run's records, each once."""
-    if not isinstance(records, dict):
-        return []
-    own = [str(records["commit"])] if "commit" in records else []
-    return list(dict.fromkeys(own + [one for value in records.values() for one in commits(value)]))
-
-
-def is_in_results(folder: Path) -> bool:
-    """Whether a folder lies in the project's results/."""
-    return folder.resolve().is_relative_to(project_path("results").resolve())
-
-
-def require_clean_commits(where: str | Path, records: dict[str, Any]) -> None:
-    """Raise InputError for a measurement without a clean commit. Other programs' certificates need no commit."""
-    named = commits(records)
-    if "certificate" in records and not named:
-        raise InputError(f"{where}: its records name no commit; measure it again before it goes into results/")
-    for one in named:
-        if not is_clean_commit(one):
-            raise InputError(
-                f"{where}: measured at {one}, which is no commit that others can check out; commit, and "
-                "measure it again before it goes into results/"
-            )
 
 
 def require_clean_entries(entries: Iterable[Entry], folder: Path) -> None:

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from evaluation.store import Store, read_store, write_store
 from evaluation.tables.claims import (
     Claim,
     Selection,
@@ -25,10 +24,12 @@ from evaluation.tables.claims import (
     verdict,
 )
 from evaluation.tables.plan import Plan, plan_of
-from evaluation.tables.records import points_table, read_entries, require_clean_commits
+from evaluation.tables.records import points_table, read_entries
 from evaluation.write_results import MARKS, Config, main, overview, read_frames, with_headlines
 from randomized_smoothing_certification.certificate_file import Point
 from runtime.files import InputError, read_text, write_json, write_text
+from runtime.provenance import require_clean_commits
+from runtime.store import Store, read_store, write_store
 
 PLAIN: dict[str, Any] = {
     "table": "plain", "title": "Plain", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 3,

@@ -101,7 +101,7 @@ STAGES = {
             {**_CERTIFY, "points": "4", "out": "out/whole.tsv"},
         ),
         Stage(
-            "label study", "evaluation/label_flipping/digits.py",
+            "label study", "label_flipping/digits.py",
             {
                 **_DATA, "work-dir": "out/work", "results-dir": "out/results", "q": "0.1 0.3", "ridge": "1 100",
                 "points": "20", "held-out": "50", "network-shares": "0.0 0.01", "network-points": "1",
@@ -150,7 +150,7 @@ STAGES = {
             is_exclusive=False,
         ),
         Stage(
-            "collect", "evaluation/label_flipping/collect.py",
+            "collect", "label_flipping/collect.py",
             {"studies": "results/label_flipping", "results-dir": "out"}, is_exclusive=False,
         ),
         Stage(

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables.plan import read_plan
 from models.saving import load_model, save_model
 from randomized_smoothing_certification.certificate_file import read_points
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.files import InputError, load_archive, load_array, read_json, save_array, write_json, write_text
+from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 from tests.faults.stages import PLAN
 
 STATE = {"weights": [np.ones((2, 3), np.float32)], "done": np.zeros(1, np.int32)}

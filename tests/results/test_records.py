@@ -12,17 +12,18 @@ from matplotlib.image import imread
 
 import data
 from evaluation.boundary.experiment import tables_page as boundary_page
-from evaluation.label_flipping.collect import by_dataset, read_label_studies
-from evaluation.label_flipping.report import _drawn, curve_table, tables_page, trusted_labels
-from evaluation.store import SETTINGS, read_store
 from evaluation.tables.claims import judged, read_claims
 from evaluation.tables.formats import as_text
 from evaluation.tables.frame import frame_of
 from evaluation.tables.layout import tables_by_victims
 from evaluation.tables.make_tables import tables_as_text
 from evaluation.tables.plan import read_plan
-from evaluation.tables.records import missing, read_entries, require_clean_commits
+from evaluation.tables.records import missing, read_entries
 from evaluation.write_results import overview, read_frames, speed_page, with_headlines
+from label_flipping.collect import by_dataset, read_label_studies
+from label_flipping.report import _drawn, curve_table, tables_page, trusted_labels
+from runtime.provenance import require_clean_commits
+from runtime.store import SETTINGS, read_store
 
 ROOT = Path(data.__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -86,7 +87,7 @@ def test_linked_numbers_stand_in_the_tables_that_they_link_to() -> None:
 
 def test_tables_of_changed_labels_follow_from_the_points() -> None:
     store = read_label_studies(LABELS)
-    remade = "python evaluation/label_flipping/collect.py --studies results/label_flipping"
+    remade = "python label_flipping/collect.py --studies results/label_flipping"
     assert (LABELS / "tables.md").read_text() == tables_page(store), remade
     assert {path.name for path in LABELS.glob("*.png")} == set(by_dataset(store)), remade
     headings = re.findall("^## (.*)$", (LABELS / "NOTES.md").read_text(), flags=re.MULTILINE)

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from data.datasets import SPLITS, labels, load_dataset
-from evaluation.label_flipping.features import load_features
+from label_flipping.features import load_features
 from models.neighbours import nearest
 from robust_training.contrastive import ContrastiveConfig, Training, contrastive_loss, learn_features
 from runtime.files import InputError

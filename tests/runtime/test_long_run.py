@@ -14,7 +14,7 @@ from keras import ops
 
 from attack_generation.config import PoisonConfig
 from attack_generation.controls import ControlConfig
-from evaluation.label_flipping.config import LabelFlippingConfig
+from label_flipping.config import LabelFlippingConfig
 from randomized_smoothing_certification.certification_run import CertificationConfig
 from robust_training.macer import MacerLoss
 from robust_training.training import TrainingConfig

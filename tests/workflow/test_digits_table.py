@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.store import read_store
+from runtime.store import read_store
 from tests.waiting import HANG
 from tests.workflow.snakemake_runs import dry_runs, run, snakemake
 

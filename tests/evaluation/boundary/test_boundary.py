@@ -26,9 +26,9 @@ from evaluation.boundary.study import (
     two_blobs,
     two_moons,
 )
-from evaluation.store import read_store
 from runtime.artifact import Artifact
 from runtime.files import InputError
+from runtime.store import read_store
 
 ROOT = Path(data.__file__).parents[1]
 SMALL = BoundaryConfig(

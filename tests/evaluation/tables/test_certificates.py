@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables import certificates, make_tables
 from evaluation.tables.certificates import Config, main
 from evaluation.tables.frame import CERTIFIED_AT, frame_of
@@ -21,6 +20,7 @@ from evaluation.tables.records import read_entries
 from randomized_smoothing_certification.certificate_file import Point, read_points
 from runtime.files import InputError
 from runtime.provenance import project_path
+from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 
 PUBLISHED = project_path("results/mnist_published")
 CLEAN = "gaussianaug_mnist_cnn_sigma_0.5/clean/class_8"

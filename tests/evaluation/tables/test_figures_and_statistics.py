@@ -26,7 +26,13 @@ from evaluation.tables.frame import Entries, frame_of
 from evaluation.tables.make_tables import draw_figures
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.runs import Entry, Run
-from evaluation.tables.statistics import Reduction, mean_and_std, mean_and_std_text, mean_reduction, reduction_of
+from randomized_smoothing_certification.run_statistics import (
+    Reduction,
+    mean_and_std,
+    mean_and_std_text,
+    mean_reduction,
+    reduction_of,
+)
 
 
 def test_spread_is_the_sample_standard_deviation_and_a_single_run_has_none() -> None:

@@ -14,8 +14,8 @@ from evaluation.tables.frame import MEAN, Entries, as_csv, cautions, data_name, 
 from evaluation.tables.layout import tables_of
 from evaluation.tables.plan import Plan, plan_of
 from evaluation.tables.runs import Entry, Run
-from evaluation.tables.statistics import reduction_of
 from randomized_smoothing_certification.core import radius_ceiling
+from randomized_smoothing_certification.run_statistics import reduction_of
 
 SIGMA = 0.5
 

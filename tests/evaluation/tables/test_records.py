@@ -14,8 +14,6 @@ import pandas as pd
 import pytest
 
 from data.ready_poisons import load_ready_poison
-from evaluation.store import POINTS as POINTS_FILE
-from evaluation.store import SETTINGS, read_store
 from evaluation.tables import records
 from evaluation.tables.cells import Foreign
 from evaluation.tables.frame import as_csv, frame_of
@@ -37,6 +35,8 @@ from randomized_smoothing_certification.certificate_file import Point, as_text, 
 from randomized_smoothing_certification.core import radius_ceiling, round_down
 from runtime.artifact import Artifact
 from runtime.files import InputError, array_sha256, file_sha256, save_array, write_text
+from runtime.store import POINTS as POINTS_FILE
+from runtime.store import SETTINGS, read_store
 from tests.fuzz.mutations import node_edited
 
 POINTS = [Point(3, 8, 8, "0.250000", 1, "0:00:01"), Point(5, 8, -1, "0.000000", 0, "0:00:01")]
@@ -307,7 +307,7 @@ def test_nothing_is_stored_where_a_later_run_is_of_no_commit(
             write_text(second.parent / path.name.replace(first.stem, second.stem), path.read_text())
     record = plan.paths.model(cell, 1).with_suffix(".json")
     write_text(record, json.dumps({**json.loads(record.read_text()), "commit": "0123456-dirty"}))
-    monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
+    monkeypatch.setattr("runtime.provenance.project_path", lambda relative: tmp_path / relative)
     with pytest.raises(InputError, match=r"seed_1\.tsv: measured at 0123456-dirty, which is no commit"):
         collect(plan, tmp_path / "results")
     assert not (tmp_path / "results").exists()

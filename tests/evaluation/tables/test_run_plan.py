@@ -277,7 +277,7 @@ def test_a_run_of_no_commit_does_not_go_into_the_results(
 ) -> None:
     monkeypatch.chdir(folder)
     plan = read_plan(folder / "plan.yaml")
-    monkeypatch.setattr("evaluation.tables.records.project_path", lambda relative: tmp_path / relative)
+    monkeypatch.setattr("runtime.provenance.project_path", lambda relative: tmp_path / relative)
     for number, commit in enumerate(("0123456789ab-dirty", "unknown (fatal: not a git repository)", "unknown", "")):
         for cell in plan.cells()[:1]:
             record = plan.paths.model(cell, 0).with_suffix(".json")

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from attack_generation.controls import ControlConfig, write_control_poison
-from evaluation.store import POINTS, SETTINGS, Store, read_store, write_store
 from evaluation.tables import make_tables, run_plan
 from evaluation.tables.cells import FIGURES, PAGES, Cell
 from evaluation.tables.formats import as_latex, as_markdown, as_text
@@ -24,6 +23,7 @@ from evaluation.tables.records import NUMERIC, collect, read_entries
 from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, load_array, write_json
 from runtime.provenance import project_path
+from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 
 # As Cohen et al.'s code writes them: radii of three digits, -1 for an abstention, and points of other classes.
 FOREIGN = """idx\tlabel\tpredict\tradius\tcorrect\ttime
@@ -178,8 +178,8 @@ def test_every_file_is_made_outside_the_projects_results(folder: Path, capsys: p
 
 def in_the_projects_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that counts as one of the project's results."""
-    for module in ("records", "make_tables"):
-        monkeypatch.setattr(f"evaluation.tables.{module}.project_path", lambda relative: folder / relative)
+    for module in ("runtime.provenance", "evaluation.tables.make_tables"):
+        monkeypatch.setattr(f"{module}.project_path", lambda relative: folder / relative)
     return folder / "results/t"
 
 

@@ -1,1 +1,0 @@
-"""Certificates against changed training labels: the study, its references, its figure; a script per dataset."""

@@ -1,0 +1,126 @@
+"""Collective certificate: how many predictions one adversary who changes training labels can turn at once.
+
+A certificate of a single test point lets the adversary choose different changes for every point. Here one set of
+changed labels meets all test points. Other collective certificates come from Schuchardt et al. (ICLR 2021, "Collective
+Robustness Certificates", graph neural networks) and Chen et al. (ICML 2022, "On Collective Robustness of Bagging
+Against Data Poisoning", arXiv 2205.13176). Chen et al. also solve an integer program for the most changed predictions.
+
+Derivation, for SignedClusters. Let n_j(c) be the number of labels c in cluster j. Cluster j gives class c the score
+s_j(c) = n_j(c) - (number of labels c in the other clusters). Let ``out`` and ``in`` (M, K) count the labels that leave
+and enter each class in each cluster. Then s_j(c) rises by the sum over clusters i of e_ij (in_i(c) - out_i(c)), with
+e_ij = 1 if i = j, else -1. A cluster keeps its size, so its ``out`` and ``in`` have the same sum. The least
+number of changes for them is sum(out), since two changes of a label are a single change. All of this is linear.
+
+A change from a to b in a cluster that predicts a lowers its margin of a over b by 2. In a cluster that predicts b, it
+lowers the margin of b over a by 2 as well. So adding up the costs of single clusters would count too many changes.
+Instead the binary z_jb says that cluster j, which predicts a, loses to b: fall of s_j(a) + rise of s_j(b) >= margin.
+Ties are lost. The number y_jb is the rise if z_jb = 1, else 0. So the fall is counted once for all rivals. This makes
+the bounds of the relaxed problem much lower than a constraint for each rival does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from runtime.files import InputError
+from runtime.lazy import optimize, sparse
+
+
+class Turned(NamedTuple):
+    """Numbers of correctly classified test points that one set of changed labels turns."""
+
+    bound: int  # no set of this many changes turns more points
+    found: int  # points that a found attack turns, counted in integers. If equal to bound, the bound is exact
+
+
+def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: float = np.inf) -> Turned:
+    """The most correctly classified test points that one set of at most ``changes`` changed labels turns.
+
+    train, test: numbers of training and test points of each class in every cluster, int (M, K) each, from
+    SignedClusters.counts. Misclassified points and abstentions count as lost from the start, even if an attack corrects
+    them. seconds: time limit of each of two searches. The first allows fractions of changes, the second does not. When
+    the limit ends a search, the bound proven so far still holds, but may not be exact. The bound relies on
+    floating-point results of the solver (HiGHS), with a tolerance of half a test point.
+
+    Raises InputError for other arrays, for negative changes, or for a time that is not positive.
+    Source: derivation above.
+    """
+    train, test = np.asarray(train), np.asarray(test)
+    for name, counts in (("train", train), ("test", test)):
+        if counts.ndim != 2 or counts.shape != train.shape or counts.dtype.kind not in "iu" or counts.shape[1] < 2:
+            raise InputError(
+                f"{name} must hold integers of one shape (clusters, classes), got {counts.dtype} of shape "
+                f"{counts.shape}, train {train.shape}; give SignedClusters.counts"
+            )
+        if counts.min(initial=0) < 0:
+            raise InputError(f"{name} must hold no negative count, got {counts.min()}; give SignedClusters.counts")
+    if changes < 0 or not seconds > 0:
+        raise InputError(f"changes must not be negative and seconds must be positive, got {changes} and {seconds:g}")
+    train, test, changes = train.astype(np.int64), test.astype(np.int64), min(int(changes), int(train.sum()))
+    scores, rows = 2 * train - train.sum(axis=0), np.arange(len(train))
+    own = scores.argmax(axis=1)  # the class that each cluster predicts
+    margin = (scores[rows, own][:, None] - scores).astype(float)  # over every class, infinite over the own class
+    margin[rows, own] = np.inf
+    right = np.where(margin.min(axis=1) > 0, test[rows, own], 0)
+    pairs = np.nonzero((margin <= 2 * changes) & (right > 0)[:, None])  # a change takes at most 2 from a margin
+    bound, found = int(right[np.unique(pairs[0])].sum()), 0
+    for whole in (0, 1):  # a search with fractions of changes is faster, and its bound is hardly larger
+        if found == bound:
+            break
+        each = 2 * train.size, len(pairs[0]), len(pairs[0])
+        most = np.append(np.minimum(train.ravel(), changes), np.repeat([changes, 1, changes], [train.size, *each[1:]]))
+        solved = optimize.milp(
+            np.concatenate([np.zeros(each[0]), -right[pairs[0]], np.zeros(each[2])]),
+            integrality=np.repeat([whole, 1, 0], each),
+            bounds=optimize.Bounds(np.repeat([0, 0, -changes], each), most),
+            constraints=_constraints(train, own, margin, pairs, changes),
+            options={"time_limit": seconds, "mip_rel_gap": 0.0},
+        )
+        if solved.x is not None:
+            found = max(found, _turned(train, own, right, solved.x[: each[0]], changes))
+        if solved.mip_dual_bound is not None and np.isfinite(solved.mip_dual_bound):
+            bound = max(found, min(bound, int(np.floor(0.5 - solved.mip_dual_bound))))
+        if solved.status != 0:
+            break
+    return Turned(bound, found)
+
+
+def _constraints(
+    train: np.ndarray, own: np.ndarray, margin: np.ndarray, pairs: tuple[np.ndarray, ...], changes: int
+) -> optimize.LinearConstraint:
+    """The constraints of the derivation on the variables out, in, and z, y of pairs (j, b) of clusters and rivals."""
+    (clusters, classes), (j, b) = train.shape, pairs
+    live = np.unique(j)
+    sign = 2 * np.eye(clusters) - 1
+    rise = np.einsum("s,ji,ck->jcsik", [-1, 1], sign, np.eye(classes)).reshape(clusters, classes, -1)
+    fall, rise = -rise[live, own[live]], rise[j, b]
+    of = (live[:, None] == j) * 1.0
+    ones, none = np.eye(len(j)), np.zeros((len(j), rise.shape[1]))
+    sizes = np.tile(np.repeat(np.eye(clusters), classes, axis=1), 2) * np.repeat([1, -1], train.size)
+    rows: list[tuple[np.ndarray, np.ndarray | int, np.ndarray | int, int]] = [  # each row is >= its last entry
+        (fall, -of * (margin[j, b] + changes), of, -changes),  # fall + y >= margin if a z is 1
+        (np.maximum(fall, 0), -of * margin[j, b], of, 0),  # implied for binary z, cuts off fractions
+        (rise, -changes * ones, -ones, -changes),  # y <= rise if z is 1
+        (np.maximum(rise, 0), 0, -ones, 0),  # also implied
+        (none, changes * ones, -ones, 0),  # y <= 0 if z is 0
+        (none[: len(live)], -of, 0, -1),  # each cluster loses to at most one rival
+        (-np.repeat([[1.0, 0.0]], train.size, axis=1), 0, 0, -changes),
+        (sizes, 0, 0, 0),
+        (-sizes, 0, 0, 0),
+    ]
+    system = [np.hstack([x, *(np.broadcast_to(v, (len(x), len(j))) for v in zy)]) for x, *zy, _ in rows]
+    low = np.repeat([row[-1] for row in rows], [len(row[0]) for row in rows])
+    return optimize.LinearConstraint(sparse.csr_array(np.concatenate(system)), low, np.inf)
+
+
+def _turned(train: np.ndarray, own: np.ndarray, right: np.ndarray, moved: np.ndarray, changes: int) -> int:
+    """Points that an attack (out, in) turns, or 0 if it is invalid or takes more than ``changes`` changes."""
+    out, entering = np.rint(moved).astype(int).reshape(2, *train.shape)
+    after = train - out + entering
+    if out.sum() > changes or (out.sum(axis=1) != entering.sum(axis=1)).any() or min(out.min(), after.min()) < 0:
+        return 0
+    scores = 2 * after - after.sum(axis=0)
+    wins = scores[np.arange(len(train)), own][:, None] > scores
+    return int(right[wins.sum(axis=1) < train.shape[1] - 1].sum())

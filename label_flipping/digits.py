@@ -1,0 +1,19 @@
+"""Certified accuracy against changed training labels, on the handwritten digits (arXiv 2002.03018, section 5)."""
+
+from pathlib import Path
+
+from label_flipping.config import LabelFlippingConfig, Network
+from label_flipping.study import certify_labels
+from runtime.command_line import run_script
+from runtime.provenance import project_path
+
+
+class Config(LabelFlippingConfig):
+    q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
+    at: float = 0.01  # share of changed labels at which the table is made and --select held_out chooses
+    network: Network = Network(epochs=30, batch_size=100, architecture="digits_cnn")
+    data_dir: Path = project_path("data/DIGITS")
+
+
+if __name__ == "__main__":
+    run_script(certify_labels, Config, __doc__)

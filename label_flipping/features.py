@@ -1,0 +1,169 @@
+"""The images of a study of certificates against changed labels, and their features, which no label may change.
+
+Features are fitted to the training images, or read from a file. Fitted features depend on images, settings of
+the embedding and seed alone. The name of the file that keeps them is the hash of exactly these, so that studies with
+other learners find it.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.datasets import SPLITS, Dataset, labels
+from label_flipping.config import LabelFlippingConfig
+from models.diffusion import fit_diffusion_map
+from models.embeddings import fit_embedding
+from runtime.artifact import Artifact
+from runtime.files import InputError, array_sha256, file_sha256, json_sha256, load_archive, save_archive
+from runtime.provenance import printed_path
+
+_VERSION = 1  # raise it when a change of the code gives other features for the same settings
+_ARRAYS = "fitted", "others"
+Pair = tuple[np.ndarray, np.ndarray]  # features of the images that they are fitted to, and of others
+
+
+class Images(NamedTuple):
+    """Images of the classes that are told apart."""
+
+    x: np.ndarray  # (n, H, W, C)
+    y: np.ndarray  # int64 (n,), numbers of the chosen classes: 0, 1, ...
+    numbers: np.ndarray  # int64 (n,), of the images in their set
+    split: str  # that set: train, val, test, or the first two together
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.y.max()) + 1
+
+    def at(self, rows: np.ndarray) -> "Images":
+        """The images at the places ``rows``, int (m,)."""
+        return Images(self.x[rows], self.y[rows], self.numbers[rows], self.split)
+
+
+def together(train: Images, held_out: Images) -> Images:
+    """Training and held-out images as one set."""
+    x, y, numbers = (np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True))
+    return Images(x, y, numbers, "train and val")
+
+
+def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Images, Images, Images]:
+    """Training, held-out and test images of the chosen classes, labelled by their place among these."""
+    classes = np.array(config.classes or range(dataset.num_classes))
+    sets = []
+    for split in SPLITS:
+        x, y = getattr(dataset, f"x_{split}"), labels(getattr(dataset, f"y_{split}"))
+        index = np.flatnonzero(np.isin(y, classes))
+        chosen = np.argmax(y[index, None] == classes, axis=1)
+        if missing := set(range(len(classes))) - set(chosen.tolist()):
+            raise InputError(
+                f"{config.data_dir}: the {split} images have none of class {classes[min(missing)]}; "
+                "choose other classes or prepare the data again"
+            )
+        sets.append(Images(x if len(index) == len(x) else x[index], chosen, index, split))
+    return sets[0], sets[1], sets[2]
+
+
+class Features:
+    """The features that a config names, of one dataset. hashes: of the files that they are made from."""
+
+    def __init__(self, config: LabelFlippingConfig, dataset: Dataset) -> None:
+        self._config = config
+        self._read = load_features(config.features_file, dataset) if config.features_file else None
+        files = {"features_file": config.features_file, "weights": config.weights}
+        self.hashes = {name: file_sha256(path) for name, path in files.items() if path}
+
+    def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
+        """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d).
+
+        Embeddings other than raw pixels, and diffusion maps, take long. They are kept in config.features_dir.
+        """
+        config, read = self._config, self._read
+        sides = fitted, (others,)
+        images = [] if read and not config.joined else [np.concatenate([one.x for one in side]) for side in sides]
+        of_file = [np.concatenate([read[one.split][one.numbers] for one in side]) for side in sides] if read else []
+        embedding = {
+            "version": _VERSION,
+            "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
+            **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
+            **{name: digest for name, digest in self.hashes.items() if name == "weights"},
+        }
+        mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
+
+        def embedded() -> Pair:
+            if not images:
+                return of_file[0], of_file[1]
+            x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids, config.weights)
+            pair = x, embed(images[1])
+            return _beside(pair, (of_file[0], of_file[1])) if of_file else pair
+
+        def kept_embedding() -> Pair:
+            return self._kept(embedding, embedded) if images and config.features != "raw" else embedded()
+
+        def mapped() -> Pair:
+            x, x_others = kept_embedding()
+            coordinates, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
+            return coordinates, to_map(x_others)
+
+        return self._kept({**embedding, **mapping}, mapped) if config.diffusion else kept_embedding()
+
+    def _kept(self, made_of: dict[str, Any], make: Callable[[], Pair]) -> Pair:
+        """The features that an earlier study kept. Without them it makes new features, and keeps them where it can."""
+        if self._config.features_dir is None:
+            return make()
+        path = self._config.features_dir / f"{json_sha256(made_of)}.npz"
+        if path.is_file():
+            try:
+                x, x_others = load_archive(path, _ARRAYS).values()
+                print(f"features: {printed_path(path)}, of an earlier study")
+                return x, x_others
+            except InputError as error:
+                print(f"the features are made again: {error}")
+        pair = make()
+        try:
+            with Artifact(path):
+                save_archive(path, dict(zip(_ARRAYS, pair, strict=True)))
+        except InputError as error:
+            print(f"the features are not kept: {error}")
+        return pair
+
+
+def _beside(embedded: Pair, read: Pair) -> Pair:
+    """Features of an embedding and of a file side by side. The last feature of an embedding is a constant.
+
+    Each kind is centred and scaled to a mean squared norm of 1 on the fitted images.
+    """
+
+    def scaled(x: np.ndarray, x_others: np.ndarray) -> Pair:
+        mean = x.mean(axis=0)
+        scale = np.sqrt(x.var(axis=0).sum()) or 1.0
+        return (x - mean) / scale, (x_others - mean) / scale
+
+    constant = [x[:, -1:] for x in embedded]
+    parts = scaled(*(x[:, :-1] for x in embedded)), scaled(*read), constant
+    x, x_others = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
+    return x, x_others
+
+
+def features_name(config: LabelFlippingConfig) -> str:
+    """What the features are called in names of files and in tables."""
+    name = config.features_file.stem if config.features_file else config.features
+    name = f"{config.features}_{name}" if config.joined else name
+    return f"{name}_diffusion" if config.diffusion else name
+
+
+def load_features(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Features, float64 (N, d), of each split. Raises InputError unless each image has a row of finite numbers."""
+    features = load_archive(path, SPLITS)
+    width = features[SPLITS[0]].shape[1] if features[SPLITS[0]].ndim == 2 else 0
+    for split, array in features.items():
+        shape = len(getattr(dataset, f"x_{split}")), width
+        if array.dtype.kind != "f" or array.shape != shape or not width:
+            raise InputError(
+                f"{path}: {split} is {array.dtype} of shape {array.shape}, floats of shape {shape} expected; make a "
+                f"row of features for each {split} image of {dataset.name}"
+            )
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: {split} holds NaN or infinite values; make it again")
+    return {split: array.astype(np.float64) for split, array in features.items()}

@@ -1,0 +1,291 @@
+"""Certified accuracy against the number of changed training labels: certificates, references, store.
+
+Protocol: Rosenfeld, Winston, Ravikumar, Kolter (ICML 2020, arXiv 2002.03018), section 5. Where
+the learner's settings have several candidates, config.select says how they are chosen. Every stage is kept in the work
+folder, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache, partial
+from itertools import product
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+from data.datasets import SPLITS, Dataset, load_dataset
+from label_flipping.certificates.collective import turned_at_once
+from label_flipping.certificates.fixed_weights import (
+    FixedWeights,
+    KernelRegression,
+    NearestNeighbours,
+    RidgeRegression,
+    SignedClusters,
+    SignedVotes,
+    agreed,
+)
+from label_flipping.certificates.label_flips import Bound, LabelFlips, certified_accuracy
+from label_flipping.certificates.training_set_smoothing import Smoothed
+from label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
+from label_flipping.features import Features, Images, features_name, images_of_classes, together
+from label_flipping.network import undefended_networks
+from label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
+from randomized_smoothing_certification.core import ABSTAIN
+from runtime.artifact import Artifact
+from runtime.checks import require_place
+from runtime.files import InputError, read_record, remove, write_text
+from runtime.lazy import pandas as pd
+from runtime.long_run import identity
+from runtime.noise import Stream
+from runtime.part_by_part import KeptStages
+from runtime.progress import progress
+from runtime.provenance import printed_path, provenance
+from runtime.stop import Stop
+from runtime.store import POINTS, SETTINGS, Store, write_store
+
+_BLOCK = 250  # test points whose weights are held together
+
+
+def certify_labels(config: LabelFlippingConfig) -> Store:
+    """Certify test points against changed labels, with the references, and write store, figure and table.
+
+    The output folder is named by dataset, classes, features, learner (other than least_squares), 'every' (where select
+    is every) and bound. Returns the written store. Raises InputError on bad settings or data, StoppedEarly when asked
+    to stop.
+    """
+    dataset = load_dataset(config.data_dir)
+    config.check(dataset.num_classes)
+    train, held_out, test = images_of_classes(dataset, config)
+    if config.network_shares and config.network.batch_size > (size := len(train.y) + len(held_out.y)):
+        raise InputError(f"network.batch_size is {config.network.batch_size}, but there are {size} images; lower it")
+    features = Features(config, dataset)
+    drawn = np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))
+    test = test.at(np.sort(drawn[: config.points]))
+    name = _name(config, dataset)
+    folder = config.results_dir / name
+    work_dir = config.work_dir or folder / "work"
+    hashes = dataset.hashes(*(f"{letter}_{split}" for split in SPLITS for letter in "xy")) | features.hashes
+    require_place("results_dir", folder, folder=True)
+    require_place("work_dir", work_dir, folder=True)
+    made = [folder / name for name in (SETTINGS, POINTS, TABLES, FIGURE)]
+
+    with (
+        Stop(config.max_minutes) as stop,
+        KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
+        Artifact(*made),
+    ):
+        choice = _Certification(config, train, kept).choice(features, held_out)
+        x, x_test = features((train, held_out), test)
+        kept.require_same("features.json", x, x_test)
+        both = [one if config.network_shares else one._replace(x=one.x[:, :0]) for one in (train, held_out)]
+        everything = together(*both)  # only networks see images: a copy of all
+        candidates = [choice] if choice["held_out"] else choice["tried"]
+        study = _Certification(config, everything, kept)
+        points, weights = study.points(candidates, x, x_test)
+        at_once = study.one_adversary(weights, test, x_test, points) if len(candidates) == 1 else []
+        made_by = config.features_file and config.features_file.with_suffix(".json")
+        features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
+        numbers = " against ".join(map(str, config.classes or ()))
+        record = {
+            "title": f"{dataset.label}, {numbers or f'all {dataset.num_classes} classes'}",
+            "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
+            "features": features_name(config), "width": x.shape[1], "choice": choice,
+            "curves": at_once + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
+            **features_record, **provenance(config), **({"begun": kept.begun} if kept.begun else {}),
+        }  # fmt: skip
+        store = Store(study.lines(name, points, test), {name: {str(config.seed): record}})
+        table = tables_page(store)
+        remove(made[0])  # of earlier files. The new record is written last, when all other files are there
+        save_label_curves(folder / FIGURE, store)
+        write_text(folder / TABLES, table)
+        write_store(folder, store)
+    print(f"{table}\n{printed_path(folder)}: {TABLES}, {FIGURE}, {SETTINGS} and, per test point, {POINTS}")
+    return store
+
+
+def _name(config: LabelFlippingConfig, dataset: Dataset) -> str:
+    learner = () if config.learner == "least_squares" else (config.learner,)
+    every = ("every",) if config.select == "every" else ()
+    numbers = map(str, config.classes or ())
+    return "_".join([dataset.name, *numbers, features_name(config), *learner, *every, config.bound])
+
+
+class _Certification(NamedTuple):
+    """Certificates under the labels of the training images ``train``. Every stage is kept."""
+
+    config: LabelFlippingConfig
+    train: Images
+    kept: KeptStages
+
+    def choice(self, features: Features, held_out: Images) -> dict[str, Any]:
+        """The settings with the largest exact certified accuracy on held-out images, their best q, and all tried ones.
+
+        At a tie, the larger mean number of certified flips decides. No exact certificate depends on q. The q with the
+        largest smoothed certified accuracy is taken. With one candidate, or where config.select is every, no label
+        chooses anything, and q is the smallest. Entry 'trusted': number of labels that the choice depends on.
+        """
+        config, train = self.config, self.train
+        candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
+        if len(candidates) == 1 or config.select == "every":
+            tried = [{**settings, "q": min(config.q)} for settings in candidates]
+            only = tried[0] if len(tried) == 1 else {"q": min(config.q)}
+            return {**only, "held_out": 0, "trusted": 0, "tried": tried}
+        random = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT])
+        held_out = held_out.at(random.permutation(len(held_out.x))[: config.held_out])
+        at = np.array([round(config.at * len(train.y))])
+
+        @cache  # not called where the scores of all settings are kept
+        def fitted() -> tuple[Callable[[Mapping[str, float]], FixedWeights], np.ndarray]:
+            x, x_held_out = features((train,), held_out)
+            return _learner(config, x), x_held_out
+
+        def with_settings(settings: dict[str, float]) -> list[dict[str, Any]]:
+            learner, x_held_out = fitted()
+            blocks = map(partial(self._certified, learner(settings)), _blocks(x_held_out))
+            scores = []
+            for _, q, prediction, flips in self._certificates(_joined(blocks), config.bound):
+                correct = prediction == held_out.y
+                found = {
+                    "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
+                    "mean_flips": float(np.mean(flips * correct)),
+                    "accuracy": float(np.mean(correct)),
+                }
+                scores.append({**settings, "q": q, **found})
+            return scores
+
+        tried = []
+        names = LEARNERS[config.learner].settings
+        for settings in progress(candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
+            file = "_".join(f"{name}_{value:.17g}" for name, value in settings.items())
+            tried += self.kept.get(f"{file}.json", partial(with_settings, settings))
+
+        tried.sort(key=lambda one: (-one["certified_accuracy"], -one["mean_flips"]))  # stable: of equal ones the first
+        best = next(one for one in tried if one["q"] is None)
+        chosen = {name: best[name] for name in names}
+        q = next(one["q"] for one in tried if one["q"] is not None and chosen.items() <= one.items())
+        chose = len(held_out.y)
+        return {**chosen, "q": q, "held_out": chose, "trusted": len(train.y) + chose, "tried": tried}
+
+    def points(
+        self, candidates: Sequence[Mapping[str, float]], x: np.ndarray, x_test: np.ndarray
+    ) -> tuple[list[np.ndarray], FixedWeights]:
+        """Certificates of m test points that hold for every candidate, and the last one's weights, to attack networks.
+
+        x, x_test: features of training and test points. The certificates are predictions and log eps of the smoothed
+        classifier of each q, (Q, m) each. Then predictions and flips of the learner itself, (m,) each. log eps is
+        float64, the others are int64.
+        """
+        learner_of, of_each = _learner(self.config, x), []
+        for number, settings in enumerate(candidates):
+            weights = learner_of(settings)
+            if isinstance(weights, SignedClusters):  # k-means may differ on another machine
+                counts = weights.counts(self.train.y, self.train.classes)
+                self.kept.require_same(f"clusters_{number}.json", counts)
+            _warn_of_large_classes(self.config, weights, settings, self.train)
+            stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
+            with progress(total=len(x_test), desc="certifying", unit="point") as bar:
+                for place, block in enumerate(_blocks(x_test)):
+                    blocks.append(self.kept.get(f"{stage}_{place}.json", partial(self._certified, weights, block)))
+                    bar.update(len(block))
+            of_each.append(_joined(blocks))
+        predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
+        smoothed, confidence = agreed(predictions, -log_eps)
+        return [smoothed, -confidence, *agreed(*exact)], weights
+
+    def _certified(self, weights: FixedWeights, block: np.ndarray) -> list[Any]:
+        """Certificates of one block of features, as lists in the order of ``points``."""
+        noises = [LabelFlips(q, self.train.classes, self.config.bound) for q in self.config.q]
+        smoothed, prediction, flips = weights.certify(block, self.train.y, noises)
+        of_all_q = zip(*smoothed, strict=True)
+        return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
+
+    def one_adversary(
+        self, weights: FixedWeights, test: Images, x_test: np.ndarray, points: list[np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).
+
+        Its numbers of changes: 0, the number at config.at, 13 quantiles of the changes that single points survive, and
+        four beyond the largest.
+        """
+        config, train = self.config, self.train
+        if not (isinstance(weights, SignedClusters) and config.together_seconds):
+            return []
+        right = points[-2] == test.y
+        flips = np.where(right, points[-1], 0)
+        ends = np.quantile(flips, np.linspace(0, 1, 13), method="lower")
+        beyond = flips.max() * np.linspace(1.25, 2, 4)
+        grid = np.unique([0, round(config.at * len(train.y)), *ends, *beyond.round()]).astype(int).tolist()
+        counts = weights.counts(train.y, train.classes), weights.counts(test.y, train.classes, x_test)
+        found = [
+            self.kept.get(f"together_{r}.json", partial(turned_at_once, *counts, r, config.together_seconds))
+            for r in progress(grid, desc="one adversary", unit="curve point")
+        ]
+        bound, attack = np.array(found).T
+        bound, attack = np.minimum.accumulate(bound[::-1])[::-1], np.maximum.accumulate(attack)  # more turn more
+        certified, attacked = (((right.sum() - turned) / len(right)).tolist() for turned in (bound, attack))
+        curve = {"certificate": "signed_together", "q": None, "flips": grid}
+        return [{**curve, "accuracy": certified, "attacked": attacked}]
+
+    def _certificates(
+        self, points: list[np.ndarray], *bounds: Bound
+    ) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
+        """Name, q, predictions and flips of each certificate: the exact one, then those of each bound and q."""
+        predictions, log_eps, prediction, flips = points
+        yield LEARNERS[self.config.learner].certificate, None, prediction, flips
+        for bound, (q, *smoothed) in product(bounds, zip(self.config.q, predictions, log_eps, strict=True)):
+            noise = LabelFlips(q, self.train.classes, bound)
+            yield bound, q, smoothed[0], Smoothed(*smoothed).certified(noise, len(self.train.y))
+
+    def lines(self, name: str, points: list[np.ndarray], test: Images) -> pd.DataFrame:
+        """A line per certificate and test point, in the columns of the store. Both bounds are certified for every q.
+
+        idx counts the dataset's test images. Classes have the dataset's numbers.
+        """
+        config = self.config
+        classes = np.array([*(config.classes or range(self.train.classes)), ABSTAIN])  # the last for ABSTAIN, -1
+        frames = []
+        for *named, prediction, flips in self._certificates(points, *get_args(Bound)):
+            per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
+            columns = zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True)
+            frames.append(pd.DataFrame(dict(columns)))
+        return pd.concat(frames, ignore_index=True)
+
+
+def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
+    unit = 1.0 if config.ridge_unit == "one" else np.square(x).sum() / x.shape[1]
+    regression = lru_cache(maxsize=1)(lambda ridge: RidgeRegression(x, unit * ridge))  # equal ridges follow each other
+    learners: dict[Learner, Callable[..., FixedWeights]] = {
+        "least_squares": regression,
+        "neighbours": partial(NearestNeighbours, x),
+        "kernel": partial(KernelRegression, x),
+        "signed_neighbours": partial(SignedVotes.of_distance, x),
+        "signed_clusters": partial(SignedClusters, x, seed=config.seed),
+        "signed_least_squares": lambda ridge, neighbours: SignedVotes(regression(ridge), len(x), neighbours),
+    }
+    return lambda settings: learners[config.learner](*(settings[name] for name in LEARNERS[config.learner].settings))
+
+
+def _warn_of_large_classes(
+    config: LabelFlippingConfig, weights: FixedWeights, settings: Mapping[str, float], train: Images
+) -> None:
+    """Print a line for each class that can outvote supporters of its own, see SignedVotes. No result depends on it."""
+    if isinstance(weights, SignedClusters):
+        k, supporters = int(weights.counts(train.y, train.classes).sum(axis=1).min()), "points of the smallest cluster"
+    elif isinstance(weights, SignedVotes):
+        k, supporters = int(settings["neighbours"]), "points that vote for their labels (k)"
+    else:
+        return
+    names = config.classes or range(train.classes)
+    for name, size in zip(names, np.bincount(train.y, minlength=train.classes).tolist(), strict=True):
+        if size > 2 * k:
+            more = f"class {name} has {size:,} of the training labels, more than twice the {k:,} {supporters}"
+            print(f"warning: {more}. They can be outvoted by its other points. Certificates hold, accuracy may be low")
+
+
+def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
+    return (features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK))
+
+
+def _joined(blocks: Iterable[list[Any]]) -> list[np.ndarray]:
+    return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
