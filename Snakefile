@@ -19,14 +19,16 @@ from runtime.files import InputError
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import FIGURES, READY
 from evaluation.tables.jobs import check_scripts, jobs_of
-from evaluation.tables.plan import plan_of
-from evaluation.tables.run_plan import require_inputs
+from evaluation.tables.plan import plan_of, read_plan
+from evaluation.tables.run_plan import require_inputs, require_used_settings
 
 WHERE = "the plan (--configfile)"
 try:
     PLAN = plan_of(config, WHERE)
     JOBS = {job.name: job for job in jobs_of(PLAN)}
     if workflow.is_main_process:  # a job of it reads this file again
+        if len(workflow.configfiles) == 1:  # of several files, each may be a part of the plan
+            require_used_settings((read_plan(Path(workflow.configfiles[0])), PLAN), WHERE)
         require_inputs(PLAN, Path(), WHERE)
         prepared = {"data"} if PLAN.paths.manifest.is_file() else set()
         check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}], WHERE)

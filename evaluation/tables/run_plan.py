@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     require_usable(config)
     written = read_plan(config.plan)
     plan = with_changes(written, config)
-    _require_used_settings((written, plan), config.plan)
+    require_used_settings((written, plan), str(config.plan))
     require_inputs(plan, config.directory, str(config.plan))
     stopped = Stop(config.max_minutes)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
@@ -103,13 +103,16 @@ def main(config: Config) -> None:
         raise InputError(f"{len(lines)} jobs failed, see above; {made}")
 
 
-def _require_used_settings(plans: Sequence[Plan], path: Path) -> None:
-    """Raise InputError where attack or victim names a sigma that no entry has. plans: before and after --set."""
+def require_used_settings(plans: Sequence[Plan], where: str) -> None:
+    """Raise InputError where attack or victim names a sigma that no entry has.
+
+    plans: before and after the command line's changes, which may drop methods. where: the plan's name in errors.
+    """
     used = {f"{cell.victim.method} {cell.victim.sigma:g}" for plan in plans for cell in plan.cells()}
     used |= {f"{poison.against} {poison.sigma:g}" for plan in plans for poison in plan.poisons()}
     named = (key for plan in plans for key in (*plan.attack, *plan.victim))
     if unused := [key for key in named if " " in key and key not in used]:
-        raise InputError(f"{path}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
+        raise InputError(f"{where}: attack, victim: the plan has no {unused[0]}; mend the sigma, or leave it out")
 
 
 def require_inputs(plan: Plan, directory: Path, where: str) -> None:

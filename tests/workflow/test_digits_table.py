@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from runtime.store import read_store
 from tests.waiting import HANG
@@ -109,6 +110,18 @@ def test_data_that_were_prepared_otherwise_are_refused(folder: Path, mended: dic
     output = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
     assert output.returncode == 2
     assert "DIGITS: was prepared with seed 0, the plan's data says 7; delete this folder" in output.stderr
+
+
+def test_settings_of_a_sigma_that_the_plan_lacks_and_a_name_twice_are_refused(
+    folder: Path, mended: dict[str, Any]
+) -> None:
+    path = folder / "unused.yaml"
+    command = snakemake(folder, "--dry-run", plan={**mended, "victim": {"macer 0.3": {"epochs": 1}}}, path=path)
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
+    assert output.returncode == 2 and "the plan has no macer 0.3; mend the sigma" in output.stderr
+    path.write_text(yaml.safe_dump(mended) + "title: Other\n")
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
+    assert output.returncode == 2 and "title stands there twice" in output.stderr
 
 
 def test_the_report_is_one_page(folder: Path, mended: dict[str, Any]) -> None:
