@@ -90,8 +90,8 @@ class PoisonConfig(Augmentation, CheckpointControls):
     optimiser: Optimiser = ApproxGrad()
     """Optimiser of the bilevel problem, with its settings. See bilevel_optimizer/."""
     separate_crops: bool = False
-    """With 'augment': draw one crop for the clean and another for the poisoned images of a batch (published for
-    Gaussian augmentation), instead of one crop for the whole batch."""
+    """With 'augment': draw one crop for the clean and another for the poisoned images of a batch (published), instead
+    of one crop for the whole batch."""
     fixed_validation_noise: bool = False
     """Whether each validation image keeps its noisy copies throughout the attack (published for MACER)."""
     start: StartName = "zero"

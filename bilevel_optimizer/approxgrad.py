@@ -57,11 +57,12 @@ class ApproxGrad(TwoLoops):
     damping: Annotated[float, NOT_NEGATIVE] = 1e-3
     """Multiple of the identity added to the lower level's Hessian."""
     redraw_noise: Literal["training_and_validation", "validation", "none"] = "training_and_validation"
-    """Noise that each iteration of the linear solver draws anew. 'training_and_validation': the noise of the training
-    images (g_vv) and of the validation images (f_v), published for Gaussian augmentation. 'validation': only the
-    noise of f_v, published for SmoothAdv, whose training noise is fixed per image. 'none': one draw for the whole
-    system, published for MACER, where both noises are fixed per image. 'none' saves a forward pass and a gradient of
-    the objective in each iteration. Conjugate gradient needs 'none'."""
+    """Noise, crops and flips that each iteration of the linear solver draws anew. 'training_and_validation': those of
+    the training images (g_vv) and of the validation images (f_v), published for Gaussian augmentation, and for MACER on
+    CIFAR10, where only crops and flips change. 'validation': only those of f_v, published for SmoothAdv, whose training
+    noise is fixed per image. 'none': one draw for the whole system, published for MACER on MNIST, where both noises are
+    fixed per image. 'none' saves a forward pass and a gradient of the objective in each iteration. Conjugate gradient
+    needs 'none'."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -72,7 +72,7 @@ class F2sa(BilevelOptimizer):
     def direction(
         self, problem: Problem, u: Tree, v: Tree, lower: F2saState, data: Any
     ) -> tuple[Tree, Tree, F2saState, Metrics]:
-        """One step of v and y, and D_u at the point before it."""
+        """One step of v and y, and D_u at the point before it, as in SOBA. The paper takes D_u after its steps."""
         multiplier = self.multiplier + self.growth * ops.cast(lower.steps, tree.flatten(v)[0].dtype)
         d_u, d_v, d_y, metrics = self.directions(problem, u, v, lower.y, multiplier, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
