@@ -14,7 +14,7 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]
     loss: GaussianAugmentationLoss = GaussianAugmentationLoss()
     radius_copies: int = 5
-    epochs: int = 51  # the last one has a new network. The run's folder has the poison before it, poison_after_epoch_50.npy
+    epochs: int = 51  # the last has a new network. The poison before it: poison_after_epoch_50.npy in the run's folder
     # T1, T2, learning rates of the poison and of the linear system
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-3)
     augment: bool = True  # random crop and flip

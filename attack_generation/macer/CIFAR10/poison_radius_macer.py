@@ -15,7 +15,7 @@ class Config(Cifar10Config):  # batches, model and folder: attack_generation/dat
     loss: MacerLoss = MacerLoss(copies=2, lam=2.0, beta=16.0, gamma=8.0, fixed_noise=True)
     radius_copies: int = 5
     epochs: int = 50
-    # T1, T2, learning rates of the poison and of the linear system. The noise is fixed per image, crops and flips are not
+    # T1, T2, learning rates of the poison and of the linear system. Noise is fixed per image, crops and flips are not
     optimiser: Optimiser = ApproxGrad(lower_steps=10, solver_steps=10, lr_u=0.1, lr_p=1e-4)
     fixed_validation_noise: bool = True
     augment: bool = True  # random crop and flip
