@@ -19,6 +19,8 @@ class MacerLoss(TrainingLoss):
 
         -log z_y  +  lam * sigma/2 * (gamma - m)    where z1 belongs to the label, m <= gamma and m is finite,
         -log z_y                                    elsewhere.
+
+    The public codes have -log(z_y + 1e-10).
     """
 
     name: ClassVar[str] = "macer"
