@@ -13,13 +13,14 @@ that are whole when they appear are outputs, since Snakemake deletes those of a 
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from runtime.files import InputError
+from runtime.files import InputError, read_text
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import FIGURES, READY
 from evaluation.tables.jobs import check_scripts, jobs_of
-from evaluation.tables.plan import plan_of, read_plan
+from evaluation.tables.plan import plan_of, read_plan, yaml_values
 from evaluation.tables.run_plan import require_inputs, require_used_settings
 
 WHERE = "the plan (--configfile)"
@@ -27,8 +28,12 @@ try:
     PLAN = plan_of(config, WHERE)
     JOBS = {job.name: job for job in jobs_of(PLAN)}
     if workflow.is_main_process:  # a job of it reads this file again
-        if len(workflow.configfiles) == 1:  # of several files, each may be a part of the plan
-            require_used_settings((read_plan(Path(workflow.configfiles[0])), PLAN), WHERE)
+        written = [PLAN]
+        for file in map(Path, workflow.configfiles):
+            yaml_values(read_text(file), str(file))  # refuses a name that stands twice
+            with suppress(InputError):  # a file may be a part of the plan
+                written.append(read_plan(file))
+        require_used_settings(written, WHERE)
         require_inputs(PLAN, Path(), WHERE)
         prepared = {"data"} if PLAN.paths.manifest.is_file() else set()
         check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}], WHERE)

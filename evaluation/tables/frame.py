@@ -202,8 +202,8 @@ def cautions(frame: pd.DataFrame) -> list[str]:
             continue
         votes = [row["n"], _all(run.certificate.get("n") for run in row["clean"].runs)]
         if found.runs < row["runs"]:
-            about = f"is over {found.runs} of {row['runs']} victims: no clean victims have the other seeds"
-            lines.append(f"{row['cell']}: its reduction {about}")
+            about = "the seeds of the others are not among those of clean victims or of another attack run"
+            lines.append(f"{row['cell']}: its reduction is over {found.runs} of {row['runs']} victims: {about}")
         if "" in votes and votes != ["", ""]:
             lines.append(f"{row['cell']}: its reduction compares radii of known and of unknown n")
         after, before = (

@@ -82,8 +82,10 @@ def main(config: Config) -> None:
         records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
         for entry, gone in (before - Counter({one.cell.key: len(one.runs) for one in entries.values()})).items():
-            where = f"{gone} runs of {entry} were in {printed_path(folder)}"
-            print(f"note: {where}, and are left out; --add keeps runs of the plan; import imported files again")
+            print(
+                f"note: {entry}: {printed_path(folder)} loses {gone} of its runs, which were not found again. "
+                "make_tables.py --add keeps runs that the plan names. Import files of other programs again"
+            )
         draw_images(folder / "images.png")
     frame, lacking = frame_of(plan, entries), records.missing(entries.values())
     times = pd.DataFrame() if config.from_results else job_times(paths)

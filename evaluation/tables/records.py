@@ -64,7 +64,7 @@ def require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
 def require_no_other_table(plan: Plan, folder: Path) -> None:
     """Raise InputError where a folder of results holds another table."""
     if (held := folder / "plan.yaml").is_file() and (table := read_plan(held).table) != plan.table:
-        raise InputError(f"{folder}: holds the table {table!r}; choose another --results-dir, or work_dir of the plan")
+        raise InputError(f"{folder}: holds the table {table!r}; choose another results_dir, in the plan or as a flag")
 
 
 def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = False) -> None:
@@ -201,7 +201,7 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     models = dict[str, str]()
     for seed, file, recorded, victim in zip(seeds, foreign.files, known, victims, strict=True):
         path, points = folder / file, sorted(read_known_points(folder / file), key=lambda point: point.idx)
-        if (first := models.setdefault(str(recorded.get("model_sha256", file)), file)) != file:
+        if (first := models.setdefault(str(recorded.get("model_sha256") or file), file)) != file:
             raise InputError(f"{path}: is of the same victim as {folder / first}; give each victim's file once")
         trained_on = victim.get("config", {}).get("training_data", foreign.poison)
         if (trained_on == CLEAN) != (foreign.poison == CLEAN):

@@ -131,7 +131,7 @@ def test_reductions_compare_the_seeds_and_the_points_that_both_have() -> None:
         run.records["victim"]["settings"] = {"x_train": "of the poison"}
     fewer = {**entries, clean: entries[clean]._replace(runs=entries[clean].runs[1:])}
     (line,) = cautions(frame := frame_of(plan, fewer))
-    assert row_of(frame, data="optimised")["runs"] == 2 and "is over 1 of 2 victims: no clean victims" in line
+    assert row_of(frame, data="optimised")["runs"] == 2 and "is over 1 of 2 victims: the seeds of" in line
     (shown,) = shown_numbers(Selection(folder="t", where={"data": "optimised"}), {"t": frame})
     assert shown.over == "1 victim, 1 attack run, 20 test points"
     assert row["reduction"] == reduction_of(after[None], before[:2])
@@ -188,6 +188,8 @@ def test_several_attack_runs_are_one_row_more() -> None:
     lost = next(cell for cell in entries if cell.poison and cell.poison.variant == "soba_epochs_1_seed_2")
     row = row_of(frame_of(plan, {**entries, lost: Entry(lost, 2, ())}), data="soba_epochs_1")
     assert (row["attack_runs"], row["runs"], row["runs_wanted"]) == (2, 4, 6)  # a missing attack run is missing here
+    short = {**entries, lost: entries[lost]._replace(runs=entries[lost].runs[:1])}
+    assert ["is over 3 of 5 victims" in line for line in cautions(frame_of(plan, short))] == [True]
 
 
 def test_attacks_that_are_only_named_like_seeds_are_no_attack_runs() -> None:

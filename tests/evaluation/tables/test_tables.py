@@ -125,7 +125,7 @@ def test_a_table_does_not_overwrite_another_tables_folder(folder: Path) -> None:
     before = {path: path.read_bytes() for path in (folder / "out").iterdir()}
     other = folder / "other.yaml"
     other.write_text((folder / "plan.yaml").read_text().replace("table: t", "table: u"))
-    with pytest.raises(InputError, match="out: holds the table 't'; choose another --results-dir"):
+    with pytest.raises(InputError, match="out: holds the table 't'; choose another results_dir"):
         main(Config(plan=other, directory=folder, results_dir=folder / "out"))
     plan = msgspec.structs.replace(read_plan(other), results_dir="out")
     with pytest.raises(InputError, match="out: holds the table 't'"):  # before its jobs run
@@ -158,8 +158,8 @@ def test_a_store_of_other_measurements_is_not_overwritten(
     capsys.readouterr()
     main(Config(plan=plan, directory=folder, results_dir=out))
     said = capsys.readouterr().out
-    gone = ["1 runs of macer_sigma_0.25/macer_sigma_0.25_class_8/class_8"]
-    assert re.findall("note: (.*) were in out, and are left out; --add keeps", said) == gone and len(foreign) == 2
+    gone = [("macer_sigma_0.25/macer_sigma_0.25_class_8/class_8", "1")]
+    assert re.findall("note: (.*): out loses (.*) of its runs", said) == gone and len(foreign) == 2
     monkeypatch.setattr(make_tables, "_images", lambda plan, paths: load_array(folder / "none.npy"))
     with pytest.raises(InputError, match=r"none\.npy: no such file"):
         main(Config(plan=plan, directory=folder, results_dir=folder / "new"))
