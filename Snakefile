@@ -20,7 +20,7 @@ from runtime.files import InputError, read_text
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import FIGURES, READY
 from evaluation.tables.jobs import check_scripts, jobs_of
-from evaluation.tables.plan import plan_of, read_plan, yaml_values
+from evaluation.tables.plan import plan_of, yaml_values
 from evaluation.tables.run_plan import require_inputs, require_used_settings
 
 WHERE = "the plan (--configfile)"
@@ -30,9 +30,9 @@ try:
     if workflow.is_main_process:  # a job of it reads this file again
         written = [PLAN]
         for file in map(Path, workflow.configfiles):
-            yaml_values(read_text(file), str(file))  # refuses a name that stands twice
+            values = yaml_values(read_text(file), str(file))
             with suppress(InputError):  # a file may be a part of the plan
-                written.append(read_plan(file))
+                written.append(plan_of(values))
         require_used_settings(written, WHERE)
         require_inputs(PLAN, Path(), WHERE)
         prepared = {"data"} if PLAN.paths.manifest.is_file() else set()

@@ -21,10 +21,9 @@ class ErrorMinimising(TwoLoops):
     By the envelope theorem the derivative of u -> g(u, v*(u)), v*(u) = argmin_v g(u, v), is g_u(u, v*): no second
     derivative is needed.
 
-    f is not evaluated. The steps on v see draws 0 .. lower_steps - 1 of g. The step on u sees the next draw. The public
-    code of arXiv 2101.04898 takes ten steps on v, each on another batch, and then 20 sign steps on the u of every
-    image. That of arXiv 2311.13091 has uniform noise, and 10 sign steps on u for each step on v. Here u takes one Adam
-    step.
+    f is not evaluated. The steps on v see draws 0 .. lower_steps - 1 of g. The step on u, by Adam, sees the next
+    draw. The public code of arXiv 2101.04898 takes ten steps on v, each on another batch, then 20 sign steps on every
+    image's u. That of arXiv 2311.13091 has uniform noise, and 10 sign steps on u for each step on v.
     """
 
     name: ClassVar[str] = "error_minimising"

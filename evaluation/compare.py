@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.tables.runs import MUST_AGREE, share_at_ceiling
+from evaluation.tables.runs import MUST_AGREE, require_different_victims, share_at_ceiling
 from randomized_smoothing_certification.certificate_file import (
     Point,
     certified_radii,
@@ -119,10 +119,7 @@ def _require_different_data(clean: list[Certified], poisoned: list[Certified]) -
 
     Raises it also where --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
     """
-    files = dict[str, Path]()
-    for one in (*clean, *poisoned):
-        if (first := files.setdefault(str(one.settings.get("model_sha256") or one.file), one.file)) != one.file:
-            raise InputError(f"{first}: is of the same victim as {one.file}; give each victim's file once")
+    require_different_victims((one.file, one.settings) for one in (*clean, *poisoned))
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
         if len({str(one.training.get("x_train")) for one in victims if one.victim}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")

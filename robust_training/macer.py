@@ -15,12 +15,10 @@ class MacerLoss(TrainingLoss):
 
     z is the mean over an image's noisy copies of softmax(logits). z1 >= z2 are the two largest entries of the mean of
     softmax(beta * logits). m = Phi^-1(s z1 + a) - Phi^-1(s z2 + a), s = 1 - 2a, is the margin. The loss is the mean
-    over the batch of
+    over the batch of (in public code with log(z_y + 1e-10))
 
         -log z_y  +  lam * sigma/2 * (gamma - m)    where z1 belongs to the label, m <= gamma and m is finite,
         -log z_y                                    elsewhere.
-
-    The public codes have -log(z_y + 1e-10).
     """
 
     name: ClassVar[str] = "macer"

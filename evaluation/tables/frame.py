@@ -194,16 +194,13 @@ def _all(values: Iterable[Any]) -> Any:
 
 
 def cautions(frame: pd.DataFrame) -> list[str]:
-    """A line for each reduction that leaves out victims, whose radii may have different numbers of votes, or whose
-    poison changed no image."""
+    """A line for each reduction that leaves out victims, compares unknown numbers of votes, or has unchanged images."""
     lines = []
-    for row in frame[frame["target_class"] != MEAN].to_dict("records"):
-        if not isinstance(found := row["reduction"], Reduction):
-            continue
+    for row in frame[(frame["target_class"] != MEAN) & frame["reduction"].notna()].to_dict("records"):
         votes = [row["n"], _all(run.certificate.get("n") for run in row["clean"].runs)]
-        if found.runs < row["runs"]:
+        if (runs := row["reduction"].runs) < row["runs"]:
             about = "the seeds of the others are not among those of clean victims or of another attack run"
-            lines.append(f"{row['cell']}: its reduction is over {found.runs} of {row['runs']} victims: {about}")
+            lines.append(f"{row['cell']}: its reduction is over {runs} of {row['runs']} victims: {about}")
         if "" in votes and votes != ["", ""]:
             lines.append(f"{row['cell']}: its reduction compares radii of known and of unknown n")
         after, before = (

@@ -20,7 +20,7 @@ from data.ready_poisons import ready_record
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan, read_plan
-from evaluation.tables.runs import MUST_AGREE, Entry, Run
+from evaluation.tables.runs import MUST_AGREE, Entry, Run, require_different_victims
 from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
@@ -198,11 +198,9 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     victims = [recorded_victim(one) for one in known]
     found = [victim.get("settings", {}).get("seed") for victim in victims]
     seeds = found if None not in found and len(set(found)) == len(found) else range(len(found))
-    models = dict[str, str]()
+    require_different_victims(zip((folder / file for file in foreign.files), known, strict=True))
     for seed, file, recorded, victim in zip(seeds, foreign.files, known, victims, strict=True):
         path, points = folder / file, sorted(read_known_points(folder / file), key=lambda point: point.idx)
-        if (first := models.setdefault(str(recorded.get("model_sha256") or file), file)) != file:
-            raise InputError(f"{path}: is of the same victim as {folder / first}; give each victim's file once")
         trained_on = victim.get("config", {}).get("training_data", foreign.poison)
         if (trained_on == CLEAN) != (foreign.poison == CLEAN):
             raise InputError(

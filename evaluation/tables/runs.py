@@ -1,14 +1,25 @@
 """The entries of tables: their runs, with the numbers that tables and figures show."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evaluation.tables.cells import Cell
 from randomized_smoothing_certification.core import certificate_of_count
+from runtime.files import InputError
 
 MUST_AGREE = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
 """Settings of certificates that must be equal, where they are known, so that radii can be compared."""
+
+
+def require_different_victims(known: Iterable[tuple[Path, dict[str, Any]]]) -> None:
+    """Raise InputError for two files of one victim. known: each file with its certificates' settings."""
+    files = dict[str, Path]()
+    for file, settings in known:
+        if (first := files.setdefault(str(settings.get("model_sha256") or file), file)) != file:
+            raise InputError(f"{first}: is of the same victim as {file}; give each victim's file once")
 
 
 def share_at_ceiling(radii: np.ndarray, n: int, alpha: float, sigma: float, failure_mass: float) -> float:

@@ -562,7 +562,7 @@ def test_records_beside_files_of_an_entry_have_its_settings_and_seeds(
     collect(plan, tmp_path / "store", tmp_path, add=True)
     for name, training_data, message in (
         ("b.tsv", "poisoned_radius", r"b\.tsv: its victim was trained on poisoned_radius data, not on clean"),
-        ("b.tsv", "clean", r"b\.tsv: is of the same victim as .*a\.tsv"),
+        ("b.tsv", "clean", r"a\.tsv: is of the same victim as .*b\.tsv"),
     ):
         known["a.tsv"]["model_sha256"] = "of a"
         known[name] |= {"model_sha256": "of a" if training_data == "clean" else "of b"}
