@@ -1,4 +1,4 @@
-"""Write a poison that ships with the project (data/poisons/) and its record as separate files.
+"""Write the images and the record of a packed poison as separate files: of data/poisons/, or of a file of your own.
 
     python attack_generation/ready_poison.py --name mnist_published --out runs/X_mnist_published.npy
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.datasets import X_FILES, Epsilon, Share, load_dataset, partly_poisoned, require_within_epsilon, target_mask
-from data.ready_poisons import read_ready_poison
+from data.entries import read_entry, training_poison
+from data.ready_poisons import read_ready_poison, ready_name
 from runtime.artifact import Artifact
 from runtime.bounds import require_bounds
 from runtime.command_line import run_script
@@ -20,7 +21,7 @@ from runtime.provenance import printed_path, project_path
 @dataclass(frozen=True, kw_only=True)
 class Config:
     name: str
-    """Name of the poison."""
+    """Name of a poison in data/poisons/, or file of a poison (.npz, see docs/enter_a_poison.md)."""
     out: Path
     """File for its images, .npy. The record is written beside it as .json."""
     target_class: int = 8
@@ -45,15 +46,20 @@ def main(config: Config) -> None:
     if config.out.name in X_FILES or (not own and (config.out.exists() or record.exists())):
         raise InputError(f"{config.out}: is the place of data, or of a file of another script; choose another --out")
     dataset = load_dataset(config.data_dir)
-    ready = read_ready_poison(config.name, dataset.x_train, config.target_class)
+    if name := ready_name(Path(config.name)):
+        ready = read_ready_poison(name, dataset.x_train, config.target_class)
+        images = ready.images
+    else:
+        ready = read_entry(Path(config.name))
+        images = training_poison(Path(config.name), dataset, config.data_dir, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
-    require_within_epsilon(ready.images, clean, config.epsilon, Path(config.name))
+    require_within_epsilon(images, clean, config.epsilon, Path(config.name))
     if record.is_file() and read_record(record).get("arrays_sha256") != ready.record["arrays_sha256"]:
         print(f"note: {printed_path(config.out)} held another poison, which is replaced")
     with artifact:
-        save_array(config.out, partly_poisoned(ready.images, clean, config.share))
+        save_array(config.out, partly_poisoned(images, clean, config.share))
         write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})
-    print(f"{printed_path(config.out)}: {len(ready.images)} images, written")
+    print(f"{printed_path(config.out)}: {len(images)} images, written")
 
 
 if __name__ == "__main__":

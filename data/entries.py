@@ -20,7 +20,7 @@ from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import KEY, ReadyPoison, as_unit_floats, load_ready_poison, ready_name, require_poison_name
 from data.sources import prepared_with, read_source
 from runtime.bounds import require_within
-from runtime.files import InputError, atomic_path, file_sha256, load_archive, one_line, read_record
+from runtime.files import InputError, array_sha256, atomic_path, file_sha256, load_archive, one_line, read_record
 from runtime.lazy import pandas
 
 KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "name": "U", "source": "U"}
@@ -61,7 +61,8 @@ def read_entry(path: Path) -> ReadyPoison:
     require_within(f"{path}: epsilon", about["epsilon"], Epsilon)
     require_label(f"{path}: source", about["source"])
     require_poison_name(f"{path}: name", about["name"])
-    return ReadyPoison(pixels, index, {"settings": about})
+    hashes = {KEY: array_sha256(pixels), "index": array_sha256(index)}
+    return ReadyPoison(pixels, index, {"settings": about, "arrays_sha256": hashes})
 
 
 def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Checks, np.ndarray]:

@@ -89,8 +89,8 @@ def main(config: Config) -> None:
     clean, poisoned = np.maximum([certified_radii(one.points) for one in found], 0).reshape(2, count, -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
-    two_poisons = any(one.data.startswith("poisoned_radius") for one in found[:count])
-    before, after = ("--clean", "--poisoned") if two_poisons else ("clean data", "poisoned data")
+    is_clean = all(one.data.startswith("clean") for one in found[:count])  # not two poisons, or unknown models
+    before, after = ("clean data", "poisoned data") if is_clean else ("--clean", "--poisoned")
     victims = f"{count} victim{'s' * (count > 1)}, {clean.shape[1]} test points"
     print(f"ACR {clean.mean():.4f} of {before}, {poisoned.mean():.4f} of {after} ({victims})")
     if known := next((one.settings for one in found if one.settings), {}):

@@ -29,10 +29,12 @@ from randomized_smoothing_certification.fixed_radii import decide
 from randomized_smoothing_certification.grid_noise import grid_of
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.artifact import Artifact
-from runtime.files import InputError, array_sha256, write_text
+from runtime.files import InputError, array_sha256, read_record, remove, write_json, write_text
 from runtime.noise import Stream, noise_seed, seed_pair
 from runtime.part_by_part import settings_path
 from runtime.progress import progress
+from runtime.provenance import provenance
+from runtime.provenance import settings as as_plain_values
 
 
 class Certificates(NamedTuple):
@@ -40,6 +42,8 @@ class Certificates(NamedTuple):
 
     points: list[Point]
     """A Point for each certified image. Its radius is text as in a file, its certified_radius is the number."""
+    record: dict[str, Any] | None = None
+    """Settings and numbers of the points, as a script records them, without model and data set."""
 
     @property
     def radii(self) -> np.ndarray:
@@ -57,16 +61,26 @@ class Certificates(NamedTuple):
         return float(np.maximum(self.radii, 0.0).mean())
 
     def save(self, path: Path) -> None:
-        """Write the points as a .tsv file, which evaluation/compare.py reads.
+        """Write the points as a .tsv file, which evaluation/compare.py reads, and its .settings.json beside it.
 
-        Raises InputError for another ending, and where a record beside the path is of another file.
+        Raises InputError for another ending, and where a record beside the path is of another file or other settings.
         """
         require_result_name(path := Path(path))
-        for record in (settings_path(path), path.with_suffix(".json"), path.with_name("settings.json")):
-            if record.exists():
+        own = settings_path(path)
+        for record in (own, path.with_suffix(".json"), path.with_name("settings.json")):
+            if record.exists() and not (record == own and self._is_recorded_in(own)):
                 raise InputError(f"{path}: {record.name} beside it is the record of another file; choose another name")
-        with Artifact(path):
+        with Artifact(path, own):
+            remove(path)
+            if self.record:
+                write_json(own, {**self.record, "provenance": provenance(self.record["settings"])})
             write_text(path, as_text(self.points))
+
+    def _is_recorded_in(self, file: Path) -> bool:
+        try:
+            return self.record is not None and read_record(file, settings=dict)["settings"] == self.record["settings"]
+        except InputError:  # not a record
+            return False
 
 
 def certify_images(
@@ -106,7 +120,12 @@ def certify_images(
     digest = array_sha256(images) + array_sha256((labels[:, None] == np.arange(classes)).astype(np.float32))
     numbers, seed = draw_points(labels, classes, settings), noise_seed(settings.seed, digest)
     certified = point_certifier(counter, images, labels, settings, seed)
-    return Certificates([certified(index) for index in progress(numbers, desc="certifying", unit="point")])
+    used = {
+        **as_plain_values(settings), "dataset": "", "noise": counter.noise_record, "model_sha256": "",
+        "test_sha256": digest, "noise_of": "seed and images",
+    }  # fmt: skip
+    points = [certified(index) for index in progress(numbers, desc="certifying", unit="point")]
+    return Certificates(points, {"settings": used, "points": numbers})
 
 
 def draw_points(truth: np.ndarray, num_classes: int, settings: CertificateSettings) -> list[int]:

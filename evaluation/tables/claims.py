@@ -18,6 +18,7 @@ A claim without a bound is an observation and has no verdict.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -185,7 +186,7 @@ def claims_page(found: list[Judged]) -> str:
             f"## {kind.capitalize()} {number}", f"**{claim.claim}**",
             f"Verdict: {said}." if numbers else "Not measured.", f"Our setting: {claim.here}.",
             f"The setting of {claim.source}: {claim.paper}." if claim.source else "",
-            markdown_table(("what", "number", "measured (95 % interval)", "over"), rows) if rows else "",
+            markdown_table(("what", "number", "measured (95 % interval)", "measured with"), rows) if rows else "",
         )  # fmt: skip
         sections += [" ".join(part.split()) if not part.startswith("|") else part for part in parts if part]
     return "\n\n".join(sections)
@@ -193,15 +194,19 @@ def claims_page(found: list[Judged]) -> str:
 
 def headlines(found: list[Judged]) -> str:
     """README's table as Markdown: a row per number that has a headline."""
-    rows = []
+    rows, count = [], Counter[str]()
     for claim, said, numbers in found:
-        finding = f"{claim.headline} *Verdict: {said}.*" if _bounds(claim) else claim.headline
+        count[kind := "claim" if claim.source else "question"] += 1
+        bounds = zip(("more than", "less than", "equal to"), (claim.above, claim.below, claim.equals), strict=True)
+        judged_by = [f", {words} {bound:g} %: {said}" for words, bound in bounds if bound is not None]
+        link = f"[{kind.capitalize()} {count[kind]}](results/claims.md#{kind}-{count[kind]})"
+        finding = f"{claim.headline} *{link}{''.join(judged_by)}.*"
         for selection, one in numbers:
             if one.headline:
                 name = one.headline + _mark(claim, selection)
                 rows.append((" ".join(finding.split()), name, _linked(selection, one, "results/"), one.over))
                 finding = ""
-    return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "over"), rows)
+    return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "measured with"), rows)
 
 
 def _kind(found: list[Judged]) -> str:

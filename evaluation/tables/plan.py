@@ -122,8 +122,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     'epochs' is a series of budgets: each number gives a poison and a row. A list of 'seed' repeats the attack, each
     time with other random numbers. {soba: {optimiser: soba, epochs: [5, 10]}}"""
     ready: dict[str, str] = {}
-    """Poisons that ship with the project (data/poisons/), each a row beside 'rows': {name of the row: name of the
-    poison}. Victims of every method and noise level are trained on them."""
+    """Poisons that are there already, each a row beside 'rows': {name of the row: poison}. The poison is a name in
+    data/poisons/ or a file (.npz, see docs/enter_a_poison.md). Victims of every method and noise level are trained on
+    it."""
     victims: dict[str, dict[str, Any]] = {}
     """Named kinds of victims. Their flags are added to those of 'victim'. Every row is trained with each kind,
     transfer tables with the first. A reduction is against clean victims of the same kind. By default there is one kind
@@ -235,8 +236,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     )
         attacks = self.attack_variants()
         for name, poison in self.ready.items():
-            if poison not in (names := ready_names()):
-                raise InputError(f"ready: no poison {poison!r} ships with the project; choose from {', '.join(names)}")
+            if not poison.endswith(".npz") and poison not in (names := ready_names()):
+                known = f"choose from {', '.join(names)}, or give a file (.npz, see docs/enter_a_poison.md)"
+                raise InputError(f"ready: no poison {poison!r} in data/poisons; {known}")
             if name in attacks or any(name == key.rpartition("_seed_")[0] for key in attacks):
                 raise InputError(f"ready: {name!r} is the name of an attack; choose another")
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from data.ready_poisons import ready_record
+from data.ready_poisons import ready_name, ready_record
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan, read_plan
@@ -134,8 +134,9 @@ def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any]) -> li
         for name, found, wanted in different(records[record].get("settings", {}), settings_of(job))
     ]
     if "poison" in records and cell.poison and cell.poison.against == READY:
-        arrays = ready_record(name := plan.ready[cell.poison.variant])["arrays_sha256"]
-        if records["poison"].get("arrays_sha256", arrays) != arrays:  # older records have none
+        name = plan.ready[cell.poison.variant]
+        arrays = ready_record(name)["arrays_sha256"] if ready_name(Path(name)) else None  # a file may be elsewhere now
+        if arrays and records["poison"].get("arrays_sha256", arrays) != arrays:  # older records have none
             other.append(f"other poison than {name}, which the plan names")
     return other
 

@@ -31,11 +31,11 @@ def test_the_reduction_is_of_the_mean_radius_and_names_what_varies(tmp_path: Pat
     poisoned = tuple(certificates(tmp_path / f"{radius}.tsv", 0.5, radius, -1) for radius in (0.3, 0.1))
     main(Config(clean=clean[:1], poisoned=poisoned[:1]))
     one = capsys.readouterr().out
-    assert "ACR 0.6667 of clean data, 0.2667 of poisoned data (1 victim, 3 test points)" in one
+    assert "ACR 0.6667 of --clean, 0.2667 of --poisoned (1 victim, 3 test points)" in one
     assert "reduction of the ACR: 60.0 % (" in one and "95 % over points of this victim" in one
     main(Config(clean=clean, poisoned=poisoned))
     two = capsys.readouterr().out
-    assert "0.2333 of poisoned data (2 victims, 3 test points)" in two
+    assert "0.2333 of --poisoned (2 victims, 3 test points)" in two
     assert "reduction of the ACR: 65.0 % (" in two and "95 % over victims and points" in two
 
 
@@ -133,7 +133,7 @@ def test_the_share_of_points_at_the_largest_radius_is_said(
     ):
         main(Config(clean=(clean,), poisoned=(certificates(tmp_path / "large.tsv", 9, 9, 9, 9),)))
     main(Config(clean=(clean,), poisoned=(certificates(tmp_path / "poisoned.tsv", 0.1, 0.2, 0.3, largest),)))
-    expected = "points at the ceiling of n = 1,000 votes: 50.0 % of clean data, 25.0 % of poisoned data"
+    expected = "points at the ceiling of n = 1,000 votes: 50.0 % of --clean, 25.0 % of --poisoned"
     assert expected in capsys.readouterr().out
 
 

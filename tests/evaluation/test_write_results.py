@@ -234,7 +234,12 @@ def test_headlines_are_written_between_their_marks(tmp_path: Path) -> None:
     written = with_headlines(page, found)
     assert written.startswith("before\n") and written.endswith("\nafter\n") and "stale" not in written
     first, second = (line for line in written.splitlines() if "](results/plain/tables.md)" in line)
-    assert first.startswith("| **It falls.** | optimised, MACER | [19.6 % (")
+    link = "[Claim 1](results/claims.md#claim-1)"
+    assert first.startswith(f"| **It falls.** *{link}.* | optimised, MACER | [19.6 % (")
+    bounded = write_claims(tmp_path, claim_of(entries=entries, headline="It falls.", above=10))
+    assert f"| It falls. *{link}, more than 10 %: partly confirmed (of 2: " in with_headlines(
+        page, judged(bounded, read_frames(tmp_path))
+    )
     assert first.endswith("](results/plain/tables.md) | 3 victims, 1 attack run, 20 test points |")
     assert second.startswith("|  | constant, MACER | [9.8 % (") and second.endswith("| 3 victims, 20 test points |")
     assert with_headlines(written, found) == written

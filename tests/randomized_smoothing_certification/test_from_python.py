@@ -1,5 +1,6 @@
 """Certificates from Python, as in a notebook. README and docs/ show the snippets."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from data.datasets import load_dataset
 from models.saving import save_model
-from randomized_smoothing_certification.certificate_file import read_points
+from randomized_smoothing_certification.certificate_file import read_known_points, read_points
+from randomized_smoothing_certification.certificate_record import recorded_settings
 from randomized_smoothing_certification.certification_config import CertificateSettings, CertificationConfig
 from randomized_smoothing_certification.certification_run import certify_test_points
 from randomized_smoothing_certification.certify_images import certify_images
@@ -141,8 +143,13 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
     found = certify_images(on_arrays, IMAGES, LABELS, SETTINGS)
     found.save(file := tmp_path / "mine.tsv")
     found.save(file)
+    assert read_points(file) == found.points == read_known_points(file)
+    known = recorded_settings(file)
+    assert [known[name] for name in ("n", "sigma", "alpha")] == [SETTINGS.n, SETTINGS.sigma, SETTINGS.alpha]
+    with pytest.raises(InputError, match=r"mine\.settings\.json beside it is the record of another file"):
+        certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, n=300)).save(file)
     assert read_points(file) == found.points
-    (tmp_path / "mine.settings.json").touch()
+    (tmp_path / "mine.settings.json").write_text("")
     with pytest.raises(InputError, match=r"mine\.tsv: mine\.settings\.json beside it is the record of another file"):
         found.save(file)
     with pytest.raises(InputError, match=r"ends in \.tsv"):

@@ -322,7 +322,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"attacks": {"a": {"epochs": [5]}, "a_epochs_5": {}}}, "attacks: two attacks are named 'a_epochs_5'"),
         ({"attacks": {"a": {"seed": [0, 1], "epochs": [5]}, "a_epochs_5": {}}}, "'a_epochs_5' also names the mean"),
         ({"attacks": {"a": {"epsilon": 0.05}}}, "attacks: epsilon is decided by the plan's own entries"),
-        ({"ready": {"a": "none"}}, "ready: no poison 'none' ships with the project; choose from digits_per_image"),
+        ({"ready": {"a": "none"}}, "ready: no poison 'none' in data/poisons; choose from digits_per_image"),
         ({"ready": {"clean": "mnist_published"}}, "ready: 'clean' is the name of a row"),
         ({"ready": {"a": "mnist_published"}, "attacks": {"a": {}}}, "ready: 'a' is the name of an attack"),
         ({"victims": {"a": {"schedule": {"x": 1}}}}, "victims: schedule is "),

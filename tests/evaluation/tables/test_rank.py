@@ -13,9 +13,10 @@ from PIL import Image
 
 import data.ready_poisons
 from data.datasets import labels, load_dataset
+from data.entries import training_poison
 from data.prepare_digits import split_digits
 from data.ready_poisons import FOLDER, load_ready_poison, to_8_bit
-from evaluation.tables import rank
+from evaluation.tables import rank, run_plan
 from evaluation.tables.cells import Cell
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.frame import frame_of
@@ -23,7 +24,7 @@ from evaluation.tables.plan import plan_of, read_plan
 from evaluation.tables.rank import Config, main
 from evaluation.tables.ranking import kinds_without_reduction, ranking_page, ranking_table, scores
 from evaluation.tables.runs import Entry, Run
-from runtime.files import InputError, save_archive
+from runtime.files import InputError, load_array, save_archive
 
 ROOT = Path(data.__file__).parents[1]
 PLAN = {
@@ -228,6 +229,33 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
         file.unlink()  # its victims stay
     with pytest.raises(InputError, match=r"class_8_null: has victims of an earlier poison null; delete them"):
         main(config(folder, tiny_data_dir, poison))
+
+
+def test_a_plan_takes_the_file_itself(folder: Path, tiny_data_dir: Path) -> None:
+    poison_file(folder, tiny_data_dir)
+    own = {"ready": {"mine": "mine.npz"}, "rows": ["clean"], "victims": {}, "visibility": False}
+    (folder / "plan.yaml").write_text(yaml.safe_dump(yaml.safe_load((folder / "plan.yaml").read_text()) | own))
+
+    def run(*changes: str) -> None:
+        run_plan.main(
+            run_plan.Config(
+                plan=folder / "plan.yaml", directory=folder, set=(f"data_dir={tiny_data_dir}", "table=own", *changes)
+            )
+        )
+
+    run()
+    work = folder / "runs/tables/own"
+    (file,) = work.glob("poison/ready_*mine/*.npy")
+    dataset = load_dataset(tiny_data_dir)
+    assert np.array_equal(load_array(file), training_poison(folder / "mine.npz", dataset, tiny_data_dir, 8))
+    assert "| mine | " in (work / "results/tables.md").read_text() and len(list(work.glob("victims/*/*/*.keras"))) == 2
+    for changes, message in (
+        (["ready={mine: none.npz}"], r"none\.npz: no such file"),
+        (["epsilon=0.05"], r"ready: mine\.npz has epsilon 0\.1, above the plan's 0\.05"),
+        (["target_classes=[3]"], r"ready: mine\.npz is poison of class 8; plan it with target_classes: \[8\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(*changes)
 
 
 def test_the_plans_of_the_ranking_have_eight_kinds_of_victims() -> None:
