@@ -7,8 +7,9 @@ import numpy as np
 from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.visibility import save_image_grids
+from bilevel_optimizer.bilevel import Metrics
 from data.datasets import Dataset, load_dataset, poison_paths, save_labels, target_mask
-from runtime.files import load_array, save_array
+from runtime.files import load_array, remove, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -62,6 +63,11 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
     """The poison, float32 (N, H, W, C), and the cost of the whole attack in gradients. Continues a stopped run."""
     attack = Attack(config, dataset)
 
+    def outer_step(state: AttackState, number: int) -> tuple[AttackState, Metrics]:
+        if number == 0:  # an earlier attack with this folder may have left its own
+            remove(*run.run_dir.glob("poison_after_epoch_*.npy"))
+        return attack.outer_step(state, number)
+
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
         if epochs % config.reinitialise_every == 0:
             path = run.run_dir / f"poison_after_epoch_{epochs}.npy"
@@ -69,7 +75,7 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
         return attack.evaluate(state)
 
     state = run.advance(
-        attack.initial_state(), attack.outer_step, attack.total_steps,
+        attack.initial_state(), outer_step, attack.total_steps,
         unit="outer step", epoch=attack.steps_per_epoch, at_epoch_end=at_epoch_end, look_every=1,
     )  # fmt: skip
     return attack.poison(state, run.path), attack.gradients_per_step * attack.total_steps

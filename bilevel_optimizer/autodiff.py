@@ -5,7 +5,8 @@ tuples, dicts) of tensors and works inside and outside compiled code.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from bilevel_optimizer.trees import Tree
@@ -109,7 +110,8 @@ if backend_name() == "tensorflow":
             outer.watch(keras.tree.flatten((u, v)))
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(keras.tree.flatten(v))
-                value = g(u, v)
+                with _moments_to_differentiate_twice():
+                    value = g(u, v)
             gradient = _pullback(inner, value, v)
 
         return SecondDerivatives(
@@ -118,6 +120,25 @@ if backend_name() == "tensorflow":
             matvec=lambda p: _pullback(outer, gradient, v, p),
             both=lambda p: _pullback(outer, gradient, (u, v), p),
         )
+
+    @contextmanager
+    def _moments_to_differentiate_twice() -> Iterator[None]:
+        """Replace TensorFlow's moments (mean and variance), which Keras's normalisation layers call.
+
+        They treat the mean inside the variance as a constant. That is right for a gradient and wrong for second
+        derivatives.
+        """
+
+        def moments(x: Any, axes: Any, keepdims: bool = False) -> tuple[Any, Any]:
+            mean = tf.reduce_mean(x, axes, keepdims=True)
+            variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+            return mean if keepdims else tf.squeeze(mean, axes), variance
+
+        before, tf.nn.moments = tf.nn.moments, moments
+        try:
+            yield
+        finally:
+            tf.nn.moments = before
 
     def mapped(function: Callable[[Any], Any], x: Any) -> Any:
         """The stacked values function(x[i])."""

@@ -14,7 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, labels, load_poison, require_label, target_mask
+from data.datasets import (
+    EPSILON_TOLERANCE,
+    MANIFEST,
+    Dataset,
+    Epsilon,
+    changed_images,
+    labels,
+    load_poison,
+    require_label,
+    target_mask,
+)
 from data.preparation import DARK, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import KEY, ReadyPoison, as_unit_floats, load_ready_poison, ready_name, require_poison_name
@@ -81,7 +91,7 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     used = at >= 0
     at, images, poisoned = at[used], poison.images[used], clean.copy()
     poisoned[at] = images
-    changed = np.isin(np.flatnonzero(in_class), at)
+    given = np.isin(np.flatnonzero(in_class), at)
     outside = int(((poison.index < 0) | (poison.index >= count)).sum())
     twice, wrong = len(poison.index) - len(np.unique(poison.index)), int((~in_class[at]).sum())
     others, far = labels(dataset.y_train)[at[~in_class[at]]], float(np.abs(images - clean[at]).max(initial=0))
@@ -92,11 +102,13 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     made = prepared_with(data_dir)
     flags = " and ".join(f"--{name.replace('_', '-')}" for name in ("first_label", "transpose") if made.get(name))
     as_prepared = f"; prepared with {flags}: give classes from 0, and images as prepared" if flags else ""
-    share = f"{100 * changed.mean():.1f} % of the class's {len(changed):,} training images; {twice} places twice, "
+    differ = int(changed_images(poisoned[in_class], clean[in_class]).sum())
+    share = f"{100 * given.mean():.1f} % of the class's {len(given):,} training images are in it, {differ:,} differ "
+    share += f"from the clean ones; {twice} places twice, "
     share += f"{outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for validation or test, which stay clean"
     found = {
         "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
-        "places": (not (outside or twice) and bool(changed.any()), share),
+        "places": (not (outside or twice) and bool(given.any()), share),
         "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}{of_class}"),
         "epsilon": (near, change),
     }

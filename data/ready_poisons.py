@@ -140,6 +140,9 @@ def pack_poison(
         },
         "arrays_sha256": {key: array_sha256(array) for key, array in arrays.items()},
     }
-    save_archive(folder / f"{name}.npz", arrays, compressed=True)
+    about = {"source": str(record.get("command", "not named")), "name": name}
+    about |= {key: record["settings"][key] for key in ("target_class", "epsilon")}
+    entry = {**arrays, **{key: np.array(value) for key, value in about.items()}}  # as data/entries.py reads it
+    save_archive(folder / f"{name}.npz", entry, compressed=True)
     write_json(folder / f"{name}.json", packed)
     return [folder / f"{name}.npz", folder / f"{name}.json"]

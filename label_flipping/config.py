@@ -150,7 +150,8 @@ class LabelFlippingConfig(RunControls):
             "clusters": self.clusters or (classes,),
         }
         names = LEARNERS[self.learner].settings
-        return [dict(zip(names, chosen, strict=True)) for chosen in product(*(values[name] for name in names))]
+        different = (dict.fromkeys(values[name]) for name in names)
+        return [dict(zip(names, chosen, strict=True)) for chosen in product(*different)]
 
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -33,6 +34,7 @@ from label_flipping.network import undefended_networks
 from label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
+from runtime.checkpoints import OnOtherSettings, replaceable, require_same_settings
 from runtime.checks import require_place
 from runtime.files import InputError, read_record, remove, write_text
 from runtime.lazy import pandas as pd
@@ -42,7 +44,7 @@ from runtime.part_by_part import KeptStages
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
 from runtime.stop import Stop
-from runtime.store import POINTS, SETTINGS, Store, write_store
+from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 
 _BLOCK = 250  # test points whose weights are held together
 
@@ -68,13 +70,14 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     hashes = dataset.hashes(*(f"{letter}_{split}" for split in SPLITS for letter in "xy")) | features.hashes
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
-    made = [folder / name for name in (SETTINGS, POINTS, TABLES, FIGURE)]
+    made, settings = [folder / name for name in (SETTINGS, POINTS, TABLES, FIGURE)], identity(config, **hashes)
 
     with (
         Stop(config.max_minutes) as stop,
-        KeptStages(work_dir, identity(config, **hashes), config.on_other_settings, stop) as kept,
+        KeptStages(work_dir, settings, config.on_other_settings, stop) as kept,
         Artifact(*made),
     ):
+        _require_same_study(folder, settings, config.on_other_settings)
         choice = _Certification(config, train, kept).choice(features, held_out)
         x, x_test = features((train, held_out), test)
         kept.require_same("features.json", x, x_test)
@@ -92,7 +95,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
             "training_points": len(everything.y), "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice,
             "curves": at_once + undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop),
-            **features_record, **provenance(config), **({"begun": kept.begun} if kept.begun else {}),
+            **features_record, "settings": settings, **provenance(config),
+            **({"begun": kept.begun} if kept.begun else {}),
         }  # fmt: skip
         store = Store(study.lines(name, points, test), {name: {str(config.seed): record}})
         table = tables_page(store)
@@ -102,6 +106,17 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         write_store(folder, store)
     print(f"{table}\n{printed_path(folder)}: {TABLES}, {FIGURE}, {SETTINGS} and, per test point, {POINTS}")
     return store
+
+
+def _require_same_study(folder: Path, settings: dict[str, Any], policy: OnOtherSettings) -> None:
+    """Raise OtherSettings where the folder holds a finished study of other settings that may not be replaced."""
+    try:
+        studies = read_store(folder).records.values()
+    except InputError:  # there is none, or a damaged one
+        return
+    with replaceable(policy):
+        for record in (record for by_seed in studies for record in by_seed.values()):
+            require_same_settings(folder, record.get("settings", settings), settings)  # older records have none
 
 
 def _name(config: LabelFlippingConfig, dataset: Dataset) -> str:

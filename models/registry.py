@@ -54,7 +54,7 @@ def build_model(
     multiplies the number of filters of a ResNet.
     standardise: whether the model begins with a layer, without weights, that subtracts the mean of each image's pixels
     and divides by their standard deviation. Then brightness and contrast do not matter. 1e-5 is added to the variance.
-    The same seed gives the same weights on the same backend.
+    The same seed gives the same weights, and the same random numbers of layers such as Dropout, on the same backend.
     Raises InputError for an unknown name, an invalid depth, images too small for the model, and a function that does
     not return logits.
     """
@@ -73,6 +73,9 @@ def build_model(
         raise InputError(f"{architecture} goes to {shape}, not to logits {(None, num_classes)}; mend its function")
     model = keras.Model(inputs, logits, name=architecture)
     model.set_weights(initial_weights(model, seed))
+    drawing = [one for one in model.non_trainable_variables if one.name == "seed_generator_state"]
+    for number, state in enumerate(drawing):  # of Dropout and other layers that draw random numbers
+        state.assign(seed_pair(seed, number, 0))
     return model
 
 

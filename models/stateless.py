@@ -17,7 +17,7 @@ class StatelessModel:
     initial statistics (mean 0, variance 1), as in the published code. 'proper' uses batch statistics in
     training and moving averages in inference. Raises InputError for another batch_norm.
 
-    The layers of the given model are changed: BatchNorm where it is 'proper', and on JAX max-pooling.
+    On JAX the max-pooling layers of the given model are changed.
     """
 
     def __init__(self, model: keras.Model, batch_norm: str = "fixed_affine") -> None:
@@ -25,11 +25,8 @@ class StatelessModel:
             raise InputError(f"batch_norm must be 'fixed_affine' or 'proper', got {batch_norm!r}")
         self.model = model
         self.batch_norm = batch_norm
-        on_jax = keras.backend.backend() == "jax"
-        for layer in all_layers(model):
-            if batch_norm == "proper" and isinstance(layer, keras.layers.BatchNormalization):
-                layer._moments = partial(_batch_moments, layer.axis)
-            if on_jax and isinstance(layer, keras.layers.MaxPooling2D) and _divides(layer):
+        for layer in all_layers(model) if keras.backend.backend() == "jax" else ():
+            if isinstance(layer, keras.layers.MaxPooling2D) and _divides(layer):
                 layer.call = partial(_max_pooled, layer.pool_size)
 
     def initial(self) -> tuple[list[Any], list[Any]]:
@@ -48,17 +45,6 @@ class StatelessModel:
         """Logits (B, K) of images x (B, H, W, C), and the statistics after the call."""
         in_training = training and self.batch_norm == "proper"
         return self.model.stateless_call(weights, statistics, x, training=in_training)
-
-
-def _batch_moments(axis: int, x: Any, mask: None) -> tuple[Any, Any]:
-    """Mean and variance over all axes except ``axis``, which can be differentiated twice.
-
-    Keras's BatchNorm calls TensorFlow's moments, which treat the mean inside the variance as a constant. That is right
-    for a gradient and wrong for a Hessian-vector product.
-    """
-    axes = [i for i in range(len(x.shape)) if i != axis % len(x.shape)]
-    mean = ops.mean(x, axis=axes, keepdims=True)
-    return ops.mean(x, axis=axes), ops.mean(ops.square(x - mean), axis=axes)
 
 
 def _divides(layer: keras.layers.MaxPooling2D) -> bool:

@@ -105,7 +105,7 @@ def _are_same(one: np.ndarray, other: np.ndarray) -> bool:
     top, other_top = (np.fmax.reduce(scores, axis=1, keepdims=True) for scores in (one, other))
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         one, other = one - top, other - other_top
-    second = np.sort(np.nan_to_num(one, nan=-np.inf), axis=1)[:, -2]
+    second = np.sort(np.where(np.isnan(one), -np.inf, one), axis=1)[:, -2]
     usual = float(np.median(-second[np.isfinite(second)])) if np.isfinite(second).any() else 0.0
     return np.allclose(one, other, rtol=1e-3, atol=1e-3 * usual + 1e-5 * np.nan_to_num(np.abs(top)), equal_nan=True)
 

@@ -10,6 +10,7 @@ from runtime.lazy import optimize, special
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000  # of the bootstrap over points
+_FEW = 5
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -150,13 +151,20 @@ def _half_width(variances: np.ndarray, freedoms: np.ndarray) -> float:
 def _over_points(
     after: Sequence[np.ndarray], before: Sequence[np.ndarray], same_points: bool = True
 ) -> tuple[float, float]:
-    """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,)."""
+    """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,).
+
+    A bootstrap of fewer than _FEW points with a radius is too narrow: where none has one, all samples are equal. The
+    upper end is then at least the ratio with 3 of the P points more, the rule of three's bound on a share that was not
+    seen in P points.
+    """
     resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
     resampled_before = _resamples(len(before[0]), 0 if same_points else 1) @ np.transpose(before)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(resampled_after / resampled_before, nan=np.inf, posinf=np.inf).mean(axis=1)
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    return float(low), float(high)
+    few = sum(np.count_nonzero(one) < min(_FEW, len(one)) for one in after) / len(after)
+    ratio = np.mean([one.mean() / other.mean() for one, other in zip(after, before, strict=True)])
+    return float(low), float(max(high, ratio + few * 3 / len(after[0])))
 
 
 @lru_cache(maxsize=8)

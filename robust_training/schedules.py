@@ -30,9 +30,10 @@ def learning_rate(schedule: ScheduleName, rate: float, step: int, steps: int) ->
     """The learning rate of step number ``step`` = 0 .. steps - 1, a function of the arguments alone.
 
     constant: always ``rate``, as published. one_cycle: it rises linearly to ``rate`` in the share RISE of the steps and
-    falls linearly to 0 at the last step (Smith and Topin, arXiv 1708.07120, without a change of momentum).
+    falls linearly to 0 at the last step (Smith and Topin, arXiv 1708.07120, without a change of momentum). A single
+    step has ``rate``.
     """
-    if schedule == "constant":
+    if schedule == "constant" or steps == 1:
         return rate
     done = (step + 1) / steps
     return rate * min(done / RISE, (1 - done) / (1 - RISE))

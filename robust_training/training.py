@@ -69,7 +69,8 @@ class TrainingConfig(Augmentation, CheckpointControls):
     learning_rate: Annotated[Annotated[float, POSITIVE] | None, BY_SCHEDULE] = None
     """Learning rate of Adam, or its peak where the rate changes."""
     batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine"
-    """How models with BatchNorm are trained: as a fixed affine map (published code) or with batch statistics."""
+    """How models with BatchNorm are trained: as a fixed affine map (published code), or with batch statistics. Dropout
+    acts only with batch statistics."""
     defence: DefenceName = "none"
     """Defence that changes the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or
     removal of the tenth of each class that is farthest from its validation images. See robust_training/defences.py."""

@@ -118,15 +118,20 @@ class KeptStages(Artifact):
         """Sessions in which kept stages were made, where they are not this one, by the stage's name."""
 
     def __enter__(self) -> "KeptStages":
-        """Raise OtherSettings where the folder keeps a stage of another study that may not be replaced."""
-        for path in sorted(self.folder.glob("[!.]*.json")) if self._policy == "refuse" else ():
+        """Delete the stages of another study. Raise OtherSettings where they may not be replaced."""
+        others = []
+        for path in sorted(self.folder.glob("[!.]*.json")):
             try:
                 record = read_record(path, settings=dict)
             except InputError:  # not a stage, or a damaged one, which ``get`` reports
                 continue
-            if "result" in record:
-                require_same_settings(path, record["settings"], self.identity)
-        return super().__enter__()
+            if "result" in record and record["settings"] != self.identity:
+                if self._policy == "refuse":
+                    require_same_settings(path, record["settings"], self.identity)
+                others.append(path)
+        super().__enter__()
+        remove(*others)
+        return self
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """The kept result of an earlier run with the same settings, or a new result, which is then kept.

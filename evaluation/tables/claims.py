@@ -206,7 +206,9 @@ def headlines(found: list[Judged]) -> str:
                 name = one.headline + _mark(claim, selection)
                 rows.append((" ".join(finding.split()), name, _linked(selection, one, "results/"), one.over))
                 finding = ""
-    return markdown_table(("finding", "training data", "ACR of the class lower by (95 % interval)", "measured with"), rows)
+    return markdown_table(
+        ("finding", "training data", "ACR of the class lower by (95 % interval)", "measured with"), rows
+    )
 
 
 def _kind(found: list[Judged]) -> str:
@@ -326,12 +328,15 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
     return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 
 
+_UNKNOWN_ENDS = {"median_low": -np.inf, "median_high": np.inf}
+
+
 def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:
     """A number of a study of changed labels with its interval over test points: Wilson's for an accuracy."""
     if name == "median":
         if np.isnan(row["median"]):  # less than half of the points are right without attack
             return ShownNumber("none", -np.inf, -np.inf)
-        low, high = np.nan_to_num([row["median_low"], row["median_high"]], nan=-np.inf)
+        low, high = (end if np.isnan(row[name]) else row[name] for name, end in _UNKNOWN_ENDS.items())
         return ShownNumber(f"{row['median']:,.0f} ({low:,.0f} to {high:,.0f})", low, high)
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):

@@ -29,10 +29,11 @@ class LabelFlips(TrainingSetNoise):
     of one flip (arXiv 2002.03018, theorem 1 and its multi-class version). 'tight' certifies the largest number of flips
     that the probability alone can show (Neyman-Pearson lemma).
 
-    Raises InputError unless 0 < q < 1/2.
+    Raises InputError unless 1e-6 <= q < 1/2.
     """
 
-    q: Annotated[float, bounds.Bound("lie strictly between 0 and 1/2", lambda q: 0 < q < 0.5)]
+    # Below 1e-6 the rounding error of a Chernoff bound may be larger than _ROUNDING.
+    q: Annotated[float, bounds.Bound("be at least 1e-6 and below 1/2", lambda q: 1e-6 <= q < 0.5)]
     num_classes: Annotated[int, bounds.at_least(2)]
     bound: Bound = "tight"
 

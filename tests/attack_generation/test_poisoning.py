@@ -120,6 +120,9 @@ def test_an_attack_on_a_share_of_the_class_moves_no_other_image(tiny_data_dir: P
     clean = split_target_class(dataset.x_train, dataset.y_train, TARGET).x_target
     moved = np.any(poison != clean, axis=(1, 2, 3))
     assert np.array_equal(np.load(tmp_path / "run/poison_after_epoch_2.npy"), poison)
+    shorter = config(tiny_data_dir, tmp_path, share=0.5, epochs=1, out_dir=tmp_path / "shorter")
+    attack(shorter)  # in the same run_dir
+    assert [path.name for path in (tmp_path / "run").glob("poison_after*")] == ["poison_after_epoch_1.npy"]
     assert moved.any() and not np.any(moved & ~poisoned_places(len(clean), 0.5))
 
 

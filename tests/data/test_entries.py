@@ -55,6 +55,12 @@ def test_a_good_poison_passes_and_its_visibility_is_printed(
     assert len(dataset.x_train) > len(images)
     assert [line[:2] for line in lines[:5]] == ["ok"] * 4 + ["  "] and lines[5].endswith(f"{len(images)} PNG files")
     assert "100.0 % of the class's" in lines[1] and "linear 1.000" in lines[4]
+    assert f"images are in it, {len(images)} differ from the clean ones" in lines[1]
+    clean = split_target_class(dataset.x_train, dataset.y_train, CLASS).x_target
+    arrays["X_poisoned"][:9] = to_8_bit(clean[:9], clean[:9], 0.1)
+    entry = read_entry(saved(tmp_path / "partly.npz", arrays))
+    said = checks(entry, dataset, tiny_data_dir)[0]["places"][1]
+    assert f"100.0 % of the class's {len(images)} training images are in it, {len(images) - 9} differ" in said
 
 
 def test_victims_train_on_the_file_of_an_entry(arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from attack_generation.pack_poison import main as pack
 from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
 from data.datasets import load_dataset, load_poison, split_target_class
+from data.entries import training_poison
 from data.preparation import split_at_random
 from data.ready_poisons import (
     FOLDER,
@@ -194,6 +195,8 @@ def test_a_victim_takes_the_name_and_a_copy_has_its_record(control: Path, tiny_d
     pack(PackConfig(poison=control, name="bright", data_dir=tiny_data_dir, out_dir=tmp_path / "poisons"))
     dataset = load_dataset(tiny_data_dir)
     found = load_poison(Path("bright"), dataset, 8)
+    pack(PackConfig(poison=control, name="mine", data_dir=tiny_data_dir, out_dir=tmp_path))  # into a file of one's own
+    assert np.array_equal(training_poison(tmp_path / "mine.npz", dataset, tiny_data_dir, 8), found)
     assert np.abs(found - load_array(control)).max() < 1 / 255
     unpack(ReadyConfig(name="bright", out=tmp_path / "copy.npy", data_dir=tiny_data_dir))
     record = read_json(tmp_path / "copy.json")

@@ -483,8 +483,14 @@ def test_a_stopped_run_continues_to_the_same_files(folder: Path, tiny_data_dir: 
     pd.testing.assert_frame_equal(again.points, whole.points)
     assert record_of(again)["curves"] == record_of(whole)["curves"]
     other = dataclasses.replace(config, at=0.2)
-    with pytest.raises(InputError, match=r"made with at = 0\.01, this run has 0\.2"):
-        main(other)
+    for work in (config.work_dir, tmp_path / "elsewhere"):  # the second knows the finished study alone
+        with pytest.raises(InputError, match=r"made with at = 0\.01, this run has 0\.2"):
+            main(dataclasses.replace(other, work_dir=work))
+    pd.testing.assert_frame_equal(the_store(tmp_path).points, whole.points)
+    afresh = dataclasses.replace(other, ridge=(10.0,), on_other_settings="start_afresh")
+    main(afresh)
+    main(dataclasses.replace(afresh, on_other_settings="refuse"))  # no stage of the first study is left
+    assert {path.stem for path in (tmp_path / "work").glob("*.json")}.isdisjoint({"ridge_10", "ridge_1000"})
 
 
 @pytest.mark.parametrize("part", ["Y_train", "X_val", "Y_val", "Y_test"])
@@ -555,7 +561,7 @@ def test_every_script_runs_on_arrays_of_its_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"q": (0.1, 0.6)}, "q must lie strictly between 0 and 1/2, got 0.6"),
+        ({"q": (0.1, 0.6)}, "q must be at least 1e-6 and below 1/2, got 0.6"),
         ({"network_points": -1}, "network_points must lie between 0 and 1000, got -1"),
         ({"q": ()}, "q must hold at least one probability below 1/2"),
         ({"q": (0.1, 0.1)}, r"each once, got \(0.1, 0.1\)"),

@@ -25,7 +25,7 @@ X = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32)
 
 @pytest.fixture(autouse=True)
 def one_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("own_model", "own_softmax_of_pixels", "own_without_initializer"):
+    for name in ("own_model", "own_dropout", "own_softmax_of_pixels", "own_without_initializer"):
         monkeypatch.setitem(BUILDERS, name, "tests.models.own_model")
 
 
@@ -49,7 +49,14 @@ def test_proper_batch_norm_reaches_into_a_subclassed_model() -> None:
     trainable, state = model.initial()
     _, changed = model(trainable, state, X, training=True)
     assert any((ops.convert_to_numpy(a) != b).any() for a, b in zip(changed, state, strict=True))
-    assert model.model.layers[-1].parts[1]._moments.func.__name__ == "_batch_moments"
+
+
+def test_layers_that_draw_random_numbers_draw_them_from_the_seed() -> None:
+    models = [StatelessModel(build_model("own_dropout", (8, 8, 1), 10, seed), "proper") for seed in (0, 0, 1)]
+    first, again, other = (ops.convert_to_numpy(one(*one.initial(), X, training=True)[0]) for one in models)
+    fixed = [StatelessModel(build_model("own_dropout", (8, 8, 1), 10, seed)) for seed in (0, 1)]
+    assert (first == again).all() and (first == 0).any() and ((first == 0) != (other == 0)).any()
+    assert not any((ops.convert_to_numpy(one(*one.initial(), X, training=True)[0]) == 0).any() for one in fixed)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,18 @@ def double_layers(float64: None) -> Iterator[None]:
 def test_resnet_derivatives_are_those_of_finite_differences(
     architecture: str, batch_norm: str, double_layers: None
 ) -> None:
-    model = StatelessModel(build_model(architecture, (8, 8, 3), 4, seed=3), batch_norm)
+    check_derivatives(StatelessModel(build_model(architecture, (8, 8, 3), 4, seed=3), batch_norm))
+
+
+@pytest.mark.parametrize("name", ["GroupNormalization", "LayerNormalization"])
+def test_normalisation_of_each_image_is_differentiated_twice(name: str, double_layers: None) -> None:
+    layers = keras.layers
+    norm = getattr(layers, name)(**({"groups": 4} if name == "GroupNormalization" else {"axis": (1, 2, 3)}))
+    parts = [layers.Conv2D(8, 3), norm, layers.Activation("softplus"), layers.Flatten(), layers.Dense(4)]
+    check_derivatives(StatelessModel(keras.Sequential([keras.Input((8, 8, 3)), *parts])))
+
+
+def check_derivatives(model: StatelessModel) -> None:
     weights, state = model.initial()
     assert all(w.dtype == np.float64 for w in weights)
     random = np.random.default_rng(0)

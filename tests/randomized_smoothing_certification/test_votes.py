@@ -141,6 +141,9 @@ def test_rounding_errors_are_no_randomness() -> None:
         assert _are_same(one, one + 1e-7 * np.abs(one) * random.normal(size=one.shape)), name
         assert not _are_same(one, one + 0.01 * np.abs(one.max()) * random.normal(size=one.shape)), name
     assert not _are_same(np.full((5, 2), [np.nan, 1.0]), np.full((5, 2), [np.nan, np.nan]))
+    certain = np.tile([0.0, -np.inf], (3, 1))  # logarithms of probabilities
+    assert _are_same(certain, certain)
+    assert not _are_same(np.append(certain, [[-1, -2]], axis=0), np.append(certain, [[-2, -1]], axis=0))
 
 
 def test_keras_settings_that_were_changed_are_named() -> None:

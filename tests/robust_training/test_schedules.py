@@ -38,6 +38,7 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_0() -> None:
     assert peak == pytest.approx(RISE * 10_007, abs=2) and many[peak] == pytest.approx(0.02, rel=1e-3)
     assert np.all(np.diff(many[: peak + 1]) > 0) and np.all(np.diff(many[peak:]) < 0)
     assert many[-1] == 0 and many.max() <= 0.02 and many[0] > 0
+    assert learning_rate("one_cycle", 0.02, 0, 1) == 0.02
 
 
 def test_constant_is_the_rate_itself() -> None:

@@ -165,7 +165,7 @@ def test_ridge_zero_interpolates_or_says_that_it_cannot() -> None:
 def test_equal_labels_small_and_large_q() -> None:
     alpha = np.random.default_rng(0).normal(1, 0.2, size=(4, 50))
     for labels in (np.zeros(50, int), np.ones(50, int)):
-        for q in (1e-12, 0.1, 0.4999999):
+        for q in (1e-6, 0.1, 0.4999999):
             smoothed = smooth_weights(alpha, labels, LabelFlips(q, 2))
             assert np.all(np.isfinite(smoothed.log_eps))
             assert np.all((smoothed.prediction == labels[0]) | (q > 0.49))
@@ -287,10 +287,11 @@ def test_certified_accuracy_counts_right_points_with_enough_flips() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LabelFlips(0.5, 2), "q must lie strictly between 0 and 1/2, got 0.5"),
+        (lambda: LabelFlips(1e-12, 2), "q must be at least 1e-6 and below 1/2, got 1e-12"),
+        (lambda: LabelFlips(0.5, 2), "q must be at least 1e-6 and below 1/2, got 0.5"),
         (lambda: LabelFlips(0.0, 2), "got 0.0"),
         (lambda: LabelFlips(0.1, 1), "num_classes must be at least 2, got 1"),
-        (lambda: LabelFlips(np.float32(0.7), np.int64(2)), "q must lie strictly between 0 and 1/2, got 0.69"),
+        (lambda: LabelFlips(np.float32(0.7), np.int64(2)), "q must be at least 1e-6 and below 1/2, got 0.69"),
         (lambda: LabelFlips(0.1, 2, "loose"), "bound must be one of tight, closed_form, got 'loose'"),  # type: ignore[arg-type]
         (lambda: RidgeRegression(np.ones((3, 2)), -1.0), "ridge must be finite and not negative, got -1.0"),
         (lambda: RidgeRegression(np.full((3, 2), np.nan), 1.0), "NaN"),
