@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data.datasets import load_dataset
+from evaluation import compare
 from models.saving import save_model
 from randomized_smoothing_certification.certificate_file import read_known_points, read_points
 from randomized_smoothing_certification.certificate_record import recorded_settings
@@ -79,6 +80,9 @@ def test_a_model_has_the_certificates_of_the_script(tiny_data_dir: Path, tmp_pat
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 1)).astype(np.float32) / np.float32(255)
 LABELS = np.arange(60) % 3
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
+
+
+SHIFT = np.array([0.5, 0, 0])
 
 
 def on_arrays(images: np.ndarray) -> np.ndarray:
@@ -234,3 +238,30 @@ def test_what_is_no_settings_and_no_images_is_refused() -> None:
 def test_settings_of_another_type_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=rf"settings: .*\$\.{message}"):
         certify_images(on_arrays, IMAGES, LABELS, CertificateSettings(**setting))
+
+
+def test_two_classifiers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In Python, and from files of the same points and votes."""
+    truth = on_arrays(IMAGES).argmax(axis=1)
+    found = certify_images(on_arrays, IMAGES, truth, SETTINGS)
+    other = certify_images(lambda images: on_arrays(images) + SHIFT, IMAGES, truth, SETTINGS)
+    capsys.readouterr()  # a class has fewer images than points
+    # snippet: compare two classifiers
+    import numpy as np
+
+    from randomized_smoothing_certification.run_statistics import reduction_of
+
+    radii = [np.maximum(one.radii, 0) for one in (found, other)]  # of the same points; not certified counts 0
+    print(reduction_of(radii[1][None, None], radii[0][None]).text)  # (attack runs, victims, points), (victims, points)
+    # end of snippet
+    printed = capsys.readouterr().out.strip()
+    found.save(tmp_path / "first.tsv")
+    other.save(tmp_path / "second.tsv")
+    compare.main(compare.Config(clean=(tmp_path / "first.tsv",), poisoned=(tmp_path / "second.tsv",)))
+    said = capsys.readouterr().out
+    assert " % (" in printed and f"reduction of the ACR: {printed}, 95 % over points" in said
+    assert f"ACR {found.acr:.4f} of --clean, {other.acr:.4f} of --poisoned" in said and "has no record" not in said
+    more_votes = certify_images(on_arrays, IMAGES, truth, replace(SETTINGS, n=2_000))
+    more_votes.save(tmp_path / "more.tsv")
+    with pytest.raises(InputError, match=r"second\.tsv: n is 1000, but 2000 in .*more\.tsv; certify alike"):
+        compare.main(compare.Config(clean=(tmp_path / "more.tsv",), poisoned=(tmp_path / "second.tsv",)))
