@@ -22,9 +22,12 @@ def double_layers(float64: None) -> Iterator[None]:
     keras.config.set_dtype_policy(before)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="Keras's BatchNorm computes in float32 on JAX, whatever its inputs are"
+computed_in_float64 = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="Keras's normalisation computes in float32 on JAX, whatever its inputs are"
 )
+
+
+@computed_in_float64
 @pytest.mark.parametrize("batch_norm", ["fixed_affine", "proper"])
 @pytest.mark.parametrize("architecture", ["resnet8v1", "resnet11v2"])
 def test_resnet_derivatives_are_those_of_finite_differences(
@@ -33,6 +36,7 @@ def test_resnet_derivatives_are_those_of_finite_differences(
     check_derivatives(StatelessModel(build_model(architecture, (8, 8, 3), 4, seed=3), batch_norm))
 
 
+@computed_in_float64
 @pytest.mark.parametrize("name", ["GroupNormalization", "LayerNormalization"])
 def test_normalisation_of_each_image_is_differentiated_twice(name: str, double_layers: None) -> None:
     layers = keras.layers
