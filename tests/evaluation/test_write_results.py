@@ -212,6 +212,12 @@ def test_a_number_that_a_folder_does_not_tell_is_one_line(of: str, tmp_path: Pat
         shown_numbers(msgspec.convert({"folder": "plain", "of": of}, Selection), read_frames(tmp_path))
 
 
+def test_an_unknown_end_of_a_median_is_open() -> None:
+    row = {"entry": "toy", "median": 4.0, "median_low": np.nan, "median_high": np.nan, "points": 5.0}
+    (found,) = shown_numbers(Selection(folder="labels", of="median"), {"labels": pd.DataFrame([row])})
+    assert (found.low, found.high, found.text) == (-np.inf, np.inf, "4 (-inf to inf)")
+
+
 @pytest.mark.parametrize("marks", [MARKS[::-1], MARKS[:1], (MARKS[0], *MARKS), (*MARKS, *MARKS)])
 def test_a_page_of_other_marks_is_refused(marks: tuple[str, ...], tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)

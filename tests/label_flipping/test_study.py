@@ -204,7 +204,7 @@ def test_the_exact_certificate_chooses_settings_and_the_smoothed_one_q(
 def test_certificates_for_every_candidate_trust_no_label(tiny_data_dir: Path, tmp_path: Path) -> None:
     """They are the least of those of studies with one candidate each, exact and smoothed, where all of these agree."""
     frames = {}
-    for name, clusters in {"both": (10, 16), "10": (10,), "16": (16,)}.items():
+    for name, clusters in {"both": (10, 16, 10), "10": (10, 10), "16": (16,)}.items():
         changes: dict[str, Any] = {"clusters": clusters, "select": "every" if name == "both" else "held_out"}
         changes |= {"learner": "signed_clusters", "network_shares": (), "together_seconds": float(name == "both")}
         main, config = toy("digits", tiny_data_dir, tmp_path / name, **changes)

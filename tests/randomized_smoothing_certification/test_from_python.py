@@ -124,6 +124,7 @@ def test_every_kind_of_classifier_sees_the_same_noise_whole_or_in_shards(more: d
         (LABELS + 10**12, {}, "largest label 1000000000002, .* num_classes <= 100000"),
         (LABELS, {"num_classes": 4}, r"scores of shape \(100, 4\)"),
         (LABELS, {"num_classes": 3.0}, "num_classes must be a whole number, got 3.0"),
+        (LABELS, {"num_classes": "3"}, "num_classes must be a whole number, got '3'"),
         (LABELS, {"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
     ],
 )

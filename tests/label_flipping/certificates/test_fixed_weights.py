@@ -112,6 +112,8 @@ def test_signed_votes_survive_exactly_so_many_changes() -> None:
         alpha = np.sign(weights(x_test))[0]
         votes = weights.votes(x_test, y, 3)
         prediction, flips = (int(array[0]) for array in vote_flips(votes))
+        unsigned = Votes(*(np.asarray(side).astype(np.uint8) for side in votes))
+        assert [array.tolist() for array in vote_flips(unsigned)] == [[prediction], [flips]]
         scores = alpha @ np.eye(3)[y]
         np.testing.assert_array_equal(votes.support[0] - votes.against[0], scores)
         if (scores == scores.max()).sum() > 1:
