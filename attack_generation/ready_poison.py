@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.datasets import X_FILES, Epsilon, Share, load_dataset, partly_poisoned, require_within_epsilon, target_mask
 from data.entries import read_entry, training_poison
-from data.ready_poisons import read_ready_poison, ready_name
+from data.ready_poisons import poison_file, read_ready_poison, ready_name
 from runtime.artifact import Artifact
 from runtime.bounds import require_bounds
 from runtime.command_line import run_script
@@ -46,15 +46,20 @@ def main(config: Config) -> None:
     if config.out.name in X_FILES or (not own and (config.out.exists() or record.exists())):
         raise InputError(f"{config.out}: is the place of data, or of a file of another script; choose another --out")
     dataset = load_dataset(config.data_dir)
-    if name := ready_name(Path(config.name)):
+    if name := ready_name(file := poison_file(config.name)):
         ready = read_ready_poison(name, dataset.x_train, config.target_class)
         images = ready.images
     else:
-        ready = read_entry(Path(config.name))
-        images = training_poison(Path(config.name), dataset, config.data_dir, config.target_class)
+        ready = read_entry(file)
+        images = training_poison(file, dataset, config.data_dir, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
     require_within_epsilon(images, clean, config.epsilon, Path(config.name))
-    if record.is_file() and read_record(record).get("arrays_sha256") != ready.record["arrays_sha256"]:
+    held = read_record(record) if record.is_file() else {}
+    is_whole = config.out.is_file() and held.get("sha256") == file_sha256(config.out)
+    if is_whole and held == {**ready.record, "share": config.share, "sha256": held["sha256"]}:
+        print(f"{printed_path(config.out)}: already made with these settings")
+        return
+    if held and held.get("arrays_sha256") != ready.record["arrays_sha256"]:
         print(f"note: {printed_path(config.out)} held another poison, which is replaced")
     with artifact:
         save_array(config.out, partly_poisoned(images, clean, config.share))

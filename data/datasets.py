@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from data.ready_poisons import read_ready_poison, ready_name
+from data.ready_poisons import LONGEST_LABEL, read_ready_poison, ready_name
 from runtime.bounds import POSITIVE, at_most
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, array_sha256, load_array, read_record, save_array
@@ -141,8 +141,8 @@ def _read_manifest(data_dir: Path) -> dict[str, Any] | None:
 
 def require_label(what: str, label: Any) -> None:
     """Raise InputError unless ``label`` can stand in a table: one printable line. what: its name in the error."""
-    if not (isinstance(label, str) and label.isprintable() and 0 < len(label) <= 100):
-        raise InputError(f"{what} is {shortened(label)}; give a line of at most 100 characters")
+    if not (isinstance(label, str) and label.isprintable() and 0 < len(label) <= LONGEST_LABEL):
+        raise InputError(f"{what} is {shortened(label)}; give a line of at most {LONGEST_LABEL} characters")
 
 
 def _read_array(path: Path, manifest: dict[str, Any] | None) -> np.ndarray:

@@ -5,6 +5,7 @@ data/poisons/<name>.npz     the images with 8-bit pixels, as in a PNG:
                 the target class, in the order in which the class occurs in X_train
     index       int32 (N,), the place of each image in the published data set, which still holds the validation
                 images: 0 to 59,999 in MNIST's training images, 0 to 1,796 in load_digits()
+    target_class, epsilon, name, source   as data/entries.py says; poisons that were packed earlier lack them
 data/poisons/<name>.json    the record of its attack, the effect of the rounding, and the arrays' SHA-256
 
 No pixel is more than epsilon away from its clean pixel, and on 8-bit data no more than floor(255 epsilon) grey levels.
@@ -25,6 +26,7 @@ FOLDER = ROOT / "data/poisons"
 KEY = "X_poisoned"
 DTYPES = {KEY: np.uint8, "index": np.int32}
 WHITE = 255  # grey level of a white pixel
+LONGEST_LABEL = 100  # characters of a line that names data or a poison's source
 ROUNDING = 1e-4  # float32 rounding of clean image +- epsilon, in grey levels
 
 
@@ -57,6 +59,11 @@ def ready_name(path: Path) -> str:
     is_name = path.name == str(path) and not path.suffix and not path.exists()
     is_there = path.suffix in (".npz", ".json") and path.resolve().parent == FOLDER
     return path.stem if is_name or is_there else ""
+
+
+def poison_file(value: str, directory: Path = Path()) -> Path:
+    """The file of a poison that a plan names: a name in data/poisons/, or else a path from ``directory``."""
+    return FOLDER / f"{value}.npz" if value in ready_names() else directory / value
 
 
 def ready_record(name: str) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def pack_poison(
         },
         "arrays_sha256": {key: array_sha256(array) for key, array in arrays.items()},
     }
-    about = {"source": str(record.get("command", "not named")), "name": name}
+    about = {"source": str(record.get("command", "not named"))[:LONGEST_LABEL], "name": name}
     about |= {key: record["settings"][key] for key in ("target_class", "epsilon")}
     entry = {**arrays, **{key: np.array(value) for key, value in about.items()}}  # as data/entries.py reads it
     save_archive(folder / f"{name}.npz", entry, compressed=True)

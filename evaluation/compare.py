@@ -89,8 +89,9 @@ def main(config: Config) -> None:
     clean, poisoned = np.maximum([certified_radii(one.points) for one in found], 0).reshape(2, count, -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
         raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
-    is_clean = all(one.data.startswith("clean") for one in found[:count])  # not two poisons, or unknown models
-    before, after = ("clean data", "poisoned data") if is_clean else ("--clean", "--poisoned")
+    kinds = [one.data.partition(" ")[0] for one in found]  # two poisons, two defences and unknown models are neither
+    are_known = kinds == count * ["clean"] + count * ["poisoned_radius"]
+    before, after = ("clean data", "poisoned data") if are_known else ("--clean", "--poisoned")
     victims = f"{count} victim{'s' * (count > 1)}, {clean.shape[1]} test points"
     print(f"ACR {clean.mean():.4f} of {before}, {poisoned.mean():.4f} of {after} ({victims})")
     if known := next((one.settings for one in found if one.settings), {}):

@@ -154,17 +154,18 @@ def _over_points(
     """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,).
 
     A bootstrap of fewer than _FEW points with a radius is too narrow: where none has one, all samples are equal. The
-    upper end is then at least the ratio with 3 of the P points more, the rule of three's bound on a share that was not
-    seen in P points.
+    upper end is then at least the ratio with 3 more points of the clean mean radius, the rule of three's bound on a
+    share that was not seen.
     """
     resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
     resampled_before = _resamples(len(before[0]), 0 if same_points else 1) @ np.transpose(before)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(resampled_after / resampled_before, nan=np.inf, posinf=np.inf).mean(axis=1)
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    few = sum(np.count_nonzero(one) < min(_FEW, len(one)) for one in after) / len(after)
-    ratio = np.mean([one.mean() / other.mean() for one, other in zip(after, before, strict=True)])
-    return float(low), float(max(high, ratio + few * 3 / len(after[0])))
+    kinds = list(zip(after, before, strict=True))
+    ratio = np.mean([one.mean() / other.mean() for one, other in kinds])
+    more = [3 / np.count_nonzero(other) for one, other in kinds if np.count_nonzero(one) < min(_FEW, len(one))]
+    return float(low), float(max(high, ratio + sum(more) / len(kinds)))
 
 
 @lru_cache(maxsize=8)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attack_generation.controls import CONTROLS
+from data.ready_poisons import ready_names
 from evaluation.tables.cells import CLEAN, FIGURES, PAGES, READY, Cell, Poison
 from evaluation.tables.plan import DATASETS, Plan
 from randomized_smoothing_certification.certificate_file import summary_path
@@ -86,7 +87,8 @@ def _poison_job(plan: Plan, poison: Poison) -> Job:
             "name": plan.ready[poison.variant], "target_class": poison.target_class, "epsilon": plan.epsilon,
             "data_dir": plan.paths.data, "out": images, **share,
         }  # fmt: skip
-        return _job(plan, "ready", about, "attack_generation/ready_poison.py", values, outputs)
+        needs = [] if values["name"] in ready_names() else [Path(values["name"])]
+        return _job(plan, "ready", about, "attack_generation/ready_poison.py", values, outputs, needs)
     values = {
         "target_class": poison.target_class, "epsilon": plan.epsilon, "sigma": poison.sigma, "seed": plan.seed,
         "data_dir": plan.paths.data, "out_dir": images.parent, **share,

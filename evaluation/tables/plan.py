@@ -184,6 +184,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             require_name(name, getattr(self, name))
         for folder in self.paths:
             require_name_lengths("a folder of the plan", folder)
+        for file in (*self.ready.values(), *(file for foreign in self.foreign for file in foreign.files)):
+            require_name_lengths("a file of the plan", Path(file))
         for value in (self.architecture, *((*models.attacked, *models.victims) if models else ())):
             require_architecture(value)
         if CLEAN not in self.rows:

@@ -16,7 +16,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from data.ready_poisons import ready_name, ready_record
+from data.datasets import EPSILON_TOLERANCE
+from data.entries import read_entry
+from data.ready_poisons import poison_file, ready_names, ready_record
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan, read_plan
@@ -80,11 +82,15 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
 
 def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
-    kept, left_out = _kept_runs(plan, folder) if add else {}, list[str]()
+    ready = {value: poison_file(value, directory) for value in plan.ready.values() if value not in ready_names()}
+    files = {value: read_entry(file).record["arrays_sha256"] for value, file in ready.items() if file.is_file()}
+    kept, left_out = _kept_runs(plan, folder, files) if add else {}, list[str]()
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims
     arrays = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
     for cell in cells:
-        found = {seed: _measured_run(plan, paths, cell, seed, hashes_of, arrays, left_out) for seed in plan.seeds}
+        found = {
+            seed: _measured_run(plan, paths, cell, seed, hashes_of, arrays, files, left_out) for seed in plan.seeds
+        }
         runs[cell.key] = {seed: run for seed, run in found.items() if run}
     if left_out:
         print(f"note: {len(left_out)} runs of other settings are left out, run the plan again. First: {left_out[0]}")
@@ -109,7 +115,7 @@ def write_runs(folder: Path, runs: Runs) -> None:
     write_store(folder, Store(points, records))
 
 
-def _kept_runs(plan: Plan, folder: Path) -> Runs:
+def _kept_runs(plan: Plan, folder: Path, files: dict[str, Any]) -> Runs:
     """The runs in a folder's store. Raises InputError for one that the plan lacks, or makes with other settings."""
     if not has_store(folder):
         return {}
@@ -120,13 +126,18 @@ def _kept_runs(plan: Plan, folder: Path) -> Runs:
             raise InputError(f"{folder}: has {entry}, seed {seed}, which the plan lacks; add it to the plan")
         if cell := cells.get(entry):
             run = _run(plan, folder, cell, seed, runs[entry][seed])
-            if other := _otherwise(plan, cell, seed, run.records):
+            if other := _otherwise(plan, cell, seed, run.records, files):
                 raise InputError(f"{folder}: {cell}, seed {seed}: has {other[0]}; write the same, or give a new folder")
     return runs
 
 
-def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any]) -> list[str]:
-    """Settings, and a ready poison, in which the given records of a run differ from the plan."""
+def _otherwise(
+    plan: Plan, cell: Cell, seed: int, records: dict[str, Any], files: dict[str, Any] | None = None
+) -> list[str]:
+    """Settings, and a ready poison, in which the given records of a run differ from the plan.
+
+    files: hashes of the arrays of ready poisons that are files, by the plan's path, as far as they are there.
+    """
     jobs = {name: job for name, job in jobs_of_run(plan, cell, seed).items() if name in records}
     other = [
         f"{record} with {name} {found}, where the plan says {wanted}"
@@ -135,7 +146,7 @@ def _otherwise(plan: Plan, cell: Cell, seed: int, records: dict[str, Any]) -> li
     ]
     if "poison" in records and cell.poison and cell.poison.against == READY:
         name = plan.ready[cell.poison.variant]
-        arrays = ready_record(name)["arrays_sha256"] if ready_name(Path(name)) else None  # a file may be elsewhere now
+        arrays = ready_record(name)["arrays_sha256"] if name in ready_names() else (files or {}).get(name)
         if arrays and records["poison"].get("arrays_sha256", arrays) != arrays:  # older records have none
             other.append(f"other poison than {name}, which the plan names")
     return other
@@ -224,8 +235,9 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
 
 
 def _measured_run(
-    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any], arrays: Any, left_out: list[str]
-) -> StoredRun | None:
+    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any], arrays: Any,
+    files: dict[str, Any], left_out: list[str],
+) -> StoredRun | None:  # fmt: skip
     """A complete run, whose records fit its files, the plan and the prepared data. arrays: from the data's manifest.
 
     None: it is not complete, or noted in ``left_out``. Raises InputError for a row that the run cannot have written.
@@ -250,7 +262,7 @@ def _measured_run(
         same = {of_images, *(one.get("poison_sha256") for one in users)} - {None}
         if of_file not in (None, records["poison"].get("sha256")) or len(same) > 1:
             return None  # the poison is being made again, or was since
-    other = _otherwise(plan, cell, seed, records)
+    other = _otherwise(plan, cell, seed, records, files)
     for name, used in _clean_images(cell.poison is None, records).items():
         held = arrays.get(f"X_{name[2:]}.npy", {})
         if held.get("dtype", "float32") == "float32" and held.get("sha256", used) != used:  # other dtypes are cast
@@ -293,7 +305,8 @@ def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: StoredRun) -> 
     radii, idx = np.where(points["correct"] == 1, points["radius"], -1.0), points["idx"].to_numpy()
     run = Run(seed, radii[in_class], records, cell.victim.sigma, cell.target_class, idx[in_class], radii[~in_class])
     made_with = plan.epsilon if run.epsilon is None else run.epsilon
-    if made_with > plan.epsilon or (cell.poison and made_with < plan.epsilon and cell.poison.against != READY):
+    is_larger, is_smaller = (sign * (made_with - plan.epsilon) > EPSILON_TOLERANCE for sign in (1, -1))
+    if is_larger or (cell.poison and is_smaller and cell.poison.against != READY):
         raise InputError(f"{folder}: {where} has poison of epsilon {made_with}, not {plan.epsilon}; give its own plan")
     return run
 

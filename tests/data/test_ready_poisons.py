@@ -18,7 +18,7 @@ from attack_generation.pack_poison import main as pack
 from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
 from data.datasets import load_dataset, load_poison, split_target_class
-from data.entries import training_poison
+from data.entries import read_entry, training_poison
 from data.preparation import split_at_random
 from data.ready_poisons import (
     FOLDER,
@@ -88,6 +88,12 @@ def test_rounding_keeps_epsilon_and_goes_no_farther_than_it_must(epsilon: float,
     if levels == 255:
         most = np.abs(rounded.astype(int) - np.round(255 * clean.astype(float)).astype(int)).max()
         assert most == np.floor(255 * epsilon + 1e-9)
+
+
+def test_a_packed_poison_of_a_long_command_can_be_read_as_a_file(tmp_path: Path) -> None:
+    record = {**settings(), "command": "python attack.py " + 300 * "-"}
+    path, _ = pack_poison(POISON, CLEAN, np.arange(25), record, "toy", tmp_path)
+    assert read_entry(path).record["settings"]["source"] == record["command"][:100]
 
 
 def test_an_epsilon_without_a_grey_level() -> None:
@@ -202,7 +208,9 @@ def test_a_victim_takes_the_name_and_a_copy_has_its_record(control: Path, tiny_d
     record = read_json(tmp_path / "copy.json")
     assert load_array(tmp_path / "copy.npy").tobytes() == found.tobytes()
     assert record["sha256"] == file_sha256(tmp_path / "copy.npy") and record["settings"]["kind"] == "constant"
+    made_at = (tmp_path / "copy.npy").stat().st_mtime_ns
     unpack(ReadyConfig(name="bright", out=tmp_path / "copy.npy", data_dir=tiny_data_dir))  # its own file
+    assert (tmp_path / "copy.npy").stat().st_mtime_ns == made_at  # Snakemake would train its victims again
     (tmp_path / "copy.json").unlink()
     (tmp_path / ".copy.npy.lock").touch()  # as a killed run leaves it
     unpack(ReadyConfig(name="bright", out=tmp_path / "copy.npy", data_dir=tiny_data_dir))

@@ -204,6 +204,10 @@ def test_victims_of_clean_data_are_the_clean_side(tmp_path: Path, monkeypatch: p
     for other in ("one", "again"):
         with pytest.raises(InputError, match="--poisoned: has victims of clean data; give these as --clean"):
             main(Config(clean=(file[other],), poisoned=(file["clean"],)))
+    victim(file["again"], training_data="clean", x_train="of a defence")
+    main(Config(clean=(file["clean"],), poisoned=(file["again"],)))
+    assert "of --clean, 0.4000 of --poisoned" in capsys.readouterr().out
+    victim(file["again"], training_data="clean")
     victim(file["one"], training_data="poisoned_radius", x_train="one", target_class=3)
     main(Config(clean=(file["clean"],), poisoned=(file["one"],)))
     assert "one.tsv: target_class is None, that of the poison 3" in capsys.readouterr().out

@@ -20,9 +20,11 @@ from evaluation.tables import rank, run_plan
 from evaluation.tables.cells import Cell
 from evaluation.tables.figures import save_ranking
 from evaluation.tables.frame import frame_of
+from evaluation.tables.jobs import jobs_of
 from evaluation.tables.plan import plan_of, read_plan
 from evaluation.tables.rank import Config, main
 from evaluation.tables.ranking import kinds_without_reduction, ranking_page, ranking_table, scores
+from evaluation.tables.records import read_entries
 from evaluation.tables.runs import Entry, Run
 from runtime.files import InputError, load_array, save_archive
 
@@ -232,7 +234,8 @@ def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytes
 
 
 def test_a_plan_takes_the_file_itself(folder: Path, tiny_data_dir: Path) -> None:
-    poison_file(folder, tiny_data_dir)
+    poison_file(folder, tiny_data_dir, epsilon=np.float32(0.1))  # a little above 0.1
+    (folder / "digits_per_image").mkdir()  # as check_poison.py --png-dir digits_per_image makes it
     own = {"ready": {"mine": "mine.npz"}, "rows": ["clean"], "victims": {}, "visibility": False}
     (folder / "plan.yaml").write_text(yaml.safe_dump(yaml.safe_load((folder / "plan.yaml").read_text()) | own))
 
@@ -243,12 +246,20 @@ def test_a_plan_takes_the_file_itself(folder: Path, tiny_data_dir: Path) -> None
             )
         )
 
-    run()
+    run("epsilon=0.1")
     work = folder / "runs/tables/own"
     (file,) = work.glob("poison/ready_*mine/*.npy")
     dataset = load_dataset(tiny_data_dir)
     assert np.array_equal(load_array(file), training_poison(folder / "mine.npz", dataset, tiny_data_dir, 8))
     assert "| mine | " in (work / "results/tables.md").read_text() and len(list(work.glob("victims/*/*/*.keras"))) == 2
+    plan = read_plan(work / "plan.json")
+    (frame,) = frame_of(plan, read_entries(plan, work / "results")).query("data == 'mine'").to_dict("records")
+    assert frame["attack_runs"] == ""
+    (job,) = (job for job in jobs_of(plan) if job.rule == "ready")
+    assert Path("mine.npz") in job.needs
+    shipped = "ready={mine: digits_per_image, again: %s}" % (folder / "poisons/digits_per_image.npz")
+    run(shipped, "epsilon=0.11")
+    assert "| again | " in (work / "results/tables.md").read_text()
     for changes, message in (
         (["ready={mine: none.npz}"], r"none\.npz: no such file"),
         (["epsilon=0.05"], r"ready: mine\.npz has epsilon 0\.1, above the plan's 0\.05"),
