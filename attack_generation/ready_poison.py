@@ -1,4 +1,4 @@
-"""Write the images and the record of a packed poison as separate files: of data/poisons/, or of a file of your own.
+"""Write the images and the record of a packed poison as separate files.
 
     python attack_generation/ready_poison.py --name mnist_published --out runs/X_mnist_published.npy
 
@@ -54,16 +54,18 @@ def main(config: Config) -> None:
         images = training_poison(file, dataset, config.data_dir, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
     require_within_epsilon(images, clean, config.epsilon, Path(config.name))
+    of_data = {**ready.record["settings"], **dataset.hashes("x_train")}
+    made = {**ready.record, "settings": of_data, "share": config.share}
     held = read_record(record) if record.is_file() else {}
     is_whole = config.out.is_file() and held.get("sha256") == file_sha256(config.out)
-    if is_whole and held == {**ready.record, "share": config.share, "sha256": held["sha256"]}:
+    if is_whole and held == {**made, "sha256": held["sha256"]}:
         print(f"{printed_path(config.out)}: already made with these settings")
         return
     if held and held.get("arrays_sha256") != ready.record["arrays_sha256"]:
         print(f"note: {printed_path(config.out)} held another poison, which is replaced")
     with artifact:
         save_array(config.out, partly_poisoned(images, clean, config.share))
-        write_json(record, {**ready.record, "share": config.share, "sha256": file_sha256(config.out)})
+        write_json(record, {**made, "sha256": file_sha256(config.out)})
     print(f"{printed_path(config.out)}: {len(images)} images, written")
 
 

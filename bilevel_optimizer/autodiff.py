@@ -129,7 +129,7 @@ if backend_name() == "tensorflow":
         derivatives.
         """
 
-        def moments(x: Any, axes: Any, keepdims: bool = False) -> tuple[Any, Any]:
+        def moments(x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None) -> tuple[Any, Any]:
             mean = tf.reduce_mean(x, axes, keepdims=True)
             variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
             return mean if keepdims else tf.squeeze(mean, axes), variance

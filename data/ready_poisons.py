@@ -147,7 +147,8 @@ def pack_poison(
         },
         "arrays_sha256": {key: array_sha256(array) for key, array in arrays.items()},
     }
-    about = {"source": str(record.get("command", "not named"))[:LONGEST_LABEL], "name": name}
+    command = "".join(filter(str.isprintable, str(record.get("command", ""))))
+    about = {"source": command[:LONGEST_LABEL] or "not named", "name": name}
     about |= {key: record["settings"][key] for key in ("target_class", "epsilon")}
     entry = {**arrays, **{key: np.array(value) for key, value in about.items()}}  # as data/entries.py reads it
     save_archive(folder / f"{name}.npz", entry, compressed=True)

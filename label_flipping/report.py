@@ -49,7 +49,7 @@ adversary changes for each of them, up to this number. For a network it is the s
 right under the named attack. An attack on each point is made for a few points. At 0 flips its value is over all. For
 one adversary against all points it is the share right under any one set of changes.
 Trusted labels chose the settings of a study. No certificate covers changes of these labels before that choice.
-A command is of the commit below it. Commands with evaluation/label_flipping/ are older: it is label_flipping/ now.
+A command is of the commit below it. In a command with evaluation/label_flipping/ write label_flipping/ today.
 The interval is Wilson's, over test points. The median is the most flips at which the accuracy is at least one half.
 A row without test points is a curve in settings.json.xz. All other rows are counted from points.csv.xz."""
 

@@ -116,7 +116,8 @@ def _require_same_study(folder: Path, settings: dict[str, Any], policy: OnOtherS
         return
     with replaceable(policy):
         for record in (record for by_seed in studies for record in by_seed.values()):
-            require_same_settings(folder, record.get("settings", settings), settings)  # older records have none
+            if isinstance(record, dict) and "settings" in record:  # older records have none
+                require_same_settings(folder, record["settings"], settings)
 
 
 def _name(config: LabelFlippingConfig, dataset: Dataset) -> str:

@@ -63,13 +63,16 @@ class Certificates(NamedTuple):
     def save(self, path: Path) -> None:
         """Write the points as a .tsv file, which evaluation/compare.py reads, and its .settings.json beside it.
 
-        Raises InputError for another ending, and where a record beside the path is of another file or other settings.
+        Certificates of the same settings at the path are replaced. Raises InputError for another ending, and where a
+        record beside the path is of another file or of other settings.
         """
         require_result_name(path := Path(path))
         own = settings_path(path)
         for record in (own, path.with_suffix(".json"), path.with_name("settings.json")):
             if record.exists() and not (record == own and self._is_recorded_in(own)):
-                raise InputError(f"{path}: {record.name} beside it is the record of another file; choose another name")
+                raise InputError(
+                    f"{path}: {record.name} beside it is of another file or of other settings; choose another name"
+                )
         with Artifact(path, own):
             remove(path)
             if self.record:

@@ -10,7 +10,7 @@ from runtime.lazy import optimize, special
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000  # of the bootstrap over points
-_FEW = 5
+_FEW = 10
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -154,8 +154,8 @@ def _over_points(
     """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,).
 
     A bootstrap of fewer than _FEW points with a radius is too narrow: where none has one, all samples are equal. The
-    upper end is then at least the ratio with 3 more points of the clean mean radius, the rule of three's bound on a
-    share that was not seen.
+    upper end is then at least the ratio plus what Clopper and Pearson's upper bound adds to the share of the clean
+    points with a radius that keep one.
     """
     resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
     resampled_before = _resamples(len(before[0]), 0 if same_points else 1) @ np.transpose(before)
@@ -164,8 +164,13 @@ def _over_points(
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
     kinds = list(zip(after, before, strict=True))
     ratio = np.mean([one.mean() / other.mean() for one, other in kinds])
-    more = [3 / np.count_nonzero(other) for one, other in kinds if np.count_nonzero(one) < min(_FEW, len(one))]
-    return float(low), float(max(high, ratio + sum(more) / len(kinds)))
+    more = 0.0
+    for one, other in kinds:
+        count, points = int(np.count_nonzero(one)), int(np.count_nonzero(other))
+        if count < min(_FEW, points):
+            share = special.betaincinv(count + 1, points - count, (1 + CONFIDENCE) / 2)
+            more += float(share - count / points) / len(kinds)
+    return float(low), float(max(high, ratio + more))
 
 
 @lru_cache(maxsize=8)

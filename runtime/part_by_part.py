@@ -119,15 +119,16 @@ class KeptStages(Artifact):
 
     def __enter__(self) -> "KeptStages":
         """Delete the stages of another study. Raise OtherSettings where they may not be replaced."""
-        others = []
+        others = list[Path]()
         for path in sorted(self.folder.glob("[!.]*.json")):
             try:
                 record = read_record(path, settings=dict)
             except InputError:  # not a stage, or a damaged one, which ``get`` reports
                 continue
-            if "result" in record and record["settings"] != self.identity:
-                if self._policy == "refuse":
+            if "result" in record:
+                with replaceable(self._policy):
                     require_same_settings(path, record["settings"], self.identity)
+                    continue
                 others.append(path)
         super().__enter__()
         remove(*others)

@@ -197,8 +197,8 @@ def headlines(found: list[Judged]) -> str:
     rows, count = [], Counter[str]()
     for claim, said, numbers in found:
         count[kind := "claim" if claim.source else "question"] += 1
-        bounds = zip(("more than", "less than", "equal to"), (claim.above, claim.below, claim.equals), strict=True)
-        judged_by = [f", {words} {bound:g} %: {said}" for words, bound in bounds if bound is not None]
+        bounds = {"more than": claim.above, "less than": claim.below, "equal to": claim.equals}
+        judged_by = [f", {words} {bound:g} %: {said}" for words, bound in bounds.items() if bound is not None]
         link = f"[{kind.capitalize()} {count[kind]}](results/claims.md#{kind}-{count[kind]})"
         finding = f"{claim.headline} *{link}{''.join(judged_by)}.*"
         for selection, one in numbers:
@@ -328,7 +328,7 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
     return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 
 
-_UNKNOWN_ENDS = {"median_low": -np.inf, "median_high": np.inf}
+_OPEN = {"low": -np.inf, "high": np.inf}  # the ends of an interval that are not known
 
 
 def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:
@@ -336,7 +336,7 @@ def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:
     if name == "median":
         if np.isnan(row["median"]):  # less than half of the points are right without attack
             return ShownNumber("none", -np.inf, -np.inf)
-        low, high = (end if np.isnan(row[name]) else row[name] for name, end in _UNKNOWN_ENDS.items())
+        low, high = (np.nan_to_num(row[f"median_{end}"], nan=open_) for end, open_ in _OPEN.items())
         return ShownNumber(f"{row['median']:,.0f} ({low:,.0f} to {high:,.0f})", low, high)
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):

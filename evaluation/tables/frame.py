@@ -92,7 +92,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     attack = _attack_variant(plan, cell)
     made = runs[0].attack if runs and poison else {}
     data_kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
-    is_made_otherwise = bool(runs and poison and poison.against == READY and "poison" in runs[0].records and not made)
+    has_no_attack = bool(runs and poison and poison.against == READY and "poison" in runs[0].records and not made)
     row: dict[str, Any] = {
         "table": plan.table, "dataset": _all(run.certificate.get("dataset") for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.kind, "sigma": victim.sigma,
@@ -106,7 +106,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         **{name: _all(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
         "points": _all(len(run.radii) for run in runs),
         "runs": len(runs), "runs_wanted": wanted,
-        "attack_runs": len(attack_runs) if data_kind == OPTIMISED and not is_made_otherwise else "",
+        "attack_runs": len(attack_runs) if data_kind == OPTIMISED and not has_no_attack else "",
         "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
     }  # fmt: skip
     for name in OF_VICTIMS:

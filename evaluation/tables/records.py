@@ -82,7 +82,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
 
 def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
     cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
-    ready = {value: poison_file(value, directory) for value in plan.ready.values() if value not in ready_names()}
+    ready = {value: poison_file(value, directory) for value in plan.ready.values()}
     files = {value: read_entry(file).record["arrays_sha256"] for value, file in ready.items() if file.is_file()}
     kept, left_out = _kept_runs(plan, folder, files) if add else {}, list[str]()
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims
@@ -305,8 +305,8 @@ def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: StoredRun) -> 
     radii, idx = np.where(points["correct"] == 1, points["radius"], -1.0), points["idx"].to_numpy()
     run = Run(seed, radii[in_class], records, cell.victim.sigma, cell.target_class, idx[in_class], radii[~in_class])
     made_with = plan.epsilon if run.epsilon is None else run.epsilon
-    is_larger, is_smaller = (sign * (made_with - plan.epsilon) > EPSILON_TOLERANCE for sign in (1, -1))
-    if is_larger or (cell.poison and is_smaller and cell.poison.against != READY):
+    excess, may_be_smaller = made_with - plan.epsilon, not cell.poison or cell.poison.against == READY
+    if excess > EPSILON_TOLERANCE or (excess < -EPSILON_TOLERANCE and not may_be_smaller):
         raise InputError(f"{folder}: {where} has poison of epsilon {made_with}, not {plan.epsilon}; give its own plan")
     return run
 

@@ -269,7 +269,7 @@ def vote_flips(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     A changed label moves a vote from the first class to the second, or a vote against the second to the first. Both
     take 2 from the margin. A tie is lost.
     """
-    scores = np.subtract(*votes, dtype=np.int64)
+    scores = np.subtract(*(np.asarray(one).astype(np.int64) for one in votes))
     second, first = np.sort(scores, axis=1)[:, -2:].T
     margin = first - second
     return np.where(margin > 0, np.argmax(scores, axis=1), ABSTAIN), np.maximum(margin - 1, 0) // 2

@@ -86,7 +86,7 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
 
 def smooth_votes(votes: Votes, noise: LabelFlips) -> Smoothed:
     """The smoothed vote at m test points: ``smooth_weights`` for weights of equal size."""
-    support, against = np.broadcast_arrays(*votes)
+    support, against = np.broadcast_arrays(*(np.asarray(one).astype(np.int64) for one in votes))
     prediction = np.argmax(support - against, axis=1)
     points = np.arange(len(support))
     log_eps = np.full(len(support), -np.inf)

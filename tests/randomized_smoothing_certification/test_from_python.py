@@ -151,16 +151,16 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
     assert read_points(file) == found.points == read_known_points(file)
     known = recorded_settings(file)
     assert [known[name] for name in ("n", "sigma", "alpha")] == [SETTINGS.n, SETTINGS.sigma, SETTINGS.alpha]
-    with pytest.raises(InputError, match=r"mine\.settings\.json beside it is the record of another file"):
+    with pytest.raises(InputError, match=r"mine\.settings\.json beside it is of another file"):
         certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, n=300)).save(file)
     assert read_points(file) == found.points
     (tmp_path / "mine.settings.json").write_text("")
-    with pytest.raises(InputError, match=r"mine\.tsv: mine\.settings\.json beside it is the record of another file"):
+    with pytest.raises(InputError, match=r"mine\.tsv: mine\.settings\.json beside it is of another file"):
         found.save(file)
     with pytest.raises(InputError, match=r"ends in \.tsv"):
         found.save(tmp_path / "mine.csv")
     (tmp_path / "settings.json").touch()
-    with pytest.raises(InputError, match=r"settings\.json beside it is the record of another file"):
+    with pytest.raises(InputError, match=r"settings\.json beside it is of another file"):
         found.save(tmp_path / "seed_0.tsv")
 
 

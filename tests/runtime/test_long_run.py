@@ -210,6 +210,8 @@ def test_stages_are_kept_for_their_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"made with rate = 0\.5, this run has 1\.0"), other:
         other.get("before_it.json", stage)
     assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+    with KeptStages(tmp_path, {**identity(config), "a newer option": None}, "refuse", Stop()):
+        assert (tmp_path / "s.json").exists()  # an option that is None is the same as none
     kept = tmp_path / "s.json"
     kept.write_text(kept.read_text().replace('"a": 1', '"a": "x"'))
     with pytest.raises(InputError, match="the result changed since it was kept"):

@@ -66,20 +66,21 @@ def test_there_is_no_reduction_of_nothing_and_one_of_everything() -> None:
     hardly[0, 0] = 1e-7  # the ratio is above 10^6, and the clean mean may be 0
     assert reduction_of(np.full((1, 3, 50), 0.3) + np.eye(3, 50), hardly).low == -np.inf
     everything = reduction_of(np.zeros((2, 3, 4)), np.ones((3, 4)))
-    assert everything == Reduction(100.0, 25.0, 100.0, ("attack runs", "victims", "points"), 6)  # 3 points of 4
+    assert everything is not None and everything[3:] == (("attack runs", "victims", "points"), 6)
+    assert everything[:3] == pytest.approx((100.0, 39.8, 100.0), abs=0.1)  # of 4 points with 0 right, at most 60 %
 
 
-def test_where_hardly_a_point_keeps_a_radius_the_interval_is_not_of_these_alone() -> None:
-    """The mean of 0.5 % of the points is 0 or 1 in most sets of 100, and the bootstrap would know no other."""
-    random, held = np.random.default_rng(0), []
-    for _ in range(200):
-        poisoned = (random.random((1, 1, 100)) < 0.005).astype(float)
-        found = reduction_of(poisoned, np.ones((1, 100)))
-        assert found is not None and found.low <= 97 + 1e-9
-        held.append(found.low <= 99.5 <= found.high)
+@pytest.mark.parametrize("share", [0.005, 0.03, 0.05])
+def test_where_hardly_a_point_keeps_a_radius_the_interval_is_not_of_these_alone(share: float) -> None:
+    """A bootstrap of 100 points with few radii is too narrow. Half of the clean points have a radius."""
+    random, held, clean = np.random.default_rng(0), [], np.repeat([1.0, 0.0], 50)[None]
+    for _ in range(300):
+        found = reduction_of((random.random((1, 1, 100)) < share / 2) * clean, clean)
+        assert found is not None
+        held.append(found.low <= 100 * (1 - share / 2) <= found.high)
     assert np.mean(held) > 0.94
-    many = reduction_of(np.repeat([1.0, 0.0], [5, 95])[None, None], np.ones((1, 100)))
-    assert many is not None and many.low > 88  # the bootstrap's own
+    many = reduction_of(np.repeat([1.0, 0.0], [10, 90])[None, None], np.ones((1, 100)))
+    assert many is not None and many.low > 83  # the bootstrap's own
 
 
 def test_of_one_victim_the_interval_is_over_points_alone() -> None:

@@ -26,7 +26,7 @@ from evaluation.tables.rank import Config, main
 from evaluation.tables.ranking import kinds_without_reduction, ranking_page, ranking_table, scores
 from evaluation.tables.records import read_entries
 from evaluation.tables.runs import Entry, Run
-from runtime.files import InputError, load_array, save_archive
+from runtime.files import InputError, array_sha256, load_archive, load_array, save_archive
 
 ROOT = Path(data.__file__).parents[1]
 PLAN = {
@@ -252,6 +252,13 @@ def test_a_plan_takes_the_file_itself(folder: Path, tiny_data_dir: Path) -> None
     dataset = load_dataset(tiny_data_dir)
     assert np.array_equal(load_array(file), training_poison(folder / "mine.npz", dataset, tiny_data_dir, 8))
     assert "| mine | " in (work / "results/tables.md").read_text() and len(list(work.glob("victims/*/*/*.keras"))) == 2
+    before = array_sha256(load_array(file))
+    pixels = load_archive(folder / "mine.npz")["X_poisoned"]
+    poison_file(folder, tiny_data_dir, X_poisoned=pixels // 2 * 2)  # a file of other images in its place
+    victims = {path: path.stat().st_mtime_ns for path in work.glob("victims/*/*/*.keras")}
+    run("epsilon=0.1")
+    retrained = [path.parent.name for path, made in victims.items() if path.stat().st_mtime_ns != made]
+    assert array_sha256(load_array(file)) != before and retrained == ["ready_sigma_0.25_class_8_mine"]
     plan = read_plan(work / "plan.json")
     (frame,) = frame_of(plan, read_entries(plan, work / "results")).query("data == 'mine'").to_dict("records")
     assert frame["attack_runs"] == ""

@@ -114,6 +114,8 @@ def test_signed_votes_survive_exactly_so_many_changes() -> None:
         prediction, flips = (int(array[0]) for array in vote_flips(votes))
         unsigned = Votes(*(np.asarray(side).astype(np.uint8) for side in votes))
         assert [array.tolist() for array in vote_flips(unsigned)] == [[prediction], [flips]]
+        of_both = (smooth_votes(one, LabelFlips(0.1, 3)).log_eps.tolist() for one in (votes, unsigned))
+        assert next(of_both) == next(of_both)
         scores = alpha @ np.eye(3)[y]
         np.testing.assert_array_equal(votes.support[0] - votes.against[0], scores)
         if (scores == scores.max()).sum() > 1:
