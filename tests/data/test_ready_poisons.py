@@ -17,6 +17,7 @@ from attack_generation.pack_poison import Config as PackConfig
 from attack_generation.pack_poison import main as pack
 from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
+from data import prepare_digits
 from data.datasets import load_dataset, load_poison, split_target_class
 from data.entries import read_entry, training_poison
 from data.preparation import split_at_random
@@ -94,6 +95,18 @@ def test_a_packed_poison_of_a_long_command_can_be_read_as_a_file(tmp_path: Path)
     record = {**settings(), "command": "python attack.py " + 300 * "-"}
     path, _ = pack_poison(POISON, CLEAN, np.arange(25), record, "toy", tmp_path)
     assert read_entry(path).record["settings"]["source"] == record["command"][:100]
+
+
+def test_a_file_is_unpacked_again_where_the_data_changed(
+    control: Path, tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(PackConfig(poison=control, name="mine", data_dir=tiny_data_dir, out_dir=tmp_path))
+    prepare_digits.main(prepare_digits.Config(out_dir=tmp_path / "DIGITS", seed=2))
+    for again, data_dir in ((False, tiny_data_dir), (True, tiny_data_dir), (False, tmp_path / "DIGITS")):
+        unpack(ReadyConfig(name=str(tmp_path / "mine.npz"), out=tmp_path / "copy.npy", data_dir=data_dir))
+        expected = training_poison(tmp_path / "mine.npz", load_dataset(data_dir), data_dir, 8)
+        assert np.array_equal(load_array(tmp_path / "copy.npy"), expected)
+        assert ("already made" in capsys.readouterr().out) == again
 
 
 def test_an_epsilon_without_a_grey_level() -> None:
