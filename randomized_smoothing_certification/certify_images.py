@@ -29,6 +29,7 @@ from randomized_smoothing_certification.fixed_radii import decide
 from randomized_smoothing_certification.grid_noise import grid_of
 from randomized_smoothing_certification.votes import WHOLE, VoteCounter
 from runtime.artifact import Artifact
+from runtime.bounds import require_within
 from runtime.files import InputError, array_sha256, read_record, remove, write_json, write_text
 from runtime.noise import Stream, noise_seed, seed_pair
 from runtime.part_by_part import settings_path
@@ -114,8 +115,7 @@ def certify_images(
             f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape {images.shape[:1]}"
         )
     classes = int(labels.max()) + 1 if num_classes is None else num_classes
-    if not WHOLE.holds(classes):
-        raise InputError(f"num_classes must {WHOLE.must}, got {classes!r}")
+    require_within("num_classes", classes, WHOLE)
     if not labels.max() < classes <= 100_000:
         raise InputError(f"largest label {labels.max()}, num_classes {classes}; give labels < num_classes <= 100000")
     levels = grid_of(images, "images") if settings.noise == "grid" else None

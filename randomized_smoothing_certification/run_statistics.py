@@ -10,7 +10,7 @@ from runtime.lazy import optimize, special
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000  # of the bootstrap over points
-_FEW = 10
+_FEW = 10  # points with a radius. A bootstrap of fewer is too narrow
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:

@@ -22,7 +22,7 @@ from runtime.files import InputError
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
-WHOLE = Bound("be a whole number", lambda value: isinstance(value, numbers.Integral))
+WHOLE = Bound("be a whole number", lambda value: isinstance(value, numbers.Integral), of=object)
 KEPT_BYTES = 2**29  # largest amount of noise that is kept of one stream
 
 
