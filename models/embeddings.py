@@ -98,8 +98,8 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
     random = np.random.default_rng(seed)
     drawn = []
     for image in x_train[random.permutation(len(x_train))[: _PATCHES // 20]]:
-        of_image = _patches_of(image[None], size).reshape(-1, size * size * image.shape[-1])
-        drawn.append(of_image[random.choice(len(of_image), min(len(of_image), 20), replace=False)])
+        patches = _patches_of(image[None], size).reshape(-1, size * size * image.shape[-1])
+        drawn.append(patches[random.choice(len(patches), min(len(patches), 20), replace=False)])
     sample = _normalised(np.concatenate(drawn))
     mean = sample.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(sample - mean, rowvar=False))

@@ -24,7 +24,7 @@ SIDE = 160  # pixels that images are resized to. The network was trained on 224,
 _STAGES = (1, 3, 1, 1), (2, 3, 2, 6), (2, 5, 2, 6), (3, 3, 2, 6), (3, 5, 1, 6), (4, 5, 2, 6), (1, 3, 1, 6)
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): lambda *of: of[:4],
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: arguments[:4],  # storage, start, shape, strides
     ("torch", "FloatStorage"): np.dtype("<f4"),
     ("torch", "LongStorage"): np.dtype("<i8"),
 }
@@ -66,18 +66,16 @@ def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
     }
 
 
-def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int | None, ...], side: int) -> keras.Model:
-    """A model from images (N, H, W, 3) in [0, 1] to features, float32 (N, 1280), in [0, 6].
+def efficientnet_lite0(weights: Mapping[str, np.ndarray], side: int = SIDE) -> keras.Model:
+    """A model from images (N, H, W, 3) in [0, 1], of any size, to features, float32 (N, 1280), in [0, 6].
 
-    weights: named as in PACKAGE. shape: (H, W, 3), with None for any size. side: images are resized to side x side
-    pixels. BatchNorm is merged into the convolution before it. Raises InputError if a weight is missing or misshapen.
+    weights: named as in PACKAGE. side: images are resized to side x side pixels. BatchNorm is merged into the
+    convolution before it. Raises InputError if a weight is missing or misshapen.
     """
 
     def convolved(x: Any, name: str, norm: str, kernel: int = 1, stride: int = 1) -> Any:
-        gamma, beta, mean, variance = (
-            weights[f"{norm}.{of}"] for of in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale, alone = gamma / np.sqrt(variance + 1e-3), "depthwise" in name
+        gamma, beta, mean, var = (weights[f"{norm}.{of}"] for of in ("weight", "bias", "running_mean", "running_var"))
+        scale, alone = gamma / np.sqrt(var + 1e-3), "depthwise" in name
         settings = {"strides": stride, "padding": "same"}
         layer = layers.DepthwiseConv2D(kernel, **settings) if alone else layers.Conv2D(len(scale), kernel, **settings)
         x = layer(x)
@@ -85,10 +83,10 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], shape: tuple[int | Non
         layer.set_weights([scaled.transpose((2, 3, 0, 1) if alone else (2, 3, 1, 0)), beta - mean * scale])
         return x
 
-    def active(*of: Any) -> Any:
-        return layers.ReLU(6.0)(convolved(*of))
+    def active(*arguments: Any) -> Any:
+        return layers.ReLU(6.0)(convolved(*arguments))
 
-    inputs = keras.Input(shape)
+    inputs = keras.Input((None, None, 3))
     strides = [(kernel, stride if not n else 1, by) for count, kernel, stride, by in _STAGES for n in range(count)]
     try:
         x = layers.Rescaling(255 / 128, -127 / 128)(layers.Resizing(side, side)(inputs))
@@ -111,13 +109,11 @@ def imagenet_features(path: Path | None) -> Callable[[np.ndarray], np.ndarray]:
 
     path: the .pth file of the weights. Raises InputError if it is missing, cannot be read or does not fit.
     """
-    network = efficientnet_lite0(read_weights(path), (None, None, 3), SIDE)
+    network = efficientnet_lite0(read_weights(path))
 
     def features(x: np.ndarray) -> np.ndarray:
-        if x.shape[-1] not in (1, 3):
-            raise InputError(
-                f"imagenet needs images of 1 or 3 channels, these have {x.shape[-1]}; choose other features"
-            )
+        if (channels := x.shape[-1]) not in (1, 3):
+            raise InputError(f"imagenet needs images of 1 or 3 channels, these have {channels}; choose other features")
         x = np.broadcast_to(x, (*x.shape[:3], 3))
         return np.concatenate([network.predict_on_batch(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
 

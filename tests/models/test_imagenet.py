@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.embeddings import fit_embedding
-from models.imagenet import SIDE, efficientnet_lite0, read_weights
+from models.imagenet import efficientnet_lite0, read_weights
 from runtime.files import InputError
 
 STAGES = (  # blocks, kernel, stride of the first, factor of expansion, channels
@@ -114,7 +114,7 @@ def test_features_are_those_of_a_reference(weights: dict[str, np.ndarray], tmp_p
     read = read_weights(written(tmp_path / "weights.pth", weights))
     assert read.keys() == weights.keys() and all(np.array_equal(read[name], weights[name]) for name in weights)
     x = np.random.default_rng(1).uniform(size=(2, 40, 40, 3)).astype(np.float32)
-    found = efficientnet_lite0(read, (40, 40, 3), 40).predict_on_batch(x)
+    found = efficientnet_lite0(read, 40).predict_on_batch(x)
     np.testing.assert_allclose(found, reference(weights, x), atol=1e-3)
     assert found.shape == (2, 1280) and found.std() > 0.1
 
@@ -142,9 +142,9 @@ def test_other_files_and_weights_get_one_line(weights: dict[str, np.ndarray], tm
         read_weights(tmp_path / "nowhere.pth")
     other = {name: array for name, array in weights.items() if name != "_bn1.bias"}
     with pytest.raises(InputError, match=r"do not fit EfficientNet-Lite0 \('_bn1\.bias'\); give those in effi"):
-        efficientnet_lite0(other, (32, 32, 3), 32)
+        efficientnet_lite0(other, 32)
     with pytest.raises(InputError, match="do not fit EfficientNet-Lite0"):
-        efficientnet_lite0({**weights, "_conv_head.weight": weights["_conv_stem.weight"]}, (32, 32, 3), 32)
+        efficientnet_lite0({**weights, "_conv_head.weight": weights["_conv_stem.weight"]}, 32)
 
 
 def test_the_embedding_is_components_of_the_roots(weights: dict[str, np.ndarray], tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_embedding_is_components_of_the_roots(weights: dict[str, np.ndarray]
     x = np.random.default_rng(2).uniform(size=(40, 20, 20, 1)).astype(np.float32)
     path = written(tmp_path / "weights.pth", weights)
     found, embed = fit_embedding("imagenet", x, weights=path)
-    network = efficientnet_lite0(weights, (20, 20, 3), SIDE)
+    network = efficientnet_lite0(weights)
     roots = np.sqrt(network.predict_on_batch(np.repeat(x, 3, axis=3)))
     roots = (roots - roots.mean(axis=0)) / (roots.std(axis=0) + 1e-6)
     np.testing.assert_allclose(found[:, :-1] @ found[:, :-1].T, roots @ roots.T, atol=0.5)
