@@ -3,6 +3,7 @@
 The example adds an L2 penalty of 1e-4 on the convolution kernels to its own training loss. This project leaves it out:
 the losses are those of the papers. The published poisoning experiments never switch the training phase on. BatchNorm is
 then the fixed affine map gamma * x / sqrt(1 + 1e-3) + beta, with trainable gamma and beta: see stateless.py.
+The initialisation is He-normal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ def resnet_v1(x: keras.KerasTensor, num_classes: int, depth: int, width: int = 1
     """ResNet v1 of depth 6n + 2 (arXiv 1512.03385) from images x (N, height, width, channels) to logits.
 
     Three stages of n blocks with 16, 32 and 64 filters, times ``width``. Stages 2 and 3 halve the resolution.
-    He-normal initialisation.
     """
     x = _activate(_convolution(x, 16 * width))
     for stage, filters in enumerate((16 * width, 32 * width, 64 * width)):
@@ -32,7 +32,7 @@ def resnet_v2(x: keras.KerasTensor, num_classes: int, depth: int, width: int = 1
     """ResNet v2 of depth 9n + 2 (arXiv 1603.05027) from images x (N, height, width, channels) to logits.
 
     Three stages of n bottleneck blocks (1x1, 3x3, 1x1) with normalisation and ReLU before each convolution,
-    64, 128 and 256 output filters, times ``width``. Stages 2 and 3 halve the resolution. He-normal initialisation.
+    64, 128 and 256 output filters, times ``width``. Stages 2 and 3 halve the resolution.
     """
     x = _activate(_convolution(x, 16 * width))
     filters_in = 16 * width

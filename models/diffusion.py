@@ -34,14 +34,12 @@ def fit_diffusion_map(
         )
     ends = nearest(x_train, x_train, neighbours + 1)  # each point is its own neighbour, too
     edges = np.ones(ends.size, np.float64), (np.repeat(np.arange(size), neighbours + 1), ends.ravel())
-    from scipy.sparse.linalg import eigsh
-
     graph = sparse.csr_matrix(edges, shape=(size, size))
     graph = graph.maximum(graph.T)
     scale = np.asarray(graph.sum(axis=1)).ravel() ** -0.5
     symmetric = sparse.diags(scale) @ graph @ sparse.diags(scale)
     start = np.random.default_rng(seed).uniform(0.5, 1.5, size)
-    values, vectors = eigsh(symmetric, k=coordinates, which="LA", v0=start)
+    values, vectors = sparse.linalg.eigsh(symmetric, k=coordinates, which="LA", v0=start)
     values = np.maximum(values, 0)
     one_step_less = vectors * scale[:, None] * values ** (STEPS - 1)
 
