@@ -81,7 +81,8 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     Places of validation or test images are left out. Images without a place stay clean.
     Raises InputError where the data set has images of another shape or no such class.
     """
-    clean, target, epsilon = dataset.x_train, *map(poison.record["settings"].get, ("target_class", "epsilon"))
+    clean, settings = dataset.x_train, poison.record["settings"]
+    target, epsilon = settings.get("target_class"), settings.get("epsilon")
     in_class = target_mask(dataset.y_train, target)
     if (shape := poison.pixels.shape[1:]) != clean.shape[1:]:
         where = f"those of {dataset.label} are {clean.shape[1:]}; give the --data-dir of its data set"
@@ -91,28 +92,34 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
     used = at >= 0
     at, images, poisoned = at[used], poison.images[used], clean.copy()
     poisoned[at] = images
+    found = {"grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)")}
+
     given = np.isin(np.flatnonzero(in_class), at)
-    outside = int(((poison.index < 0) | (poison.index >= count)).sum())
-    twice, wrong = len(poison.index) - len(np.unique(poison.index)), int((~in_class[at]).sum())
-    others, far = labels(dataset.y_train)[at[~in_class[at]]], float(np.abs(images - clean[at]).max(initial=0))
-    of_class = f", {np.bincount(others).max()} of them of class {np.bincount(others).argmax()}" if wrong else ""
-    near, brightest = far <= epsilon + EPSILON_TOLERANCE, poison.pixels.max()
-    change = f"largest change {far:.5g}, epsilon {epsilon:g}"
-    change += f", brightest pixel {brightest} of 255: scale them" * bool(not near and brightest < DARK)
-    made = prepared_with(data_dir)
-    flags = " and ".join(f"--{name.replace('_', '-')}" for name in ("first_label", "transpose") if made.get(name))
-    as_prepared = f"; prepared with {flags}: give classes from 0, and images as prepared" if flags else ""
     differ = int(changed_images(poisoned[in_class], clean[in_class]).sum())
-    share = f"{100 * given.mean():.1f} % of the class's {len(given):,} training images are in it, {differ:,} differ "
-    share += f"from the clean ones; {twice} places twice, "
-    share += f"{outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for validation or test, which stay clean"
-    found = {
-        "grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)"),
-        "places": (not (outside or twice) and bool(given.any()), share),
-        "clean-label": (not wrong, f"{wrong} of {len(at):,} places are of another class than {target}{of_class}"),
-        "epsilon": (near, change),
-    }
-    found = {name: (holds, text + as_prepared * (not holds)) for name, (holds, text) in found.items()}
+    twice = len(poison.index) - len(np.unique(poison.index))
+    outside = int(((poison.index < 0) | (poison.index >= count)).sum())
+    found["places"] = (
+        not (outside or twice) and bool(given.any()),
+        f"{100 * given.mean():.1f} % of the class's {len(given):,} training images are in it, {differ:,} differ from "
+        f"the clean ones; {twice} places twice, {outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for "
+        "validation or test, which stay clean",
+    )
+    others = labels(dataset.y_train)[at[~in_class[at]]]
+    text = f"{len(others)} of {len(at):,} places are of another class than {target}"
+    if len(others):
+        text += f", {np.bincount(others).max()} of them of class {np.bincount(others).argmax()}"
+    found["clean-label"] = not len(others), text
+
+    far, brightest = float(np.abs(images - clean[at]).max(initial=0)), poison.pixels.max()
+    near, text = far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.5g}, epsilon {epsilon:g}"
+    if not near and brightest < DARK:
+        text += f", brightest pixel {brightest} of 255: scale them"
+    found["epsilon"] = near, text
+
+    made = prepared_with(data_dir)
+    if flags := [f"--{name.replace('_', '-')}" for name in ("first_label", "transpose") if made.get(name)]:
+        more = f"; prepared with {' and '.join(flags)}: give classes from 0, and images as prepared"
+        found = {name: (holds, text if holds else text + more) for name, (holds, text) in found.items()}
     return found, poisoned[in_class]
 
 
@@ -128,22 +135,22 @@ def training_poison(path: Path, dataset: Dataset, data_dir: Path, target_class: 
 
     Raises InputError also where the record beside a .npy file names another class, other images or another file.
     """
-    if path.suffix != ".npz":
-        images = load_poison(path, dataset, target_class)
-        if path.suffix == ".npy" and (file := path.with_suffix(".json")).is_file():
-            record = read_record(file)
-            if not isinstance(record.get("settings"), dict):
-                return images  # the record is another program's
-            here = {"target_class": target_class, **dataset.hashes("x_train"), "sha256": file_sha256(path)}
-            for name, recorded in {**record["settings"], "sha256": record.get("sha256")}.items():
-                if recorded not in (None, value := here.get(name, recorded)):
-                    raise InputError(f"{path}: has {name} {value}, its record says {recorded}; make the poison again")
+    if path.suffix == ".npz":
+        poison = read_entry(path)
+        if (made_for := poison.record["settings"]["target_class"]) != target_class:
+            raise InputError(f"{path}: is poison of class {made_for}; choose --target-class {made_for}")
+        found, images = checks(poison, dataset, data_dir)
+        require_sound(path, poison, dataset, found)
         return images
-    poison = read_entry(path)
-    if (made_for := poison.record["settings"]["target_class"]) != target_class:
-        raise InputError(f"{path}: is poison of class {made_for}; choose --target-class {made_for}")
-    found, images = checks(poison, dataset, data_dir)
-    require_sound(path, poison, dataset, found)
+    images = load_poison(path, dataset, target_class)
+    if path.suffix == ".npy" and (file := path.with_suffix(".json")).is_file():
+        record = read_record(file)
+        if isinstance(settings := record.get("settings"), dict):  # else the record is another program's
+            recorded = {**settings, "sha256": record.get("sha256")}
+            here = {"target_class": target_class, **dataset.hashes("x_train"), "sha256": file_sha256(path)}
+            for name, value in here.items():
+                if (said := recorded.get(name)) not in (None, value):
+                    raise InputError(f"{path}: has {name} {value}, its record says {said}; make the poison again")
     return images
 
 
@@ -187,20 +194,19 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
         try:
             if not re.fullmatch(r"-?[0-9]+", file.stem):  # Python alone would read 1_0 as 10
                 raise ValueError(f"{file.stem!r} is no number")
-            places.append(int(file.stem))
+            place = int(file.stem)
             with Image.open(file, formats=["PNG"]) as image:
                 mode, pixels = image.mode, np.asarray(image)
         except Exception as error:  # Pillow, zlib and struct each raise their own kinds
             raise InputError(
                 f"{file}: no whole PNG ({one_line(error)}); mend it, or name it by its place (00042.png)"
             ) from error
-        if not 0 <= places[-1] <= LAST_INDEX or places[-1] in places[:-1]:
-            raise InputError(
-                f"{file}: names the place {places[-1]}; name each file by a place of its own, as 00042.png"
-            )
+        if not 0 <= place <= LAST_INDEX or place in places:
+            raise InputError(f"{file}: names the place {place}; name each file by a place of its own, as 00042.png")
         if mode not in ("L", "RGB") or (images and pixels.shape != images[0].shape):
             raise InputError(f"{file}: is {pixels.shape} in mode {mode}; give one shape, all in 8-bit grey or RGB")
         images.append(pixels)
+        places.append(place)
     if not images:
         raise InputError(f"{folder}: has no .png file; give the folder of the images")
     return {KEY: np.stack(images), "index": np.array(places)}
