@@ -1,10 +1,10 @@
 """Prepared data sets and poison files: reading, checking, and splitting off the target class.
 
-Arrays, file names and layouts agree with the published code, so that each code base loads the other's arrays. Images
-are float32 (N, height, width, channels) in [0, 1], labels one-hot float32 (N, classes). A poison file holds the
-poisoned training images of the target class, in the order of that class in X_train.
+Arrays, file names and layouts agree with the published code, so that each code base loads the other's arrays. A poison
+file holds the poisoned training images of the target class, in the order of that class in X_train.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -52,8 +52,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of one image."""
-        height, width, channels = self.x_train.shape[1:]
-        return height, width, channels
+        return self.x_train.shape[1:]
 
     @property
     def num_classes(self) -> int:
@@ -109,11 +108,8 @@ def load_dataset(data_dir: Path) -> Dataset:
         _require_bright(x, x_path)
         if len(x) != len(y):
             raise InputError(f"{x_path}: {len(x)} images but {len(y)} labels in {y_path.name}; prepare the data again")
-        counts = y.sum(axis=0)
-        if np.any(counts == 0):
-            raise InputError(
-                f"{y_path}: class {int(np.argmin(counts))} has no points; put every class into every split"
-            )
+        if not (has_points := y.any(axis=0)).all():
+            raise InputError(f"{y_path}: class {has_points.argmin()} has no points; put every class into every split")
         arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
         for path, array, first in ((x_path, x, arrays["x_train"]), (y_path, y, arrays["y_train"])):
             if array.shape[1:] != first.shape[1:]:
@@ -121,15 +117,15 @@ def load_dataset(data_dir: Path) -> Dataset:
                     f"{path}: rows of shape {array.shape[1:]}, the training set's rows have "
                     f"{first.shape[1:]}; prepare the data again"
                 )
-    name = manifest["dataset"] if manifest else data_dir.resolve().name
-    label = manifest.get("label", name) if manifest else name
-    return Dataset(name=name, label=label, **arrays)
+    name = manifest.get("dataset", data_dir.resolve().name)
+    return Dataset(name=name, label=manifest.get("label", name), **arrays)
 
 
-def _read_manifest(data_dir: Path) -> dict[str, Any] | None:
+def _read_manifest(data_dir: Path) -> dict[str, Any]:
+    """The checked manifest of a folder, {} where it has none."""
     path = data_dir / MANIFEST
     if not path.exists():
-        return None
+        return {}
     manifest = read_record(path, arrays=dict)
     names = {f"{kind}_{split}.npy" for kind in "XY" for split in SPLITS}
     if not names <= set(manifest["arrays"]) or "dataset" not in manifest:
@@ -145,15 +141,13 @@ def require_label(what: str, label: Any) -> None:
         raise InputError(f"{what} is {shortened(label)}; give a line of at most {LONGEST_LABEL} characters")
 
 
-def _read_array(path: Path, manifest: dict[str, Any] | None) -> np.ndarray:
+def _read_array(path: Path, manifest: dict[str, Any]) -> np.ndarray:
     array = load_array(path)
-    if manifest is not None:
-        wanted, found = manifest["arrays"][path.name], describe_array(array)
-        if not isinstance(wanted, dict) or any(wanted.get(key) != found[key] for key in found):
-            raise InputError(
-                f"{path}: shape, dtype or SHA-256 differ from {MANIFEST}, so the file changed or a preparation "
-                "was cut short; prepare the data again"
-            )
+    if manifest and manifest["arrays"][path.name] != describe_array(array):
+        raise InputError(
+            f"{path}: shape, dtype or SHA-256 differ from {MANIFEST}, so the file changed or a preparation was cut "
+            "short; prepare the data again"
+        )
     return array
 
 
@@ -288,9 +282,8 @@ def _require_same_shape(what: str, found: tuple[int, ...], wanted: tuple[int, ..
 def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray:
     """Poisoned training images of the target class, float32 (N, height, width, channels) in [0, 1].
 
-    The file holds one image for each training image of the class, in the order of the class in X_train. Where the label
-    file (Y_ for X_, same folder) exists its labels must be the target class. A name without an ending means a poison in
-    data/poisons.
+    Where the label file (Y_ for X_, same folder) exists, its labels must be the target class. A name without an ending
+    means a poison in data/poisons.
 
     Raises InputError when the file is missing, damaged, of another shape, out of range, divided by 255 twice, or of
     another class.
@@ -305,29 +298,22 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
         _require_bright(poison_x, x_path)
     y_path = x_path.with_name("Y_" + x_path.name.removeprefix("X_"))
     if x_path.name.startswith("X_") and y_path.is_file():
-        poison_y = _one_hot(load_array(y_path), y_path)
-        if poison_y.shape != (len(poison_x), dataset.num_classes):
+        poison_y, shape = _one_hot(load_array(y_path), y_path), (len(poison_x), dataset.num_classes)
+        if poison_y.shape != shape:
+            raise InputError(f"{y_path}: shape {poison_y.shape}, expected {shape}; make the poison again")
+        if (others := np.setdiff1d(labels(poison_y), target_class)).size:
             raise InputError(
-                f"{y_path}: shape {poison_y.shape}, expected {(len(poison_x), dataset.num_classes)}; "
-                "make the poison again"
-            )
-        wrong = labels(poison_y) != target_class
-        if wrong.any():
-            raise InputError(
-                f"{y_path}: labels class {labels(poison_y)[wrong][0]}, the target class is {target_class}; "
-                "choose the matching target class"
+                f"{y_path}: labels class {others[0]}, the target class is {target_class}; choose the matching target "
+                "class"
             )
     return poison_x
 
 
 def save_labels(path: Path, y: np.ndarray) -> None:
     """Write a poison's labels, one-hot (N, K), unless the file holds them already."""
-    try:
-        found = load_array(path)
-        if found.dtype == y.dtype and np.array_equal(found, y):
+    with suppress(InputError):  # missing or damaged
+        if (found := load_array(path)).dtype == y.dtype and np.array_equal(found, y):
             return
-    except InputError:
-        pass  # missing or damaged
     save_array(path, y)
 
 
