@@ -129,9 +129,7 @@ def gaussian_blur(x: Any, std: Any, radius: int) -> Any:
 def random_crop_and_flip(x: Any, seed: Any) -> Any:
     """Zero-pad images by 4 pixels, crop all at one random place to their size, and mirror each with probability 1/2.
 
-    x: float (N, height, width, channels), any values, N known. seed: int32 (2,), see runtime.noise, may be traced.
-    As in the published code, the whole batch has one place.
-    Returns a tensor like x, differentiable with respect to it. Works eagerly and inside compiled code.
+    x, seed: as in ``Augmentation.augmented``. As in the published code, the whole batch has one place.
     """
     draws = uniform((x.shape[0], 3), seed)  # one draw: callers add to the seed, a second draw could repeat theirs
     top, left = (ops.cast(ops.floor(draws[0, axis] * (2 * PADDING + 1)), "int32") for axis in (0, 1))

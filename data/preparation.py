@@ -12,14 +12,14 @@ from data.sources import ARRAYS, read_source
 from runtime.artifact import Artifact
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
 from runtime.checks import require_name, shortened
-from runtime.files import InputError, one_line, read_json, save_array, write_json
+from runtime.files import InputError, one_line, read_record, save_array, write_json
 from runtime.lazy import keras
 from runtime.provenance import printed_path, project_path, provenance
 
 DARK = 64  # 8-bit images whose brightest pixel is darker may have another scale
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Split name to (images in [0, 1] or uint8, class indices). The images may lack the channel axis."""
+"""Split name to (images (N, height, width, channels), uint8 or floats in [0, 1], and class indices (N,))."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class PreparationConfig:
     """Settings of the arrays of a data set: folder, label, seed."""
 
     out_dir: Path | None = None
-    """Folder for the arrays. Files that are made from the data set have this folder's name in their names."""
+    """Folder for the arrays, by default data/<name>. Files that are made from the data set have this folder's name in
+    their names."""
     label: str | None = None
     """Name of the data set in tables, by default its short name (--name, or else the folder's name). It has to say
     where the images are not the standard images."""
@@ -161,10 +162,9 @@ def write_dataset(
 ) -> None:
     """Write the six arrays and then the manifest, and print one line for each array.
 
-    splits: images uint8 or floats in [0, 1], (N, height, width, channels), and class indices (N,), for train, val and
-    test. source: the origin, for the manifest. name: name of the data set, None for config.out_dir's name. The manifest
-    is written last. An interrupted preparation leaves no manifest, or an older manifest with wrong hashes, which the
-    loader refuses.
+    splits: for train, val and test. source: the origin, for the manifest. name: name of the data set, None for
+    config.out_dir's name. An interrupted preparation leaves no manifest, or an older manifest with wrong hashes, which
+    the loader refuses.
 
     Raises InputError where a split lacks a class, a name is not allowed, another run writes the folder, or the folder
     cannot be written.
@@ -175,8 +175,7 @@ def write_dataset(
     require_name("out_dir: the dataset's name", name)
     require_label("label", label)
     for split in SPLITS:
-        missing = np.setdiff1d(np.arange(num_classes), splits[split][1])
-        if missing.size:
+        if (missing := np.setdiff1d(np.arange(num_classes), splits[split][1])).size:
             raise InputError(
                 f"{source['file']}: the {split} split has no image of class {missing[0]}; "
                 "use a larger source or another --validation"
@@ -203,12 +202,11 @@ def write_dataset(
 
 def _say_what_is_replaced(manifest_path: Path, source: dict[str, Any]) -> None:
     """Print a note where the folder holds data from another source, or arrays without a manifest."""
-    found = None
+    folder = manifest_path.parent
     try:
-        found = read_json(manifest_path)["source"]
-    except (InputError, KeyError, TypeError):
-        if not (manifest_path.parent / "X_train.npy").exists():
-            return
-    if found != source:
-        held = shortened(found.get("file", "?")) if isinstance(found, dict) else "arrays without a whole manifest"
-        print(f"note: {printed_path(manifest_path.parent)} held other data ({held}), which are replaced")
+        found = read_record(manifest_path, source=dict)["source"]
+        is_other, held = found != source, shortened(found.get("file", "?"))
+    except InputError:
+        is_other, held = (folder / "X_train.npy").exists(), "arrays without a whole manifest"
+    if is_other:
+        print(f"note: {printed_path(folder)} held other data ({held}), which are replaced")

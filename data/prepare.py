@@ -20,8 +20,6 @@ class Config(SourceConfig):
     name: str
     """Name of the data set, in tables, figures and file names."""
     source: Path = field()  # required, unlike in the scripts that can download
-    out_dir: Path | None = None
-    """Folder for the arrays, by default data/<name>."""
 
 
 def main(config: Config) -> None:

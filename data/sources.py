@@ -21,6 +21,7 @@ from runtime.checkpoints import different
 from runtime.files import GZIP, InputError, file_sha256, load_archive, load_array, read_record, reading, seeming
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+Arrays = dict[str, np.ndarray]  # by these names
 
 # CIFAR's binary version (cs.toronto.edu/~kriz/cifar.html): training files, test file, bytes of labels before each
 # image. CIFAR100 has two labels for each image. The second is the fine label, which is used.
@@ -37,7 +38,7 @@ _IDX_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "
 _MOST_PACKED = 1032  # bytes that gzip can make of one byte
 
 
-def read_source(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_source(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """The arrays x_train, y_train, x_test and y_test of a data set, and the manifest's entry on their origin.
 
     path: one of
@@ -90,9 +91,7 @@ def require_prepared_with(data_dir: Path, wanted: dict[str, Any], source: Path |
             )
 
 
-def _read_cifar(
-    folder: Path, train: list[str], test: str, label_bytes: int
-) -> tuple[dict[str, np.ndarray], list[Path]]:
+def _read_cifar(folder: Path, train: list[str], test: str, label_bytes: int) -> tuple[Arrays, list[Path]]:
     """Images uint8 (N, 32, 32, 3) and labels uint8 (N,) of CIFAR's binary files, and the files."""
     arrays, files = {}, []
     for split, names in (("train", train), ("test", [test])):
@@ -114,15 +113,12 @@ def _read_cifar(
     return arrays, files
 
 
-def _read_idx_files(source: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """The arrays of four IDX files, and the paths of the files.
+def _read_idx_files(source: Path) -> tuple[Arrays, list[Path]]:
+    """Images uint8 (N, height, width) and labels uint8 (N,) of four IDX files, and the files.
 
-    source: a folder that holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
-    t10k-labels-idx1-ubyte, or one of the four. '.idx' may replace '-idx', and 'test' may replace 't10k'. A name may end
-    in '.gz' and begin with the data set's name, as in EMNIST (emnist-letters-train-images-idx3-ubyte.gz).
-    Returns x_train and x_test, uint8 (N, height, width), and y_train and y_test, uint8 (N,).
-    Raises InputError, naming the file, where a file is missing or damaged, where labels and images differ in number, or
-    where the folder holds several data sets.
+    source: the folder of the files in _IDX, or one of them. '.idx' may replace '-idx', and 'test' may replace 't10k'. A
+    name may end in '.gz' and begin with the data set's name, as in EMNIST (emnist-letters-train-images-idx3-ubyte.gz).
+    Raises InputError also where labels and images differ in number, or where the folder holds several data sets.
     """
     folder, given = (source, None) if source.is_dir() else (source.parent, _IDX_NAME.fullmatch(source.name))
     if not source.exists():
