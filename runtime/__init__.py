@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -100,11 +100,9 @@ def _load_matplotlib(load: Callable[[], None]) -> None:
     except Exception as error:  # an error in the user's matplotlibrc
         _cannot_run(f"matplotlib cannot be imported ({_first_line(error)}): mend your matplotlibrc", error)
     if name:
-        try:
+        with suppress(ImportError, ValueError):  # there is no such backend
             sys.modules["matplotlib"].rcParams["backend"] = name
-        except (ImportError, ValueError):
-            return
-        os.environ["MPLBACKEND"] = name
+            os.environ["MPLBACKEND"] = name
 
 
 _IS_QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"

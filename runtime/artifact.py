@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.files import InputError, remove_leftovers, require_no_folder, unwritable
+from runtime.files import InputError, remove_leftovers, require_no_folder, writing
 
 try:
     import fcntl
@@ -45,11 +45,9 @@ class Artifact:
         if self._lock in _locked:
             raise self._is_taken()
         made = [folder for folder in self._lock.parents if not folder.exists()]
-        try:
+        with writing(self.path):
             while not self._opened():
                 pass  # another run has ended and removed the file that was opened
-        except OSError as error:
-            raise unwritable(self.path, error) from error
         _locked.add(self._lock)
         with contextlib.ExitStack() as held:
             held.callback(self._release, made)

@@ -97,7 +97,7 @@ def require_place(what: str, path: Path, folder: bool | None) -> None:
     require_name_lengths(what, path)
     try:
         places = [path.absolute(), *path.absolute().parents]
-        found = next(place for place in places if _is_there(place))
+        found = next(place for place in places if place.is_symlink() or place.exists())  # or a link to a missing file
         if found == places[0] and not folder:
             if folder is False and not path.is_file():
                 raise InputError(f"{what} is {path}, which is a folder or a device; give a file")
@@ -107,15 +107,6 @@ def require_place(what: str, path: Path, folder: bool | None) -> None:
             raise InputError(f"{what} is {path}, but {found} is no folder; choose another place")
     except OSError as error:
         raise InputError(f"{what} is {shortened(str(path))}: {error.strerror}; choose another place") from error
-
-
-def _is_there(path: Path) -> bool:
-    """Whether the path exists. A link to a missing file counts, too. Raises OSError where the path is impossible."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
 
 
 def shortened(value: Any) -> str:

@@ -13,6 +13,7 @@ from functools import cache
 from inspect import cleandoc
 from io import StringIO
 from itertools import pairwise
+from textwrap import dedent
 from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
 
 import tyro
@@ -133,9 +134,8 @@ def _parsed_with_choice(config_type: Any, description: str | None, args: Sequenc
     flag = f"{choice}_name", Annotated[known, documented], default.name
     wider: Any = make_dataclass("CommandLine", [flag], bases=(config_type,), frozen=True, kw_only=True)
     known_fields, names = wider.__dataclass_fields__, [own.name for own in fields(config_type)]
-    for name in names:
-        for moved in (flag[0], name) if name == choice else (name,):
-            known_fields[moved] = known_fields.pop(moved)
+    for name in names[names.index(choice) :]:  # the flag, which is the last field, comes before these
+        known_fields[name] = known_fields.pop(name)
     whole = wider(**{name: getattr(config, name) for name in names})
     line = tyro.cli(wider, default=whole, description=description, args=args)
     return config_type(**{name: getattr(line, name) for name in names})
@@ -145,18 +145,12 @@ def parser_error(box: str) -> str:
     """One line from tyro's error box of several lines: the errors and tyro's suggestions.
 
     tyro's versions differ in words and frame. This function relies only on the form of the box: a title, and parts
-    between rules. Help texts in a part are indented by eight columns. A box of another form is joined into one line.
+    between rules. Help texts are indented by eight columns. A box of another form is joined into one line.
     """
-    rows = [row.rstrip() for row in box.translate(str.maketrans("─│╭╮╰╯", "-     ")).splitlines()]
-    rows = [row for row in rows if row.strip()]
-    margin = min((len(row) - len(row.lstrip()) for row in rows[1:]), default=0)
-    parts: list[list[str]] = [[]]
-    for row in rows[1:]:  # the first is the title
-        if re.fullmatch(r" *-{3,} *", row):
-            parts.append([])
-        elif not row[margin:].startswith(" " * 8):
-            parts[-1].append(row.strip())
-    lines = [" ".join(part).partition(" Got errors:")[0] for part in parts]
+    body = box.translate(str.maketrans("─│╭╮╰╯", "-     ")).strip().partition("\n")[2]  # all below the title
+    without_helps = re.sub(r"^ {8}.*", "", dedent(body), flags=re.MULTILINE)
+    parts = re.split(r"^ *-{3,} *$", without_helps, flags=re.MULTILINE)
+    lines = [" ".join(part.split()).partition(" Got errors:")[0] for part in parts]
     told = [line for line in lines if line and not line.startswith(("Argument helptext", "For full helptext"))]
     text = re.sub(r"^Missing from .*?:", "Missing:", "; ".join(told)).rstrip(".") or " ".join(box.split())
     return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + " ..."

@@ -33,16 +33,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     remove_leftovers(path)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the user's umask applies
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # it was renamed, or could not be made
-            temporary.unlink()
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the user's umask applies
+            yield temporary
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):  # it was renamed, or could not be made
+                temporary.unlink()
 
 
 _NO_ROOM = {
@@ -57,6 +56,15 @@ def unwritable(path: Path, error: OSError) -> InputError:
     if error.errno in _NO_ROOM:
         return InputError(f"{path}: {_NO_ROOM[error.errno]} and run the same command again")
     return InputError(f"{path}: cannot be written ({error.strerror}); choose another folder")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An OSError in the with block becomes the InputError of ``unwritable``."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def remove(*paths: Path) -> None:
@@ -170,28 +178,25 @@ def _loaded(path: Path, ending: str, mend: str) -> Iterator[Any]:
             raise
         except Exception as error:  # zipfile, zlib, tokenize and NumPy each raise their own kinds on a damaged file
             file.seek(0)
-            raise _unreadable(path, ending, file.read(512), error) from error
+            raise InputError(f"{path}: {_why_unreadable(ending, file.read(512), error)}") from error
 
 
-def _unreadable(path: Path, ending: str, head: bytes, error: Exception) -> InputError:
-    """The one-line error for a file that NumPy cannot read. head: the file's first bytes."""
+def _why_unreadable(ending: str, head: bytes, error: Exception) -> str:
+    """Why NumPy cannot read a file, and what to do. head: the file's first bytes."""
     starts, writer = ((ZIP, EMPTY_ZIP), "numpy.savez") if ending == ".npz" else ((NPY,), "numpy.save")
     if head.startswith(GZIP):
         with contextlib.suppress(zlib.error):
             unpacked = zlib.decompressobj(wbits=31).decompress(head, 4)
             head = unpacked if unpacked.startswith(b"\0\0\x08") else head
-    if not head:
-        return InputError(f"{path}: not a whole {ending} file (it is empty); delete it, and fetch or make it again")
-    if not head.startswith(starts):
-        return InputError(f"{path}: no {ending} file{seeming(head)}; give a file that {writer} wrote")
+    if head and not head.startswith(starts):
+        return f"no {ending} file{seeming(head)}; give a file that {writer} wrote"
     if "allow_pickle" in str(error):
-        return InputError(
-            f"{path}: holds Python objects, which are not read because they can run code; save arrays of numbers"
-        )
+        return "holds Python objects, which are not read because they can run code; save arrays of numbers"
     if isinstance(error, MemoryError):  # for the array that the header names. A damaged header may name any size
         mend = "free some, or make the file again if it is not that large"
-        return InputError(f"{path}: not enough memory to read it ({one_line(error)}); {mend}")
-    return InputError(f"{path}: not a whole {ending} file ({one_line(error)}); delete it, and fetch or make it again")
+        return f"not enough memory to read it ({one_line(error)}); {mend}"
+    damage = one_line(error) if head else "it is empty"
+    return f"not a whole {ending} file ({damage}); delete it, and fetch or make it again"
 
 
 def one_line(error: Exception) -> str:
@@ -213,11 +218,8 @@ def write_text(path: Path, text: str) -> None:
 
 def append(path: Path, text: str) -> None:
     """Add text to the end of a file. A missing file is made."""
-    try:
-        with Path(path).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with writing(path), Path(path).open("a", encoding="utf-8", newline="\n") as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -256,10 +258,8 @@ def read_record(path: Path, **kinds: type) -> dict[str, Any]:
         raise InputError(f"{path}: not a record of this project (no JSON object); delete it, and make it again")
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
-            raise InputError(
-                f"{path}: not a record of this project ({name!r} is missing or has another type); delete it, and make "
-                "it again"
-            )
+            lack = f"{name!r} is missing or has another type"
+            raise InputError(f"{path}: not a record of this project ({lack}); delete it, and make it again")
     return record
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from runtime import backend_name, changed_environment
 from runtime.artifact import Artifact
-from runtime.bounds import POSITIVE, require_bounds
+from runtime.bounds import POSITIVE
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
@@ -56,14 +56,13 @@ class RunControls:
         """Make every subclass a frozen, keyword-only dataclass: a script lists its constants, without the decorator.
 
         A constant without a type has the type of its setting. A subclass may also have the decorator, which then passes
-        over the class a second time. The last two loops make this possible.
+        over the class a second time. The last statements make this possible.
         """
         for inherited in fields(cls):
             if inherited.name in vars(cls).keys() - cls.__annotations__.keys():
                 cls.__annotations__[inherited.name] = get_type_hints(cls, include_extras=True)[inherited.name]
         dataclass(frozen=True, kw_only=True)(cls)
-        for name in ("__setattr__", "__delattr__"):
-            delattr(cls, name)  # a second pass refuses to replace them. The frozen base class has them, too
+        del cls.__setattr__, cls.__delattr__  # a second pass refuses to replace them. They are inherited as well
         for made in fields(cls):
             if made.name in cls.__annotations__ and made.default_factory is not MISSING:  # the first pass took it away
                 setattr(cls, made.name, field(default_factory=made.default_factory))
@@ -120,7 +119,6 @@ class LongRun(Artifact):
         stop: Stop,
         more: Sequence[Path] = (),
     ) -> None:
-        require_bounds(controls)
         super().__init__(path, Path(path).with_suffix(".json"), *more)
         self.identity, self.run_dir = identity, run_dir
         self.record_path, self.checkpoint = self.files[1], run_dir / "checkpoint.npz"

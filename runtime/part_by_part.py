@@ -17,8 +17,8 @@ from runtime.files import (
     read_record,
     remove,
     require_no_folder,
-    unwritable,
     write_json,
+    writing,
 )
 from runtime.long_run import RunControls
 from runtime.progress import progress
@@ -74,10 +74,8 @@ class LineByLine(Artifact):
         if not content.startswith(f"{self._header}\n".encode()):
             raise OtherSettings(f"{self.path}: its columns are not those of this run; choose another output")
         if whole < len(content):
-            try:
+            with writing(self.path):
                 os.truncate(self.path, whole)
-            except OSError as error:
-                raise unwritable(self.path, error) from error
         self.record = found
         return content[:whole].count(b"\n")
 

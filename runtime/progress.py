@@ -87,9 +87,8 @@ class Scalars:
 
     def write(self, step: int, **values: float) -> None:
         """Add one point to each named curve."""
-        self._add(
-            step=step, summary={"value": [{"tag": name, "simple_value": value} for name, value in values.items()]}
-        )
+        points = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._add(step=step, summary={"value": points})
 
     def _add(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

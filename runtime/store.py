@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.files import InputError, atomic_path, reading, unwritable
+from runtime.files import InputError, atomic_path, reading, writing
 from runtime.lazy import pandas as pd
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
@@ -87,10 +87,8 @@ def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
             continue
         if found.points_sha256 == digest:
             if path != settings:
-                try:
+                with writing(settings):
                     path.replace(settings)
-                except OSError as error:
-                    raise unwritable(settings, error) from error
             return found.records
     _records(settings)  # names the mistake where the file is missing or damaged
     raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; make both again")
