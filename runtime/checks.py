@@ -40,8 +40,6 @@ def require_usable(settings: Any, name: str = "") -> None:
     elif isinstance(settings, Path):
         either = name.rpartition(".")[2] in ("source", "published")
         require_place(name, settings, folder=None if either else name.endswith(_FOLDERS))
-    elif isinstance(settings, bool):
-        return
     elif isinstance(settings, float) and not abs(settings) <= _LARGEST_FLOAT:
         kind = "below 3.4e38" if math.isfinite(settings) else "finite"
         raise InputError(f"{name} must be {kind}, got {settings}")

@@ -33,7 +33,6 @@ from runtime.stop import Stop, StoppedEarly
 
 State = TypeVar("State")
 Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
-_LOOK_EVERY = 50  # steps. Reading numbers at every step would make the device wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +102,9 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
 class LongRun(Artifact):
     """An artifact that takes long to make.
 
-    path: the file to make. Its record, the .json beside it, says that the file is whole, and how it was made.
-    identity: see ``identity``. controls: paths, limits and policies. run_dir: folder of checkpoint and scalars.
-    more: other files that are written.
-
-    The record holds the hash of the file, so the next run notices a record that a killed run left beside another file.
+    path: the file to make. Its record, the .json beside it, says how it was made. The record's hash of the file shows
+    that the file is whole. identity: see ``identity``. controls: paths, limits and policies. run_dir: folder of
+    checkpoint and scalars. more: other files that are written.
     """
 
     def __init__(
@@ -168,13 +165,13 @@ class LongRun(Artifact):
         unit: str = "step",
         epoch: int | None = None,
         at_epoch_end: Callable[[State, int], Mapping[str, float]] | None = None,
-        look_every: int = _LOOK_EVERY,
+        look_every: int = 50,
     ) -> State:
         """Take steps 0 to total - 1 from ``state``, or the steps left after the checkpoint. Returns the last state.
 
         step(state, number) -> (state, scalars) is a pure function, so that a continued run ends with the same bits.
-        Scalars are read every ``look_every`` steps and at the end of each epoch of ``epoch`` steps. There
-        at_epoch_end(state, epochs done) may add scalars.
+        Scalars are read every ``look_every`` steps, because reading them makes the device wait, and at the end of each
+        epoch of ``epoch`` steps. There at_epoch_end(state, epochs done) may add scalars.
         Raises StoppedEarly after a requested stop, with the checkpoint written. Raises FloatingPointError on NaN or
         infinity, and InputError where another run uses the folder.
         """
