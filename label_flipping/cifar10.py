@@ -4,14 +4,12 @@ from pathlib import Path
 
 from label_flipping.config import LabelFlippingConfig, Network
 from label_flipping.study import certify_labels
-from models.embeddings import EmbeddingName
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
 
 class Config(LabelFlippingConfig):
-    q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
-    features: EmbeddingName = "patches"  # raw, pca, random, patches, deskewed, root_patches or imagenet
+    features = "patches"
     at: float = 0.01  # share of changed labels at which the table is made and --select held_out chooses
     held_out: int = 300
     network_points: int = 0  # attacked one by one: each costs a training per share

@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from label_flipping.certificates.label_flips import Bound, LabelFlips
+from label_flipping.certificates.label_flips import Bound, FlipProbability
 from models.embeddings import EmbeddingName
 from models.imagenet import read_weights
 from models.registry import require_architecture
@@ -88,15 +88,14 @@ class LabelFlippingConfig(RunControls):
     labels, all others against theirs. signed_least_squares: the points of the largest weight in ridge regression take
     the place of the nearest. signed_clusters: the points in the test point's cluster take it. Signed votes certify the
     most changes."""
-    q: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    q: tuple[FlipProbability, ...] = (0.1, 0.2, 0.3, 0.4)
     """Probabilities of flipping a label, one curve each."""
     select: Literal["held_out", "every"] = "held_out"
-    """How settings with several candidates are handled. held_out: the candidate with the largest exact certified
-    accuracy on held-out training images is taken. All labels that entered this choice are trusted: the labels of the
-    held-out images, and the training labels that these certificates were computed from. every: no candidate is chosen,
-    and no label is trusted. The study predicts a class only where the classifiers of all candidates predict it, and
-    certifies the smallest number of changes over the candidates. This holds for any choice among them. For each q, the
-    candidates' smoothed classifiers are joined in the same way."""
+    """What to do with several candidates for a setting. held_out: take the candidate with the largest exact certified
+    accuracy on held-out training images. The labels of these images and the training labels of these certificates are
+    trusted. every: choose none and trust no label. The study predicts a class only where the classifiers of all
+    candidates predict it, and certifies the smallest number of changes over the candidates. This holds for any choice
+    among them. For each q, the candidates' smoothed classifiers are joined in the same way."""
     ridge: tuple[Annotated[float, NOT_NEGATIVE], ...] = (1.0,)
     """Multiple of the identity in least squares (lambda). Several numbers are candidates, see select."""
     ridge_unit: Literal["one", "mean_eigenvalue"] = "mean_eigenvalue"
@@ -157,8 +156,6 @@ class LabelFlippingConfig(RunControls):
         """Raise InputError on a value that cannot work."""
         if not self.q or len(set(self.q)) < len(self.q):
             raise InputError(f"q must hold at least one probability below 1/2, each once, got {self.q}")
-        for q in self.q:
-            LabelFlips(q, 2, self.bound)
         require_usable(self)
         if self.joined and not self.features_file:
             raise InputError("joined needs features_file, whose features stand beside those of the embedding; give it")

@@ -19,6 +19,8 @@ Bound = Literal["tight", "closed_form"]
 
 EPSILON = float(np.finfo(np.float64).eps)
 _ROUNDING = 1e-9  # more than the rounding error of a Chernoff bound. It is added to each log eps
+# Below 1e-6 the rounding error of a Chernoff bound may be larger than _ROUNDING.
+FlipProbability = Annotated[float, bounds.Bound("be at least 1e-6 and below 1/2", lambda q: 1e-6 <= q < 0.5)]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,7 @@ class LabelFlips(TrainingSetNoise):
     Raises InputError unless 1e-6 <= q < 1/2.
     """
 
-    # Below 1e-6 the rounding error of a Chernoff bound may be larger than _ROUNDING.
-    q: Annotated[float, bounds.Bound("be at least 1e-6 and below 1/2", lambda q: 1e-6 <= q < 0.5)]
+    q: FlipProbability
     num_classes: Annotated[int, bounds.at_least(2)]
     bound: Bound = "tight"
 
