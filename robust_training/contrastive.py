@@ -71,8 +71,7 @@ class State(NamedTuple):
 def learn_features(config: ContrastiveConfig) -> Path:
     """Train the network and write the features of all images, float32 of unit length. Returns the file's path.
 
-    Writes contrastive.npz and its record to out_dir (runs/features/<dataset> when not given). Raises InputError,
-    StoppedEarly and FloatingPointError as robust_training.training.train_victims does.
+    Raises InputError, StoppedEarly and FloatingPointError as robust_training.training.train_victims does.
     """
     require_usable(config)
     require_architecture(config.architecture)

@@ -76,7 +76,7 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
             if rival != predicted:
                 signed = np.concatenate([by_class[predicted], -by_class[rival]], axis=1)
                 others = [by_class[k] for k in range(noise.num_classes) if k not in (predicted, rival)]
-                rest = np.concatenate(others, axis=1) if others else signed[:, :0]
+                rest = np.concatenate([signed[:, :0], *others], axis=1)
                 log_eps[chosen] = np.maximum(log_eps[chosen], _log_chernoff(signed, rest, noise))
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
@@ -116,7 +116,7 @@ def _log_chernoff(
     bracket. Every t gives a valid bound: an early end only makes it less tight.
     """
     stay, move = 1 - noise.q, noise.to_each
-    parts = [(signed, times_signed, stay, move)] + ([(rest, times_rest, move, move)] if rest.shape[1] else [])
+    parts = [(signed, times_signed, stay, move), (rest, times_rest, move, move)]
     largest = np.maximum(np.abs(signed).max(axis=1, initial=0.0), np.abs(rest).max(axis=1, initial=0.0))
 
     def derivatives(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,7 @@ set and a test input to a class. The smoothed classifier predicts the class that
 when it is trained on noisy versions of the training set. An adversary whose training set has nearly the same noisy
 versions cannot change this class.
 
-A noise distribution is a subclass of ``TrainingSetNoise`` with two methods. The paper's distribution is LabelFlips in
-label_flips.py. The first method draws a noisy training set. The second says how far an adversary may change the
-training set while an event of known probability keeps a probability above one half.
+A noise distribution is a subclass of ``TrainingSetNoise``. The paper's distribution is LabelFlips in label_flips.py.
 """
 
 from abc import ABC, abstractmethod
