@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from label_flipping.certificates.label_flips import certified_accuracy
-from label_flipping.config import LEARNERS, LearnerKind
+from label_flipping.config import LEARNERS
 from randomized_smoothing_certification.run_statistics import CONFIDENCE, share_interval
 from runtime.lazy import pandas as pd
 from runtime.lazy import stats
@@ -155,18 +155,22 @@ def _at(record: Mapping[str, Any]) -> int:
 
 
 def trusted_labels(record: Mapping[str, Any]) -> int:
-    """Labels that chose settings, so that no certificate covers a change of them. Older records do not count them."""
-    choice = record["choice"]
-    chose = record["training_points"] - record["held_out_points"] + choice["held_out"] if choice["held_out"] else 0
-    return int(choice.get("trusted", chose))
+    """Labels that chose settings, so that no certificate covers a change of them."""
+    held_out: int = record["choice"]["held_out"]
+    return record["training_points"] - record["held_out_points"] + held_out if held_out else 0
+
+
+def certified_settings(choice: Mapping[str, Any]) -> list[Any]:
+    """The settings that certificates hold for: those that labels chose, or all candidates where nothing was chosen."""
+    return [choice] if choice["held_out"] else choice["tried"]
 
 
 def _described(record: Mapping[str, Any]) -> str:
-    choice, names, trusted = record["choice"], _learner(record).settings, trusted_labels(record)
-    tried = choice["tried"] if len(choice["tried"]) > 1 and not choice["held_out"] else [choice]
-    values = "; ".join(", ".join(f"{name} {one[name]:g}" for name in names) for one in tried)
+    choice, trusted = record["choice"], trusted_labels(record)
+    settings, names = certified_settings(choice), LEARNERS[record["config"]["learner"]].settings
+    values = "; ".join(", ".join(f"{name} {one[name]:g}" for name in names) for one in settings)
     how = f"No label chose anything: {values} was fixed beforehand."
-    if len(tried) > 1:
+    if len(settings) > 1:
         how = f"Certificates hold for any choice among {values}. The classifier abstains where these differ."
     if trusted:
         how = (
@@ -181,10 +185,6 @@ def _described(record: Mapping[str, Any]) -> str:
         f"Labels trusted: {trusted:,}. {how}\n\n"
         f"    {record['command']}\n\nCommit {record['commit']}."
     )
-
-
-def _learner(record: Mapping[str, Any]) -> LearnerKind:
-    return LEARNERS[record["config"].get("learner", "least_squares")]
 
 
 def _test_points(record: Mapping[str, Any]) -> str:
@@ -209,9 +209,8 @@ def _study_label(record: Mapping[str, Any], most_points: int) -> str:
     parts = re.findall("|".join([*_FEATURES, "[^_]+"]), record["features"])
     features = " + ".join(_FEATURES.get(one, one) for one in parts)
     few = "" if record["test_points"] == most_points else f", {_test_points(record)}"
-    choice = record["choice"]
-    any_choice = ", any choice" if len(choice["tried"]) > 1 and not choice["held_out"] else ""
-    return f"{_learner(record).label}, {features}{any_choice}{few}"
+    any_choice = ", any choice" if len(certified_settings(record["choice"])) > 1 else ""
+    return f"{LEARNERS[record['config']['learner']].label}, {features}{any_choice}{few}"
 
 
 @default_style()

@@ -18,6 +18,7 @@ import numpy as np
 from data.datasets import SPLITS, Dataset, load_dataset
 from label_flipping.certificates.collective import turned_at_once
 from label_flipping.certificates.fixed_weights import (
+    Certified,
     FixedWeights,
     KernelRegression,
     NearestNeighbours,
@@ -31,7 +32,7 @@ from label_flipping.certificates.training_set_smoothing import Smoothed
 from label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
 from label_flipping.features import Features, Images, features_name, images_of_classes, together
 from label_flipping.network import undefended_networks
-from label_flipping.report import COLUMNS, FIGURE, TABLES, save_label_curves, tables_page
+from label_flipping.report import COLUMNS, FIGURE, TABLES, certified_settings, save_label_curves, tables_page
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.checkpoints import OnOtherSettings, replaceable, require_same_settings
@@ -83,7 +84,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         kept.require_same("features.json", x, x_test)
         both = [one if config.network_shares else one._replace(x=one.x[:, :0]) for one in (train, held_out)]
         everything = together(*both)  # only networks see images: a copy of all
-        candidates = [choice] if choice["held_out"] else choice["tried"]
+        candidates = certified_settings(choice)
         study = _Certification(config, everything, kept)
         points, weights = study.points(candidates, x, x_test)
         at_once = study.one_adversary(weights, test, x_test, points) if len(candidates) == 1 else []
@@ -158,9 +159,9 @@ class _Certification(NamedTuple):
 
         def with_settings(settings: dict[str, float]) -> list[dict[str, Any]]:
             learner, x_held_out = fitted()
-            blocks = map(partial(self._certified, learner(settings)), _blocks(x_held_out))
+            blocks = map(partial(self._of_block, learner(settings)), _blocks(x_held_out))
             scores = []
-            for _, q, prediction, flips in self._certificates(_joined(blocks), config.bound):
+            for _, q, prediction, flips in self._certificates(_certified(*_joined(blocks)), config.bound):
                 correct = prediction == held_out.y
                 found = {
                     "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
@@ -185,12 +186,10 @@ class _Certification(NamedTuple):
 
     def points(
         self, candidates: Sequence[Mapping[str, float]], x: np.ndarray, x_test: np.ndarray
-    ) -> tuple[list[np.ndarray], FixedWeights]:
-        """Certificates of m test points that hold for every candidate, and the last one's weights, to attack networks.
+    ) -> tuple[Certified, FixedWeights]:
+        """Certificates of test points that hold for every candidate, and the last one's weights, to attack networks.
 
-        x, x_test: features of training and test points. The certificates are predictions and log eps of the smoothed
-        classifier of each q, (Q, m) each. Then predictions and flips of the learner itself, (m,) each. log eps is
-        float64, the others are int64.
+        x, x_test: features of training and test points.
         """
         learner_of, of_each = _learner(self.config, x), []
         for number, settings in enumerate(candidates):
@@ -202,22 +201,22 @@ class _Certification(NamedTuple):
             stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
             with progress(total=len(x_test), desc="certifying", unit="point") as bar:
                 for place, block in enumerate(_blocks(x_test)):
-                    blocks.append(self.kept.get(f"{stage}_{place}.json", partial(self._certified, weights, block)))
+                    blocks.append(self.kept.get(f"{stage}_{place}.json", partial(self._of_block, weights, block)))
                     bar.update(len(block))
             of_each.append(_joined(blocks))
         predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
         smoothed, confidence = agreed(predictions, -log_eps)
-        return [smoothed, -confidence, *agreed(*exact)], weights
+        return _certified(smoothed, -confidence, *agreed(*exact)), weights
 
-    def _certified(self, weights: FixedWeights, block: np.ndarray) -> list[Any]:
-        """Certificates of one block of features, as lists in the order of ``points``."""
+    def _of_block(self, weights: FixedWeights, block: np.ndarray) -> list[Any]:
+        """Certificates at a block of m features, as lists: see ``_certified``."""
         noises = [LabelFlips(q, self.train.classes, self.config.bound) for q in self.config.q]
         smoothed, prediction, flips = weights.certify(block, self.train.y, noises)
         of_all_q = zip(*smoothed, strict=True)
         return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
 
     def one_adversary(
-        self, weights: FixedWeights, test: Images, x_test: np.ndarray, points: list[np.ndarray]
+        self, weights: FixedWeights, test: Images, x_test: np.ndarray, points: Certified
     ) -> list[dict[str, Any]]:
         """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).
 
@@ -227,8 +226,8 @@ class _Certification(NamedTuple):
         config, train = self.config, self.train
         if not (isinstance(weights, SignedClusters) and config.together_seconds):
             return []
-        right = points[-2] == test.y
-        flips = np.where(right, points[-1], 0)
+        right = points.prediction == test.y
+        flips = np.where(right, points.flips, 0)
         ends = np.quantile(flips, np.linspace(0, 1, 13), method="lower")
         beyond = flips.max() * np.linspace(1.25, 2, 4)
         grid = np.unique([0, round(config.at * len(train.y)), *ends, *beyond.round()]).astype(int).tolist()
@@ -240,20 +239,20 @@ class _Certification(NamedTuple):
         bound, attack = np.array(found).T
         bound, attack = np.minimum.accumulate(bound[::-1])[::-1], np.maximum.accumulate(attack)  # more turn more
         certified, attacked = (((right.sum() - turned) / len(right)).tolist() for turned in (bound, attack))
-        curve = {"certificate": "signed_together", "q": None, "flips": grid}
-        return [{**curve, "accuracy": certified, "attacked": attacked}]
+        return [
+            {"certificate": "signed_together", "q": None, "flips": grid, "accuracy": certified, "attacked": attacked}
+        ]
 
     def _certificates(
-        self, points: list[np.ndarray], *bounds: Bound
+        self, points: Certified, *bounds: Bound
     ) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
         """Name, q, predictions and flips of each certificate: the exact one, then those of each bound and q."""
-        predictions, log_eps, prediction, flips = points
-        yield LEARNERS[self.config.learner].certificate, None, prediction, flips
-        for bound, (q, *smoothed) in product(bounds, zip(self.config.q, predictions, log_eps, strict=True)):
+        yield LEARNERS[self.config.learner].certificate, None, points.prediction, points.flips
+        for bound, (q, smoothed) in product(bounds, zip(self.config.q, points.smoothed, strict=True)):
             noise = LabelFlips(q, self.train.classes, bound)
-            yield bound, q, smoothed[0], Smoothed(*smoothed).certified(noise, len(self.train.y))
+            yield bound, q, smoothed.prediction, smoothed.certified(noise, len(self.train.y))
 
-    def lines(self, name: str, points: list[np.ndarray], test: Images) -> pd.DataFrame:
+    def lines(self, name: str, points: Certified, test: Images) -> pd.DataFrame:
         """A line per certificate and test point, in the columns of the store. Both bounds are certified for every q.
 
         idx counts the dataset's test images. Classes have the dataset's numbers.
@@ -301,6 +300,11 @@ def _warn_of_large_classes(
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
     return (features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK))
+
+
+def _certified(predictions: np.ndarray, log_eps: np.ndarray, prediction: np.ndarray, flips: np.ndarray) -> Certified:
+    """Certificates from predictions and log eps of the smoothed classifier of each q, (Q, m) each, and exact ones."""
+    return Certified([Smoothed(*arrays) for arrays in zip(predictions, log_eps, strict=True)], prediction, flips)
 
 
 def _joined(blocks: Iterable[list[Any]]) -> list[np.ndarray]:

@@ -29,7 +29,7 @@ def study(entry: str, title: str, flips: list[int], seed: int = 0, commit: str =
     record = {
         "title": title, "training_points": 100, "held_out_points": 10, "test_points": 4, "features": "raw", "width": 2,
         "choice": {"ridge": 1.0, "q": 0.1, "held_out": 10, "tried": [{"ridge": 1.0, "q": 0.1}]}, "curves": [kept],
-        "config": {"at": 0.05, "points": None}, "command": "python a.py", "commit": commit,
+        "config": {"learner": "least_squares", "at": 0.05, "points": None}, "command": "python a.py", "commit": commit,
     }  # fmt: skip
     return Store(pd.DataFrame(lines, columns=COLUMNS), {entry: {str(seed): record}})
 
