@@ -9,7 +9,6 @@ images of MNIST's shape and number, and a few steps. The result is the largest r
 this is the memory of the host, not of the device.
 """
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gau
 from attack_generation.macer.MNIST import poison_radius_macer
 from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
 from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
-from benchmarks.works import TOY, Sizes, outer_step_work, random_dataset, training_work
+from benchmarks.works import MNIST, TOY, TOY_ATTACK, outer_step_work, random_dataset, training_work
 from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from robust_training.smoothadv import SmoothAdvLoss
 from robust_training.training import Training
@@ -53,7 +52,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         method, _, stage = config.only.partition("/")
         if method not in SCRIPTS or stage not in STAGES:
             raise InputError(f"only must be METHOD/STAGE, as in 'macer/attack', got {config.only!r}")
-        print(json.dumps({"peak_mib": peak_mib(method, stage, config)}))
+        print(peak_mib(method, stage, config))
         return []
     about = machine()
     rows = []
@@ -74,22 +73,21 @@ def _in_another_process(method: str, stage: str, config: Config) -> float:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise InputError(f"{' '.join(command)} failed: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])["peak_mib"]
+    return float(done.stdout.splitlines()[-1])
 
 
 def peak_mib(method: str, stage: str, config: Config) -> float:
     """Peak resident memory of this process after a few steps, MiB."""
-    sizes = TOY if config.quick else Sizes()
-    dataset = random_dataset(sizes)
+    dataset = random_dataset(TOY if config.quick else MNIST)
     # The inner attack of SmoothAdv runs from the start, not after its first epochs.
-    early: dict[str, Any] = {"loss": SmoothAdvLoss(ramp_epochs=0)} if method == "smoothadv" else {}
+    changes: dict[str, Any] = {"loss": SmoothAdvLoss(ramp_epochs=0)} if method == "smoothadv" else {}
     training, poisoning = SCRIPTS[method]
     if stage == "victim training":
-        settings = training.Config(architecture=sizes.architecture, **early)
-        training_work(Training(settings, dataset), config.steps)()
+        changes |= {"architecture": TOY.victim.architecture} if config.quick else {}
+        training_work(Training(training.Config(**changes), dataset), config.steps)()
     else:
-        settings = poisoning.Config(**sizes.attack, **early)
-        work = outer_step_work(Attack(settings, dataset))
+        changes |= TOY_ATTACK if config.quick else {}
+        work = outer_step_work(Attack(poisoning.Config(**changes), dataset))
         for _ in range(config.steps):
             float(work())
     return peak_resident_mib()

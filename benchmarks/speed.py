@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +23,7 @@ from benchmarks.record import finish, machine
 from models.registry import build_model
 from models.saving import with_precision
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
-from robust_training.gaussian_augmentation import GaussianAugmentationLoss
-from robust_training.training import Training, TrainingConfig
+from robust_training.training import Training
 from runtime.checks import require_usable
 from runtime.command_line import run_script
 from runtime.files import InputError
@@ -45,9 +43,9 @@ class Config(works.TimedConfig):
     """Data set whose published attack, model and images are measured."""
 
     @property
-    def sizes(self) -> works.Sizes:
-        """Sizes of the measured attack, model and images."""
-        return works.CIFAR10 if self.data == "CIFAR10" and not self.quick else super().sizes
+    def measured(self) -> works.Measured:
+        """What is measured."""
+        return works.CIFAR10 if self.data == "CIFAR10" and not self.quick else super().measured
 
 
 def row(name: str, value: float, unit: str, gradients: float | None = None, bar: float | None = None) -> dict[str, Any]:
@@ -63,12 +61,12 @@ def row(name: str, value: float, unit: str, gradients: float | None = None, bar:
 def main(config: Config) -> list[dict[str, Any]]:
     """Measure, print the rows, write them as JSON if ``out`` is set, return them. Raises InputError on bad settings."""
     require_usable(config)
-    sizes, about = config.sizes, machine()
+    measured, about = config.measured, machine()
     print("measuring gradients and steps", file=sys.stderr)
-    rows = measure_gradients_and_steps(sizes, config.seconds)
+    rows = measure_gradients_and_steps(measured, config.seconds)
     for dtype in ("float32", "bfloat16"):
         print(f"measuring votes in {dtype}", file=sys.stderr)
-        rows += measure_certification(sizes, dtype, config.batch_size, config.seconds)
+        rows += measure_certification(measured, dtype, config.batch_size, config.seconds)
     rates = {one["name"]: one["value"] for one in rows if one["unit"] == "TFLOP/s"}
     for name in ("outer step", "training"):
         share = 100 * rates[f"{name}, arithmetic"] / rates["float32 matrix product"]
@@ -94,61 +92,60 @@ def multiply_adds(model: keras.Model) -> int:
     return total
 
 
-def measure_gradients_and_steps(sizes: works.Sizes, seconds: float) -> list[dict[str, Any]]:
+def measure_gradients_and_steps(measured: works.Measured, seconds: float) -> list[dict[str, Any]]:
     """Seconds of a gradient, a Hessian-vector product, an outer step and a training step, taking turns.
 
     The marginal time is the time of one more product in a linear system with a shared first-order evaluation. Raises
     InputError where another load made the longer system faster.
     """
-    dataset = works.random_dataset(sizes)
-    batch = sizes.batch_clean + sizes.batch_poison
-    victim = TrainingConfig(
-        loss=GaussianAugmentationLoss(), sigma=works.SIGMA, batch_size=sizes.training_batch,
-        architecture=sizes.architecture, data_dir=Path(), augment=sizes.augment,
-    )  # fmt: skip
+    dataset = works.random_dataset(measured)
+    training_batch = measured.victim.constants().batch_size
     took = works.median_seconds(
         {
-            "gradient": works.gradient_work(sizes, dataset),
-            "system 1": works.system_work(sizes, dataset, 1),
-            "system n": works.system_work(sizes, dataset, 1 + sizes.steps),
-            "adam": works.outer_step_work(published := works.attack(sizes, dataset, "adam")),
-            "cg": works.outer_step_work(works.attack(sizes, dataset, "cg")),
-            "training": works.training_work(Training(victim, dataset), sizes.training_steps),
+            "gradient": works.gradient_work(measured, dataset),
+            "system 1": works.system_work(measured, dataset, 1),
+            "system n": works.system_work(measured, dataset, 1 + measured.steps),
+            "adam": works.outer_step_work(published := works.attack(measured, dataset, "adam")),
+            "cg": works.outer_step_work(works.attack(measured, dataset, "cg")),
+            "training": works.training_work(Training(measured.victim, dataset), measured.training_steps),
         },
         seconds,
     )
-    marginal = (took["system n"] - took["system 1"]) / sizes.steps
+    marginal = (took["system n"] - took["system 1"]) / measured.steps
     if marginal <= 0:
         raise InputError("another load disturbs the measurement; stop it or raise --seconds")
-    step, gradient = took["training"] / sizes.training_steps, took["gradient"]
-    model = build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0)
+    step, gradient = took["training"] / measured.training_steps, took["gradient"]
+    model = build_model(measured.victim.architecture, measured.image_shape, dataset.num_classes, seed=0)
     operations = 2e-12 * 3 * multiply_adds(model)  # TFLOP of an image: forward pass, gradients of weights and images
+    images = published.gradients_per_step * measured.batch  # of an outer step
 
     def timed(name: str, value: float, bar: float | None = None) -> dict[str, Any]:
         return row(name, 1e3 * value, "ms", value / gradient, bar)
 
     return [
-        timed(f"gradient, batch {batch}", gradient),
+        timed(f"gradient, batch {measured.batch}", gradient),
         timed("Hessian-vector product, marginal", marginal),
         timed("outer step, Adam on the residual, redrawn noise", took["adam"], ADAM_BAR),
-        row("outer step, arithmetic", published.gradients_per_step * batch * operations / took["adam"], "TFLOP/s"),
+        row("outer step, arithmetic", images * operations / took["adam"], "TFLOP/s"),
         timed("outer step, conjugate gradient, fixed noise", took["cg"], CG_BAR),
-        timed(f"training step, batch {sizes.training_batch}", step, TRAINING_BAR),
-        row("training", sizes.training_batch / step, "images/s"),
-        row("training, arithmetic", sizes.training_batch * operations / step, "TFLOP/s"),
+        timed(f"training step, batch {training_batch}", step, TRAINING_BAR),
+        row("training", training_batch / step, "images/s"),
+        row("training, arithmetic", training_batch * operations / step, "TFLOP/s"),
     ]
 
 
-def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, seconds: float) -> list[dict[str, Any]]:
+def measure_certification(
+    measured: works.Measured, dtype: str, batch_size: int, seconds: float
+) -> list[dict[str, Any]]:
     """Votes per second in one precision, the time of their parts, and the share of the matmul limit that they reach.
 
     The limit is the votes per second if every multiply-add of the model ran at the rate of one large matrix
     product in the same dtype. The loss is the share of the vote loop that remains after the times of model and noise,
     each run alone. It is 0 where model and noise overlap.
     """
-    model = with_precision(build_model(sizes.architecture, sizes.image_shape, 10, seed=0), dtype)
-    image = np.rint(255 * works.random_dataset(sizes._replace(train=10, validation=10)).x_val[0]) / np.float32(255)
-    batch_size, batches = _fitting_votes(model, image, batch_size, sizes.votes, seconds)
+    model = with_precision(build_model(measured.victim.architecture, measured.image_shape, 10, seed=0), dtype)
+    image = np.rint(255 * works.random_dataset(measured._replace(train=10, validation=10)).x_val[0]) / np.float32(255)
+    batch_size, batches = _fitting_votes(model, image, batch_size, measured.votes, seconds)
     votes = batch_size * batches
     matmul, in_products = _best_matmul(dtype, seconds / works.ROUNDS)
     took = works.median_seconds(
@@ -164,8 +161,7 @@ def measure_certification(sizes: works.Sizes, dtype: str, batch_size: int, secon
     )
     rate = in_products / took["matmul"]
     limit = rate / multiply_adds(model)
-    per_second = votes / took["votes"]
-    shared = votes / took["shared"]
+    per_second, shared = votes / took["votes"], votes / took["shared"]
     grid = took["grid"] / took["shared"]
     lost = max(0.0, 1 - (took["model"] + took["noise"]) / took["votes"])
     return [

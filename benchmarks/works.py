@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -26,8 +25,9 @@ from models.stateless import StatelessModel
 from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
-from robust_training.training import Training
+from robust_training.training import Training, TrainingConfig
 from runtime.bounds import POSITIVE
+from runtime.command_line import config_of
 from runtime.lazy import keras, ops, tree
 from runtime.noise import fold_in, normal, seed_pair
 
@@ -38,28 +38,40 @@ CHAIN = 10  # matrix products in one repeat
 Work = Callable[[], Any]  # runs the timed work once and returns a small array, which the timer fetches
 
 
-class Sizes(NamedTuple):
-    """Sizes of the measured work, by default those of the published MNIST attack and victim."""
+class Measured(NamedTuple):
+    """The measured attack and victim, and shape and number of the images."""
 
-    architecture: str = "mnist_cnn"
-    image_shape: tuple[int, int, int] = (28, 28, 1)
-    train: int = 55_000
-    validation: int = 5_000
-    batch_clean: int = 900
-    batch_poison: int = 100
-    batch_validation: int = 100
-    radius_copies: int = 20
+    attack: PoisonConfig
+    victim: TrainingConfig
+    image_shape: tuple[int, int, int]
+    train: int
+    validation: int
     steps: int = 10  # T1 and T2
-    training_batch: int = 200
     training_steps: int = 50  # in one repeat. The training loop reads the loss as often
     votes: int = 100_000  # of one repeat at most
-    augment: bool = False  # random crops and flips in attack and training. The attack crops clean and poison separately
 
     @property
-    def attack(self) -> dict[str, Any]:
-        """The settings of an attack of these sizes."""
-        names = ("architecture", "batch_clean", "batch_poison", "batch_validation", "radius_copies")
-        return {name: getattr(self, name) for name in names}
+    def batch(self) -> int:
+        """Images in a batch of the attack's lower level."""
+        return self.attack.batch_clean + self.attack.batch_poison
+
+
+def published(data: str, image_shape: tuple[int, int, int], train: int) -> Measured:
+    """The attack and the victim of a data set's scripts for Gaussian augmentation. train: number of training images."""
+    attack = config_of(f"attack_generation/gaussian_data_augmentation/{data}/poison_radius_gaussianaug.py", ())
+    victim = config_of(f"evaluation/{data}/gaussian_augmented_training.py", ())
+    return Measured(attack, victim, image_shape, train, validation=5_000)
+
+
+MNIST = published("MNIST", (28, 28, 1), train=55_000)
+CIFAR10 = published("CIFAR10", (32, 32, 3), train=45_000)
+TOY_ATTACK: dict[str, Any] = {
+    "architecture": "digits_cnn", "batch_clean": 18, "batch_poison": 2, "batch_validation": 4, "radius_copies": 2,
+}  # fmt: skip
+TOY = Measured(
+    replace(MNIST.attack, **TOY_ATTACK), replace(MNIST.victim, architecture="digits_cnn", batch_size=8), (8, 8, 1),
+    train=400, validation=100, steps=3, training_steps=3, votes=1_000,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,27 +82,23 @@ class TimedConfig(BenchmarkConfig):
     """Votes that are evaluated together. Fewer where a batch takes longer than the time (bfloat16 on most CPUs)."""
 
     @property
-    def sizes(self) -> Sizes:
-        """Sizes of the measured work."""
-        return TOY if self.quick else Sizes()
+    def measured(self) -> Measured:
+        """What is measured."""
+        return TOY if self.quick else MNIST
 
 
-TOY = Sizes("digits_cnn", (8, 8, 1), 400, 100, 18, 2, 4, 2, 3, 8, 3, 1_000)
-CIFAR10 = Sizes("resnet20v1", (32, 32, 3), 45_000, 5_000, 180, 20, 20, 5, augment=True)
-
-
-def random_dataset(sizes: Sizes) -> Dataset:
+def random_dataset(measured: Measured) -> Dataset:
     """A random pattern per class plus uniform noise, in [0, 1]. A model can learn it, so no gradient is zero."""
     generator = np.random.default_rng(0)
-    patterns = generator.random((10, *sizes.image_shape), np.float32)
+    patterns = generator.random((10, *measured.image_shape), np.float32)
 
     def split(count: int) -> tuple[np.ndarray, np.ndarray]:
         classes = np.arange(count) % 10
-        x = 0.5 * patterns[classes] + 0.5 * generator.random((count, *sizes.image_shape), np.float32)
+        x = 0.5 * patterns[classes] + 0.5 * generator.random((count, *measured.image_shape), np.float32)
         return x, np.eye(10, dtype=np.float32)[classes]
 
-    x_train, y_train = split(sizes.train)
-    x_val, y_val = split(sizes.validation)
+    x_train, y_train = split(measured.train)
+    x_val, y_val = split(measured.validation)
     return Dataset("random", x_train, y_train, x_val, y_val, x_val[:10], y_val[:10])
 
 
@@ -115,17 +123,16 @@ def timed(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree], Any], Tree, Tree]:
+def _lower_level(measured: Measured, dataset: Dataset) -> tuple[Callable[[Tree, Tree], Any], Tree, Tree]:
     """The attack's training loss g(weights, batch), weights and a batch.
 
     The batch is an argument of the compiled function, because JAX computes a constant's noise while compiling.
     """
-    model = StatelessModel(build_model(sizes.architecture, sizes.image_shape, dataset.num_classes, seed=0))
+    model = StatelessModel(build_model(measured.attack.architecture, measured.image_shape, 10, seed=0))
     weights, statistics = tree.map_structure(ops.convert_to_tensor, model.initial())
     loss = GaussianAugmentationLoss()
-    size = sizes.batch_clean + sizes.batch_poison
-    randomness = Randomness(SIGMA, seed_pair(0), seed_pair(0), np.arange(size, dtype=np.int32))
-    batch = dataset.x_train[:size], dataset.y_train[:size], randomness
+    randomness = Randomness(SIGMA, seed_pair(0), seed_pair(0), np.arange(measured.batch, dtype=np.int32))
+    batch = dataset.x_train[: measured.batch], dataset.y_train[: measured.batch], randomness
 
     def objective(weights: Tree, batch: Tree) -> Any:
         x, y, randomness = batch
@@ -134,16 +141,16 @@ def _lower_level(sizes: Sizes, dataset: Dataset) -> tuple[Callable[[Tree, Tree],
     return objective, weights, tree.map_structure(ops.convert_to_tensor, batch)
 
 
-def gradient_work(sizes: Sizes, dataset: Dataset) -> Work:
+def gradient_work(measured: Measured, dataset: Dataset) -> Work:
     """One gradient of the Gaussian-augmentation loss, with newly drawn noise."""
-    objective, weights, batch = _lower_level(sizes, dataset)
+    objective, weights, batch = _lower_level(measured, dataset)
     compiled = jit(lambda weights, batch: grad(lambda v: objective(v, batch))(weights))
     return lambda: compiled(weights, batch)[-1]
 
 
-def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
+def system_work(measured: Measured, dataset: Dataset, products: int) -> Work:
     """``products`` Hessian-vector products, each applied to the last result. They share one first-order evaluation."""
-    objective, weights, batch = _lower_level(sizes, dataset)
+    objective, weights, batch = _lower_level(measured, dataset)
 
     def system(weights: Tree, p: Tree, batch: Tree) -> Tree:
         product = second_derivatives(lambda _, v: objective(v, batch), (), weights).matvec
@@ -153,17 +160,13 @@ def system_work(sizes: Sizes, dataset: Dataset, products: int) -> Work:
     return lambda: compiled(weights, weights, batch)[-1]
 
 
-def attack(sizes: Sizes, dataset: Dataset, solver: str) -> Attack:
+def attack(measured: Measured, dataset: Dataset, solver: str) -> Attack:
     """The published attack ('adam'), or the same with conjugate gradient and fixed noise ('cg')."""
-    config = PoisonConfig(
-        loss=GaussianAugmentationLoss(), data_dir=Path(), sigma=SIGMA, **sizes.attack,
-        augment=sizes.augment, separate_crops=sizes.augment,
-        optimiser=ApproxGrad(
-            lower_steps=sizes.steps, solver_steps=sizes.steps, solver=solver,
-            redraw_noise="none" if solver == "cg" else "training_and_validation",
-        ),
+    optimiser = ApproxGrad(
+        lower_steps=measured.steps, solver_steps=measured.steps, solver=solver,
+        redraw_noise="none" if solver == "cg" else "training_and_validation",
     )  # fmt: skip
-    return Attack(config, dataset)
+    return Attack(replace(measured.attack, optimiser=optimiser), dataset)
 
 
 def outer_step_work(attack: Attack) -> Work:

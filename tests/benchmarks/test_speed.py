@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -97,8 +98,9 @@ def test_bad_settings(setting: dict) -> None:
 
 
 def test_the_attack_on_cifar10_crops_as_published() -> None:
-    sizes = speed.works.CIFAR10._replace(architecture="cnn_3x3", train=1_000, validation=200)
-    config = speed.works.attack(sizes, speed.works.random_dataset(sizes), "adam").config
+    small = replace(speed.works.CIFAR10.attack, architecture="cnn_3x3")
+    measured = speed.works.CIFAR10._replace(attack=small, train=1_000, validation=200)
+    config = speed.works.attack(measured, speed.works.random_dataset(measured), "adam").config
     assert config.augment and config.separate_crops and not config.check()
-    sizes = speed.works.TOY
-    assert not speed.works.attack(sizes, speed.works.random_dataset(sizes), "adam").config.augment
+    measured = speed.works.TOY
+    assert not speed.works.attack(measured, speed.works.random_dataset(measured), "adam").config.augment
