@@ -4,8 +4,8 @@
 
 Every folder of results/ holds a store (runtime/store.py) of a plan (with its plan.yaml), of studies of changed
 labels, or of the experiment in the plane. results/claims.yaml has the papers' claims. The numbers beside them come from
-the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. Headlines of claims are written into
-README.md as a table, between two marks. benchmarks/records/ holds the files that benchmarks wrote with --out.
+the stores. A person's remarks are in a folder's NOTES.md and in results/NOTES.md. Headlines of claims are written as a
+table into README.md beside results/, between two marks. benchmarks/records/ holds what benchmarks wrote with --out.
 """
 
 from __future__ import annotations
@@ -65,8 +65,6 @@ class Config:
     """Folder of the stores and of claims.yaml."""
     benchmarks_dir: Path = project_path("benchmarks")
     """Folder of records/ of speed and memory."""
-    readme: Path | None = None
-    """Page that gets the headlines, by default README.md beside the folder of results."""
 
 
 def main(config: Config) -> None:
@@ -76,7 +74,7 @@ def main(config: Config) -> None:
     found = judged(read_claims(claims), frames) if claims.is_file() else []
     pages = {config.results_dir / name: text for name, text in overview(config.results_dir, frames, found).items()}
     pages[config.benchmarks_dir / "README.md"] = speed_page(config.benchmarks_dir / "records")
-    readme = config.readme or config.results_dir.parent / "README.md"
+    readme = config.results_dir.parent / "README.md"
     if readme.is_file() and claims.is_file():
         pages[readme] = with_headlines(read_text(readme), found)
     if rankings := ranked(frames):

@@ -279,7 +279,7 @@ def test_damaged_claims_are_one_line(text: str, message: str, tmp_path: Path) ->
 
 
 def config_in(folder: Path) -> Config:
-    return Config(results_dir=folder / "results", benchmarks_dir=folder / "benchmarks", readme=folder / "README.md")
+    return Config(results_dir=folder / "results", benchmarks_dir=folder / "benchmarks")
 
 
 def test_pages_are_not_written_of_nothing(tmp_path: Path) -> None:
