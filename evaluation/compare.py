@@ -107,12 +107,11 @@ def _require_same_certification(found: list[Certified]) -> None:
     for one in found:
         if [point[:2] for point in one.points] != [point[:2] for point in found[0].points]:
             raise InputError(f"{one.file}: has other test points than {found[0].file}; certify the same points")
-        for name in MUST_AGREE:
-            first = next((other for other in found if name in other.settings), one)
-            if name in one.settings and one.settings[name] != (expected := first.settings[name]):
-                raise InputError(
-                    f"{one.file}: {name} is {one.settings[name]}, but {expected} in {first.file}; certify alike"
-                )
+    for name in MUST_AGREE:
+        known = [one for one in found if name in one.settings]
+        for one in known:
+            if (value := one.settings[name]) != (expected := known[0].settings[name]):
+                raise InputError(f"{one.file}: {name} is {value}, but {expected} in {known[0].file}; certify alike")
 
 
 def _require_different_data(clean: list[Certified], poisoned: list[Certified]) -> None:
@@ -124,7 +123,8 @@ def _require_different_data(clean: list[Certified], poisoned: list[Certified]) -
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
         if len({str(one.training.get("x_train")) for one in victims if one.victim}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")
-    of_poison, known = any(one.data.startswith("poisoned_radius") for one in clean), {one.data for one in clean}
+    known = {one.data for one in clean}
+    of_poison = any(data.startswith("poisoned_radius") for data in known)
     if any(one.data.startswith("clean") and (of_poison or one.data in known) for one in poisoned):
         raise InputError("--poisoned: has victims of clean data; give these as --clean, and those of poison here")
 

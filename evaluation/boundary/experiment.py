@@ -89,11 +89,14 @@ def plane_frame(store: Store) -> pd.DataFrame:
         kind, _, name = entry.partition("/")
         radii, clean = (all_radii.loc[one] for one in (entry, f"{kind}/clean"))  # (victims, points)
         accuracies = [store.records[entry][str(seed)]["accuracy"] for seed in radii.index]
-        results = radii.mean(axis=1), (radii > 0).mean(axis=1), accuracies
-        acr, certified, accuracy = (mean_and_std_text(list(values)) for values in results)
-        less = None if name == "clean" else reduction_of(radii.to_numpy()[None], clean.to_numpy())
-        row = {"entry": entry, "classifier": kind, "data": name, "acr": acr, "reduction": less}
-        row |= {"certified": certified, "accuracy": accuracy, "runs": len(radii), "points": radii.shape[1]}
+        row = {
+            "entry": entry, "classifier": kind, "data": name,
+            "acr": mean_and_std_text(list(radii.mean(axis=1))),
+            "reduction": None if name == "clean" else reduction_of(radii.to_numpy()[None], clean.to_numpy()),
+            "certified": mean_and_std_text(list((radii > 0).mean(axis=1))),
+            "accuracy": mean_and_std_text(accuracies),
+            "runs": len(radii), "points": radii.shape[1],
+        }  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)
 
