@@ -97,6 +97,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     headline: str = ""
     """What README's table says beside the claim's entries that have a headline."""
 
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bound, by how README's table calls it."""
+        given = {"more than": self.above, "less than": self.below, "equal to": self.equals}
+        return {words: bound for words, bound in given.items() if bound is not None}
+
 
 def read_claims(path: Path) -> list[Claim]:
     """The claims in a file. Raises InputError naming the mistake in it."""
@@ -105,7 +111,7 @@ def read_claims(path: Path) -> list[Claim]:
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from error
     for claim in claims:
-        if len(_bounds(claim)) > 1 or not np.isfinite(_bounds(claim)).all():
+        if len(claim.bounds) > 1 or not all(map(np.isfinite, claim.bounds.values())):
             raise InputError(f"{path}: {claim.claim!r} must have one bound of above, below and equals, a finite number")
         shown = [selection for selection in claim.entries if selection.headline]
         if bool(claim.headline) != bool(shown) or any((one.of, one.against) != ("reduction", CLEAN) for one in shown):
@@ -114,10 +120,6 @@ def read_claims(path: Path) -> list[Claim]:
                 "reductions against clean data"
             )
     return claims
-
-
-def _bounds(claim: Claim) -> list[float]:
-    return [bound for bound in (claim.above, claim.below, claim.equals) if bound is not None]
 
 
 def verdict(claim: Claim, numbers: list[ShownNumber]) -> str:
@@ -147,35 +149,39 @@ class Judged(NamedTuple):
     """A claim with its verdict and its numbers."""
 
     claim: Claim
+    heading: str  # 'Claim 1' or 'Question 1'. Claims and questions are counted apart
     verdict: str
     numbers: list[tuple[Selection, ShownNumber]]
+
+    @property
+    def anchor(self) -> str:
+        """The link to its section of claims_page."""
+        return "claims.md#" + self.heading.lower().replace(" ", "-")
 
 
 def judged(claims: list[Claim], frames: Mapping[str, pd.DataFrame]) -> list[Judged]:
     """The claims with verdicts and numbers. frames: by folder of results. Raises InputError where one is missing."""
-    found = []
+    found, count = [], Counter[str]()
     for claim in claims:
+        count[kind := "Claim" if claim.source else "Question"] += 1
         numbers = [(selection, one) for selection in claim.entries for one in shown_numbers(selection, frames)]
         said = verdict(claim, [one for selection, one in numbers if selection.judged])
-        found.append(Judged(claim, said, numbers))
+        found.append(Judged(claim, f"{kind} {count[kind]}", said, numbers))
     return found
 
 
 def claims_table(found: list[Judged]) -> str:
-    """A row per claim as Markdown: the claim, linked to its section of claims_page, and its verdict."""
-    kind = _kind(found)
-    rows = [
-        (f"[{' '.join(claim.claim.split())}](claims.md#{kind}-{number})", claim.source, said)
-        for number, (claim, said, _) in enumerate(found, 1)
-    ]
-    step = 1 if kind == "claim" else 2  # a question is of no paper
-    return markdown_table((kind, "paper", "verdict")[::step], [row[::step] for row in rows])
+    """A row per claim, or per question, as Markdown: linked to its section of claims_page, and its verdict."""
+    rows = [(f"[{' '.join(one.claim.claim.split())}]({one.anchor})", one.claim.source, one.verdict) for one in found]
+    if found[0].claim.source:
+        return markdown_table(("claim", "paper", "verdict"), rows)
+    return markdown_table(("question", "verdict"), [row[::2] for row in rows])  # a question is of no paper
 
 
 def claims_page(found: list[Judged]) -> str:
     """A section per claim as Markdown: verdict, a row per number, and the settings."""
-    sections, kind = [], _kind(found)
-    for number, (claim, said, numbers) in enumerate(found, 1):
+    sections = []
+    for claim, heading, said, numbers in found:
         rows = []
         for selection, one in numbers:
             what = NUMBERS[selection.of][1]
@@ -183,24 +189,23 @@ def claims_page(found: list[Judged]) -> str:
                 what = what.replace("by", f"than with {selection.against} by")
             rows.append((one.name + _mark(claim, selection), what, _linked(selection, one), one.over))
         parts = (
-            f"## {kind.capitalize()} {number}", f"**{claim.claim}**",
+            f"## {heading}", f"**{claim.claim}**",
             f"Verdict: {said}." if numbers else "Not measured.", f"Our setting: {claim.here}.",
             f"The setting of {claim.source}: {claim.paper}." if claim.source else "",
-            markdown_table(("what", "number", "measured (95 % interval)", "measured with"), rows) if rows else "",
         )  # fmt: skip
-        sections += [" ".join(part.split()) if not part.startswith("|") else part for part in parts if part]
+        sections += [" ".join(part.split()) for part in parts if part]
+        if rows:
+            sections.append(markdown_table(("what", "number", "measured (95 % interval)", "measured with"), rows))
     return "\n\n".join(sections)
 
 
 def headlines(found: list[Judged]) -> str:
     """README's table as Markdown: a row per number that has a headline."""
-    rows, count = [], Counter[str]()
-    for claim, said, numbers in found:
-        count[kind := "claim" if claim.source else "question"] += 1
-        bounds = {"more than": claim.above, "less than": claim.below, "equal to": claim.equals}
-        judged_by = [f", {words} {bound:g} %: {said}" for words, bound in bounds.items() if bound is not None]
-        link = f"[{kind.capitalize()} {count[kind]}](results/claims.md#{kind}-{count[kind]})"
-        finding = f"{claim.headline} *{link}{''.join(judged_by)}.*"
+    rows = []
+    for of_claim in found:
+        claim, heading, said, numbers = of_claim
+        judged_by = [f", {words} {bound:g} %: {said}" for words, bound in claim.bounds.items()]
+        finding = f"{claim.headline} *[{heading}](results/{of_claim.anchor}){''.join(judged_by)}.*"
         for selection, one in numbers:
             if one.headline:
                 name = one.headline + _mark(claim, selection)
@@ -211,13 +216,9 @@ def headlines(found: list[Judged]) -> str:
     )
 
 
-def _kind(found: list[Judged]) -> str:
-    return "claim" if any(one.claim.source for one in found) else "question"
-
-
 def _mark(claim: Claim, selection: Selection) -> str:
     """What follows the name of entries that the verdict leaves out."""
-    return " (not judged)" if _bounds(claim) and not selection.judged else ""
+    return " (not judged)" if claim.bounds and not selection.judged else ""
 
 
 def _linked(selection: Selection, one: ShownNumber, prefix: str = "") -> str:
@@ -328,15 +329,13 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
     return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 
 
-_OPEN = {"low": -np.inf, "high": np.inf}  # the ends of an interval that are not known
-
-
 def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:
     """A number of a study of changed labels with its interval over test points: Wilson's for an accuracy."""
     if name == "median":
         if np.isnan(row["median"]):  # less than half of the points are right without attack
             return ShownNumber("none", -np.inf, -np.inf)
-        low, high = (np.nan_to_num(row[f"median_{end}"], nan=open_) for end, open_ in _OPEN.items())
+        low = np.nan_to_num(row["median_low"], nan=-np.inf)
+        high = np.nan_to_num(row["median_high"], nan=np.inf)
         return ShownNumber(f"{row['median']:,.0f} ({low:,.0f} to {high:,.0f})", low, high)
     share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
     if np.isnan(points):

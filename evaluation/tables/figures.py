@@ -216,15 +216,13 @@ def _colours(shown: pd.DataFrame) -> dict[str, str]:
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
     """A panel for each kind of victims. Rows: a method's noise levels, or else the first and the other
     architectures."""
-    by_method: dict[Any, list[Any]] = {}
-    by_architecture: dict[bool, list[Any]] = {}
-    for key, group in shown.groupby(PANELS, sort=False):
-        method, kind, _, architecture, target_class = key
-        by_method.setdefault((method, kind, architecture, target_class), []).append((key, group))
-        by_architecture.setdefault(architecture == shown["architecture"].iloc[0], []).append((key, group))
-    rows = list(by_method.values())
+
+    def rows_by(key: Any) -> list[Any]:
+        return [list(row.groupby(PANELS, sort=False)) for _, row in shown.groupby(key, sort=False)]
+
+    rows = rows_by([name for name in PANELS if name != "sigma"])
     if len(rows) == 1 or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
-        rows = list(by_architecture.values())
+        rows = rows_by(shown["architecture"] == shown["architecture"].iloc[0])
     return [row[at : at + IN_A_ROW] for row in rows for at in range(0, len(row), IN_A_ROW)]
 
 

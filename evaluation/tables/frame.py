@@ -50,9 +50,7 @@ def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
     """Entries that differ only in a listed seed of the attack, by a cell for all of them, where two are measured."""
     groups: dict[Cell, list[Entry]] = {}
     for cell, entry in entries.items():
-        series, flags = _attack_variant(plan, cell)
-        if cell.poison and isinstance(plan.attacks.get(series, {}).get("seed"), list | tuple):
-            name = cell.poison.variant.removesuffix(f"_seed_{flags['seed']}")
+        if cell.poison and (name := _attack_variant(plan, cell).over_seeds):
             groups.setdefault(cell._replace(poison=cell.poison._replace(variant=name)), []).append(entry)
     return {cell: group for cell, group in groups.items() if sum(bool(entry.runs) for entry in group) > 1}
 
@@ -142,10 +140,11 @@ def data_name(plan: Plan, cell: Cell) -> str:
 
 def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
     """The named attack of an entry or of all its seeds. Other training data get a variant without name and flags."""
-    name = cell.poison.variant if cell.poison else ""
-    variants = plan.attack_variants()
-    without_seed = {key.removesuffix(f"_seed_{one.flags.get('seed')}"): one for key, one in variants.items()}
-    return (without_seed | variants).get(name, AttackVariant("", {}))
+    if cell.poison and (name := cell.poison.variant):
+        for key, variant in plan.attack_variants().items():
+            if name in (key, variant.over_seeds):
+                return variant
+    return AttackVariant("", {})
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:

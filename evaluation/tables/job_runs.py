@@ -17,7 +17,7 @@ from evaluation.tables.jobs import Job, words_of
 from evaluation.tables.plan import LIMITED
 from runtime.files import unwritable
 from runtime.progress import listening, progress
-from runtime.provenance import ROOT
+from runtime.provenance import ROOT, printed_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
 
 _SPAWN = multiprocessing.get_context("spawn")  # a backend does not work after a fork
@@ -59,10 +59,11 @@ def run_job(job: Job, stop: Stop, *more: str) -> str | None:
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
-    """Run each job as soon as its needed files are made, earlier jobs first. Returns the reasons of failed jobs.
+    """Run each job as soon as its needed files are made, earlier jobs first.
 
-    Omits jobs that need a file of a failed job. processes: jobs at a time. With 1, the jobs run in this process.
-    Raises StoppedEarly after a requested stop, once all running jobs have stopped.
+    Returns the reasons of failed jobs and, after them, of the jobs that were left out because they need their files.
+    processes: jobs at a time. With 1, the jobs run in this process. Raises StoppedEarly after a requested stop, once
+    all running jobs have stopped.
     """
     waiting, not_made = list(jobs), {path for job in jobs for path in job.outputs}
     bar = _Bar(waiting, processes)
@@ -102,7 +103,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
                 idle += [worker] if worker else []
                 bar.end(job)
                 if line:
-                    failed[job] = line
+                    failed[job] = f"{line}; its output is in {printed_path(job.log)}"
                 else:
                     not_made.difference_update(job.outputs)
     finally:
@@ -113,7 +114,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
         bar.bar.close()
     if stopped:
         raise StoppedEarly(stopped)
-    return failed
+    return failed | {job: f"needs {printed_path(min(not_made.intersection(job.needs)))}" for job in waiting}
 
 
 def _submitted(

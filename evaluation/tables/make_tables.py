@@ -69,8 +69,8 @@ def main(config: Config) -> None:
     written = ["tables.md", "acr.png", "p_a.png"] if is_published else [*PAGES, *FIGURES]
     require_no_folder(*(folder / name for name in written))
     records.require_no_other_table(plan, folder)
-    is_own = config.from_results and folder.resolve() == config.plan.parent.resolve()
-    if has_store(folder) and (not (folder / "plan.yaml").is_file() or (config.from_results and not is_own)):
+    is_other = config.from_results and folder.resolve() != config.plan.parent.resolve()
+    if has_store(folder) and (is_other or not (folder / "plan.yaml").is_file()):
         raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --results-dir")
     if config.from_results:
         entries = records.read_entries(plan, config.plan.parent)
@@ -126,15 +126,14 @@ def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: p
 
 def _versions(frame: pd.DataFrame) -> pd.DataFrame:
     """What the runs were made with: commits, backends, machines and versions of packages."""
-    found: dict[str, dict[str, None]] = {}
+    found = list[tuple[str, str]]()
     for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
-        named = [("commit", one) for one in commits(run.records)]
-        named += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
-        for name, value in [*named, *victim.get("versions", {}).items()]:
-            found.setdefault(name, {})[value] = None
-    named = [(name, ", ".join(values)) for name, values in found.items()]
-    return pd.DataFrame(named, columns=["", "version"])
+        found += [("commit", one) for one in commits(run.records)]
+        found += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]
+        found += victim.get("versions", {}).items()
+    pairs = pd.DataFrame(found, columns=["", "version"]).drop_duplicates()
+    return pairs.groupby("", sort=False)["version"].agg(", ".join).reset_index()
 
 
 def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool) -> None:

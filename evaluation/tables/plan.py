@@ -43,6 +43,7 @@ class AttackVariant(NamedTuple):
 
     series: str  # the name in Plan.attacks
     flags: dict[str, Any]  # added to the flags of Plan.attack
+    over_seeds: str = ""  # the name of the mean over its listed seeds, '' where it lists none
 
 
 class MethodTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -241,7 +242,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if not poison.endswith(".npz") and poison not in (names := ready_names()):
                 known = f"choose from {', '.join(names)}, or give a file (.npz, see docs/enter_a_poison.md)"
                 raise InputError(f"ready: no poison {poison!r} in data/poisons; {known}")
-            if name in attacks or any(name == key.rpartition("_seed_")[0] for key in attacks):
+            if any(name in (key, one.over_seeds) for key, one in attacks.items()):
                 raise InputError(f"ready: {name!r} is the name of an attack; choose another")
 
     @property
@@ -271,7 +272,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Raises InputError where two variants have the same name.
         """
         variants: dict[str, AttackVariant] = {}
-        of_all_seeds = set()
         for series, settings in self.attacks.items():
             lists = {name: one for name in LISTED if isinstance(one := settings.get(name), list | tuple)}
             for combination in product(*lists.values()):
@@ -279,10 +279,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 name = "_".join([series, *(f"{listed}_{one}" for listed, one in chosen.items())])
                 if name in variants:
                     raise InputError(f"attacks: two attacks are named {name!r}; choose other names")
-                variants[name] = AttackVariant(series, {**settings, **chosen})
-                if "seed" in chosen:
-                    of_all_seeds.add(name.removesuffix(f"_seed_{chosen['seed']}"))
-        if taken := of_all_seeds & variants.keys():
+                over_seeds = name.removesuffix(f"_seed_{chosen['seed']}") if "seed" in chosen else ""
+                variants[name] = AttackVariant(series, {**settings, **chosen}, over_seeds)
+        if taken := {one.over_seeds for one in variants.values()} & variants.keys():
             raise InputError(f"attacks: {min(taken)!r} also names the mean over seeds of another; choose other names")
         return variants
 

@@ -57,21 +57,22 @@ def main(config: Config) -> None:
     whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
     run_plan.main(replace(config, set=(*config.set, *changes)))
     collect(whole, folder)
-    there = project_path("results") / plan.table
-    stores = [folder, there] if has_store(there) else [folder]
-    read = [(one := read_plan(at / "plan.yaml"), read_entries(one, at)) for at in stores]
-    for recorded, entries in read[1:]:
+    entries, there = read_entries(whole, folder), project_path("results") / plan.table
+    frame = frame_of(whole, entries)
+    found, notes = [scores(frame)], []
+    if has_store(there):
+        recorded = read_plan(there / "plan.yaml")
+        others = read_entries(recorded, there)
         different = [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]
-        if different := different + ["test images"] * _test_images(entries).isdisjoint(_test_images(read[0][1])):
+        different += ["test images"] * _test_images(others).isdisjoint(_test_images(entries))
+        if different:
             print(f"note: {printed_path(there)} was measured with other {', '.join(different)}; its rows are left out")
-            read.pop()
-    frames = [frame_of(*one) for one in read]
-    found = [scores(frame) for frame in frames]
-    found[1:] = [one.drop(found[0].index, errors="ignore").rename("{} (recorded)".format) for one in found[1:]]
-    notes = [RECORDED.format(plan.table) for one in found[1:] if len(one)]
+        elif len(rows := scores(frame_of(recorded, others)).drop(found[0].index, errors="ignore")):
+            found.append(rows.rename("{} (recorded)".format))
+            notes.append(RECORDED.format(plan.table))
     write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)], notes))
     print("", as_text(table), *notes, f"{printed_path(page)}: written", sep="\n\n")
-    if kinds := kinds_without_reduction(frames[0], row):
+    if kinds := kinds_without_reduction(frame, row):
         raise InputError(f"{row} has no row: the clean ACR of {'; '.join(kinds)} is 0; give more epochs or votes")
 
 

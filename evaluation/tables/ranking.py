@@ -88,12 +88,10 @@ def _kinds(rows: pd.DataFrame) -> pd.Series:
 
 def _smallest(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """The row of each poison with the smallest reduction, whose interval then begins at the smallest low of all."""
-    rows = rows.dropna(subset=by)
-    rows = rows.assign(percent=[found.percent for found in rows[by]], low=[found.low for found in rows[by]])
-    low = rows.groupby("data")["low"].min()
-    least = rows.sort_values(["percent", "low"]).drop_duplicates("data").set_index("data")
-    least[by] = [found._replace(low=low[name]) for name, found in least[by].items()]
-    return least
+    rows = rows.dropna(subset=by).sort_values(by, kind="stable")  # a Reduction is sorted by percent, then low
+    low = rows[by].map(lambda found: found.low).groupby(rows["data"]).min()
+    least = rows.drop_duplicates("data").set_index("data")
+    return least.assign(**{by: [found._replace(low=low[name]) for name, found in least[by].items()]})
 
 
 def ranking_table(found: list[pd.DataFrame]) -> Table:

@@ -88,10 +88,14 @@ def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims
     arrays = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
     for cell in cells:
-        found = {
-            seed: _measured_run(plan, paths, cell, seed, hashes_of, arrays, files, left_out) for seed in plan.seeds
-        }
-        runs[cell.key] = {seed: run for seed, run in found.items() if run}
+        runs[cell.key] = {}
+        for seed in plan.seeds:
+            if run := _measured_run(plan, paths, cell, seed, hashes_of):
+                other = _otherwise(plan, cell, seed, run.records, files)
+                if other := other or _other_images(cell, run.records, paths.data, arrays):
+                    left_out.append(f"{cell}, seed {seed}: {other[0]}")
+                else:
+                    runs[cell.key][seed] = run
     if left_out:
         print(f"note: {len(left_out)} runs of other settings are left out, run the plan again. First: {left_out[0]}")
     if not any(runs.values()):
@@ -234,13 +238,22 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     return runs
 
 
-def _measured_run(
-    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any], arrays: Any,
-    files: dict[str, Any], left_out: list[str],
-) -> StoredRun | None:  # fmt: skip
-    """A complete run, whose records fit its files, the plan and the prepared data. arrays: from the data's manifest.
+def _other_images(cell: Cell, records: dict[str, Any], folder: Path, arrays: dict[str, Any]) -> list[str]:
+    """Clean images of a run that differ from the prepared ones. arrays: from the manifest in the folder of the data."""
+    other = []
+    for name, used in _clean_images(cell.poison is None, records).items():
+        held = arrays.get(f"X_{name[2:]}.npy", {})
+        if held.get("dtype", "float32") == "float32" and held.get("sha256", used) != used:  # other dtypes are cast
+            other.append(f"images {name} {used}, {folder} has others now")
+    return other
 
-    None: it is not complete, or noted in ``left_out``. Raises InputError for a row that the run cannot have written.
+
+def _measured_run(
+    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any]
+) -> StoredRun | None:
+    """A run whose files are complete and belong together, else None.
+
+    Raises InputError for a row that the run cannot have written.
     """
     tsv, record = paths.certificate(cell, seed), paths.model(cell, seed).with_suffix(".json")
     if not (is_summarised(tsv) and record.is_file()):
@@ -262,13 +275,7 @@ def _measured_run(
         same = {of_images, *(one.get("poison_sha256") for one in users)} - {None}
         if of_file not in (None, records["poison"].get("sha256")) or len(same) > 1:
             return None  # the poison is being made again, or was since
-    other = _otherwise(plan, cell, seed, records, files)
-    for name, used in _clean_images(cell.poison is None, records).items():
-        held = arrays.get(f"X_{name[2:]}.npy", {})
-        if held.get("dtype", "float32") == "float32" and held.get("sha256", used) != used:  # other dtypes are cast
-            other.append(f"images {name} {used}, {paths.data} has others now")
-    left_out += [f"{cell}, seed {seed}: {one}" for one in other[:1]]
-    return None if other else StoredRun(tsv, points_table(cell.key, seed, points), records)
+    return StoredRun(tsv, points_table(cell.key, seed, points), records)
 
 
 def require_clean_entries(entries: Iterable[Entry], folder: Path) -> None:

@@ -88,11 +88,7 @@ def main(config: Config) -> None:
         if not is_clean_commit(commit := git_commit()):
             print(f"note: the commit is {commit}; commit all changes first for runs that results/ may hold")
         failed = run_jobs(jobs, config.processes, stop)
-        lines = [f"{job.about}: {line}; its output is in {printed_path(job.log)}" for job, line in failed.items()]
-        for job in jobs:  # jobs that need a file of a failed job
-            if lacks := {path for one in failed for path in one.outputs} & set(job.needs):
-                failed[job] = f"needs {printed_path(min(lacks))}"
-                lines.append(f"{job.about}: {failed[job]}")
+        lines = [f"{job.about}: {line}" for job, line in failed.items()]
         elsewhere = ("--results-dir", str(plan.paths.incomplete)) if failed else ()
         if no_table := run_job(tables, stop, *elsewhere):
             lines.append(f"{tables.about}: {no_table}")
