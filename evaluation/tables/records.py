@@ -76,7 +76,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     keep the runs of the folder's store that are not found there. Raises InputError before anything is written: without
     a run, for a run in results/ without a clean commit, and where the plan makes a kept run in another way.
     """
-    with Artifact(folder / "plan.yaml") if add else nullcontext():  # none loses the runs that another adds
+    with Artifact(folder / "plan.yaml") if add else nullcontext():  # two that add at once would lose runs
         _collect(plan, folder, directory, add)
 
 
@@ -85,14 +85,19 @@ def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
     ready = {value: poison_file(value, directory) for value in plan.ready.values()}
     files = {value: read_entry(file).record["arrays_sha256"] for value, file in ready.items() if file.is_file()}
     kept, left_out = _kept_runs(plan, folder, files) if add else {}, list[str]()
-    hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of many victims
+    hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # for all its victims
     arrays = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
+    held = {name: arrays.get(f"X_{name[2:]}.npy", {}) for name in ("x_train", "x_test")}
+    prepared = {name: one.get("sha256") for name, one in held.items() if one.get("dtype", "float32") == "float32"}
     for cell in cells:
         runs[cell.key] = {}
         for seed in plan.seeds:
             if run := _measured_run(plan, paths, cell, seed, hashes_of):
                 other = _otherwise(plan, cell, seed, run.records, files)
-                if other := other or _other_images(cell, run.records, paths.data, arrays):
+                for name, used in _clean_images(cell.poison is None, run.records).items():
+                    if prepared.get(name) not in (None, used):  # of other dtypes than float32 a run has a cast copy
+                        other.append(f"images {name} {used}, {paths.data} has others now")
+                if other:
                     left_out.append(f"{cell}, seed {seed}: {other[0]}")
                 else:
                     runs[cell.key][seed] = run
@@ -209,14 +214,15 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     has other points, another record than the entry's, or impossible radii.
     """
     runs, places = {}, list[list[int]]()
-    _require_once(folder / file for file in foreign.files)
-    known = [recorded_settings(folder / file) for file in foreign.files]
+    paths = [folder / file for file in foreign.files]
+    _require_once(paths)
+    known = [recorded_settings(path) for path in paths]
     victims = [recorded_victim(one) for one in known]
+    require_different_victims(zip(paths, known, strict=True))
     found = [victim.get("settings", {}).get("seed") for victim in victims]
     seeds = found if None not in found and len(set(found)) == len(found) else range(len(found))
-    require_different_victims(zip((folder / file for file in foreign.files), known, strict=True))
-    for seed, file, recorded, victim in zip(seeds, foreign.files, known, victims, strict=True):
-        path, points = folder / file, sorted(read_known_points(folder / file), key=lambda point: point.idx)
+    for seed, file, path, recorded, victim in zip(seeds, foreign.files, paths, known, victims, strict=True):
+        points = sorted(read_known_points(path), key=lambda point: point.idx)
         trained_on = victim.get("config", {}).get("training_data", foreign.poison)
         if (trained_on == CLEAN) != (foreign.poison == CLEAN):
             raise InputError(
@@ -229,23 +235,13 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
         if not places[-1]:
             raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
         if places[-1] != places[0]:
-            raise InputError(f"{path}: has other test points than {folder / foreign.files[0]}; certify the same points")
+            raise InputError(f"{path}: has other test points than {paths[0]}; certify the same points")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
         records = foreign.records
         records["foreign"] |= {name: recorded[name] for name in MUST_AGREE if name in recorded}
         runs[seed] = StoredRun(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
     return runs
-
-
-def _other_images(cell: Cell, records: dict[str, Any], folder: Path, arrays: dict[str, Any]) -> list[str]:
-    """Clean images of a run that differ from the prepared ones. arrays: from the manifest in the folder of the data."""
-    other = []
-    for name, used in _clean_images(cell.poison is None, records).items():
-        held = arrays.get(f"X_{name[2:]}.npy", {})
-        if held.get("dtype", "float32") == "float32" and held.get("sha256", used) != used:  # other dtypes are cast
-            other.append(f"images {name} {used}, {folder} has others now")
-    return other
 
 
 def _measured_run(
@@ -294,11 +290,8 @@ def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     # Foreign entries come first, so that the table of kinds of victims compares the other kinds with theirs.
     wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
-    entries = {}
-    for cell, count in wanted.items():
-        runs = tuple(_run(plan, folder, cell, seed, one) for seed, one in stored.get(cell.key, {}).items())
-        entries[cell] = Entry(cell, count, runs)
-    return entries
+    runs = {cell: [_run(plan, folder, cell, *one) for one in stored.get(cell.key, {}).items()] for cell in wanted}
+    return {cell: Entry(cell, count, tuple(runs[cell])) for cell, count in wanted.items()}
 
 
 def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: StoredRun) -> Run:
