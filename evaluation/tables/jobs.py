@@ -214,12 +214,10 @@ def check_scripts(jobs: Sequence[Job], where: str = "plan") -> None:
 
     Among jobs that differ only in seed, class, shard and files, it checks the first. where: the plan's name in errors.
     """
-    seen = set()
+    first: dict[tuple[str, tuple[str, ...]], Job] = {}
     for job in jobs:
-        alike = job.script, _words_without_files(job, ("seed", "target_class", "shard", "shards"))
-        if alike in seen:
-            continue
-        seen.add(alike)
+        first.setdefault((job.script, _words_without_files(job, ("seed", "target_class", "shard", "shards"))), job)
+    for job in first.values():
         if not (ROOT / job.script).is_file():
             raise InputError(f"{where}: {job.about}: there is no script {job.script}; write it, or leave the row out")
         try:

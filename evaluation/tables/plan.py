@@ -218,16 +218,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _check_named(self) -> None:
         """Raise InputError for a named attack, kind of victims or ready poison with an invalid name or setting."""
         for where, named in (("attacks", self.attacks), ("victims", self.victims), ("ready", self.ready)):
-            for name, flags in named.items():
+            for name in named:
                 if not re.fullmatch(r"\w+", name, re.ASCII):
                     raise InputError(f"{where}: a name is made of letters, digits and _, got {shortened(name)}")
                 require_name(where, name)
                 if name in ROWS:
                     raise InputError(f"{where}: {name!r} is the name of a row; choose another")
-                decided = [one for one in DECIDED if not (where == "attacks" and one in LISTED)]
-                if isinstance(flags, dict):
-                    _check_flags(where, flags, decided)
+        for flags in self.victims.values():
+            _check_flags("victims", flags, DECIDED)
         for name, flags in self.attacks.items():
+            _check_flags("attacks", flags, [one for one in DECIDED if one not in LISTED])
             for listed, least in LISTED.items():
                 if not isinstance(values := flags.get(listed), list | tuple):
                     continue
@@ -314,25 +314,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Transfer over methods is between methods that have the same sigma.
         """
         kind, architecture = next(iter(self.victims), ""), self.architecture
-        cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
+        tables: list[tuple[str, list[Victim], list[tuple[str, str]]]] = []  # victims, method and model of each poison
         if methods := self.method_transfer:
             attacked = [(name, architecture) for name in methods.against]
             for at in methods.sigmas:
                 victims = [Victim(name, at, architecture, kind) for name in self.methods if at in self.methods[name]]
-                cells["method"] += self._crossed(victims, attacked)
+                tables.append(("method", victims, attacked))
         if models := self.architecture_transfer:
             attacked = [(models.method, name) for name in models.attacked]
             for at in models.sigmas:
                 victims = [Victim(models.method, at, name, kind) for name in models.victims]
-                cells["architecture"] += self._crossed(victims, attacked)
+                tables.append(("architecture", victims, attacked))
+        cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
+        for over, victims, attacked in tables:
+            for target_class, victim, made in product(self.target_classes, victims, (None, *attacked)):
+                poison = made and Poison(*made, victim.sigma, target_class)
+                cells[over].append(Cell(victim, target_class, poison))
         return cells
-
-    def _crossed(self, victims: Sequence[Victim], attacked: Sequence[tuple[str, str]]) -> list[Cell]:
-        """Each of the victims on clean data and on poison of its sigma. attacked: method and model of each poison."""
-        return [
-            Cell(victim, target_class, made and Poison(*made, victim.sigma, target_class))
-            for target_class, victim, made in product(self.target_classes, victims, (None, *attacked))
-        ]
 
     def poisons(self) -> list[Poison]:
         """Every poison that the plan itself makes, once."""
