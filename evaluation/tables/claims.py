@@ -99,7 +99,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def bounds(self) -> dict[str, float]:
-        """The bound, by how README's table calls it."""
+        """The bound, by its words in README's table. Empty for an observation."""
         given = {"more than": self.above, "less than": self.below, "equal to": self.equals}
         return {words: bound for words, bound in given.items() if bound is not None}
 
@@ -329,7 +329,7 @@ def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -
     return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 
 
-def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:
+def _label_number(name: Number, row: dict[str, Any]) -> ShownNumber:
     """A number of a study of changed labels with its interval over test points: Wilson's for an accuracy."""
     if name == "median":
         if np.isnan(row["median"]):  # less than half of the points are right without attack
@@ -337,7 +337,7 @@ def _label_number(name: str, row: dict[str, Any]) -> ShownNumber:
         low = np.nan_to_num(row["median_low"], nan=-np.inf)
         high = np.nan_to_num(row["median_high"], nan=np.inf)
         return ShownNumber(f"{row['median']:,.0f} ({low:,.0f} to {high:,.0f})", low, high)
-    share, points = row["accuracy" if name == "certified" else "unattacked"], row["points"]
+    share, points = row[NUMBERS[name][0]], row["points"]
     if np.isnan(points):
         return ShownNumber(f"{share:.3f}", -np.inf, np.inf)
     low, high = share_interval(share, points)

@@ -199,9 +199,8 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 def _contrasted(shown: pd.DataFrame) -> list[str]:
     """Clean data, and the control and the poison that lower ACR most, among the data with the most kinds of victims."""
     names = [CLEAN] if CLEAN in set(shown["data"]) else []
-    others = shown[shown["data"] != CLEAN]
     for kind in (CONTROL, OPTIMISED):
-        found = others[others["data_kind"] == kind].groupby("data", sort=False)["acr_mean"]
+        found = shown[shown["data_kind"] == kind].groupby("data", sort=False)["acr_mean"]
         if len(ranked := found.agg(["count", "mean"])):
             names.append(str(ranked[ranked["count"] == ranked["count"].max()]["mean"].idxmin()))
     if OPTIMISED in set(shown["data"]) - set(names):

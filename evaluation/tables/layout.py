@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from evaluation.tables.cells import CLEAN, READY
+from evaluation.tables.cells import CLEAN, READY, Cell
 from evaluation.tables.frame import CERTIFIED_AT, MEAN, reduction_against
+from evaluation.tables.runs import Entry
 from randomized_smoothing_certification.run_statistics import Reduction
 from runtime.lazy import pandas as pd
 
@@ -85,19 +86,21 @@ def _victims_table(frame: pd.DataFrame) -> Table:
         "Kinds of victims: the ACR of each kind, and its reduction. The last columns say how far the ACR is below the "
         "ACR of the first kind on the same data"
     )
-    several = frame[frame["target_class"] != MEAN].copy()
+    several = frame[frame["target_class"] != MEAN]
     if several["victim_variant"].nunique() < 2:
         return Table("kinds_of_victims", title, pd.DataFrame())
     first = several["victim_variant"].iloc[0]
     models = ["architecture"] if several["architecture"].nunique() > 1 else []
     rows = ["method", "sigma", *models, "target_class", "data"]
-    several["same"] = [cell._replace(victim=cell.victim._replace(kind=first)) for cell in several["cell"]]
     entries_of = dict(zip(several["cell"], several["entries"], strict=True))
-    below = [
-        reduction_against(entries, entries_of[same][0]) if same in entries_of and len(entries) == 1 else None
-        for same, entries in zip(several["same"], several["entries"], strict=True)
-    ]
-    others = several.assign(text=[found.text if found else "" for found in below])[several["victim_variant"] != first]
+
+    def below_first(cell: Cell, entries: tuple[Entry, ...]) -> str:
+        same_data = entries_of.get(cell._replace(victim=cell.victim._replace(kind=first)))
+        found = reduction_against(entries, same_data[0]) if same_data and len(entries) == 1 else None
+        return found.text if found else ""
+
+    others = several[several["victim_variant"] != first].copy()
+    others["text"] = list(map(below_first, others["cell"], others["entries"]))
     others["victim_variant"] += f", ACR below {first}"
     text = _pivot(several, rows, "victim_variant")
     return Table("kinds_of_victims", title, text.merge(_pivot(others, rows, "victim_variant"), how="left").fillna(""))

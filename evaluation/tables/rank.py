@@ -62,12 +62,12 @@ def main(config: Config) -> None:
     found, notes = [scores(frame)], []
     if has_store(there):
         recorded = read_plan(there / "plan.yaml")
-        others = read_entries(recorded, there)
+        recorded_entries = read_entries(recorded, there)
         different = [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]
-        different += ["test images"] * _test_images(others).isdisjoint(_test_images(entries))
+        different += ["test images"] * _test_images(recorded_entries).isdisjoint(_test_images(entries))
         if different:
             print(f"note: {printed_path(there)} was measured with other {', '.join(different)}; its rows are left out")
-        elif len(rows := scores(frame_of(recorded, others)).drop(found[0].index, errors="ignore")):
+        elif len(rows := scores(frame_of(recorded, recorded_entries)).drop(found[0].index, errors="ignore")):
             found.append(rows.rename("{} (recorded)".format))
             notes.append(RECORDED.format(plan.table))
     write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)], notes))

@@ -88,16 +88,14 @@ def main(config: Config) -> None:
         if not is_clean_commit(commit := git_commit()):
             print(f"note: the commit is {commit}; commit all changes first for runs that results/ may hold")
         failed = run_jobs(jobs, config.processes, stop)
-        lines = [f"{job.about}: {line}" for job, line in failed.items()]
         elsewhere = ("--results-dir", str(plan.paths.incomplete)) if failed else ()
         if no_table := run_job(tables, stop, *elsewhere):
-            lines.append(f"{tables.about}: {no_table}")
-    if not lines:
-        shutil.rmtree(plan.paths.incomplete, ignore_errors=True)
-    else:
-        print("\n".join(lines), file=sys.stderr)
+            failed[tables] = no_table
+    if failed:
+        print("\n".join(f"{job.about}: {line}" for job, line in failed.items()), file=sys.stderr)
         made = "no table was made" if no_table else f"an incomplete table is in {plan.paths.incomplete}"
-        raise InputError(f"{len(lines)} jobs failed, see above; {made}")
+        raise InputError(f"{len(failed)} jobs failed, see above; {made}")
+    shutil.rmtree(plan.paths.incomplete, ignore_errors=True)
 
 
 def require_used_settings(plans: Sequence[Plan], where: str) -> None:
