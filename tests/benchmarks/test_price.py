@@ -27,8 +27,8 @@ def test_every_stage_has_its_price(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_hours_follow_from_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
     took = {
-        "gradient": 0.13, "votes": 0.5, "attack, published": 8.0, "attack, cheap": 0.5, "training, published": 0.3,
-        "training, cheap": 0.6,
+        "gradient": 0.13, "votes, published": 0.5, "votes, cheap": 0.5, "attack, published": 8.0, "attack, cheap": 0.5,
+        "training, published": 0.3, "training, cheap": 0.6,
     }  # fmt: skip
     asked: list[str] = []
     monkeypatch.setattr(price.works, "median_seconds", lambda works, seconds: (asked.extend(works), took)[1])
