@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from data.datasets import (
     save_labels,
     target_mask,
 )
-from runtime.bounds import Seed
+from runtime.bounds import Seed, require_within
 from runtime.checks import chosen, require_usable
 from runtime.files import InputError, save_array
 from runtime.lazy import linalg, ndimage
@@ -28,38 +28,20 @@ from runtime.noise import Stream
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
 
-Signs = Callable[[np.ndarray, int], np.ndarray]  # images x (N, H, W, C) and a seed -> signs that broadcast over x
-
 
 def _random_signs(shape: tuple[int, ...], *seed: int) -> np.ndarray:
     return np.random.default_rng([*seed, Stream.CONTROL_SIGNS]).choice(np.array([-1, 1], np.float32), size=shape)
+
+
+def _halves(x: np.ndarray, seed: int) -> np.ndarray:
+    is_left = np.arange(x.shape[2])[:, None] < x.shape[2] / 2
+    return np.where(is_left, np.float32(1), np.float32(-1))
 
 
 def _tint(x: np.ndarray, seed: int) -> np.ndarray:
     if x.shape[-1] != 3:
         raise InputError(f"'tint' needs images of three channels, these have {x.shape[-1]}: leave it out")
     return np.array([1, -1, 1], np.float32)
-
-
-STARTS: dict[str, Signs] = {
-    "zero": lambda x, seed: np.zeros((), np.float32),
-    "random": lambda x, seed: _random_signs(x.shape, seed),
-    "constant": lambda x, seed: np.ones((), np.float32),
-    "contrast": lambda x, seed: np.where(x <= 0.5, np.float32(1), np.float32(-1)),
-    "halves": lambda x, seed: np.where(np.arange(x.shape[2])[:, None] < x.shape[2] / 2, np.float32(1), np.float32(-1)),
-}
-"""Starts of the attack: what is added to the images, in units of epsilon. See ``PoisonConfig.start``.
-
-With epsilon at most 1/2, 'contrast' clips no pixel, so that no poison is larger in l2.
-"""
-
-
-def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
-    """Perturb images x (N, H, W, C), float32 in [0, 1], within epsilon and [0, 1]; returns float32.
-
-    start: a name of STARTS. Raises InputError on another name.
-    """
-    return np.clip(x + np.float32(epsilon) * chosen("start", STARTS, start)(x, seed), 0, 1)
 
 
 def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
@@ -112,16 +94,17 @@ def class_filter(x: np.ndarray, seed: int) -> np.ndarray:
 Control = Callable[[np.ndarray, float, float, int], np.ndarray]  # images x, epsilon, sigma, seed -> changed images
 
 
-def _adding(signs: Signs) -> Control:
+def _adding(signs: Callable[[np.ndarray, int], np.ndarray]) -> Control:
+    """The control that adds epsilon times the signs. signs(x, seed) broadcasts over the images x (N, H, W, C)."""
     return lambda x, epsilon, sigma, seed: x + np.float32(epsilon) * signs(x, seed)
 
 
 CONTROLS: dict[str, Control] = {
-    "random": _adding(STARTS["random"]),
-    "constant": _adding(STARTS["constant"]),
-    "contrast": _adding(STARTS["contrast"]),
+    "random": _adding(lambda x, seed: _random_signs(x.shape, seed)),
+    "constant": _adding(lambda x, seed: np.ones((), np.float32)),
+    "contrast": _adding(lambda x, seed: np.where(x <= 0.5, np.float32(1), np.float32(-1))),
     "darker": _adding(lambda x, seed: -np.ones((), np.float32)),
-    "halves": _adding(STARTS["halves"]),
+    "halves": _adding(_halves),
     "tint": _adding(_tint),
     "class_signs": _adding(lambda x, seed: _random_signs(x.shape[1:], seed)),
     "detectable": lambda x, epsilon, sigma, seed: x + np.float32(epsilon) * detectable_signs(x, epsilon, sigma, seed),
@@ -130,10 +113,15 @@ CONTROLS: dict[str, Control] = {
     "separable_patches": lambda x, epsilon, sigma, seed: separable_patches(x, epsilon, seed),
     "autoregressive": lambda x, epsilon, sigma, seed: autoregressive(x, epsilon, seed),
 }
-"""Controls: images before they are brought back within epsilon and [0, 1]. See ``ControlConfig.kind``."""
+"""Controls: images before they are brought back within epsilon and [0, 1]. See ``ControlConfig.kind``.
 
-StartName: TypeAlias = Literal[tuple(STARTS)]  # type: ignore[valid-type]
+With epsilon at most 1/2, 'contrast' clips no pixel, so that no poison is larger in l2.
+"""
+
 ControlName: TypeAlias = Literal[tuple(CONTROLS)]  # type: ignore[valid-type]
+StartName: TypeAlias = Literal["zero", "random", "constant", "contrast", "halves"]
+STARTS = get_args(StartName)
+"""Starts of the attack: the clean images, or a control. See ``PoisonConfig.start``."""
 
 
 def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed: int) -> np.ndarray:
@@ -145,6 +133,15 @@ def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed:
     size = np.float32(epsilon)
     changed = chosen("kind", CONTROLS, kind)(x, epsilon, sigma, seed)
     return np.clip(np.clip(changed, x - size, x + size), 0, 1)
+
+
+def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
+    """Start of the attack on images x (N, H, W, C), float32 in [0, 1], within epsilon and [0, 1]; float32.
+
+    start: a name of STARTS. Raises InputError on another name.
+    """
+    require_within("start", start, StartName)
+    return x.copy() if start == "zero" else control_poison(start, x, epsilon, 0.0, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
