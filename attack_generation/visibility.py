@@ -92,19 +92,18 @@ def areas(
         "network": MLPClassifier((64,), alpha=1e-3, early_stopping=len(first) >= 100, max_iter=200, random_state=seed),
     }
 
-    def area(clean_scores: np.ndarray, poison_scores: np.ndarray) -> float:
-        truth = np.repeat([0, 1], [len(clean_scores), len(poison_scores)])
-        return float(roc_auc_score(truth, np.concatenate([clean_scores, poison_scores])))
-
-    def trained(detector: LogisticRegression | MLPClassifier) -> float:
-        pipeline = make_pipeline(StandardScaler(), detector)
-        pipeline.fit(np.concatenate([clean[first], poison[first]]), np.repeat([0, 1], len(first)))
-        return area(*(pipeline.predict_proba(x[second])[:, 1] for x in (clean, poison)))
-
+    scores = {  # of clean images, then of poison
+        "brightness": [np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison)],
+        "nearest": [distance_to_nearest(x, reference) for x in (held_out, poison)],
+    }
+    if len(second) > 1:
+        for name, detector in detectors.items():
+            pipeline = make_pipeline(StandardScaler(), detector)
+            pipeline.fit(np.concatenate([clean[first], poison[first]]), np.repeat([0, 1], len(first)))
+            scores[name] = [pipeline.predict_proba(x[second])[:, 1] for x in (clean, poison)]
     return {
-        "brightness": area(*(np.abs(x.mean(axis=1) - brightness.mean()) for x in (held_out, poison))),
-        "nearest": area(*(distance_to_nearest(x, reference) for x in (held_out, poison))),
-        **{name: trained(detector) for name, detector in detectors.items() if len(second) > 1},
+        name: float(roc_auc_score(np.repeat([0, 1], [len(part) for part in parts]), np.concatenate(parts)))
+        for name, parts in scores.items()
     }
 
 
@@ -126,15 +125,13 @@ def save_image_grids(
     for part, (name, (clean, poison)) in zip(parts, grids.items(), strict=True):
         change, scale = poison[:columns] - clean[:columns], f"white +{epsilon:g}\ngrey 0"
         rows = {"clean": clean, "poison": poison, f"difference\n{scale}": 0.5 + change / (2 * epsilon)}
-        axes = part.subplots(3, columns, squeeze=False)
+        axes = part.subplots(3, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
         part.suptitle(plain_text(name), fontsize="medium")
         for line, (label, images) in zip(axes, rows.items(), strict=True):
             line[0].set_ylabel(label)
             for axis, image in zip(line, images, strict=False):
                 shown = image if image.shape[-1] == 3 else image[..., 0]
                 axis.imshow(np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1)
-                axis.set_xticks([])
-                axis.set_yticks([])
         for axis, delta in zip(axes[-1], change, strict=True):
             axis.set_xlabel(f"l∞ {np.abs(delta).max():.3f}\nl2 {np.linalg.norm(delta):.2f}", fontsize=7)
     figure.suptitle(plain_text(title), fontsize="large")
