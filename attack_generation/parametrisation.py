@@ -4,9 +4,9 @@ The variables of the upper level (u) are a nested structure of float32 tensors. 
 its minibatch of poisoned images depends on. All methods are pure.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -17,18 +17,28 @@ from runtime.lazy import ops
 INSIDE = 1e-3  # ClassPattern.project moves ``a`` this far inside the clip, in units of epsilon: there is a gradient
 
 
-class Parametrisation(Protocol):
-    """How poisoned images depend on the variables u, within an l-infinity bound epsilon. Pixels are in [0, 1]."""
+@dataclass(frozen=True)
+class Parametrisation(ABC):
+    """How poisoned images depend on the variables u, within an l-infinity bound epsilon. Pixels are in [0, 1].
 
+    By default every image depends on all variables.
+    """
+
+    epsilon: float
+
+    @abstractmethod
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
         """u at the start. kind: one of controls.STARTS. x: the clean images behind the poison, (N, H, W, C)."""
 
     def select(self, u: Tree, index: Any) -> Tree:
         """The variables of a minibatch. index: int32 (B,), places among the poisoned images."""
+        return u
 
+    @abstractmethod
     def images(self, u: Tree, x: Any) -> Any:
         """Poisoned images (B, H, W, C), differentiable in u. u: as ``select`` returns it. x: the clean images."""
 
+    @abstractmethod
     def project(self, u: Tree, x: Any, delta: Any) -> Tree:
         """Feasible variables of a minibatch, near u. x: the clean images (B, H, W, C).
 
@@ -37,13 +47,11 @@ class Parametrisation(Protocol):
 
     def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
         """All variables u, after those of the minibatch ``index`` were replaced by ``moved``."""
+        return moved
 
 
-@dataclass(frozen=True)
-class PerImage:
+class PerImage(Parametrisation):
     """Each poisoned image is a variable, within epsilon of its clean image (arXiv 2012.01274, section 3)."""
-
-    epsilon: float
 
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
         return starting_poison(kind, x, self.epsilon, seed)
@@ -63,8 +71,7 @@ class PerImage:
         return ops.scatter_update(u, index[:, None], moved)
 
 
-@dataclass(frozen=True)
-class ClassPattern:
+class ClassPattern(Parametrisation):
     """One pattern for the class: clip(x + epsilon * clip(a + b * (1 - 2x), -1, 1)).
 
     ``a`` and ``b`` have an image's shape. ``a`` brightens all images equally. ``b`` moves bright and dark pixels in
@@ -75,17 +82,12 @@ class ClassPattern:
     clipped in at least one image.
     """
 
-    epsilon: float
-
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
         zero = np.zeros(x.shape[1:], np.float32)
         if kind == "contrast":
             return {"a": zero, "b": zero + 2}
         grey = np.full((1, *zero.shape), 0.5, np.float32)  # the other starts do not depend on the pixels' values
         return {"a": 2 * starting_poison(kind, grey, 0.5, seed)[0] - 1, "b": zero}
-
-    def select(self, u: Tree, index: Any) -> Tree:
-        return u
 
     def images(self, u: Tree, x: Any) -> Any:
         change = ops.clip(u["a"] + u["b"] * (1 - 2 * x), -1.0, 1.0)
@@ -101,11 +103,8 @@ class ClassPattern:
 
         return {"a": u["a"] + back(below) - back(above), "b": u["b"]}
 
-    def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
-        return moved
 
-
-PARAMETRISATIONS: dict[str, Callable[[float], Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}
-"""Constructors of the parametrisations by name, called with epsilon. A new one takes one class and one line here."""
+PARAMETRISATIONS: dict[str, type[Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}
+"""The parametrisations by name. A new one takes one class and one line here."""
 
 ParametrisationName: TypeAlias = Literal[tuple(PARAMETRISATIONS)]  # type: ignore[valid-type]
