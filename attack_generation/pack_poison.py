@@ -11,7 +11,6 @@ with the project.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -73,36 +72,32 @@ def main(config: Config) -> None:
 
 
 def _packed(config: Config, poison: Path) -> list[Path]:
-    record = _read_record(poison)
-    dataset = load_dataset(config.data_dir)
-    settings = record["settings"]
-    target_class, epsilon = settings["target_class"], settings["epsilon"]
-    if settings["x_train"] != array_sha256(dataset.x_train):
-        raise InputError(
-            f"{poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
-        )
-    require_within("epsilon", epsilon, Epsilon)
-    images = load_poison(poison, dataset, target_class)
-    in_class = target_mask(dataset.y_train, target_class)
-    require_within_epsilon(images, clean := dataset.x_train[in_class], epsilon, poison)
-    places, _ = published_places(dataset, config.data_dir, config.published)
-    return pack_poison(images, clean, places[in_class], record, config.name, config.out_dir)
-
-
-def _read_record(poison: Path) -> dict[str, Any]:
+    """Check a poison of this project and its record, and pack them. Returns the files."""
     path = poison.with_suffix(".json")
     record = read_record(path, settings=dict, sha256=str, commit=str)
+    settings = record["settings"]
     if not is_clean_commit(record["commit"]):
         raise InputError(
             f"{path}: made at {record['commit']}, which is no commit that others can check out; commit, and make it "
             "again"
         )
     for name, kind in {"target_class": int, "epsilon": float, "x_train": str}.items():
-        if not isinstance(value := record["settings"].get(name), kind):
+        if not isinstance(value := settings.get(name), kind):
             raise InputError(f"{path}: its settings have {name} {shortened(value)}; make the poison again")
     if not poison.is_file() or record.pop("sha256") != file_sha256(poison):
         raise InputError(f"{poison}: is not the file that {path.name} describes; make it again")
-    return record
+    dataset = load_dataset(config.data_dir)
+    if settings["x_train"] != array_sha256(dataset.x_train):
+        raise InputError(
+            f"{poison}: was made from other training images than {config.data_dir} has; give its --data-dir"
+        )
+    require_within("epsilon", settings["epsilon"], Epsilon)
+    images = load_poison(poison, dataset, settings["target_class"])
+    in_class = target_mask(dataset.y_train, settings["target_class"])
+    clean = dataset.x_train[in_class]
+    require_within_epsilon(images, clean, settings["epsilon"], poison)
+    places, _ = published_places(dataset, config.data_dir, config.published)
+    return pack_poison(images, clean, places[in_class], record, config.name, config.out_dir)
 
 
 if __name__ == "__main__":

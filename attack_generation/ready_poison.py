@@ -41,8 +41,8 @@ def main(config: Config) -> None:
         raise InputError(f"{config.out}: the name of the images' file must end in .npy; rename it")
     record = config.out.with_suffix(".json")
     artifact = Artifact(config.out, record)
-    own = artifact.is_left and not record.exists()  # a killed run left it
-    own = own or (record.is_file() and {"arrays_sha256", "sha256"} <= read_record(record).keys())
+    held = read_record(record) if record.is_file() else {}
+    own = held.keys() >= {"arrays_sha256", "sha256"} or (artifact.is_left and not record.exists())  # of a killed run
     if config.out.name in X_FILES or (not own and (config.out.exists() or record.exists())):
         raise InputError(f"{config.out}: is the place of data, or of a file of another script; choose another --out")
     dataset = load_dataset(config.data_dir)
@@ -56,7 +56,6 @@ def main(config: Config) -> None:
     require_within_epsilon(images, clean, config.epsilon, Path(config.name))
     of_data = {**ready.record["settings"], **dataset.hashes("x_train")}
     made = {**ready.record, "settings": of_data, "share": config.share}
-    held = read_record(record) if record.is_file() else {}
     is_whole = config.out.is_file() and held.get("sha256") == file_sha256(config.out)
     if is_whole and held == {**made, "sha256": held["sha256"]}:
         print(f"{printed_path(config.out)}: already made with these settings")
