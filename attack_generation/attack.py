@@ -199,10 +199,8 @@ class Attack:
         u = self._parametrisation.select(state.u, indices.poison)
         x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_to_poison)])
         # The inner attack of the training method attacks the first network.
-        logits = partial(self._logits, state.weights[0])
-        perturbed, loss = self.config.loss.perturbed(
-            logits, x, batch.y, self._lower_randomness(batch, 0), age, state.loss
-        )
+        logits, randomness = partial(self._logits, state.weights[0]), self._lower_randomness(batch, 0)
+        perturbed, loss = self.config.loss.perturbed(logits, x, batch.y, randomness, age, state.loss)
         batch = batch._replace(perturbation=perturbed - x)
         u, weights, lower, upper, metrics = self.config.optimiser.step(
             self._problem, u, state.weights, state.lower, state.upper, batch
