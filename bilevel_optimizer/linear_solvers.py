@@ -124,28 +124,22 @@ class ConjugateGradient(LinearSolver):
         x = tree.map_structure(lambda leaf: ops.where(better, leaf, 0.0), x0)
         r = tree.map_structure(lambda warm, right: ops.where(better, warm, right), warm, right)
 
-        going_on = ops.convert_to_tensor(np.int32(Ended.OUT_OF_ITERATIONS))
-
-        def end_at(ended: Any, here: Any, how: Ended) -> Any:
-            return ops.where(ops.logical_and(ops.equal(ended, going_on), here), np.int32(how), ended)
-
         def step(_: Any, carry: tuple) -> tuple:
-            x, r, d, rr, ended, made = carry
+            x, r, d, rr, active, made = carry
             ad = matvec(d)
             curvature = dot(d, ad)
-            ended = end_at(ended, rr <= enough, Ended.CONVERGED)
             convex = curvature > self.minimum_curvature * dot(d, d)  # False where the curvature is NaN
-            ended = end_at(ended, ops.logical_not(convex), Ended.NEGATIVE_CURVATURE)
-            active = ops.equal(ended, going_on)
+            active = ops.logical_and(active, ops.logical_and(rr > enough, convex))
             alpha = ops.where(active, rr / ops.where(active, curvature, 1.0), 0.0)
             x, r = add_scaled(x, alpha, d), add_scaled(r, -alpha, ad)
             rr_new = dot(r, r)
             beta = rr_new / ops.where(rr > 0, rr, 1.0)
-            return x, r, add_scaled(r, beta, d), rr_new, ended, made + ops.cast(active, "int32")
+            return x, r, add_scaled(r, beta, d), rr_new, active, made + ops.cast(active, "int32")
 
-        start = (x, r, r, dot(r, r), going_on, ops.zeros((), "int32"))
-        x, _, _, rr, ended, made = ops.fori_loop(0, self.iterations, step, start)
-        return Solution(x, state, end_at(ended, rr <= enough, Ended.CONVERGED), made)
+        start = (x, r, r, dot(r, r), ops.convert_to_tensor(True), ops.zeros((), "int32"))
+        x, _, _, rr, active, made = ops.fori_loop(0, self.iterations, step, start)
+        unsolved = ops.where(active, np.int32(Ended.OUT_OF_ITERATIONS), np.int32(Ended.NEGATIVE_CURVATURE))
+        return Solution(x, state, ops.where(rr <= enough, np.int32(Ended.CONVERGED), unsolved), made)
 
 
 @dataclass(frozen=True)
