@@ -33,52 +33,47 @@ if backend_name() == "tensorflow":
 
         XLA stays off: on CPUs it halves the speed of convolutions. AutoGraph is off too: loops over tensors
         are written with keras.ops.
+
+        On CPUs the compiled function takes and returns flat lists. tf.function spends a millisecond of Python on the
+        thirty nested tensors of a training step. That is much of a small model's step. Inside other compiled code, the
+        original function is called.
         """
         # Every run compiles its own steps on purpose. TensorFlow would warn of retracing after the fifth step function.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         if tf.config.list_physical_devices("GPU"):
             return tf.function(function, jit_compile=False, autograph=False)
-        return _Compiled(function)
+        traced: dict[Any, tuple[Tree, Callable, Tree]] = {}
 
-    class _Compiled:
-        """A compiled function that is called on flat lists, for CPUs.
-
-        tf.function spends a millisecond of Python on the thirty nested tensors of a training step. That is much of a
-        small model's step. Inside other compiled code, the original function is called.
-        """
-
-        def __init__(self, function: Callable) -> None:
-            self._function = function
-            self._traced: dict[Any, tuple[Tree, Callable, Tree]] = {}
-
-        def __call__(self, *arguments: Tree) -> Tree:
+        def compiled(*arguments: Tree) -> Tree:
             if not tf.executing_eagerly():
-                return self._function(*arguments)
+                return function(*arguments)
             leaves = [x if isinstance(x, tf.Tensor) else tf.convert_to_tensor(x) for x in keras.tree.flatten(arguments)]
             key = tuple((x.shape, x.dtype) for x in leaves)
-            if key not in self._traced:
-                self._traced[key] = self._trace(arguments, leaves)
-            structure, call, results = self._traced[key]
+            if key not in traced:
+                traced[key] = _trace(function, arguments, leaves)
+            structure, call, results = traced[key]
             tf.nest.assert_same_structure(structure, arguments)
             return keras.tree.pack_sequence_as(results, call(leaves))
 
-        def _trace(self, arguments: Tree, leaves: list[Any]) -> tuple[Tree, Callable, Tree]:
-            """Structure of the arguments, the function from flat list to flat list, structure of the results."""
-            structure, structure_of_results = _without_leaves(arguments), None
+        return compiled
 
-            def flat(*leaves: Any) -> list[Any]:
-                nonlocal structure_of_results
-                results = self._function(*keras.tree.pack_sequence_as(structure, leaves))
-                structure_of_results = _without_leaves(results)
-                return [tf.convert_to_tensor(x) for x in keras.tree.flatten(results)]
+    def _trace(function: Callable, arguments: Tree, leaves: list[Any]) -> tuple[Tree, Callable, Tree]:
+        """Structure of the arguments, the function from flat list to flat list, structure of the results."""
+        structure, structure_of_results = _without_leaves(arguments), None
 
-            compiled = tf.function(flat, jit_compile=False, autograph=False).get_concrete_function(*leaves)
-            types, captured = [x.dtype for x in compiled.outputs], list(compiled.captured_inputs)
+        def flat(*leaves: Any) -> list[Any]:
+            nonlocal structure_of_results
+            results = function(*keras.tree.pack_sequence_as(structure, leaves))
+            structure_of_results = _without_leaves(results)
+            return [tf.convert_to_tensor(x) for x in keras.tree.flatten(results)]
 
-            def call(leaves: list[Any]) -> list[Any]:
-                return tf.raw_ops.StatefulPartitionedCall(args=leaves + captured, Tout=types, f=compiled)
+        graph = tf.function(flat, jit_compile=False, autograph=False).get_concrete_function(*leaves)
+        types, captured = [x.dtype for x in graph.outputs], list(graph.captured_inputs)
 
-            return structure, call, structure_of_results
+        def call(leaves: list[Any]) -> list[Any]:
+            return tf.raw_ops.StatefulPartitionedCall(args=leaves + captured, Tout=types, f=graph)
+
+        return structure, call, structure_of_results
 
     def _without_leaves(x: Tree) -> Tree:
         return keras.tree.map_structure(lambda _: None, x)
@@ -96,7 +91,7 @@ if backend_name() == "tensorflow":
         def value_and_gradient(x: Tree) -> Any:
             x = _as_tensors(x)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(keras.tree.flatten(x))
+                tape.watch(x)
                 result = function(x)
                 value = result[0] if has_aux else result
             return result, _pullback(tape, value, x)
@@ -107,9 +102,9 @@ if backend_name() == "tensorflow":
         """See SecondDerivatives. The first-order graph is evaluated once, in reverse over reverse mode."""
         u, v = _as_tensors(u), _as_tensors(v)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
-            outer.watch(keras.tree.flatten((u, v)))
+            outer.watch((u, v))
             with tf.GradientTape(watch_accessed_variables=False) as inner:
-                inner.watch(keras.tree.flatten(v))
+                inner.watch(v)
                 with _moments_to_differentiate_twice():
                     value = g(u, v)
             gradient = _pullback(inner, value, v)
@@ -148,13 +143,7 @@ if backend_name() == "tensorflow":
         return keras.tree.map_structure(tf.convert_to_tensor, x)
 
     def _pullback(tape: Any, target: Tree, sources: Tree, cotangent: Tree | None = None) -> Tree:
-        gradients = tape.gradient(
-            keras.tree.flatten(target),
-            keras.tree.flatten(sources),
-            output_gradients=None if cotangent is None else keras.tree.flatten(cotangent),
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        return keras.tree.pack_sequence_as(sources, gradients)
+        return tape.gradient(target, sources, cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 else:
     jax = LazyModule("jax", after="keras")
