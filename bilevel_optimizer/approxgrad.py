@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import grad, second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops, minimise_lower
+from bilevel_optimizer.bilevel import Direction, Metrics, Problem, TwoLoops, minimise_lower
 from bilevel_optimizer.linear_solvers import AdamResidual, ConjugateGradient, LinearSolver, NeumannSeries
 from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
@@ -121,9 +121,7 @@ class ApproxGrad(TwoLoops):
         }  # fmt: skip
         return hypergradient, ApproxGradState(lower.adam, p, solution.state), metrics
 
-    def direction(
-        self, problem: Problem, u: Tree, v: Tree, lower: ApproxGradState, data: Any
-    ) -> tuple[Tree, Tree, ApproxGradState, Metrics]:
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: ApproxGradState, data: Any) -> Direction:
         """T1 steps on v, then the linear system and the hypergradient."""
         v, adam = minimise_lower(problem, u, v, lower.adam, data, self.lower_steps, self.lr_v)
         hypergradient, lower, metrics = self.hypergradient(problem, u, v, lower._replace(adam=adam), data)

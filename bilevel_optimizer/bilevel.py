@@ -21,6 +21,7 @@ from runtime.lazy import ops
 Objective = Callable[[Tree, Tree, Any, Any], Any]
 Metrics = dict[str, Any]  # scalars of one step by name, f and g among them
 Several = tuple[Tree, ...]  # one structure for each network of the lower level
+Direction = tuple[Tree, Tree, Any, Metrics]  # estimate of df/du shaped as u, new v, new state for v, metrics
 
 
 class Problem(NamedTuple):
@@ -54,8 +55,8 @@ class BilevelOptimizer(ABC):
         """The optimiser's state for v, at the start and after v is re-initialised."""
 
     @abstractmethod
-    def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> tuple[Tree, Tree, Any, Metrics]:
-        """One step of the lower level. Returns (an estimate of df/du shaped as u, new v, new lower, metrics)."""
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: Any, data: Any) -> Direction:
+        """One step of the lower level, and the direction of u. lower: the optimiser's state for v."""
 
     @abstractmethod
     def gradients(self, cost_of_f: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import Metrics, Problem, TwoLoops, minimise_lower
+from bilevel_optimizer.bilevel import Direction, Problem, TwoLoops, minimise_lower
 from bilevel_optimizer.trees import Tree, norm
 
 
@@ -31,9 +31,7 @@ class ErrorMinimising(TwoLoops):
     def init_lower(self, v: Tree) -> AdamState:
         return adam_init(v)
 
-    def direction(
-        self, problem: Problem, u: Tree, v: Tree, lower: AdamState, data: Any
-    ) -> tuple[Tree, Tree, AdamState, Metrics]:
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: AdamState, data: Any) -> Direction:
         """The steps on v, then the gradient g_u. The metrics are those at the new v."""
         v, lower = minimise_lower(problem, u, v, lower, data, self.lower_steps, self.lr_v)
         g, gradient = value_and_grad(lambda u: problem.g(u, v, data, self.lower_steps))(u)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer, Metrics, Problem
+from bilevel_optimizer.bilevel import BilevelOptimizer, Direction, Metrics, Problem
 from bilevel_optimizer.trees import Tree, norm
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.lazy import ops, tree
@@ -69,9 +69,7 @@ class F2sa(BilevelOptimizer):
         metrics = {"f": f, "g": g, "g_of_y": g_of_y, "multiplier": multiplier, "hypergradient_norm": norm(d_u)}
         return d_u, d_v, d_y, metrics
 
-    def direction(
-        self, problem: Problem, u: Tree, v: Tree, lower: F2saState, data: Any
-    ) -> tuple[Tree, Tree, F2saState, Metrics]:
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: F2saState, data: Any) -> Direction:
         """One step of v and y, and D_u at the point before it, as in SOBA. The paper takes D_u after its steps."""
         multiplier = self.multiplier + self.growth * ops.cast(lower.steps, tree.flatten(v)[0].dtype)
         d_u, d_v, d_y, metrics = self.directions(problem, u, v, lower.y, multiplier, data)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import second_derivatives, value_and_grad
-from bilevel_optimizer.bilevel import BilevelOptimizer, Metrics, Problem
+from bilevel_optimizer.bilevel import BilevelOptimizer, Direction, Metrics, Problem
 from bilevel_optimizer.trees import Tree, add_scaled, norm, zeros_like
 from runtime.bounds import NOT_NEGATIVE, POSITIVE
 from runtime.lazy import ops, tree
@@ -59,9 +59,7 @@ class Soba(BilevelOptimizer):
         metrics = {"f": f, "g": g.value, "residual": residual, "hypergradient_norm": norm(d_u)}
         return d_u, g.gradient, d_p, metrics
 
-    def direction(
-        self, problem: Problem, u: Tree, v: Tree, lower: SobaState, data: Any
-    ) -> tuple[Tree, Tree, SobaState, Metrics]:
+    def direction(self, problem: Problem, u: Tree, v: Tree, lower: SobaState, data: Any) -> Direction:
         """One step of v and p, and D_u at the point before it."""
         d_u, d_v, d_p, metrics = self.directions(problem, u, v, lower.p, data)
         v, adam = adam_step(v, d_v, lower.adam, self.lr_v)
