@@ -25,8 +25,6 @@ from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 NO_RADIUS = round_down(0.0)
-_MEND = "certify the model first or mend the path"  # where a file is missing
-_SURPLUS = "\t"  # key of the surplus cells of a line with more cells than columns. No column has this name
 
 
 class Point(NamedTuple):
@@ -79,20 +77,19 @@ def fixed_radius(radius: float) -> str:
     return text if float(text) == radius else repr(radius)
 
 
-def read_points(path: Path) -> list[Point]:
+def read_points(path: Path, *, at_fixed_radii: bool = False) -> list[Point]:
     """The points in a certification file, of this project or of another program.
 
     The columns label, predict and radius are found by name in the first line. predict is -1 where the certificate
     abstains. The columns idx, time and votes are read where the file has them. Without idx, points are numbered from 0.
-    A byte-order mark is skipped.
+    A byte-order mark is skipped. at_fixed_radii: also read certified accuracies at fixed radii.
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
-    negative or not finite, ends within a radius, or holds certified accuracies at fixed radii.
+    negative or not finite, ends within a radius, or, by default, holds certified accuracies at fixed radii.
     """
-    return _points_of(path, read_text(path, _MEND))
-
-
-def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Point]:
-    columns, rows = _table_of(path, text, at_fixed_radii)
+    text = read_text(path, "certify the model first or mend the path")
+    columns, rows = _table_of(path, text)
+    if not at_fixed_radii:
+        require_certified_radii(path, {"radii": "decided" in columns})
     points: list[Point] = []
     lines_of: dict[int, int] = {}
     for place, (number, row) in enumerate(rows):
@@ -110,21 +107,19 @@ def _points_of(path: Path, text: str, at_fixed_radii: bool = False) -> list[Poin
     return points
 
 
-def _table_of(path: Path, text: str, at_fixed_radii: bool) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _table_of(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[Any, Any]]]]:
     """The names of a file's columns, and its lines with their numbers.
 
     Raises InputError where these are no certificates of points.
     """
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), restkey=_SURPLUS, delimiter="\t")
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
         reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
         rows = [(reader.line_num, row) for row in reader if any(str(cell or "").strip() for cell in row.values())]
     except csv.Error as error:
         raise InputError(f"{path}: not a certification file ({error}); mend the path") from error
     if not columns and not rows:
         raise InputError(f"{path}: has no point, it is empty; certify the model first")
-    if not at_fixed_radii:
-        require_certified_radii(path, {"radii": "decided" in columns})
     if lacking := [name for name in ("label", "predict", "radius") if name not in columns]:
         raise InputError(
             f"{path}: has no column {lacking[0]!r}; the first line must name label, predict and radius, with tabs "
@@ -137,13 +132,14 @@ def _table_of(path: Path, text: str, at_fixed_radii: bool) -> tuple[list[str], l
     return columns, rows
 
 
-def _point_of(line: str, row: Mapping[str, str], place: int) -> Point:
+def _point_of(line: str, row: Mapping[Any, Any], place: int) -> Point:
     """The point in a line of a file. line: its name in errors. place: number of the point if the file has no idx."""
     if all(row[name] == name for name in ("label", "predict", "radius")):
         raise InputError(f"{line} repeats the column names, so that two files seem to be joined; keep one of them")
     if None in row.values():
         raise InputError(f"{line} is damaged: it is cut off; delete it or certify again")
-    if any("\n" in cell for cell in row.values()) or any(cell.strip() for cell in row.get(_SURPLUS, ())):
+    surplus = row.get(None, ())  # cells beyond the columns
+    if any("\n" in cell for cell in row.values()) or any(cell.strip() for cell in surplus):
         raise InputError(f"{line} is damaged: it joins two lines or has too many cells; delete it or certify again")
     try:
         Decimal(row["radius"].strip())
@@ -201,8 +197,7 @@ def read_own_points(
     class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
     another possible value, the file's hash in the summary of a whole run shows it.
     """
-    text = read_text(path, _MEND)
-    points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
+    points, lines = read_points(path, at_fixed_radii=bool(settings["radii"])), read_text(path).split("\n")
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
     check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong
