@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import Point, certified_radii, fixed_radius, summary_path
+from randomized_smoothing_certification.certificate_file import Point, certified_radii, summary_path
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
 from runtime.files import file_sha256, write_json
 from runtime.noise import Stream, seed_pair
@@ -77,13 +77,12 @@ def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any
 
 
 def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence[float]) -> dict[str, Any]:
-    texts = [fixed_radius(radius) for radius in at]
-    places = [0 if point.predict == ABSTAIN else texts.index(point.radius) + 1 for point in points]
-    following = [np.inf if point.decided else at[place] for point, place in zip(points, places, strict=True)]
+    # The radii above a point's largest certified radius are undecided, unless the point is decided.
+    largest = [np.inf if p.decided else -1.0 if p.predict == ABSTAIN else float(p.radius) for p in points]
     named = {repr(float(radius)).removesuffix(".0"): radius for radius in at}  # exact: no two are the same
     return {
         "certified_accuracy": {name: float(np.mean(certified >= radius)) for name, radius in named.items()},
-        "undecided": {name: float(np.mean(np.array(following) <= radius)) for name, radius in named.items()},
+        "undecided": {name: float(np.mean(np.less(largest, radius))) for name, radius in named.items()},
     }
 
 
