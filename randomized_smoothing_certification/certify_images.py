@@ -43,7 +43,7 @@ class Certificates(NamedTuple):
 
     points: list[Point]
     """A Point for each certified image. Its radius is text as in a file, its certified_radius is the number."""
-    record: dict[str, Any] | None = None
+    record: dict[str, Any]
     """Settings and numbers of the points, as a script records them, without model and data set."""
 
     @property
@@ -76,13 +76,12 @@ class Certificates(NamedTuple):
                 )
         with Artifact(path, own):
             remove(path)
-            if self.record:
-                write_json(own, {**self.record, "provenance": provenance(self.record["settings"])})
+            write_json(own, {**self.record, "provenance": provenance(self.record["settings"])})
             write_text(path, as_text(self.points))
 
     def _is_recorded_in(self, file: Path) -> bool:
         try:
-            return self.record is not None and read_record(file, settings=dict)["settings"] == self.record["settings"]
+            return read_record(file, settings=dict)["settings"] == self.record["settings"]
         except InputError:  # not a record
             return False
 

@@ -24,12 +24,12 @@ import numpy as np
 from randomized_smoothing_certification.certificate_file import (
     Point,
     as_text,
+    certified_radii,
     read_known_points,
     require_result_name,
     rounding_error,
 )
 from randomized_smoothing_certification.certificate_record import MadeWith, recorded_settings
-from randomized_smoothing_certification.certify_images import Certificates
 from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, require_radii_above_0, round_down
 from randomized_smoothing_certification.sampling import ALPHA, N, Votes
 from runtime.artifact import Artifact
@@ -91,8 +91,11 @@ def main(config: Config) -> None:
         about = {"made_with": made._asdict(), "settings": known, "source_sha256": file_sha256(config.certificates)}
         write_json(record, {**about, **provenance(config)})
         write_text(config.out, as_text(new))
-    print(f"{printed_path(config.out)}: {len(new)} points, ACR {Certificates(points).acr:.4f} with {made.votes} votes, "
-          f"{Certificates(new).acr:.4f} with {config.n}")  # fmt: skip
+    before, after = (np.maximum(certified_radii(one), 0).mean() for one in (points, new))
+    print(
+        f"{printed_path(config.out)}: {len(new)} points, ACR {before:.4f} with {made.votes} votes, {after:.4f} with "
+        f"{config.n}"
+    )
 
 
 def _made_with(config: Config, known: Mapping[str, Any]) -> MadeWith:
