@@ -1,7 +1,7 @@
 """Settings of certificates, each declared here once: flags of the scripts, a plan's certification, and records."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -57,11 +57,10 @@ class CertificateSettings(Sampling):
 
     def check_types(self) -> None:
         """Raise InputError that names the first setting of a wrong type. Flags and records are checked elsewhere."""
-        given = {field.name: getattr(self, field.name) for field in fields(CertificateSettings)}
         if isinstance(self.radii, list):
             raise InputError("settings: radii is a list; give a tuple")
         try:
-            msgspec.convert(given, CertificateSettings)
+            msgspec.convert(vars(self), CertificateSettings)
         except msgspec.ValidationError as error:
             raise InputError(f"settings: {error}") from error
 
