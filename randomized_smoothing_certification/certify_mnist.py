@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from randomized_smoothing_certification.certification_run import CertificationConfig, certify_test_points
-from randomized_smoothing_certification.sampling import N
 from runtime.command_line import run_script
 from runtime.provenance import project_path
 
@@ -19,7 +18,7 @@ class Config(CertificationConfig):
     target_class: int | Literal["all"] = 8
     sigma: float = 0.5  # smoothing noise, pixels in [0, 1]. The paper has 0.25, 0.5 and 0.75
     points: int = 500
-    n: int = N  # 100,000 fresh noisy votes bound the class's probability
+    n: int = 100_000  # fresh noisy votes that bound the class's probability
     data_dir: Path = project_path("data/MNIST")
 
 
