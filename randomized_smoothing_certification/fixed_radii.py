@@ -21,6 +21,8 @@ from runtime.noise import Stream, seed_pair
 _ROUNDING = 1e-4  # more than the rounding errors of the logarithms below for 2^31 votes
 _GROWTH = 0.1  # new votes between two evaluations of the test, as a share of the votes so far, in whole noise blocks
 
+Numbers = np.ndarray | float
+
 
 class Decision(NamedTuple):
     """Outcome at one point."""
@@ -31,9 +33,7 @@ class Decision(NamedTuple):
     votes: int  # fresh votes
 
 
-def log_evidence(
-    successes: np.ndarray | int, failures: np.ndarray | int, probability: np.ndarray | float
-) -> np.ndarray:
+def log_evidence(successes: Numbers, failures: Numbers, probability: Numbers) -> np.ndarray:
     """Log of the evidence that votes give against "the success probability is at most ``probability``", float64.
 
     The likelihood ratio to ``probability`` (p0), averaged over Beta(1/2, 1/2) restricted to values above p0, is
@@ -52,9 +52,7 @@ def log_evidence(
     return ratio + above - np.log(special.betaincc(a, b, probability))
 
 
-def is_shown(
-    successes: np.ndarray | int, failures: np.ndarray | int, probability: np.ndarray | float, alpha: float
-) -> np.ndarray:
+def is_shown(successes: Numbers, failures: Numbers, probability: Numbers, alpha: float) -> np.ndarray:
     """Whether the votes show at level alpha that the success probability is above ``probability``."""
     return log_evidence(successes, failures, probability) >= np.log(1 / alpha) + _ROUNDING
 
