@@ -108,10 +108,7 @@ def read_points(path: Path, *, at_fixed_radii: bool = False) -> list[Point]:
 
 
 def _table_of(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[Any, Any]]]]:
-    """The names of a file's columns, and its lines with their numbers.
-
-    Raises InputError where these are no certificates of points.
-    """
+    """Names of a file's columns, and its lines with their numbers. Raises InputError if these are no certificates."""
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
         reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
@@ -142,7 +139,7 @@ def _point_of(line: str, row: Mapping[Any, Any], place: int) -> Point:
     if any("\n" in cell for cell in row.values()) or any(cell.strip() for cell in surplus):
         raise InputError(f"{line} is damaged: it joins two lines or has too many cells; delete it or certify again")
     try:
-        Decimal(row["radius"].strip())
+        Decimal(row["radius"].strip())  # rounding_error needs it
         label, predict, radius = _whole(row["label"]), _whole(row["predict"]), _number(row["radius"])
         index = _whole(row["idx"]) if "idx" in row else place
     except (ValueError, ArithmeticError) as error:  # the latter from Decimal

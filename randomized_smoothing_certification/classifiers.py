@@ -53,8 +53,7 @@ def takes_tensors(
     images = noise if examples is None else 0.9 * examples + 0.1 * noise
     # Both hold copies of the images from shared to NOISE_BLOCK, as a classifier may change its images. In the second
     # they are moved, so that they have other neighbours also where a classifier divides a batch into equal parts.
-    moved = np.roll(np.arange(NOISE_BLOCK), 47)
-    batches = [images[:NOISE_BLOCK].copy(), images[shared:][moved]]
+    batches = [images[:NOISE_BLOCK].copy(), np.roll(images[shared:], 47, axis=0)]
     is_model = isinstance(classifier, keras.Model)
     if is_model:
         require_float_inputs(classifier, "the model")
@@ -84,7 +83,7 @@ def takes_tensors(
         for output in arrays:
             winners(output, NOISE_BLOCK, num_classes)
         scores = [np.asarray(output, np.float64) for output in arrays]
-    if not _are_same(scores[0][shared:], scores[1][np.argsort(moved)][:shared]):
+    if not _are_same(scores[0][shared:], np.roll(scores[1], -47, axis=0)[:shared]):
         if np.isnan(scores).any():
             raise InputError("the classifier gives NaN for some images, others beside other images; mend it")
         raise InputError(
