@@ -27,7 +27,6 @@ from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError, array_sha256, file_sha256, read_record
 from runtime.lazy import keras, ops
 from runtime.long_run import identity
-from runtime.noise import noise_seed
 from runtime.part_by_part import LineByLine
 from runtime.stop import Stop
 
@@ -61,7 +60,6 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         config.check_largest_radius(counter.failure_mass)
         points = draw_points(truth, dataset.num_classes, config)
         test_sha256 = array_sha256(images) + array_sha256(one_hot)
-        seed = noise_seed(config.seed, test_sha256)
         accuracy = _print_accuracy(model, images[points], truth[points], dataset.num_classes, config.sigma)
         settings = identity(
             config, dataset=dataset.label, noise=counter.noise_record, model_sha256=model_sha256,
@@ -76,7 +74,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
                 found += read_own_points(config.out, settings, points, truth, dataset.num_classes)
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done < len(points):
-                certified = point_certifier(counter, images, truth, config, seed)
+                certified = point_certifier(counter, images, truth, config, test_sha256)
 
                 def line(index: int) -> str:
                     found.append(certified(index))

@@ -122,8 +122,8 @@ def certify_images(
     counter = VoteCounter(classifier, classes, images.shape[1:], settings.sigma, batch_size, levels, examples)
     settings.check_largest_radius(counter.failure_mass)
     digest = array_sha256(images) + array_sha256((labels[:, None] == np.arange(classes)).astype(np.float32))
-    numbers, seed = draw_points(labels, classes, settings), noise_seed(settings.seed, digest)
-    certified = point_certifier(counter, images, labels, settings, seed)
+    numbers = draw_points(labels, classes, settings)
+    certified = point_certifier(counter, images, labels, settings, digest)
     used = {
         **as_plain_values(settings), "dataset": "", "noise": counter.noise_record, "model_sha256": "",
         "test_sha256": digest, "noise_of": "seed and images",
@@ -156,9 +156,10 @@ def draw_points(truth: np.ndarray, num_classes: int, settings: CertificateSettin
 
 
 def point_certifier(
-    counter: VoteCounter, images: np.ndarray, truth: np.ndarray, settings: CertificateSettings, seed: int
+    counter: VoteCounter, images: np.ndarray, truth: np.ndarray, settings: CertificateSettings, digest: str
 ) -> Callable[[int], Point]:
-    """A function that certifies the image of a given number. truth: classes, int (N,). seed: seed of the noise."""
+    """A function that certifies the image of a given number. truth: classes, int (N,). digest: hash of the set."""
+    seed = noise_seed(settings.seed, digest)
     if settings.shared_noise:
         for stage, votes in ((Stream.VOTES_THAT_SELECT, settings.n0), (Stream.VOTES_THAT_BOUND, settings.n)):
             counter.keep_noise(seed_pair(seed, stage), votes)
