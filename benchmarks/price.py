@@ -73,9 +73,7 @@ def main(config: works.TimedConfig) -> list[dict[str, Any]]:
     attacks = [Attack(replace(measured.attack, **one.attack), dataset) for one in both]
     trainings = [Training(replace(measured.victim, **one.victim), dataset) for one in both]
     model = build_model(measured.victim.architecture, measured.image_shape, dataset.num_classes, seed=0)
-    stages = {
-        "gradient": works.gradient_work(measured, dataset),
-    }
+    stages = {"gradient": works.gradient_work(measured, dataset)}
     for name, one in SETTINGS.items():
         base = with_precision(model, one.precision)
         stages[f"votes, {name}"] = works.votes_work(base, dataset.x_val[0], config.batch_size, VOTES, shared=True)
