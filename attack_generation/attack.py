@@ -82,7 +82,7 @@ class Batch(NamedTuple):
 
 
 class Attack:
-    """One dataset, one lower-level loss, the compiled outer step. Subclasses may override fresh_model, draw_indices."""
+    """The attack on a dataset: f, g and the compiled outer step. Subclasses may override fresh_model, draw_indices."""
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
@@ -170,8 +170,8 @@ class Attack:
         if networks == 1:
             return self.initial_state(restart, state.u)
         weights, lower = list(state.weights), list(state.lower)
-        draw = restart + (network > 0)  # draw 0 of every network is the start of the attack
-        weights[network] = self.fresh_model(draw, network).initial()[0]
+        number = restart + (network > 0)  # fresh weights 0 of every network are those at the start of the attack
+        weights[network] = self.fresh_model(number, network).initial()[0]
         lower[network] = self.config.optimiser.init_lower(weights[network])
         return state._replace(weights=tuple(weights), lower=tuple(lower))
 
@@ -218,7 +218,7 @@ class Attack:
             x_validation=take(images.x_validation, indices.validation),
             y_validation=take(images.y_validation, indices.validation),
             validation=indices.validation,
-            perturbation=0.0,
+            perturbation=0.0,  # _step sets it
             seeds=seeds,
             age=age,
         )

@@ -89,9 +89,9 @@ class ApproxGrad(TwoLoops):
         u, v: nested structures of float tensors. lower: the last p, from which the solver starts, and the solver's
         state. Its Adam state is passed through. data: the argument ``data`` of f and g.
 
-        Let E be the solver's evaluations. g sees draw T1 + E, and f sees draw T1 + E + 1. Within the linear system, g
-        sees draws T1 .. T1 + E - 1 if redraw_noise is training_and_validation, and f sees draws T1 + E + 2 ..
-        T1 + 2 E + 1 unless redraw_noise is none.
+        Draws: let d be T1 + the solver's evaluations. g sees draw d, and f sees draw d + 1. Within the linear system, g
+        sees draws T1 to d - 1 if redraw_noise is training_and_validation, and f sees the draws from d + 2 on unless
+        redraw_noise is none.
 
         Returns (hypergradient shaped as u, lower state with the new p, metrics at v). The metric residual is
         ||A p - f_v|| / ||f_v||, with the draws outside the linear system. solver_ended is a value of

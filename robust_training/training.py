@@ -173,7 +173,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     # The test images decide the record, too: it holds the accuracies on them.
     hashes = dataset.hashes("x_train", "y_train", "x_test", "y_test")
     settings, record = identity(config, method=config.loss.name, **hashes), path.with_suffix(".json")
-    if config.training_data == "clean" and not config.overwrite:  # it serves every class, and keeps its first one
+    if config.training_data == "clean" and not config.overwrite:  # it serves every class; its record keeps the first
         made: Any = read_json(record) if record.is_file() else None
         is_whole = isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
         kept = made.get("settings") if is_whole else checkpoint_settings(run_dir / "checkpoint.npz")
