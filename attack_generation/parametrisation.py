@@ -5,7 +5,6 @@ its minibatch of poisoned images depends on. All methods are pure.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,14 +16,14 @@ from runtime.lazy import ops
 INSIDE = 1e-3  # ClassPattern.project moves ``a`` this far inside the clip, in units of epsilon: there is a gradient
 
 
-@dataclass(frozen=True)
 class Parametrisation(ABC):
     """How poisoned images depend on the variables u, within an l-infinity bound epsilon. Pixels are in [0, 1].
 
     By default every image depends on all variables.
     """
 
-    epsilon: float
+    def __init__(self, epsilon: float) -> None:
+        self.epsilon = epsilon
 
     @abstractmethod
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:

@@ -39,7 +39,9 @@ class Settings(NamedTuple):
 SETTINGS = {
     "published": Settings(attack={}, victim={}, votes=1.0),
     "cheap": Settings(
-        attack={"optimiser": F2sa(), "epochs": 13, "batch_validation": 50, "radius_copies": 10},
+        attack={
+            "optimiser": F2sa(), "epochs": 13, "batch_validation": 50, "radius_copies": 10, "reinitialise_every": 100,
+        },
         victim={"schedule": "one_cycle", "epochs": 10, "batch_size": 200, "learning_rate": 0.002},
         votes=0.44, precision="bfloat16",
     ),

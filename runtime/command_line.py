@@ -134,8 +134,9 @@ def _parsed_with_choice(config_type: Any, description: str | None, args: Sequenc
     flag = f"{choice}_name", Annotated[known, documented], default.name
     wider: Any = make_dataclass("CommandLine", [flag], bases=(config_type,), frozen=True, kw_only=True)
     known_fields, names = wider.__dataclass_fields__, [own.name for own in fields(config_type)]
-    for name in names[names.index(choice) :]:  # the flag, which is the last field, comes before these
-        known_fields[name] = known_fields.pop(name)
+    for name in names:
+        for moved in (flag[0], name) if name == choice else (name,):
+            known_fields[moved] = known_fields.pop(moved)
     whole = wider(**{name: getattr(config, name) for name in names})
     line = tyro.cli(wider, default=whole, description=description, args=args)
     return config_type(**{name: getattr(line, name) for name in names})

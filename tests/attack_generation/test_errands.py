@@ -11,7 +11,7 @@ from keras import ops
 from attack_generation.attack import Attack
 from attack_generation.config import PoisonConfig
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config
-from attack_generation.parametrisation import PARAMETRISATIONS, ParametrisationName
+from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation, ParametrisationName
 from bilevel_optimizer.bilevel import BilevelOptimizer, Metrics, Problem
 from bilevel_optimizer.optimisers import OPTIMISERS
 from bilevel_optimizer.soba import Soba
@@ -58,26 +58,17 @@ def test_a_new_optimiser_has_its_flags_and_its_record(tiny_data_dir: Path, monke
     assert moved.min() >= 0 and moved.max() == pytest.approx(config.epsilon, abs=1e-6)
 
 
-class OneNumber:
+class OneNumber(Parametrisation):
     """The brightness of the whole class."""
-
-    def __init__(self, epsilon: float) -> None:
-        self.epsilon = epsilon
 
     def start(self, kind: str, x: np.ndarray, seed: int) -> Any:
         return np.zeros((1,), np.float32)
-
-    def select(self, u: Any, index: Any) -> Any:
-        return u
 
     def images(self, u: Any, x: Any) -> Any:
         return ops.clip(x + u, 0.0, 1.0)
 
     def project(self, u: Any, x: Any, delta: Any) -> Any:
         return ops.clip(u, -self.epsilon, self.epsilon)
-
-    def write_back(self, u: Any, index: Any, moved: Any) -> Any:
-        return moved
 
 
 def test_a_new_parametrisation_is_one_entry(tiny_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
