@@ -324,6 +324,25 @@ def test_an_idle_worker_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPa
     assert worker is new and not future.done() and not idle and dead.is_shut_down
 
 
+def test_one_of_several_processes_makes_the_attacks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of({**PLAN, "attacks": {"other": {"seed": [1, 2]}}})
+    begun: list[str] = []
+
+    def submitted(job: Job, *_: Any) -> tuple[Future[str | None], Any]:
+        begun.append(job.rule)
+        (done := Future()).set_result(None)  # type: ignore[var-annotated]
+        return done, None
+
+    monkeypatch.setattr(job_runs, "_submitted", submitted)
+    jobs = [job for job in jobs_of(plan) if job.rule != "tables"]
+    assert not job_runs.run_jobs(jobs, 2, Stop())
+    attacks = begun.count("poison")
+    assert attacks == 6 and len(begun) == len(jobs)
+    # After the data, each pair of jobs has one attack until all are made.
+    assert begun[0] == "data" and [begun[1 + 2 * at] for at in range(attacks)] == ["poison"] * attacks
+    assert "poison" not in {begun[2 + 2 * at] for at in range(attacks)}
+
+
 def test_after_a_change_every_job_of_a_run_replaces_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, replacing = plan_of({**PLAN, "shards": 2, "ready": {"r": "digits_per_image"}, "visibility": True}), set()
 
