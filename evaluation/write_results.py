@@ -46,8 +46,8 @@ SPEED = """# Speed and memory
 `python evaluation/write_results.py` writes this page from `records/`. The commands below made the records.
 `make benchmark` prints the same for your machine. The column `bar` has the project's own goal, mostly in gradients of
 1,000 images, and `met` says whether it is met. `price` computes hours from the time of one step, for 25
-victims, 974 points and n = 10,000 (paper: 500 points, n = 100,000). Its column `cheap` is 550 steps of SOBA, victims of
-the one-cycle schedule and 0.44 of the votes, and `ratio` is `published` over `cheap`. The script of
+victims, 974 points and n = 10,000 (paper: 500 points, n = 100,000). Its column `cheap` has the settings of
+`config/mnist_row.yaml`, and `ratio` is `published` over `cheap`. The script of
 `label_certificates` was `benchmarks/label_flipping.py` when it was run.
 """
 
