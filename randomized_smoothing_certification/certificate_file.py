@@ -25,6 +25,7 @@ from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 NO_RADIUS = round_down(0.0)
+_MEND = "certify the model first or mend the path"  # where a file is missing
 
 
 class Point(NamedTuple):
@@ -77,16 +78,19 @@ def fixed_radius(radius: float) -> str:
     return text if float(text) == radius else repr(radius)
 
 
-def read_points(path: Path, *, at_fixed_radii: bool = False) -> list[Point]:
+def read_points(path: Path) -> list[Point]:
     """The points in a certification file, of this project or of another program.
 
     The columns label, predict and radius are found by name in the first line. predict is -1 where the certificate
     abstains. The columns idx, time and votes are read where the file has them. Without idx, points are numbered from 0.
-    A byte-order mark is skipped. at_fixed_radii: also read certified accuracies at fixed radii.
+    A byte-order mark is skipped.
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
-    negative or not finite, ends within a radius, or, by default, holds certified accuracies at fixed radii.
+    negative or not finite, ends within a radius, or holds certified accuracies at fixed radii.
     """
-    text = read_text(path, "certify the model first or mend the path")
+    return _points_of(path, read_text(path, _MEND))
+
+
+def _points_of(path: Path, text: str, *, at_fixed_radii: bool = False) -> list[Point]:
     columns, rows = _table_of(path, text)
     if not at_fixed_radii:
         require_certified_radii(path, {"radii": "decided" in columns})
@@ -194,7 +198,8 @@ def read_own_points(
     class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
     another possible value, the file's hash in the summary of a whole run shows it.
     """
-    points, lines = read_points(path, at_fixed_radii=bool(settings["radii"])), read_text(path).split("\n")
+    text = read_text(path, _MEND)
+    points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
     check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stderr, red
 
 from evaluation.tables.jobs import Job, words_of
 from evaluation.tables.plan import LIMITED
-from runtime.files import unwritable
+from runtime.files import writing
 from runtime.progress import listening, progress
 from runtime.provenance import ROOT, printed_path
 from runtime.stop import STOPPED_EARLY, Stop, StoppedEarly
@@ -34,12 +34,10 @@ def run_job(job: Job, stop: Stop, *more: str) -> str | None:
         words += "--on-other-settings", "start_afresh"
     if job.rule in LIMITED and stop.minutes_left is not None:
         words += "--max-minutes", f"{max(stop.minutes_left, 1e-3):.4f}"
-    try:
+    with writing(job.log):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         output = job.log.open("a", encoding="utf-8")
         begin = output.tell()  # after the lines of earlier attempts
-    except OSError as error:
-        raise unwritable(job.log, error) from error
     arguments, sys.argv = sys.argv, [str(script), *words, *more]
     try:
         if keras := sys.modules.get("keras"):  # of an earlier job
