@@ -64,9 +64,9 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
     attack = Attack(config, dataset)
 
     def outer_step(state: AttackState, number: int) -> tuple[AttackState, Metrics]:
-        if number == 0:  # an earlier attack with this folder may have left its own
-            remove(*run.run_dir.glob("poison_after_epoch_*.npy"))
-        return attack.outer_step(state, number)
+        after = attack.outer_step(state, number)
+        remove(*(run.run_dir.glob("poison_after_epoch_*.npy") if number == 0 else ()))  # of an earlier attack
+        return after
 
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
         if epochs % config.reinitialise_every == 0:

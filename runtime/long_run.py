@@ -177,10 +177,10 @@ class LongRun(Artifact):
         infinity, and InputError where another run uses the folder.
         """
         self._held.enter_context(self._checkpoints)
-        self._clear()
         self._session = session()
         done: Any = 0
-        if kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings):
+        afresh = self.checkpoint in self._in_the_way
+        if not afresh and (kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings)):
             state, record = kept
             done = record.get("done")
             if not (isinstance(done, int) and 0 < done <= total):
@@ -192,6 +192,7 @@ class LongRun(Artifact):
         with progress(total=total, initial=done, desc=self.path.stem, unit=unit) as bar:
             for number in range(done, total):
                 state, values = step(state, number)
+                self._clear()  # not before: the first step may refuse a setting
                 done = number + 1
                 bar.update()
                 reason = self._stop.reason  # read once: a request may come between saving and stopping

@@ -250,12 +250,18 @@ def test_a_second_attack_on_one_poison_is_refused(tiny_data_dir: Path, tmp_path:
         attack(config(tiny_data_dir, tmp_path, epochs=10_000))
 
 
-def test_overwrite_with_a_bad_setting_keeps_the_finished_poison(whole: PoisonConfig) -> None:
-    assert whole.out_dir is not None
+@pytest.mark.parametrize(
+    ("bad", "message"), [({"batch_poison": 500}, "batch_poison is 500"), ({"blur": 5.0}, "blur reaches 15 pixels")]
+)
+def test_overwrite_with_a_bad_setting_keeps_the_finished_poison(
+    bad: dict[str, Any], message: str, whole: PoisonConfig
+) -> None:
+    assert whole.out_dir is not None and whole.run_dir is not None
     x_path = poison_paths(whole.out_dir, "gaussianaug", SIGMA, TARGET)[0]
-    with pytest.raises(InputError, match="batch_poison is 500"):
-        attack(dataclasses.replace(whole, batch_poison=500, overwrite=True))
+    with pytest.raises(InputError, match=message):
+        attack(dataclasses.replace(whole, overwrite=True, **bad))
     assert x_path.is_file() and x_path.with_suffix(".json").is_file()
+    assert (whole.run_dir / "poison_after_epoch_1.npy").is_file()
 
 
 def test_overwrite_starts_afresh_and_can_be_continued(tiny_data_dir: Path, tmp_path: Path) -> None:

@@ -321,6 +321,27 @@ def test_what_may_be_replaced_is_kept_until_the_run_begins(tmp_path: Path) -> No
     assert np.array_equal(make(tmp_path, config), whole) and (tmp_path / "x.json").exists()
 
 
+def test_a_setting_that_the_first_step_refuses_replaces_nothing(tmp_path: Path) -> None:
+    """A blur that is too wide for the images is found when the step is compiled."""
+
+    def refusing(state: Any, number: int) -> Any:
+        raise InputError("too wide")
+
+    config = Config(data_dir=tmp_path)
+    make(tmp_path, config)
+    save_checkpoint(tmp_path / "run/checkpoint.npz", np.ones(3, "float32"), {"settings": identity(config), "done": 2})
+    before = {path: path.read_bytes() for path in tmp_path.glob("**/*.np*")}
+    for change in ({"overwrite": True}, {"rate": 0.7, "on_other_settings": "start_afresh"}):
+        other = run_of(tmp_path, dataclasses.replace(config, **change))
+        with other as run, pytest.raises(InputError, match="too wide"):
+            assert not run.is_finished()
+            run.advance(ops.ones((3,)), refusing, 6)
+        assert json.loads((tmp_path / "x.json").read_text())["settings"]["rate"] == config.rate
+        assert (tmp_path / "x.npy").read_bytes() == before[tmp_path / "x.npy"]
+        if "overwrite" in change:
+            assert {path: path.read_bytes() for path in tmp_path.glob("**/*.np*")} == before
+
+
 @pytest.mark.parametrize("name", ["x.npy", "x.json", "run/checkpoint.npz"])
 def test_a_folder_in_the_way_is_one_line_before_the_work(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir(parents=True)
