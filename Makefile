@@ -28,7 +28,7 @@ RANKED = config/rank_$(shell echo $(DATA) | tr A-Z a-z).yaml
 rank: $(INSTALLED)  ## check a poison and rank it by what it does to certificates; POISON=mine.npz DATA=MNIST
 	$(if $(and $(POISON),$(DATA)),,$(error make rank needs a poison and its data set: POISON=mine.npz DATA=MNIST))
 	$(if $(wildcard $(RANKED)),,$(error DATA=$(DATA): no $(RANKED); copy config/rank_mnist.yaml to it, or choose DIGITS, MNIST or FASHION))
-	$(RUN) evaluation/tables/rank.py --plan $(RANKED) --poison $(POISON) --processes 2 $(FLAGS)
+	$(RUN) evaluation/tables/rank.py --plan $(RANKED) --poison "$(POISON)" --processes 2 $(FLAGS)
 
 SNAKEMAKE := $(VENV)/bin/snakemake --profile profiles/local --configfile config/$(TABLE).yaml
 
