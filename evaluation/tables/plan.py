@@ -361,12 +361,12 @@ def read_plan(path: Path) -> Plan:
 class _NamesOnce(yaml.SafeLoader):
     """Plain values in YAML. Refuses a name that stands twice in a mapping, where SafeLoader keeps the last value."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        names = [name.value for name, _ in node.value]
-        for name, _ in node.value:
-            if names.count(name.value) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{name.value} stands there twice", name.start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> Any:  # before merges (<<) add the names of other mappings
+        node = super().compose_mapping_node(anchor)
+        for number, (name, _) in enumerate(node.value, 1):
+            if name.value in [later.value for later, _ in node.value[number:]]:
+                raise yaml.composer.ComposerError(None, None, f"{name.value} stands there twice", name.start_mark)
+        return node
 
 
 def yaml_values(text: str, where: str) -> Any:

@@ -364,6 +364,17 @@ def test_a_name_that_stands_twice(tmp_path: Path) -> None:
         read_plan(path)
 
 
+def test_a_merged_mapping_may_replace_a_name(tmp_path: Path) -> None:
+    """The merge (<<) of a mapping that has a merge of its own, and that lies deeper."""
+    path = tmp_path / "plan.yaml"
+    values = "&a {epochs: 5}\nattacks: {long: &b {<<: *a, epochs: 9}}\ncertification: {<<: *b, n: 10}\n"
+    path.write_text(f"victim: {values}")
+    found = yaml_values(path.read_text(), "plan.yaml")
+    assert found["attacks"] == {"long": {"epochs": 9}} and found["certification"] == {"epochs": 9, "n": 10}
+    with pytest.raises(InputError, match="epochs stands there twice"):
+        yaml_values("a: &a {n: 1}\nb: {<<: *a, epochs: 5, epochs: 9}", "plan.yaml")
+
+
 def test_a_runs_plan_has_the_title_of_the_plan(tmp_path: Path) -> None:
     write_json(tmp_path / "plan.json", {**SMALL, "title": "a \U0001f438"})  # JSON writes it as two halves
     assert read_plan(tmp_path / "plan.json").title == "a \U0001f438"
