@@ -35,23 +35,21 @@ def save_model(model: keras.Model, path: Path) -> None:
 
     Raises InputError for another suffix and if the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".keras":
+    if (path := Path(path)).suffix != ".keras":
         raise InputError(f"{path}: the name of a saved model ends in .keras; rename it")
     with atomic_path(path) as temporary:
         model.save(temporary)
 
 
 @backend_lines_hidden()
-def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> keras.Model:
+def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, classes: int = 0) -> keras.Model:
     """Read a .keras file in safe mode: no code stored in the file is run.
 
-    image_shape: the (height, width, channels) that the model must take, if given.
+    image_shape, classes: the (height, width, channels) that the model must take, and their classes, if given.
     Raises InputError if the file is missing, damaged or not a .keras file, if the model does not map each image to one
-    row of scores, if a weight is not finite, and if the model takes images of another shape.
+    row of scores, if a weight is not finite, and if the model takes images of another shape or has other classes.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not (path := Path(path)).is_file():
         raise InputError(f"{path}: no such file; train the model first or mend the path")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a whole .keras file; give a model saved by this project")
@@ -76,10 +74,11 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
         raise InputError(
             f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({reason[:200]}); train it again"
         ) from error
-    if _is_one_tensor(found, 3):
+    if _is_one_tensor(found, 3) or _is_one_tensor(found, 2):
+        images = (image_shape if len(found) == 2 else None) or (*found[1:], 1)
         raise InputError(
             f"{path}: the model takes images {found[1:]} without an axis of channels; put keras.Input"
-            f"({(*found[1:], 1)}) and keras.layers.Reshape({found[1:]}) in front of it and save it again"
+            f"({images}) and keras.layers.Reshape({found[1:]}) in front of it and save it again"
         )
     if not _is_one_tensor(scores, 2):
         raise InputError(
@@ -90,10 +89,11 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None) -> k
     for name, value in weights:
         if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
             raise InputError(f"{path}: {name} holds infinite or NaN weights; train it again with a lower learning rate")
-    if image_shape is not None and found[1:] != tuple(image_shape):
+    sizes, wanted = (*found[1:], scores[1]), (*(image_shape or found[1:]), classes or scores[1])  # None: any size
+    if any(size not in (None, given) for size, given in zip(sizes, wanted, strict=True)):
         raise InputError(
-            f"{path}: the model takes images of shape {found[1:]}, the data have {tuple(image_shape)}; "
-            "choose the model and the data of the same dataset"
+            f"{path}: the model takes images of shape {found[1:]}, the data have {wanted[:-1]}; it has {scores[1]} "
+            f"classes, the data {wanted[-1]}; choose the model and the data of the same dataset"
         )
     return model
 

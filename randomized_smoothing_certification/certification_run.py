@@ -48,7 +48,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     with Stop(config.max_minutes) as stop:
         dataset = load_dataset(config.data_dir)
         before = file_sha256(config.model) if config.model.is_file() else ""  # load_model names a missing file
-        model = with_precision(load_model(config.model, dataset.image_shape), config.precision)
+        model = with_precision(load_model(config.model, dataset.image_shape, dataset.num_classes), config.precision)
         model_sha256 = file_sha256(config.model)
         _check_record_of_model(config, model_sha256, dataset)
         if model_sha256 != before:
@@ -86,8 +86,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
 
 def _check_record_of_model(config: CertificationConfig, model_sha256: str, dataset: Dataset) -> None:
     """Raise InputError if the record beside the model has another hash. Note another sigma, class or test images."""
-    path = config.model.with_suffix(".json")
-    if path.exists():
+    if (path := config.model.with_suffix(".json")).exists():
         record = read_record(path, config=dict)
         if record.get("sha256", model_sha256) != model_sha256:
             raise InputError(

@@ -195,6 +195,25 @@ def test_a_model_without_an_axis_of_channels_is_told_how_to_get_one(tmp_path: Pa
         load_model(tmp_path / "model.keras")
 
 
+def test_a_model_of_flat_images_is_told_how_to_take_images(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    flat = keras.Sequential([keras.Input((64,)), layers.Dense(10)])
+    flat.save(path)
+    with pytest.raises(InputError, match=r"put keras\.Input\(\(8, 8, 1\)\) and keras\.layers\.Reshape\(\(64,\)\) in"):
+        load_model(path, (8, 8, 1))
+    keras.Sequential([keras.Input((8, 8, 1)), layers.Reshape((64,)), flat]).save(path)
+    assert load_model(path, (8, 8, 1), 10).output_shape == (None, 10)
+
+
+def test_a_model_may_take_images_of_any_size_but_not_of_other_channels(tmp_path: Path) -> None:
+    inputs = keras.Input((None, None, 1))
+    scores = layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(inputs)))
+    keras.Model(inputs, scores).save(tmp_path / "m.keras")
+    assert load_model(tmp_path / "m.keras", (8, 8, 1), 3).input_shape == (None, None, None, 1)
+    with pytest.raises(InputError, match=r"m\.keras: .* \(None, None, 1\), the data have \(8, 8, 3\)"):
+        load_model(tmp_path / "m.keras", (8, 8, 3), 3)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_a_model_of_whole_numbers_is_refused(tmp_path: Path, dtype: str) -> None:
     inputs = keras.Input((8, 8, 1), dtype=dtype)

@@ -1005,6 +1005,22 @@ def test_the_clean_accuracy_is_said_and_a_wrong_pixel_scale_noticed(
     )
 
 
+def test_a_model_of_other_classes_is_named(toy: Path, tmp_path: Path) -> None:
+    save_model(
+        keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]), tmp_path / "m.keras"
+    )
+    with pytest.raises(InputError, match=r"m\.keras: .* it has 1 classes, the data 3; choose the model and the data"):
+        certify_test_points(config(toy, tmp_path / "a.tsv", model=tmp_path / "m.keras"))
+
+
+def test_a_model_of_any_size_is_certified(toy: Path, tmp_path: Path) -> None:
+    inputs = keras.Input((None, None, 1))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs))
+    save_model(keras.Model(inputs, keras.layers.Dense(CLASSES)(pooled)), tmp_path / "m.keras")
+    certify_test_points(config(toy, tmp_path / "a.tsv", model=tmp_path / "m.keras", points=1))
+    assert len(read_points(tmp_path / "a.tsv")) == 1
+
+
 def test_a_model_that_only_guesses_is_noticed(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = keras.saving.load_model(toy / "model.keras")
     model.set_weights([0 * weights for weights in model.get_weights()])
