@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, make_dataclass, replace
 from functools import cache
 from inspect import cleandoc
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from itertools import pairwise
 from textwrap import dedent
 from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
@@ -179,6 +179,8 @@ def _leave(message: str, status: int) -> NoReturn:
 def _silent_where_nobody_reads() -> Iterator[None]:
     status: Any = READER_GONE
     sys.stdout = sys.stdout or StringIO()  # it was closed when Python started
+    if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack a letter of a name, such as σ
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             yield

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import gzip
+import io
 import itertools
 import os
 import pickle
@@ -449,6 +450,16 @@ def test_an_output_that_is_closed_hinders_no_run(closed: str) -> None:
             ["sh", "-c", command, sys.executable, PRINTING], cwd=project_path(""), capture_output=True
         )
         assert done.returncode == 0 and done.stderr == b"" and (closed == "1" or done.stdout), (flags, done)
+
+
+@pytest.mark.parametrize("text", ["\u03c3 = 0.5", "a file named caf\udce9.tsv"])
+def test_letters_that_the_output_lacks_do_not_end_a_run(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables hold a sigma. A file's name may hold a byte that is no text."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    run_script(lambda _: print(text), Config, "A toy.")
+    assert written.getvalue() == f"{text}\n".encode("ascii", "backslashreplace")
 
 
 def test_another_pipe_that_breaks_is_no_reader_gone() -> None:
