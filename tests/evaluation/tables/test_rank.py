@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -281,3 +282,9 @@ def test_the_plans_of_the_ranking_have_eight_kinds_of_victims() -> None:
         plan = read_plan(ROOT / f"config/rank_{name}.yaml")
         assert len({cell.victim for cell in plan.cells()}) == 8 and plan.runs == 3 and plan.visibility
         assert plan.certification["all_classes"] and set(plan.victims) == {"plain", "jittered"}
+
+
+def test_make_rank_takes_a_file_whose_name_has_a_space() -> None:
+    command = ["make", "-n", "rank", "POISON=my poison.npz", "DATA=DIGITS"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert '--poison "my poison.npz" ' in shown
