@@ -30,7 +30,8 @@ from randomized_smoothing_certification.grid_noise import grid_of
 from randomized_smoothing_certification.votes import WHOLE, VoteCounter
 from runtime.artifact import Artifact
 from runtime.bounds import require_within
-from runtime.files import InputError, array_sha256, read_record, remove, write_json, write_text
+from runtime.checkpoints import read_same_record
+from runtime.files import InputError, array_sha256, remove, write_json, write_text
 from runtime.noise import Stream, noise_seed, seed_pair
 from runtime.part_by_part import settings_path
 from runtime.progress import progress
@@ -65,25 +66,19 @@ class Certificates(NamedTuple):
         """Write the points as a .tsv file, which evaluation/compare.py reads, and its .settings.json beside it.
 
         Certificates of the same settings at the path are replaced. Raises InputError for another ending, and where a
-        record beside the path is of another file or of other settings.
+        record beside the path is damaged, of another file or of other settings.
         """
         require_result_name(path := Path(path))
         own = settings_path(path)
-        for record in (own, path.with_suffix(".json"), path.with_name("settings.json")):
-            if record.exists() and not (record == own and self._is_recorded_in(own)):
-                raise InputError(
-                    f"{path}: {record.name} beside it is of another file or of other settings; choose another name"
-                )
+        for record in (path.with_suffix(".json"), path.with_name("settings.json")):
+            if record.exists():
+                raise InputError(f"{path}: {record.name} beside it is of another file; choose another name")
+        if own.exists():
+            read_same_record(own, self.record["settings"], about=path)
         with Artifact(path, own):
             remove(path)
             write_json(own, {**self.record, "provenance": provenance(self.record["settings"])})
             write_text(path, as_text(self.points))
-
-    def _is_recorded_in(self, file: Path) -> bool:
-        try:
-            return read_record(file, settings=dict)["settings"] == self.record["settings"]
-        except InputError:  # not a record
-            return False
 
 
 def certify_images(

@@ -151,12 +151,14 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
     assert read_points(file) == found.points == read_known_points(file)
     known = recorded_settings(file)
     assert [known[name] for name in ("n", "sigma", "alpha")] == [SETTINGS.n, SETTINGS.sigma, SETTINGS.alpha]
-    with pytest.raises(InputError, match=r"mine\.settings\.json beside it is of another file"):
+    with pytest.raises(InputError, match=rf"mine\.tsv: made with n = {SETTINGS.n}, this run has 300; .* choose another"):
         certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, n=300)).save(file)
     assert read_points(file) == found.points
-    (tmp_path / "mine.settings.json").write_text("")
-    with pytest.raises(InputError, match=r"mine\.tsv: mine\.settings\.json beside it is of another file"):
-        found.save(file)
+    for content, line in (("", "not valid JSON"), ("[]", "not a record of this project; .*choose another")):
+        (tmp_path / "mine.settings.json").write_text(content)
+        with pytest.raises(InputError, match=rf"mine\.settings\.json: {line}"):
+            found.save(file)
+        assert (tmp_path / "mine.settings.json").read_text() == content and read_points(file) == found.points
     with pytest.raises(InputError, match=r"ends in \.tsv"):
         found.save(tmp_path / "mine.csv")
     (tmp_path / "settings.json").touch()
