@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.tables.runs import MUST_AGREE, require_different_victims, share_at_ceiling
+from evaluation.tables.runs import MUST_AGREE, require_different_files, require_different_victims, share_at_ceiling
 from randomized_smoothing_certification.certificate_file import (
     Point,
     certified_radii,
@@ -64,9 +64,7 @@ def main(config: Config) -> None:
     if not config.clean or count != len(config.poisoned):
         raise InputError(f"--clean has {count} files and --poisoned {len(config.poisoned)}; give a file for each seed")
     files = [*config.clean, *config.poisoned]
-    resolved = [file.resolve() for file in files]
-    if twice := [file for file in files if resolved.count(file.resolve()) > 1]:
-        raise InputError(f"{twice[0]}: is given twice; give each victim's file once")
+    require_different_files(files)
     found = [
         Certified(file, sorted(read_known_points(file)), settings := recorded_settings(file), recorded_victim(settings))
         for file in files

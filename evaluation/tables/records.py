@@ -6,7 +6,6 @@ of other code bases fit the same tables. The store keeps all columns but the tim
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -22,7 +21,7 @@ from data.ready_poisons import poison_file, ready_names, ready_record
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan, read_plan
-from evaluation.tables.runs import MUST_AGREE, Entry, Run, require_different_victims
+from evaluation.tables.runs import MUST_AGREE, Entry, Run, require_different_files, require_different_victims
 from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
@@ -196,15 +195,8 @@ def foreign_runs(plan: Plan, folder: Path) -> Runs:
         if cell.key in keys:
             raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}; leave it out")
         keys.add(cell.key)
-    _require_once(folder / file for foreign in plan.foreign for file in foreign.files)
+    require_different_files(folder / file for foreign in plan.foreign for file in foreign.files)
     return {foreign.cell.key: runs_of(foreign, folder) for foreign in plan.foreign}
-
-
-def _require_once(files: Iterable[Path]) -> None:
-    """Raise InputError for a file that is named twice, also through links."""
-    for file, count in Counter(file.resolve() for file in files).items():
-        if count > 1:
-            raise InputError(f"{file}: is given twice; give each run's file once")
 
 
 def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
@@ -215,7 +207,7 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     """
     runs, places = {}, list[list[int]]()
     paths = [folder / file for file in foreign.files]
-    _require_once(paths)
+    require_different_files(paths)
     known = [recorded_settings(path) for path in paths]
     victims = [recorded_victim(one) for one in known]
     require_different_victims(zip(paths, known, strict=True))

@@ -14,6 +14,15 @@ MUST_AGREE = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss"
 """Settings of certificates that must be equal, where they are known, so that radii can be compared."""
 
 
+def require_different_files(files: Iterable[Path]) -> None:
+    """Raise InputError for a file of certificates that is given twice, also through links."""
+    known = set[Path]()
+    for file in files:
+        if (place := file.resolve()) in known:
+            raise InputError(f"{file}: is given twice; give each victim's file once")
+        known.add(place)
+
+
 def require_different_victims(known: Iterable[tuple[Path, dict[str, Any]]]) -> None:
     """Raise InputError for two files of one victim. known: each file with its certificates' settings."""
     files = dict[str, Path]()

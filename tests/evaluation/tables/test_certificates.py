@@ -218,7 +218,7 @@ def test_an_import_keeps_the_recorded_settings(
     main(importing(store, theirs))
     records = read_store(store).records["consistency_sigma_0.5/clean/class_8"]
     assert [one["foreign"]["split"] for one in records.values()] == ["val", "val"]
-    with pytest.raises(InputError, match=r"a\.tsv: is given twice; give each run's file once"):
+    with pytest.raises(InputError, match=r"a\.tsv: is given twice; give each victim's file once"):
         (theirs[0].parent / "linked").symlink_to(theirs[0].parent)
         main(importing(store, (theirs[0], theirs[0].parent / "linked/a.tsv"), victim="others"))
     head, *lines = theirs[1].read_text().splitlines(keepends=True)
