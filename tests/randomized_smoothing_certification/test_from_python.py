@@ -151,7 +151,7 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
     assert read_points(file) == found.points == read_known_points(file)
     known = recorded_settings(file)
     assert [known[name] for name in ("n", "sigma", "alpha")] == [SETTINGS.n, SETTINGS.sigma, SETTINGS.alpha]
-    with pytest.raises(InputError, match=rf"mine\.tsv: made with n = {SETTINGS.n}, this run has 300; .* choose another"):
+    with pytest.raises(InputError, match=rf"mine\.tsv: made with n = {SETTINGS.n}, this run has 300"):
         certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, n=300)).save(file)
     assert read_points(file) == found.points
     for content, line in (("", "not valid JSON"), ("[]", "not a record of this project; .*choose another")):
