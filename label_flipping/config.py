@@ -149,8 +149,7 @@ class LabelFlippingConfig(RunControls):
             "clusters": self.clusters or (classes,),
         }
         names = LEARNERS[self.learner].settings
-        different = (dict.fromkeys(values[name]) for name in names)
-        return [dict(zip(names, chosen, strict=True)) for chosen in product(*different)]
+        return [dict(zip(names, chosen, strict=True)) for chosen in product(*(values[name] for name in names))]
 
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""
@@ -167,9 +166,9 @@ class LabelFlippingConfig(RunControls):
                 "features_file also --joined), or leave them out"
             )
         require_architecture(self.network.architecture)
-        for name in ("ridge", "bandwidths"):
-            if not getattr(self, name):
-                raise InputError(f"{name} must hold at least one number")
+        for name, least in {"ridge": 1, "neighbours": 0, "clusters": 0, "bandwidths": 1}.items():
+            if len(set(values := getattr(self, name))) < max(least, len(values)):
+                raise InputError(f"{name} must hold at least one number, each once, got {values}")
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise InputError(f"classes must be at least two different ones, got {self.classes}")
         for number in self.classes or ():
