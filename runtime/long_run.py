@@ -57,9 +57,9 @@ class RunControls:
         A constant without a type has the type of its setting. A subclass may also have the decorator, which then passes
         over the class a second time. The last statements make this possible.
         """
-        for inherited in fields(cls):
-            if inherited.name in vars(cls).keys() - cls.__annotations__.keys():
-                cls.__annotations__[inherited.name] = get_type_hints(cls, include_extras=True)[inherited.name]
+        untyped = [one.name for one in fields(cls) if one.name in vars(cls).keys() - cls.__annotations__.keys()]
+        types = get_type_hints(cls, include_extras=True) if untyped else {}
+        cls.__annotations__ = {name: types[name] for name in untyped} | cls.__annotations__  # the order in --help
         dataclass(frozen=True, kw_only=True)(cls)
         del cls.__setattr__, cls.__delattr__  # a second pass refuses to replace them. They are inherited as well
         for made in fields(cls):

@@ -80,6 +80,9 @@ def test_help_shows_the_scripts_own_settings_first_and_the_values_in_force() -> 
         assert flags.index("--target-class") < flags.index("--seed") < flags.index("--augment")
         assert flags.index("--augment") < flags.index("--max-minutes")
     assert "constant: 100 epochs, batches of 200, learning rate 0.001" in " ".join(victim.split())
+    labels = run_in_one_process(["label_flipping/digits.py", "--help"])[0][2]
+    flags = [line.strip(" │|").partition(" ")[0] for line in labels.splitlines()]
+    assert flags.index("--q") < flags.index("--at") < flags.index("--data-dir") < flags.index("--features")
     plans = run_in_one_process(["evaluation/tables/run_plan.py", "--help"])[0][2]
     shown = {line.partition(":")[0].strip(" *"): line for line in plans.splitlines() if line.startswith("    ")}
     assert all(shown[name].partition(":")[2].strip() for name in Plan.__struct_fields__)
