@@ -20,7 +20,7 @@ def poison_radius(config: PoisonConfig) -> Path:
 
     Writes X_poisoned_radius_<method>_<sigma>_<class>.npy, its labels and its record to out_dir (data_dir when not
     given). Writes a checkpoint, TensorBoard scalars, a picture, and the poison before each restart to run_dir
-    (runs/<dataset>/<poison name>). Missing labels and pictures of a finished poison are made again.
+    (runs/<dataset>/<poison name>). Missing labels and a missing or older picture of a finished poison are made again.
 
     Raises InputError on bad settings or data, StoppedEarly when asked to stop, FloatingPointError when a quantity
     becomes NaN or infinite.
@@ -41,11 +41,12 @@ def poison_radius(config: PoisonConfig) -> Path:
         finished = run.is_finished()
         poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, run)
         save_labels(y_path, dataset.y_train[in_class])
-        if not (finished and picture.is_file()):
+        if not finished:
+            run.finish(lambda path: save_array(path, poison), gradients=gradients)
+        if not (picture.is_file() and picture.stat().st_mtime_ns >= x_path.stat().st_mtime_ns):  # of an older poison
             save_image_grids(picture, {"": (clean, poison)}, config.epsilon)
         if finished:
             return x_path
-        run.finish(lambda path: save_array(path, poison), gradients=gradients)
     distortion = np.abs(poison - clean)
     print(
         f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "

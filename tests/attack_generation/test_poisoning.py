@@ -210,6 +210,13 @@ def test_labels_and_picture_of_a_finished_poison_are_made_again(whole: PoisonCon
         damage()
         attack(copy)
         assert (y_path.read_bytes(), picture.read_bytes()) == wanted
+    drawn = picture.stat().st_mtime_ns
+    attack(copy)
+    assert picture.stat().st_mtime_ns == drawn
+    picture.write_bytes(b"of a poison that another run has replaced")
+    os.utime(picture, ns=(before - 1, before - 1))
+    attack(copy)
+    assert picture.read_bytes() == wanted[1]
     assert x_path.stat().st_mtime_ns == before
 
 
