@@ -34,9 +34,9 @@ class AttackState(NamedTuple):
 
     u: Tree  # variables of the poison, see attack_generation.parametrisation
     weights: tuple[Any, ...]  # v: the weights of each network of the lower level
-    lower: tuple[Tree, ...]  # the optimiser's state of each network
-    upper: AdamState  # shaped as the variables of a minibatch
-    loss: LossState  # of the training loss
+    lower_states: tuple[Tree, ...]  # the optimiser's state of each network
+    upper_state: AdamState  # of Adam on u, shaped as the variables of a minibatch
+    loss_state: LossState  # of the training loss
 
 
 class Images(NamedTuple):
@@ -140,12 +140,12 @@ class Attack:
         if u is None:
             u = self._parametrisation.start(config.start, self.x_to_poison, config.seed)
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
-        lower = tuple(map(config.optimiser.init_lower, weights))
+        lower_states = tuple(map(config.optimiser.init_lower, weights))
         minibatch = self._parametrisation.select(
             tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
         )
         batch_shape = (config.batch_clean + config.batch_poison, *self.dataset.image_shape)
-        return AttackState(u, weights, lower, adam_init(minibatch), config.loss.initial_state(batch_shape))
+        return AttackState(u, weights, lower_states, adam_init(minibatch), config.loss.initial_state(batch_shape))
 
     def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Metrics]:
         """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
@@ -169,11 +169,11 @@ class Attack:
         restart, network = divmod(turn, networks)
         if networks == 1:
             return self.initial_state(restart, state.u)
-        weights, lower = list(state.weights), list(state.lower)
+        weights, lower_states = list(state.weights), list(state.lower_states)
         number = restart + (network > 0)  # fresh weights 0 of every network are those at the start of the attack
         weights[network] = self.fresh_model(number, network).initial()[0]
-        lower[network] = self.config.optimiser.init_lower(weights[network])
-        return state._replace(weights=tuple(weights), lower=tuple(lower))
+        lower_states[network] = self.config.optimiser.init_lower(weights[network])
+        return state._replace(weights=tuple(weights), lower_states=tuple(lower_states))
 
     def draw_indices(self, epoch: int, step: int) -> Indices:
         """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""
@@ -200,13 +200,13 @@ class Attack:
         x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_to_poison)])
         # The inner attack of the training method attacks the first network.
         logits, randomness = partial(self._logits, state.weights[0]), self._lower_randomness(batch, 0)
-        perturbed, loss = self.config.loss.perturbed(logits, x, batch.y, randomness, age, state.loss)
+        perturbed, loss_state = self.config.loss.perturbed(logits, x, batch.y, randomness, age, state.loss_state)
         batch = batch._replace(perturbation=perturbed - x)
-        u, weights, lower, upper, metrics = self.config.optimiser.step(
-            self._problem, u, state.weights, state.lower, state.upper, batch
+        u, weights, lower_states, upper_state, metrics = self.config.optimiser.step(
+            self._problem, u, state.weights, state.lower_states, state.upper_state, batch
         )
         u = self._parametrisation.write_back(state.u, indices.poison, u)
-        return AttackState(u, weights, lower, upper, loss), metrics
+        return AttackState(u, weights, lower_states, upper_state, loss_state), metrics
 
     def _gather(self, images: Images, indices: Indices, seeds: Seeds, age: Any) -> Batch:
         take = partial(ops.take, axis=0)

@@ -117,7 +117,7 @@ class TrainingState(NamedTuple):
     weights: list[Any]
     statistics: list[Any]  # the model's non-trainable variables (BatchNorm averages)
     adam: AdamState
-    loss: LossState  # of the training loss
+    loss_state: LossState  # of the training loss
 
 
 def train_victims(config: TrainingConfig) -> list[Path]:
@@ -263,8 +263,8 @@ class Training:
     def initial_state(self) -> TrainingState:
         """Fresh weights, Adam moments and state of the loss."""
         weights, statistics = tree.map_structure(ops.convert_to_tensor, self.model.initial())
-        loss = self.config.loss.initial_state((self._batch_size, *self.dataset.image_shape))
-        return TrainingState(weights, statistics, adam_init(weights), loss)
+        loss_state = self.config.loss.initial_state((self._batch_size, *self.dataset.image_shape))
+        return TrainingState(weights, statistics, adam_init(weights), loss_state)
 
     def step(self, state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
         """Step ``number`` of the run and its loss: a pure function of the state, the number and the seed."""
@@ -285,8 +285,8 @@ class Training:
         x = self.config.augmented(x, augmentation_seed)
         fixed_seed = seed_pair(self.config.seed, Stream.VICTIM_FIXED_NOISE)
         randomness = Randomness(self.config.sigma, noise_seed, fixed_seed, batch)
-        x, loss = self.config.loss.perturbed(
-            lambda x: self.model(state.weights, state.statistics, x)[0], x, y, randomness, epoch, state.loss
+        x, loss_state = self.config.loss.perturbed(
+            lambda x: self.model(state.weights, state.statistics, x)[0], x, y, randomness, epoch, state.loss_state
         )
 
         def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
@@ -302,7 +302,7 @@ class Training:
 
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
         weights, adam = adam_step(state.weights, gradient, state.adam, rate)
-        return TrainingState(weights, statistics, adam, loss), value
+        return TrainingState(weights, statistics, adam, loss_state), value
 
     def evaluate(self, state: TrainingState) -> dict[str, float]:
         """Accuracy on the clean test images without noise: overall, of the target class and of each class."""

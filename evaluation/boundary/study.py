@@ -201,7 +201,8 @@ class Study(Attack):
         Raises FloatingPointError where a quantity becomes NaN or infinite.
         """
         weights = self.trained(self.x_to_poison, self.boundary_config.seed)
-        state = self.initial_state()._replace(weights=(weights,), lower=(self.config.optimiser.init_lower(weights),))
+        lower_states = (self.config.optimiser.init_lower(weights),)
+        state = self.initial_state()._replace(weights=(weights,), lower_states=lower_states)
         for number in range(self.total_steps):
             state, metrics = self.outer_step(state, number)
         require_finite("the last outer step", f=float(metrics["f"]), g=float(metrics["g"]))

@@ -518,7 +518,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
             after = made._restarted(state, epoch)
             for network in range(2):
                 changed = not np.array_equal(after.weights[network][0], state.weights[network][0])
-                fresh = float(ops.sum(ops.abs(after.lower[network].p[0]))) == 0
+                fresh = float(ops.sum(ops.abs(after.lower_states[network].p[0]))) == 0
                 assert changed == fresh
                 assert not changed or not np.array_equal(after.weights[network][0], started[network][0])
                 afresh += [(epoch, network)] * changed

@@ -136,7 +136,7 @@ def test_every_network_of_an_optimiser_starts_at_the_trained_weights(monkeypatch
     study = Study(replace(SMALL, optimiser=F2sa()), NETWORK)
     with pytest.raises(StopIteration):
         study.optimised_poison()
-    ((weights,), (lower,)) = seen[0].weights, seen[0].lower
+    ((weights,), (lower,)) = seen[0].weights, seen[0].lower_states
     for one, other in zip(weights, lower.y, strict=True):
         np.testing.assert_array_equal(one, other)
 
