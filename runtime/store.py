@@ -8,7 +8,6 @@ pandas.read_csv and Python's lzma and json read the two files. All tables are co
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.files import InputError, atomic_path, reading
+from runtime.files import InputError, atomic_path, reading, writing
 from runtime.lazy import pandas as pd
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
@@ -42,14 +41,9 @@ def write_store(folder: Path, store: Store) -> None:
     """Write both files, or neither where there is no room. The records come last and name the points' SHA-256."""
     text = store.points.to_csv(index=False, lineterminator="\n")
     records = {"points_sha256": hashlib.sha256(text.encode()).hexdigest(), "records": store.records}
-    packed = {SETTINGS: _packed(json.dumps(records, indent=1, default=str) + "\n"), POINTS: _packed(text)}
-    try:
-        with atomic_path(folder / SETTINGS) as settings_file, atomic_path(folder / POINTS) as points_file:
-            settings_file.write_bytes(packed[SETTINGS])
-            points_file.write_bytes(packed[POINTS])
-    except InputError:  # also where read_store has renamed the records' file first. Both files are then in place
-        if any(not (folder / name).is_file() or (folder / name).read_bytes() != file for name, file in packed.items()):
-            raise
+    with atomic_path(folder / SETTINGS) as settings_file, atomic_path(folder / POINTS) as points_file:
+        settings_file.write_bytes(_packed(json.dumps(records, indent=1, default=str) + "\n"))
+        points_file.write_bytes(_packed(text))
 
 
 def read_store(folder: Path) -> Store:
@@ -83,7 +77,7 @@ def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
     """The records of the points with this SHA-256.
 
     Where a run was killed after it renamed its points and before it renamed its records, they are in atomic_path's
-    temporary file beside the store. This function renames that file, where it can. The run may still be alive.
+    temporary file beside the store. This function renames that file.
     """
     settings = folder / SETTINGS
     for path in (settings, *folder.glob(f".{settings.stem}-*{settings.suffix}")):
@@ -93,7 +87,7 @@ def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
             continue
         if found.points_sha256 == digest:
             if path != settings:
-                with contextlib.suppress(OSError):  # its living run or another reader has renamed it
+                with writing(settings):
                     path.replace(settings)
             return found.records
     _records(settings)  # names the mistake where the file is missing or damaged

@@ -221,25 +221,6 @@ def test_a_write_that_was_killed_between_the_two_files_is_finished(
         read_store(folder)
 
 
-def test_a_store_may_be_read_while_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader between the two renames finds the records in the temporary file, and so do two readers at once."""
-    new, move, read = Store(points().assign(radius=1.0), RECORDS), Path.replace, []
-
-    def interrupted(self: Path, target: Path) -> Path:
-        if target.name == SETTINGS and len(read) < 2:  # the writer first, then its first reader
-            read.append(self)
-            assert (read_store(folder).points["radius"] == 1).all()
-        return move(self, target)
-
-    monkeypatch.setattr(Path, "replace", interrupted)
-    write_store(folder, new)
-    assert len(read) == 2
-    assert contents(folder).keys() == {POINTS, SETTINGS} and read_store(folder).records == RECORDS
-    monkeypatch.setattr(Path, "replace", lambda *_: (folder / "none").open())
-    with pytest.raises(InputError, match="cannot be written"):  # another store than the one that is there
-        write_store(folder, Store(points(), RECORDS))
-
-
 def test_an_archive_that_grows_without_end_is_not_unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.store.LARGEST", 1000)
     with pytest.raises(InputError, match=r"points\.csv\.xz: not a whole .xz file of text \(it holds more than 1,000"):
