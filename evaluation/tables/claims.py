@@ -184,9 +184,8 @@ def claims_page(found: list[Judged]) -> str:
     for claim, heading, said, numbers in found:
         rows = []
         for selection, one in numbers:
-            what = NUMBERS[selection.of][1]
-            if selection.against != CLEAN:
-                what = what.replace("by", f"than with {selection.against} by")
+            by = "by" if selection.against == CLEAN else f"than with {selection.against} by"
+            what = NUMBERS[selection.of][1].replace("by", by)
             rows.append((one.name + _mark(claim, selection), what, _linked(selection, one), one.over))
         parts = (
             f"## {heading}", f"**{claim.claim}**",
@@ -286,7 +285,7 @@ def _shown_number(selection: Selection, row: dict[str, Any], frame: pd.DataFrame
     if not row["runs"]:
         return None
     if selection.of == "acr":
-        return _mean([[run.acr for run in entry.runs] for entry in row["entries"]])
+        return _mean([{run.seed: run.acr for run in entry.runs} for entry in row["entries"]])
     same_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
     same_class = frame["target_class"] == row["target_class"]
     references = frame["entries"][same_victims & same_class & (frame["data"] == selection.against)]
@@ -299,10 +298,10 @@ def _shown_number(selection: Selection, row: dict[str, Any], frame: pd.DataFrame
         return _of_reduction(reduction_against(row["entries"], before))
     name = "accuracy" if selection.of == "accuracy_loss" else "target_accuracy"
     clean = {run.seed: value for run in before.runs if (value := getattr(run, name)) is not None}
-    pairs = [[(clean[run.seed], getattr(run, name)) for run in one.runs if run.seed in clean] for one in row["entries"]]
-    if not all(pairs) or any(after is None for of_attack in pairs for _, after in of_attack):
+    after = [{run.seed: getattr(run, name) for run in one.runs if run.seed in clean} for one in row["entries"]]
+    if not all(after) or any(None in one.values() for one in after):
         return None
-    return _mean([[100 * (was - after) for was, after in one] for one in pairs], "{:.1f}", " points")
+    return _mean([{seed: 100 * (clean[seed] - one[seed]) for seed in one} for one in after], "{:.1f}", " points")
 
 
 def _of_reduction(found: Any) -> ShownNumber | None:
@@ -312,19 +311,18 @@ def _of_reduction(found: Any) -> ShownNumber | None:
     return ShownNumber(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)), found.runs)
 
 
-def _mean(of_attacks: list[list[float]], form: str = "{:.3f}", unit: str = "") -> ShownNumber | None:
+def _mean(of_attacks: list[dict[int, float]], form: str = "{:.3f}", unit: str = "") -> ShownNumber | None:
     """Mean with its t interval over attack runs and victims, as far as there are several.
 
-    of_attacks: the victims' numbers of each attack run, in the order of their seeds. None: one lacks a victim.
+    of_attacks: the victims' numbers of each attack run, by their seeds. None: one lacks a victim.
     """
-    if len({len(one) for one in of_attacks}) > 1:
+    if any(one.keys() != of_attacks[0].keys() for one in of_attacks):
         return None
-    values = np.array(of_attacks)
+    values = np.array([[one[seed] for seed in of_attacks[0]] for one in of_attacks])
     mean = float(values.mean())
     if values.size < 2:
         return ShownNumber(form.format(mean) + unit, -np.inf, np.inf, values.size)
-    half = half_width_over_runs(values)
-    low, high = mean - half, mean + half
+    low, high = (float(mean + sign * half_width_over_runs(values)) for sign in (-1, 1))
     text = f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})"
     return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 

@@ -205,6 +205,22 @@ def test_a_claim_is_not_judged_by_the_runs_that_are_there_where_others_are_missi
         shown_numbers(Selection(folder="plain", where={"data": ["constant", "optimised"]}), read_frames(tmp_path))
 
 
+@pytest.mark.parametrize("of", ["acr", "accuracy_loss"])
+def test_attack_runs_that_lack_different_victims_have_no_common_interval(of: Any, tmp_path: Path) -> None:
+    write_plan(tmp_path, {**PLAIN, "attacks": {"soba": {"seed": [0, 1]}}})
+    store = read_store(tmp_path / "plain")
+    lost = {entry: "02"["soba_seed_1" in entry] for entry in store.records if "soba_seed" in entry}
+    assert len(lost) == 2
+    records = {
+        entry: {seed: one for seed, one in by_seed.items() if seed != lost.get(entry)}
+        for entry, by_seed in store.records.items()
+    }
+    seeds = store.points["seed"].astype(int).astype(str)
+    write_store(tmp_path / "plain", Store(store.points[seeds != store.points["entry"].map(lost)], records))
+    with pytest.raises(InputError, match=r"claims: plain has no measured entry .*, or lacks a run of it"):
+        shown_numbers(Selection(folder="plain", where={"data": "soba"}, of=of), read_frames(tmp_path))
+
+
 @pytest.mark.parametrize("of", ["certified", "unattacked", "median"])
 def test_a_number_that_a_folder_does_not_tell_is_one_line(of: str, tmp_path: Path) -> None:
     write_plan(tmp_path, PLAIN)
