@@ -10,7 +10,7 @@ from runtime.lazy import optimize, special
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000  # of the bootstrap over points
-_FEW = 10  # points with a radius. A bootstrap of fewer is too narrow
+_FEW = 10  # points. A bootstrap of fewer that keep, lose or lower their radius is too narrow
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -92,10 +92,8 @@ def mean_reduction(kinds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Reduction 
     ratio, over, parts = float(np.mean(ratios)), [], []
     if len(kinds[0][1]) > 1:
         over.append("victims")
-        differences = [
-            (after - one * before).mean(axis=1) / before.mean()
-            for one, (after, before) in zip(ratios, kinds, strict=True)
-        ]
+        pairs = zip(ratios, kinds, strict=True)
+        differences = [(after - one * before).mean(axis=1) / before.mean() for one, (after, before) in pairs]
         variances = np.array([np.var(one, ddof=1) / len(one) for one in differences]) / len(kinds) ** 2
         half = _half_width(variances, np.array([len(one) - 1 for one in differences]))
         parts.append((ratio - half, ratio + half))
@@ -148,33 +146,38 @@ def _half_width(variances: np.ndarray, freedoms: np.ndarray) -> float:
     return float(special.stdtrit(max(freedom, 1.0), (1 + CONFIDENCE) / 2) * np.sqrt(total))
 
 
-def _over_points(
-    after: Sequence[np.ndarray], before: Sequence[np.ndarray], same_points: bool = True
-) -> tuple[float, float]:
+def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], paired: bool = True) -> tuple[float, float]:
     """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,).
 
-    A bootstrap of fewer than _FEW points with a radius is too narrow: where none has one, all samples are equal. The
-    upper end is then at least the ratio plus what Clopper and Pearson's upper bound adds to the share of the clean
-    points with a radius that keep one.
+    paired: both have the same points in order. A bootstrap knows no points that are too rare for the sample, so
+    ``_unseen`` widens it. The upper end counts more points that keep a radius, where few do. The lower end counts more
+    points that lose some radius, where few are below the largest (most are at the ceiling of n votes), and more clean
+    points that lose their radius, where few clean points have one (and most have none).
     """
     resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
-    resampled_before = _resamples(len(before[0]), 0 if same_points else 1) @ np.transpose(before)
+    resampled_before = _resamples(len(before[0]), 0 if paired else 1) @ np.transpose(before)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(resampled_after / resampled_before, nan=np.inf, posinf=np.inf).mean(axis=1)
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    kinds = list(zip(after, before, strict=True))
+    kinds, more, less = list(zip(after, before, strict=True)), 0.0, 0.0
     ratio = np.mean([one.mean() / other.mean() for one, other in kinds])
-    more = 0.0
     for one, other in kinds:
-        count, points = int(np.count_nonzero(one)), int(np.count_nonzero(other))
-        if count < min(_FEW, points):
-            share = special.betaincinv(count + 1, points - count, (1 + CONFIDENCE) / 2)
-            more += float(share - count / points) / len(kinds)
-    return float(low), float(max(high, ratio + more))
+        count, points = np.count_nonzero(one), np.count_nonzero(other) * len(one) // len(other)
+        top = max(one.max(), other.max())
+        below, lose = (np.count_nonzero(one < most * (1 - 1e-9)) for most in (top, other if paired else top))
+        more += _unseen(count, points) / len(kinds)
+        less += _unseen(lose, len(one) - 1) * top / other.mean() / len(kinds) * (below < min(_FEW, len(one) - 1))
+        less += _unseen(max(points - count, 0), points) / len(kinds) * (points < min(_FEW, len(one) / 2))
+    return float(min(low, ratio - less)), float(max(high, ratio + more))
+
+
+def _unseen(count: int, points: int) -> float:
+    """What Clopper and Pearson's upper bound adds to the share ``count`` of ``points``, 0 from _FEW on."""
+    share = special.betaincinv(count + 1, points - count, (1 + CONFIDENCE) / 2)
+    return float(share) - count / points if count < min(_FEW, points) else 0.0
 
 
 @lru_cache(maxsize=8)
 def _resamples(points: int, seed: int) -> np.ndarray:
     """Weights of the points in each bootstrap sample, float64 (RESAMPLES, points). Each row has the sum 1."""
-    counts = np.random.default_rng(seed).multinomial(points, np.full(points, 1 / points), size=RESAMPLES)
-    return counts / points
+    return np.random.default_rng(seed).multinomial(points, np.full(points, 1 / points), size=RESAMPLES) / points

@@ -83,6 +83,57 @@ def test_where_hardly_a_point_keeps_a_radius_the_interval_is_not_of_these_alone(
     assert many is not None and many.low > 83  # the bootstrap's own
 
 
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.05, 0.1])
+@pytest.mark.parametrize("points", [10, 20, 50])
+def test_where_nearly_all_points_are_at_the_ceiling_the_interval_has_a_width(points: int, share: float) -> None:
+    """A bootstrap of radii that are all equal has none, but one point in twenty may lose its radius."""
+    random, held = np.random.default_rng(0), []
+    for _ in range(300):
+        found = reduction_of(
+            (random.random((1, 1, points)) >= share) * np.full((1, 3, 1), 0.8), np.full((3, points), 0.8)
+        )
+        assert found is not None
+        held.append(found.low <= 100 * share <= found.high)
+    assert np.mean(held) > 0.94
+
+
+def test_points_at_the_ceiling_are_known_for_several_attack_runs_for_other_points_and_for_a_mean_over_kinds() -> None:
+    highest = 100 * (1 - 0.025 ** (1 / 19))  # of 20 points, at most this share is below the ceiling
+    clean = np.full((3, 20), 0.7996)
+    for found in (
+        reduction_of(np.full((2, 3, 20), 0.7996), clean),
+        reduction_of(np.full((2, 3, 20), 0.7996), clean[:, :15], same_points=False),
+        mean_reduction([(clean, clean), (clean, clean)]),
+    ):
+        assert found is not None and found[:3] == pytest.approx((0.0, 0.0, highest))
+    below = np.repeat([0.7, 0.8], [10, 20])[None]  # ten points below it: the bootstrap's own
+    found = reduction_of(below[None], np.full((1, 30), 0.8))
+    assert found is not None and found.high < 6.5
+
+
+@pytest.mark.parametrize("points", [20, 50])
+def test_where_clean_victims_have_other_points_the_rare_points_are_counted_among_the_poisoned_ones(points: int) -> None:
+    random, held = np.random.default_rng(0), []
+    for _ in range(300):
+        clean = 1.0 * (random.random((1, 500)) < 0.98)
+        found = reduction_of(1.0 * (random.random((1, 1, points)) < 0.05), clean, same_points=False)
+        assert found is not None
+        held.append(found.low <= 100 * (1 - 0.05 / 0.98) <= found.high)
+    assert np.mean(held) > 0.94
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.05])
+def test_where_few_clean_points_have_a_radius_the_interval_is_not_of_these_alone(share: float) -> None:
+    """Each keeps between 10 and 90 % of it."""
+    random, held = np.random.default_rng(0), []
+    for _ in range(300):
+        clean = (random.random(50) < share) * random.gamma(4, 0.1, size=50)
+        found = reduction_of((clean * random.uniform(0.1, 0.9, size=50))[None, None], clean[None])
+        if found is not None:
+            held.append(found.low <= 50 <= found.high)
+    assert np.mean(held) > 0.94
+
+
 def test_of_one_victim_the_interval_is_over_points_alone() -> None:
     """It is about that of the delta method; a single number has no interval."""
     random = np.random.default_rng(0)
