@@ -64,7 +64,7 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
     than two classes, the smoothed classifier predicts the class that wins every pairwise majority.
     """
     prediction = np.argmax(class_scores(alpha, y, noise.num_classes), axis=1)
-    groups = [np.flatnonzero(y == k) for k in range(noise.num_classes)]
+    groups = [np.flatnonzero(np.asarray(y) == k) for k in range(noise.num_classes)]
     log_eps = np.full(len(alpha), -np.inf)
     # A point's weights may be scaled. A power of two does it exactly, and products of small weights do not underflow.
     power = -np.frexp(np.maximum(alpha.max(axis=1), -alpha.min(axis=1)))[1]

@@ -69,6 +69,24 @@ def _agree_with_the_general_ones(
     assert found.flips.max() > 5 and found.smoothed[0].log_eps.min() < -1
 
 
+def test_a_list_of_labels_is_certified_as_the_array() -> None:
+    """For a list, ``y == 0`` is False. Each change then seemed to lower the margin by half as much as it can."""
+    y, noise = [0] * 6 + [1], LabelFlips(0.01, 2)
+    alpha = np.ones((1, len(y)))
+    assert greedy_flips(alpha, y, 2) == greedy_flips(alpha, np.array(y), 2) == (0, 2)
+    np.testing.assert_array_equal(smooth_weights(alpha, y, noise), smooth_weights(alpha, np.array(y), noise))
+    x = np.random.default_rng(0).normal(size=(len(y), 2))
+    np.testing.assert_array_equal(
+        RidgeRegression(x, 1.0).certify(x, y, [noise])[1:], RidgeRegression(x, 1.0).certify(x, np.array(y), [noise])[1:]
+    )
+
+
+def test_weights_of_8_bits_are_certified_as_floats() -> None:
+    """In int8 the absolute value of -128 is -128."""
+    alpha, y = np.array([[100, -128, 127, -128]], np.int8), np.array([0, 1, 0, 1])
+    assert greedy_flips(alpha, y, 2) == greedy_flips(alpha.astype(float), y, 2) == (0, 1)
+
+
 def test_signed_votes_predict_as_the_neighbours_and_survive_twice_as_many_changes() -> None:
     """Where the classes are equally large; ties, which neither certifies, apart."""
     x, y, x_test = clusters(3)
