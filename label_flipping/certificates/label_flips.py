@@ -40,6 +40,7 @@ class LabelFlips(TrainingSetNoise):
 
     def __post_init__(self) -> None:
         bounds.require_bounds(self)
+        object.__setattr__(self, "q", float(self.q))  # with NumPy's float32, thresholds would be rounded to float32
 
     @property
     def to_each(self) -> float:
@@ -48,9 +49,9 @@ class LabelFlips(TrainingSetNoise):
 
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
         """The training set with flipped labels. Raises InputError for a label that is no class."""
-        if (largest := (y := training_set.y).max(initial=0)) >= self.num_classes:
+        if (wrong := (y := training_set.y)[(y < 0) | (y >= self.num_classes)]).size:
             raise InputError(
-                f"there is a label {largest}, the flips have num_classes {self.num_classes}; give the same"
+                f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; number the classes from 0"
             )
         shift = generator.integers(1, self.num_classes, size=len(y))
         flipped = generator.random(len(y)) < self.q
@@ -92,8 +93,7 @@ class LabelFlips(TrainingSetNoise):
                 part = longer[shift : shift + len(clean)]
                 np.logaddexp(part, clean + tap, out=part)
             clean = longer
-            attacked = np.exp(clean[::-1])
-            cumulated = np.cumsum(attacked)
+            cumulated = np.cumsum(attacked := np.exp(clean[::-1]))
             last = int(np.searchsorted(cumulated, 0.5))  # only a part of this outcome is needed
             below = float(cumulated[last - 1]) if last else 0.0
             part_of_last = np.log((0.5 - below) / attacked[last]) + clean[last]

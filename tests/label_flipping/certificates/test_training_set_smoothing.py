@@ -1,5 +1,6 @@
 """The general recipe by sampling, against the exact least-squares case and with another noise distribution."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy import stats
 
 from label_flipping.certificates.fixed_weights import RidgeRegression
-from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.label_flips import Bound, LabelFlips
 from label_flipping.certificates.smoothed_weights import class_scores, smooth_weights
 from label_flipping.certificates.training_set_smoothing import TrainingSet, TrainingSetNoise, smooth_by_sampling
 from randomized_smoothing_certification.core import ABSTAIN
@@ -47,10 +48,23 @@ def test_flipped_labels_have_the_stated_frequencies() -> None:
     y = np.random.default_rng(0).integers(0, 4, 40_000)
     with pytest.raises(InputError, match="there is a label 3, the flips have num_classes 3"):
         LabelFlips(0.3, 3).sample(TrainingSet(y[:, None], y), np.random.default_rng(1))
+    with pytest.raises(InputError, match="a label -1, the flips have num_classes 2; number the classes from 0"):
+        # -1 + 1 is 0: both labels of {-1, 1} would become 0, which is no flip.
+        LabelFlips(0.3, 2).sample(TrainingSet(y[:, None], 2 * (y % 2) - 1), np.random.default_rng(1))
     flipped = LabelFlips(0.3, 4).sample(TrainingSet(y[:, None], y), np.random.default_rng(1)).y
     assert np.mean(flipped != y) == pytest.approx(0.3, abs=0.01)
     for shift in (1, 2, 3):
         assert np.mean((flipped - y) % 4 == shift) == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("bound", ["tight", "closed_form"])
+def test_a_float32_probability_is_computed_in_float64(bound: Bound) -> None:
+    q, log_eps = np.float32(0.1), -np.arange(1.0, 2000.0)
+    exact, rounded = (LabelFlips(one, 3, bound) for one in (float(q), q))
+    assert rounded == exact and type(rounded.q) is float
+    np.testing.assert_array_equal(rounded._closed_form(log_eps, 10**6), exact._closed_form(log_eps, 10**6))
+    thresholds = [list(itertools.islice(one._thresholds(), 300)) for one in (exact, rounded)]
+    assert thresholds[0] == thresholds[1]
 
 
 @dataclass(frozen=True)
