@@ -12,7 +12,7 @@ from data.sources import ARRAYS, read_source
 from runtime.artifact import Artifact
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
 from runtime.checks import require_name, shortened
-from runtime.files import InputError, one_line, read_record, save_array, write_json
+from runtime.files import InputError, one_line, read_record, remove, save_array, write_json
 from runtime.lazy import keras
 from runtime.provenance import printed_path, project_path, provenance
 
@@ -163,17 +163,15 @@ def write_dataset(
     """Write the six arrays and then the manifest, and print one line for each array.
 
     splits: for train, val and test. source: the origin, for the manifest. name: name of the data set, None for
-    config.out_dir's name. An interrupted preparation leaves no manifest, or an older manifest with wrong hashes, which
-    the loader refuses.
+    config.out_dir's name. An interrupted preparation leaves no Y_test.npy, or an older manifest with wrong hashes. The
+    loader refuses both.
 
     Raises InputError where a split lacks a class, a name is not allowed, another run writes the folder, or the folder
     cannot be written.
     """
     out_dir = config.out_dir or project_path("data") / str(name)
-    name = name or out_dir.resolve().name
-    label = config.label or name
-    require_name("out_dir: the dataset's name", name)
-    require_label("label", label)
+    require_name("out_dir: the dataset's name", name := name or out_dir.resolve().name)
+    require_label("label", label := config.label or name)
     for split in SPLITS:
         if (missing := np.setdiff1d(np.arange(num_classes), splits[split][1])).size:
             raise InputError(
@@ -184,6 +182,8 @@ def write_dataset(
     files = [manifest_path, *(out_dir / f"{letter}_{split}.npy" for split in SPLITS for letter in "XY")]
     with Artifact(*files):
         _say_what_is_replaced(manifest_path, source)
+        if not manifest_path.exists():  # the loader would take old arrays beside new ones
+            remove(files[-1])  # it refuses the folder until this last array is there
         arrays = {}
         for split in SPLITS:
             x, y = splits[split]

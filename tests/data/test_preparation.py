@@ -17,7 +17,7 @@ from data import prepare_cifar10, prepare_digits, prepare_mnist
 from data.datasets import labels, load_dataset
 from data.preparation import split_at_random
 from runtime.artifact import Artifact
-from runtime.files import InputError, array_sha256
+from runtime.files import InputError, array_sha256, save_array
 from runtime.provenance import project_path
 from tests.waiting import HANG
 
@@ -276,6 +276,29 @@ def test_a_second_run_cut_short_is_noticed(config: prepare_mnist.Config, monkeyp
             prepare_mnist.main(replace(config, seed=1))
     with pytest.raises(InputError, match=r"X_train.npy: shape, dtype or SHA-256 differ from manifest.json"):
         load_dataset(config.out_dir)
+
+
+def test_a_run_cut_short_over_arrays_without_a_manifest_is_noticed(
+    config: prepare_mnist.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published code writes no manifest. New images beside old labels would be loaded."""
+    prepare_mnist.main(config)
+    (config.out_dir / "manifest.json").unlink()
+    load_dataset(config.out_dir)
+
+    def killed(path: Path, array: np.ndarray) -> None:
+        if path.name != "X_train.npy":
+            raise KeyboardInterrupt
+        save_array(path, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.preparation.save_array", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_mnist.main(replace(config, seed=1))
+    with pytest.raises(InputError, match=r"Y_test.npy: no such file"):
+        load_dataset(config.out_dir)
+    prepare_mnist.main(replace(config, seed=1))
+    load_dataset(config.out_dir)
 
 
 def test_the_command_ends_in_one_line_and_status_2(config: prepare_mnist.Config, tmp_path: Path) -> None:
