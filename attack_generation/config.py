@@ -19,7 +19,7 @@ from robust_training.loss import TrainingLoss
 from runtime.bounds import POSITIVE, Bound, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError
-from runtime.long_run import CheckpointControls
+from runtime.long_run import CheckpointOptions
 
 Optimiser = Annotated[BilevelOptimizer, tyro.conf.arg(name="")]  # its settings are flags without a prefix
 
@@ -43,7 +43,7 @@ def flat_settings(config: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonConfig(Augmentation, CheckpointControls):
+class PoisonConfig(Augmentation, CheckpointOptions):
     """Constants of an attack that do not depend on the training method it is made against."""
 
     choice: ClassVar[tuple[str, Mapping[str, type]]] = ("optimiser", OPTIMISERS)

@@ -23,7 +23,7 @@ from runtime.bounds import Seed, require_within
 from runtime.checks import chosen, require_usable
 from runtime.files import InputError, save_array
 from runtime.lazy import linalg, ndimage
-from runtime.long_run import CheckpointControls, LongRun, identity
+from runtime.long_run import CheckpointOptions, LongRun, identity
 from runtime.noise import Stream
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -145,7 +145,7 @@ def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlConfig(CheckpointControls):
+class ControlConfig(CheckpointOptions):
     """Settings of a control. It is made at once, so run_dir, checkpoint_minutes and max_minutes have no effect."""
 
     target_class: int = 8

@@ -12,7 +12,7 @@ from models.registry import require_architecture
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, PROBABILITY, Seed, at_least, between
 from runtime.checks import require_usable
 from runtime.files import InputError
-from runtime.long_run import RunControls
+from runtime.long_run import RunOptions
 from runtime.provenance import project_path
 
 Learner = Literal[
@@ -57,10 +57,10 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelFlippingConfig(RunControls):
+class LabelFlippingConfig(RunOptions):
     """Settings of one study of changed labels: its certificates, references and output."""
 
-    more_controls: ClassVar[frozenset[str]] = frozenset({"work_dir", "results_dir", "features_dir"})
+    not_in_identity: ClassVar[frozenset[str]] = frozenset({"work_dir", "results_dir", "features_dir"})
 
     classes: tuple[int, ...] | None = None
     """Classes to tell apart, by default all classes of the dataset."""

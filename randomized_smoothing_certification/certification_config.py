@@ -15,7 +15,7 @@ from randomized_smoothing_certification.sampling import Sampling
 from runtime.bounds import Seed, at_least, between, require_bounds
 from runtime.checks import shortened
 from runtime.files import InputError
-from runtime.long_run import RunControls
+from runtime.long_run import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,10 @@ class CertificateSettings(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertificationConfig(CertificateSettings, RunControls):
+class CertificationConfig(CertificateSettings, RunOptions):
     """Settings of a certification run."""
 
-    more_controls: ClassVar[frozenset[str]] = frozenset({"model", "out", "batch_size"})
+    not_in_identity: ClassVar[frozenset[str]] = frozenset({"model", "out", "batch_size"})
 
     model: Path
     """Model to certify, a .keras file. It is the base classifier, in inference mode."""

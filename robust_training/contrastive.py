@@ -25,7 +25,7 @@ from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError, save_archive
 from runtime.lazy import keras, layers, ops, tree
-from runtime.long_run import CheckpointControls, LongRun, identity
+from runtime.long_run import CheckpointOptions, LongRun, identity
 from runtime.noise import Stream, epoch_order, fold_in, seed_pair
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -34,7 +34,7 @@ _BATCH = 1000  # images encoded together
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig(CheckpointControls):
+class ContrastiveConfig(CheckpointOptions):
     views: Literal["digits", "objects"] = "digits"
     """How the two views of an image differ. digits: they are turned, scaled, moved and blurred. objects: they are
     cropped and mirrored, and differ in brightness, contrast and colour. Some lose their colours."""

@@ -27,7 +27,7 @@ from runtime.checkpoints import checkpoint_settings
 from runtime.checks import require_usable
 from runtime.files import InputError, array_sha256, file_sha256, read_json
 from runtime.lazy import keras, ops, tree
-from runtime.long_run import CheckpointControls, LongRun, identity
+from runtime.long_run import CheckpointOptions, LongRun, identity
 from runtime.noise import Stream, epoch_order, seed_pair
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
@@ -36,11 +36,11 @@ BY_SCHEDULE = tyro.conf.arg(help_behavior_hint="(default: the schedule's, see ab
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Augmentation, CheckpointControls):
+class TrainingConfig(Augmentation, CheckpointOptions):
     """Constants of victim training that do not depend on the training method."""
 
     # Each victim of a run has its own file, named by its seed. Hashes identify the training data.
-    more_controls: ClassVar[frozenset[str]] = frozenset({"runs", "training_data", "poison", "share"})
+    not_in_identity: ClassVar[frozenset[str]] = frozenset({"runs", "training_data", "poison", "share"})
 
     target_class: int = 8
     """Class whose training images are replaced by poison. Its test accuracy is also reported after clean training."""
@@ -173,7 +173,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     # The test images decide the record, too: it holds the accuracies on them.
     hashes = dataset.hashes("x_train", "y_train", "x_test", "y_test")
     settings, record = identity(config, method=config.loss.name, **hashes), path.with_suffix(".json")
-    if config.training_data == "clean" and not config.overwrite:  # it serves every class; its record keeps the first
+    if config.training_data == "clean" and not config.overwrite:  # serves all classes, its record has one
         made: Any = read_json(record) if record.is_file() else None
         is_whole = isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
         kept = made.get("settings") if is_whole else checkpoint_settings(run_dir / "checkpoint.npz")

@@ -65,7 +65,7 @@ def run_script(main: Callable[[Config], Any], config_type: type[Config], descrip
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
     """The config of a command line. words: None for this process's own. Raises InputError for invalid words.
 
-    --help shows the script's own settings first and run controls last. The text of a config's ``help_note`` stands
+    --help shows the script's own settings first and run options last. The text of a config's ``help_note`` stands
     above them.
 
     A config may have a ``choice``, ('optimiser', {name: class}). The flag --optimiser NAME then chooses the class of

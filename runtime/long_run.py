@@ -36,10 +36,10 @@ Step = Callable[[State, int], tuple[State, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunControls:
-    """Settings of how a run is carried out. Every other setting of a config decides the artifact: see ``identity``."""
+class RunOptions:
+    """How a run is carried out. Every other setting of a config decides the artifact: see ``identity``."""
 
-    more_controls: ClassVar[frozenset[str]] = frozenset()
+    not_in_identity: ClassVar[frozenset[str]] = frozenset()
     """Names of a config's own fields that are not part of its identity: they change nothing in the artifact, or the
     identity has a hash in their place."""
 
@@ -68,8 +68,8 @@ class RunControls:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointControls(RunControls):
-    """Controls of a run with checkpoints."""
+class CheckpointOptions(RunOptions):
+    """Options of a run with checkpoints."""
 
     out_dir: Path | None = None
     """Folder of the results. By default models go to saved_models/<data set>, poison to the folder of its data."""
@@ -82,8 +82,8 @@ class CheckpointControls(RunControls):
     """Longest time between checkpoints."""
 
 
-def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
-    """All values that decide the artifact of a run: the settings that are no run controls, the backend, and the
+def identity(config: RunOptions, **contents: Any) -> dict[str, Any]:
+    """All values that decide the artifact of a run: the settings that are no run options, the backend, and the
     environment variables by which a user has changed the arithmetic.
 
     contents: more values, or values in place of settings of the same name, such as a file's hash in place of its path.
@@ -93,8 +93,8 @@ def identity(config: RunControls, **contents: Any) -> dict[str, Any]:
     Raises InputError where Keras's own settings were changed since this project was imported.
     """
     require_keras_settings()
-    controls = {control.name for control in fields(CheckpointControls)} | config.more_controls
-    own = {name: value for name, value in settings(config).items() if name not in controls}
+    options = {option.name for option in fields(CheckpointOptions)} | config.not_in_identity
+    own = {name: value for name, value in settings(config).items() if name not in options}
     changed = {"environment": variables} if (variables := changed_environment()) else {}
     return {**own, "backend": backend_name(), **changed, **contents}
 
@@ -103,7 +103,7 @@ class LongRun(Artifact):
     """An artifact that takes long to make.
 
     path: the file to make. Its record, the .json beside it, says how it was made. The record's hash of the file shows
-    that the file is whole. identity: see ``identity``. controls: paths, limits and policies. run_dir: folder of
+    that the file is whole. identity: see ``identity``. options: paths, limits and policies. run_dir: folder of
     checkpoint and scalars. more: other files that are written.
     """
 
@@ -111,17 +111,17 @@ class LongRun(Artifact):
         self,
         path: Path,
         identity: dict[str, Any],
-        controls: CheckpointControls,
+        options: CheckpointOptions,
         run_dir: Path,
         stop: Stop,
         more: Sequence[Path] = (),
     ) -> None:
-        require_bounds(controls)
+        require_bounds(options)
         super().__init__(path, Path(path).with_suffix(".json"), *more)
         self.identity, self.run_dir = identity, run_dir
         self.record_path, self.checkpoint = self.files[1], run_dir / "checkpoint.npz"
         require_no_folder(self.checkpoint)
-        self._controls, self._stop = controls, stop
+        self._options, self._stop = options, stop
         self._checkpoints = Artifact(self.checkpoint)
         self._session: dict[str, Any] = {}  # provenance.session, and earlier sessions as begun
         self._in_the_way: tuple[Path, ...] = ()
@@ -133,10 +133,10 @@ class LongRun(Artifact):
         when the run first writes, so that a run that is refused changes nothing. Raises OtherSettings where another
         artifact is in its place and may not be replaced.
         """
-        if self._controls.overwrite:
+        if self._options.overwrite:
             self._in_the_way = self.checkpoint, self.path, self.record_path
             return False
-        with replaceable(self._controls.on_other_settings):
+        with replaceable(self._options.on_other_settings):
             if not self.record_path.is_file():
                 if self.path.is_file():
                     raise OtherSettings(
@@ -180,7 +180,7 @@ class LongRun(Artifact):
         self._session = session()
         done: Any = 0
         afresh = self.checkpoint in self._in_the_way
-        if not afresh and (kept := resume(self.checkpoint, state, self.identity, self._controls.on_other_settings)):
+        if not afresh and (kept := resume(self.checkpoint, state, self.identity, self._options.on_other_settings)):
             state, record = kept
             done = record.get("done")
             if not (isinstance(done, int) and 0 < done <= total):
@@ -196,7 +196,7 @@ class LongRun(Artifact):
                 done = number + 1
                 bar.update()
                 reason = self._stop.reason  # read once: a request may come between saving and stopping
-                due = reason or time.monotonic() - saved > 60 * self._controls.checkpoint_minutes
+                due = reason or time.monotonic() - saved > 60 * self._options.checkpoint_minutes
                 ended = epoch is not None and done % epoch == 0
                 if due or ended or done % look_every == 0 or done == total:
                     numbers = {name: float(value) for name, value in values.items()}
@@ -230,7 +230,7 @@ class LongRun(Artifact):
         try:
             write(self.path)
             made |= {"sha256": file_sha256(self.path), **measured}
-            write_json(self.record_path, {**made, **provenance(self._controls), **self._session})
+            write_json(self.record_path, {**made, **provenance(self._options), **self._session})
         except BaseException:
             remove(self.path, self.record_path)
             raise

@@ -20,7 +20,7 @@ from runtime.files import (
     write_json,
     writing,
 )
-from runtime.long_run import RunControls
+from runtime.long_run import RunOptions
 from runtime.progress import progress
 from runtime.provenance import continued, printed_path, provenance, session
 from runtime.stop import Stop, StoppedEarly
@@ -38,13 +38,13 @@ class LineByLine(Artifact):
     """
 
     def __init__(
-        self, path: Path, header: str, record: dict[str, Any], controls: RunControls, stop: Stop, summary: Path
+        self, path: Path, header: str, record: dict[str, Any], options: RunOptions, stop: Stop, summary: Path
     ) -> None:
         super().__init__(path, settings_path(path), summary)
         self._header, self._summary = header, summary
-        self._now = provenance(controls)
+        self._now = provenance(options)
         self.record = {**record, "provenance": self._now}
-        self._controls, self._stop, self._starts = controls, stop, True
+        self._options, self._stop, self._starts = options, stop, True
 
     def resume(self) -> int:
         """The number of items in the file of an earlier run. An unfinished last line is cut off.
@@ -52,7 +52,7 @@ class LineByLine(Artifact):
         Raises OtherSettings where the file belongs to a run with other settings and may not be replaced.
         """
         done = 0
-        with replaceable(self._controls.on_other_settings):
+        with replaceable(self._options.on_other_settings):
             done = self._lines()
         self._starts = not done
         return max(done - 1, 0)

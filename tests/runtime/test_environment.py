@@ -12,7 +12,7 @@ import keras
 import pytest
 
 from runtime.files import InputError
-from runtime.long_run import RunControls, identity
+from runtime.long_run import RunOptions, identity
 from runtime.provenance import project_path
 
 SAY = "import keras, runtime; print(keras.backend.backend(), runtime.onednn_in_force())"
@@ -53,9 +53,9 @@ CHANGING = {"image_data_format": "channels_first", "floatx": "float64", "epsilon
 IDENTITY = """
 import json, runtime, sys
 from data.prepare_digits import Config
-from runtime.long_run import RunControls, identity
+from runtime.long_run import RunOptions, identity
 from runtime.provenance import project_path, provenance
-controls = RunControls(data_dir=project_path("data"))
+controls = RunOptions(data_dir=project_path("data"))
 """
 NUMBERS = """
 import keras
@@ -113,7 +113,7 @@ def test_keras_first_has_onednn_too_or_warns_and_settings_of_a_notebook_are_set_
 )
 def test_a_run_is_refused_where_its_process_has_changed_keras(name: str, value: Any) -> None:
     before = getattr(keras.config, name)()
-    controls = RunControls(data_dir=Path("data"))
+    controls = RunOptions(data_dir=Path("data"))
     try:
         getattr(keras.config, f"set_{name}")(value)
         with pytest.raises(InputError, match=rf"keras\.config\.set_{name}\(") as refused:

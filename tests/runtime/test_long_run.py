@@ -23,13 +23,13 @@ from runtime.artifact import Artifact
 from runtime.checkpoints import OtherSettings, save_checkpoint
 from runtime.command_line import parsed
 from runtime.files import InputError, save_array
-from runtime.long_run import CheckpointControls, LongRun, RunControls, Step, identity
+from runtime.long_run import CheckpointOptions, LongRun, RunOptions, Step, identity
 from runtime.part_by_part import KeptStages, LineByLine
 from runtime.stop import Stop, StoppedEarly
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(CheckpointControls):
+class Config(CheckpointOptions):
     rate: float = 0.5
 
 
@@ -50,12 +50,12 @@ def make(folder: Path, config: Config, stop: Stop | None = None) -> np.ndarray:
     return np.load(folder / "x.npy")
 
 
-def lines_of(artifact: Path, made_with: dict[str, Any], config: RunControls, stop: Stop | None = None) -> LineByLine:
+def lines_of(artifact: Path, made_with: dict[str, Any], config: RunOptions, stop: Stop | None = None) -> LineByLine:
     summary = artifact.with_suffix(".summary.json")
     return LineByLine(artifact, "a\tb", {"settings": made_with}, config, stop or Stop(), summary)
 
 
-NEEDED: dict[type[RunControls], dict[str, Any]] = {
+NEEDED: dict[type[RunOptions], dict[str, Any]] = {
     PoisonConfig: {"loss": MacerLoss()},
     TrainingConfig: {"loss": MacerLoss()},
     ControlConfig: {},
@@ -65,8 +65,8 @@ NEEDED: dict[type[RunControls], dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("base", NEEDED)
-def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[RunControls], tmp_path: Path) -> None:
-    """The one rule: everything but the run controls counts, so a result made before the setting is refused."""
+def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[RunOptions], tmp_path: Path) -> None:
+    """The one rule: everything but the run options counts, so a result made before the setting is refused."""
     extended = dataclasses.make_dataclass(
         "Extended", [("new_setting", int, 1)], bases=(base,), frozen=True, kw_only=True
     )
@@ -74,7 +74,7 @@ def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[
     old, new = base(**given), extended(**given)
     assert identity(new) == {**identity(old), "new_setting": 1}
     message = "made with new_setting = None, this run has 1"
-    if isinstance(old, CheckpointControls):
+    if isinstance(old, CheckpointOptions):
         with LongRun(tmp_path / "x.npy", identity(old), old, tmp_path / "run", Stop()) as run:
             run.finish(lambda path: save_array(path, np.zeros(2)))
             assert run.is_finished()
@@ -91,13 +91,13 @@ def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[
         assert KeptStages(tmp_path, identity(new), "start_afresh", Stop()).get("x.json", lambda: 2) == 2
 
 
-def test_run_controls_are_no_part_of_an_identity_and_settings_of_the_loss_are(tmp_path: Path) -> None:
+def test_run_options_are_no_part_of_an_identity_and_settings_of_the_loss_are(tmp_path: Path) -> None:
     config = TrainingConfig(loss=MacerLoss(), data_dir=tmp_path)
-    other_controls = dataclasses.replace(
+    other_options = dataclasses.replace(
         config, data_dir=tmp_path / "b", out_dir=tmp_path, run_dir=tmp_path, max_minutes=3.0, overwrite=True,
         on_other_settings="start_afresh", checkpoint_minutes=1.0, runs=7,
     )  # fmt: skip
-    assert identity(config) == identity(other_controls)
+    assert identity(config) == identity(other_options)
     assert identity(config) != identity(dataclasses.replace(config, loss=MacerLoss(copies=3)))
     assert identity(config, sigma="hash")["sigma"] == "hash"
 
