@@ -1,8 +1,8 @@
 """The bilevel attack as pure steps: poison that lowers the certified radius of one target class.
 
 Source: "How Robust are Randomized Smoothing based Defenses to Data Poisoning?" (CVPR 2021, arXiv 2012.01274),
-section 3: min over u of the target class's differentiable certified radius, subject to the victim's weights v
-minimising a certified defence's training loss on the poisoned data.
+section 3: min over the poison u of f(u, v), the soft radius of the target class, where the weights v minimise g(u, v),
+the loss of the victims' training method on clean and poisoned images.
 """
 
 from functools import partial

@@ -36,7 +36,7 @@ class F2sa(BilevelOptimizer):
     step. The paper's y descends f + multiplier g. Adam ignores the scale of an objective, so the steps are the same.
 
     g sees draw 0, f draw 1. lr_v is the learning rate of y too. A larger multiplier also scales up the error of a y
-    that has not converged. On the digits, a multiplier of 1 makes stronger poison than 10 and 100.
+    that has not converged. On the digits, 1 made stronger poison than 10 and 100 (a trial that was not recorded).
     """
 
     name: ClassVar[str] = "f2sa"
