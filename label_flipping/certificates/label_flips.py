@@ -53,8 +53,8 @@ class LabelFlips(TrainingSetNoise):
             raise InputError(
                 f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; number the classes from 0"
             )
-        shift = generator.integers(1, self.num_classes, size=len(y))
-        flipped = generator.random(len(y)) < self.q
+        shift = generator.integers(1, self.num_classes, size=y.shape)
+        flipped = generator.random(y.shape) < self.q
         return TrainingSet(training_set.x, np.where(flipped, (y + shift) % self.num_classes, y))
 
     def certified(self, log_eps: np.ndarray, size: int) -> np.ndarray:

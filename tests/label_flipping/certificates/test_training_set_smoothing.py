@@ -55,6 +55,8 @@ def test_flipped_labels_have_the_stated_frequencies() -> None:
     assert np.mean(flipped != y) == pytest.approx(0.3, abs=0.01)
     for shift in (1, 2, 3):
         assert np.mean((flipped - y) % 4 == shift) == pytest.approx(0.1, abs=0.01)
+    column = LabelFlips(0.3, 4).sample(TrainingSet(y[:, None], y[:, None]), np.random.default_rng(1)).y
+    np.testing.assert_array_equal(column, flipped[:, None])
 
 
 @pytest.mark.parametrize("bound", ["tight", "closed_form"])
