@@ -66,7 +66,7 @@ class Certificates(NamedTuple):
         """Write the points as a .tsv file, which evaluation/compare.py reads, and its .settings.json beside it.
 
         Certificates of the same settings at the path are replaced. Raises InputError for another ending, and where a
-        record beside the path is damaged, of another file or of other settings.
+        record beside the path is damaged, of another file or of other settings, or is missing beside a file.
         """
         require_result_name(path := Path(path))
         own = settings_path(path)
@@ -75,6 +75,8 @@ class Certificates(NamedTuple):
                 raise InputError(f"{path}: {record.name} beside it is of another file; choose another name")
         if own.exists():
             read_same_record(own, self.record["settings"], about=path)
+        elif path.exists():
+            raise InputError(f"{path}: exists without {own.name}, which would say what it is; choose another name")
         with Artifact(path, own):
             remove(path)
             write_json(own, {**self.record, "provenance": provenance(self.record["settings"])})

@@ -159,6 +159,10 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"mine\.settings\.json: {line}"):
             found.save(file)
         assert (tmp_path / "mine.settings.json").read_text() == content and read_points(file) == found.points
+    (other := tmp_path / "other.tsv").write_text("another program's")
+    with pytest.raises(InputError, match=r"other\.tsv: exists without other\.settings\.json"):
+        found.save(other)
+    assert other.read_text() == "another program's"
     with pytest.raises(InputError, match=r"ends in \.tsv"):
         found.save(tmp_path / "mine.csv")
     (tmp_path / "settings.json").touch()
