@@ -171,7 +171,7 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
     return float(min(low, ratio - less)), float(max(high, ratio + more))
 
 
-def _unseen(count: int, points: int) -> float:
+def _unseen(count: Any, points: Any) -> float:
     """What Clopper and Pearson's upper bound adds to the share ``count`` of ``points``, 0 from _FEW on."""
     share = special.betaincinv(count + 1, points - count, (1 + CONFIDENCE) / 2)
     return float(share) - count / points if count < min(_FEW, points) else 0.0
