@@ -92,20 +92,20 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     data_kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
     has_no_attack = bool(runs and poison and poison.against == READY and "poison" in runs[0].records and not made)
     row: dict[str, Any] = {
-        "table": plan.table, "dataset": _all(run.certificate.get("dataset") for run in runs) or plan.dataset,
+        "table": plan.table, "dataset": _shared_value(run.certificate.get("dataset") for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.kind, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
         "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
         "poison_variant": poison.variant if poison else "", "attack": attack.series,
         "optimiser": made.get("optimiser", ""), "parametrisation": made.get("parametrisation", ""),
         "attack_epochs": attack.flags.get("epochs", ""),
-        "epsilon": (_all(run.epsilon for run in runs) or plan.epsilon) if poison else "",
+        "epsilon": (_shared_value(run.epsilon for run in runs) or plan.epsilon) if poison else "",
         "share": poison.share if poison else "",
-        **{name: _all(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
-        "points": _all(len(run.radii) for run in runs),
+        **{name: _shared_value(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
+        "points": _shared_value(len(run.radii) for run in runs),
         "runs": len(runs), "runs_wanted": wanted,
         "attack_runs": len(attack_runs) if data_kind == OPTIMISED and not has_no_attack else "",
-        "victim_epochs": _all(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
+        "victim_epochs": _shared_value(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
     }  # fmt: skip
     for name in OF_VICTIMS:
         radius = CERTIFIED_AT.get(name)
@@ -120,9 +120,9 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     seen = [entry.runs[0].visibility for entry in attack_runs if entry.runs and poison]
     row |= {name: mean_and_std(one.get(name) for one in seen)[0] for one in seen for name in one}
     for name in ("backend", "machine"):
-        row[name] = _all(run.records["victim"].get(name) for run in runs)
+        row[name] = _shared_value(run.records["victim"].get(name) for run in runs)
     named = [commit for run in runs for commit in commits(run.records)]
-    row["commit"] = _all(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
+    row["commit"] = _shared_value(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
     return row | {"data_kind": data_kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}
 
 
@@ -185,7 +185,7 @@ def _comparable(groups: Iterable[Iterable[Run]]) -> bool:
     return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in MUST_AGREE)
 
 
-def _all(values: Iterable[Any]) -> Any:
+def _shared_value(values: Iterable[Any]) -> Any:
     """The value that all share. Different values are joined as sorted text. '': no value is known."""
     named = {str(value): value for value in values if value is not None}
     numbers = [value for value in named.values() if isinstance(value, int | float)]
@@ -197,7 +197,7 @@ def cautions(frame: pd.DataFrame) -> list[str]:
     """A line for each reduction that leaves out victims, compares unknown numbers of votes, or has unchanged images."""
     lines = []
     for row in frame[(frame["target_class"] != MEAN) & frame["reduction"].notna()].to_dict("records"):
-        votes = [row["n"], _all(run.certificate.get("n") for run in row["clean"].runs)]
+        votes = [row["n"], _shared_value(run.certificate.get("n") for run in row["clean"].runs)]
         if (runs := row["reduction"].runs) < row["runs"]:
             about = "the seeds of the others are not among those of clean victims or of another attack run"
             lines.append(f"{row['cell']}: its reduction is over {runs} of {row['runs']} victims: {about}")
