@@ -36,7 +36,7 @@ HEAD = f"""# Results
 Made by `python evaluation/write_results.py`. To change it, edit `claims.yaml` or a `NOTES.md` and run it again.
 ACR is the average certified radius, in l2, with pixels in [0, 1]. {ABOUT}
 
-Each folder holds `tables.md`, figures (most: `acr.png`), `NOTES.md` where there are findings to tell, and the
+Each folder holds `tables.md`, figures (some: `acr.png`), `NOTES.md` where there are findings to tell, and the
 store that they are made from: `points.csv.xz`, a line per certified point, and `settings.json.xz`, settings, commands
 and commits of every run. `summary.csv` has every entry of every plan. [How to read them](../docs/results.md).
 """
