@@ -149,7 +149,8 @@ class LabelFlippingConfig(RunOptions):
             "clusters": self.clusters or (classes,),
         }
         names = LEARNERS[self.learner].settings
-        return [dict(zip(names, chosen, strict=True)) for chosen in product(*(values[name] for name in names))]
+        different = (dict.fromkeys(values[name]) for name in names)
+        return [dict(zip(names, chosen, strict=True)) for chosen in product(*different)]
 
     def check(self, num_classes: int) -> None:
         """Raise InputError on a value that cannot work."""
@@ -166,9 +167,9 @@ class LabelFlippingConfig(RunOptions):
                 "features_file also --joined), or leave them out"
             )
         require_architecture(self.network.architecture)
-        for name, least in {"ridge": 1, "neighbours": 0, "clusters": 0, "bandwidths": 1}.items():
-            if len(set(values := getattr(self, name))) < max(least, len(values)):
-                raise InputError(f"{name} must hold at least one number, each once, got {values}")
+        for name in ("ridge", "bandwidths"):
+            if not getattr(self, name):
+                raise InputError(f"{name} must hold at least one number")
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise InputError(f"classes must be at least two different ones, got {self.classes}")
         for number in self.classes or ():
