@@ -76,8 +76,8 @@ class ClassPattern(Parametrisation):
     ``a`` and ``b`` have an image's shape. ``a`` brightens all images equally. ``b`` moves bright and dark pixels in
     opposite directions. The constant shift is a = 1 and b = 0. Less contrast is a = 0 and a large b. Every outer step
     moves the whole pattern. The gradient is 0 at a clip: 'contrast' starts at b = 2, which clips the change of pixels
-    darker than 1/4 or brighter than 3/4. Therefore, where a pixel is clipped in every image of the minibatch, such as
-    a negative change of a black pixel, ``project`` moves ``a`` back until it is not clipped in one of them.
+    darker than 1/4 or brighter than 3/4. Where a pixel is clipped in every image of the minibatch, for example a black
+    pixel with a negative change, ``project`` moves ``a`` back until it is no longer clipped in at least one image.
     """
 
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:

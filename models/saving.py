@@ -74,8 +74,9 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
         raise InputError(
             f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({reason[:200]}); train it again"
         ) from error
-    if _is_one_tensor(found, 3) or _is_one_tensor(found, 2):
-        images = (image_shape if len(found) == 2 else None) or (*found[1:], 1)
+    is_flat = _is_one_tensor(found, 2) and image_shape is not None and found[1] == np.prod(image_shape)
+    if is_flat or _is_one_tensor(found, 3):
+        images = image_shape if is_flat else (*found[1:], 1)
         raise InputError(
             f"{path}: the model takes images {found[1:]} without an axis of channels; put keras.Input"
             f"({images}) and keras.layers.Reshape({found[1:]}) in front of it and save it again"
@@ -90,11 +91,11 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
         if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
             raise InputError(f"{path}: {name} holds infinite or NaN weights; train it again with a lower learning rate")
     sizes, wanted = (*found[1:], scores[1]), (*(image_shape or found[1:]), classes or scores[1])  # None: any size
-    if any(size not in (None, given) for size, given in zip(sizes, wanted, strict=True)):
-        raise InputError(
-            f"{path}: the model takes images of shape {found[1:]}, the data have {wanted[:-1]}; it has {scores[1]} "
-            f"classes, the data {wanted[-1]}; choose the model and the data of the same dataset"
-        )
+    differ = [size not in (None, given) for size, given in zip(sizes, wanted, strict=True)]
+    if any(differ):
+        of_images = f"takes images of shape {found[1:]}, the data have {wanted[:-1]}"
+        about = of_images if any(differ[:-1]) else f"has {scores[1]} classes, the data {wanted[-1]}"
+        raise InputError(f"{path}: the model {about}; choose the model and the data of the same dataset")
     return model
 
 

@@ -163,10 +163,11 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
     ratio = np.mean([one.mean() / other.mean() for one, other in kinds])
     for one, other in kinds:
         count, points = np.count_nonzero(one), np.count_nonzero(other) * len(one) // len(other)
-        top = max(one.max(), other.max())
-        below, lose = (np.count_nonzero(one < most * (1 - 1e-9)) for most in (top, other if paired else top))
+        top = max(one.max(), other.max())  # one point is there, so that P - 1 of P points can be below it
+        below_top, lowered = (np.count_nonzero(one < most * (1 - 1e-9)) for most in (top, other if paired else top))
         more += _unseen(count, points) / len(kinds)
-        less += _unseen(lose, len(one) - 1) * top / other.mean() / len(kinds) * (below < min(_FEW, len(one) - 1))
+        if below_top < min(_FEW, len(one) - 1):
+            less += _unseen(lowered, len(one) - 1) * top / other.mean() / len(kinds)
         less += _unseen(max(points - count, 0), points) / len(kinds) * (points < min(_FEW, len(one) / 2))
     return float(min(low, ratio - less)), float(max(high, ratio + more))
 

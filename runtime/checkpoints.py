@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from runtime.files import InputError, load_archive, read_json, remove, save_archive
+from runtime.files import InputError, load_archive, read_json, save_archive
 from runtime.lazy import keras
 
 OnOtherSettings = Literal["refuse", "start_afresh"]
@@ -56,12 +56,10 @@ def checkpoint_settings(path: Path) -> Any:
 def resume(
     checkpoint: Path, like: Any, same: dict[str, Any], policy: OnOtherSettings
 ) -> tuple[Any, dict[str, Any]] | None:
-    """The checkpoint as load_checkpoint returns it. None: it is missing, or it had other settings and was deleted."""
-    if not checkpoint.exists():
-        return None
-    with replaceable(policy):
-        return load_checkpoint(checkpoint, like, same)
-    remove(checkpoint)
+    """The checkpoint as load_checkpoint returns it. None: it is missing, or has other settings and may be replaced."""
+    if checkpoint.exists():
+        with replaceable(policy):
+            return load_checkpoint(checkpoint, like, same)
     return None
 
 

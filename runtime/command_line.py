@@ -179,10 +179,10 @@ def _leave(message: str, status: int) -> NoReturn:
 def _silent_where_nobody_reads() -> Iterator[None]:
     status: Any = READER_GONE
     sys.stdout = sys.stdout or StringIO()  # it was closed when Python started
-    if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack a letter of a name, such as σ
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
+            if isinstance(sys.stdout, TextIOWrapper) and not sys.stdout.closed:
+                sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack a letter, such as σ
             yield
         except SystemExit as left:
             status = left.code

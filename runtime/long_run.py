@@ -179,9 +179,10 @@ class LongRun(Artifact):
         self._held.enter_context(self._checkpoints)
         self._session = session()
         done: Any = 0
-        afresh = self.checkpoint in self._in_the_way
-        if not afresh and (kept := resume(self.checkpoint, state, self.identity, self._options.on_other_settings)):
-            state, record = kept
+        in_the_way, policy = self._in_the_way, self._options.on_other_settings
+        self._in_the_way = (*in_the_way, self.checkpoint)  # unless it is continued
+        if self.checkpoint not in in_the_way and (kept := resume(self.checkpoint, state, self.identity, policy)):
+            self._in_the_way, (state, record) = in_the_way, kept
             done = record.get("done")
             if not (isinstance(done, int) and 0 < done <= total):
                 raise InputError(f"{self.checkpoint}: after {done} of {total} {unit}s; delete it to start again")

@@ -544,9 +544,6 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "five classes": lambda: classifier(lambda scores, _: keras.layers.Dense(5)(scores)),
     "two inputs": lambda: keras.Model([a := keras.Input((8, 8, 1)), b := keras.Input((8, 8, 1))], a + b),
     "rows": lambda: keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)]),
-    "any size": lambda: keras.Model(
-        a := keras.Input((None, None, 1)), keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(a))
-    ),
     "infinite": lambda: with_weight(np.inf),
     "no number": lambda: with_weight(np.nan),
 }

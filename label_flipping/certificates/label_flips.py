@@ -51,7 +51,7 @@ class LabelFlips(TrainingSetNoise):
         """The training set with flipped labels. Raises InputError for a label that is no class."""
         if (wrong := (y := training_set.y)[(y < 0) | (y >= self.num_classes)]).size:
             raise InputError(
-                f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; number the classes from 0"
+                f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; give 0 to num_classes - 1"
             )
         shift = generator.integers(1, self.num_classes, size=y.shape)
         flipped = generator.random(y.shape) < self.q

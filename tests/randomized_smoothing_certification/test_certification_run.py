@@ -515,8 +515,8 @@ def test_a_model_that_is_replaced_while_it_is_read_is_refused(
 ) -> None:
     settings, load = config(toy, tmp_path / "a.tsv"), certification_run.load_model
 
-    def replaced(path: Path, shape: Any) -> Any:
-        model = load(path, shape)
+    def replaced(path: Path, *about: Any) -> Any:
+        model = load(path, *about)
         shutil.copy(settings.model, tmp_path / "before.keras")
         path.write_bytes(path.read_bytes() + b"more")
         return model
@@ -1009,7 +1009,7 @@ def test_a_model_of_other_classes_is_named(toy: Path, tmp_path: Path) -> None:
     save_model(
         keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]), tmp_path / "m.keras"
     )
-    with pytest.raises(InputError, match=r"m\.keras: .* it has 1 classes, the data 3; choose the model and the data"):
+    with pytest.raises(InputError, match=r"m\.keras: the model has 1 classes, the data 3; choose the model"):
         certify_test_points(config(toy, tmp_path / "a.tsv", model=tmp_path / "m.keras"))
 
 

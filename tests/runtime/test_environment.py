@@ -55,14 +55,14 @@ import json, runtime, sys
 from data.prepare_digits import Config
 from runtime.long_run import RunOptions, identity
 from runtime.provenance import project_path, provenance
-controls = RunOptions(data_dir=project_path("data"))
+options = RunOptions(data_dir=project_path("data"))
 """
 NUMBERS = """
 import keras
 from models.registry import build_model
 noise = keras.random.normal((3,), seed=0)
 model = build_model("digits_cnn", (8, 8, 1), 10, seed=0)
-print([str(noise.dtype), keras.ops.convert_to_numpy(noise).tolist(), model.count_params(), identity(controls)])
+print([str(noise.dtype), keras.ops.convert_to_numpy(noise).tolist(), model.count_params(), identity(options)])
 """
 
 
@@ -113,19 +113,19 @@ def test_keras_first_has_onednn_too_or_warns_and_settings_of_a_notebook_are_set_
 )
 def test_a_run_is_refused_where_its_process_has_changed_keras(name: str, value: Any) -> None:
     before = getattr(keras.config, name)()
-    controls = RunOptions(data_dir=Path("data"))
+    options = RunOptions(data_dir=Path("data"))
     try:
         getattr(keras.config, f"set_{name}")(value)
         with pytest.raises(InputError, match=rf"keras\.config\.set_{name}\(") as refused:
-            identity(controls)
+            identity(options)
         assert repr(value) in str(refused.value)
     finally:
         getattr(keras.config, f"set_{name}")(before)
-    identity(controls)
+    identity(options)
 
 
 def test_what_jax_reads_is_its_default_and_other_arithmetic_is_recorded() -> None:
-    say = f"{IDENTITY}\nimport os; found = [identity(controls), provenance(Config()), dict(os.environ)]"
+    say = f"{IDENTITY}\nimport os; found = [identity(options), provenance(Config()), dict(os.environ)]"
     say += "\nprint(json.dumps([*found, 'keras' in sys.modules]))"
     mine = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0"}
     mine |= {"JAX_DEFAULT_DTYPE_BITS": "32", "JAX_RANDOM_SEED_OFFSET": "7", "NVIDIA_TF32_OVERRIDE": ""}
