@@ -66,7 +66,8 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
 
     def outer_step(state: AttackState, number: int) -> tuple[AttackState, Metrics]:
         after = attack.outer_step(state, number)
-        remove(*(run.run_dir.glob("poison_after_epoch_*.npy") if number == 0 else ()))  # of an earlier attack
+        if number == 0:  # an earlier attack with this folder may have left its own
+            remove(*run.run_dir.glob("poison_after_epoch_*.npy"))
         return after
 
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:

@@ -90,12 +90,11 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
     for name, value in weights:
         if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
             raise InputError(f"{path}: {name} holds infinite or NaN weights; train it again with a lower learning rate")
-    sizes, wanted = (*found[1:], scores[1]), (*(image_shape or found[1:]), classes or scores[1])  # None: any size
-    differ = [size not in (None, given) for size, given in zip(sizes, wanted, strict=True)]
-    if any(differ):
-        of_images = f"takes images of shape {found[1:]}, the data have {wanted[:-1]}"
-        about = of_images if any(differ[:-1]) else f"has {scores[1]} classes, the data {wanted[-1]}"
-        raise InputError(f"{path}: the model {about}; choose the model and the data of the same dataset")
+    mend = "choose the model and the data of the same dataset"  # None below: any size
+    if any(size not in (None, given) for size, given in zip(found[1:], image_shape or found[1:], strict=True)):
+        raise InputError(f"{path}: the model takes images of shape {found[1:]}, the data have {image_shape}; {mend}")
+    if classes and scores[1] not in (None, classes):
+        raise InputError(f"{path}: the model has {scores[1]} classes, the data {classes}; {mend}")
     return model
 
 

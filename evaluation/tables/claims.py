@@ -322,7 +322,7 @@ def _mean(of_attacks: list[dict[int, float]], form: str = "{:.3f}", unit: str = 
     mean = float(values.mean())
     if values.size < 2:
         return ShownNumber(form.format(mean) + unit, -np.inf, np.inf, values.size)
-    low, high = (float(mean + sign * half_width_over_runs(values)) for sign in (-1, 1))
+    low, high = mean - (half := half_width_over_runs(values)), mean + half
     text = f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})"
     return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 
