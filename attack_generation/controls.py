@@ -179,13 +179,11 @@ def write_control_poison(config: ControlConfig) -> Path:
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
     settings, run_dir = identity(config, **dataset.hashes("x_train", "y_train")), x_path.with_suffix("")
     with LongRun(x_path, settings, config, run_dir, Stop(config.max_minutes), more=(y_path,)) as run:
-        if run.is_finished():
-            save_labels(y_path, dataset.y_train[in_class])
-        else:
+        if not run.is_finished():
             poison = control_poison(config.kind, clean, config.epsilon, config.sigma, config.seed)
             poison = partly_poisoned(poison, clean, config.share)
             require_within_epsilon(poison, clean, config.epsilon, x_path)
-            save_labels(y_path, dataset.y_train[in_class])
             run.finish(lambda path: save_array(path, poison))
             print(f"{printed_path(x_path)}: {len(poison)} images, written")
+        save_labels(y_path, dataset.y_train[in_class])
     return x_path

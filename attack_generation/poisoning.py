@@ -7,7 +7,6 @@ import numpy as np
 from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.visibility import save_image_grids
-from bilevel_optimizer.bilevel import Metrics
 from data.datasets import Dataset, load_dataset, poison_paths, save_labels, target_mask
 from runtime.files import load_array, remove, save_array
 from runtime.long_run import LongRun, identity
@@ -38,25 +37,22 @@ def poison_radius(config: PoisonConfig) -> Path:
         Stop(config.max_minutes) as stop,
         LongRun(x_path, settings, config, run_dir, stop, more=(y_path, picture)) as run,
     ):
-        finished = run.is_finished()
-        poison, gradients = (load_array(x_path), 0.0) if finished else _make(config, dataset, run)
-        save_labels(y_path, dataset.y_train[in_class])
-        if not finished:
+        if not run.is_finished():
+            poison, gradients = _make(config, dataset, run)
             run.finish(lambda path: save_array(path, poison), gradients=gradients)
+            distortion = np.abs(poison - clean)
+            print(
+                f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "
+                f"max {distortion.max():.4f}, {gradients:,.0f} gradients"
+            )
+            if not distortion.any():
+                print(
+                    "note: no image was changed, because the objective had no gradient. Give more epochs, or "
+                    "--objective noisy_cross_entropy"
+                )
+        save_labels(y_path, dataset.y_train[in_class])
         if not (picture.is_file() and picture.stat().st_mtime_ns >= x_path.stat().st_mtime_ns):  # of an older poison
-            save_image_grids(picture, {"": (clean, poison)}, config.epsilon)
-        if finished:
-            return x_path
-    distortion = np.abs(poison - clean)
-    print(
-        f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "
-        f"max {distortion.max():.4f}, {gradients:,.0f} gradients"
-    )
-    if not distortion.any():
-        print(
-            "note: no image was changed, because the objective had no gradient. Give more epochs, or --objective "
-            "noisy_cross_entropy"
-        )
+            save_image_grids(picture, {"": (clean, load_array(x_path))}, config.epsilon)
     return x_path
 
 
@@ -64,20 +60,16 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
     """The poison, float32 (N, H, W, C), and the cost of the whole attack in gradients. Continues a stopped run."""
     attack = Attack(config, dataset)
 
-    def outer_step(state: AttackState, number: int) -> tuple[AttackState, Metrics]:
-        after = attack.outer_step(state, number)
-        if number == 0:  # an earlier attack with this folder may have left its own
-            remove(*run.run_dir.glob("poison_after_epoch_*.npy"))
-        return after
-
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
+        if epochs == 1:  # an earlier attack with this folder may have left its own
+            remove(*run.run_dir.glob("poison_after_epoch_*.npy"))
         if epochs % config.reinitialise_every == 0:
             path = run.run_dir / f"poison_after_epoch_{epochs}.npy"
             save_array(path, attack.poison(state, path))
         return attack.evaluate(state)
 
     state = run.advance(
-        attack.initial_state(), outer_step, attack.total_steps,
+        attack.initial_state(), attack.outer_step, attack.total_steps,
         unit="outer step", epoch=attack.steps_per_epoch, at_epoch_end=at_epoch_end, look_every=1,
     )  # fmt: skip
     return attack.poison(state, run.path), attack.gradients_per_step * attack.total_steps

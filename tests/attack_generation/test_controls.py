@@ -99,7 +99,7 @@ def test_a_control_of_other_settings_is_not_overwritten(tiny_data_dir: Path, tmp
 def test_a_control_killed_at_any_write_is_made_by_the_same_command(
     tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four writes: the labels, a record of the settings, the images, the whole record."""
+    """Four writes: a record of the settings, the images, the whole record, the labels."""
 
     class Killed(BaseException):
         pass
