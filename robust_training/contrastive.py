@@ -20,7 +20,7 @@ from data.datasets import SPLITS, load_dataset
 from models.registry import build_model, initial_weights, require_architecture
 from models.stateless import StatelessModel
 from robust_training.schedules import learning_rate
-from robust_training.views import VIEWS, view_of
+from robust_training.views import VIEWS
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
 from runtime.files import InputError, save_archive
@@ -136,7 +136,8 @@ class Training:
 
     def _step(self, state: State, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[State, Any]:
         x = ops.take(images, batch, axis=0)
-        x = ops.concatenate([view_of(x, fold_in(seed, 100 * number), VIEWS[self.config.views]) for number in range(2)])
+        view = VIEWS[self.config.views]
+        x = ops.concatenate([view(x, fold_in(seed, 100 * number)) for number in range(2)])
 
         def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
             (_, compared), statistics = self._model(weights, state.statistics, x, training=True)

@@ -1,46 +1,29 @@
 """Views for contrastive learning: random changes of images that keep what they show, pure functions of a seed."""
 
 import math
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from data.augmentation import Augmentation
 from runtime.lazy import ops
 from runtime.noise import fold_in, uniform
 
 
-class View(NamedTuple):
-    """Random changes that make a view of an image: a crop or random_affine, then blur, jitter and grey."""
-
-    crop: float = 0.0  # smallest share of the area (random_resized_crop). Above 0 it replaces the next three settings
-    rotation: float = 0.0  # degrees
-    scale: float = 0.0
-    shift: float = 0.0  # share of the image's height
-    blur: float = 0.0  # largest standard deviation, as a share of the image's height
-    jitter: Augmentation = Augmentation()
-    grey: float = 0.0  # share of the images that lose their colours
-
-
-VIEWS = {
-    "digits": View(rotation=20.0, scale=0.2, shift=0.11, blur=0.035),
-    "objects": View(
-        crop=0.2, jitter=Augmentation(jitter_brightness=0.2, jitter_contrast=0.4, jitter_colour=0.15), grey=0.2
-    ),
-}
-
-
-def view_of(x: Any, seed: Any, view: View) -> Any:
-    """One view of each image (B, H, W, C), a pure function of the seed. It folds numbers below 100 into the seed."""
+def digits_view(x: Any, seed: Any) -> Any:
+    """Each image turned, scaled, moved and blurred."""
     height = x.shape[1]
-    if view.crop:
-        x = random_resized_crop(x, seed, smallest=view.crop)
-    else:
-        x = random_affine(x, seed, rotation=view.rotation, scale=view.scale, shift=view.shift * height)
-    x = replace(view.jitter, blur=view.blur * height).augmented(x, fold_in(seed, 1))
-    if not view.grey:
-        return x
-    chosen = uniform((x.shape[0], 1, 1, 1), fold_in(seed, 90)) < view.grey
-    return ops.where(chosen, ops.mean(x, axis=3, keepdims=True), x)
+    x = random_affine(x, seed, rotation=20.0, scale=0.2, shift=0.11 * height)
+    return Augmentation(blur=0.035 * height).augmented(x, fold_in(seed, 1))
+
+
+def objects_view(x: Any, seed: Any) -> Any:
+    """A part of each image at full size, perhaps mirrored, with other brightness, contrast and colours, or grey."""
+    jitter = Augmentation(jitter_brightness=0.2, jitter_contrast=0.4, jitter_colour=0.15)
+    x = jitter.augmented(random_resized_crop(x, seed, smallest=0.2), fold_in(seed, 1))
+    return random_grey(x, fold_in(seed, 90), share=0.2)
+
+
+VIEWS = {"digits": digits_view, "objects": objects_view}
+"""Functions from images (B, H, W, C) and a seed to one view of each image. Numbers below 100 are folded into it."""
 
 
 def random_affine(x: Any, seed: Any, *, rotation: float, scale: float, shift: float) -> Any:
@@ -74,6 +57,12 @@ def random_resized_crop(x: Any, seed: Any, *, smallest: float) -> Any:
     mirror = ops.where(draws[:, 2] < 0.5, -1.0, 1.0)
     down, right = (draws[:, 3] - 0.5) * (1 - tall) * (height - 1), (draws[:, 4] - 0.5) * (1 - wide) * (width - 1)
     return _warped(x, (mirror * wide, 0 * wide), (0 * tall, tall), down, right)
+
+
+def random_grey(x: Any, seed: Any, *, share: float) -> Any:
+    """Take the colours from a random share of the images x (N, height, width, channels)."""
+    chosen = uniform((x.shape[0], 1, 1, 1), seed) < share
+    return ops.where(chosen, ops.mean(x, axis=3, keepdims=True), x)
 
 
 def _warped(x: Any, columns: tuple[Any, Any], rows: tuple[Any, Any], down: Any, right: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from bilevel_optimizer import autodiff
-from robust_training.views import VIEWS, View, random_affine, random_resized_crop, view_of
+from robust_training.views import VIEWS, random_affine, random_grey, random_resized_crop
 from runtime.noise import seed_pair
 
 
@@ -23,14 +23,14 @@ def images(count: int, size: int) -> np.ndarray:
 def test_views_are_other_images_of_the_same_thing(name: str) -> None:
     x = np.zeros((4, 16, 16, 3), np.float32)
     x[:, 5:11, 5:11] = 0.8
-    views = [ops.convert_to_numpy(view_of(ops.convert_to_tensor(x), seed_pair(k), VIEWS[name])) for k in (0, 1)]
+    views = [ops.convert_to_numpy(VIEWS[name](ops.convert_to_tensor(x), seed_pair(k))) for k in (0, 1)]
     assert np.abs(views[0] - views[1]).max(axis=(1, 2, 3)).min() > 0.05
     assert views[0].shape == x.shape and np.isfinite(views[0]).all()
 
 
 def test_some_views_lose_their_colours() -> None:
     x = ops.convert_to_tensor(np.random.default_rng(0).uniform(size=(400, 8, 8, 3)).astype(np.float32))
-    seen = ops.convert_to_numpy(view_of(x, seed_pair(0), View(grey=0.25)))
+    seen = ops.convert_to_numpy(random_grey(x, seed_pair(0), share=0.25))
     grey = np.ptp(seen, axis=3).max(axis=(1, 2)) < 1e-6
     assert 0.18 < grey.mean() < 0.32
     np.testing.assert_allclose(seen[~grey], ops.convert_to_numpy(x)[~grey], atol=1e-5)
