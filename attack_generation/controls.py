@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -120,7 +120,6 @@ With epsilon at most 1/2, 'contrast' clips no pixel, so that no poison is larger
 
 ControlName: TypeAlias = Literal[tuple(CONTROLS)]  # type: ignore[valid-type]
 StartName: TypeAlias = Literal["zero", "random", "constant", "contrast", "halves"]
-STARTS = get_args(StartName)
 """Starts of the attack: the clean images, or a control. See ``PoisonConfig.start``."""
 
 
@@ -138,7 +137,7 @@ def control_poison(kind: str, x: np.ndarray, epsilon: float, sigma: float, seed:
 def starting_poison(start: str, x: np.ndarray, epsilon: float, seed: int) -> np.ndarray:
     """Start of the attack on images x (N, H, W, C), float32 in [0, 1], within epsilon and [0, 1]; float32.
 
-    start: a name of STARTS. Raises InputError on another name.
+    start: a StartName. Raises InputError on another name.
     """
     require_within("start", start, StartName)
     return x.copy() if start == "zero" else control_poison(start, x, epsilon, 0.0, seed)

@@ -27,7 +27,7 @@ class Parametrisation(ABC):
 
     @abstractmethod
     def start(self, kind: str, x: np.ndarray, seed: int) -> Tree:
-        """u at the start. kind: one of controls.STARTS. x: the clean images behind the poison, (N, H, W, C)."""
+        """u at the start. kind: a controls.StartName. x: the clean images behind the poison, (N, H, W, C)."""
 
     def select(self, u: Tree, index: Any) -> Tree:
         """The variables of a minibatch. index: int32 (B,), places among the poisoned images."""

@@ -1,6 +1,6 @@
 """What the attack moves: images within the ball, gradients, and where the pattern for the class starts."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from keras import ops
 
 from attack_generation.attack import Attack
 from attack_generation.config import OBJECTIVES, PoisonConfig
-from attack_generation.controls import STARTS, starting_poison
+from attack_generation.controls import StartName, starting_poison
 from attack_generation.objectives import CrossEntropy, SoftRadius
 from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
 from bilevel_optimizer.approxgrad import ApproxGrad
@@ -23,7 +23,7 @@ INDEX = np.array([4, 1, 5], np.int32)
 
 
 @pytest.mark.parametrize("name", PARAMETRISATIONS)
-@pytest.mark.parametrize("kind", STARTS)
+@pytest.mark.parametrize("kind", get_args(StartName))
 def test_every_start_is_within_the_ball(name: str, kind: str) -> None:
     poison = PARAMETRISATIONS[name](EPSILON)
     u = poison.start(kind, X, seed=3)
