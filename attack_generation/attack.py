@@ -21,7 +21,6 @@ from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
 from robust_training.loss import LossState, Randomness, clean_accuracies
-from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ops, tree
 from runtime.noise import Stream, epoch_order, fold_in, seed_pair
@@ -103,8 +102,8 @@ class Attack:
         # Moved to the device once. Batches are gathered there.
         all_images = Images(x_clean, y_clean, self.x_to_poison, y_to_poison, x_validation, y_validation)
         self._images = tree.map_structure(ops.convert_to_tensor, all_images)
-        self._parametrisation = chosen("parametrisation", PARAMETRISATIONS, config.parametrisation)(config.epsilon)
-        self._objective = chosen("objective", OBJECTIVES, config.objective)(config)
+        self._parametrisation = PARAMETRISATIONS[config.parametrisation](config.epsilon)
+        self._objective = OBJECTIVES[config.objective](config)
         self._problem = Problem(self._f, self._g, self._project)
         self._compiled_step = jit(self._step)
         self._compiled_images = jit(self._parametrisation.images)
@@ -141,9 +140,7 @@ class Attack:
             u = self._parametrisation.start(config.start, self.x_to_poison, config.seed)
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
         lower_states = tuple(map(config.optimiser.init_lower, weights))
-        minibatch = self._parametrisation.select(
-            tree.map_structure(ops.convert_to_tensor, u), np.arange(config.batch_poison, dtype=np.int32)
-        )
+        minibatch = self._parametrisation.select(u, np.arange(config.batch_poison, dtype=np.int32))
         batch_shape = (config.batch_clean + config.batch_poison, *self.dataset.image_shape)
         return AttackState(u, weights, lower_states, adam_init(minibatch), config.loss.initial_state(batch_shape))
 
