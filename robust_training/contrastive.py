@@ -5,8 +5,6 @@ section 2. Without a projection head the features are the network's output, on t
 they are the input of the network's last layer. BatchNorm uses batch statistics.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
