@@ -111,6 +111,7 @@ class Attack:
 
     def fresh_model(self, restart: int, network: int) -> StatelessModel:
         """A network of the lower level with fresh weights, the same for the same restart and network."""
+        # 0 is left out, so that the first network has the seeds of an attack with one network.
         seed = int(seed_pair(self.config.seed, Stream.ATTACK_WEIGHTS, restart, network or None)[0])
         shape, classes = self.dataset.image_shape, self.dataset.num_classes
         model = build_model(self.config.architecture, shape, classes, seed, self.config.standardise)

@@ -13,7 +13,7 @@ from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
 from runtime.lazy import ops
 
-INSIDE = 1e-3  # ClassPattern.project moves ``a`` this far inside the clip, in units of epsilon: there is a gradient
+INSIDE = 1e-3  # ClassPattern.project moves ``a`` this far inside the clip, where the gradient is not 0 (of epsilon)
 
 
 class Parametrisation(ABC):

@@ -90,7 +90,8 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
     for name, value in weights:
         if value.dtype.kind not in "biu" and not np.isfinite(value.astype(np.float32)).all():
             raise InputError(f"{path}: {name} holds infinite or NaN weights; train it again with a lower learning rate")
-    mend = "choose the model and the data of the same dataset"  # None below: any size
+    mend = "choose the model and the data of the same dataset"
+    # A model that takes any size has None in its place.
     if any(size not in (None, given) for size, given in zip(found[1:], image_shape or found[1:], strict=True)):
         raise InputError(f"{path}: the model takes images of shape {found[1:]}, the data have {image_shape}; {mend}")
     if classes and scores[1] not in (None, classes):
