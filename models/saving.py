@@ -65,14 +65,13 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
             scores = called.shape if isinstance(called, keras.KerasTensor) else type(called).__name__
         weights = [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in model.variables]
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own kinds on a damaged file
-        reason = " ".join(str(error).split())
-        if missing := re.search(r"Could not locate (?:class|function) '([^']{1,80})'", reason):
+        if missing := re.search(r"Could not locate (?:class|function) '([^']{1,80})'", str(error)):
             raise InputError(
                 f"{path}: {missing[1]} is code of the program that saved the model and is not run here; register the "
                 "class in a module that models/registry.py names, or certify the model from Python (README)"
             ) from error
         raise InputError(
-            f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({reason[:200]}); train it again"
+            f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({one_line(error)}); train it again"
         ) from error
     is_flat = _is_one_tensor(found, 2) and image_shape is not None and found[1] == np.prod(image_shape)
     if is_flat or _is_one_tensor(found, 3):

@@ -54,7 +54,8 @@ def _near_validation_images(dataset: Dataset) -> Dataset:
     for label in range(dataset.num_classes):
         rows = np.flatnonzero(train_labels == label)
         distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[validation_labels == label])
-        kept[rows[np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]]] = False
+        farthest = np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]
+        kept[rows[farthest]] = False
     return replace(dataset, x_train=dataset.x_train[kept], y_train=dataset.y_train[kept])
 
 

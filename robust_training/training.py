@@ -143,11 +143,11 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     trained_on = defended(trained_on, config.defence)
     out_dir = config.out_dir or project_path("saved_models") / dataset.name
     with Stop(config.max_minutes) as stop:
-        seeds = range(config.seed, config.seed + config.runs)
-        paths = {seed: out_dir / victim_name(method, config.sigma, name, seed) for seed in seeds}
-        return [
-            train_victim(replace(config, seed=seed), trained_on, path, stop, **recorded) for seed, path in paths.items()
-        ]
+        paths = []
+        for seed in range(config.seed, config.seed + config.runs):
+            path = out_dir / victim_name(method, config.sigma, name, seed)
+            paths.append(train_victim(replace(config, seed=seed), trained_on, path, stop, **recorded))
+        return paths
 
 
 def _require_poison(poison: Path, data_dir: Path) -> None:
