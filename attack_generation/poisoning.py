@@ -59,6 +59,8 @@ def poison_radius(config: PoisonConfig) -> Path:
 def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndarray, float]:
     """The poison, float32 (N, H, W, C), and the cost of the whole attack in gradients. Continues a stopped run."""
     attack = Attack(config, dataset)
+    if note := config.loss.note(min(config.epochs, config.reinitialise_every)):
+        print(note)
 
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
         if epochs == 1:  # an earlier attack with this folder may have left its own

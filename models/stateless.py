@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial, reduce
-from typing import Any, Literal
+from typing import Any
 
 from models.registry import all_layers
+from runtime.files import InputError
 from runtime.lazy import keras, ops, tree
 
 
@@ -14,12 +15,14 @@ class StatelessModel:
 
     batch_norm: 'fixed_affine' always calls the model in inference mode. BatchNorm is then an affine map with its
     initial statistics (mean 0, variance 1), as in the published code. 'proper' uses batch statistics in
-    training and moving averages in inference.
+    training and moving averages in inference. Raises InputError for another batch_norm.
 
     On JAX the max-pooling layers of the given model are changed.
     """
 
-    def __init__(self, model: keras.Model, batch_norm: Literal["fixed_affine", "proper"] = "fixed_affine") -> None:
+    def __init__(self, model: keras.Model, batch_norm: str = "fixed_affine") -> None:
+        if batch_norm not in ("fixed_affine", "proper"):
+            raise InputError(f"batch_norm must be 'fixed_affine' or 'proper', got {batch_norm!r}")
         self.model = model
         self.batch_norm = batch_norm
         for layer in all_layers(model) if keras.backend.backend() == "jax" else ():

@@ -52,6 +52,10 @@ class TrainingLoss(ABC):
         """The loss with a ramp of this many epochs, if its settings give no length. By default the loss itself."""
         return self
 
+    def note(self, epochs: int) -> str:
+        """What a user should know if no network trains for more than this many epochs. Empty by default."""
+        return ""
+
     def initial_state(self, batch_shape: tuple[int, int, int, int]) -> LossState:
         """The state that ``perturbed`` carries from batch to batch, at fresh weights. Empty by default."""
         return ()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax
@@ -71,6 +73,14 @@ class SmoothAdvLoss(TrainingLoss):
             raise InputError("ramp_epochs of smoothadv is None, which only a victim's schedule fills in; give a number")
         ramp = ops.minimum(epoch / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
         return ops.where(epoch < self.plain_epochs, 0.0, self.eps_adv * ramp)
+
+    def note(self, epochs: int) -> str:
+        if float(self.radius(np.float32(epochs - 1))) > 0:
+            return ""
+        return (
+            f"note: networks train for {epochs} epochs here, in which smoothadv has no inner attack; give more epochs, "
+            "or lower loss.plain_epochs and loss.ramp_epochs"
+        )
 
     def perturbed(
         self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any, state: LossState

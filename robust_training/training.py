@@ -183,6 +183,8 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
         if run.is_finished():
             return path
         if config.partitions == 1:
+            if note := config.loss.note(config.constants().epochs):
+                print(note)
             training = Training(config, dataset)
             start, steps = training.initial_state(), training.total_steps
             state = run.advance(start, training.step, steps, epoch=training.steps_per_epoch)

@@ -499,6 +499,14 @@ def test_error_minimising_poison_against_smoothadv_lowers_the_loss_at_adversaria
     assert losses["no_adversary"] < 0.9 * losses["unpoisoned"]
 
 
+def test_an_attack_without_the_methods_inner_attack_says_so(
+    tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A restart in each epoch: the networks are never older than the epochs without an inner attack."""
+    poison_radius(config(tiny_data_dir, tmp_path, loss=SmoothAdvLoss(eps_adv=0.1, ramp_epochs=0, plain_epochs=1)))
+    assert "note: networks train for 1 epochs here, in which smoothadv has no inner attack" in capsys.readouterr().out
+
+
 def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
     tiny_data_dir: Path, tmp_path: Path
 ) -> None:

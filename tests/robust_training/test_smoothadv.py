@@ -50,6 +50,14 @@ def smoothed_losses(x: np.ndarray, copies: int = 400) -> np.ndarray:
     return -np.log(np.sum(z * Y, axis=1))
 
 
+@pytest.mark.parametrize(("epochs", "settings"), [(1, {"ramp_epochs": 5}), (2, {"plain_epochs": 2})])
+def test_training_that_ends_before_the_inner_attack_begins_is_told(epochs: int, settings: Any) -> None:
+    assert f"networks train for {epochs} epochs here, in which smoothadv has no inner" in loss_with(**settings).note(
+        epochs
+    )
+    assert not loss_with(**settings).note(epochs + 1)
+
+
 @pytest.mark.parametrize("settings", ATTACKS)
 def test_the_perturbation_reaches_the_ball_and_stays_in_it_and_in_the_pixel_range(settings: Any) -> None:
     for steps in (1, 2, 10):

@@ -18,6 +18,7 @@ from models.saving import load_model
 from robust_training import training
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.methods import METHODS
+from robust_training.smoothadv import SmoothAdvLoss
 from robust_training.standard import StandardLoss
 from robust_training.training import Training, TrainingConfig, partitioned, train_victim, train_victims
 from runtime.artifact import Artifact
@@ -360,6 +361,13 @@ def test_a_victim_that_knows_nothing_of_the_class_is_warned_of(
             config(tiny_data_dir, Path()), Path("v"), {"accuracy": 0.5, "target_accuracy": accuracy}
         )
         assert ("warning: this victim classifies no clean test image" in capsys.readouterr().out) == (accuracy == 0)
+
+
+def test_a_victim_without_its_methods_inner_attack_is_told(
+    tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_victims(config(tiny_data_dir, tmp_path, loss=SmoothAdvLoss(), epochs=1))
+    assert "note: networks train for 1 epochs here, in which smoothadv has no inner attack" in capsys.readouterr().out
 
 
 def test_victims_are_trained_on_jittered_images(
