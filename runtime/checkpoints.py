@@ -53,16 +53,6 @@ def checkpoint_settings(path: Path) -> Any:
     return None
 
 
-def resume(
-    checkpoint: Path, like: Any, same: dict[str, Any], policy: OnOtherSettings
-) -> tuple[Any, dict[str, Any]] | None:
-    """The checkpoint as load_checkpoint returns it. None: it is missing, or has other settings and may be replaced."""
-    if checkpoint.exists():
-        with replaceable(policy):
-            return load_checkpoint(checkpoint, like, same)
-    return None
-
-
 def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> None:
     """Raise OtherSettings naming the first setting in which a file made earlier differs from this run.
 

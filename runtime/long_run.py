@@ -18,10 +18,10 @@ from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
     checkpoint_settings,
+    load_checkpoint,
     read_same_record,
     replaceable,
     require_finite,
-    resume,
     save_checkpoint,
 )
 from runtime.checks import require_keras_settings
@@ -124,17 +124,16 @@ class LongRun(Artifact):
         self._options, self._stop = options, stop
         self._checkpoints = Artifact(self.checkpoint)
         self._session: dict[str, Any] = {}  # provenance.session, and earlier sessions as begun
-        self._in_the_way: tuple[Path, ...] = ()
+        self._in_the_way = [self.path, self.record_path]
+        """Files of earlier runs. They are removed when the run first writes: a run that is refused changes nothing."""
 
     def is_finished(self) -> bool:
         """Whether the artifact is there, whole and made with the same settings.
 
-        If so, prints a line and removes a checkpoint that a killed run left. If not, the files in its place are removed
-        when the run first writes, so that a run that is refused changes nothing. Raises OtherSettings where another
+        If so, prints a line and removes a checkpoint that a killed run left. Raises OtherSettings where another
         artifact is in its place and may not be replaced.
         """
         if self._options.overwrite:
-            self._in_the_way = self.checkpoint, self.path, self.record_path
             return False
         with replaceable(self._options.on_other_settings):
             if not self.record_path.is_file():
@@ -154,7 +153,6 @@ class LongRun(Artifact):
                 return True
             if "sha256" in record:
                 print(f"{printed_path(self.path)}: missing or changed since it was made; it is made again")
-        self._in_the_way = self.path, self.record_path
         return False
 
     def advance(
@@ -179,15 +177,18 @@ class LongRun(Artifact):
         self._held.enter_context(self._checkpoints)
         self._session = session()
         done: Any = 0
-        in_the_way, policy = self._in_the_way, self._options.on_other_settings
-        self._in_the_way = (*in_the_way, self.checkpoint)  # unless it is continued
-        if self.checkpoint not in in_the_way and (kept := resume(self.checkpoint, state, self.identity, policy)):
-            self._in_the_way, (state, record) = in_the_way, kept
+        record: dict[str, Any] = {}
+        if self.checkpoint.exists() and not self._options.overwrite:
+            with replaceable(self._options.on_other_settings):
+                state, record = load_checkpoint(self.checkpoint, state, self.identity)
+        if record:
             done = record.get("done")
             if not (isinstance(done, int) and 0 < done <= total):
                 raise InputError(f"{self.checkpoint}: after {done} of {total} {unit}s; delete it to start again")
             self._session = continued(self._session, record.get("provenance", self._session))
             print(f"continuing {self.path.stem} after {done} of {total} {unit}s")
+        else:
+            self._in_the_way.insert(0, self.checkpoint)
         saved = time.monotonic()
         scalars = Scalars(self.run_dir / "tensorboard")
         with progress(total=total, initial=done, desc=self.path.stem, unit=unit) as bar:
@@ -240,4 +241,4 @@ class LongRun(Artifact):
 
     def _clear(self) -> None:
         remove(*self._in_the_way)
-        self._in_the_way = ()
+        self._in_the_way.clear()
