@@ -51,20 +51,15 @@ _NO_ROOM = {
 }
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
-    """The one-line error for a file that cannot be written."""
-    if error.errno in _NO_ROOM:
-        return InputError(f"{path}: {_NO_ROOM[error.errno]} and run the same command again")
-    return InputError(f"{path}: cannot be written ({error.strerror}); choose another folder")
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """An OSError in the with block becomes the InputError of ``unwritable``."""
+    """An OSError in the with block becomes the InputError of a file that cannot be written."""
     try:
         yield
     except OSError as error:
-        raise unwritable(path, error) from error
+        if error.errno in _NO_ROOM:
+            raise InputError(f"{path}: {_NO_ROOM[error.errno]} and run the same command again") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def remove(*paths: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from runtime.files import unwritable
+from runtime.files import InputError, writing
 
 _listener: Callable[[float], None] | None = None
 _LINE_EVERY = 60  # seconds, where there is no terminal
@@ -97,9 +97,10 @@ class Scalars:
         if not self._is_written:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                RecordWriter(file).write(Event(wall_time=time.time(), **event).SerializeToString())
-        except OSError as error:
+            with writing(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("ab") as file:
+                    RecordWriter(file).write(Event(wall_time=time.time(), **event).SerializeToString())
+        except InputError as error:
             self._is_written = False
-            print(f"note: {unwritable(self._path, error)}; this run goes on without TensorBoard's scalars")
+            print(f"note: {error}; this run goes on without TensorBoard's scalars")

@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import pickle
-import re
 import resource
 import signal
 import subprocess
@@ -40,9 +39,9 @@ from runtime.files import (
     require_no_folder,
     save_archive,
     save_array,
-    unwritable,
     write_json,
     write_text,
+    writing,
 )
 from runtime.plots import save_png
 from runtime.progress import Scalars, progress
@@ -162,7 +161,8 @@ def test_every_reason_has_its_words() -> None:
         (errno.EDQUOT, "no space left in the disk quota; free some and run the same command again"),
         (errno.EACCES, r"cannot be written \(Permission denied\); choose another folder"),
     ):
-        assert re.fullmatch(f"a: {words}", str(unwritable(Path("a"), OSError(number, os.strerror(number)))))
+        with pytest.raises(InputError, match=rf"^a: {words}\Z"), writing(Path("a")):
+            raise OSError(number, os.strerror(number))
 
 
 def curve(folder: Path) -> list[float]:
