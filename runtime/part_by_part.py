@@ -51,33 +51,27 @@ class LineByLine(Artifact):
 
         Raises OtherSettings where the file belongs to a run with other settings and may not be replaced.
         """
-        done = 0
-        with replaceable(self._options.on_other_settings):
-            done = self._lines()
-        self._starts = not done
-        return max(done - 1, 0)
-
-    def _lines(self) -> int:
-        """The number of whole lines, with the header. 0: there is no file to continue."""
         if not self.path.exists():
             return 0
-        record = settings_path(self.path)
-        if not record.exists():
-            raise OtherSettings(
-                f"{self.path}: exists without {record.name}, which would say how it was made; choose another output"
-            )
-        found = read_same_record(record, self.record["settings"], "provenance", about=self.path)
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if not whole:
-            return 0
-        if not content.startswith(f"{self._header}\n".encode()):
-            raise OtherSettings(f"{self.path}: its columns are not those of this run; choose another output")
-        if whole < len(content):
-            with writing(self.path):
-                os.truncate(self.path, whole)
-        self.record = found
-        return content[:whole].count(b"\n")
+        with replaceable(self._options.on_other_settings):
+            record = settings_path(self.path)
+            if not record.exists():
+                raise OtherSettings(
+                    f"{self.path}: exists without {record.name}, which would say how it was made; choose another output"
+                )
+            found = read_same_record(record, self.record["settings"], "provenance", about=self.path)
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if not whole:
+                return 0
+            if not content.startswith(f"{self._header}\n".encode()):
+                raise OtherSettings(f"{self.path}: its columns are not those of this run; choose another output")
+            if whole < len(content):
+                with writing(self.path):
+                    os.truncate(self.path, whole)
+            self.record, self._starts = found, False
+            return content[:whole].count(b"\n") - 1
+        return 0
 
     def advance(self, items: Sequence[Item], line: Callable[[Item], str], *, unit: str) -> None:
         """Append the lines of the remaining items. Raises StoppedEarly after a requested stop.
