@@ -16,7 +16,7 @@ from bilevel_optimizer.adam import AdamState, adam_init
 from bilevel_optimizer.autodiff import jit
 from bilevel_optimizer.bilevel import Metrics, Problem
 from bilevel_optimizer.trees import Tree
-from data.datasets import Dataset, poisoned_places, require_within_epsilon, split_target_class
+from data.datasets import Dataset, poisoned_places, require_within_epsilon, split_target_class, target_mask
 from models.registry import build_model
 from models.saving import with_precision
 from models.stateless import StatelessModel
@@ -85,9 +85,10 @@ class Attack:
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
-        train = split_target_class(dataset.x_train, dataset.y_train, config.target_class)
-        self._x_class = train.x_target
-        self.x_to_poison, y_to_poison, x_clean, y_clean = train.with_share(config.share)
+        self._x_class = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
+        self.x_to_poison, y_to_poison, x_clean, y_clean = split_target_class(
+            dataset.x_train, dataset.y_train, config.target_class, config.share
+        )
         x_validation, y_validation, _, _ = split_target_class(dataset.x_val, dataset.y_val, config.target_class)
         for name, images in (("batch_clean", x_clean), ("batch_poison", self.x_to_poison)):
             if (size := getattr(config, name)) > len(images):

@@ -65,21 +65,12 @@ class Dataset:
 
 
 class TargetSplit(NamedTuple):
-    """One set divided into the target class and all other classes, each in its original order."""
+    """One set divided into images of the target class and all others: see ``split_target_class``."""
 
     x_target: np.ndarray  # float32 (M, height, width, channels)
     y_target: np.ndarray  # float32 (M, classes)
     x_others: np.ndarray  # float32 (N, height, width, channels)
     y_others: np.ndarray  # float32 (N, classes)
-
-    def with_share(self, share: float) -> "TargetSplit":
-        """The split whose target is a share of the class (``poisoned_places``). The rest is the end of x_others."""
-        if share == 1:
-            return self
-        poisoned = poisoned_places(len(self.x_target), share)
-        x_others = np.concatenate([self.x_others, self.x_target[~poisoned]])
-        y_others = np.concatenate([self.y_others, self.y_target[~poisoned]])
-        return TargetSplit(self.x_target[poisoned], self.y_target[poisoned], x_others, y_others)
 
 
 def labels(y: np.ndarray) -> np.ndarray:
@@ -198,13 +189,17 @@ def _one_hot(y: np.ndarray, path: Path) -> np.ndarray:
     return y.astype(np.float32, copy=False)
 
 
-def split_target_class(x: np.ndarray, y: np.ndarray, target_class: int) -> TargetSplit:
-    """Divide images x (N, ...) and one-hot labels y (N, classes) into the target class and the others.
+def split_target_class(x: np.ndarray, y: np.ndarray, target_class: int, share: float = 1.0) -> TargetSplit:
+    """Divide images x (N, ...) and one-hot labels y (N, classes) into a share of the target class and the others.
 
+    Both keep their order, but the rest of the class (see ``poisoned_places``) is the end of the others.
     Raises InputError when target_class is no class of y or has no points.
     """
-    mask = target_mask(y, target_class)
-    return TargetSplit(x[mask], y[mask], x[~mask], y[~mask])
+    in_class = target_mask(y, target_class)
+    places = np.flatnonzero(in_class)
+    poisoned = poisoned_places(len(places), share)
+    target, others = places[poisoned], np.concatenate([np.flatnonzero(~in_class), places[~poisoned]])
+    return TargetSplit(x[target], y[target], x[others], y[others])
 
 
 def target_mask(y: np.ndarray, target_class: int) -> np.ndarray:
