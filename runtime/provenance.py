@@ -34,20 +34,22 @@ def project_path(relative: str) -> Path:
     return (ROOT if IS_CHECKOUT else Path.cwd()) / relative
 
 
-def printed_path(path: Path, folder: Path | None = None) -> str:
-    """The path relative to a folder where it lies inside, else absolute.
-
-    folder: by default the working folder, from which the user's next command takes the path.
-    """
-    try:
-        return str(Path(path).resolve().relative_to(folder or Path.cwd()))
-    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
-        return str(Path(path).absolute())
+def printed_path(path: Path) -> str:
+    """The path relative to the working folder, where the user's next command runs. Absolute where it lies elsewhere."""
+    return _inside(Path.cwd(), path) or str(Path(path).absolute())
 
 
 def shown_path(path: Path) -> str:
     """The path as records show it: relative to the project where it lies inside, else as the user gave it."""
-    return str(path) if Path(shown := printed_path(path, project_path(""))).is_absolute() else shown
+    return _inside(project_path(""), path) or str(path)
+
+
+def _inside(folder: Path, path: Path) -> str | None:
+    """The path relative to a folder, None where it lies elsewhere."""
+    try:
+        return str(Path(path).resolve().relative_to(folder))
+    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
+        return None
 
 
 def settings(config: Any) -> dict[str, Any]:
