@@ -99,10 +99,12 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
 
 def _own_settings_first(config_type: Any) -> None:
     """Sort the fields of a keyword-only dataclass: its own fields, then the fields of each base class in turn."""
-    own = [name for base in config_type.__mro__ for name in vars(base).get("__annotations__", {})]
+    _sort_fields(config_type, [name for base in config_type.__mro__ for name in vars(base).get("__annotations__", {})])
+
+
+def _sort_fields(config_type: Any, names: Sequence[str]) -> None:
     known = config_type.__dataclass_fields__
-    first = {name: known.pop(name) for name in dict.fromkeys(own) if name in known}
-    known.update(first)
+    known.update({name: known.pop(name) for name in dict.fromkeys(names) if name in known})
 
 
 def _parsed_with_choice(config_type: Any, description: str | None, args: Sequence[str]) -> Any:
@@ -133,10 +135,9 @@ def _parsed_with_choice(config_type: Any, description: str | None, args: Sequenc
     known: Any = Literal[tuple(table)]
     flag = f"{choice}_name", Annotated[known, documented], default.name
     wider: Any = make_dataclass("CommandLine", [flag], bases=(config_type,), frozen=True, kw_only=True)
-    known_fields, names = wider.__dataclass_fields__, [own.name for own in fields(config_type)]
-    for name in names:
-        for moved in (flag[0], name) if name == choice else (name,):
-            known_fields[moved] = known_fields.pop(moved)
+    names = [own.name for own in fields(config_type)]
+    place = names.index(choice)
+    _sort_fields(wider, [*names[:place], flag[0], *names[place:]])
     whole = wider(**{name: getattr(config, name) for name in names})
     line = tyro.cli(wider, default=whole, description=description, args=args)
     return config_type(**{name: getattr(line, name) for name in names})
