@@ -170,12 +170,13 @@ class LongRun(Artifact):
 
         step(state, number) -> (state, scalars) is a pure function, so that a continued run ends with the same bits.
         Scalars are read every ``look_every`` steps, because reading them makes the device wait, and at the end of each
-        epoch of ``epoch`` steps. There at_epoch_end(state, epochs done) may add scalars.
+        epoch of ``epoch`` steps (None: ``total``). There at_epoch_end(state, epochs done) may add scalars.
         Raises StoppedEarly after a requested stop, with the checkpoint written. Raises FloatingPointError on NaN or
         infinity, and InputError where another run uses the folder.
         """
         self._held.enter_context(self._checkpoints)
         self._session = session()
+        epoch = epoch or total
         done: Any = 0
         record: dict[str, Any] = {}
         if self.checkpoint.exists() and not self._options.overwrite:
@@ -199,11 +200,11 @@ class LongRun(Artifact):
                 bar.update()
                 reason = self._stop.reason  # read once: a request may come between saving and stopping
                 due = reason or time.monotonic() - saved > 60 * self._options.checkpoint_minutes
-                ended = epoch is not None and done % epoch == 0
+                ended = done % epoch == 0
                 if due or ended or done % look_every == 0 or done == total:
                     numbers = {name: float(value) for name, value in values.items()}
                     require_finite(f"{unit} {number}", **numbers)
-                    if ended and at_epoch_end and epoch:
+                    if ended and at_epoch_end:
                         numbers |= at_epoch_end(state, done // epoch)
                     scalars.write(number, **numbers)
                     bar.set_postfix({name: f"{numbers[name]:.3g}" for name in values})
