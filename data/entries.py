@@ -30,6 +30,7 @@ from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import KEY, ReadyPoison, as_unit_floats, load_ready_poison, ready_name, require_poison_name
 from data.sources import prepared_with, read_source
 from runtime.bounds import require_within
+from runtime.checks import LARGEST_COUNT
 from runtime.files import InputError, array_sha256, atomic_path, file_sha256, load_archive, one_line, read_record
 from runtime.lazy import pandas
 
@@ -38,7 +39,6 @@ KINDS = {KEY: "fiu", "index": "iu", "target_class": "iu", "epsilon": "fiu", "nam
 ABOUT = ("target_class", "epsilon", "name", "source")
 LARGEST = 2**31  # bytes of an unpacked file
 PNGS = "[!.]*.[pP][nN][gG]"  # names of PNG files. Hidden ones are left by killed runs
-LAST_INDEX = 2**31 - 1
 MENDS = {
     "grid": "scale its pixels to 0 to 255, round them, and save them as uint8",
     "clean-label": "leave these images out, or mend target_class",
@@ -59,8 +59,9 @@ def read_entry(path: Path) -> ReadyPoison:
     if name := ready_name(path):
         return load_ready_poison(name)
     arrays = load_archive(path, tuple(KINDS), LARGEST)
+    if arrays[KEY].ndim == 3:
+        arrays[KEY] = arrays[KEY][..., np.newaxis]
     pixels, index = arrays[KEY], arrays["index"]
-    pixels = arrays[KEY] = pixels[..., np.newaxis] if pixels.ndim == 3 else pixels
     shapes = {KEY: pixels.shape if pixels.ndim == 4 else (), "index": pixels.shape[:1]}
     for name, array in arrays.items():
         if array.shape != shapes.get(name, ()) or array.dtype.kind not in KINDS[name] or not array.size:
@@ -201,7 +202,7 @@ def read_pngs(folder: Path) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{file}: no whole PNG ({one_line(error)}); mend it, or name it by its place (00042.png)"
             ) from error
-        if not 0 <= place <= LAST_INDEX or place in places:
+        if not 0 <= place <= LARGEST_COUNT or place in places:
             raise InputError(f"{file}: names the place {place}; name each file by a place of its own, as 00042.png")
         if mode not in ("L", "RGB") or (images and pixels.shape != images[0].shape):
             raise InputError(f"{file}: is {pixels.shape} in mode {mode}; give one shape, all in 8-bit grey or RGB")

@@ -63,15 +63,14 @@ _THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS
 
 def environment() -> dict[str, str]:
     """The environment variables that are set and change a backend's arithmetic or random numbers."""
-    found = {name: os.environ.get(name, "") for name in (*_DEFAULTS, *_LEFT_TO_THE_USER, *_THREADS)}
-    return {name: value for name, value in found.items() if value} | changed_environment()
+    names = (*_DEFAULTS, *_LEFT_TO_THE_USER, *_THREADS)
+    return {name: os.environ[name] for name in names if os.environ.get(name)} | changed_environment()
 
 
 def changed_environment() -> dict[str, str]:
     """The variables of ``environment`` that a user has set to other values than this project's."""
     defaults = {**_DEFAULTS, **dict.fromkeys(_LEFT_TO_THE_USER, ""), **_JAX}
-    found = {name: os.environ.get(name, default) for name, default in defaults.items()}
-    return {name: value for name, value in found.items() if value != defaults[name]}
+    return {name: os.environ[name] for name, value in defaults.items() if os.environ.get(name, value) != value}
 
 
 def _cannot_run(line: str, error: Exception | None = None) -> NoReturn:
