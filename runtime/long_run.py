@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from runtime import backend_name, changed_environment
 from runtime.artifact import Artifact
-from runtime.bounds import POSITIVE, require_bounds
+from runtime.bounds import POSITIVE
 from runtime.checkpoints import (
     OnOtherSettings,
     OtherSettings,
@@ -116,7 +116,6 @@ class LongRun(Artifact):
         stop: Stop,
         more: Sequence[Path] = (),
     ) -> None:
-        require_bounds(options)
         super().__init__(path, Path(path).with_suffix(".json"), *more)
         self.identity, self.run_dir = identity, run_dir
         self.record_path, self.checkpoint = self.files[1], run_dir / "checkpoint.npz"
