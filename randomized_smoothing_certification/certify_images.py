@@ -73,10 +73,8 @@ class Certificates(NamedTuple):
         for record in (path.with_suffix(".json"), path.with_name("settings.json")):
             if record.exists():
                 raise InputError(f"{path}: {record.name} beside it is of another file; choose another name")
-        if own.exists():
+        if own.exists() or path.exists():
             read_same_record(own, self.record["settings"], about=path)
-        elif path.exists():
-            raise InputError(f"{path}: exists without {own.name}, which would say what it is; choose another name")
         with Artifact(path, own):
             remove(path)
             write_json(own, {**self.record, "provenance": provenance(self.record["settings"])})

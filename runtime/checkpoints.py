@@ -80,13 +80,18 @@ def different(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[s
             yield name, here, there
 
 
-def read_same_record(path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None) -> dict[str, Any]:
+def read_same_record(
+    path: Path, wanted: dict[str, Any], *more: str, about: Path | None = None, mend: str = "choose another output"
+) -> dict[str, Any]:
     """Read the record in a JSON file: an object whose entry 'settings' must equal ``wanted``.
 
-    more: other entries that the record must have. about: the file that errors name. None: the record.
+    more: other entries that the record must have. about: the file that the record describes. Errors name it, and
+    ``mend`` as the remedy where it has no record.
 
-    Raises OtherSettings where the file holds no record or other settings, InputError where it cannot be read.
+    Raises OtherSettings where there is no record or one of other settings, InputError where it cannot be read.
     """
+    if about and not path.exists():
+        raise OtherSettings(f"{about}: exists without {path.name}, which would say how it was made; {mend}")
     record = read_json(path)
     if not (isinstance(record, dict) and isinstance(record.get("settings"), dict) and record.keys() >= {*more}):
         raise OtherSettings(f"{path}: not a record of this project; delete it or choose another folder")

@@ -16,7 +16,6 @@ from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checkpoints import (
     OnOtherSettings,
-    OtherSettings,
     checkpoint_settings,
     load_checkpoint,
     read_same_record,
@@ -122,7 +121,7 @@ class LongRun(Artifact):
         require_no_folder(self.checkpoint)
         self._options, self._stop = options, stop
         self._checkpoints = Artifact(self.checkpoint)
-        self._session: dict[str, Any] = {}  # provenance.session, and earlier sessions as begun
+        self._session: dict[str, Any] = {}  # of provenance.session. The entry 'begun' has earlier sessions
         self._in_the_way = [self.path, self.record_path]
         """Files of earlier runs. They are removed when the run first writes: a run that is refused changes nothing."""
 
@@ -135,14 +134,10 @@ class LongRun(Artifact):
         if self._options.overwrite:
             return False
         with replaceable(self._options.on_other_settings):
-            if not self.record_path.is_file():
-                if self.path.is_file():
-                    raise OtherSettings(
-                        f"{self.path}: exists without {self.record_path.name}, which would say how it was made; "
-                        "choose another folder or add --overwrite"
-                    )
+            if not (self.path.exists() or self.record_path.exists()):
                 return False
-            record = read_same_record(self.record_path, self.identity, about=self.path)
+            mend = "choose another folder or add --overwrite"
+            record = read_same_record(self.record_path, self.identity, about=self.path, mend=mend)
             if self.path.is_file() and file_sha256(self.path) == record.get("sha256"):
                 if self._checkpoints.is_left:  # killed when all was written, or another run has this folder
                     with contextlib.suppress(InputError), self._checkpoints:

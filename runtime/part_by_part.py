@@ -54,12 +54,8 @@ class LineByLine(Artifact):
         if not self.path.exists():
             return 0
         with replaceable(self._options.on_other_settings):
-            record = settings_path(self.path)
-            if not record.exists():
-                raise OtherSettings(
-                    f"{self.path}: exists without {record.name}, which would say how it was made; choose another output"
-                )
-            found = read_same_record(record, self.record["settings"], "provenance", about=self.path)
+            record, wanted = settings_path(self.path), self.record["settings"]
+            found = read_same_record(record, wanted, "provenance", about=self.path)
             content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1
             if not whole:
@@ -107,7 +103,7 @@ class KeptStages(Artifact):
         self.folder, self.identity, self._policy, self._stop = folder, identity, policy, stop
         self._session = session()
         self.begun: dict[str, Any] = {}
-        """Sessions in which kept stages were made, where they are not this one, by the stage's name."""
+        """Other sessions than this one in which kept stages were made, by the stage's name."""
 
     def __enter__(self) -> "KeptStages":
         """Delete the stages of another study. Raise OtherSettings where they may not be replaced."""
