@@ -101,8 +101,7 @@ _KINDS = {
     **{b"\x80" + bytes([protocol]): "a pickle, which is not read because it can run code" for protocol in range(2, 6)},
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
-    b"\0\0\x08\x01": "an IDX file (put all four into a folder, named as MNIST's: train-labels-idx1-ubyte, ...)",
-    b"\0\0\x08\x03": "an IDX file (put all four into a folder, named as MNIST's: train-images-idx3-ubyte, ...)",
+    b"\0\0\x08": "an IDX file (put all four into a folder, named as MNIST's: train-images-idx3-ubyte, ...)",
     b"version https://git-lfs": "a pointer of Git LFS (fetch the file itself with git lfs pull)",
 }
 
