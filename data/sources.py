@@ -33,7 +33,9 @@ _IDX = {
     "x_train": ("train-images-idx3-ubyte", 3), "y_train": ("train-labels-idx1-ubyte", 1),
     "x_test": ("t10k-images-idx3-ubyte", 3), "y_test": ("t10k-labels-idx1-ubyte", 1),
 }  # fmt: skip
-_IDX_NAME = re.compile(r"(?P<prefix>.*?)(train|t10k|test)-(images|labels)([.-])idx[13]-ubyte(\.gz)?")
+_IDX_NAME = re.compile(
+    r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)(?P<dot>[.-])idx[13]-ubyte(?P<packed>\.gz)?"
+)
 _IDX_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _MOST_PACKED = 1032  # bytes that gzip can make of one byte
 
@@ -131,11 +133,11 @@ def _read_idx_files(source: Path) -> tuple[Arrays, list[Path]]:
             "give one of the files in place of the folder"
         )
     # Where a file exists in several spellings, the spelling of the given file comes first.
-    found.sort(key=lambda name: given is not None and name.groups()[3:] != given.groups()[3:])
+    found.sort(key=lambda name: given is not None and name.group("dot", "packed") != given.group("dot", "packed"))
     paths: dict[str, Path] = {}
     for name in found:
         if name["prefix"] == prefixes[0]:
-            array = f"{'x' if name[3] == 'images' else 'y'}_{'train' if name[2] == 'train' else 'test'}"
+            array = f"{'x' if name['kind'] == 'images' else 'y'}_{'train' if name['split'] == 'train' else 'test'}"
             paths.setdefault(array, folder / name[0])
     arrays = {}
     for array, (published, dimensions) in _IDX.items():
