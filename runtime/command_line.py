@@ -73,7 +73,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     """
     said = StringIO()
     words = sys.argv[1:] if words is None else words
-    _own_settings_first(config_type)
+    declared = [name for base in config_type.__mro__ for name in vars(base).get("__annotations__", {})]
+    _sort_fields(config_type, declared)  # its own, then those of each base class in turn
     if description is not None and (note := getattr(config_type, "help_note", None)):
         description += f"\n\n{note()}"
     if description is not None and not IS_CHECKOUT:
@@ -91,18 +92,14 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     for flag, value in pairwise([*words, "--"]):
         setting = flag.removeprefix("--").replace("-", "_")
         is_empty = flag.startswith("--") and value.startswith("--") and getattr(config, setting, None) == ()
-        # A flag without a value is meant where the default has values: it takes them away.
+        # Where the default has values, a flag without a value is meant: it takes them away.
         if is_empty and not getattr(config_type, setting, None):
             raise InputError(f"{flag} has no value; give at least one value, or leave the flag out")
     return config
 
 
-def _own_settings_first(config_type: Any) -> None:
-    """Sort the fields of a keyword-only dataclass: its own fields, then the fields of each base class in turn."""
-    _sort_fields(config_type, [name for base in config_type.__mro__ for name in vars(base).get("__annotations__", {})])
-
-
 def _sort_fields(config_type: Any, names: Sequence[str]) -> None:
+    """Put the fields of a keyword-only dataclass into the order of ``names``, in which --help shows them."""
     known = config_type.__dataclass_fields__
     known.update({name: known.pop(name) for name in dict.fromkeys(names) if name in known})
 

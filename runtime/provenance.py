@@ -141,7 +141,7 @@ def has_bfloat16_units() -> bool | None:
 
 
 def continued(now: dict[str, Any], before: Any) -> dict[str, Any]:
-    """The provenance of a continued run: ``before`` if ``now`` is of the same session, else ``now`` with it as begun.
+    """The provenance of a continued run: ``before`` in the same session, else ``now`` with ``before`` as 'begun'.
 
     now: from ``session`` or ``provenance``. before: the provenance in the record of the run so far.
     """

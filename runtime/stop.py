@@ -27,7 +27,7 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-            outer = getattr(handler, "__self__", None)  # of a plan whose job in the same process has ended
+            outer = getattr(handler, "__self__", None)  # the Stop of a plan, if it ran this job in its own process
             if self._signal and isinstance(outer, Stop):
                 outer._signal = self._signal
 
