@@ -30,7 +30,7 @@ class Images(NamedTuple):
     x: np.ndarray  # (n, H, W, C)
     y: np.ndarray  # int64 (n,), numbers of the chosen classes: 0, 1, ...
     numbers: np.ndarray  # int64 (n,), of the images in their set
-    split: str  # that set: train, val, test, or the first two together
+    read: np.ndarray  # float64 (n, d), their rows of config.features_file. d is 0 without this file
 
     @property
     def classes(self) -> int:
@@ -39,18 +39,13 @@ class Images(NamedTuple):
 
     def at(self, rows: np.ndarray) -> "Images":
         """The images at the places ``rows``, int (m,)."""
-        return Images(self.x[rows], self.y[rows], self.numbers[rows], self.split)
-
-
-def together(train: Images, held_out: Images) -> Images:
-    """Training and held-out images as one set."""
-    x, y, numbers = (np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True))
-    return Images(x, y, numbers, "train and val")
+        return Images(*(array[rows] for array in self))
 
 
 def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Images, Images, Images]:
     """Training, held-out and test images of the chosen classes, labelled by their place among these."""
     classes = np.array(config.classes or range(dataset.num_classes))
+    read = load_features(config.features_file, dataset) if config.features_file else {}
     sets = []
     for split in SPLITS:
         x, y = getattr(dataset, f"x_{split}"), labels(getattr(dataset, f"y_{split}"))
@@ -61,72 +56,67 @@ def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Im
                 f"{config.data_dir}: the {split} images have none of class {classes[min(missing)]}; "
                 "choose other classes or prepare the data again"
             )
-        sets.append(Images(x if len(index) == len(x) else x[index], chosen, index, split))
+        features = read.get(split, np.empty((len(x), 0)))[index]
+        sets.append(Images(x if len(index) == len(x) else x[index], chosen, index, features))
     return sets[0], sets[1], sets[2]
 
 
-class Features:
-    """The features that a config names, of one dataset. hashes: of the files that they are made from."""
+def fit_features(config: LabelFlippingConfig, fitted: Sequence[Images], others: Images) -> Pair:
+    """The features that a config names, float64, of the images that they are fitted to, and of others: (n, d), (m, d).
 
-    def __init__(self, config: LabelFlippingConfig, dataset: Dataset) -> None:
-        self._config = config
-        self._read = load_features(config.features_file, dataset) if config.features_file else None
-        files = {"features_file": config.features_file, "weights": config.weights}
-        self.hashes = {name: file_sha256(path) for name, path in files.items() if path}
+    Embeddings other than raw pixels, and diffusion maps, take long. They are kept in config.features_dir.
+    """
+    sides = fitted, (others,)
+    takes_images = config.joined or not config.features_file
+    images = [np.concatenate([one.x for one in side]) for side in sides] if takes_images else []
+    of_file = [np.concatenate([one.read for one in side]) for side in sides] if config.features_file else []
+    embedding = {
+        "version": _VERSION,
+        "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
+        **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
+        **({"weights": file_sha256(config.weights)} if config.weights else {}),
+    }
+    mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
 
-    def __call__(self, fitted: Sequence[Images], others: Images) -> Pair:
-        """Features, float64, of the images that they are fitted to, and of others: (n, d) and (m, d).
+    def embedded() -> Pair:
+        if not images:
+            return of_file[0], of_file[1]
+        x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids, config.weights)
+        pair = x, embed(images[1])
+        return _beside(pair, (of_file[0], of_file[1])) if of_file else pair
 
-        Embeddings other than raw pixels, and diffusion maps, take long. They are kept in config.features_dir.
-        """
-        config, read = self._config, self._read
-        sides = fitted, (others,)
-        images = [] if read and not config.joined else [np.concatenate([one.x for one in side]) for side in sides]
-        of_file = [np.concatenate([read[one.split][one.numbers] for one in side]) for side in sides] if read else []
-        embedding = {
-            "version": _VERSION,
-            "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
-            **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
-            **{name: digest for name, digest in self.hashes.items() if name == "weights"},
-        }
-        mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
+    def kept_embedding() -> Pair:
+        if not images or config.features == "raw":
+            return embedded()
+        return _kept(config.features_dir, embedding, embedded)
 
-        def embedded() -> Pair:
-            if not images:
-                return of_file[0], of_file[1]
-            x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids, config.weights)
-            pair = x, embed(images[1])
-            return _beside(pair, (of_file[0], of_file[1])) if of_file else pair
+    def mapped() -> Pair:
+        x, x_others = kept_embedding()
+        coordinates, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
+        return coordinates, to_map(x_others)
 
-        def kept_embedding() -> Pair:
-            return self._kept(embedding, embedded) if images and config.features != "raw" else embedded()
+    return _kept(config.features_dir, {**embedding, **mapping}, mapped) if config.diffusion else kept_embedding()
 
-        def mapped() -> Pair:
-            x, x_others = kept_embedding()
-            coordinates, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
-            return coordinates, to_map(x_others)
 
-        return self._kept({**embedding, **mapping}, mapped) if config.diffusion else kept_embedding()
-
-    def _kept(self, made_of: dict[str, Any], make: Callable[[], Pair]) -> Pair:
-        """The features that an earlier study kept. Without them it makes new features, and keeps them where it can."""
-        if self._config.features_dir is None:
-            return make()
-        path = self._config.features_dir / f"{json_sha256(made_of)}.npz"
-        if path.is_file():
-            try:
-                x, x_others = load_archive(path, _ARRAYS).values()
-                print(f"features: {printed_path(path)}, of an earlier study")
-                return x, x_others
-            except InputError as error:
-                print(f"the features are made again: {error}")
-        pair = make()
+def _kept(folder: Path | None, made_of: dict[str, Any], make: Callable[[], Pair]) -> Pair:
+    """The features that an earlier study kept. Without them it makes new features, and keeps them where it can."""
+    if folder is None:
+        return make()
+    path = folder / f"{json_sha256(made_of)}.npz"
+    if path.is_file():
         try:
-            with Artifact(path):
-                save_archive(path, dict(zip(_ARRAYS, pair, strict=True)))
+            x, x_others = load_archive(path, _ARRAYS).values()
+            print(f"features: {printed_path(path)}, of an earlier study")
+            return x, x_others
         except InputError as error:
-            print(f"the features are not kept: {error}")
-        return pair
+            print(f"the features are made again: {error}")
+    pair = make()
+    try:
+        with Artifact(path):
+            save_archive(path, dict(zip(_ARRAYS, pair, strict=True)))
+    except InputError as error:
+        print(f"the features are not kept: {error}")
+    return pair
 
 
 def _beside(embedded: Pair, read: Pair) -> Pair:

@@ -19,9 +19,11 @@ from label_flipping.certificates.fixed_weights import Certified, FixedWeights, R
 from label_flipping.certificates.label_flips import LabelFlips
 from label_flipping.certificates.training_set_smoothing import Smoothed
 from label_flipping.config import LEARNERS, LabelFlippingConfig
-from label_flipping.features import Features, features_name, images_of_classes
+from label_flipping.features import features_name, fit_features, images_of_classes
 from label_flipping.report import COLUMNS, LabelCurve, _study_label, curve_table, curves_of, tables_page
 from label_flipping.study import _learner, certify_labels
+from models.diffusion import fit_diffusion_map
+from models.embeddings import fit_embedding
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.files import InputError, save_archive, write_json
@@ -251,8 +253,7 @@ def test_a_study_with_another_learner_takes_the_features_that_are_kept(
 ) -> None:
     """Its certificates are those of a study that makes them, to the bit. A damaged file is made again."""
     made = []
-    real = Features.__call__.__globals__["fit_embedding"]
-    monkeypatch.setattr("label_flipping.features.fit_embedding", lambda *a: made.append(a) or real(*a))
+    monkeypatch.setattr("label_flipping.features.fit_embedding", lambda *a: made.append(a) or fit_embedding(*a))
     kept = tmp_path / "features"
 
     def study(name: str, **changes: Any) -> Store:
@@ -290,8 +291,7 @@ def test_features_of_other_settings_or_images_are_not_those_that_are_kept(
     of_file: bool, tiny_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, made = load_dataset(tiny_data_dir), []
-    real = Features.__call__.__globals__["fit_diffusion_map"]
-    monkeypatch.setattr("label_flipping.features.fit_diffusion_map", lambda *a: made.append(a) or real(*a))
+    monkeypatch.setattr("label_flipping.features.fit_diffusion_map", lambda *a: made.append(a) or fit_diffusion_map(*a))
     settings: dict[str, Any] = {"features": "patches", "centroids": 20, "diffusion": 8, "features_dir": tmp_path}
     for name, factor in (("a", 1), ("b", 2)):
         of_split = {split: getattr(dataset, f"x_{split}").reshape(-1, 64)[:, ::factor] for split in SPLITS}
@@ -300,22 +300,23 @@ def test_features_of_other_settings_or_images_are_not_those_that_are_kept(
         settings |= {"features_file": tmp_path / "a.npz", "joined": True}
     _, first = toy("digits", tiny_data_dir, tmp_path, **settings)
     train, _, test = images_of_classes(dataset, first)
-    few = train.at(np.arange(300)), test
-    Features(first, dataset)((few[0],), test)
+    fit_features(first, (train.at(np.arange(300)),), test)
     changes = [{"seed": 1}, {"centroids": 21}, {"features": "pca"}, {"diffusion": 5}, {"diffusion_neighbours": 5}]
     if of_file:
         changes += [{"features_file": tmp_path / "b.npz"}, {"joined": False}]
-    other_images = [(few[0].at(np.arange(299)), test), (few[0], train.at(np.arange(50)))]
-    for change, images in [*((change, few) for change in changes), *(({}, images) for images in other_images)]:
+    cases = [(change, 300, "test") for change in changes] + [({}, 299, "test"), ({}, 300, "train")]
+    for change, count, others in cases:
         config = dataclasses.replace(first, **change)
+        train, _, test = images_of_classes(dataset, config)
+        images = (train.at(np.arange(count)),), test if others == "test" else train.at(np.arange(50))
         kept, again, anew = (
-            Features(dataclasses.replace(config, features_dir=folder), dataset)((images[0],), images[1])
+            fit_features(dataclasses.replace(config, features_dir=folder), *images)
             for folder in (tmp_path, tmp_path, None)
         )
         for found, found_again, wanted in zip(kept, again, anew, strict=True):
             np.testing.assert_array_equal(found, wanted)
             np.testing.assert_array_equal(found_again, wanted)
-    assert len(made) == 1 + 2 * (len(changes) + len(other_images))  # of three each, one is read
+    assert len(made) == 1 + 2 * len(cases)  # of three each, one is read
 
 
 def test_one_adversary_against_all_points_is_a_second_curve(tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ def test_features_of_a_network_are_kept_by_the_content_of_its_file(
         }
         _, config = toy("digits", tiny_data_dir, tmp_path, **changes)
         train, _, test = images_of_classes(dataset, config)
-        found.append(Features(config, dataset)((train,), test)[1])
+        found.append(fit_features(config, (train,), test)[1])
         assert len(list((tmp_path / "kept").glob("*.npz"))) == 1 + (name == "c")
     assert np.array_equal(found[0], found[1]) and not np.allclose(found[0], found[2])
     monkeypatch.setattr("label_flipping.config.read_weights", powers)
@@ -408,7 +409,7 @@ def test_joined_features_are_both_of_one_scale(tiny_data_dir: Path, tmp_path: Pa
     config = dataclasses.replace(config, joined=True, centroids=7)
     assert features_name(config) == "patches_wide"
     train, held_out, test = images_of_classes(dataset, config)
-    x, x_test = Features(config, dataset)((train, held_out), test)
+    x, x_test = fit_features(config, (train, held_out), test)
     assert x.shape[1] == 4 * 7 + 5 + 1 and len(x_test) == len(test.x)
     for part in (x[:, :28], x[:, 28:33]):
         np.testing.assert_allclose(part.mean(axis=0), 0, atol=1e-9)
