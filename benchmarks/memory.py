@@ -11,28 +11,24 @@ this is the memory of the host, not of the device.
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from attack_generation.attack import Attack
-from attack_generation.gaussian_data_augmentation.MNIST import poison_radius_gaussianaug
-from attack_generation.macer.MNIST import poison_radius_macer
-from attack_generation.smoothadv.MNIST import poison_radius_smoothadv
 from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
 from benchmarks.works import MNIST, TOY, TOY_ATTACK, outer_step_work, random_dataset, training_work
-from evaluation.MNIST import gaussian_augmented_training, macer_training, smoothadv_training
 from robust_training.smoothadv import SmoothAdvLoss
 from robust_training.training import Training
 from runtime.bounds import at_least
 from runtime.checks import require_usable
-from runtime.command_line import run_script
+from runtime.command_line import config_of, run_script
 from runtime.files import InputError
 
 BAR = 1.5  # times the memory of Gaussian data augmentation
-SCRIPTS: dict[str, tuple[Any, Any]] = {
-    "gaussianaug": (gaussian_augmented_training, poison_radius_gaussianaug),
-    "macer": (macer_training, poison_radius_macer),
-    "smoothadv": (smoothadv_training, poison_radius_smoothadv),
+SCRIPTS = {  # of the victims and of the attack
+    "gaussianaug": ("gaussian_augmented_training", "gaussian_data_augmentation/MNIST/poison_radius_gaussianaug"),
+    "macer": ("macer_training", "macer/MNIST/poison_radius_macer"),
+    "smoothadv": ("smoothadv_training", "smoothadv/MNIST/poison_radius_smoothadv"),
 }
 STAGES = ("victim training", "attack")
 
@@ -81,13 +77,15 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
     dataset = random_dataset(TOY if config.quick else MNIST)
     # The inner attack of SmoothAdv runs from the start, not after its first epochs.
     changes: dict[str, Any] = {"loss": SmoothAdvLoss(ramp_epochs=0)} if method == "smoothadv" else {}
-    training, poisoning = SCRIPTS[method]
+    victims, attack = SCRIPTS[method]
     if stage == "victim training":
         changes |= {"architecture": TOY.victim.architecture} if config.quick else {}
-        training_work(Training(training.Config(**changes), dataset), config.steps)()
+        training = Training(replace(config_of(f"evaluation/MNIST/{victims}.py", ()), **changes), dataset)
+        training_work(training, config.steps)()
     else:
         changes |= TOY_ATTACK if config.quick else {}
-        work = outer_step_work(Attack(poisoning.Config(**changes), dataset))
+        poisoning = replace(config_of(f"attack_generation/{attack}.py", ()), **changes)
+        work = outer_step_work(Attack(poisoning, dataset))
         for _ in range(config.steps):
             float(work())
     return peak_resident_mib()
