@@ -5,7 +5,7 @@ the embedding and seed alone. The name of the file that keeps them is the hash o
 other learners find it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,32 +61,33 @@ def images_of_classes(dataset: Dataset, config: LabelFlippingConfig) -> tuple[Im
     return sets[0], sets[1], sets[2]
 
 
-def fit_features(config: LabelFlippingConfig, fitted: Sequence[Images], others: Images) -> Pair:
+def fit_features(config: LabelFlippingConfig, fitted: Images, others: Images) -> Pair:
     """The features that a config names, float64, of the images that they are fitted to, and of others: (n, d), (m, d).
 
     Embeddings other than raw pixels, and diffusion maps, take long. They are kept in config.features_dir.
     """
-    sides = fitted, (others,)
+    read = fitted.read, others.read
     takes_images = config.joined or not config.features_file
-    images = [np.concatenate([one.x for one in side]) for side in sides] if takes_images else []
-    of_file = [np.concatenate([one.read for one in side]) for side in sides] if config.features_file else []
+    arrays = [fitted.x, others.x] if takes_images else []
+    if config.features_file:
+        arrays.extend(read)
     embedding = {
         "version": _VERSION,
-        "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in (*images, *of_file)],
+        "arrays": [[array_sha256(array), str(array.dtype), *array.shape] for array in arrays],
         **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
         **({"weights": file_sha256(config.weights)} if config.weights else {}),
     }
     mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
 
     def embedded() -> Pair:
-        if not images:
-            return of_file[0], of_file[1]
-        x, embed = fit_embedding(config.features, images[0], config.seed, config.centroids, config.weights)
-        pair = x, embed(images[1])
-        return _beside(pair, (of_file[0], of_file[1])) if of_file else pair
+        if not takes_images:
+            return read
+        x, embed = fit_embedding(config.features, fitted.x, config.seed, config.centroids, config.weights)
+        pair = x, embed(others.x)
+        return _beside(pair, read) if config.joined else pair
 
     def kept_embedding() -> Pair:
-        if not images or config.features == "raw":
+        if not takes_images or config.features == "raw":
             return embedded()
         return _kept(config.features_dir, embedding, embedded)
 

@@ -1,6 +1,5 @@
 """The reference: a network without any defence, trained on labels that were changed at random or by an attack."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ _SURROGATE_POINTS = 1000  # test points that the attack on the network looks at
 
 
 def undefended_networks(
-    config: LabelFlippingConfig, dataset: Dataset, weights: FixedWeights, training: Sequence[Images], test: Images,
+    config: LabelFlippingConfig, dataset: Dataset, weights: FixedWeights, train: Images, test: Images,
     test_features: np.ndarray, kept: KeptStages, stop: Stop,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Test accuracy of an undefended network trained on labels that were changed at random or by an attack.
@@ -33,33 +32,29 @@ def undefended_networks(
     own, as the certificates allow. Each is a curve of a record (report.LabelCurve). At 0 changes its value is over all
     test points. At more changes that of 'pointwise' is over ``network_points`` points.
     """
-    if not config.network_shares:
-        return []
-    x, y = np.concatenate([one.x for one in training]), np.concatenate([one.y for one in training])
-    dataset, classes = replace(dataset, x_train=x), training[0].classes
     drawn = np.random.default_rng([config.seed, Stream.LABEL_NETWORK]).permutation(len(test.y))
     surrogate, single = drawn[:_SURROGATE_POINTS], drawn[: config.network_points].tolist()
     alpha = weights(test_features[surrogate])
-    rival = rivals(class_scores(alpha, y, classes), test.y[surrogate])
-    flips = sorted({round(share * len(y)) for share in config.network_shares})
+    rival = rivals(class_scores(alpha, train.y, train.classes), test.y[surrogate])
+    flips = sorted({round(share * len(train.y)) for share in config.network_shares})
 
-    def trained(name: str, changed: np.ndarray, points: Images) -> float:
+    def trained(name: str, y: np.ndarray, points: Images) -> float:
         trainings.update()
-        make = partial(_train, config, dataset, classes, changed, points, stop)
-        return kept.get(f"network_{name}.json", make)["accuracy"]
+        return kept.get(f"network_{name}.json", partial(_train, config, dataset, train, y, points, stop))["accuracy"]
 
     def accuracy(attack: str, count: int) -> float:
         """Test accuracy after an attack changed ``count`` training labels."""
         if not count:
-            return trained("clean", y, test)
+            return trained("clean", train.y, test)
         if attack == "random":
-            return trained(f"random_{count}", flip_at_random(y, classes, count, config.seed), test)
+            return trained(f"random_{count}", flip_at_random(train.y, train.classes, count, config.seed), test)
         if attack == "greedy":
-            return trained(f"greedy_{count}", flip_greedily(alpha, y, test.y[surrogate], classes, count), test)
+            y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
+            return trained(f"greedy_{count}", y, test)
         found = []
         for number, other in zip(single, rival, strict=False):
-            changed = flip_nearest(x, y, test.x[number], test.y[number], other, count)
-            found.append(trained(f"pointwise_{count}_{number}", changed, test.at(np.array([number]))))
+            y = flip_nearest(train.x, train.y, test.x[number], test.y[number], other, count)
+            found.append(trained(f"pointwise_{count}_{number}", y, test.at(np.array([number]))))
         return float(np.mean(found))
 
     attacks = ("random", "greedy", "pointwise")[: 3 if single else 2]
@@ -73,10 +68,10 @@ def undefended_networks(
 
 
 def _train(
-    config: LabelFlippingConfig, dataset: Dataset, classes: int, y: np.ndarray, test: Images, stop: Stop
+    config: LabelFlippingConfig, dataset: Dataset, train: Images, y: np.ndarray, test: Images, stop: Stop
 ) -> dict[str, float]:
-    one_hot = np.eye(classes, dtype=np.float32)
-    data = replace(dataset, y_train=one_hot[y], x_test=test.x, y_test=one_hot[test.y])
+    one_hot = np.eye(train.classes, dtype=np.float32)
+    data = replace(dataset, x_train=train.x, y_train=one_hot[y], x_test=test.x, y_test=one_hot[test.y])
     network = TrainingConfig(
         **asdict(config.network), loss=StandardLoss(), target_class=int(test.y[0]),
         seed=config.seed, data_dir=config.data_dir,

@@ -60,19 +60,22 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     dataset = load_dataset(config.data_dir)
     config.check(dataset.num_classes)
     train, held_out, test = images_of_classes(dataset, config)
-    if config.network_shares and config.network.batch_size > (size := len(train.y) + len(held_out.y)):
+    everything = Images(*(np.concatenate(pair) for pair in zip(train, held_out, strict=True)))
+    size = len(everything.y)
+    if config.network_shares and config.network.batch_size > size:
         raise InputError(f"network.batch_size is {config.network.batch_size}, but there are {size} images; lower it")
     drawn = np.random.default_rng([config.seed, Stream.LABEL_POINTS]).permutation(len(test.x))
     test = test.at(np.sort(drawn[: config.points]))
     name = _name(config, dataset)
     folder = config.results_dir / name
     work_dir = config.work_dir or folder / "work"
-    hashes = dataset.hashes(*(f"{letter}_{split}" for split in SPLITS for letter in "xy"))
-    files = {"features_file": config.features_file, "weights": config.weights}
-    hashes |= {name: file_sha256(path) for name, path in files.items() if path}
     require_place("results_dir", folder, folder=True)
     require_place("work_dir", work_dir, folder=True)
-    made, settings = [folder / name for name in (SETTINGS, POINTS, TABLES, FIGURE)], identity(config, **hashes)
+    made = [folder / file for file in (SETTINGS, POINTS, TABLES, FIGURE)]
+    files = {"features_file": config.features_file, "weights": config.weights}
+    hashes = dataset.hashes(*(f"{letter}_{split}" for split in SPLITS for letter in "xy"))
+    hashes |= {setting: file_sha256(path) for setting, path in files.items() if path}
+    settings = identity(config, **hashes)
 
     with (
         Stop(config.max_minutes) as stop,
@@ -80,23 +83,23 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         Artifact(*made),
     ):
         _require_same_study(folder, settings, config.on_other_settings)
-        choice = _Certification(config, train.y, train.classes, kept).choice(train, held_out)
-        x, x_test = fit_features(config, (train, held_out), test)
+        choice = _Certification(config, train, kept).choice(held_out)
+        x, x_test = fit_features(config, everything, test)
         kept.require_same("features.json", x, x_test)
         candidates = certified_settings(choice)
-        y = np.concatenate([train.y, held_out.y])
-        study = _Certification(config, y, train.classes, kept)
+        study = _Certification(config, everything, kept)
         points, weights = study.points(candidates, x, x_test)
         curves = []
         if len(candidates) == 1 and isinstance(weights, SignedClusters) and config.together_seconds:
             curves.append(study.one_adversary(weights, test, x_test, points))
-        curves += undefended_networks(config, dataset, weights, (train, held_out), test, x_test, kept, stop)
+        if config.network_shares:
+            curves += undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop)
         made_by = config.features_file and config.features_file.with_suffix(".json")
         features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
         numbers = " against ".join(map(str, config.classes or ()))
         record = {
             "title": f"{dataset.label}, {numbers or f'all {dataset.num_classes} classes'}",
-            "training_points": len(y), "held_out_points": len(held_out.y), "test_points": len(test.y),
+            "training_points": size, "held_out_points": len(held_out.y), "test_points": len(test.y),
             "features": features_name(config), "width": x.shape[1], "choice": choice, "curves": curves,
             **features_record, "settings": settings, **provenance(config),
             **({"begun": kept.begun} if kept.begun else {}),
@@ -131,33 +134,32 @@ def _name(config: LabelFlippingConfig, dataset: Dataset) -> str:
 
 
 class _Certification(NamedTuple):
-    """Certificates under training labels. Every stage is kept."""
+    """Certificates under the labels of the training images ``train``. Every stage is kept."""
 
     config: LabelFlippingConfig
-    y: np.ndarray  # int (n,), the training labels
-    classes: int
+    train: Images
     kept: KeptStages
 
-    def choice(self, train: Images, held_out: Images) -> dict[str, Any]:
+    def choice(self, held_out: Images) -> dict[str, Any]:
         """The settings with the largest exact certified accuracy on held-out images, their best q, and all tried ones.
 
         At a tie, the larger mean number of certified flips decides. No exact certificate depends on q. The q with the
         largest smoothed certified accuracy is taken. With one candidate, or where config.select is every, no label
         chooses anything, and q is the smallest. Entry 'trusted': number of labels that the choice depends on.
         """
-        config = self.config
-        candidates = config.candidates(len(self.y) + len(held_out.y), self.classes)
+        config, train = self.config, self.train
+        candidates = config.candidates(len(train.y) + len(held_out.y), train.classes)
         if len(candidates) == 1 or config.select == "every":
             tried = [{**settings, "q": min(config.q)} for settings in candidates]
             only = tried[0] if len(tried) == 1 else {"q": min(config.q)}
             return {**only, "held_out": 0, "trusted": 0, "tried": tried}
         random = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT])
         held_out = held_out.at(random.permutation(len(held_out.x))[: config.held_out])
-        at = np.array([round(config.at * len(self.y))])
+        at = np.array([round(config.at * len(train.y))])
 
         @cache  # not called where the scores of all settings are kept
         def fitted() -> tuple[Callable[[Mapping[str, float]], FixedWeights], np.ndarray]:
-            x, x_held_out = fit_features(config, (train,), held_out)
+            x, x_held_out = fit_features(config, train, held_out)
             return _learner(config, x), x_held_out
 
         def with_settings(settings: dict[str, float]) -> list[dict[str, Any]]:
@@ -185,7 +187,7 @@ class _Certification(NamedTuple):
         chosen = {name: best[name] for name in names}
         q = next(one["q"] for one in tried if one["q"] is not None and chosen.items() <= one.items())
         chose = len(held_out.y)
-        return {**chosen, "q": q, "held_out": chose, "trusted": len(self.y) + chose, "tried": tried}
+        return {**chosen, "q": q, "held_out": chose, "trusted": len(train.y) + chose, "tried": tried}
 
     def points(
         self, candidates: Sequence[Mapping[str, float]], x: np.ndarray, x_test: np.ndarray
@@ -194,12 +196,13 @@ class _Certification(NamedTuple):
 
         x, x_test: features of training and test points.
         """
-        learner_of, of_each = _learner(self.config, x), []
+        learner, of_each = _learner(self.config, x), []
         for number, settings in enumerate(candidates):
-            weights = learner_of(settings)
+            weights = learner(settings)
             if isinstance(weights, SignedClusters):  # k-means may differ on another machine
-                self.kept.require_same(f"clusters_{number}.json", weights.counts(self.y, self.classes))
-            self._warn_of_large_classes(weights, settings)
+                counts = weights.counts(self.train.y, self.train.classes)
+                self.kept.require_same(f"clusters_{number}.json", counts)
+            _warn_of_large_classes(self.config, weights, settings, self.train)
             stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
             with progress(total=len(x_test), desc="certifying", unit="point") as bar:
                 for place, block in enumerate(_blocks(x_test)):
@@ -210,27 +213,10 @@ class _Certification(NamedTuple):
         smoothed, confidence = agreed(predictions, -log_eps)
         return _certified(smoothed, -confidence, *agreed(*exact)), weights
 
-    def _warn_of_large_classes(self, weights: FixedWeights, settings: Mapping[str, float]) -> None:
-        """Print a line for each class that can outvote its own supporters, see SignedVotes. It changes no result."""
-        if isinstance(weights, SignedClusters):
-            sizes = weights.counts(self.y, self.classes).sum(axis=1)
-            k, supporters = int(sizes.min()), "points of the smallest cluster"
-        elif isinstance(weights, SignedVotes):
-            k, supporters = int(settings["neighbours"]), "points that vote for their labels (k)"
-        else:
-            return
-        names = self.config.classes or range(self.classes)
-        for name, size in zip(names, np.bincount(self.y, minlength=self.classes).tolist(), strict=True):
-            if size > 2 * k:
-                print(
-                    f"warning: class {name} has {size:,} of the training labels, more than twice the {k:,} "
-                    f"{supporters}. They can be outvoted by its other points. Certificates hold, accuracy may be low"
-                )
-
     def _of_block(self, weights: FixedWeights, block: np.ndarray) -> list[Any]:
         """Certificates at a block of m features, as lists: see ``_certified``."""
-        noises = [LabelFlips(q, self.classes, self.config.bound) for q in self.config.q]
-        smoothed, prediction, flips = weights.certify(block, self.y, noises)
+        noises = [LabelFlips(q, self.train.classes, self.config.bound) for q in self.config.q]
+        smoothed, prediction, flips = weights.certify(block, self.train.y, noises)
         of_all_q = zip(*smoothed, strict=True)
         return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
 
@@ -242,13 +228,13 @@ class _Certification(NamedTuple):
         Its numbers of changes: 0, the number at config.at, 13 quantiles of the changes that single points survive, and
         four beyond the largest.
         """
-        config = self.config
+        config, train = self.config, self.train
         right = points.prediction == test.y
         flips = np.where(right, points.flips, 0)
         ends = np.quantile(flips, np.linspace(0, 1, 13), method="lower")
         beyond = flips.max() * np.linspace(1.25, 2, 4)
-        grid = np.unique([0, round(config.at * len(self.y)), *ends, *beyond.round()]).astype(int).tolist()
-        counts = weights.counts(self.y, self.classes), weights.counts(test.y, self.classes, x_test)
+        grid = np.unique([0, round(config.at * len(train.y)), *ends, *beyond.round()]).astype(int).tolist()
+        counts = weights.counts(train.y, train.classes), weights.counts(test.y, train.classes, x_test)
         found = [
             self.kept.get(f"together_{r}.json", partial(turned_at_once, *counts, r, config.together_seconds))
             for r in progress(grid, desc="one adversary", unit="curve point")
@@ -264,8 +250,8 @@ class _Certification(NamedTuple):
         """Name, q, predictions and flips of each certificate: the exact one, then those of each bound and q."""
         yield LEARNERS[self.config.learner].certificate, None, points.prediction, points.flips
         for bound, (q, smoothed) in product(bounds, zip(self.config.q, points.smoothed, strict=True)):
-            noise = LabelFlips(q, self.classes, bound)
-            yield bound, q, smoothed.prediction, smoothed.certified(noise, len(self.y))
+            noise = LabelFlips(q, self.train.classes, bound)
+            yield bound, q, smoothed.prediction, smoothed.certified(noise, len(self.train.y))
 
     def lines(self, name: str, points: Certified, test: Images) -> pd.DataFrame:
         """A line per certificate and test point, in the columns of the store. Both bounds are certified for every q.
@@ -273,7 +259,7 @@ class _Certification(NamedTuple):
         idx counts the dataset's test images. Classes have the dataset's numbers.
         """
         config = self.config
-        classes = np.array([*(config.classes or range(self.classes)), ABSTAIN])  # the last for ABSTAIN, -1
+        classes = np.array([*(config.classes or range(self.train.classes)), ABSTAIN])  # the last for ABSTAIN, -1
         frames = []
         for *named, prediction, flips in self._certificates(points, *get_args(Bound)):
             per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
@@ -294,6 +280,23 @@ def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[st
         "signed_least_squares": lambda ridge, neighbours: SignedVotes(regression(ridge), len(x), neighbours),
     }
     return lambda settings: learners[config.learner](*(settings[name] for name in LEARNERS[config.learner].settings))
+
+
+def _warn_of_large_classes(
+    config: LabelFlippingConfig, weights: FixedWeights, settings: Mapping[str, float], train: Images
+) -> None:
+    """Print a line for each class that can outvote supporters of its own, see SignedVotes. No result depends on it."""
+    if isinstance(weights, SignedClusters):
+        k, supporters = int(weights.counts(train.y, train.classes).sum(axis=1).min()), "points of the smallest cluster"
+    elif isinstance(weights, SignedVotes):
+        k, supporters = int(settings["neighbours"]), "points that vote for their labels (k)"
+    else:
+        return
+    names = config.classes or range(train.classes)
+    for name, size in zip(names, np.bincount(train.y, minlength=train.classes).tolist(), strict=True):
+        if size > 2 * k:
+            more = f"class {name} has {size:,} of the training labels, more than twice the {k:,} {supporters}"
+            print(f"warning: {more}. They can be outvoted by its other points. Certificates hold, accuracy may be low")
 
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from label_flipping.certificates.fixed_weights import Certified, FixedWeights, R
 from label_flipping.certificates.label_flips import LabelFlips
 from label_flipping.certificates.training_set_smoothing import Smoothed
 from label_flipping.config import LEARNERS, LabelFlippingConfig
-from label_flipping.features import features_name, fit_features, images_of_classes
+from label_flipping.features import Images, features_name, fit_features, images_of_classes
 from label_flipping.report import COLUMNS, LabelCurve, _study_label, curve_table, curves_of, tables_page
 from label_flipping.study import _learner, certify_labels
 from models.diffusion import fit_diffusion_map
@@ -300,7 +300,7 @@ def test_features_of_other_settings_or_images_are_not_those_that_are_kept(
         settings |= {"features_file": tmp_path / "a.npz", "joined": True}
     _, first = toy("digits", tiny_data_dir, tmp_path, **settings)
     train, _, test = images_of_classes(dataset, first)
-    fit_features(first, (train.at(np.arange(300)),), test)
+    fit_features(first, train.at(np.arange(300)), test)
     changes = [{"seed": 1}, {"centroids": 21}, {"features": "pca"}, {"diffusion": 5}, {"diffusion_neighbours": 5}]
     if of_file:
         changes += [{"features_file": tmp_path / "b.npz"}, {"joined": False}]
@@ -308,7 +308,7 @@ def test_features_of_other_settings_or_images_are_not_those_that_are_kept(
     for change, count, others in cases:
         config = dataclasses.replace(first, **change)
         train, _, test = images_of_classes(dataset, config)
-        images = (train.at(np.arange(count)),), test if others == "test" else train.at(np.arange(50))
+        images = train.at(np.arange(count)), test if others == "test" else train.at(np.arange(50))
         kept, again, anew = (
             fit_features(dataclasses.replace(config, features_dir=folder), *images)
             for folder in (tmp_path, tmp_path, None)
@@ -384,7 +384,7 @@ def test_features_of_a_network_are_kept_by_the_content_of_its_file(
         }
         _, config = toy("digits", tiny_data_dir, tmp_path, **changes)
         train, _, test = images_of_classes(dataset, config)
-        found.append(fit_features(config, (train,), test)[1])
+        found.append(fit_features(config, train, test)[1])
         assert len(list((tmp_path / "kept").glob("*.npz"))) == 1 + (name == "c")
     assert np.array_equal(found[0], found[1]) and not np.allclose(found[0], found[2])
     monkeypatch.setattr("label_flipping.config.read_weights", powers)
@@ -409,7 +409,8 @@ def test_joined_features_are_both_of_one_scale(tiny_data_dir: Path, tmp_path: Pa
     config = dataclasses.replace(config, joined=True, centroids=7)
     assert features_name(config) == "patches_wide"
     train, held_out, test = images_of_classes(dataset, config)
-    x, x_test = fit_features(config, (train, held_out), test)
+    everything = Images(*(np.concatenate(pair) for pair in zip(train, held_out, strict=True)))
+    x, x_test = fit_features(config, everything, test)
     assert x.shape[1] == 4 * 7 + 5 + 1 and len(x_test) == len(test.x)
     for part in (x[:, :28], x[:, 28:33]):
         np.testing.assert_allclose(part.mean(axis=0), 0, atol=1e-9)
