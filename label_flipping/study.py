@@ -268,18 +268,19 @@ class _Certification(NamedTuple):
         return pd.concat(frames, ignore_index=True)
 
 
-def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, float]], FixedWeights]:
+def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, Any]], FixedWeights]:
+    """The weights under given settings. x: features of the training points."""
     unit = 1.0 if config.ridge_unit == "one" else np.square(x).sum() / x.shape[1]
     regression = lru_cache(maxsize=1)(lambda ridge: RidgeRegression(x, unit * ridge))  # equal ridges follow each other
-    learners: dict[Learner, Callable[..., FixedWeights]] = {
-        "least_squares": regression,
-        "neighbours": partial(NearestNeighbours, x),
-        "kernel": partial(KernelRegression, x),
-        "signed_neighbours": partial(SignedVotes.of_distance, x),
-        "signed_clusters": partial(SignedClusters, x, seed=config.seed),
-        "signed_least_squares": lambda ridge, neighbours: SignedVotes(regression(ridge), len(x), neighbours),
+    learners: dict[Learner, Callable[[Mapping[str, Any]], FixedWeights]] = {
+        "least_squares": lambda one: regression(one["ridge"]),
+        "neighbours": lambda one: NearestNeighbours(x, one["neighbours"]),
+        "kernel": lambda one: KernelRegression(x, one["bandwidth"]),
+        "signed_neighbours": lambda one: SignedVotes.of_distance(x, one["neighbours"]),
+        "signed_clusters": lambda one: SignedClusters(x, one["clusters"], config.seed),
+        "signed_least_squares": lambda one: SignedVotes(regression(one["ridge"]), len(x), one["neighbours"]),
     }
-    return lambda settings: learners[config.learner](*(settings[name] for name in LEARNERS[config.learner].settings))
+    return learners[config.learner]
 
 
 def _warn_of_large_classes(
