@@ -75,10 +75,9 @@ def main(config: works.TimedConfig) -> list[dict[str, Any]]:
     trainings = [Training(replace(measured.victim, **one.victim), dataset) for one in both]
     model = build_model(measured.victim.architecture, measured.image_shape, dataset.num_classes, seed=0)
     stages = {"gradient": works.gradient_work(measured, dataset)}
-    for name, one in SETTINGS.items():
+    for (name, one), attack, training in zip(SETTINGS.items(), attacks, trainings, strict=True):
         base = with_precision(model, one.precision)
         stages[f"votes, {name}"] = works.votes_work(base, dataset.x_val[0], config.batch_size, VOTES, shared=True)
-    for name, attack, training in zip(SETTINGS, attacks, trainings, strict=True):
         stages[f"attack, {name}"] = works.outer_step_work(attack)
         stages[f"training, {name}"] = works.training_work(training, measured.training_steps)
     took = works.median_seconds(stages, config.seconds)
