@@ -249,10 +249,12 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
     alpha: weights (m, n). y: training classes, int (n,).
     """
     y = np.asarray(y)  # a list == a class is False, not an array
-    prediction = np.argmax(scores := class_scores(alpha, y, num_classes), axis=1)
+    scores = class_scores(alpha, y, num_classes)
+    prediction = np.argmax(scores, axis=1)
     survived = np.full(len(alpha), alpha.shape[1], np.int64)
     for predicted, part in chunks(prediction, alpha.shape[1]):
-        size = np.abs(a := alpha[part].astype(np.float64, copy=False))  # -128 has no absolute value in int8
+        a = alpha[part].astype(np.float64, copy=False)  # -128 has no absolute value in int8
+        size = np.abs(a)
         rounding = alpha.shape[1] * EPSILON * size.sum(axis=1)  # of a sum of all entries, in any order
         for rival in (k for k in range(num_classes) if k != predicted):
             # The best change leaves -|a| of a label's contribution to the margin.

@@ -49,7 +49,9 @@ class LabelFlips(TrainingSetNoise):
 
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
         """The training set with flipped labels. Raises InputError for a label that is no class."""
-        if (wrong := (y := training_set.y)[(y < 0) | (y >= self.num_classes)]).size:
+        y = training_set.y
+        wrong = y[(y < 0) | (y >= self.num_classes)]
+        if wrong.size:
             raise InputError(
                 f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; give 0 to num_classes - 1"
             )
