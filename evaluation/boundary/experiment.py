@@ -36,16 +36,17 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     or where another run writes the same files, FloatingPointError where training or attack diverges.
     """
     config.check()
-    record, *others = files = [config.out_dir / name for name in (SETTINGS, POINTS, TABLES, PICTURE)]
-    with Artifact(*files):
+    folder = config.out_dir
+    with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, PICTURE))):
         studies = [Study(config, kind) for kind in KINDS]
         results = {study.kind.name: _rows(study) for study in studies}
         store = _store(results, config)
-        remove(record)  # of earlier files. The new record is written last
-        save_boundaries(config.out_dir / PICTURE, studies, results, config)
-        write_text(config.out_dir / TABLES, table := tables_page(store))
-        write_store(config.out_dir, store)
-    print(f"{table}\n{printed_path(record)}, {', '.join(path.name for path in others)}")
+        table = tables_page(store)
+        remove(folder / SETTINGS)  # of earlier files. The new record is written last
+        save_boundaries(folder / PICTURE, studies, results, config)
+        write_text(folder / TABLES, table)
+        write_store(folder, store)
+    print(f"{table}\n{printed_path(folder / SETTINGS)}, {POINTS}, {TABLES}, {PICTURE}")
     return results
 
 
@@ -62,13 +63,14 @@ def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
     records: dict[str, dict[str, Any]] = {}
     for kind, rows in results.items():
         for name, row in rows.items():
+            entry = f"{kind}/{name}"
             change = (row.points - rows["clean"].points).reshape(-1, 2)
             moved = {"largest_change": float(np.abs(change).max()), "mean_change": change.mean(axis=0).tolist()}
-            entry = records.setdefault(f"{kind}/{name}", {})
+            records[entry] = {}
             for seed, (radii, accuracy) in enumerate(zip(row.radii, row.accuracy, strict=True), config.seed):
                 lines = {"seed": seed, "idx": range(len(radii)), "label": config.target_class, "radius": radii}
-                points.append(pd.DataFrame({"entry": f"{kind}/{name}", **lines}))
-                entry[str(seed)] = {"accuracy": accuracy, **moved, **made}
+                points.append(pd.DataFrame({"entry": entry, **lines}))
+                records[entry][str(seed)] = {"accuracy": accuracy, **moved, **made}
     return Store(pd.concat(points, ignore_index=True), records)
 
 
@@ -140,8 +142,8 @@ def save_boundaries(
         clean, poisoned = (results[study.kind.name][name] for name in ("clean", "optimised"))
         others, target = study.x_others.reshape(-1, 2), clean.points.reshape(-1, 2)
         acr, lower_acr = (mean_and_std_text(row.acr) for row in (clean, poisoned))
-        about = {"clean": f"ACR {acr}", "poisoned": f"ACR {acr} → {lower_acr}"}
-        for axes, row, (name, acr_text) in zip(row_of_axes, (clean, poisoned), about.items(), strict=True):
+        drawn = (("clean", clean, acr), ("poisoned", poisoned, f"{acr} → {lower_acr}"))
+        for axes, (name, row, acr_text) in zip(row_of_axes, drawn, strict=True):
             axis, margin, share = smoothed_plane(study.classifier(row.weights), sigma, config.target_class)
             radius = np.minimum(sigma * stats.norm.ppf(share), 2 * levels[-1])  # finite where every vote agrees
             shading = axes.contourf(axis, axis, radius, levels=levels, colors=shades, extend="max")
@@ -157,7 +159,7 @@ def save_boundaries(
             axes.plot(*moved.T, "o", color=red, ms=4, mec="white", mew=0.3, zorder=3, clip_on=False)
             axes.contour(axis, axis, share, [0.5], colors="black", linewidths=3, zorder=4)
             axes.contour(axis, axis, margin, [0.0], colors=green, linewidths=1.1, zorder=4)
-            axes.set_title(f"{study.kind.title}, {name} training points\ntarget class {acr_text}", fontsize=10.5)
+            axes.set_title(f"{study.kind.title}, {name} training points\ntarget class ACR {acr_text}", fontsize=10.5)
             axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
             for set_ticks in (axes.set_xticks, axes.set_yticks):
                 set_ticks([0, 0.5, 1], ["0", "0.5", "1"])

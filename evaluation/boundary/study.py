@@ -163,7 +163,7 @@ class Study(Attack):
             x = kind.sample(count, np.random.default_rng([config.seed, Stream.PLANE_POINTS, stream]))
             points[f"x_{split}"] = np.clip(x, 0, 1).astype(np.float32).reshape(-1, 1, 1, 2)
             points[f"y_{split}"] = np.repeat(np.eye(2, dtype=np.float32), count, axis=0)
-        self.dataset = Dataset(name="plane", **points)
+        dataset = Dataset(name="plane", **points)
         attack = PoisonConfig(
             target_class=config.target_class, epsilon=config.epsilon, sigma=config.sigma, seed=config.seed,
             # Without penalties this loss is Gaussian augmentation with several copies of each point.
@@ -174,9 +174,9 @@ class Study(Attack):
             epochs=config.outer_steps, reinitialise_every=config.outer_steps, optimiser=config.optimiser,
             data_dir=config.out_dir,
         )  # fmt: skip
-        super().__init__(attack, self.dataset)
-        self.x_others = self.dataset.x_train[self.dataset.y_train[:, config.target_class] == 0]
-        self._x_test = self.dataset.x_test[self.dataset.y_test[:, config.target_class] == 1]
+        super().__init__(attack, dataset)
+        self.x_others = dataset.x_train[dataset.y_train[:, config.target_class] == 0]
+        self._x_test = dataset.x_test[dataset.y_test[:, config.target_class] == 1]
         self._training = jit(self._train)
         self._counter = VoteCounter(self._model.model, 2, (1, 1, 2), config.sigma)
 
