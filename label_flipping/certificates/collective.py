@@ -66,20 +66,21 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
     right = np.where(margin.min(axis=1) > 0, test[rows, own], 0)
     pairs = np.nonzero((margin <= 2 * changes) & (right > 0)[:, None])  # a change takes at most 2 from a margin
     bound, found = int(right[np.unique(pairs[0])].sum()), 0
+    size, count = train.size, len(pairs[0])  # variables: size of out and of in, count of z and of y
+    least = np.repeat([0, -changes], [2 * size + count, count])
+    most = np.append(np.minimum(train.ravel(), changes), np.repeat([changes, 1, changes], [size, count, count]))
     for whole in (0, 1):  # a search with fractions of changes is faster, and its bound is hardly larger
         if found == bound:
             break
-        each = 2 * train.size, len(pairs[0]), len(pairs[0])
-        most = np.append(np.minimum(train.ravel(), changes), np.repeat([changes, 1, changes], [train.size, *each[1:]]))
         solved = optimize.milp(
-            np.concatenate([np.zeros(each[0]), -right[pairs[0]], np.zeros(each[2])]),
-            integrality=np.repeat([whole, 1, 0], each),
-            bounds=optimize.Bounds(np.repeat([0, 0, -changes], each), most),
+            np.concatenate([np.zeros(2 * size), -right[pairs[0]], np.zeros(count)]),
+            integrality=np.repeat([whole, 1, 0], [2 * size, count, count]),
+            bounds=optimize.Bounds(least, most),
             constraints=_constraints(train, own, margin, pairs, changes),
             options={"time_limit": seconds, "mip_rel_gap": 0.0},
         )
         if solved.x is not None:
-            found = max(found, _turned(train, own, right, solved.x[: each[0]], changes))
+            found = max(found, _turned(train, own, right, solved.x[: 2 * size], changes))
         if solved.mip_dual_bound is not None and np.isfinite(solved.mip_dual_bound):
             bound = max(found, min(bound, int(np.floor(0.5 - solved.mip_dual_bound))))
         if solved.status != 0:
