@@ -91,8 +91,9 @@ class Artifact:
                 raise self._is_taken() from None
             print(f"note: no file locks here ({error.strerror}); start no second run that writes {self.path}")
             return True
-        if self._lock.exists() and os.path.samestat(os.fstat(self._file), self._lock.stat()):
-            return True
+        with contextlib.suppress(FileNotFoundError):  # another run has ended and removed the file
+            if os.path.samestat(os.fstat(self._file), self._lock.stat()):
+                return True
         os.close(self._file)
         return False
 
