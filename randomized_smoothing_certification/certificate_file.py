@@ -24,7 +24,6 @@ from runtime.files import InputError, file_sha256, read_json, read_text
 from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-NO_RADIUS = round_down(0.0)
 _MEND = "certify the model first or mend the path"  # where a file is missing
 
 
@@ -240,11 +239,12 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
 
 
 def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]:
-    radii = [fixed_radius(radius) for radius in settings["radii"]]
     has_class = point.predict != ABSTAIN
+    possible = [fixed_radius(radius) for radius in (settings["radii"] if has_class else (0.0,))]
+    largest = fixed_radius(settings["radii"][-1])
     return {
-        "radius": point.radius not in (radii if has_class else (NO_RADIUS,)),
-        "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == radii[-1]),
+        "radius": point.radius not in possible,
+        "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == largest),
         "number of votes": not 0 <= (point.votes or 0) <= settings["n"] or (has_class and not point.votes),
     }
 

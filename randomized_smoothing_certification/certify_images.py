@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from randomized_smoothing_certification.certificate_file import (
-    NO_RADIUS,
     Point,
     as_text,
     certified_radii,
@@ -164,15 +163,14 @@ def point_certifier(
         start, decided = time.perf_counter(), None
         image, label, noise_of = images[index], int(truth[index]), None if settings.shared_noise else index
         if settings.radii:
-            found = decide(counter, image, noise_of, settings.radii, settings, seed=seed, only_class=label)
-            prediction, votes, decided = found.prediction, found.votes, int(found.decided)
-            radius = fixed_radius(settings.radii[found.certified - 1]) if found.certified else NO_RADIUS
+            found, is_decided = decide(counter, image, noise_of, settings.radii, settings, seed=seed, only_class=label)
+            radius, decided = fixed_radius(found.radius), int(is_decided)
         else:
             only_class = label if settings.acr_only else None
-            prediction, size, votes = certify(counter, image, noise_of, settings, seed=seed, only_class=only_class)
-            radius = round_down(size)
+            found = certify(counter, image, noise_of, settings, seed=seed, only_class=only_class)
+            radius = round_down(found.radius)
         spent = str(datetime.timedelta(seconds=time.perf_counter() - start))
-        shown = votes if has_votes else None
-        return Point(index, label, prediction, radius, int(prediction == label), spent, shown, decided)
+        votes = found.votes if has_votes else None
+        return Point(index, label, found.prediction, radius, int(found.prediction == label), spent, votes, decided)
 
     return certified

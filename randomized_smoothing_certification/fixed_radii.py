@@ -7,11 +7,10 @@ any vote. CERTIFY in core.py bounds the probability with a fixed number of votes
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from randomized_smoothing_certification.core import ABSTAIN, select_class
+from randomized_smoothing_certification.core import ABSTAIN, Certificate, select_class
 from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
@@ -22,15 +21,6 @@ _ROUNDING = 1e-4  # more than the rounding errors of the logarithms below for 2^
 _GROWTH = 0.1  # new votes between two evaluations of the test, as a share of the votes so far, in whole noise blocks
 
 Numbers = np.ndarray | float
-
-
-class Decision(NamedTuple):
-    """Outcome at one point."""
-
-    prediction: int  # the class, or ABSTAIN if no radius is certified
-    certified: int  # number of certified radii, from the smallest
-    decided: bool  # False where n votes were too few for the next radius
-    votes: int  # fresh votes
 
 
 def log_evidence(successes: Numbers, failures: Numbers, probability: Numbers) -> np.ndarray:
@@ -66,11 +56,14 @@ def decide(
     *,
     seed: int,
     only_class: int | None = None,
-) -> Decision:
+) -> tuple[Certificate, bool]:
     """Decide for each of the ascending radii whether the smoothed classifier is certified as constant around an image.
 
     sampling: n is the largest number of fresh votes, and alpha the probability, over the noise, that any radius of the
     list is certified wrongly. The other arguments and the noise are as in ``core.certify``.
+
+    Returns the certificate for the largest certified radius, and whether every radius is decided: False where n votes
+    were too few for the next one. Without a certified radius the certificate is ABSTAIN and radius 0.
 
     A radius is certified only if all smaller radii are. So the first radius that is certified wrongly can only be the
     smallest radius that does not hold. This radius does not depend on the votes. So there is a single test at level
@@ -85,7 +78,7 @@ def decide(
     n, alpha = sampling.n, sampling.alpha
     required = required_probabilities(radii, counter.sigma, n, alpha, counter.failure_mass)
     if only_class not in (None, candidate):
-        return Decision(ABSTAIN, 0, True, 0)
+        return Certificate(ABSTAIN, 0.0, 0), True
     stream = seed_pair(seed, index, Stream.VOTES_THAT_BOUND)
     certified = successes = votes = 0
     decided = False
@@ -100,7 +93,9 @@ def decide(
         decided = certified == len(required) or bool(is_shown(failures, successes, 1 - required[certified], alpha))
         if decided or not is_shown(successes + n - votes, failures, required[certified], alpha):
             break
-    return Decision(candidate if certified else ABSTAIN, certified, decided, votes)
+    if not certified:
+        return Certificate(ABSTAIN, 0.0, votes), decided
+    return Certificate(candidate, radii[certified - 1], votes), decided
 
 
 def required_probabilities(

@@ -7,14 +7,8 @@ import pytest
 from scipy import special, stats
 
 from randomized_smoothing_certification import fixed_radii
-from randomized_smoothing_certification.core import ABSTAIN
-from randomized_smoothing_certification.fixed_radii import (
-    Decision,
-    decide,
-    is_shown,
-    log_evidence,
-    required_probabilities,
-)
+from randomized_smoothing_certification.core import ABSTAIN, Certificate
+from randomized_smoothing_certification.fixed_radii import decide, is_shown, log_evidence, required_probabilities
 from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling
 from runtime.files import InputError
 
@@ -67,7 +61,9 @@ class Votes:
         return np.array([n - first - count, count])
 
 
-def decided(counter: Votes, radii: tuple[float, ...], n: int = 10_000, alpha: float = 0.001, **more: int) -> Decision:
+def decided(
+    counter: Votes, radii: tuple[float, ...], n: int = 10_000, alpha: float = 0.001, **more: int
+) -> tuple[Certificate, bool]:
     counter.parts.clear()
     return decide(counter, IMAGE, None, radii, Sampling(n=n, alpha=alpha), seed=0, **more)  # type: ignore[arg-type]
 
@@ -81,36 +77,36 @@ def test_any_radius_of_the_list_is_certified_wrongly_no_more_often_than_alpha(
     radii, alpha, runs = (0.0, 0.25, 0.5, 0.75, 1.0), 0.05, 2_000
     wrong = 0
     for _ in range(runs):
-        found = decided(counter, radii, 2_000, alpha)
+        found, _ = decided(counter, radii, 2_000, alpha)
         wrong += found.prediction != 1 and found.prediction != ABSTAIN
-        wrong += found.certified > 0 and radii[found.certified - 1] >= true_radius
+        wrong += found.prediction != ABSTAIN and found.radius >= true_radius
     assert stats.binom.sf(wrong - 1, runs, alpha) > 1e-4, wrong
 
 
 def test_votes_end_when_all_is_decided() -> None:
     sure = decided(Votes(1.0), (0.0, 0.25, 0.5))
-    assert sure == (1, 3, True, NOISE_BLOCK)
-    refuted = decided(Votes(0.75), (0.25, 1.0))  # radius 0.337
-    assert refuted[:3] == (1, 1, True) and refuted.votes < 2_000
-    below = decided(Votes(0.6), (0.5,))
-    assert below[:3] == (ABSTAIN, 0, True) and below.votes < 1_000
+    assert sure == ((1, 0.5, NOISE_BLOCK), True)
+    refuted, is_decided = decided(Votes(0.75), (0.25, 1.0))  # radius 0.337
+    assert (refuted[:2], is_decided) == ((1, 0.25), True) and refuted.votes < 2_000
+    below, is_decided = decided(Votes(0.6), (0.5,))
+    assert (below[:2], is_decided) == ((ABSTAIN, 0), True) and below.votes < 1_000
 
 
 def test_what_n_votes_do_not_settle_is_undecided_and_costs_no_more() -> None:
     edge = Votes(float(stats.norm.cdf(1.0)))
-    found = decided(edge, (0.25, 0.5), 1_050)
-    assert found[:3] == (1, 1, False) and found.votes <= 1_050
+    found, is_decided = decided(edge, (0.25, 0.5), 1_050)
+    assert (found[:2], is_decided) == ((1, 0.25), False) and found.votes <= 1_050
     selection, *parts = edge.parts
     assert selection == (0, 100) and parts[0][0] == 0
     assert [first for first, _ in parts[1:]] == [until for _, until in parts[:-1]]  # each vote is counted once
     # Hopeless well before n: no agreement of the rest could certify it.
-    hopeless = decided(Votes(0.95), (1.0,), 400)
-    assert hopeless.certified == 0 and hopeless.votes < 400
+    hopeless, _ = decided(Votes(0.95), (1.0,), 400)
+    assert hopeless[:2] == (ABSTAIN, 0) and hopeless.votes < 400
 
 
 def test_another_class_than_the_wanted_one_gets_no_votes() -> None:
     counter = Votes(1.0)
-    assert decided(counter, (0.5,), only_class=0) == (ABSTAIN, 0, True, 0)
+    assert decided(counter, (0.5,), only_class=0) == ((ABSTAIN, 0, 0), True)
     assert counter.parts == [(0, 100)]
 
 
