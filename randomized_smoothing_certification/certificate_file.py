@@ -86,13 +86,13 @@ def read_points(path: Path) -> list[Point]:
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
     negative or not finite, ends within a radius, or holds certified accuracies at fixed radii.
     """
-    return _points_of(path, read_text(path, _MEND))
+    points = _points_of(path, read_text(path, _MEND))
+    _require_certified_radii(path, at_fixed_radii=points[0].decided is not None)
+    return points
 
 
-def _points_of(path: Path, text: str, *, at_fixed_radii: bool = False) -> list[Point]:
+def _points_of(path: Path, text: str) -> list[Point]:
     columns, rows = _table_of(path, text)
-    if not at_fixed_radii:
-        require_certified_radii(path, {"radii": "decided" in columns})
     points: list[Point] = []
     lines_of: dict[int, int] = {}
     for place, (number, row) in enumerate(rows):
@@ -161,9 +161,8 @@ def _point_of(line: str, row: Mapping[Any, Any], place: int) -> Point:
     return Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", votes, decided)
 
 
-def require_certified_radii(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raise InputError if certificates are for fixed radii, which give no ACR. settings: settings of the run."""
-    if settings["radii"]:
+def _require_certified_radii(path: Path, at_fixed_radii: bool) -> None:
+    if at_fixed_radii:
         raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
 
 
@@ -198,7 +197,7 @@ def read_own_points(
     another possible value, the file's hash in the summary of a whole run shows it.
     """
     text = read_text(path, _MEND)
-    points, lines = _points_of(path, text, at_fixed_radii=bool(settings["radii"])), text.split("\n")
+    points, lines = _points_of(path, text), text.split("\n")
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
         raise InputError(f"{path}: not the lines that this project writes; delete the file and certify again")
     check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong
@@ -289,12 +288,12 @@ class _Settings(CertificateSettings):
     noise_of: Literal["seed and images"]  # the inputs of a run's noise: see runtime.noise.noise_seed
 
 
-class _Controls(msgspec.Struct, frozen=True):
+class _Config(msgspec.Struct, frozen=True):
     model: str = ""
 
 
 class _Provenance(msgspec.Struct, frozen=True):
-    config: _Controls = _Controls()
+    config: _Config = _Config()
 
 
 class _Record(msgspec.Struct):
@@ -335,7 +334,7 @@ def read_known_points(path: Path) -> list[Point]:
     if not settings_path(path).exists():
         return read_points(path)
     record = read_certificate_record(path)
-    require_certified_radii(path, record["settings"])
+    _require_certified_radii(path, at_fixed_radii=bool(record["settings"]["radii"]))
     return read_whole_points(path, record)
 
 
