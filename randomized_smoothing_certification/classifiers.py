@@ -51,8 +51,8 @@ def takes_tensors(
     shared = NOISE_BLOCK // 2
     noise = np.random.default_rng(0).uniform(size=(EXAMPLES, *image_shape)).astype(np.float32)
     images = noise if examples is None else 0.9 * examples + 0.1 * noise
-    # Both hold copies of the images from shared to NOISE_BLOCK, as a classifier may change its images. In the second
-    # they are moved, so that they have other neighbours also where a classifier divides a batch into equal parts.
+    # Both batches hold the images from ``shared`` to NOISE_BLOCK. Copies, because a classifier may change its images.
+    # The second batch has them at other places, also within equal parts into which a classifier may divide a batch.
     batches = [images[:NOISE_BLOCK].copy(), np.roll(images[shared:], 47, axis=0)]
     is_model = isinstance(classifier, keras.Model)
     if is_model:

@@ -134,7 +134,7 @@ def _with_fewer(point: Point, made: MadeWith, path: Path, n: int, seed: int) -> 
         raise InputError(f"{path}: point {point.idx} has {said}; give a whole number of at most {made.votes}")
     settings = made.alpha, made.sigma, made.failure_mass
     count = count_of_radius(float(point.radius), votes, *settings)
-    _, nearest, _ = certificate_of_count(point.predict, count, votes, *settings)
+    nearest = certificate_of_count(point.predict, count, votes, *settings).radius
     if abs(nearest - float(point.radius)) > rounding_error(point.radius):
         raise InputError(
             f"{path}: no count of {votes} votes has the radius {point.radius} of point {point.idx} at sigma "

@@ -10,7 +10,7 @@ from runtime.lazy import optimize, special
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000  # of the bootstrap over points
-_FEW = 10  # points. A bootstrap of fewer that keep, lose or lower their radius is too narrow
+_FEW = 10  # points. If fewer than these keep, lose or lower their radius, the bootstrap over points is too narrow
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
