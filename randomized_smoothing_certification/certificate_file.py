@@ -92,15 +92,9 @@ def read_points(path: Path) -> list[Point]:
 
 
 def _points_of(path: Path, text: str) -> list[Point]:
-    columns, rows = _table_of(path, text)
     points: list[Point] = []
     lines_of: dict[int, int] = {}
-    for place, (number, row) in enumerate(rows):
-        is_unfinished = number == rows[-1][0] and columns[-1] == "radius" and text[-1] not in "\r\n"
-        if is_unfinished and row["radius"] not in (None, "radius"):
-            raise InputError(
-                f"{path}: line {number} may be cut off: it does not end; add a line break if its radius is whole"
-            )
+    for place, (number, row) in enumerate(_rows_of(path, text)):
         point = _point_of(f"{path}: line {number}", row, place)
         if (first := lines_of.setdefault(point.idx, number)) != number:
             raise InputError(
@@ -110,8 +104,8 @@ def _points_of(path: Path, text: str) -> list[Point]:
     return points
 
 
-def _table_of(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[Any, Any]]]]:
-    """Names of a file's columns, and its lines with their numbers. Raises InputError if these are no certificates."""
+def _rows_of(path: Path, text: str) -> list[tuple[int, dict[Any, Any]]]:
+    """A file's lines with their numbers, as dicts by column. Raises InputError if these are no certificates."""
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
         reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
@@ -129,7 +123,12 @@ def _table_of(path: Path, text: str) -> tuple[list[str], list[tuple[int, dict[An
         raise InputError(f"{path}: has the column {twice!r} twice; leave one out")
     if not rows:
         raise InputError(f"{path}: has no point, only the line of column names; certify the model first")
-    return columns, rows
+    number, last = rows[-1]
+    if columns[-1] == "radius" and text[-1] not in "\r\n" and last["radius"] not in (None, "radius"):
+        raise InputError(
+            f"{path}: line {number} may be cut off: it does not end; add a line break if its radius is whole"
+        )
+    return rows
 
 
 def _point_of(line: str, row: Mapping[Any, Any], place: int) -> Point:
