@@ -181,20 +181,17 @@ def _whole(text: str, otherwise: int | None = None) -> int:
 
 
 def read_own_points(
-    path: Path,
-    settings: Mapping[str, Any],
-    indices: Sequence[int],
-    truth: np.ndarray | None = None,
-    num_classes: int = sys.maxsize,
+    path: Path, record: Mapping[str, Any], truth: np.ndarray | None = None, num_classes: int = sys.maxsize
 ) -> list[Point]:
     """The points in a file of this project, after a check that its run can have written each line.
 
-    settings: settings of the run. indices: numbers of its test points. The file holds all points or the first few.
+    record: of the run, with its 'settings' and the numbers of its 'points'. The file holds all points or the first few.
     truth, num_classes: class of every test point, int (N,), and the number of classes, if the data are available.
     Raises InputError that names the first line with wrong columns, order or form, a label that differs from the data, a
     class that does not exist, a wrong ``correct``, or a radius that its votes cannot show. If a radius was changed to
     another possible value, the file's hash in the summary of a whole run shows it.
     """
+    settings, indices = record["settings"], record["points"]
     text = read_text(path, _MEND)
     points, lines = _points_of(path, text), text.split("\n")
     if lines[0] != header_of(settings) or lines[-1] or len(lines) != len(points) + 2:
@@ -218,9 +215,8 @@ def read_own_points(
                 f"{path}: line {number} has a {what} that its run cannot have written; delete the file and certify "
                 "again"
             )
-    summary = summary_path(path)
-    if len(points) == len(indices) and summary.is_file() and _hash_in_summary(path) not in (None, file_sha256(path)):
-        raise InputError(f"{path}: changed since {summary.name} was made; delete both and certify again")
+    if len(points) == len(indices) and _hash_in_summary(path) not in (None, file_sha256(path)):
+        raise InputError(f"{path}: changed since {summary_path(path).name} was made; delete both and certify again")
     return points
 
 
@@ -322,7 +318,7 @@ def read_whole_points(path: Path, record: Mapping[str, Any]) -> list[Point]:
 
     Raises InputError as ``read_own_points``, and if points are missing.
     """
-    points = read_own_points(path, record["settings"], record["points"])
+    points = read_own_points(path, record)
     if len(points) < len(record["points"]):
         raise InputError(f"{path}: has {len(points)} of {len(record['points'])} points; run its certification again")
     return points
@@ -361,9 +357,9 @@ def summary_path(path: Path) -> Path:
 
 def is_summarised(path: Path) -> bool:
     """Whether a summary beside certificates has the hash of their file: then they are whole and unchanged."""
-    return summary_path(path).is_file() and path.is_file() and _hash_in_summary(path) == file_sha256(path)
+    return path.is_file() and _hash_in_summary(path) == file_sha256(path)
 
 
 def _hash_in_summary(path: Path) -> str | None:
-    summary = read_json(summary_path(path))
+    summary = read_json(summary_path(path)) if summary_path(path).is_file() else None
     return summary.get("tsv_sha256") if isinstance(summary, dict) else None

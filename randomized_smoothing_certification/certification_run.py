@@ -71,7 +71,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             if done := run.resume():
                 if run.record.get("points") != points:
                     raise InputError(f"{config.out}: its points are not those of this run; choose another output")
-                found += read_own_points(config.out, settings, points, truth, dataset.num_classes)
+                found += read_own_points(config.out, run.record, truth, dataset.num_classes)
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done < len(points):
                 certified = point_certifier(counter, images, truth, config, test_sha256)

@@ -61,7 +61,7 @@ def merge(shards: Sequence[Path], out: Path, on_other_settings: OnOtherSettings 
             found = read_certificate_record(out)
             with replaceable(on_other_settings):
                 require_same_settings(out, found["settings"], record["settings"])
-                there = read_own_points(out, found["settings"], record["points"])
+                there = read_own_points(out, record)
                 if [point._replace(time="") for point in there] != [point._replace(time="") for point in points]:
                     raise OtherSettings(f"{out}: exists with other rows; choose another output")
         remove(summary_path(out), out)  # a killed merge must not leave the old rows beside the new settings

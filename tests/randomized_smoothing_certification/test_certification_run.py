@@ -348,7 +348,7 @@ def read_short(path: Path, lines: list[str]) -> None:
     record = json.loads(path.with_suffix(".settings.json").read_text())
     changed = path.with_name("changed.tsv")
     changed.write_text("\n".join(lines))
-    read_own_points(changed, record["settings"], record["points"])
+    read_own_points(changed, record)
 
 
 def test_points_have_votes_of_their_own_number(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,7 +402,8 @@ def test_certified_accuracies_at_fixed_radii(
         assert most - 0.12 <= accuracy <= most + 0.12  # of 18 points, two may be near the edge
         assert 0 <= summary["undecided"][mine] <= 0.5
     assert summary["votes"]["total"] < expected["votes"]["total"] / 2
-    rows = read_own_points(out, summary_settings(out), [row.idx for row in read_points(full)])
+    assert read_record(out)["points"] == [row.idx for row in read_points(full)]
+    rows = read_own_points(out, read_record(out))
     for of_class in "012":
         found = [row.certified_radius >= 0.25 for row in rows if row.label == int(of_class)]
         assert summary["per_class"][of_class]["certified_accuracy"]["0.25"] == np.mean(found)
