@@ -8,6 +8,7 @@ import numpy as np
 
 from randomized_smoothing_certification.certificate_file import Point, certified_radii, summary_path
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
+from randomized_smoothing_certification.run_statistics import stretched
 from runtime.files import file_sha256, write_json
 from runtime.noise import Stream, seed_pair
 
@@ -63,12 +64,14 @@ def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any
     steps = [0.25 * i for i in range(int(4 * settings["sigma"] / 0.25) + 1)]
     generator = np.random.default_rng(seed_pair(settings["seed"], len(points), Stream.BOOTSTRAP))
     draws = (generator.integers(len(points), size=len(points), dtype=np.int32) for _ in range(BOOTSTRAP_SAMPLES))
+    low, high = np.quantile([at_least_0[draw].mean() for draw in draws], (0.025, 0.975)).tolist()
+    low, high = stretched(low, high, float(at_least_0.mean()), len(points))
     at = np.unique([0.0, *at_least_0])
     abstained = float(np.mean([point.predict == ABSTAIN for point in points]))
     return {
         "count": len(points),
         "acr": float(at_least_0.mean()),
-        "acr_ci95": np.quantile([at_least_0[draw].mean() for draw in draws], (0.025, 0.975)).tolist(),
+        "acr_ci95": [max(low, 0.0), high],
         "approximate_certified_accuracy": float(np.mean(certified >= 0)),
         "abstain_rate": None if settings["acr_only"] else abstained,
         "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},

@@ -161,6 +161,7 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
     kinds, more, less = list(zip(after, before, strict=True)), 0.0, 0.0
     ratio = np.mean([one.mean() / other.mean() for one, other in kinds])
+    low, high = stretched(low, high, ratio, min(len(after[0]), len(before[0])))
     for one, other in kinds:
         count, points = np.count_nonzero(one), np.count_nonzero(other) * len(one) // len(other)
         top = max(one.max(), other.max())  # one point is there, so that P - 1 of P points can be below it
@@ -170,6 +171,19 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
             less += _unseen(lowered, len(one) - 1) * top / other.mean() / len(kinds)
         less += _unseen(max(points - count, 0), points) / len(kinds) * (points < min(_FEW, len(one) / 2))
     return float(min(low, ratio - less)), float(max(high, ratio + more))
+
+
+def stretched(low: float, high: float, estimate: float, points: int) -> tuple[float, float]:
+    """A percentile interval of a mean over 2 to 29 points is too narrow. This moves its ends away from the estimate.
+
+    The factor puts Student's t in place of the normal quantile, and P - 1 in place of P in the variance. At 30 points it
+    is 1.06, and the interval of 30 points or more stays as it is.
+    """
+    if not 1 < points < 30:
+        return low, high
+    level = (1 + CONFIDENCE) / 2
+    factor = np.sqrt(points / (points - 1)) * special.stdtrit(points - 1, level) / special.ndtri(level)
+    return float(estimate - factor * (estimate - low)), float(estimate + factor * (high - estimate))
 
 
 def _unseen(count: Any, points: Any) -> float:

@@ -32,6 +32,7 @@ from randomized_smoothing_certification.run_statistics import (
     mean_and_std_text,
     mean_reduction,
     reduction_of,
+    stretched,
 )
 
 
@@ -241,6 +242,24 @@ def test_intervals_hold_the_true_reduction_as_often_as_they_say(size: tuple[int,
         tells += found.low > 0
     assert holds / 400 >= 0.93
     assert tells / 400 > (0.5 if size == (2, 2, 100) else 0.95)  # not by being so wide that they say nothing
+
+
+@pytest.mark.parametrize("points", [5, 10, 15])
+def test_intervals_over_few_points_hold_the_true_reduction_as_often_as_they_say(points: int) -> None:
+    """A percentile bootstrap misses it in 17, 12 and 9 % of these draws."""
+    random, holds = np.random.default_rng(0), 0
+    for _ in range(400):
+        clean = random.normal(1, 0.35, size=points)
+        found = reduction_of((0.5 * clean * random.normal(1, 0.25, size=points))[None, None], clean[None])
+        assert found is not None
+        holds += found.low <= 50 <= found.high
+    assert holds / 400 >= 0.92
+
+
+def test_an_interval_over_thirty_points_is_that_of_its_percentiles() -> None:
+    assert stretched(0.5, 2.0, 1.0, 30) == (0.5, 2.0) and stretched(0.5, 2.0, 1.0, 1) == (0.5, 2.0)
+    factor = np.sqrt(10 / 9) * stats.t.ppf(0.975, 9) / stats.norm.ppf(0.975)
+    assert stretched(0.5, np.inf, 1.0, 10) == pytest.approx((1 - 0.5 * factor, np.inf))
 
 
 def test_the_interval_of_a_mean_over_kinds_holds_the_true_mean_as_often_as_it_says() -> None:
