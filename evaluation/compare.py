@@ -9,18 +9,12 @@ The interval is computed as in the tables of plans, see randomized_smoothing_cer
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from evaluation.tables.runs import MUST_AGREE, require_different_files, require_different_victims, share_at_ceiling
-from randomized_smoothing_certification.certificate_file import (
-    Point,
-    certified_radii,
-    read_known_points,
-    require_possible_radii,
-)
-from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
+from evaluation.tables.runs import MUST_AGREE, Certified, read_certified, share_at_ceiling
+from randomized_smoothing_certification.certificate_file import certified_radii, require_possible_radii
 from randomized_smoothing_certification.run_statistics import reduction_of
 from runtime.checks import shortened
 from runtime.command_line import run_script
@@ -38,37 +32,12 @@ class Config:
     """Certificates of victims of poisoned training data, with the same seeds in the same order."""
 
 
-class Certified(NamedTuple):
-    """The certificates of one victim."""
-
-    file: Path
-    points: list[Point]
-    settings: dict[str, Any]  # of the certificates, {} where they are not known
-    victim: dict[str, Any]  # record of the model that was certified, {} where it is not at hand
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """Settings of the victim's training, {} where they are not known."""
-        return self.victim.get("settings", {})
-
-    @property
-    def data(self) -> str:
-        """The victim's data, clean or poisoned_radius, then the hashes of images and labels. '' where not known."""
-        hashes = map(self.training.get, ("x_train", "y_train"))
-        return f"{self.victim['config'].get('training_data')} {' '.join(map(str, hashes))}" if self.victim else ""
-
-
 def main(config: Config) -> None:
     """Print both ACRs and the reduction. Raises InputError for files that cannot be compared."""
     count = len(config.clean)
     if not config.clean or count != len(config.poisoned):
         raise InputError(f"--clean has {count} files and --poisoned {len(config.poisoned)}; give a file for each seed")
-    files = [*config.clean, *config.poisoned]
-    require_different_files(files)
-    found = [
-        Certified(file, sorted(read_known_points(file)), settings := recorded_settings(file), recorded_victim(settings))
-        for file in files
-    ]
+    found = read_certified([*config.clean, *config.poisoned])
     _require_same_certification(found)
     for one in found:
         if not one.settings:
@@ -77,7 +46,7 @@ def main(config: Config) -> None:
         require_possible_radii(one.file, one.points, *(one.settings[name] for name in ("n", "alpha", "sigma")))
         if not one.victim:
             print(f"note: {one.file}: the record of its victim is not found, so that its training data are not checked")
-        elif one.data.startswith("poisoned_radius"):
+        elif one.training_data == "poisoned_radius":
             label, poisoned = one.settings.get("target_class"), one.training.get("target_class")
             if label != poisoned:
                 print(f"note: {one.file}: target_class is {label}, that of the poison {poisoned}")
@@ -86,8 +55,8 @@ def main(config: Config) -> None:
     _note_different_training([one.training for one in found if one.training])
     clean, poisoned = np.maximum([certified_radii(one.points) for one in found], 0).reshape(2, count, -1)
     if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
-        raise InputError(f"{files[0]}: certifies no point, so that there is nothing to lose; train longer")
-    kinds = [one.data.partition(" ")[0] for one in found]  # two poisons, two defences and unknown models are neither
+        raise InputError(f"{config.clean[0]}: certifies no point, so that there is nothing to lose; train longer")
+    kinds = [one.training_data for one in found]  # two poisons, two defences and unknown models are neither
     are_known = kinds == count * ["clean"] + count * ["poisoned_radius"]
     before, after = ("clean data", "poisoned data") if are_known else ("--clean", "--poisoned")
     victims = f"{count} victim{'s' * (count > 1)}, {clean.shape[1]} test points"
@@ -113,18 +82,22 @@ def _require_same_certification(found: list[Certified]) -> None:
 
 
 def _require_different_data(clean: list[Certified], poisoned: list[Certified]) -> None:
-    """Raise InputError where a victim is given twice, or a side has victims of different training images.
+    """Raise InputError where a side has victims of different training images.
 
     Raises it also where --poisoned has victims of clean data, if --clean has victims of a poison or of the same data.
     """
-    require_different_victims((one.file, one.settings) for one in (*clean, *poisoned))
     for side, victims in (("--clean", clean), ("--poisoned", poisoned)):
         if len({str(one.training.get("x_train")) for one in victims if one.victim}) > 1:
             raise InputError(f"{side}: its victims have different training images; give victims of the same data")
-    known = {one.data for one in clean}
-    of_poison = any(data.startswith("poisoned_radius") for data in known)
-    if any(one.data.startswith("clean") and (of_poison or one.data in known) for one in poisoned):
+    known = [_data(one) for one in clean]
+    of_poison = any(one.training_data == "poisoned_radius" for one in clean)
+    if any(one.training_data == "clean" and (of_poison or _data(one) in known) for one in poisoned):
         raise InputError("--poisoned: has victims of clean data; give these as --clean, and those of poison here")
+
+
+def _data(one: Certified) -> tuple[Any, ...]:
+    """Kind of a victim's training data, and the hashes of images and labels."""
+    return one.training_data, one.training.get("x_train"), one.training.get("y_train")
 
 
 def _require_same_seeds(clean: list[Certified], poisoned: list[Certified]) -> None:

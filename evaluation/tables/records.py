@@ -21,7 +21,7 @@ from data.ready_poisons import poison_file, ready_names, ready_record
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
 from evaluation.tables.plan import Plan, read_plan
-from evaluation.tables.runs import MUST_AGREE, Entry, Run, require_different_files, require_different_victims
+from evaluation.tables.runs import MUST_AGREE, Entry, Run, read_certified, require_different_files
 from randomized_smoothing_certification.certificate_file import (
     Point,
     is_summarised,
@@ -29,7 +29,6 @@ from randomized_smoothing_certification.certificate_file import (
     read_known_points,
     require_possible_radii,
 )
-from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
 from runtime.artifact import Artifact
 from runtime.checkpoints import different
 from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
@@ -204,16 +203,12 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     has other points, another record than the entry's, or impossible radii.
     """
     runs, places = {}, list[list[int]]()
-    paths = [folder / file for file in foreign.files]
-    require_different_files(paths)
-    known = [recorded_settings(path) for path in paths]
-    victims = [recorded_victim(one) for one in known]
-    require_different_victims(zip(paths, known, strict=True))
-    found = [victim.get("settings", {}).get("seed") for victim in victims]
-    seeds = found if None not in found and len(set(found)) == len(found) else range(len(found))
-    for seed, file, path, recorded, victim in zip(seeds, foreign.files, paths, known, victims, strict=True):
-        points = sorted(read_known_points(path), key=lambda point: point.idx)
-        trained_on = victim.get("config", {}).get("training_data", foreign.poison)
+    found = read_certified([folder / file for file in foreign.files])
+    known = [one.training.get("seed") for one in found]
+    seeds = known if None not in known and len(set(known)) == len(known) else range(len(known))
+    for seed, file, one in zip(seeds, foreign.files, found, strict=True):
+        path, points, recorded = one.file, one.points, one.settings
+        trained_on = one.training_data or foreign.poison
         if (trained_on == CLEAN) != (foreign.poison == CLEAN):
             raise InputError(
                 f"{path}: its victim was trained on {trained_on} data, not on {foreign.poison}; mend poison"
@@ -225,7 +220,7 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
         if not places[-1]:
             raise InputError(f"{path}: has no point of class {foreign.target_class}; choose another file")
         if places[-1] != places[0]:
-            raise InputError(f"{path}: has other test points than {paths[0]}; certify the same points")
+            raise InputError(f"{path}: has other test points than {found[0].file}; certify the same points")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
         records = foreign.records

@@ -1,12 +1,14 @@
-"""The entries of tables: their runs, with the numbers that tables and figures show."""
+"""The entries of tables: their runs, with the numbers that tables and figures show. Files of other programs' runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evaluation.tables.cells import Cell
+from randomized_smoothing_certification.certificate_file import Point, read_known_points
+from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
 from randomized_smoothing_certification.core import certificate_of_count
 from runtime.files import InputError
 
@@ -23,12 +25,37 @@ def require_different_files(files: Iterable[Path]) -> None:
         known.add(place)
 
 
-def require_different_victims(known: Iterable[tuple[Path, dict[str, Any]]]) -> None:
-    """Raise InputError for two files of one victim. known: each file with its certificates' settings."""
-    files = dict[str, Path]()
-    for file, settings in known:
-        if (first := files.setdefault(str(settings.get("model_sha256") or file), file)) != file:
-            raise InputError(f"{first}: is of the same victim as {file}; give each victim's file once")
+class Certified(NamedTuple):
+    """A file with the certificates of one victim."""
+
+    file: Path
+    points: list[Point]  # sorted by idx
+    settings: dict[str, Any]  # of the certificates, {} where they are not known
+    victim: dict[str, Any]  # record of the model that was certified, {} where it is not at hand
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Settings of the victim's training, {} where they are not known."""
+        return self.victim.get("settings", {})
+
+    @property
+    def training_data(self) -> str:
+        """The victim's training data: clean or poisoned_radius. '' where not known."""
+        return self.victim.get("config", {}).get("training_data") or ""
+
+
+def read_certified(files: Sequence[Path]) -> list[Certified]:
+    """Read files of certificates. Raises InputError for a damaged or unfinished file, and for one victim twice."""
+    require_different_files(files)
+    found = []
+    for file in files:
+        settings = recorded_settings(file)
+        found.append(Certified(file, sorted(read_known_points(file)), settings, recorded_victim(settings)))
+    victims = dict[str, Path]()
+    for one in found:
+        if (first := victims.setdefault(str(one.settings.get("model_sha256") or one.file), one.file)) != one.file:
+            raise InputError(f"{first}: is of the same victim as {one.file}; give each victim's file once")
+    return found
 
 
 def share_at_ceiling(radii: np.ndarray, n: int, alpha: float, sigma: float, failure_mass: float) -> float:

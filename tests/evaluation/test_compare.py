@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from evaluation import compare
 from evaluation.compare import Config, main
 from evaluation.tables.runs import MUST_AGREE
 from randomized_smoothing_certification import certificate_file, certificate_record
@@ -14,6 +13,8 @@ from randomized_smoothing_certification.certificate_file import Point, as_text, 
 from randomized_smoothing_certification.core import radius_ceiling
 from runtime.files import InputError, write_text
 from runtime.part_by_part import settings_path
+
+RECORDED_SETTINGS = "evaluation.tables.runs.recorded_settings"
 
 
 def certificates(path: Path, *radii: float, first: int = 0) -> Path:
@@ -125,7 +126,7 @@ def test_the_share_of_points_at_the_largest_radius_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     known = {"n": 1_000, "alpha": 0.001, "sigma": 0.5, "failure_mass": 0.0}
-    monkeypatch.setattr(compare, "recorded_settings", lambda file: known)
+    monkeypatch.setattr(RECORDED_SETTINGS, lambda file: known)
     largest = radius_ceiling(0.5, 1_000, 0.001)
     clean = certificates(tmp_path / "clean.tsv", largest, 0.9 * largest, -1, largest)
     with pytest.raises(
@@ -146,7 +147,7 @@ def with_victims(monkeypatch: pytest.MonkeyPatch) -> None:
     def recorded(file: Path) -> dict[str, Any]:
         return {**KNOWN, "model_sha256": file.stem, "model": str(file.with_suffix(".keras"))}
 
-    monkeypatch.setattr(compare, "recorded_settings", recorded)
+    monkeypatch.setattr(RECORDED_SETTINGS, recorded)
 
 
 def victim(file: Path, sha256: str | None = None, training_data: str | None = None, **settings: Any) -> Path:
@@ -216,13 +217,11 @@ def test_victims_of_clean_data_are_the_clean_side(tmp_path: Path, monkeypatch: p
     main(Config(clean=(file["again"],), poisoned=(file["other"],)))
     assert "note: victims differ in y_train" in capsys.readouterr().out
     victim(file["again"], training_data="clean")
-    monkeypatch.setattr(compare, "recorded_settings", lambda file: {**KNOWN, "model_sha256": "the same", "model": "-"})
+    monkeypatch.setattr(RECORDED_SETTINGS, lambda file: {**KNOWN, "model_sha256": "the same", "model": "-"})
     with pytest.raises(InputError, match=r"clean\.tsv: is of the same victim as .*one\.tsv; give each victim's file"):
         main(Config(clean=(file["clean"], file["one"]), poisoned=(file["again"], file["other"])))
     twins = {"clean": "a", "one": "b", "again": "a", "other": "c"}  # a victim on both sides
-    monkeypatch.setattr(
-        compare, "recorded_settings", lambda file: {**KNOWN, "model_sha256": twins[file.stem], "model": "-"}
-    )
+    monkeypatch.setattr(RECORDED_SETTINGS, lambda file: {**KNOWN, "model_sha256": twins[file.stem], "model": "-"})
     with pytest.raises(InputError, match=r"clean\.tsv: is of the same victim as .*again\.tsv; give each victim's file"):
         main(Config(clean=(file["clean"], file["one"]), poisoned=(file["other"], file["again"])))
     with_victims(monkeypatch)
@@ -245,7 +244,7 @@ def test_an_exported_entry_brings_its_settings_and_victims(tmp_path: Path) -> No
 def test_a_damaged_path_of_the_model_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [certificates(tmp_path / f"{name}.tsv", 0.5, 0.3) for name in "ab"]
     for model in ("a\0b", "a" * 5_000, "", "..", "/"):
-        monkeypatch.setattr(compare, "recorded_settings", lambda file, model=model: {**KNOWN, "model": model})
+        monkeypatch.setattr(RECORDED_SETTINGS, lambda file, model=model: {**KNOWN, "model": model})
         main(Config(clean=(files[0],), poisoned=(files[1],)))
 
 

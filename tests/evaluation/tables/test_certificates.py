@@ -214,7 +214,7 @@ def test_an_import_keeps_the_recorded_settings(
     store: Path, theirs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = {"n": 1_000, "split": "val", "model": "unused"}
-    monkeypatch.setattr("evaluation.tables.records.recorded_settings", lambda path: known)
+    monkeypatch.setattr("evaluation.tables.runs.recorded_settings", lambda path: known)
     main(importing(store, theirs))
     records = read_store(store).records["consistency_sigma_0.5/clean/class_8"]
     assert [one["foreign"]["split"] for one in records.values()] == ["val", "val"]

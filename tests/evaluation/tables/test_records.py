@@ -550,8 +550,8 @@ def test_records_beside_files_of_an_entry_have_its_settings_and_seeds(
     plan = foreign_plan(tmp_path, {"files": ["a.tsv", "b.tsv"], "n": 10**6})
     (tmp_path / "b.tsv").write_text(OF_ANOTHER_PROGRAM)
     known: dict[str, Any] = {"a.tsv": {"n": 10**6, "sigma": 0.5}, "b.tsv": {"n": 10**6, "sigma": 0.5}}
-    monkeypatch.setattr(records, "recorded_settings", lambda path: known[path.name])
-    monkeypatch.setattr(records, "recorded_victim", lambda one: one.get("victim", {}))
+    monkeypatch.setattr("evaluation.tables.runs.recorded_settings", lambda path: known[path.name])
+    monkeypatch.setattr("evaluation.tables.runs.recorded_victim", lambda one: one.get("victim", {}))
     assert [*runs_of(plan.foreign[0], tmp_path)] == [0, 1]
     for name, seed in (("a.tsv", 7), ("b.tsv", 3)):
         known[name]["victim"] = {"settings": {"seed": seed}}
