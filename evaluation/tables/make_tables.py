@@ -74,7 +74,6 @@ def main(config: Config) -> None:
         raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --results-dir")
     if config.from_results:
         entries = records.read_entries(plan, config.plan.parent)
-        records.require_runs(entries.values(), config.plan.parent, "give the plan.yaml beside points.csv.xz")
         if is_published:
             records.require_clean_entries(entries.values(), folder)
     else:

@@ -51,7 +51,7 @@ Runs = dict[str, dict[int, StoredRun]]
 """Runs by entry and seed."""
 
 
-def require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
+def _require_runs(entries: Collection[Entry], where: Path, mend: str) -> None:
     """Raise InputError where none of a table's entries has a run. where, mend: parts of the error."""
     if not any(entry.runs for entry in entries):
         lacking = missing(entries)
@@ -101,7 +101,7 @@ def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
         print(f"note: {len(left_out)} runs of other settings are left out, run the plan again. First: {left_out[0]}")
     if not any(runs.values()):
         mend = "run the plan first, or give the folder that its paths start from as --directory"
-        require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
+        _require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
     stored = {entry: dict(sorted({**kept.get(entry, {}), **by_seed}.items())) for entry, by_seed in runs.items()}
     if is_in_results(folder):
         for run in (run for by_seed in stored.values() for run in by_seed.values()):
@@ -268,14 +268,17 @@ def require_clean_entries(entries: Iterable[Entry], folder: Path) -> None:
 def read_entries(plan: Plan, folder: Path) -> dict[Cell, Entry]:
     """The entries of every table of the plan, each with the runs that are in the store of the folder.
 
-    Raises InputError where the store is missing or damaged, or has points without records or records without points.
+    Raises InputError where the store is missing or damaged, has points without records or records without points, or
+    has no run of the plan.
     """
     stored = read_runs(folder)
     # Foreign entries come first, so that the table of kinds of victims compares the other kinds with theirs.
     wanted = {foreign.cell: len(foreign.files) for foreign in plan.foreign}
     wanted |= dict.fromkeys(plan.cells(), plan.runs)
     runs = {cell: [_run(plan, folder, cell, *one) for one in stored.get(cell.key, {}).items()] for cell in wanted}
-    return {cell: Entry(cell, count, tuple(runs[cell])) for cell, count in wanted.items()}
+    entries = {cell: Entry(cell, count, tuple(runs[cell])) for cell, count in wanted.items()}
+    _require_runs(entries.values(), folder, f"give the plan.yaml beside {POINTS}, or run the plan and make its tables")
+    return entries
 
 
 def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: StoredRun) -> Run:
