@@ -19,24 +19,21 @@ from pathlib import Path
 from runtime.files import InputError, read_text
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import FIGURES, READY
-from evaluation.tables.jobs import check_scripts, jobs_of
+from evaluation.tables.jobs import jobs_of
 from evaluation.tables.plan import plan_of, yaml_values
-from evaluation.tables.run_plan import require_inputs, require_used_settings
+from evaluation.tables.run_plan import jobs_to_run
 
 WHERE = "the plan (--configfile)"
 try:
     PLAN = plan_of(config, WHERE)
     JOBS = {job.name: job for job in jobs_of(PLAN)}
     if workflow.is_main_process:  # a job of it reads this file again
-        written = [PLAN]
+        written = []
         for file in map(Path, workflow.configfiles):
             values = yaml_values(read_text(file), str(file))
             with suppress(InputError):  # a file may be a part of the plan
                 written.append(plan_of(values))
-        require_used_settings(written, WHERE)
-        require_inputs(PLAN, Path(), WHERE)
-        prepared = {"data"} if PLAN.paths.manifest.is_file() else set()
-        check_scripts([job for name, job in JOBS.items() if name not in {"tables", *prepared}], WHERE)
+        jobs_to_run(PLAN, written, Path(), WHERE)  # checks them
 except InputError as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)

@@ -24,10 +24,10 @@ _SPAWN = multiprocessing.get_context("spawn")  # a backend does not work after a
 _LOOK_EVERY = 0.5  # seconds between checks for a request to stop
 
 
-def run_job(job: Job, stop: Stop, *more: str) -> str | None:
+def run_job(job: Job, stop: Stop) -> str | None:
     """Run a job's script as a shell does, with its output in a log. Returns the failure's reason as a line, or None.
 
-    more: words of the command line after the job's own. Raises StoppedEarly where the job stopped when it was asked to.
+    Raises StoppedEarly where the job stopped when it was asked to.
     """
     script, words = ROOT / job.script, words_of(job.settings)
     if job.rule in (*LIMITED, "control", "merge"):
@@ -38,7 +38,7 @@ def run_job(job: Job, stop: Stop, *more: str) -> str | None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         output = job.log.open("a", encoding="utf-8")
         begin = output.tell()  # after the lines of earlier attempts
-    arguments, sys.argv = sys.argv, [str(script), *words, *more]
+    arguments, sys.argv = sys.argv, [str(script), *words]
     try:
         if keras := sys.modules.get("keras"):  # of an earlier job
             # Layer names contain a counter. Reset it, as in a new process. This also collects garbage.

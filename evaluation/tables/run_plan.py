@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from data.entries import read_entry
 from data.ready_poisons import poison_file
 from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
-from evaluation.tables.jobs import check_scripts, data_job, jobs_of, words_of
+from evaluation.tables.jobs import Job, check_scripts, data_job, jobs_of, words_of
 from evaluation.tables.plan import Plan, plan_of, read_plan, yaml_values
 from evaluation.tables.records import foreign_runs, require_no_other_table
 from runtime.artifact import Artifact
@@ -72,14 +72,10 @@ def main(config: Config) -> None:
     require_usable(config)
     written = read_plan(config.plan)
     plan = with_changes(written, config)
-    require_used_settings((written, plan), str(config.plan))
-    require_inputs(plan, config.directory, str(config.plan))
     stopped = Stop(config.max_minutes)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
-    *jobs, tables = jobs_of(plan)
-    jobs = jobs[1:] if plan.paths_in(config.directory).manifest.is_file() else jobs  # the data are prepared already
-    check_scripts(jobs, str(config.plan))
+    *jobs, tables = jobs_to_run(plan, [written], config.directory, str(config.plan))
     config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
     with Artifact(plan.paths.plan), stopped as stop:
@@ -88,8 +84,9 @@ def main(config: Config) -> None:
         if not is_clean_commit(commit := git_commit()):
             print(f"note: the commit is {commit}; commit all changes first for runs that results/ may hold")
         failed = run_jobs(jobs, config.processes, stop)
-        elsewhere = ("--results-dir", str(plan.paths.incomplete)) if failed else ()
-        if no_table := run_job(tables, stop, *elsewhere):
+        if failed:
+            tables = replace(tables, settings={**tables.settings, "results_dir": plan.paths.incomplete})
+        if no_table := run_job(tables, stop):
             failed[tables] = no_table
     if failed:
         print("\n".join(f"{job.about}: {line}" for job, line in failed.items()), file=sys.stderr)
@@ -98,11 +95,23 @@ def main(config: Config) -> None:
     shutil.rmtree(plan.paths.incomplete, ignore_errors=True)
 
 
-def require_used_settings(plans: Sequence[Plan], where: str) -> None:
-    """Raise InputError where attack or victim names a sigma that no entry has.
+def jobs_to_run(plan: Plan, written: Sequence[Plan], directory: Path, where: str) -> list[Job]:
+    """The plan's jobs, without that of data that are prepared already. Raises InputError where one cannot run.
 
-    plans: before and after the command line's changes, which may drop methods. where: the plan's name in errors.
+    written: the plan before the command line's changes, which may drop methods. directory: where the plan's own paths
+    start. where: the plan's name in errors.
     """
+    _require_used_settings([*written, plan], where)
+    require_inputs(plan, directory, where)
+    jobs = jobs_of(plan)
+    if plan.paths_in(directory).manifest.is_file():
+        del jobs[0]
+    check_scripts(jobs, where)
+    return jobs
+
+
+def _require_used_settings(plans: Sequence[Plan], where: str) -> None:
+    """Raise InputError where attack or victim names a sigma that no entry of these plans has."""
     used = {f"{cell.victim.method} {cell.victim.sigma:g}" for plan in plans for cell in plan.cells()}
     used |= {f"{poison.against} {poison.sigma:g}" for plan in plans for poison in plan.poisons()}
     named = (key for plan in plans for key in (*plan.attack, *plan.victim))
