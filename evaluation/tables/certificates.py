@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,7 @@ from runtime.provenance import printed_path, project_path, shown_path
 from runtime.text_tables import aligned
 
 NO_TIME = "0:00:00.000000"  # a store has no times
-ABOUT_THE_STORE = ("store", "entry", "out_dir", "import_files")  # all other settings describe files to import
+ABOUT_FILES = [name for name in Foreign.__struct_fields__ if name != "files"]  # settings that describe --import-files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,12 @@ class Config:
 
 def main(config: Config) -> None:
     """Print the entries, export one, or import one. Raises InputError before anything is written."""
-    about_files = [one for one in fields(config) if one.name not in ABOUT_THE_STORE]
-    given = [f"--{one.name.replace('_', '-')}" for one in about_files if getattr(config, one.name) != one.default]
+    given = [name for name in ABOUT_FILES if getattr(config, name) != getattr(Config, name)]
     if config.import_files and (config.entry or config.out_dir):
         raise InputError("--import-files adds an entry, --entry and --out-dir export one; give one or the other")
     if given and not config.import_files:
-        raise InputError(f"{given[0]} describes --import-files; name the files, or leave the flag out")
+        flag = given[0].replace("_", "-")
+        raise InputError(f"--{flag} describes --import-files; name the files, or leave the flag out")
     if config.import_files:
         import_entry(config)
     elif config.entry or config.out_dir:
@@ -177,7 +177,7 @@ def import_entry(config: Config) -> None:
 
 
 def _foreign(config: Config) -> Foreign:
-    values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in ABOUT_THE_STORE}
+    values = {name: getattr(config, name) for name in ABOUT_FILES}
     for name in ("method", "sigma", "target_class"):
         if values[name] in ("", None):
             raise InputError(f"--import-files {config.import_files[0]}: --{name.replace('_', '-')} is missing; give it")
