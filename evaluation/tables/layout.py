@@ -40,7 +40,7 @@ def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     victims = ["method", "victim_variant", "sigma", "target_class", "architecture"]
     for (method, kind, sigma, target_class, network), group in frame.groupby(victims, sort=False, dropna=False):
         if (group["runs"] > 0).any():
-            named = _victims(method, kind, several * network)
+            named = victims_name(method, kind, several * network)
             title = f"{dataset_name(frame)}, class {target_class}, victims {named}, σ = {sigma:g}"
             tables.append(Table("victims", title, text.loc[group.index, columns]))
     return tables
@@ -51,13 +51,14 @@ def dataset_name(frame: pd.DataFrame) -> str:
     return ", ".join(dict.fromkeys(name for text in frame["dataset"][frame["runs"] > 0] for name in text.split(", ")))
 
 
-def _victims(*parts: str) -> str:
+def victims_name(*parts: str) -> str:
+    """Name of a kind of victims: method, kind and network, without those that are ''."""
     return ", ".join(filter(None, parts))
 
 
 def _entries_table(title: str, frame: pd.DataFrame) -> Table:
     columns: dict[str, Any] = {
-        "victims": map(_victims, frame["method"], frame["victim_variant"]), "σ": frame["sigma"].map("{:g}".format),
+        "victims": map(victims_name, frame["method"], frame["victim_variant"]), "σ": frame["sigma"].map("{:g}".format),
         "class": frame["target_class"].map(str), "training data": frame["data"],
     }  # fmt: skip
     if frame["in_architecture_transfer"].any():

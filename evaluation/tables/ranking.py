@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from evaluation.tables.cells import CLEAN
 from evaluation.tables.formats import ABOUT
 from evaluation.tables.frame import paired_radii
-from evaluation.tables.layout import Table
+from evaluation.tables.layout import Table, victims_name
 from randomized_smoothing_certification.run_statistics import mean_reduction
 from runtime.lazy import pandas as pd
 from runtime.text_tables import markdown_table
@@ -64,7 +64,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     reduction, and MEANS.
     """
     rows = scored_rows(frame).copy()
-    rows["victims"] = _kinds(rows)
+    rows["victims"] = list(map(victims_name, rows["method"], rows["victim_variant"]))
     rows["seen"] = rows.reindex(columns=["auc_brightness", "auc_nearest"]).max(axis=1)
     least, least_at_sigma = (_smallest(rows, by) for by in ("reduction", "reduction_at_sigma"))
     means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
@@ -79,11 +79,8 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
 
 def kinds_without_reduction(frame: pd.DataFrame, name: str) -> list[str]:
     """The kinds of victims for which a poison has no reduction, because the clean ACR is 0 or victims are missing."""
-    return list(_kinds(frame[(frame["data"] == name) & frame["reduction"].isna()]))
-
-
-def _kinds(rows: pd.DataFrame) -> pd.Series:
-    return (rows["method"] + ", " + rows["victim_variant"]).str.removesuffix(", ")
+    rows = frame[(frame["data"] == name) & frame["reduction"].isna()]
+    return list(map(victims_name, rows["method"], rows["victim_variant"]))
 
 
 def _smallest(rows: pd.DataFrame, by: str) -> pd.DataFrame:
