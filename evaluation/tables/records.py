@@ -72,20 +72,34 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     keep the runs of the folder's store that are not found there. Raises InputError before anything is written: without
     a run, for a run in results/ without a clean commit, and where the plan makes a kept run in another way.
     """
-    with Artifact(folder / "plan.yaml") if add else nullcontext():  # two that add at once would lose runs
-        _collect(plan, folder, directory, add)
-
-
-def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
-    cells, paths, runs = plan.cells(), plan.paths_in(directory), foreign_runs(plan, directory)
-    ready = {value: poison_file(value, directory) for value in plan.ready.values()}
+    paths, ready = plan.paths_in(directory), {value: poison_file(value, directory) for value in plan.ready.values()}
     files = {value: read_entry(file).record["arrays_sha256"] for value, file in ready.items() if file.is_file()}
-    kept, left_out = _kept_runs(plan, folder, files) if add else {}, list[str]()
+    runs = foreign_runs(plan, directory) | _measured_runs(plan, paths, files)
+    with Artifact(folder / "plan.yaml") if add else nullcontext():  # two that add at once would lose runs
+        kept = _kept_runs(plan, folder, files) if add else {}
+        if not any(runs.values()):
+            mend = "run the plan first, or give the folder that its paths start from as --directory"
+            _require_runs([Entry(cell, plan.runs, ()) for cell in plan.cells()], paths.work, mend)
+        stored = {entry: dict(sorted({**kept.get(entry, {}), **by_seed}.items())) for entry, by_seed in runs.items()}
+        if is_in_results(folder):
+            for run in (run for by_seed in stored.values() for run in by_seed.values()):
+                require_clean_commits(run.file, run.records)
+        _require_same_images(stored, folder)
+        write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())  # it shows whose store the folder has
+        write_runs(folder, stored)
+
+
+def _measured_runs(plan: Plan, paths: Paths, files: dict[str, Any]) -> Runs:
+    """The runs of the plan's jobs so far. Those of other settings or images than the plan's are left out, with a note.
+
+    files: as in ``_otherwise``.
+    """
+    runs, left_out = Runs(), list[str]()
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # for all its victims
     arrays = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
     held = {name: arrays.get(f"X_{name[2:]}.npy", {}) for name in ("x_train", "x_test")}
     prepared = {name: one.get("sha256") for name, one in held.items() if one.get("dtype", "float32") == "float32"}
-    for cell in cells:
+    for cell in plan.cells():
         runs[cell.key] = {}
         for seed in plan.seeds:
             if run := _measured_run(plan, paths, cell, seed, hashes_of):
@@ -99,16 +113,7 @@ def _collect(plan: Plan, folder: Path, directory: Path, add: bool) -> None:
                     runs[cell.key][seed] = run
     if left_out:
         print(f"note: {len(left_out)} runs of other settings are left out, run the plan again. First: {left_out[0]}")
-    if not any(runs.values()):
-        mend = "run the plan first, or give the folder that its paths start from as --directory"
-        _require_runs([Entry(cell, plan.runs, ()) for cell in cells], paths.work, mend)
-    stored = {entry: dict(sorted({**kept.get(entry, {}), **by_seed}.items())) for entry, by_seed in runs.items()}
-    if is_in_results(folder):
-        for run in (run for by_seed in stored.values() for run in by_seed.values()):
-            require_clean_commits(run.file, run.records)
-    _require_same_images(stored, folder)
-    write_text(folder / "plan.yaml", msgspec.yaml.encode(plan).decode())  # it shows whose store the folder has
-    write_runs(folder, stored)
+    return runs
 
 
 def write_runs(folder: Path, runs: Runs) -> None:
@@ -204,7 +209,7 @@ def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
     """
     runs, places = {}, list[list[int]]()
     found = read_certified([folder / file for file in foreign.files])
-    known = [one.training.get("seed") for one in found]
+    known: list[Any] = [one.training.get("seed") for one in found]
     seeds = known if None not in known and len(set(known)) == len(known) else range(len(known))
     for seed, file, one in zip(seeds, foreign.files, found, strict=True):
         path, points, recorded = one.file, one.points, one.settings
