@@ -47,8 +47,6 @@ ABOUT_FILES = [name for name in Foreign.__struct_fields__ if name != "files"]  #
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the exchange."""
-
     store: Path
     """Folder of points.csv.xz and settings.json.xz."""
     entry: str = ""

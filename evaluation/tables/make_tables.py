@@ -43,8 +43,6 @@ MOST_POISONS = 4  # most poisons in images.png
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of tables and figures."""
-
     plan: Path
     """Plan of the table, one of config/*.yaml."""
     results_dir: Path | None = None

@@ -40,8 +40,6 @@ from runtime.stop import Stop
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the run."""
-
     plan: Path
     """Plan of the table, a YAML file, such as those of config/."""
     methods: tuple[str, ...] = ()
