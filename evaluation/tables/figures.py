@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation.tables.cells import CLEAN, OPTIMISED, of_share
 from evaluation.tables.frame import CONTROL, MEAN, points_of
-from evaluation.tables.layout import dataset_name
+from evaluation.tables.layout import VICTIMS, dataset_name
 from evaluation.tables.ranking import scored_rows, scores
 from robust_training.methods import METHODS
 from runtime.lazy import pandas as pd
@@ -24,7 +24,6 @@ IN_A_ROW = 4  # panels. With WIDTH inches each, a figure has fewer than 2,000 pi
 WIDTH = 3.4
 LEAST = -40  # smallest reduction in a ranking, %
 COLOURS = {CLEAN: BLACK, CONTROL: BLUE, OPTIMISED: ORANGE}  # by kind of training data
-PANELS = ["method", "victim_variant", "sigma", "architecture", "target_class"]  # columns of the frame that name a panel
 TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
 
 
@@ -46,7 +45,7 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     Small dots are victims, large dots their mean, bars the mean ± sample standard deviation.
     """
     shown = shown_entries(frame)
-    places = shown.groupby(PANELS)["acr_mean"].rank()  # of a kind of training data within each panel, the lowest first
+    places = shown.groupby(VICTIMS)["acr_mean"].rank()  # of a kind of training data within each panel, the lowest first
     order = places.groupby(shown["data"], sort=False).min()
     others = order.drop(CLEAN, errors="ignore")
     lowest = {CLEAN, *others.nsmallest(MOST - 1).index}
@@ -81,7 +80,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
     """
     shown = shown_entries(frame)
     kinds = list(dict.fromkeys(filter(None, shown["parametrisation"]))) or [""]
-    panels = [(key, kind, group) for key, group in shown.groupby(PANELS, sort=False) for kind in kinds]
+    panels = [(key, kind, group) for key, group in shown.groupby(VICTIMS, sort=False) for kind in kinds]
     colours = dict(zip(dict.fromkeys(shown["optimiser"]), (BLACK, ORANGE, GREEN, BLUE, PURPLE, SKY), strict=False))
     figure, grid = _figure([panels[at : at + 2] for at in range(0, len(panels), 2)], [4.2] * -(-len(panels) // 2), 6.0)
     for (key, kind, group), axes in zip(panels, grid.ravel(), strict=False):
@@ -217,9 +216,9 @@ def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.
     architectures."""
 
     def rows_by(key: Any) -> list[Any]:
-        return [list(row.groupby(PANELS, sort=False)) for _, row in shown.groupby(key, sort=False)]
+        return [list(row.groupby(VICTIMS, sort=False)) for _, row in shown.groupby(key, sort=False)]
 
-    rows = rows_by([name for name in PANELS if name != "sigma"])
+    rows = rows_by([name for name in VICTIMS if name != "sigma"])
     if len(rows) == 1 or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
         rows = rows_by(shown["architecture"] == shown["architecture"].iloc[0])
     return [row[at : at + IN_A_ROW] for row in rows for at in range(0, len(row), IN_A_ROW)]
@@ -240,7 +239,7 @@ def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float
 
 
 def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "") -> None:
-    named = dict(zip(PANELS, key, strict=True))
+    named = dict(zip(VICTIMS, key, strict=True))
     parts = [METHODS[named["method"]].label if named["method"] in METHODS else named["method"]]
     parts += [named["victim_variant"].replace("_", " ")] if named["victim_variant"] else []
     parts.append(f"σ = {named['sigma']:g}")

@@ -15,6 +15,8 @@ from randomized_smoothing_certification.run_statistics import Reduction
 from runtime.lazy import pandas as pd
 
 MISSING = "—"
+VICTIMS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
+"""Columns of a frame that name a kind of victims: a panel of a figure, a table on the screen."""
 
 
 class Table(NamedTuple):
@@ -37,8 +39,7 @@ def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     tables, several = [], frame["architecture"].nunique() > 1
     text = _entries_table("", frame).text.rename(columns={"certified at 0": "certified accuracy"})
     columns = ["training data", "ACR", "reduction", "certified accuracy", "test accuracy", "class accuracy"]
-    victims = ["method", "victim_variant", "sigma", "target_class", "architecture"]
-    for (method, kind, sigma, target_class, network), group in frame.groupby(victims, sort=False, dropna=False):
+    for (method, kind, sigma, network, target_class), group in frame.groupby(VICTIMS, sort=False, dropna=False):
         if (group["runs"] > 0).any():
             named = victims_name(method, kind, several * network)
             title = f"{dataset_name(frame)}, class {target_class}, victims {named}, σ = {sigma:g}"

@@ -347,7 +347,7 @@ def test_a_picture_of_24_kinds_of_victims_is_no_wider_than_a_screen_and_not_cut(
     few = {"rows": ["clean", "constant", "optimised"], "attacks": {"an_attack_of_a_long_name": {"epochs": [1, 5]}}}
     plan = plan_with(**{**LARGE, **(few if name == "p_a" else {})})  # which shows no more than three lines
     frame = frame_of(plan, measured(plan))
-    assert frame.groupby(figures.PANELS).ngroups == 24
+    assert frame.groupby(figures.VICTIMS).ngroups == 24
     DRAW[name](tmp_path / "a.png", plan.title, frame)
     with Image.open(tmp_path / "a.png") as image:
         assert 1_000 < image.width <= 2_000 and image.height > 1_000
