@@ -82,12 +82,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Print the entries, export one, or import one. Raises InputError before anything is written."""
-    given = [name for name in ABOUT_FILES if getattr(config, name) != getattr(Config, name)]
+    given = [name.replace("_", "-") for name in ABOUT_FILES if getattr(config, name) != getattr(Config, name)]
     if config.import_files and (config.entry or config.out_dir):
         raise InputError("--import-files adds an entry, --entry and --out-dir export one; give one or the other")
     if given and not config.import_files:
-        flag = given[0].replace("_", "-")
-        raise InputError(f"--{flag} describes --import-files; name the files, or leave the flag out")
+        raise InputError(f"--{given[0]} describes --import-files; name the files, or leave the flag out")
     if config.import_files:
         import_entry(config)
     elif config.entry or config.out_dir:

@@ -210,9 +210,8 @@ def headlines(found: list[Judged]) -> str:
                 name = one.headline + _mark(claim, selection)
                 rows.append((" ".join(finding.split()), name, _linked(selection, one, "results/"), one.over))
                 finding = ""
-    return markdown_table(
-        ("finding", "training data", "ACR of the class lower by (95 % interval)", "measured with"), rows
-    )
+    header = ("finding", "training data", "ACR of the class lower by (95 % interval)", "measured with")
+    return markdown_table(header, rows)
 
 
 def _mark(claim: Claim, selection: Selection) -> str:

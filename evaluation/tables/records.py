@@ -90,10 +90,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
 
 
 def _measured_runs(plan: Plan, paths: Paths, files: dict[str, Any]) -> Runs:
-    """The runs of the plan's jobs so far. Those of other settings or images than the plan's are left out, with a note.
-
-    files: as in ``_otherwise``.
-    """
+    """The runs of the plan's jobs so far. Those of other settings or images are left out, with a note."""
     runs, left_out = Runs(), list[str]()
     hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # for all its victims
     arrays = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
@@ -317,9 +314,8 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
 
 def missing(entries: Iterable[Entry]) -> list[str]:
     """A line for each entry that lacks runs."""
-    return [
-        f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in entries if len(entry.runs) < entry.wanted
-    ]
+    lacking = (entry for entry in entries if len(entry.runs) < entry.wanted)
+    return [f"{entry.cell}: {len(entry.runs)} of {entry.wanted} runs" for entry in lacking]
 
 
 def read_runs(folder: Path) -> Runs:

@@ -47,14 +47,12 @@ class Certified(NamedTuple):
 def read_certified(files: Sequence[Path]) -> list[Certified]:
     """Read files of certificates. Raises InputError for a damaged or unfinished file, and for one victim twice."""
     require_different_files(files)
-    found = []
+    found, victims = [], dict[str, Path]()
     for file in files:
         settings = recorded_settings(file)
+        if (first := victims.setdefault(str(settings.get("model_sha256") or file), file)) != file:
+            raise InputError(f"{first}: is of the same victim as {file}; give each victim's file once")
         found.append(Certified(file, sorted(read_known_points(file)), settings, recorded_victim(settings)))
-    victims = dict[str, Path]()
-    for one in found:
-        if (first := victims.setdefault(str(one.settings.get("model_sha256") or one.file), one.file)) != one.file:
-            raise InputError(f"{first}: is of the same victim as {one.file}; give each victim's file once")
     return found
 
 
