@@ -176,8 +176,8 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
 def stretched(low: float, high: float, estimate: float, points: int) -> tuple[float, float]:
     """A percentile interval of a mean over 2 to 29 points is too narrow. This moves its ends away from the estimate.
 
-    The factor puts Student's t in place of the normal quantile, and P - 1 in place of P in the variance. At 30 points it
-    is 1.06, and the interval of 30 points or more stays as it is.
+    The factor puts Student's t in place of the normal quantile, and P - 1 in place of P in the variance. It is 1.06 at
+    29 points. The interval of 30 points or more stays as it is.
     """
     if not 1 < points < 30:
         return low, high
