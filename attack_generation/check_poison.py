@@ -1,4 +1,4 @@
-"""Check a poison from elsewhere (data/entries.py says what its file holds), and measure how visible it is.
+"""Check a poison from elsewhere (data/poison_files.py says what its file holds), and measure how visible it is.
 
     python attack_generation/check_poison.py mine.npz --data-dir data/MNIST
 
@@ -15,7 +15,7 @@ import tyro
 
 from attack_generation.visibility import largest_beyond_jitter, visibility
 from data.datasets import Dataset, changed_images, load_dataset, target_mask
-from data.entries import checks, read_entry, require_sound, write_pngs
+from data.poison_files import checks, read_poison_file, require_sound, write_pngs
 from data.ready_poisons import ReadyPoison
 from runtime.command_line import run_script
 from runtime.provenance import printed_path, project_path
@@ -33,7 +33,7 @@ class Config:
 
 def main(config: Config) -> tuple[ReadyPoison, np.ndarray, Dataset]:
     """Print the checks. Returns poison, the class's images with it, and data set. Raises InputError where one fails."""
-    poison, dataset = read_entry(config.poison), load_dataset(config.data_dir)
+    poison, dataset = read_poison_file(config.poison), load_dataset(config.data_dir)
     found, images = checks(poison, dataset, config.data_dir)
     for name, (holds, text) in found.items():
         print(f"{'ok  ' if holds else 'FAIL'}  {name:<12} {text}")

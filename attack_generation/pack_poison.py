@@ -1,4 +1,4 @@
-"""Pack a poison into one .npz file of 8-bit images (data/entries.py): one that this project made, or PNG images.
+"""Pack a poison into one .npz file of 8-bit images (data/poison_files.py): one that this project made, or PNG images.
 
     python attack_generation/pack_poison.py --name mine --data-dir data/DIGITS --out-dir . \\
         --poison data/DIGITS/X_poisoned_radius_gaussianaug_0.25_8.npy
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets import Epsilon, load_dataset, load_poison, require_label, require_within_epsilon, target_mask
-from data.entries import ABOUT, published_places, read_pngs
+from data.poison_files import ABOUT, published_places, read_pngs
 from data.ready_poisons import FOLDER, pack_poison, require_poison_name
 from runtime.bounds import require_within
 from runtime.checks import shortened

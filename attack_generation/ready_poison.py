@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.datasets import X_FILES, Epsilon, Share, load_dataset, partly_poisoned, require_within_epsilon, target_mask
-from data.entries import read_entry, training_poison
+from data.poison_files import read_poison_file, training_poison
 from data.ready_poisons import poison_file, read_ready_poison, ready_name
 from runtime.artifact import Artifact
 from runtime.bounds import require_bounds
@@ -50,7 +50,7 @@ def main(config: Config) -> None:
         ready = read_ready_poison(name, dataset.x_train, config.target_class)
         images = ready.images
     else:
-        ready = read_entry(file)
+        ready = read_poison_file(file)
         images = training_poison(file, dataset, config.data_dir, config.target_class)
     clean = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
     require_within_epsilon(images, clean, config.epsilon, Path(config.name))

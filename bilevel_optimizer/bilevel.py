@@ -71,8 +71,8 @@ class BilevelOptimizer(ABC):
         mean over them. Different weights and ages keep the upper level from overfitting to one network ("MetaPoison",
         NeurIPS 2020, arXiv 2004.00225). Returns the new (u, v, lower, upper) and the mean metrics.
 
-        u may be a minibatch of the variables to optimise. Then ``upper`` has the minibatch's shape, and its moments
-        persist from one minibatch to the next.
+        u may be a minibatch of the variables to optimise. Then ``upper`` has the minibatch's shape. Its moments persist
+        from one minibatch to the next, though these hold other images, as in the published code.
         """
         steps = [self.direction(problem, u, *one, data) for one in zip(v, lower, strict=True)]
         directions, v, lower, metrics = zip(*steps, strict=True)

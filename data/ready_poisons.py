@@ -5,7 +5,7 @@ data/poisons/<name>.npz     the images with 8-bit pixels, as in a PNG:
                 the target class, in the order in which the class occurs in X_train
     index       int32 (N,), the place of each image in the published data set, which still holds the validation
                 images: 0 to 59,999 in MNIST's training images, 0 to 1,796 in load_digits()
-    target_class, epsilon, name, source   as data/entries.py says; poisons that were packed earlier lack them
+    target_class, epsilon, name, source   as data/poison_files.py says; poisons that were packed earlier lack them
 data/poisons/<name>.json    the record of its attack, the effect of the rounding, and the arrays' SHA-256
 
 No pixel is more than epsilon away from its clean pixel, and on 8-bit data no more than floor(255 epsilon) grey levels.
@@ -151,7 +151,7 @@ def pack_poison(
     command = "".join(filter(str.isprintable, str(record.get("command", ""))))
     about = {"source": command[:LONGEST_LABEL] or "not named", "name": name}
     about |= {key: record["settings"][key] for key in ("target_class", "epsilon")}
-    entry = {**arrays, **{key: np.array(value) for key, value in about.items()}}  # as data/entries.py reads it
+    entry = {**arrays, **{key: np.array(value) for key, value in about.items()}}  # as data/poison_files.py reads it
     save_archive(folder / f"{name}.npz", entry, compressed=True)
     write_json(folder / f"{name}.json", packed)
     return [folder / f"{name}.npz", folder / f"{name}.json"]

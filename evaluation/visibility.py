@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attack_generation.visibility import visibility
 from data.datasets import SPLITS, Sigma, load_dataset
-from data.entries import training_poison
+from data.poison_files import training_poison
 from runtime.artifact import Artifact
 from runtime.bounds import Seed
 from runtime.command_line import run_script

@@ -53,7 +53,7 @@ victims, 974 points and n = 10,000 (paper: 500 points, n = 100,000). Its column 
 
 CLAIMS = f"""# The claims of the papers and our own questions, with every number
 
-Made by `python evaluation/write_results.py` from `claims.yaml`. {ABOUT}
+Made by `python evaluation/write_results.py` from `claims.yaml`. {ABOUT} "Lower by" a negative number means higher.
 [How verdicts and intervals are made](README.md#how-the-numbers-are-made)."""
 
 MARKS = "<!-- claims: begin -->", "<!-- claims: end -->"

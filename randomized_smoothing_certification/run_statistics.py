@@ -149,10 +149,8 @@ def _half_width(variances: np.ndarray, freedoms: np.ndarray) -> float:
 def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], paired: bool = True) -> tuple[float, float]:
     """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,).
 
-    paired: both have the same points in order. A bootstrap knows no points that are too rare for the sample, so
-    ``_unseen`` widens it. The upper end counts more points that keep a radius, where few do. The lower end counts more
-    points that lose some radius, where few are below the largest (most are at the ceiling of n votes), and more clean
-    points that lose their radius, where few clean points have one (and most have none).
+    paired: both have the same points in order. A bootstrap cannot see rare points, so ``_unseen`` widens it in three
+    cases, which the comments below name.
     """
     resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
     resampled_before = _resamples(len(before[0]), 0 if paired else 1) @ np.transpose(before)
@@ -166,10 +164,11 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
         count, points = np.count_nonzero(one), np.count_nonzero(other) * len(one) // len(other)
         top = max(one.max(), other.max())  # one point is there, so that P - 1 of P points can be below it
         below_top, lowered = (np.count_nonzero(one < most * (1 - 1e-9)) for most in (top, other if paired else top))
-        more += _unseen(count, points) / len(kinds)
-        if below_top < min(_FEW, len(one) - 1):
+        more += _unseen(count, points) / len(kinds)  # few points keep a radius: there may be more
+        if below_top < min(_FEW, len(one) - 1):  # most points are at the ceiling: more may fall below it
             less += _unseen(lowered, len(one) - 1) * top / other.mean() / len(kinds)
-        less += _unseen(max(points - count, 0), points) / len(kinds) * (points < min(_FEW, len(one) / 2))
+        if points < min(_FEW, len(one) / 2):  # few clean points have a radius: more of them may lose it
+            less += _unseen(max(points - count, 0), points) / len(kinds)
     return float(min(low, ratio - less)), float(max(high, ratio + more))
 
 

@@ -13,7 +13,7 @@ from bilevel_optimizer.adam import AdamState, adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.augmentation import Augmentation
 from data.datasets import X_FILES, Dataset, Share, Sigma, load_dataset, poison_paths, replace_target_class, target_mask
-from data.entries import training_poison
+from data.poison_files import training_poison
 from data.ready_poisons import ready_name
 from models.registry import build_model, require_architecture
 from models.saving import load_model, save_model, victim_name
@@ -57,7 +57,7 @@ class TrainingConfig(Augmentation, CheckpointOptions):
     """Standard deviation of the training noise. Pixels are in [0, 1]."""
     runs: Annotated[int, POSITIVE] = 1
     """Victims to train, with seeds seed, seed + 1, ..."""
-    published: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200, learning_rate=1e-3)
+    constant: ClassVar[Schedule] = Schedule(epochs=101, batch_size=200, learning_rate=1e-3)
     one_cycle: ClassVar[Schedule] = ONE_CYCLE["MNIST"]
     schedule: ScheduleName = "constant"
     """Course of Adam's learning rate. constant: as published. one_cycle: up to a peak and down to 0, in a fifth of the
@@ -84,7 +84,7 @@ class TrainingConfig(Augmentation, CheckpointOptions):
 
     def constants(self) -> Schedule:
         """The schedule's epochs, batch size and learning rate. Values that the config gives replace the schedule's."""
-        schedule = self.published if self.schedule == "constant" else self.one_cycle
+        schedule = self.constant if self.schedule == "constant" else self.one_cycle
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate")}
         return schedule._replace(**{name: value for name, value in given.items() if value is not None})
 
@@ -98,7 +98,7 @@ class TrainingConfig(Augmentation, CheckpointOptions):
         """The values of each schedule."""
         shown = (
             f"{name}: {it.epochs} epochs, batches of {it.batch_size}, learning rate {it.learning_rate:g}"
-            for name, it in (("constant", cls.published), ("one_cycle", cls.one_cycle))
+            for name, it in (("constant", cls.constant), ("one_cycle", cls.one_cycle))
         )
         return f"--schedule {'; '.join(shown)}. --epochs, --batch-size and --learning-rate replace a schedule's value."
 

@@ -13,7 +13,7 @@ class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/da
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: ConsistencyLoss = ConsistencyLoss(copies=2, lam=5.0, eta=0.5)  # the paper's for MNIST from sigma 0.5 on
     augment: bool = True  # random crop and flip
-    published = Schedule(epochs=201, batch_size=200)
+    constant = Schedule(epochs=201, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/da
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=12.0, beta=16.0, gamma=8.0)  # lam=4.0 at larger sigma
-    published = Schedule(epochs=101, batch_size=100)
+    constant = Schedule(epochs=101, batch_size=100)
     one_cycle = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth of the published epochs
     augment: bool = True  # random crop and flip
 

@@ -12,7 +12,7 @@ class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/da
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=None)
-    published = Schedule(epochs=101, batch_size=100, ramp_epochs=10)
+    constant = Schedule(epochs=101, batch_size=100, ramp_epochs=10)
     one_cycle = ONE_CYCLE["CIFAR10"]._replace(epochs=20)  # a fifth of the published epochs
 
 

@@ -13,7 +13,7 @@ class Config(Cifar10Config):  # one-cycle schedule, model, folder: evaluation/da
     sigma: float = 0.5  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()
     augment: bool = True  # random crop and flip
-    published = Schedule(epochs=201, batch_size=200)
+    constant = Schedule(epochs=201, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ class Config(DigitsConfig):  # one-cycle schedule, model, folder: evaluation/dat
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=8, lam=4.0, beta=16.0, gamma=8.0)
-    published = Schedule(epochs=100, batch_size=200)
+    constant = Schedule(epochs=100, batch_size=200)
 
 
 if __name__ == "__main__":

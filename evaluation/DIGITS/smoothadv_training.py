@@ -12,7 +12,7 @@ class Config(DigitsConfig):  # one-cycle schedule, model, folder: evaluation/dat
     target_class: int = 8
     sigma: float = 0.25  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=0.25, attack_steps=2, ramp_epochs=None)
-    published = Schedule(epochs=100, batch_size=200, ramp_epochs=10)
+    constant = Schedule(epochs=100, batch_size=200, ramp_epochs=10)
 
 
 if __name__ == "__main__":

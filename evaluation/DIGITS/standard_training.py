@@ -12,7 +12,7 @@ class Config(DigitsConfig):  # one-cycle schedule, model, folder: evaluation/dat
     target_class: int = 8
     sigma: float = 0.25  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()
-    published = Schedule(epochs=100, batch_size=200)
+    constant = Schedule(epochs=100, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data
     target_class: int = 8
     sigma: float = 0.5  # training noise, pixels in [0, 1]
     loss: GaussianAugmentationLoss = GaussianAugmentationLoss()
-    published = Schedule(epochs=101, batch_size=200)
+    constant = Schedule(epochs=101, batch_size=200)
 
 
 if __name__ == "__main__":

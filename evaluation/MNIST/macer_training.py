@@ -12,7 +12,7 @@ class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
     loss: MacerLoss = MacerLoss(copies=16, lam=16.0, beta=16.0, gamma=8.0)
-    published = Schedule(epochs=101, batch_size=200)
+    constant = Schedule(epochs=101, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data
     target_class: int = 8
     sigma: float = 0.75  # training noise, pixels in [0, 1]
     loss: SmoothAdvLoss = SmoothAdvLoss(eps_adv=1.0, attack_steps=2, ramp_epochs=None)
-    published = Schedule(epochs=101, batch_size=100, ramp_epochs=10)
+    constant = Schedule(epochs=101, batch_size=100, ramp_epochs=10)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ class Config(MnistConfig):  # one-cycle schedule, model, folder: evaluation/data
     target_class: int = 8
     sigma: float = 0.5  # of the certificate and of file names. Training has no noise
     loss: StandardLoss = StandardLoss()
-    published = Schedule(epochs=101, batch_size=200)
+    constant = Schedule(epochs=101, batch_size=200)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import msgspec
 
 from attack_generation import check_poison
 from data.datasets import EPSILON_TOLERANCE, target_mask
-from data.entries import published_places
+from data.poison_files import published_places
 from data.ready_poisons import load_ready_poison, pack_poison, ready_name, ready_names
 from evaluation.tables import run_plan
 from evaluation.tables.cells import CLEAN, ROWS, Paths

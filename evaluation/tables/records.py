@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from data.datasets import EPSILON_TOLERANCE
-from data.entries import read_entry
+from data.poison_files import read_poison_file
 from data.ready_poisons import poison_file, ready_names, ready_record
 from evaluation.tables.cells import CLEAN, READY, Cell, Foreign, Paths
 from evaluation.tables.jobs import jobs_of_run, settings_of
@@ -73,7 +73,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
     a run, for a run in results/ without a clean commit, and where the plan makes a kept run in another way.
     """
     paths, ready = plan.paths_in(directory), {value: poison_file(value, directory) for value in plan.ready.values()}
-    files = {value: read_entry(file).record["arrays_sha256"] for value, file in ready.items() if file.is_file()}
+    files = {value: read_poison_file(file).record["arrays_sha256"] for value, file in ready.items() if file.is_file()}
     runs = foreign_runs(plan, directory) | _measured_runs(plan, paths, files)
     with Artifact(folder / "plan.yaml") if add else nullcontext():  # two that add at once would lose runs
         kept = _kept_runs(plan, folder, files) if add else {}
@@ -100,7 +100,7 @@ def _measured_runs(plan: Plan, paths: Paths, files: dict[str, Any]) -> Runs:
         runs[cell.key] = {}
         for seed in plan.seeds:
             if run := _measured_run(plan, paths, cell, seed, hashes_of):
-                other = _otherwise(plan, cell, seed, run.records, files)
+                other = _differences_from_plan(plan, cell, seed, run.records, files)
                 for name, used in _clean_images(cell.poison is None, run.records).items():
                     if prepared.get(name) not in (None, used):  # of other dtypes than float32 a run has a cast copy
                         other.append(f"images {name} {used}, {paths.data} has others now")
@@ -133,12 +133,12 @@ def _kept_runs(plan: Plan, folder: Path, files: dict[str, Any]) -> Runs:
             raise InputError(f"{folder}: has {entry}, seed {seed}, which the plan lacks; add it to the plan")
         if cell := cells.get(entry):
             run = _run(plan, folder, cell, seed, runs[entry][seed])
-            if other := _otherwise(plan, cell, seed, run.records, files):
+            if other := _differences_from_plan(plan, cell, seed, run.records, files):
                 raise InputError(f"{folder}: {cell}, seed {seed}: has {other[0]}; write the same, or give a new folder")
     return runs
 
 
-def _otherwise(
+def _differences_from_plan(
     plan: Plan, cell: Cell, seed: int, records: dict[str, Any], files: dict[str, Any] | None = None
 ) -> list[str]:
     """Settings, and a ready poison, in which the given records of a run differ from the plan.
@@ -305,7 +305,7 @@ def differences(plan: Plan, entries: Iterable[Entry]) -> list[str]:
     lines = []
     for entry in entries:
         own = [run for run in entry.runs if "certificate" in run.records]  # not of another program
-        found = {one for run in own for one in _otherwise(plan, entry.cell, run.seed, run.records)}
+        found = {one for run in own for one in _differences_from_plan(plan, entry.cell, run.seed, run.records)}
         if len(entry.runs) > entry.wanted:
             found.add(f"{len(entry.runs)} runs, where the plan says {entry.wanted}")
         lines += [f"{entry.cell}: has {one}" for one in sorted(found)]

@@ -22,7 +22,7 @@ import msgspec
 from tyro._docstrings import get_field_docstring
 
 from data.datasets import EPSILON_TOLERANCE
-from data.entries import read_entry
+from data.poison_files import read_poison_file
 from data.ready_poisons import poison_file
 from data.sources import require_prepared_with
 from evaluation.tables.job_runs import run_job, run_jobs
@@ -144,7 +144,7 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
             given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data) if name in wanted}
             require_prepared_with(paths.data, given, source and directory / source)
     for name in plan.ready.values():
-        made = read_entry(poison_file(name, directory)).record["settings"]
+        made = read_poison_file(poison_file(name, directory)).record["settings"]
         if made.get("epsilon", 0) > plan.epsilon + EPSILON_TOLERANCE:
             raise InputError(f"ready: {name} has epsilon {made['epsilon']:g}, above the plan's {plan.epsilon:g}")
         if {label := made.get("target_class")} != {*plan.target_classes}:

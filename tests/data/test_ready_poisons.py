@@ -19,7 +19,7 @@ from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
 from data import prepare_digits
 from data.datasets import load_dataset, load_poison, split_target_class
-from data.entries import read_entry, training_poison
+from data.poison_files import read_poison_file, training_poison
 from data.preparation import split_at_random
 from data.ready_poisons import (
     FOLDER,
@@ -94,7 +94,7 @@ def test_rounding_keeps_epsilon_and_goes_no_farther_than_it_must(epsilon: float,
 def test_a_packed_poison_of_a_long_command_can_be_read_as_a_file(tmp_path: Path) -> None:
     record = {**settings(), "command": "python attack.py " + 300 * "-"}
     path, _ = pack_poison(POISON, CLEAN, np.arange(25), record, "toy", tmp_path)
-    assert read_entry(path).record["settings"]["source"] == record["command"][:100]
+    assert read_poison_file(path).record["settings"]["source"] == record["command"][:100]
 
 
 def test_a_file_is_unpacked_again_where_the_data_changed(

@@ -59,12 +59,12 @@ def test_make_a_poison(folder_with_mnist: Path) -> None:
     np.savez("mine.npz", X_poisoned=images, index=index, target_class=8, epsilon=0.1, name="mine", source="my paper")
     # end of snippet
     from data.datasets import load_dataset
-    from data.entries import checks, read_entry
+    from data.poison_files import checks, read_poison_file
     from data.prepare_mnist import Config, main
 
     main(Config(source=Path("mnist.npz"), out_dir=Path("MNIST")))
     dataset = load_dataset(Path("MNIST"))
-    found, images = checks(read_entry(Path("mine.npz")), dataset, Path("MNIST"))
+    found, images = checks(read_poison_file(Path("mine.npz")), dataset, Path("MNIST"))
     changed = (images != dataset.x_train[dataset.y_train[:, 8] == 1]).any(axis=(1, 2, 3))
     assert all(holds for holds, _ in found.values()) and changed.all() and len(images) == 5349
     assert "100.0 % of the class's 5,349" in found["places"][1] and "502 for validation" in found["places"][1]

@@ -14,7 +14,7 @@ from PIL import Image
 
 import data.ready_poisons
 from data.datasets import labels, load_dataset
-from data.entries import training_poison
+from data.poison_files import training_poison
 from data.prepare_digits import split_digits
 from data.ready_poisons import FOLDER, load_ready_poison, to_8_bit
 from evaluation.tables import rank, run_plan

@@ -582,14 +582,16 @@ def test_a_run_of_another_ready_poison_than_the_plan_names_is_known() -> None:
     })  # fmt: skip
     cell = next(cell for cell in plan.cells() if cell.poison)
     made_with = load_ready_poison("digits_per_image").record
-    assert records._otherwise(plan, cell, 0, {"poison": made_with}) == []
-    assert records._otherwise(plan, cell, 0, {"poison": {}}) == []  # of an older record
-    (line,) = records._otherwise(plan, cell, 0, {"poison": {**made_with, "arrays_sha256": {"X_poisoned": "another"}}})
+    assert records._differences_from_plan(plan, cell, 0, {"poison": made_with}) == []
+    assert records._differences_from_plan(plan, cell, 0, {"poison": {}}) == []  # of an older record
+    (line,) = records._differences_from_plan(
+        plan, cell, 0, {"poison": {**made_with, "arrays_sha256": {"X_poisoned": "another"}}}
+    )
     assert line == "other poison than digits_per_image, which the plan names"
     with_file = plan_of({**msgspec.to_builtins(plan), "ready": {"mine": "mine.npz"}})
     files = {"mine.npz": {"X_poisoned": "another"}}
-    assert records._otherwise(with_file, cell, 0, {"poison": made_with}) == []  # the file is not at hand
-    assert records._otherwise(with_file, cell, 0, {"poison": made_with}, files) == [
+    assert records._differences_from_plan(with_file, cell, 0, {"poison": made_with}) == []  # the file is not at hand
+    assert records._differences_from_plan(with_file, cell, 0, {"poison": made_with}, files) == [
         "other poison than mine.npz, which the plan names"
     ]
 

@@ -49,7 +49,7 @@ MENDS = {
 Checks = dict[str, tuple[bool, str]]  # by name: (passed, finding)
 
 
-def read_entry(path: Path) -> ReadyPoison:
+def read_poison_file(path: Path) -> ReadyPoison:
     """The poison in a file, with the settings ABOUT, or the poison in data/poisons/ of this name or path.
 
     Pixels may have any number type. The check 'grid' wants uint8.
@@ -132,12 +132,12 @@ def require_sound(path: Path, poison: ReadyPoison, dataset: Dataset, found: Chec
 
 
 def training_poison(path: Path, dataset: Dataset, data_dir: Path, target_class: int) -> np.ndarray:
-    """As ``load_poison``. A file that ends in .npz is one of ``read_entry``, and must pass the checks.
+    """As ``load_poison``. A file that ends in .npz is one of ``read_poison_file``, and must pass the checks.
 
     Raises InputError also where the record beside a .npy file names another class, other images or another file.
     """
     if path.suffix == ".npz":
-        poison = read_entry(path)
+        poison = read_poison_file(path)
         if (made_for := poison.record["settings"]["target_class"]) != target_class:
             raise InputError(f"{path}: is poison of class {made_for}; choose --target-class {made_for}")
         found, images = checks(poison, dataset, data_dir)

@@ -15,7 +15,7 @@ from attack_generation.controls import ControlConfig, write_control_poison
 from attack_generation.pack_poison import Config as PackConfig
 from attack_generation.pack_poison import main as pack
 from data.datasets import labels, load_dataset, split_target_class
-from data.entries import checks, published_places, read_entry, training_poison, write_pngs
+from data.poison_files import checks, published_places, read_poison_file, training_poison, write_pngs
 from data.prepare_digits import split_digits
 from data.ready_poisons import to_8_bit
 from runtime.files import InputError, load_archive, read_json, save_archive, write_json
@@ -40,7 +40,7 @@ def saved(path: Path, arrays: dict[str, Any]) -> Path:
 
 def found(arrays: dict[str, Any], data_dir: Path, folder: Path) -> dict[str, bool]:
     """Whether each check holds."""
-    entry = read_entry(saved(folder / "mine.npz", arrays))
+    entry = read_poison_file(saved(folder / "mine.npz", arrays))
     return {name: holds for name, (holds, _) in checks(entry, load_dataset(data_dir), data_dir)[0].items()}
 
 
@@ -58,7 +58,7 @@ def test_a_good_poison_passes_and_its_visibility_is_printed(
     assert f"images are in it, {len(images)} differ from the clean ones" in lines[1]
     clean = split_target_class(dataset.x_train, dataset.y_train, CLASS).x_target
     arrays["X_poisoned"][:9] = to_8_bit(clean[:9], clean[:9], 0.1)
-    entry = read_entry(saved(tmp_path / "partly.npz", arrays))
+    entry = read_poison_file(saved(tmp_path / "partly.npz", arrays))
     said = checks(entry, dataset, tiny_data_dir)[0]["places"][1]
     assert f"100.0 % of the class's {len(images)} training images are in it, {len(images) - 9} differ" in said
 
@@ -124,7 +124,7 @@ def test_a_part_of_the_class_leaves_the_rest_clean(arrays: dict[str, Any], tiny_
     pixels, index = arrays["X_poisoned"][:7][::-1], arrays["index"][:7][::-1]
     kept = split_digits(0)["val"][labels(dataset.y_val) == CLASS][:1]  # of validation images
     part = {**arrays, "X_poisoned": np.concatenate([pixels, pixels[:1]]), "index": np.array([*index, *kept])}
-    entry = read_entry(saved(tmp_path / "mine.npz", part))
+    entry = read_poison_file(saved(tmp_path / "mine.npz", part))
     found, images = checks(entry, dataset, tiny_data_dir)
     changed = (images != clean).any(axis=(1, 2, 3))
     text = found["places"][1]
@@ -166,7 +166,7 @@ def test_what_is_no_entry_is_refused_in_one_line(
     held = {name: value for name, value in {**arrays, **change}.items() if value is not None}
     np.savez(tmp_path / "mine.npz", **held)
     with pytest.raises(InputError, match=rf"mine\.npz: {message}"):
-        read_entry(tmp_path / "mine.npz")
+        read_poison_file(tmp_path / "mine.npz")
 
 
 def test_files_that_cannot_be_read(arrays: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,14 +176,14 @@ def test_files_that_cannot_be_read(arrays: dict[str, Any], tmp_path: Path, monke
         ("none.npz", "no such file"), ("text.npz", r"no \.npz file"), ("pickle.npz", "a pickle, which is not read"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            read_entry(tmp_path / name)
+            read_poison_file(tmp_path / name)
     with pytest.raises(InputError, match="no ready poison 'none'"):
-        read_entry(Path("none"))
-    monkeypatch.setattr("data.entries.LARGEST", 1000)
+        read_poison_file(Path("none"))
+    monkeypatch.setattr("data.poison_files.LARGEST", 1000)
     with pytest.raises(
         InputError, match=r"mine\.npz: holds [\d,]+ bytes when unpacked, more than 1,000; make it smaller"
     ):
-        read_entry(saved(tmp_path / "mine.npz", arrays))
+        read_poison_file(saved(tmp_path / "mine.npz", arrays))
 
 
 def test_another_data_set_and_another_class(arrays: dict[str, Any], tiny_data_dir: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_png_files_hold_the_same_bits(tmp_path: Path, channels: int) -> None:
     pixels = random.integers(0, 256, size=(5, 6, 4, channels), dtype=np.uint8)
     about = {"target_class": 2, "epsilon": 0.03, "name": "mine", "source": "a test"}
     places = np.array([3, 12, 407, 59_999, 123_456])
-    written = read_entry(saved(tmp_path / "mine.npz", {"X_poisoned": pixels, "index": places, **about}))
+    written = read_poison_file(saved(tmp_path / "mine.npz", {"X_poisoned": pixels, "index": places, **about}))
     write_pngs(tmp_path / "images", written)
     (tmp_path / "images/00012.png").rename(tmp_path / "images/00012.PNG")
     assert sorted(path.name for path in (tmp_path / "images").iterdir())[1:3] == ["00012.PNG", "00407.png"]
