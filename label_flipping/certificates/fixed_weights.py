@@ -62,18 +62,17 @@ class FixedWeights(ABC):
 
 
 class VotingWeights(FixedWeights):
-    """Votes of equal size, for which counts of training points suffice. The size is 1 over the number of voters.
+    """Weights of equal size, for which counts of training points suffice.
 
     supporters: a function of test features (m, d) to bool (m, n): the training points that vote for their labels.
-    against: whether all other points vote against their labels.
+    weight: size of each vote. against: whether all other points vote against their labels.
     """
 
-    def __init__(self, supporters: Callable[[np.ndarray], np.ndarray], *, against: bool) -> None:
-        self._supporters, self._against = supporters, against
+    def __init__(self, supporters: Callable[[np.ndarray], np.ndarray], weight: float, *, against: bool) -> None:
+        self._supporters, self._weight, self._against = supporters, weight, against
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
-        votes = np.where(self._supporters(x_test), 1.0, -1.0 if self._against else 0.0)
-        return votes / np.abs(votes).sum(axis=1, keepdims=True)
+        return np.where(self._supporters(x_test), self._weight, -self._weight if self._against else 0.0)
 
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
         """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
@@ -137,7 +136,7 @@ class NearestNeighbours(VotingWeights):
         if not 1 <= k <= len(x_train):
             raise InputError(f"neighbours must lie between 1 and the {len(x_train)} training points, got {k}")
         x_train = np.asarray(x_train, np.float32)
-        super().__init__(lambda x_test: _mask(nearest(x_test, x_train, k), len(x_train)), against=False)
+        super().__init__(lambda x_test: _mask(nearest(x_test, x_train, k), len(x_train)), 1 / k, against=False)
 
 
 class SignedVotes(VotingWeights):
@@ -163,7 +162,7 @@ class SignedVotes(VotingWeights):
         def most_like(x_test: np.ndarray) -> np.ndarray:
             return _mask(np.argpartition(weights(x_test), points - k, axis=1)[:, -k:], points)
 
-        super().__init__(most_like, against=True)
+        super().__init__(most_like, 1 / points, against=True)
 
     @classmethod
     def of_distance(cls, x_train: np.ndarray, k: int) -> "SignedVotes":
@@ -190,7 +189,7 @@ class SignedClusters(VotingWeights):
         if not 2 <= clusters <= len(x_train):
             raise InputError(f"clusters must lie between 2 and the {len(x_train)} training points, got {clusters}")
         self._means = KMeans(clusters, n_init=10, random_state=seed).fit(np.asarray(x_train, np.float64))
-        super().__init__(lambda x: self._cluster_of(x)[:, None] == self._means.labels_, against=True)
+        super().__init__(lambda x: self._cluster_of(x)[:, None] == self._means.labels_, 1 / len(x_train), against=True)
 
     def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
         """As VotingWeights.votes, from the counts of each cluster: no array of (m, n)."""
