@@ -85,7 +85,6 @@ class Attack:
 
     def __init__(self, config: PoisonConfig, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
-        self._x_class = dataset.x_train[target_mask(dataset.y_train, config.target_class)]
         self.x_to_poison, y_to_poison, x_clean, y_clean = split_target_class(
             dataset.x_train, dataset.y_train, config.target_class, config.share
         )
@@ -257,9 +256,10 @@ class Attack:
 
     def poison(self, state: AttackState, path: Any) -> np.ndarray:
         """All images of the class, float32, checked to be within epsilon and [0, 1]. path: file that an error names."""
-        images = self._x_class.copy()
+        clean = self.dataset.x_train[target_mask(self.dataset.y_train, self.config.target_class)]
+        images = clean.copy()
         images[poisoned_places(len(images), self.config.share)] = self._poisoned_images(state)
-        require_within_epsilon(images, self._x_class, self.config.epsilon, path)
+        require_within_epsilon(images, clean, self.config.epsilon, path)
         return images
 
     def _poisoned_images(self, state: AttackState) -> np.ndarray:

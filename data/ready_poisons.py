@@ -56,8 +56,7 @@ def ready_names() -> list[str]:
 
 def ready_name(path: Path) -> str:
     """The name of a poison in data/poisons/, from the name alone or from the path of its file. '' for other paths."""
-    is_free = not path.exists() or (path.is_dir() and path.name in ready_names())  # results/ has such folders
-    is_name = path.name == str(path) and not path.suffix and is_free
+    is_name = path.name == str(path) and not path.suffix and not path.exists()
     is_there = path.suffix in (".npz", ".json") and path.resolve().parent == FOLDER
     return path.stem if is_name or is_there else ""
 

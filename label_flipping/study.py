@@ -76,6 +76,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     hashes = dataset.hashes(*(f"{letter}_{split}" for split in SPLITS for letter in "xy"))
     hashes |= {setting: file_sha256(path) for setting, path in files.items() if path}
     settings = identity(config, **hashes)
+    made_by = config.features_file and config.features_file.with_suffix(".json")
+    features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
 
     with (
         Stop(config.max_minutes) as stop,
@@ -85,6 +87,8 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         _require_same_study(folder, settings, config.on_other_settings)
         choice = _Certification(config, train, kept).choice(held_out)
         x, x_test = fit_features(config, everything, test)
+        if not config.network_shares:  # nothing else looks at images: frees their copy
+            everything = everything._replace(x=np.empty((size, 0)))
         kept.require_same("features.json", x, x_test)
         candidates = certified_settings(choice)
         study = _Certification(config, everything, kept)
@@ -94,8 +98,6 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
             curves.append(study.one_adversary(weights, test, x_test, points))
         if config.network_shares:
             curves += undefended_networks(config, dataset, weights, everything, test, x_test, kept, stop)
-        made_by = config.features_file and config.features_file.with_suffix(".json")
-        features_record = {"features_record": read_record(made_by)} if made_by and made_by.is_file() else {}
         numbers = " against ".join(map(str, config.classes or ()))
         record = {
             "title": f"{dataset.label}, {numbers or f'all {dataset.num_classes} classes'}",

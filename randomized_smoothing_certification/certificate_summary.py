@@ -71,7 +71,7 @@ def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any
     return {
         "count": len(points),
         "acr": float(at_least_0.mean()),
-        "acr_ci95": [max(low, 0.0), high],
+        "acr_ci95": [max(low, 0.0), min(high, _ceiling(settings))],
         "approximate_certified_accuracy": float(np.mean(certified >= 0)),
         "abstain_rate": None if settings["acr_only"] else abstained,
         "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},
@@ -91,11 +91,15 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
 
 def _saturation(points: Sequence[Point], votes: Sequence[int], settings: dict[str, Any]) -> dict[str, Any]:
     """The largest radius of n votes, and the share of right points with the largest radius of their own votes."""
-    mass = settings["noise"].get("failure_mass", 0.0)
-    ceiling = radius_ceiling(settings["sigma"], settings["n"], settings["alpha"], mass)
-    largest = [float(round_down(radius_ceiling(settings["sigma"], n, settings["alpha"], mass))) for n in votes]
+    largest = [float(round_down(_ceiling({**settings, "n": n}))) for n in votes]
     share = float(np.mean([p.certified_radius >= most > 0 for p, most in zip(points, largest, strict=True)]))
-    return {"ceiling": ceiling, "share": share}
+    return {"ceiling": _ceiling(settings), "share": share}
+
+
+def _ceiling(settings: dict[str, Any]) -> float:
+    """The largest radius that the settings' n votes can certify."""
+    mass = settings["noise"].get("failure_mass", 0.0)
+    return radius_ceiling(settings["sigma"], settings["n"], settings["alpha"], mass)
 
 
 def describe(summary: dict[str, Any]) -> str:

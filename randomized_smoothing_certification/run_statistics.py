@@ -59,7 +59,7 @@ def reduction_of(poisoned: np.ndarray, clean: np.ndarray, *, same_points: bool =
     differences poisoned - ratio * clean does not reject (Fieller's method, exact for one attack run and normally
     distributed victims). With several attack runs the variances of the means of attack runs and of victims are added,
     with Satterthwaite's degrees of freedom. The sum counts the interaction of attack runs and victims twice, so the
-    interval is rather too wide than too narrow. The part of points is a percentile bootstrap. The method of variance
+    interval is rather too wide than too narrow. The part of points is a percentile bootstrap (``stretched``). Variance
     estimates recovery (Zou and Donner 2008) joins both parts: it adds the squares of their distances from the ratio.
     """
     after, before = poisoned.mean(axis=2), clean.mean(axis=1)
@@ -182,7 +182,8 @@ def stretched(low: float, high: float, estimate: float, points: int) -> tuple[fl
         return low, high
     level = (1 + CONFIDENCE) / 2
     factor = np.sqrt(points / (points - 1)) * special.stdtrit(points - 1, level) / special.ndtri(level)
-    return float(estimate - factor * (estimate - low)), float(estimate + factor * (high - estimate))
+    below, above = (max(float(distance), 0.0) for distance in (estimate - low, high - estimate))
+    return float(min(low, estimate - factor * below)), float(max(high, estimate + factor * above))
 
 
 def _unseen(count: Any, points: Any) -> float:

@@ -78,8 +78,8 @@ class SmoothAdvLoss(TrainingLoss):
         if float(self.radius(np.float32(epochs - 1))) > 0:
             return ""
         return (
-            f"note: networks train for {epochs} epochs here, in which smoothadv has no inner attack; give more epochs, "
-            "or lower loss.plain_epochs and loss.ramp_epochs"
+            f"note: networks train for {epochs} epochs here, in which smoothadv has no inner attack; give more epochs "
+            "(for an attack also reinitialise_every), or lower loss.plain_epochs and loss.ramp_epochs"
         )
 
     def perturbed(

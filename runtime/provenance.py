@@ -36,7 +36,7 @@ def project_path(relative: str) -> Path:
 
 def printed_path(path: Path) -> str:
     """The path relative to the working folder, where the user's next command runs. Absolute where it lies elsewhere."""
-    return _inside(Path.cwd(), path) or str(Path(path).absolute())
+    return _inside(None, path) or str(Path(path).absolute())
 
 
 def shown_path(path: Path) -> str:
@@ -44,10 +44,10 @@ def shown_path(path: Path) -> str:
     return _inside(project_path(""), path) or str(path)
 
 
-def _inside(folder: Path, path: Path) -> str | None:
-    """The path relative to a folder, None where it lies elsewhere."""
+def _inside(folder: Path | None, path: Path) -> str | None:
+    """The path relative to a folder (None: the working folder), None where it lies elsewhere."""
     try:
-        return str(Path(path).resolve().relative_to(folder))
+        return str(Path(path).resolve().relative_to(folder or Path.cwd()))
     except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
         return None
 

@@ -1,4 +1,4 @@
-"""The entries of tables: their runs, with the numbers that tables and figures show. Files of other programs' runs."""
+"""The entries of tables: their runs, with the numbers that tables and figures show. Files of certificates."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -491,15 +491,27 @@ def test_points_are_drawn_once_per_seed_and_class(capsys: pytest.CaptureFixture[
     assert "class 1 has 100 images, fewer than 500" in capsys.readouterr().out
 
 
+SUMMARISED: dict[str, Any] = {
+    **dict.fromkeys(("dataset", "split", "target_class", "precision", "noise_of", "shared_noise", "shard")),
+    "seed": 0, "n0": 100, "n": 1_000, "alpha": 0.001, "sigma": 0.5, "radii": (), "acr_only": False,
+    "radius_loss": 0.0, "noise": {},
+}  # fmt: skip
+
+
 def test_a_point_of_a_wrong_class_is_not_at_the_ceiling() -> None:
-    settings = {
-        **dict.fromkeys(("dataset", "split", "target_class", "precision", "noise_of", "shared_noise", "shard")),
-        "seed": 0, "n0": 100, "n": 1_000, "alpha": 0.001, "sigma": 0.5, "radii": (), "acr_only": False,
-        "radius_loss": 0.0, "noise": {},
-    }  # fmt: skip
     largest = round_down(core.radius_ceiling(0.5, 1_000, 0.001))
     points = [Point(0, 1, 1, largest, 1, "0:00:01"), Point(1, 1, 2, largest, 0, "0:00:01")]
-    assert summarise(points, settings)["saturation"]["share"] == 0.5
+    assert summarise(points, SUMMARISED)["saturation"]["share"] == 0.5
+
+
+@pytest.mark.parametrize(("lost", "end"), [(1, 1), (4, 0)])
+def test_the_interval_of_an_acr_lies_between_0_and_the_largest_radius_of_its_votes(lost: int, end: int) -> None:
+    """Over five points, whose interval is wider than that of the bootstrap."""
+    ceiling = core.radius_ceiling(0.5, 1_000, 0.001)
+    radii = [0.0] * lost + [ceiling] * (5 - lost)
+    points = [Point(number, 1, 1, round_down(radius), 1, "0:00:01") for number, radius in enumerate(radii)]
+    interval = summarise(points, SUMMARISED)["acr_ci95"]
+    assert interval[0] < np.mean(radii) < interval[1] and interval[end] == (0.0, ceiling)[end]
 
 
 def test_two_fixed_radii_that_look_alike_have_an_accuracy_each() -> None:
