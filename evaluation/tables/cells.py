@@ -56,20 +56,20 @@ class Poison(NamedTuple):
 
 
 class Victim(NamedTuple):
-    """One kind of victims: method, noise level and model, without training data."""
+    """One kind of victims: method, noise level, model and variant (how they are trained), without training data."""
 
     method: str
     sigma: float
     architecture: str
-    kind: str = ""  # a name in Plan.victims, '' where the plan names none
+    variant: str = ""  # a name in Plan.victims, '' where the plan names none
 
     @property
     def key(self) -> str:
         """Name of its folder."""
-        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}", self.kind)))
+        return "_".join(filter(None, (self.method, self.architecture, f"sigma_{self.sigma}", self.variant)))
 
     def __str__(self) -> str:
-        how = ", ".join(filter(None, (self.architecture, self.kind)))
+        how = ", ".join(filter(None, (self.architecture, self.variant)))
         return f"{self.method} ({how}), σ = {self.sigma:g}"
 
 

@@ -93,7 +93,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     has_no_attack = bool(runs and poison and poison.against == READY and "poison" in runs[0].records and not made)
     row: dict[str, Any] = {
         "table": plan.table, "dataset": _shared_value(run.certificate.get("dataset") for run in runs) or plan.dataset,
-        "method": victim.method, "victim_variant": victim.kind, "sigma": victim.sigma,
+        "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
         "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
         "poison_variant": poison.variant if poison else "", "attack": attack.series,

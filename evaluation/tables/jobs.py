@@ -124,7 +124,7 @@ def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
         "sigma": victim.sigma, "architecture": victim.architecture, "seed": seed, "runs": 1,
         "data_dir": plan.paths.data, "out_dir": model.parent,
         "run_dir": plan.paths.work / "runs" / victim.key / cell.data_folder, **({"poison": needs[0]} if poison else {}),
-        **_settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.kind, {})),
+        **_settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.variant, {})),
     }  # fmt: skip
     script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
     about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"

@@ -39,9 +39,9 @@ def tables_by_victims(frame: pd.DataFrame) -> list[Table]:
     tables, several = [], frame["architecture"].nunique() > 1
     text = _entries_table("", frame).text.rename(columns={"certified at 0": "certified accuracy"})
     columns = ["training data", "ACR", "reduction", "certified accuracy", "test accuracy", "class accuracy"]
-    for (method, kind, sigma, network, target_class), group in frame.groupby(VICTIMS, sort=False, dropna=False):
+    for (method, variant, sigma, network, target_class), group in frame.groupby(VICTIMS, sort=False, dropna=False):
         if (group["runs"] > 0).any():
-            named = victims_name(method, kind, several * network)
+            named = victims_name(method, variant, several * network)
             title = f"{dataset_name(frame)}, class {target_class}, victims {named}, σ = {sigma:g}"
             tables.append(Table("victims", title, text.loc[group.index, columns]))
     return tables
@@ -53,7 +53,7 @@ def dataset_name(frame: pd.DataFrame) -> str:
 
 
 def victims_name(*parts: str) -> str:
-    """Name of a kind of victims: method, kind and network, without those that are ''."""
+    """Name of a kind of victims: method, variant and network, without those that are ''."""
     return ", ".join(filter(None, parts))
 
 
@@ -97,7 +97,7 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     entries_of = dict(zip(several["cell"], several["entries"], strict=True))
 
     def below_first(cell: Cell, entries: tuple[Entry, ...]) -> str:
-        same_data = entries_of.get(cell._replace(victim=cell.victim._replace(kind=first)))
+        same_data = entries_of.get(cell._replace(victim=cell.victim._replace(variant=first)))
         found = reduction_against(entries, same_data[0]) if same_data and len(entries) == 1 else None
         return found.text if found else ""
 

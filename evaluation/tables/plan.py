@@ -296,8 +296,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _main_cells(self) -> Iterator[Cell]:
         """Every kind of victims on each row, named attack and ready poison, at each share of the class."""
         for method, sigmas in self.methods.items():
-            for sigma, kind, target_class in product(sigmas, self.victims or ("",), self.target_classes):
-                victim = Victim(method, sigma, self.architecture, kind)
+            for sigma, variant, target_class in product(sigmas, self.victims or ("",), self.target_classes):
+                victim = Victim(method, sigma, self.architecture, variant)
                 own, at = (method, self.architecture), (sigma, target_class)
                 poisons: list[Poison | None] = [
                     None if row == CLEAN else Poison(row, "", *at) if row in CONTROLS else Poison(*own, *at)
@@ -309,21 +309,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     yield Cell(victim, target_class, poison and poison._replace(share=share))
 
     def transfer_cells(self) -> dict[str, list[Cell]]:
-        """The entries of the two transfer tables: over methods, and over architectures. Victims are of the first kind.
+        """The entries of the two transfer tables: over methods, and over architectures, for the first variant.
 
         Transfer over methods is between methods that have the same sigma.
         """
-        kind, architecture = next(iter(self.victims), ""), self.architecture
+        variant, architecture = next(iter(self.victims), ""), self.architecture
         tables: list[tuple[str, list[Victim], list[tuple[str, str]]]] = []  # victims, method and model of each poison
         if methods := self.method_transfer:
             attacked = [(name, architecture) for name in methods.against]
             for at in methods.sigmas:
-                victims = [Victim(name, at, architecture, kind) for name in self.methods if at in self.methods[name]]
+                victims = [Victim(name, at, architecture, variant) for name in self.methods if at in self.methods[name]]
                 tables.append(("method", victims, attacked))
         if models := self.architecture_transfer:
             attacked = [(models.method, name) for name in models.attacked]
             for at in models.sigmas:
-                victims = [Victim(models.method, at, name, kind) for name in models.victims]
+                victims = [Victim(models.method, at, name, variant) for name in models.victims]
                 tables.append(("architecture", victims, attacked))
         cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
         for over, victims, attacked in tables:

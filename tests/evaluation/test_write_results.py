@@ -91,7 +91,7 @@ def test_the_rows_of_a_plan_do_not_depend_on_other_plans(tmp_path: Path) -> None
         for cell, one in read_entries(crossed, tmp_path / "crossed").items()
     }
     (row,) = (row for row in after if row["poison_variant"] == "soba_epochs_5" and row["victim_variant"] == "fast")
-    (cell,) = (cell for cell in acr if cell.row == "soba_epochs_5" and cell.victim.kind == "fast")
+    (cell,) = (cell for cell in acr if cell.row == "soba_epochs_5" and cell.victim.variant == "fast")
     assert float(row["acr_mean"]) == pytest.approx(acr[cell], abs=1e-4)
     assert row["gradients"] == f"{100 + list(acr).index(cell)}.0" and row["commit"] == ABOUT["commit"]
     assert row["tsv"] == "crossed/points.csv.xz" and row["entry"] == cell.key

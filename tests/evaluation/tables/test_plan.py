@@ -86,7 +86,7 @@ CROSSED: dict[str, Any] = {
 def test_every_attack_and_budget_is_a_row_for_every_kind_of_victim() -> None:
     plan = plan_of(CROSSED)
     rows = ["clean", "constant", "approxgrad_epochs_1", "approxgrad_epochs_3", "soba"]
-    assert [(cell.victim.kind, cell.row) for cell in plan.cells()] == [
+    assert [(cell.victim.variant, cell.row) for cell in plan.cells()] == [
         (kind, row) for kind in ("published", "one_cycle") for row in rows
     ]
     poisons = [job for job in jobs_of(plan) if job.rule == "poison"]
@@ -181,7 +181,7 @@ def test_every_kind_of_poisoned_data_is_a_row_at_each_share_of_the_class() -> No
 def test_transfers_are_to_the_first_kind_of_victims() -> None:
     transfer = {"sigmas": [0.5], "against": ["macer"]}
     cells = plan_of({**CROSSED, "method_transfer": transfer}).transfer_cells()["method"]
-    assert {cell.victim.kind for cell in cells} == {"published"}
+    assert {cell.victim.variant for cell in cells} == {"published"}
     assert {cell.poison.variant for cell in cells if cell.poison} == {""}
 
 

@@ -60,7 +60,7 @@ def frame(**lacking: int) -> Any:
     plan = plan_of(PLAN)
     entries = {}
     for cell in plan.cells():
-        kind = KINDS[cell.victim.method, cell.victim.kind]
+        kind = KINDS[cell.victim.method, cell.victim.variant]
         if radii := RADII.get(cell.row):
             entries[cell] = entry_of(cell, radii[kind], 0.7, lacking.get(cell.row, 2) if kind == 3 else 2)
         else:

@@ -362,7 +362,7 @@ def crossed(folder: Path) -> tuple[Plan, Entries]:
     gradients = {"soba_epochs_1": 99.6, "soba_epochs_5": 12345.0}
     entries = {}
     for cell in plan.cells():
-        mean = acr[cell.row] + 0.05 * (cell.victim.kind == "fast") * (1 if cell.row == "clean" else 4)
+        mean = acr[cell.row] + 0.05 * (cell.victim.variant == "fast") * (1 if cell.row == "clean" else 4)
         found = entry(cell, 2, [mean - 0.1], [mean + 0.1])
         records = {**found.runs[0].records, "poison": {"gradients": gradients.get(cell.row)}}
         entries[cell] = found._replace(runs=tuple(run._replace(records=records) for run in found.runs))
