@@ -8,7 +8,7 @@ import numpy as np
 
 from randomized_smoothing_certification.certificate_file import Point, certified_radii, summary_path
 from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
-from randomized_smoothing_certification.run_statistics import stretched
+from randomized_smoothing_certification.run_statistics import stretched, unseen_share
 from runtime.files import file_sha256, write_json
 from runtime.noise import Stream, seed_pair
 
@@ -28,7 +28,7 @@ def summarise(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, An
     """Statistics of a whole file's points, the set of points, and the settings of their certificates.
 
     settings: of the run's record. Radii are in pixel units (l2). With several classes, every number is also given for
-    each class. Certified radii give certified accuracies and the ACR, with a percentile bootstrap over the points.
+    each class. Certified radii give certified accuracies and the ACR, with an interval over the points.
     abstain_rate is None with acr_only, because points of a wrong selected class then get no further votes. Fixed radii
     give the certified accuracy at each radius, and the share of 'undecided' points: with more votes, the certified
     accuracy may be higher by at most this share.
@@ -65,13 +65,16 @@ def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any
     generator = np.random.default_rng(seed_pair(settings["seed"], len(points), Stream.BOOTSTRAP))
     draws = (generator.integers(len(points), size=len(points), dtype=np.int32) for _ in range(BOOTSTRAP_SAMPLES))
     low, high = np.quantile([at_least_0[draw].mean() for draw in draws], (0.025, 0.975)).tolist()
-    low, high = stretched(low, high, float(at_least_0.mean()), len(points))
+    acr, ceiling = float(at_least_0.mean()), _ceiling(settings)
+    low, high = stretched(low, high, acr, len(points))
+    unseen = unseen_share(0, len(points))  # as many points may have any other radius, also where all have the same
+    low, high = min(low, acr * (1 - unseen)), max(high, acr + unseen * (ceiling - acr))
     at = np.unique([0.0, *at_least_0])
     abstained = float(np.mean([point.predict == ABSTAIN for point in points]))
     return {
         "count": len(points),
-        "acr": float(at_least_0.mean()),
-        "acr_ci95": [max(low, 0.0), min(high, _ceiling(settings))],
+        "acr": acr,
+        "acr_ci95": [max(low, 0.0), min(high, ceiling)],
         "approximate_certified_accuracy": float(np.mean(certified >= 0)),
         "abstain_rate": None if settings["acr_only"] else abstained,
         "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},

@@ -105,7 +105,8 @@ def certify_images(
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
         raise InputError(
-            f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape {images.shape[:1]}"
+            f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape {images.shape[:1]}, "
+            "for at least one image"
         )
     classes = int(labels.max()) + 1 if num_classes is None else num_classes
     require_within("num_classes", classes, WHOLE)

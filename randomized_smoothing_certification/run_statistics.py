@@ -149,8 +149,8 @@ def _half_width(variances: np.ndarray, freedoms: np.ndarray) -> float:
 def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], paired: bool = True) -> tuple[float, float]:
     """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,).
 
-    paired: both have the same points in order. A bootstrap cannot see rare points, so ``_unseen`` widens it in three
-    cases, which the comments below name.
+    paired: both have the same points in order. A bootstrap cannot see rare points. ``unseen_share`` widens it in
+    three cases, which the comments below name.
     """
     resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
     resampled_before = _resamples(len(before[0]), 0 if paired else 1) @ np.transpose(before)
@@ -164,11 +164,11 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
         count, points = np.count_nonzero(one), np.count_nonzero(other) * len(one) // len(other)
         top = max(one.max(), other.max())  # one point is there, so that P - 1 of P points can be below it
         below_top, lowered = (np.count_nonzero(one < most * (1 - 1e-9)) for most in (top, other if paired else top))
-        more += _unseen(count, points) / len(kinds)  # few points keep a radius: there may be more
+        more += unseen_share(count, points) / len(kinds)  # few points keep a radius: there may be more
         if below_top < min(_FEW, len(one) - 1):  # most points are at the ceiling: more may fall below it
-            less += _unseen(lowered, len(one) - 1) * top / other.mean() / len(kinds)
+            less += unseen_share(lowered, len(one) - 1) * top / other.mean() / len(kinds)
         if points < min(_FEW, len(one) / 2):  # few clean points have a radius: more of them may lose it
-            less += _unseen(max(points - count, 0), points) / len(kinds)
+            less += unseen_share(max(points - count, 0), points) / len(kinds)
     return float(min(low, ratio - less)), float(max(high, ratio + more))
 
 
@@ -186,7 +186,7 @@ def stretched(low: float, high: float, estimate: float, points: int) -> tuple[fl
     return float(min(low, estimate - factor * below)), float(max(high, estimate + factor * above))
 
 
-def _unseen(count: Any, points: Any) -> float:
+def unseen_share(count: Any, points: Any) -> float:
     """What Clopper and Pearson's upper bound adds to the share ``count`` of ``points``, 0 from _FEW on."""
     share = special.betaincinv(count + 1, points - count, (1 + CONFIDENCE) / 2)
     return float(share) - count / points if count < min(_FEW, points) else 0.0

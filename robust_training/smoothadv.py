@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import grad
 from randomized_smoothing_certification.soft_radius import log_mean_softmax
@@ -75,11 +73,13 @@ class SmoothAdvLoss(TrainingLoss):
         return ops.where(epoch < self.plain_epochs, 0.0, self.eps_adv * ramp)
 
     def note(self, epochs: int) -> str:
-        if float(self.radius(np.float32(epochs - 1))) > 0:
+        first = max(self.plain_epochs, 1 if self.ramp_epochs else 0)  # the ramp starts at radius 0
+        if epochs > first:
             return ""
         return (
-            f"note: networks train for {epochs} epochs here, in which smoothadv has no inner attack; give more epochs "
-            "(for an attack also reinitialise_every), or lower loss.plain_epochs and loss.ramp_epochs"
+            f"note: smoothadv has no inner attack here. It begins after {first} epochs of a network "
+            "(loss.plain_epochs, loss.ramp_epochs), "
+            f"and networks train for {epochs}; train longer, or restart an attack's networks later"
         )
 
     def perturbed(

@@ -70,7 +70,7 @@ class Victim(NamedTuple):
 
     def __str__(self) -> str:
         how = ", ".join(filter(None, (self.architecture, self.variant)))
-        return f"{self.method} ({how}), σ = {self.sigma:g}"
+        return f"{self.method}{how and f' ({how})'}, σ = {self.sigma:g}"
 
 
 class Cell(NamedTuple):

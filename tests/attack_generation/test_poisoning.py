@@ -504,7 +504,7 @@ def test_an_attack_without_the_methods_inner_attack_says_so(
 ) -> None:
     """A restart in each epoch: the networks are never older than the epochs without an inner attack."""
     poison_radius(config(tiny_data_dir, tmp_path, loss=SmoothAdvLoss(eps_adv=0.1, ramp_epochs=0, plain_epochs=1)))
-    assert "note: networks train for 1 epochs here, in which smoothadv has no inner attack" in capsys.readouterr().out
+    assert "note: smoothadv has no inner attack here. It begins after 1 epochs" in capsys.readouterr().out
 
 
 def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(

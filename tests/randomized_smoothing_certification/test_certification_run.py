@@ -504,6 +504,15 @@ def test_a_point_of_a_wrong_class_is_not_at_the_ceiling() -> None:
     assert summarise(points, SUMMARISED)["saturation"]["share"] == 0.5
 
 
+@pytest.mark.parametrize(("points", "radius"), [(1, 0.3), (5, 0.0), (5, 0.5)])
+def test_points_that_all_have_the_same_radius_leave_others_possible(points: int, radius: float) -> None:
+    certified = [Point(number, 1, 1, round_down(radius), 1, "0:00:01") for number in range(points)]
+    summary = summarise(certified, SUMMARISED)
+    (low, high), ceiling = summary["acr_ci95"], core.radius_ceiling(0.5, 1_000, 0.001)
+    other = 1 - 0.025 ** (1 / points)  # Clopper and Pearson, for no point of another radius
+    assert [low, high] == pytest.approx([radius * (1 - other), radius + other * (ceiling - radius)], abs=1e-6)
+
+
 @pytest.mark.parametrize(("lost", "end"), [(1, 1), (4, 0)])
 def test_the_interval_of_an_acr_lies_between_0_and_the_largest_radius_of_its_votes(lost: int, end: int) -> None:
     """Over five points, whose interval is wider than that of the bootstrap."""

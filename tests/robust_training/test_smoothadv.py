@@ -52,10 +52,9 @@ def smoothed_losses(x: np.ndarray, copies: int = 400) -> np.ndarray:
 
 @pytest.mark.parametrize(("epochs", "settings"), [(1, {"ramp_epochs": 5}), (2, {"plain_epochs": 2})])
 def test_training_that_ends_before_the_inner_attack_begins_is_told(epochs: int, settings: Any) -> None:
-    assert f"networks train for {epochs} epochs here, in which smoothadv has no inner" in loss_with(**settings).note(
-        epochs
-    )
-    assert not loss_with(**settings).note(epochs + 1)
+    loss = loss_with(**settings)
+    assert f"begins after {epochs} epochs of a network" in loss.note(epochs) and not loss.note(epochs + 1)
+    assert [float(loss.radius(np.float32(epoch))) > 0 for epoch in (epochs - 1, epochs)] == [False, True]
 
 
 @pytest.mark.parametrize("settings", ATTACKS)

@@ -367,7 +367,7 @@ def test_a_victim_without_its_methods_inner_attack_is_told(
     tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_victims(config(tiny_data_dir, tmp_path, loss=SmoothAdvLoss(), epochs=1))
-    assert "note: networks train for 1 epochs here, in which smoothadv has no inner attack" in capsys.readouterr().out
+    assert "note: smoothadv has no inner attack here. It begins after 1 epochs" in capsys.readouterr().out
 
 
 def test_victims_are_trained_on_jittered_images(
