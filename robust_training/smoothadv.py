@@ -77,9 +77,8 @@ class SmoothAdvLoss(TrainingLoss):
         if epochs > first:
             return ""
         return (
-            f"note: smoothadv has no inner attack here. It begins after {first} epochs of a network "
-            "(loss.plain_epochs, loss.ramp_epochs), "
-            f"and networks train for {epochs}; train longer, or restart an attack's networks later"
+            f"note: smoothadv has no inner attack here. It begins after {first} epochs of a network (loss.plain_epochs,"
+            f" loss.ramp_epochs), and networks train for {epochs}; train longer, or restart an attack's networks later"
         )
 
     def perturbed(

@@ -321,7 +321,8 @@ def _mean(of_attacks: list[dict[int, float]], form: str = "{:.3f}", unit: str = 
     mean = float(values.mean())
     if values.size < 2:
         return ShownNumber(form.format(mean) + unit, -np.inf, np.inf, values.size)
-    low, high = mean - (half := half_width_over_runs(values)), mean + half
+    half = half_width_over_runs(values)
+    low, high = mean - half, mean + half
     text = f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)})"
     return ShownNumber(re.sub(r"-(0\.?0*)(?![\d.])", r"\1", text), low, high, values.size)  # no -0.0
 
