@@ -50,8 +50,7 @@ class LabelFlips(TrainingSetNoise):
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
         """The training set with flipped labels. Raises InputError for a label that is no class."""
         y = training_set.y
-        wrong = y[(y < 0) | (y >= self.num_classes)]
-        if wrong.size:
+        if (wrong := y[(y < 0) | (y >= self.num_classes)]).size:
             raise InputError(
                 f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; give 0 to num_classes - 1"
             )
@@ -68,7 +67,8 @@ class LabelFlips(TrainingSetNoise):
         # KL of one label's noise before and after it is changed: only its old and its new class differ.
         divergence = (1 - self.q - self.to_each) * np.log((1 - self.q) / self.to_each)
         log_eps = np.minimum(log_eps, np.log(0.5))
-        limit = -(np.log(4) + log_eps + np.log1p(-np.exp(log_eps))) / (2 * divergence)
+        rounding = 4 * EPSILON * (1 - log_eps)  # of the sum, whose terms cancel near log(1/2)
+        limit = -(np.log(4) + log_eps + np.log1p(-np.exp(log_eps)) + rounding) / (2 * divergence)
         return np.clip(np.ceil(limit) - 1, 0, size).astype(np.int64)  # strictly below the limit
 
     def _tight(self, log_eps: np.ndarray, size: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
+import mpmath
 import numpy as np
 import pytest
 from scipy import stats
@@ -67,6 +68,18 @@ def test_a_float32_probability_is_computed_in_float64(bound: Bound) -> None:
     np.testing.assert_array_equal(rounded._closed_form(log_eps, 10**6), exact._closed_form(log_eps, 10**6))
     thresholds = [list(itertools.islice(one._thresholds(), 300)) for one in (exact, rounded)]
     assert thresholds[0] == thresholds[1]
+
+
+@pytest.mark.parametrize("q", [0.4, 0.4999, 0.5 - 1e-9, 0.5 - 1e-10, 0.5 - 1e-12])
+def test_the_closed_form_claims_no_more_than_exact_arithmetic_near_one_half(q: float) -> None:
+    """With float64 alone, a probability of 1/2 + 5e-9 at q = 1/2 - 1e-10 certified 1,387 flips in place of 669."""
+    log_eps, most = np.log(0.5) - np.logspace(-10, 0, 200), 10**6
+    with mpmath.workdps(50):
+        p, b = [mpmath.exp(float(one)) for one in log_eps], mpmath.mpf(q)
+        limits = [-mpmath.log(4 * one * (1 - one)) / (2 * (1 - 2 * b) * mpmath.log((1 - b) / b)) for one in p]
+        exact = np.array([min(int(mpmath.ceil(limit)) - 1, most) for limit in limits])
+    found = LabelFlips(q, 2, "closed_form").certified(log_eps, most)
+    assert np.all(found <= exact) and np.any(found > 0) and found[-1] == exact[-1]
 
 
 @dataclass(frozen=True)
