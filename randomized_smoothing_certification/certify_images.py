@@ -20,6 +20,7 @@ from randomized_smoothing_certification.certificate_file import (
     fixed_radius,
     header_of,
     require_result_name,
+    summary_path,
 )
 from randomized_smoothing_certification.certification_config import CertificateSettings, shard_of
 from randomized_smoothing_certification.classifiers import examples_of
@@ -64,8 +65,8 @@ class Certificates(NamedTuple):
     def save(self, path: Path) -> None:
         """Write the points as a .tsv file, which evaluation/compare.py reads, and its .settings.json beside it.
 
-        Certificates of the same settings at the path are replaced. Raises InputError for another ending, and where a
-        record beside the path is damaged, of another file or of other settings, or is missing beside a file.
+        Replaces certificates of the same settings, and removes their summary. Raises InputError for another ending, and
+        where a record beside the path is damaged, of another file or of other settings, or is missing beside a file.
         """
         require_result_name(path := Path(path))
         own = settings_path(path)
@@ -74,8 +75,8 @@ class Certificates(NamedTuple):
                 raise InputError(f"{path}: {record.name} beside it is of another file; choose another name")
         if own.exists() or path.exists():
             read_same_record(own, self.record["settings"], about=path)
-        with Artifact(path, own):
-            remove(path)
+        with Artifact(path, own, summary_path(path)):
+            remove(summary_path(path), path)
             write_json(own, {**self.record, "provenance": provenance(self.record["settings"])})
             write_text(path, as_text(self.points))
 

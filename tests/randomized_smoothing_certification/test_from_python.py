@@ -11,11 +11,12 @@ import pytest
 from data.datasets import load_dataset
 from evaluation import compare
 from models.saving import save_model
-from randomized_smoothing_certification.certificate_file import read_known_points, read_points
+from randomized_smoothing_certification.certificate_file import is_summarised, read_known_points, read_points
 from randomized_smoothing_certification.certificate_record import recorded_settings
 from randomized_smoothing_certification.certification_config import CertificateSettings, CertificationConfig
 from randomized_smoothing_certification.certification_run import certify_test_points
 from randomized_smoothing_certification.certify_images import certify_images
+from randomized_smoothing_certification.merge_shards import merge
 from runtime.files import InputError
 
 SETTINGS = CertificateSettings(sigma=0.25, n=1_000, target_class="all", points=3)
@@ -168,6 +169,18 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
     (tmp_path / "settings.json").touch()
     with pytest.raises(InputError, match=r"settings\.json beside it is of another file"):
         found.save(tmp_path / "seed_0.tsv")
+
+
+def test_saved_certificates_replace_those_of_a_merge_with_their_summary(tmp_path: Path) -> None:
+    """Only the times differ. With the merge's summary beside them, the new certificates would count as changed."""
+    shards = [tmp_path / f"{number}.tsv" for number in (1, 2)]
+    for path in shards:
+        certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, shard=f"{path.stem}/2")).save(path)
+    merge(shards, whole := tmp_path / "whole.tsv")
+    assert is_summarised(whole)
+    found = certify_images(on_arrays, IMAGES, LABELS, SETTINGS)
+    found.save(whole)
+    assert read_known_points(whole) == found.points and not is_summarised(whole)
 
 
 def test_a_vote_of_the_whole_batch_is_no_classifier() -> None:
