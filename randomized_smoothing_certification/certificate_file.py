@@ -220,14 +220,20 @@ def read_own_points(
     return points
 
 
+def largest_radius(settings: Mapping[str, Any], votes: int) -> float:
+    """The largest radius that ``votes`` votes of a run with these settings can certify."""
+    mass = settings["noise"].get("failure_mass", 0.0)
+    return radius_ceiling(settings["sigma"], votes, settings["alpha"], mass)
+
+
 def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]:
+    has_class = point.predict != ABSTAIN
     votes = settings["n"] if point.votes is None else point.votes
     possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
     # The last bits of a bound may differ between versions of SciPy.
-    certifying = max(votes, 0) if point.predict != ABSTAIN else 0
-    largest = radius_ceiling(settings["sigma"], certifying, settings["alpha"]) * (1 + 1e-9)
+    largest = largest_radius(settings, max(votes, 0) if has_class else 0) * (1 + 1e-9)
     return {
-        "number of votes": point.votes is not None and votes not in possible,
+        "number of votes": point.votes is not None and (votes not in possible or (has_class and not votes)),
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
     }
 

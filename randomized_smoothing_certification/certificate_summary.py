@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from randomized_smoothing_certification.certificate_file import Point, certified_radii, summary_path
-from randomized_smoothing_certification.core import ABSTAIN, radius_ceiling, round_down
+from randomized_smoothing_certification.certificate_file import Point, certified_radii, largest_radius, summary_path
+from randomized_smoothing_certification.core import ABSTAIN, round_down
 from randomized_smoothing_certification.run_statistics import stretched, unseen_share
 from runtime.files import file_sha256, write_json
 from runtime.noise import Stream, seed_pair
@@ -65,7 +65,7 @@ def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any
     generator = np.random.default_rng(seed_pair(settings["seed"], len(points), Stream.BOOTSTRAP))
     draws = (generator.integers(len(points), size=len(points), dtype=np.int32) for _ in range(BOOTSTRAP_SAMPLES))
     low, high = np.quantile([at_least_0[draw].mean() for draw in draws], (0.025, 0.975)).tolist()
-    acr, ceiling = float(at_least_0.mean()), _ceiling(settings)
+    acr, ceiling = float(at_least_0.mean()), largest_radius(settings, settings["n"])
     low, high = stretched(low, high, acr, len(points))
     unseen = unseen_share(0, len(points))  # as many points may have any other radius, also where all have the same
     low, high = min(low, acr * (1 - unseen)), max(high, acr + unseen * (ceiling - acr))
@@ -94,15 +94,9 @@ def _at_fixed_radii(points: Sequence[Point], certified: np.ndarray, at: Sequence
 
 def _saturation(points: Sequence[Point], votes: Sequence[int], settings: dict[str, Any]) -> dict[str, Any]:
     """The largest radius of n votes, and the share of right points with the largest radius of their own votes."""
-    largest = [float(round_down(_ceiling({**settings, "n": n}))) for n in votes]
+    largest = [float(round_down(largest_radius(settings, n))) for n in votes]
     share = float(np.mean([p.certified_radius >= most > 0 for p, most in zip(points, largest, strict=True)]))
-    return {"ceiling": _ceiling(settings), "share": share}
-
-
-def _ceiling(settings: dict[str, Any]) -> float:
-    """The largest radius that the settings' n votes can certify."""
-    mass = settings["noise"].get("failure_mass", 0.0)
-    return radius_ceiling(settings["sigma"], settings["n"], settings["alpha"], mass)
+    return {"ceiling": largest_radius(settings, settings["n"]), "share": share}
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -89,7 +89,7 @@ def _joined(shards: Sequence[Path]) -> tuple[list[Point], dict[str, Any]]:
     if missing := [f"{i}/{total}" for i in range(1, total + 1) if (i, total) not in parts]:
         raise InputError(f"shard {', '.join(missing)} is missing; name the files of all {total} shards")
     points.sort(key=lambda point: point.idx)
-    indices = [point.idx for point in points]
+    indices = sorted({point.idx for point in points})
     for path, record, (part, _) in zip(shards, records, parts, strict=True):
         if record["points"] != indices[part - 1 :: total]:
             raise InputError(f"{path}: its points are not those of shard {part}/{total}; run its certification again")

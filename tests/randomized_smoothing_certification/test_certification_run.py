@@ -18,7 +18,7 @@ from data.datasets import load_dataset
 from evaluation.tables.jobs import check_scripts, jobs_of
 from evaluation.tables.plan import plan_of
 from models.saving import load_model, save_model
-from randomized_smoothing_certification import certification_run, certify_images, core, merge_shards
+from randomized_smoothing_certification import certificate_file, certification_run, certify_images, core, merge_shards
 from randomized_smoothing_certification.certificate_file import (
     COLUMNS,
     Point,
@@ -153,6 +153,15 @@ def test_exact_noise_says_so_and_what_it_takes_off(
         assert (row.predict, row.radius) == (found.prediction, round_down(found.radius))
     with pytest.raises(InputError, match="made with noise"):
         certify_test_points(config(eight_bit, out))
+
+
+def test_the_largest_radius_of_exact_noise_is_without_its_failure_mass() -> None:
+    """A line of float32 noise, whose unanimous votes certify more, is no line of a run with exact noise."""
+    mass = 0.001  # larger than any real one, so that the radii differ in the decimals of a file
+    settings = {**SUMMARISED, "noise": {"failure_mass": mass}}
+    for failure_mass, is_wrong in ((mass, False), (0.0, True)):
+        radius = round_down(core.radius_ceiling(0.5, 1_000, 0.001, failure_mass))
+        assert certificate_file._what_is_wrong(Point(0, 1, 1, radius, 1, "0:00:01"), settings)["radius"] == is_wrong
 
 
 @pytest.mark.parametrize("kept", [0, 5, len("\t".join(COLUMNS)) + 1, 80, 120])
@@ -340,6 +349,9 @@ def test_for_the_acr_alone_points_of_a_wrong_class_get_no_votes(
     other = lines[row].split("\t")
     other[2] = str((int(other[1]) + 1) % 3)
     with pytest.raises(InputError, match="has a class"):
+        read_short(short, [*lines[:row], "\t".join(other), *lines[row + 1 :]])
+    other[2], other[4] = other[1], "1"  # certified at radius 0, without a vote
+    with pytest.raises(InputError, match="has a number of votes"):
         read_short(short, [*lines[:row], "\t".join(other), *lines[row + 1 :]])
 
 
@@ -929,6 +941,19 @@ def test_points_that_are_no_shard_of_one_run_do_not_merge(toy: Path, tmp_path: P
         record["settings"]["shard"] = other
         path.with_suffix(".settings.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="its points are not those of shard 2/2"):
+        merge(shards, tmp_path / "merged.tsv")
+    assert not (tmp_path / "merged.tsv").exists()
+
+
+def test_two_shards_with_the_same_points_do_not_merge(toy: Path, tmp_path: Path) -> None:
+    """A copy of a shard whose record names the other part, so that each point would be there twice."""
+    shards = [tmp_path / f"{i}.tsv" for i in (1, 2)]
+    certify_test_points(config(toy, shards[0], shard="1/2"))
+    record = json.loads(shards[0].with_suffix(".settings.json").read_text())
+    record["settings"]["shard"] = "2/2"
+    shutil.copy(*shards)
+    shards[1].with_suffix(".settings.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"1\.tsv: its points are not those of shard 1/2"):
         merge(shards, tmp_path / "merged.tsv")
     assert not (tmp_path / "merged.tsv").exists()
 
