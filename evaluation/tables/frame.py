@@ -50,7 +50,7 @@ def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
     """Entries that differ only in a listed seed of the attack, by a cell for all of them, where two are measured."""
     groups: dict[Cell, list[Entry]] = {}
     for cell, entry in entries.items():
-        if cell.poison and (name := _attack_variant(plan, cell).over_seeds):
+        if cell.poison and (name := _attack_variant(plan, cell).over_seeds) not in ("", cell.poison.variant):
             groups.setdefault(cell._replace(poison=cell.poison._replace(variant=name)), []).append(entry)
     return {cell: group for cell, group in groups.items() if sum(bool(entry.runs) for entry in group) > 1}
 

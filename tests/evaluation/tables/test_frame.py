@@ -198,6 +198,19 @@ def test_attacks_that_are_only_named_like_seeds_are_no_attack_runs() -> None:
     assert set(frame_of(plan, entries)["data"]) == {"clean", "x_seed_1", "x_seed_2"}
 
 
+def test_certificates_of_another_program_with_the_name_of_a_mean_are_no_attack_run() -> None:
+    """Poison of a named attack, of which the plan makes runs with two seeds."""
+    theirs = {"method": "macer", "sigma": SIGMA, "target_class": 8, "architecture": "mnist_cnn", "files": ["a.tsv"]}
+    theirs |= {"poison": "macer", "poison_architecture": "mnist_cnn", "poison_variant": "soba"}
+    plan = plan_with(rows=["clean"], attacks={"soba": {"seed": [0, 1]}}, foreign=[theirs])
+    radii = {None: 1.0, "soba_seed_0": 0.5, "soba_seed_1": 0.3}
+    entries = {cell: entry(cell, [radii[cell.poison and cell.poison.variant]], n=1000) for cell in plan.cells()}
+    other = plan.foreign[0].cell
+    entries = {other: entry(other, [0.0], n=1000), **entries}
+    mean = row_of(frame_of(plan, entries), data="soba", attack_runs=2)
+    assert mean["acr_mean"] == pytest.approx(0.4) and mean["reduction_percent"] == pytest.approx(60.0)
+
+
 def test_the_mean_over_classes_is_of_all_their_points() -> None:
     plan = plan_with(target_classes=[1, 2])
     radii = {(1, True): [1.0, 1.0, 1.0], (2, True): [0.4], (1, False): [0.5, 0.5, 0.0], (2, False): [0.1]}
