@@ -43,7 +43,8 @@ class BilevelOptimizer(ABC):
     """Name of the optimiser in plans, records and on the command line."""
 
     lr_u: Annotated[float, POSITIVE] = 0.1
-    """Adam learning rate of the poison (u). If it is epsilon or more, a step is nearly a sign step with projection."""
+    """Adam learning rate of the poison (u), in pixel units of [0, 1], for a class_pattern in multiples of epsilon. If
+    it is epsilon (for a class_pattern: 1) or more, a step is nearly a sign step with projection."""
     lr_v: Annotated[float, POSITIVE] = 1e-3
     """Adam learning rate of the weights (v)."""
 

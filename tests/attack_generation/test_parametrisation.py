@@ -1,5 +1,6 @@
 """What the attack moves: images within the ball, gradients, and where the pattern for the class starts."""
 
+import re
 from typing import Any, get_args
 
 import numpy as np
@@ -9,12 +10,15 @@ from keras import ops
 from attack_generation.attack import Attack
 from attack_generation.config import OBJECTIVES, PoisonConfig
 from attack_generation.controls import StartName, starting_poison
+from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as DigitsConfig
 from attack_generation.objectives import CrossEntropy, SoftRadius
 from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import grad
+from bilevel_optimizer.error_minimising import ErrorMinimising
 from data.datasets import load_dataset
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
+from runtime.command_line import parsed
 from runtime.files import InputError
 
 EPSILON = 0.1
@@ -114,6 +118,28 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
         after = attack.poison(state, tmp_path)
         assert np.mean(np.abs(after - before).max(axis=(1, 2, 3)) > 1e-3) == 1  # every image of the class
     assert np.abs(after - attack.x_to_poison).max() <= config.epsilon + 1e-6
+
+
+@pytest.mark.parametrize("name", PARAMETRISATIONS)
+def test_the_learning_rate_is_in_pixel_units_or_for_a_pattern_in_multiples_of_epsilon(
+    name: Any, tiny_data_dir: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Adam's first step moves a variable by the learning rate. The help says in which unit."""
+    config = PoisonConfig(
+        loss=GaussianAugmentationLoss(), parametrisation=name, target_class=3, sigma=0.25, batch_clean=450,
+        batch_poison=10, epsilon=EPSILON, optimiser=ErrorMinimising(lower_steps=1, lr_u=0.01),
+        architecture="digits_cnn", data_dir=tiny_data_dir,
+    )  # fmt: skip
+    attack = Attack(config, load_dataset(tiny_data_dir))
+    state, _ = attack.outer_step(attack.initial_state(), 0)
+    change = np.abs(attack.poison(state, tmp_path) - attack.x_to_poison).max()
+    # ``b`` is 0 at grey. At black and white it moves the pattern as much as ``a`` does.
+    assert change == pytest.approx(0.01 if name == "per_image" else 2 * 0.01 * EPSILON, rel=0.02)
+    with pytest.raises(SystemExit):
+        parsed(DigitsConfig, "An attack.", ["--help"])
+    assert "in pixel units of [0, 1], for a class_pattern in multiples of epsilon" in " ".join(
+        re.sub("[│─]", " ", capsys.readouterr().out).split()
+    )
 
 
 def test_objectives_by_name(tmp_path: Any) -> None:
