@@ -216,8 +216,7 @@ def model_work(model: keras.Model, image: np.ndarray, batch_size: int, batches: 
 
         return ops.fori_loop(0, batches, body, ops.zeros(()))
 
-    generator = np.random.default_rng(0)
-    noisy = image + SIGMA * generator.standard_normal((batch_size, *image.shape), np.float32)
+    noisy = image + SIGMA * np.random.default_rng(0).standard_normal((batch_size, *image.shape), np.float32)
     groups = model.trainable_variables, model.non_trainable_variables
     weights = [[variable.value for variable in group] for group in groups]
     arguments = tree.map_structure(ops.convert_to_tensor, (noisy, np.float32(0), np.int32(batches)))
@@ -244,8 +243,7 @@ def noise_work(image: np.ndarray, batch_size: int, batches: int) -> Work:
 
 def matmul_work(dtype: str, size: int) -> Work:
     """CHAIN products of size x size matrices, each with the last result."""
-    generator = np.random.default_rng(0)
-    x = generator.standard_normal((size, size), np.float32) / np.float32(size**0.5)  # keeps the norm
-    x = ops.cast(x, dtype)
+    x = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    x = ops.cast(x / np.float32(size**0.5), dtype)  # keeps the norm
     compiled = jit(lambda x, y: ops.fori_loop(0, CHAIN, lambda _, x: ops.matmul(x, y), x))
     return lambda: ops.cast(compiled(x, x)[0, :1], "float32")

@@ -178,8 +178,7 @@ def _foreign(config: Config) -> Foreign:
     for name in ("method", "sigma", "target_class"):
         if values[name] in ("", None):
             raise InputError(f"--import-files {config.import_files[0]}: --{name.replace('_', '-')} is missing; give it")
-    files = tuple(shown_path(path.absolute()) for path in config.import_files)
-    foreign = Foreign(files=files, **values)
+    foreign = Foreign(files=tuple(shown_path(path.absolute()) for path in config.import_files), **values)
     foreign.check()
     return foreign
 

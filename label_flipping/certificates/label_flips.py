@@ -50,7 +50,8 @@ class LabelFlips(TrainingSetNoise):
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
         """The training set with flipped labels. Raises InputError for a label that is no class."""
         y = training_set.y
-        if (wrong := y[(y < 0) | (y >= self.num_classes)]).size:
+        wrong = y[(y < 0) | (y >= self.num_classes)]
+        if wrong.size:
             raise InputError(
                 f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; give 0 to num_classes - 1"
             )

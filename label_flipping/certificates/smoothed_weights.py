@@ -115,7 +115,8 @@ def _log_chernoff(
     logarithm is convex in t, so Newton's method finds the zero of its derivative, with bisection if a step leaves the
     bracket. Every t gives a valid bound: an early end only makes it less tight.
     """
-    parts = [(signed, times_signed, 1 - noise.q, noise.to_each), (rest, times_rest, noise.to_each, noise.to_each)]
+    stay, move = 1 - noise.q, noise.to_each
+    parts = [(signed, times_signed, stay, move), (rest, times_rest, move, move)]
     largest = np.maximum(np.abs(signed).max(axis=1, initial=0.0), np.abs(rest).max(axis=1, initial=0.0))
 
     def derivatives(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
