@@ -118,7 +118,7 @@ def describe(summary: dict[str, Any]) -> str:
         if points["radius_loss"]:
             how += f", fewer votes where they are expected to cost at most {points['radius_loss']:g} of radius"
         (low, high), acr = summary["acr_ci95"], round_down(summary["acr"], 4)
-        acr = f"  ACR                             {acr}  (95 % {round_down(low, 4)} to {high:.4f})"
+        acr = f"  ACR                             {acr}  (95 % over points: {round_down(low, 4)} to {high:.4f})"
         lines = [acr, f"  approximate certified accuracy  {summary['approximate_certified_accuracy']:.4f}"]
         if summary["abstain_rate"] is not None:
             lines.append(f"  abstained                       {summary['abstain_rate']:.4f}")
