@@ -159,7 +159,6 @@ def point_certifier(
     if settings.shared_noise:
         for stage, votes in ((Stream.VOTES_THAT_SELECT, settings.n0), (Stream.VOTES_THAT_BOUND, settings.n)):
             counter.keep_noise(seed_pair(seed, stage), votes)
-    has_votes = "votes" in header_of(vars(settings))
 
     def certified(index: int) -> Point:
         start, decided = time.perf_counter(), None
@@ -172,7 +171,7 @@ def point_certifier(
             found = certify(counter, image, noise_of, settings, seed=seed, only_class=only_class)
             radius = round_down(found.radius)
         spent = str(datetime.timedelta(seconds=time.perf_counter() - start))
-        votes = found.votes if has_votes else None
+        votes = found.votes if "votes" in header_of(vars(settings)) else None
         return Point(index, label, found.prediction, radius, int(found.prediction == label), spent, votes, decided)
 
     return certified

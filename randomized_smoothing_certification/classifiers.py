@@ -59,8 +59,7 @@ def takes_tensors(
         require_float_inputs(classifier, "the model")
         shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
         sizes = tuple(shape[1:]) if isinstance(shape, tuple) else image_shape
-        fits = len(sizes) == len(image_shape) and all(map(lambda one, size: one in (None, size), sizes, image_shape))
-        if not fits:
+        if len(sizes) != len(image_shape) or any(a not in (None, b) for a, b in zip(sizes, image_shape, strict=True)):
             raise InputError(f"the model takes images of shape {sizes}, the data has {image_shape}; choose another")
     outputs, reason = _on_tensors(classifier, batches)
     if outputs:

@@ -14,7 +14,7 @@ from randomized_smoothing_certification.sampling import Sampling, votes_needed
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.bounds import PROBABILITY, require_bounds, require_within
 from runtime.files import InputError
-from runtime.lazy import stats
+from runtime.lazy import optimize, special, stats
 from runtime.noise import Stream, seed_pair
 
 ABSTAIN = -1
@@ -75,7 +75,7 @@ def certificate_of_count(
 ) -> Certificate:
     """The certificate if ``count`` of n votes are for the candidate. failure_mass: see VoteCounter."""
     bound = lower_confidence_bound(count, n, alpha) - failure_mass
-    if not bound >= 0.5:  # also where SciPy's quantile is NaN, for an alpha below 1e-280
+    if bound < 0.5:
         return Certificate(ABSTAIN, 0.0, n)
     return Certificate(candidate, radius_of_probability(bound, sigma), n)
 
@@ -96,14 +96,19 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
     """One-sided (1 - alpha) Clopper-Pearson lower bound of a binomial probability.
 
     0 successes give 0. n successes give alpha^(1/n). Raises InputError for other numbers and for alpha that is
-    no probability.
+    no probability. At 999 failures SciPy's quantile is too large for millions of votes, and too small for some numbers
+    from 10,089 on. So it is compared with the distribution function, which bisection solves where they differ.
     """
     if not (0 <= successes <= n and n >= 1 and 0 < alpha < 1):
         raise InputError(
             f"no bound for {successes} successes of n = {n} votes at alpha {alpha}; give 0 to n successes, n of at "
             "least 1, and alpha strictly between 0 and 1"
         )
-    return float(stats.beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
+    a, b = successes, n - successes + 1
+    bound = float(stats.beta.ppf(alpha, a, b)) if successes else 0.0
+    if successes and not abs(special.betainc(a, b, bound) - alpha) <= 1e-5 * alpha:  # also where a value is NaN
+        bound = optimize.bisect(lambda p: np.nan_to_num(special.betainc(a, b, p)) - alpha, 0.0, 1.0, xtol=1e-16)
+    return bound
 
 
 def radius_of_probability(probability: float, sigma: float) -> float:

@@ -119,8 +119,7 @@ def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failu
     # The count c with P(Binomial(votes, probability) >= c) = alpha, up to rounding.
     guess = int(np.clip(stats.binom.isf(alpha, votes, probability) + 1, 1, votes))
     near = range(max(1, guess - 3), min(votes, guess + 3) + 1)
-    errors = {c: abs(certificate_of_count(0, c, votes, alpha, sigma, failure_mass).radius - radius) for c in near}
-    return min(errors, key=errors.__getitem__)
+    return min(near, key=lambda c: abs(certificate_of_count(0, c, votes, alpha, sigma, failure_mass).radius - radius))
 
 
 def _with_fewer(point: Point, made: MadeWith, path: Path, n: int, seed: int) -> Point:

@@ -206,8 +206,7 @@ def _compiled_loop(scores: Callable, num_classes: int, noisy: Callable, batch_si
             valid = ops.all(output < np.inf, axis=-1) & ops.any(output > -np.inf, axis=-1)
             # Not ops.argmax: its choice between equal scores (or 0 and -0) depends on the backend.
             largest = output >= ops.max(output, axis=-1, keepdims=True)
-            classes = ops.arange(num_classes, dtype="int32")
-            winner = ops.min(ops.where(largest, classes, num_classes), axis=-1)
+            winner = ops.min(ops.where(largest, ops.arange(num_classes, dtype="int32"), num_classes), axis=-1)
             votes = ops.one_hot(winner, num_classes, dtype="int32")
             counts += ops.sum(votes * ops.cast(wanted, "int32")[:, None], axis=0)
             return counts, invalid + ops.sum(ops.cast(wanted & ~valid, "int32"))

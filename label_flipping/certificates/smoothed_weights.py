@@ -88,10 +88,9 @@ def smooth_votes(votes: Votes, noise: LabelFlips) -> Smoothed:
     """The smoothed vote at m test points: ``smooth_weights`` for weights of equal size."""
     support, against = np.broadcast_arrays(*(np.asarray(one).astype(np.int64) for one in votes))
     prediction = np.argmax(support - against, axis=1)
-    points = np.arange(len(support))
     log_eps = np.full(len(support), -np.inf)
     for rival in range(noise.num_classes):
-        chosen = points[prediction != rival]
+        chosen = np.flatnonzero(prediction != rival)
         own = prediction[chosen]
         with_margin = support[chosen, own] + against[chosen, rival]
         against_margin = support[chosen, rival] + against[chosen, own]
