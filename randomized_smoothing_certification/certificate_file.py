@@ -231,7 +231,7 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     votes = settings["n"] if point.votes is None else point.votes
     possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
     # The last bits of a bound may differ between versions of SciPy.
-    largest = largest_radius(settings, max(votes, 0) if has_class else 0) * (1 + 1e-9)
+    largest = largest_radius(settings, votes if has_class and votes in possible else 0) * (1 + 1e-9)
     return {
         "number of votes": point.votes is not None and (votes not in possible or (has_class and not votes)),
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
@@ -241,11 +241,11 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
 def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]:
     has_class = point.predict != ABSTAIN
     possible = [fixed_radius(radius) for radius in (settings["radii"] if has_class else (0.0,))]
-    largest = fixed_radius(settings["radii"][-1])
     return {
         "radius": point.radius not in possible,
-        "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == largest),
-        "number of votes": not 0 <= (point.votes or 0) <= settings["n"] or (has_class and not point.votes),
+        "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == possible[-1]),
+        "number of votes": not 0 <= (point.votes or 0) <= settings["n"]
+        or (has_class and float(point.radius) >= largest_radius(settings, point.votes or 0)),
     }
 
 

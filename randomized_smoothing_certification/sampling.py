@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from runtime.bounds import NOT_NEGATIVE, PROBABILITY, Bound, at_least
+from runtime.bounds import NOT_NEGATIVE, PROBABILITY, Bound, at_least, between
 from runtime.lazy import stats
 
 N0, N, ALPHA = 100, 100_000, 0.001  # published
@@ -16,7 +16,7 @@ NOISE_BLOCK = 100
 _SIZES, _QUANTILES = 32, 64  # numbers of votes that ``votes_needed`` chooses from, quantiles of its expectation
 
 Votes = Annotated[int, at_least(1), Bound("be below 2^31", lambda votes: votes < 2**31)]
-Probability = Annotated[float, PROBABILITY]
+Probability = Annotated[float, PROBABILITY, between(1e-100, 0.999)]  # below 1e-240 SciPy errs, near 1 radii overflow
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -351,8 +351,9 @@ def test_for_the_acr_alone_points_of_a_wrong_class_get_no_votes(
     with pytest.raises(InputError, match="has a class"):
         read_short(short, [*lines[:row], "\t".join(other), *lines[row + 1 :]])
     other[2], other[4] = other[1], "1"  # certified at radius 0, without a vote
-    with pytest.raises(InputError, match="has a number of votes"):
-        read_short(short, [*lines[:row], "\t".join(other), *lines[row + 1 :]])
+    for votes in ("0", "1e25"):
+        with pytest.raises(InputError, match="has a number of votes"):
+            read_short(short, [*lines[:row], "\t".join([*other[:-1], votes]), *lines[row + 1 :]])
 
 
 def read_short(path: Path, lines: list[str]) -> None:
@@ -455,6 +456,7 @@ def summary_settings(path: Path) -> dict[str, Any]:
         ("decided", "", "a decision"),
         ("votes", "301", "a number of votes"),
         ("votes", "0", "a number of votes"),
+        ("votes", "9", "a number of votes"),  # too few for any radius, even if all agree
         ("votes", "+100", "a form"),
         ("label", "0", "a label"),
         ("idx", "2", "a point"),
@@ -1082,6 +1084,8 @@ def test_a_model_that_only_guesses_is_noticed(toy: Path, tmp_path: Path, capsys:
         ({"n": 9}, "n is 9: with alpha 0.001 not even 9 unanimous votes certify a radius; raise n to at least 10"),
         ({"n": 1, "alpha": 0.5}, "not even 1 unanimous votes certify a radius; raise n to at least 2"),
         ({"n": 100, "alpha": 1e-60}, "not even 100 unanimous votes certify a radius; raise n to at least 200"),
+        ({"n": 10_000, "alpha": 1e-250}, "alpha must lie between 1e-100 and 0.999, got 1e-250"),
+        ({"alpha": 1 - 1e-16}, "alpha must lie between 1e-100 and 0.999"),  # the radius would be infinite
         ({"radius_loss": 5.0}, "radius_loss is 5: 300 votes certify radii up to 0.999, so that every point would"),
     ],
 )
