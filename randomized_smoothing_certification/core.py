@@ -83,7 +83,7 @@ def certificate_of_count(
 def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alpha: float, seed: int) -> int:
     """PREDICT: the smoothed classifier's class at one image, or ABSTAIN if n votes do not decide it.
 
-    A two-sided binomial test compares the two most frequent classes at level alpha. Arguments as in ``certify``.
+    A two-sided binomial test at level alpha compares the two largest counts. It ignores the failure mass of a grid.
     """
     require_within("alpha", alpha, PROBABILITY)
     counts = counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_PREDICT))

@@ -92,11 +92,10 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
                 break
             for future in wait(running, _LOOK_EVERY, FIRST_COMPLETED).done:
                 job, worker = running.pop(future)
-                line = ""
                 try:
                     line = future.result() or ""
-                except StoppedEarly as error:
-                    stopped = stopped or str(error)
+                except (StoppedEarly, SystemExit) as error:  # the latter outside the job's script
+                    stopped, line = stopped or str(error), ""
                 except BrokenProcessPool:
                     line, worker = "its process was ended from outside; is there enough memory?", None
                 except Exception as error:
@@ -146,6 +145,7 @@ def _run_here(job: Job, stop: Stop, bar: "_Bar") -> Future[str | None]:
 
 def _in_a_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C, too, and requests the stop
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED_EARLY))  # where no job handles it, also between jobs
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -132,6 +132,17 @@ def test_several_processes_stop_when_asked_and_leave_none_behind(tmp_path: Path)
     assert len(list(victims.rglob("checkpoint.npz"))) == 2
     # multiprocessing's own helper ends once its parent has.
     wait_until(lambda: not is_there(process.pid), "no process is left")
+
+
+def test_a_process_of_a_plan_that_is_asked_to_stop_between_two_jobs_ends_cleanly() -> None:
+    worker = ProcessPoolExecutor(1, mp_context=job_runs._SPAWN, initializer=job_runs._in_a_worker)
+    with worker:
+        worker.submit(os.getpid).result(HANG)
+        (process,) = worker._processes.values()
+        while process.is_alive():  # a request that comes while a result is sent is lost
+            process.terminate()
+            process.join(0.2)
+    assert process.exitcode == STOPPED_EARLY
 
 
 def is_there(group: int) -> bool:
