@@ -117,17 +117,16 @@ class Attack:
         model = build_model(self.config.architecture, shape, classes, seed, self.config.standardise)
         return StatelessModel(with_precision(model, self.config.precision))
 
-    @property
-    def gradients_per_step(self) -> float:
-        """Cost of an outer step, in gradients of the training loss on one batch: see bilevel_optimizer.bilevel.
+    def gradients_per_step(self, epoch: int) -> float:
+        """Cost of an outer step of this epoch, in gradients of the training loss on one batch: see bilevel.py.
 
         A gradient of the upper objective counts in proportion to the images that it evaluates.
         """
         config = self.config
         images_of_f = self._batch_validation * max(1, self._objective.copies)
         images_of_g = (config.batch_clean + config.batch_poison) * config.loss.noisy_copies
-        of_a_network = config.optimiser.gradients(images_of_f / images_of_g)
-        return config.networks * of_a_network + config.loss.gradients_before
+        of_networks = config.networks * config.optimiser.gradients(images_of_f / images_of_g)
+        return of_networks + config.loss.gradients_before(epoch % config.reinitialise_every)
 
     # The outer loop ----------------------------------------------------------------------------------------
 

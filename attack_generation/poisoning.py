@@ -74,4 +74,5 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
         attack.initial_state(), attack.outer_step, attack.total_steps,
         unit="outer step", epoch=attack.steps_per_epoch, at_epoch_end=at_epoch_end, look_every=1,
     )  # fmt: skip
-    return attack.poison(state, run.path), attack.gradients_per_step * attack.total_steps
+    gradients = sum(map(attack.gradients_per_step, range(config.epochs))) * attack.steps_per_epoch
+    return attack.poison(state, run.path), gradients

@@ -117,7 +117,7 @@ def measure_gradients_and_steps(measured: works.Measured, seconds: float) -> lis
     step, gradient = took["training"] / measured.training_steps, took["gradient"]
     model = build_model(measured.victim.architecture, measured.image_shape, dataset.num_classes, seed=0)
     operations = 2e-12 * 3 * multiply_adds(model)  # TFLOP of an image: forward pass, gradients of weights and images
-    images = published.gradients_per_step * measured.batch  # of an outer step
+    images = published.gradients_per_step(0) * measured.batch  # of an outer step
 
     def timed(name: str, value: float, bar: float | None = None) -> dict[str, Any]:
         return row(name, 1e3 * value, "ms", value / gradient, bar)

@@ -134,8 +134,7 @@ class Training:
 
     def _step(self, state: State, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[State, Any]:
         x = ops.take(images, batch, axis=0)
-        view = VIEWS[self.config.views]
-        x = ops.concatenate([view(x, fold_in(seed, 100 * number)) for number in range(2)])
+        x = ops.concatenate([VIEWS[self.config.views](x, fold_in(seed, 100 * number)) for number in range(2)])
 
         def objective(weights: list[Any]) -> tuple[Any, list[Any]]:
             (_, compared), statistics = self._model(weights, state.statistics, x, training=True)

@@ -43,9 +43,8 @@ class TrainingLoss(ABC):
         """Noisy copies of each image in one evaluation of the loss."""
         return 1
 
-    @property
-    def gradients_before(self) -> int:
-        """Cost of ``perturbed``, in gradients of the training loss."""
+    def gradients_before(self, epoch: int) -> int:
+        """Cost of ``perturbed`` in this epoch since the parameters were initialised, in gradients of the loss."""
         return 0
 
     def ramped(self, epochs: int) -> "TrainingLoss":

@@ -52,9 +52,8 @@ class SmoothAdvLoss(TrainingLoss):
     def noisy_copies(self) -> int:
         return self.samples
 
-    @property
-    def gradients_before(self) -> int:
-        return self.attack_steps
+    def gradients_before(self, epoch: int) -> int:
+        return self.attack_steps * bool(self.radius(epoch) > 0)
 
     def ramped(self, epochs: int) -> "SmoothAdvLoss":
         return replace(self, ramp_epochs=epochs) if self.ramp_epochs is None else self

@@ -42,7 +42,7 @@ from robust_training.smoothadv import SmoothAdvLoss
 from runtime.artifact import Artifact
 from runtime.checkpoints import load_checkpoint
 from runtime.command_line import parsed
-from runtime.files import InputError, load_archive
+from runtime.files import InputError, load_archive, read_json
 from runtime.long_run import identity
 from runtime.noise import seed_pair
 from runtime.stop import StoppedEarly
@@ -502,9 +502,24 @@ def test_error_minimising_poison_against_smoothadv_lowers_the_loss_at_adversaria
 def test_an_attack_without_the_methods_inner_attack_says_so(
     tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A restart in each epoch: the networks are never older than the epochs without an inner attack."""
-    poison_radius(config(tiny_data_dir, tmp_path, loss=SmoothAdvLoss(eps_adv=0.1, ramp_epochs=0, plain_epochs=1)))
+    """A restart in each epoch: the networks are never older than the epochs without an inner attack.
+
+    The record counts no gradient of an inner attack that is not made.
+    """
+    loss = SmoothAdvLoss(eps_adv=0.1, ramp_epochs=0, plain_epochs=1)
+    path = poison_radius(config(tiny_data_dir, tmp_path, loss=loss))
     assert "note: smoothadv has no inner attack here. It begins after 1 epochs" in capsys.readouterr().out
+    steps = TOY["epochs"] * 2  # two batches of clean images in an epoch
+    assert read_json(path.with_suffix(".json"))["gradients"] == pytest.approx(steps * OPTIMISER.gradients(10 * 2 / 460))
+
+
+def test_the_inner_attack_counts_from_the_epoch_on_in_which_it_begins(tiny_data_dir: Path, tmp_path: Path) -> None:
+    loss = SmoothAdvLoss(attack_steps=3, ramp_epochs=5, plain_epochs=2)
+    settings = config(tiny_data_dir, tmp_path, loss=loss, networks=2, epochs=12, reinitialise_every=6)
+    made = attack_generation.poisoning.Attack(settings, load_dataset(tiny_data_dir))
+    found = [made.gradients_per_step(epoch) - made.gradients_per_step(0) for epoch in range(12)]
+    assert found == pytest.approx(2 * [0, 0, 3, 3, 3, 3])
+    assert [SmoothAdvLoss(ramp_epochs=4).gradients_before(epoch) for epoch in range(3)] == [0, 2, 2]
 
 
 def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
@@ -516,7 +531,7 @@ def test_several_networks_are_re_initialised_in_turn_and_continue_bit_for_bit(
     }  # fmt: skip
     settings = config(tiny_data_dir, tmp_path / "whole", **changes)
     made = attack_generation.poisoning.Attack(settings, load_dataset(tiny_data_dir))  # of compiled_once
-    assert made.gradients_per_step == 2 * Soba().gradients(10 * 2 / 460)
+    assert made.gradients_per_step(0) == 2 * Soba().gradients(10 * 2 / 460)
     state, afresh = made.initial_state(), []
     started = state.weights
     assert np.abs(state.weights[0][0] - state.weights[1][0]).max() > 0.01
