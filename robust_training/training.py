@@ -103,8 +103,8 @@ class TrainingConfig(Augmentation, CheckpointOptions):
         return f"--schedule {'; '.join(shown)}. --epochs, --batch-size and --learning-rate replace a schedule's value."
 
     def check(self) -> None:
-        """Raise InputError on a value that cannot work."""
-        require_usable(self)
+        """Raise InputError on a value that cannot work, also of the schedule."""
+        require_usable(self.in_force())
         require_architecture(self.architecture)
         for name, unused in (("poison", None), ("share", 1.0)):
             if self.training_data == "clean" and (value := getattr(self, name)) != unused:

@@ -44,8 +44,9 @@ def between(least: float, most: float) -> Bound:
 def require_bounds(config: Any, owner: str = "") -> None:
     """Raise InputError for the first field of a dataclass or a Struct that is outside its declared bounds.
 
-    Numbers must be within bounds, and texts must be values of a Literal. None is always allowed. Where a field holds
-    several values, each is checked. owner: added to the field's name in the error, such as " of MACER".
+    Numbers must be within bounds, and texts must be values of a Literal. Numbers of a field of type int must be whole,
+    and a field of type bool must be a bool: a script's constant may be anything. None is always allowed. Where a field
+    holds several values, each is checked. owner: added to the field's name in the error, such as " of MACER".
     """
     for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
@@ -59,7 +60,7 @@ def require_within(name: str, value: Any, *bounds: Any) -> None:
     bounds: each a Bound, or a type that declares bounds, such as Seed.
     """
     for bound in (one for part in bounds for one in _bounds_in(part)):
-        if isinstance(value, bound.of) and not bound.holds(value):
+        if value is not None and isinstance(value, bound.of) and not bound.holds(value):
             raise InputError(f"{name} must {bound.must}, got {repr(value) if isinstance(value, str) else value}")
 
 
@@ -76,6 +77,10 @@ def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
 def _bounds_in(annotation: Any) -> Iterator[Bound]:
     if isinstance(annotation, Bound):
         yield annotation
+    if annotation is int:
+        yield Bound("be a whole number", lambda value: isinstance(value, numbers.Integral))
+    if annotation is bool:
+        yield Bound("be True or False", lambda value: isinstance(value, bool), object)
     if get_origin(annotation) is Literal:
         names = get_args(annotation)
         yield Bound(f"be one of {', '.join(map(str, names))}", names.__contains__, str)

@@ -157,8 +157,7 @@ def parser_error(box: str) -> str:
 
 def config_of(script: str, words: Sequence[str]) -> Any:
     """The config that a script parses from a command line."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    return parsed(module.Config, words=words)
+    return parsed(importlib.import_module(script.removesuffix(".py").replace("/", ".")).Config, words=words)
 
 
 @cache

@@ -18,6 +18,7 @@ from models.saving import load_model
 from robust_training import training
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.methods import METHODS
+from robust_training.schedules import Schedule
 from robust_training.smoothadv import SmoothAdvLoss
 from robust_training.standard import StandardLoss
 from robust_training.training import Training, TrainingConfig, partitioned, train_victim, train_victims
@@ -327,6 +328,7 @@ def test_batch_norm(batch_norm: Any, schedule: Any, tmp_path: Path, monkeypatch:
         ({"target_class": -1}, "target_class must lie between 0 and 2147483647, got -1"),
         ({"batch_size": 2000}, "batch_size is 2000, but .* has 1097 training images"),
         ({"runs": 0}, "runs must be positive, got 0"),
+        ({"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
         ({"seed": -3}, "seed must not be negative, got -3"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
         ({"max_minutes": -1.0}, "max_minutes must be positive"),
@@ -337,6 +339,16 @@ def test_bad_settings_are_one_line(tiny_data_dir: Path, tmp_path: Path, changes:
     with pytest.raises(InputError, match=message) as caught:
         train_victims(config(tiny_data_dir, tmp_path, **changes))
     assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_that_trains_nothing_is_one_line(tiny_data_dir: Path, tmp_path: Path) -> None:
+    class NoEpochs(TrainingConfig):
+        constant = Schedule(epochs=0, batch_size=256)
+
+    values = {**vars(config(tiny_data_dir, tmp_path)), "epochs": None}
+    with pytest.raises(InputError, match="epochs must be positive, got 0"):
+        train_victims(NoEpochs(**values))
     assert list(tmp_path.iterdir()) == []
 
 
