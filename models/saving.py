@@ -26,7 +26,7 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 def victim_name(method: str, sigma: float, trained_on: str, seed: int) -> str:
     """File name of a victim. trained_on: 'clean', or the poison's name without 'X_'."""
-    return f"{method}_{sigma}_{trained_on}_seed{seed}.keras"
+    return f"{method}_{float(sigma)}_{trained_on}_seed{seed}.keras"
 
 
 @backend_lines_hidden()  # Keras imports TensorFlow when it saves settings, also on JAX

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from data.datasets import poison_paths
 from models.registry import all_layers, build_model
-from models.saving import load_model, save_model, with_precision
+from models.saving import load_model, save_model, victim_name, with_precision
 from runtime.files import InputError
 from tests.waiting import HANG
 
@@ -231,3 +232,10 @@ def test_a_model_of_a_class_that_is_not_here_says_so(tmp_path: Path) -> None:
     keras.Model(inputs, layers.Dense(3)(layers.Flatten()(Doubled()(inputs)))).save(tmp_path / "m.keras")
     with pytest.raises(InputError, match="Doubled is code of the program that saved the model and is not run here"):
         load_model(tmp_path / "m.keras")
+
+
+def test_a_victims_name_writes_the_noise_level_as_its_poisons_name_does() -> None:
+    """A script's constant may be 1 in place of 1.0."""
+    names = {victim_name("macer", sigma, "clean", 0) for sigma in (1, 1.0)}
+    assert names == {"macer_1.0_clean_seed0.keras"}
+    assert poison_paths(Path(), "macer", 1, 8)[0].name == "X_poisoned_radius_macer_1.0_8.npy"
