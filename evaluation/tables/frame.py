@@ -119,8 +119,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     row["gradients"], _ = mean_and_std(run.gradients for run in runs)
     seen = [entry.runs[0].visibility for entry in attack_runs if entry.runs and poison]
     row |= {name: mean_and_std(one.get(name) for one in seen)[0] for one in seen for name in one}
-    for name in ("backend", "machine"):
-        row[name] = _shared_value(run.records["victim"].get(name) for run in runs)
+    row |= {name: _shared_value(run.records["victim"].get(name) for run in runs) for name in ("backend", "machine")}
     named = [commit for run in runs for commit in commits(run.records)]
     row["commit"] = _shared_value(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
     return row | {"data_kind": data_kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}

@@ -178,6 +178,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             _check_flags("attack, victim", flags, DECIDED)
         _check_flags("data", self.data, ("out_dir", "name"))
         _check_flags("certification", self.certification, DECIDED_OF_CERTIFICATES)
+        if not isinstance(every := self.certification.get("all_classes", False), bool):
+            raise InputError(f"certification: all_classes is {shortened(every)}; give true or false")
         self._check_named()
         if not re.fullmatch(r"[\w-]+", self.table):
             raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")

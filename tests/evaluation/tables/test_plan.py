@@ -301,6 +301,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"epsylon": 0.1}, "unknown field `epsylon`; did you mean epsilon\\?"),
         ({"target-classes": [3]}, "unknown field `target-classes`; did you mean target_classes\\?"),
         ({"limits": {"all": {"threads": 9}}}, r"unknown field `threads` - at `\$\.limits\[\.\.\.\]`$"),
+        ({"certification": {"all_classes": "no"}}, "certification: all_classes is 'no'; give true or false"),
         ({"certification": {"shard": "1/2"}}, "certification: shard is decided by the plan's own entries"),
         ({"victim": {"mazer": {"epochs": 1}}}, "no method of attack or victim settings 'mazer'; choose from all, "),
         ({"attack": {"all": {"epsilon": 0.05}}}, "epsilon is decided by the plan's own entries"),
