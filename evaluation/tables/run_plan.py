@@ -33,7 +33,7 @@ from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
 from runtime.checks import require_place, require_usable
 from runtime.command_line import config_of, run_script
-from runtime.files import InputError, read_record, write_json
+from runtime.files import InputError, read_record, write_json, writing
 from runtime.provenance import git_commit, is_clean_commit, printed_path, project_path, settings
 from runtime.stop import Stop
 
@@ -43,7 +43,7 @@ class Config:
     plan: Path
     """Plan of the table, a YAML file, such as those of config/."""
     methods: tuple[str, ...] = ()
-    """Entries of 'methods' to run, by default all. Tables then hold these alone. Transfers stay as they are."""
+    """Entries of 'methods' to run, by default all. Tables and the transfer over methods then hold these alone."""
     set: tuple[str, ...] = ()
     """Entries of the plan to replace, for example runs=1 "target_classes=[3]"."""
     directory: Path = project_path("")
@@ -74,7 +74,8 @@ def main(config: Config) -> None:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(plan.threads)  # the backend reads it when the first job imports it
     *jobs, tables = jobs_to_run(plan, [written], config.directory, str(config.plan))
-    config.directory.mkdir(parents=True, exist_ok=True)
+    with writing(config.directory):
+        config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
     with Artifact(plan.paths.plan), stopped as stop:
         write_json(plan.paths.plan, msgspec.to_builtins(plan))
@@ -101,11 +102,11 @@ def jobs_to_run(plan: Plan, written: Sequence[Plan], directory: Path, where: str
     """
     _require_used_settings([*written, plan], where)
     require_inputs(plan, directory, where)
-    jobs = jobs_of(plan)
-    if plan.paths_in(directory).manifest.is_file():
-        del jobs[0]
-    check_scripts(jobs, where)
-    return jobs
+    paths = plan.paths_in(directory)
+    is_prepared = paths.manifest.is_file()
+    from_here = msgspec.structs.replace(plan, data_dir=str(paths.data), work_dir=str(paths.work))
+    check_scripts(jobs_of(from_here)[is_prepared:], where)
+    return jobs_of(plan)[is_prepared:]
 
 
 def _require_used_settings(plans: Sequence[Plan], where: str) -> None:
@@ -138,7 +139,7 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
         if isinstance(count, int) and (wrong := [label for label in plan.target_classes if label >= count]):
             raise InputError(f"target_classes: no class {wrong[0]} in {manifest}; choose from 0 to {count - 1}")
         if plan.data:
-            check_scripts([job := data_job(plan)], where)
+            check_scripts([job := data_job(msgspec.structs.replace(plan, data_dir=str(paths.data)))], where)
             preparation = config_of(job.script, words_of(job.settings))
             wanted, source = settings(preparation), getattr(preparation, "source", None)
             given = {name: wanted[name] for name in (one.replace("-", "_") for one in plan.data) if name in wanted}

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import data
+from data.prepare_digits import SOURCE
 from evaluation.tables import job_runs, run_plan
 from evaluation.tables.jobs import Job, check_scripts, jobs_of
 from evaluation.tables.make_tables import Config, main
@@ -266,6 +267,28 @@ def test_what_cannot_be_changed_is_named(change: dict[str, Any], message: str, t
     plan.write_text(yaml.safe_dump(PLAN))
     with pytest.raises(InputError, match=message):
         run_plan.main(run_plan.Config(plan=plan, directory=tmp_path, **change))
+
+
+def test_files_of_the_working_folder_are_not_in_the_way_of_a_plan_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan's paths start from --directory, also in the checks before the run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "runs"):
+        (tmp_path / name).write_text("")
+    plan = plan_of({**PLAN, "shards": 2, "data": {"seed": 3}})
+    jobs = run_plan.jobs_to_run(plan, [plan], tmp_path / "there", "plan")
+    assert jobs == jobs_of(plan)
+    with pytest.raises(InputError, match="data is no folder"):
+        run_plan.jobs_to_run(plan, [plan], tmp_path, "plan")
+    manifest = {"source": {"file": SOURCE}, "classes": 10, "provenance": {"config": {"seed": 3}}}
+    write_json(tmp_path / "there/data/DIGITS/manifest.json", manifest)
+    assert run_plan.jobs_to_run(plan, [plan], tmp_path / "there", "plan") == jobs[1:]
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"/proc/nowhere: cannot be written .*; choose another folder"):
+        run_plan.main(run_plan.Config(plan=write_plan(tmp_path), directory=Path("/proc/nowhere")))
 
 
 def test_the_tables_are_made_again_from_the_results_alone(
