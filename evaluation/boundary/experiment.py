@@ -23,7 +23,7 @@ from runtime.lazy import stats
 from runtime.plots import default_style, save_png
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
-from runtime.store import POINTS, SETTINGS, Store, write_store
+from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 from runtime.text_tables import markdown_table
 
 TABLES, PICTURE = "tables.md", "decision_boundary.png"
@@ -32,12 +32,14 @@ TABLES, PICTURE = "tables.md", "decision_boundary.png"
 def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     """Poison, train and certify both kinds of classifiers. Write picture, store and table, and print the table.
 
-    Returns {kind: {training points: row}}, with 'clean' first and 'optimised' last. Raises InputError on bad settings
-    or where another run writes the same files, FloatingPointError where training or attack diverges.
+    Returns {kind: {training points: row}}, with 'clean' first and 'optimised' last. Raises InputError on bad settings,
+    for a folder that another run writes or with another store, FloatingPointError where training or attack diverges.
     """
     config.check()
     folder = config.out_dir
     with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, PICTURE))):
+        if (folder / SETTINGS).is_file() and f"{KINDS[0].name}/clean" not in read_store(folder).records:
+            raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --out-dir")
         studies = [Study(config, kind) for kind in KINDS]
         results = {study.kind.name: _rows(study) for study in studies}
         store = _store(results, config)
@@ -91,15 +93,14 @@ def plane_frame(store: Store) -> pd.DataFrame:
         kind, _, name = entry.partition("/")
         radii, clean = (all_radii.loc[one] for one in (entry, f"{kind}/clean"))  # (victims, points)
         accuracies = [store.records[entry][str(seed)]["accuracy"] for seed in radii.index]
-        row = {
+        rows.append({
             "entry": entry, "classifier": kind, "data": name,
             "acr": mean_and_std_text(list(radii.mean(axis=1))),
             "reduction": None if name == "clean" else reduction_of(radii.to_numpy()[None], clean.to_numpy()),
             "certified": mean_and_std_text(list((radii > 0).mean(axis=1))),
             "accuracy": mean_and_std_text(accuracies),
             "runs": len(radii), "points": radii.shape[1],
-        }  # fmt: skip
-        rows.append(row)
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 

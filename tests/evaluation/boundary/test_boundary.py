@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage, stats
 
 import data
 from attack_generation.attack import AttackState
 from bilevel_optimizer.f2sa import F2sa
+from evaluation.boundary import experiment
 from evaluation.boundary.experiment import draw_boundaries, tables_page
 from evaluation.boundary.study import (
     KINDS,
@@ -28,7 +30,7 @@ from evaluation.boundary.study import (
 )
 from runtime.artifact import Artifact
 from runtime.files import InputError
-from runtime.store import read_store
+from runtime.store import Store, read_store, write_store
 
 ROOT = Path(data.__file__).parents[1]
 SMALL = BoundaryConfig(
@@ -214,6 +216,20 @@ def test_bad_settings_get_one_clear_line(changes: dict, message: str, tmp_path: 
     with pytest.raises(InputError, match=message):
         draw_boundaries(script["Config"](out_dir=tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_store_of_something_else_is_not_replaced(
+    folder: Path, results: dict[str, dict[str, Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = pd.DataFrame({"entry": ["macer/clean/class_8"], "seed": [0], "idx": [0], "radius": [0.5]})
+    write_store(tmp_path, Store(points, {"macer/clean/class_8": {"0": {}}}))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=r"holds other measurements \(points.csv.xz\); choose another --out-dir"):
+        draw_boundaries(replace(SMALL, out_dir=tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.delattr(experiment, "Study")
+    with pytest.raises(NameError, match="Study"):  # it begins to draw over its own store
+        draw_boundaries(replace(SMALL, out_dir=folder))
 
 
 def test_a_second_picture_at_the_same_time_is_refused(tmp_path: Path) -> None:
