@@ -202,8 +202,7 @@ class _Certification(NamedTuple):
         for number, settings in enumerate(candidates):
             weights = learner(settings)
             if isinstance(weights, SignedClusters):  # k-means may differ on another machine
-                counts = weights.counts(self.train.y, self.train.classes)
-                self.kept.require_same(f"clusters_{number}.json", counts)
+                self.kept.require_same(f"clusters_{number}.json", weights.counts(self.train.y, self.train.classes))
             _warn_of_large_classes(self.config, weights, settings, self.train)
             stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
             with progress(total=len(x_test), desc="certifying", unit="point") as bar:
@@ -265,8 +264,7 @@ class _Certification(NamedTuple):
         frames = []
         for *named, prediction, flips in self._certificates(points, *get_args(Bound)):
             per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
-            columns = zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True)
-            frames.append(pd.DataFrame(dict(columns)))
+            frames.append(pd.DataFrame(dict(zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True))))
         return pd.concat(frames, ignore_index=True)
 
 
