@@ -34,8 +34,7 @@ def _random_signs(shape: tuple[int, ...], *seed: int) -> np.ndarray:
 
 
 def _halves(x: np.ndarray, seed: int) -> np.ndarray:
-    is_left = np.arange(x.shape[2])[:, None] < x.shape[2] / 2
-    return np.where(is_left, np.float32(1), np.float32(-1))
+    return np.where(np.arange(x.shape[2])[:, None] < x.shape[2] / 2, np.float32(1), np.float32(-1))
 
 
 def _tint(x: np.ndarray, seed: int) -> np.ndarray:

@@ -45,4 +45,4 @@ class DigitsConfig(PoisonConfig):
 
 def run_attack(config_type: type[PoisonConfig], description: str | None) -> None:
     """Make poison as a script's constants and the command line say. description: the text of --help."""
-    run_script(poison_radius, config_type, description)
+    run_script(poison_radius, config_type, description, PoisonConfig)

@@ -85,8 +85,7 @@ def areas(
 
     poison, clean, reference, held_out = (x.reshape(len(x), -1) for x in (poison, clean, reference, held_out))
     brightness = reference.mean(axis=1)
-    order = np.random.default_rng(seed).permutation(len(poison))[: 2 * TRAINED_ON]
-    first, second = np.array_split(order, 2)
+    first, second = np.array_split(np.random.default_rng(seed).permutation(len(poison))[: 2 * TRAINED_ON], 2)
     detectors = {
         "linear": LogisticRegression(C=0.1, max_iter=1_000),
         "network": MLPClassifier((64,), alpha=1e-3, early_stopping=len(first) >= 100, max_iter=200, random_state=seed),

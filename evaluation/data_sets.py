@@ -37,4 +37,4 @@ class DigitsConfig(TrainingConfig):
 
 def run_training(config_type: type[TrainingConfig], description: str | None) -> None:
     """Train victims as a script's constants and the command line say. description: the text of --help."""
-    run_script(train_victims, config_type, description)
+    run_script(train_victims, config_type, description, TrainingConfig)

@@ -29,8 +29,7 @@ def _bit_depth(x: np.ndarray) -> np.ndarray:
 def _grayscale(x: np.ndarray) -> np.ndarray:
     if x.shape[-1] != 3:
         raise InputError(f"grayscale needs images of three channels, these have {x.shape[-1]}; choose another defence")
-    grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.repeat(grey[..., None], 3, axis=-1)
+    return np.repeat((x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], 3, axis=-1)
 
 
 def _jpeg(x: np.ndarray) -> np.ndarray:

@@ -110,8 +110,7 @@ def noisy_cross_entropy(logits: Logits, x: Any, y: Any, copies: int, randomness:
 
 def accuracy(logits: Any, y: Any) -> Any:
     """Share of rows of logits (B, K) whose largest entry is the label's, float32 ()."""
-    hits = ops.equal(ops.argmax(logits, axis=-1), ops.argmax(y, axis=-1))
-    return ops.mean(ops.cast(hits, "float32"))
+    return ops.mean(ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.argmax(y, axis=-1)), "float32"))
 
 
 def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray) -> tuple[float, list[float]]:
@@ -120,5 +119,4 @@ def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray) -> tuple[floa
     logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
     scores = np.concatenate([ops.convert_to_numpy(logits(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
-    by_class = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
-    return float(accuracy(scores, y)), by_class
+    return float(accuracy(scores, y)), [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]

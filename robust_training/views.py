@@ -61,8 +61,7 @@ def random_resized_crop(x: Any, seed: Any, *, smallest: float) -> Any:
 
 def random_grey(x: Any, seed: Any, *, share: float) -> Any:
     """Take the colours from a random share of the images x (N, height, width, channels)."""
-    chosen = uniform((x.shape[0], 1, 1, 1), seed) < share
-    return ops.where(chosen, ops.mean(x, axis=3, keepdims=True), x)
+    return ops.where(uniform((x.shape[0], 1, 1, 1), seed) < share, ops.mean(x, axis=3, keepdims=True), x)
 
 
 def _warped(x: Any, columns: tuple[Any, Any], rows: tuple[Any, Any], down: Any, right: Any) -> Any:

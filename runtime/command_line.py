@@ -32,15 +32,21 @@ _strings.remove_single_line_breaks = lambda helptext: re.sub(r"(?<=\S)\n(?=\S)",
 _LONGEST_LINE = 500  # characters of a parser error, which repeats the given values
 
 
-def run_script(main: Callable[[Config], Any], config_type: type[Config], description: str | None) -> None:
+def run_script(
+    main: Callable[[Config], Any], config_type: type[Config], description: str | None, settings_of: Any = None
+) -> None:
     """Parse the command line into ``config_type``, whose defaults are the script's constants, and run.
 
     Bad input ends in one line on stderr and exit status 2. A requested stop ends in exit status 75. Numbers and paths
     that no script can use are refused here, before ``main`` begins. Where the reader of the output goes away (script |
-    head -1), a run ends silently with status 141, and --help with status 0.
+    head -1), a run ends silently with status 141, and --help with status 0. settings_of: a base class of config_type.
+    A constant that is no setting of it is refused, because it would have no effect.
     """
     with _silent_where_nobody_reads():
         try:
+            for kind in config_type.__mro__[: config_type.__mro__.index(settings_of or config_type)]:
+                if unknown := {*vars(kind)} - {*dir(settings_of), *settings_of.__dataclass_fields__}:
+                    raise InputError(f"{min(unknown)} is no setting of this script; mend the constant's name")
             config = parsed(config_type, description)
             require_usable(config)
             main(config)

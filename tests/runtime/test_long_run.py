@@ -21,7 +21,7 @@ from robust_training.training import TrainingConfig
 from runtime import part_by_part, provenance
 from runtime.artifact import Artifact
 from runtime.checkpoints import OtherSettings, save_checkpoint
-from runtime.command_line import parsed
+from runtime.command_line import parsed, run_script
 from runtime.files import InputError, save_array
 from runtime.long_run import CheckpointOptions, LongRun, RunOptions, Step, identity
 from runtime.part_by_part import KeptStages, LineByLine
@@ -474,3 +474,24 @@ def test_constants_of_a_script_without_a_type_are_settings() -> None:
     config = parsed(Shorter, "", ["--loss.copies", "4"])
     assert (config.epochs, config.loss.copies, config.data_dir) == (2, 4, Path("data/DIGITS"))
     assert parsed(Shorter, "", ["--epochs", "5"]).epochs == 5
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize("base", [PoisonConfig, TrainingConfig])
+def test_a_misspelt_constant_of_a_script_is_one_line(
+    base: Any, typed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be a further setting, which nothing reads, or with no type nothing at all."""
+
+    def script(name: str) -> Any:
+        values: dict[str, Any] = {"epochs": 3, "loss": MacerLoss(copies=2), "data_dir": Path("x"), name: 0.3}
+        types = {"__annotations__": {name: float}} if typed else {}
+        return type("Shorter", (type("Script", (base,), {**values, **types}),), {"epochs": 2})
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(SystemExit) as left:
+        run_script(print, script("sigmma"), "", base)
+    assert left.value.code == 2
+    assert capsys.readouterr() == ("", "error: sigmma is no setting of this script; mend the constant's name\n")
+    run_script(print, script("sigma"), "", base)
+    assert "epochs=2" in capsys.readouterr().out
