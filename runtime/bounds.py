@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -44,9 +45,9 @@ def between(least: float, most: float) -> Bound:
 def require_bounds(config: Any, owner: str = "") -> None:
     """Raise InputError for the first field of a dataclass or a Struct that is outside its declared bounds.
 
-    Numbers must be within bounds, and texts must be values of a Literal. Numbers of a field of type int must be whole,
-    and a field of type bool must be a bool: a script's constant may be anything. None is always allowed. Where a field
-    holds several values, each is checked. owner: added to the field's name in the error, such as " of MACER".
+    Numbers must be within bounds, whole where the field is an int, and texts must be values of a Literal. Numbers,
+    bools and losses must have the declared type: a script's constant may be anything. None is always allowed. Where a
+    field holds several values, each is checked. owner: added to the field's name in the error, such as " of MACER".
     """
     for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
@@ -79,10 +80,12 @@ def _bounds_in(annotation: Any) -> Iterator[Bound]:
         yield annotation
     if annotation is int:
         yield Bound("be a whole number", lambda value: isinstance(value, numbers.Integral))
-    if annotation is bool:
-        yield Bound("be True or False", lambda value: isinstance(value, bool), object)
+    if annotation in (int, float, bool) or isinstance(annotation, ABCMeta):  # the latter: a loss or an optimiser
+        kind = numbers.Real if annotation in (int, float) else annotation
+        yield Bound(f"be of type {annotation.__name__}", lambda value: isinstance(value, kind), object)
     if get_origin(annotation) is Literal:
         names = get_args(annotation)
         yield Bound(f"be one of {', '.join(map(str, names))}", names.__contains__, str)
+    is_of_one_type = get_origin(annotation) in (Annotated, tuple)
     for part in get_args(annotation):
-        yield from _bounds_in(part)
+        yield from (one for one in _bounds_in(part) if is_of_one_type or one.of is not object)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
 import tyro
 from tyro import _strings
 
+from runtime.bounds import require_bounds
 from runtime.checks import require_usable
 from runtime.files import InputError
 from runtime.provenance import IS_CHECKOUT, settings
@@ -47,6 +48,8 @@ def run_script(
             for kind in config_type.__mro__[: config_type.__mro__.index(settings_of or config_type)]:
                 if unknown := {*vars(kind)} - {*dir(settings_of), *settings_of.__dataclass_fields__}:
                     raise InputError(f"{min(unknown)} is no setting of this script; mend the constant's name")
+            if settings_of:
+                require_bounds(config_type())  # the constants, before the command line's values replace them
             config = parsed(config_type, description)
             require_usable(config)
             main(config)

@@ -92,13 +92,10 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
         controls = group[group["data_kind"] == CONTROL].nsmallest(2, "acr_mean")
         for name, mean in zip(controls["data"], controls["acr_mean"], strict=True):
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
-            at = (0.01, mean)
-            axes.annotate(name, at, xycoords=axes.get_yaxis_transform(), va="bottom", fontsize="small", color=BLUE)
+            axes.annotate(name, (0.01, mean), xycoords=axes.get_yaxis_transform(), va="bottom", c=BLUE, size="small")
         attacks = group[group["gradients"].notna() & (group["parametrisation"] == kind)].copy()
-        attacks["attack"] = [
-            row["attack"] + of_share(row["share"]) if row["attack"] else row["data"]
-            for row in attacks.to_dict("records")
-        ]
+        named = attacks.to_dict("records")
+        attacks["attack"] = [one["attack"] + of_share(one["share"]) if one["attack"] else one["data"] for one in named]
         best = attacks.groupby("attack")["acr_mean"].min().nsmallest(MOST - 1 - len(controls)).index
         for number, name in enumerate(dict.fromkeys(one for one in attacks["attack"] if one in best)):
             points = attacks[attacks["attack"] == name].sort_values("gradients")
@@ -167,9 +164,7 @@ def save_ranking(path: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     Small dots are kinds of victims. Black: the score, the smallest reduction of the poison, with its 95 % interval. An
     arrow ends an interval that goes on below LEAST.
     """
-    rows = [
-        {name: one for name, one in scored_rows(frame).groupby("data") if name != CLEAN} for frame in frames.values()
-    ]
+    rows = [{name: row for name, row in scored_rows(one).groupby("data") if name != CLEAN} for one in frames.values()]
     kinds = pd.concat(frames.values())["victim_variant"].unique()
     colours = dict(zip(kinds, cycle((BLUE, ORANGE, GREEN)), strict=False))
     figure, grid = _figure([list(frames)], [0.8 + 0.24 * max(map(len, rows))], 5.0)
@@ -240,9 +235,8 @@ def _figure(rows: Sequence[Sequence[Any]], heights: Sequence[float], wide: float
 
 def _dress(axes: Any, key: tuple[Any, ...], shown: pd.DataFrame, more: str = "") -> None:
     named = dict(zip(VICTIMS, key, strict=True))
-    parts = [METHODS[named["method"]].label if named["method"] in METHODS else named["method"]]
-    parts += [named["victim_variant"].replace("_", " ")] if named["victim_variant"] else []
-    parts.append(f"σ = {named['sigma']:g}")
+    method = METHODS[named["method"]].label if named["method"] in METHODS else named["method"]
+    parts = [method, named["victim_variant"].replace("_", " "), f"σ = {named['sigma']:g}"]
     parts += [named["architecture"]] if shown["architecture"].nunique() > 1 else []
     parts += [f"class {named['target_class']}"] if shown["target_class"].nunique() > 1 else []
     axes.set_title(plain_text(textwrap.fill(", ".join(filter(None, (*parts, more))), 44)), fontsize="small")

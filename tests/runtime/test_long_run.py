@@ -495,3 +495,22 @@ def test_a_misspelt_constant_of_a_script_is_one_line(
     assert capsys.readouterr() == ("", "error: sigmma is no setting of this script; mend the constant's name\n")
     run_script(print, script("sigma"), "", base)
     assert "epochs=2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("epochs", "50", "epochs must be of type int, got '50'"),
+        ("epsilon", "0.1", "epsilon must be of type float, got '0.1'"),
+        ("optimiser", "f2sa", "optimiser must be of type BilevelOptimizer, got 'f2sa'"),
+        ("loss", "macer", "loss must be of type TrainingLoss, got 'macer'"),
+    ],
+)
+def test_a_constant_in_quotation_marks_is_one_line(
+    name: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"loss": MacerLoss(copies=2), "data_dir": Path("x"), name: value}
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(SystemExit) as left:
+        run_script(print, type("Script", (PoisonConfig,), values), "", PoisonConfig)
+    assert left.value.code == 2 and capsys.readouterr() == ("", f"error: {line}\n")
