@@ -189,8 +189,7 @@ def _fitting_votes(
     works.timed(probe)
     per_vote = works.timed(probe) / NOISE_BLOCK
     batch_size = VoteCounter(model, 10, image.shape, works.SIGMA, batch_size).batch_size  # whole noise blocks
-    if batch_size * per_vote > seconds:
-        batch_size = NOISE_BLOCK
+    batch_size = NOISE_BLOCK if batch_size * per_vote > seconds else batch_size
     batches = int(min(seconds / works.ROUNDS / per_vote, most)) // batch_size
     return batch_size, max(1, batches)
 

@@ -27,9 +27,9 @@ from randomized_smoothing_certification.classifiers import examples_of
 from randomized_smoothing_certification.core import certify, round_down
 from randomized_smoothing_certification.fixed_radii import decide
 from randomized_smoothing_certification.grid_noise import grid_of
-from randomized_smoothing_certification.votes import WHOLE, VoteCounter
+from randomized_smoothing_certification.votes import VoteCounter
 from runtime.artifact import Artifact
-from runtime.bounds import require_within
+from runtime.bounds import WHOLE, require_within
 from runtime.checkpoints import read_same_record
 from runtime.files import InputError, array_sha256, remove, write_json, write_text
 from runtime.noise import Stream, noise_seed, seed_pair
@@ -159,6 +159,7 @@ def point_certifier(
     if settings.shared_noise:
         for stage, votes in ((Stream.VOTES_THAT_SELECT, settings.n0), (Stream.VOTES_THAT_BOUND, settings.n)):
             counter.keep_noise(seed_pair(seed, stage), votes)
+    has_votes = "votes" in header_of(vars(settings))
 
     def certified(index: int) -> Point:
         start, decided = time.perf_counter(), None
@@ -171,7 +172,7 @@ def point_certifier(
             found = certify(counter, image, noise_of, settings, seed=seed, only_class=only_class)
             radius = round_down(found.radius)
         spent = str(datetime.timedelta(seconds=time.perf_counter() - start))
-        votes = found.votes if "votes" in header_of(vars(settings)) else None
+        votes = found.votes if has_votes else None
         return Point(index, label, found.prediction, radius, int(found.prediction == label), spent, votes, decided)
 
     return certified

@@ -83,7 +83,7 @@ def certificate_of_count(
 def predict(counter: VoteCounter, image: np.ndarray, index: int, *, n: int, alpha: float, seed: int) -> int:
     """PREDICT: the smoothed classifier's class at one image, or ABSTAIN if n votes do not decide it.
 
-    A two-sided binomial test at level alpha compares the two largest counts. It ignores the failure mass of a grid.
+    A two-sided binomial test of the two largest counts, without a grid's failure mass. Arguments as in ``certify``.
     """
     require_within("alpha", alpha, PROBABILITY)
     counts = counter.count_votes(image, n, seed_pair(seed, index, Stream.VOTES_THAT_PREDICT))
@@ -107,7 +107,7 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
     a, b = successes, n - successes + 1
     bound = float(stats.beta.ppf(alpha, a, b)) if successes else 0.0
     if successes and not abs(special.betainc(a, b, bound) - alpha) <= 1e-5 * alpha:  # also where a value is NaN
-        bound = optimize.bisect(lambda p: np.nan_to_num(special.betainc(a, b, p)) - alpha, 0.0, 1.0, xtol=1e-16)
+        bound = optimize.bisect(lambda p: np.nan_to_num(special.betainc(a, b, p), nan=1) - alpha, 0.0, 1.0, xtol=1e-16)
     return bound
 
 

@@ -4,7 +4,6 @@ Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomiz
 SampleUnderNoise in the pseudocode of section 3.2.
 """
 
-import numbers
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,13 +15,12 @@ from data.preparation import DARK
 from randomized_smoothing_certification.classifiers import as_function, require_scores, takes_tensors, winners
 from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.sampling import NOISE_BLOCK
-from runtime.bounds import POSITIVE, Bound, at_least, require_within
+from runtime.bounds import POSITIVE, WHOLE, at_least, require_within
 from runtime.checks import require_keras_settings
 from runtime.files import InputError
 from runtime.lazy import keras, ops
 from runtime.noise import fold_in, normal
 
-WHOLE = Bound("be a whole number", lambda value: isinstance(value, numbers.Integral), of=object)
 KEPT_BYTES = 2**29  # largest amount of noise that is kept of one stream
 
 

@@ -24,6 +24,10 @@ POSITIVE = Bound("be positive", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Bound("not be negative", lambda value: 0 <= value < math.inf)
 Seed = Annotated[int, NOT_NEGATIVE]
 """Type of a run's seed."""
+WHOLE = Bound("be a whole number", lambda value: isinstance(value, numbers.Integral), object)
+_NUMBER = Bound("be a number", lambda value: isinstance(value, numbers.Real), object)
+_SWITCH = Bound("be True or False", lambda value: value in (True, False), object)
+_TYPES: dict[Any, Bound] = {int: WHOLE, float: _NUMBER, bool: _SWITCH}
 PROBABILITY = Bound("lie strictly between 0 and 1", lambda value: 0 < value < 1)
 
 
@@ -78,14 +82,13 @@ def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
 def _bounds_in(annotation: Any) -> Iterator[Bound]:
     if isinstance(annotation, Bound):
         yield annotation
-    if annotation is int:
-        yield Bound("be a whole number", lambda value: isinstance(value, numbers.Integral))
-    if annotation in (int, float, bool) or isinstance(annotation, ABCMeta):  # the latter: a loss or an optimiser
-        kind = numbers.Real if annotation in (int, float) else annotation
-        yield Bound(f"be of type {annotation.__name__}", lambda value: isinstance(value, kind), object)
+    if annotation in _TYPES:
+        yield _TYPES[annotation]
+    if isinstance(annotation, ABCMeta):  # a loss or an optimiser
+        yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)
     if get_origin(annotation) is Literal:
         names = get_args(annotation)
         yield Bound(f"be one of {', '.join(map(str, names))}", names.__contains__, str)
-    is_of_one_type = get_origin(annotation) in (Annotated, tuple)
+    is_of_one_type = get_origin(annotation) in (Annotated, tuple) or get_args(annotation)[1:] == (type(None),)
     for part in get_args(annotation):
         yield from (one for one in _bounds_in(part) if is_of_one_type or one.of is not object)

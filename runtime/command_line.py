@@ -45,11 +45,12 @@ def run_script(
     """
     with _silent_where_nobody_reads():
         try:
-            for kind in config_type.__mro__[: config_type.__mro__.index(settings_of or config_type)]:
-                if unknown := {*vars(kind)} - {*dir(settings_of), *settings_of.__dataclass_fields__}:
+            if settings_of and hasattr(config_type, "loss"):  # parsing names a loss that is missing
+                own = [vars(kind) for kind in config_type.__mro__ if kind not in settings_of.__mro__]
+                constants = {name for one in own for name in one if name[0] != "_" and not callable(one[name])}
+                if unknown := constants - {*dir(settings_of), *settings_of.__dataclass_fields__}:
                     raise InputError(f"{min(unknown)} is no setting of this script; mend the constant's name")
-            if settings_of:
-                require_bounds(config_type())  # the constants, before the command line's values replace them
+                require_bounds(config_type())
             config = parsed(config_type, description)
             require_usable(config)
             main(config)

@@ -23,7 +23,7 @@ from runtime.lazy import stats
 from runtime.plots import default_style, save_png
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
-from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
+from runtime.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
 from runtime.text_tables import markdown_table
 
 TABLES, PICTURE = "tables.md", "decision_boundary.png"
@@ -38,7 +38,7 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     config.check()
     folder = config.out_dir
     with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, PICTURE))):
-        if (folder / SETTINGS).is_file() and f"{KINDS[0].name}/clean" not in read_store(folder).records:
+        if has_store(folder) and f"{KINDS[0].name}/clean" not in read_store(folder).records:
             raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --out-dir")
         studies = [Study(config, kind) for kind in KINDS]
         results = {study.kind.name: _rows(study) for study in studies}

@@ -92,10 +92,10 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
         controls = group[group["data_kind"] == CONTROL].nsmallest(2, "acr_mean")
         for name, mean in zip(controls["data"], controls["acr_mean"], strict=True):
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
-            axes.annotate(name, (0.01, mean), xycoords=axes.get_yaxis_transform(), va="bottom", c=BLUE, size="small")
+            axes.text(0.01, mean, name, transform=axes.get_yaxis_transform(), va="bottom", fontsize="small", color=BLUE)
         attacks = group[group["gradients"].notna() & (group["parametrisation"] == kind)].copy()
-        named = attacks.to_dict("records")
-        attacks["attack"] = [one["attack"] + of_share(one["share"]) if one["attack"] else one["data"] for one in named]
+        rows = attacks.to_dict("records")
+        attacks["attack"] = [row["attack"] + of_share(row["share"]) if row["attack"] else row["data"] for row in rows]
         best = attacks.groupby("attack")["acr_mean"].min().nsmallest(MOST - 1 - len(controls)).index
         for number, name in enumerate(dict.fromkeys(one for one in attacks["attack"] if one in best)):
             points = attacks[attacks["attack"] == name].sort_values("gradients")
@@ -104,8 +104,7 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
                 fmt=f"{'os^Dv<>PX*hd'[number % 12]}-", color=colours.get(points["optimiser"].iloc[0], SKY), ms=5,
                 label=plain_text(textwrap.fill(name.replace("_", " "), 28)),
             )  # fmt: skip
-        axes.set(xscale="log", xlabel="gradients of training batches that the attack computed", ylabel="ACR")
-        axes.set_ylim(bottom=0)
+        axes.set(xscale="log", xlabel="gradients of training batches in the attack", ylabel="ACR", ylim=(0, None))
         if len(attacks):
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         _dress(axes, key, shown, {"per_image": "", "class_pattern": "one pattern for the class"}.get(kind, kind))

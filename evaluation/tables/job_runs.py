@@ -94,7 +94,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
                 job, worker = running.pop(future)
                 try:
                     line = future.result() or ""
-                except (StoppedEarly, SystemExit) as error:  # the latter outside the job's script
+                except StoppedEarly as error:
                     stopped, line = stopped or str(error), ""
                 except BrokenProcessPool:
                     line, worker = "its process was ended from outside; is there enough memory?", None

@@ -135,7 +135,8 @@ def _versions(frame: pd.DataFrame) -> pd.DataFrame:
 
 def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool) -> None:
     """Draw the figures of a frame."""
-    (save_acr_against_gradients if has_budgets(frame) else save_acr)(folder / "acr.png", title, frame)
+    draw = save_acr_against_gradients if has_budgets(frame) else save_acr
+    draw(folder / "acr.png", title, frame)
     save_distributions(folder / "p_a.png", title, frame)
     if curves:
         save_distributions(folder / "certified_accuracy.png", title, frame, against_radius=True)

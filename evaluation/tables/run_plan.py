@@ -103,10 +103,10 @@ def jobs_to_run(plan: Plan, written: Sequence[Plan], directory: Path, where: str
     _require_used_settings([*written, plan], where)
     require_inputs(plan, directory, where)
     paths = plan.paths_in(directory)
-    is_prepared = paths.manifest.is_file()
+    first = 1 if paths.manifest.is_file() else 0  # the first job prepares the data
     from_here = msgspec.structs.replace(plan, data_dir=str(paths.data), work_dir=str(paths.work))
-    check_scripts(jobs_of(from_here)[is_prepared:], where)
-    return jobs_of(plan)[is_prepared:]
+    check_scripts(jobs_of(from_here)[first:], where)
+    return jobs_of(plan)[first:]
 
 
 def _require_used_settings(plans: Sequence[Plan], where: str) -> None:

@@ -35,7 +35,7 @@ class Config:
 def test_settings_that_can_be_used_pass(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("")
     require_usable(Config(mode="fast", of_class=3))
-    require_usable(Config(loss=Loss(lam=1), seed=np.int64(3)))  # type: ignore[arg-type]
+    require_usable(Config(loss=Loss(lam=1), seed=np.int64(3), augment=np.bool_(False)))  # type: ignore[arg-type]
     require_usable(Config(seed=LARGEST_COUNT, out_dir=tmp_path / "a/b", model=tmp_path / "model"))
     for source in (tmp_path, tmp_path / "model", tmp_path / "nowhere/x"):
         require_usable({"source": source})
@@ -51,7 +51,7 @@ def test_settings_that_can_be_used_pass(tmp_path: Path) -> None:
         (Config(of_class="none"), "of_class must be one of all, got 'none'"),  # type: ignore[arg-type]
         (Config(shares=(0.1, float("inf"))), "shares must be finite, got inf"),
         (Config(seed=3.0), r"seed must be a whole number, got 3\.0"),  # type: ignore[arg-type]
-        (Config(augment="no"), "augment must be of type bool, got 'no'"),  # type: ignore[arg-type]
+        (Config(augment="no"), "augment must be True or False, got 'no'"),  # type: ignore[arg-type]
         (Config(seed=-1), f"seed must lie between 0 and {LARGEST_COUNT}, got -1"),
         (Config(seed=10**400), r"seed must lie between .*, got a number of about 2\^1329"),
         ({"attack": {"all": {"lr_u": float("inf")}}}, r"attack\.all\.lr_u must be finite"),

@@ -485,6 +485,7 @@ def test_a_misspelt_constant_of_a_script_is_one_line(
 
     def script(name: str) -> Any:
         values: dict[str, Any] = {"epochs": 3, "loss": MacerLoss(copies=2), "data_dir": Path("x"), name: 0.3}
+        values |= {"_of_its_own": 1, "helper": lambda self: self}
         types = {"__annotations__": {name: float}} if typed else {}
         return type("Shorter", (type("Script", (base,), {**values, **types}),), {"epochs": 2})
 
@@ -498,19 +499,22 @@ def test_a_misspelt_constant_of_a_script_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "line"),
+    ("base", "name", "value", "line"),
     [
-        ("epochs", "50", "epochs must be of type int, got '50'"),
-        ("epsilon", "0.1", "epsilon must be of type float, got '0.1'"),
-        ("optimiser", "f2sa", "optimiser must be of type BilevelOptimizer, got 'f2sa'"),
-        ("loss", "macer", "loss must be of type TrainingLoss, got 'macer'"),
+        (TrainingConfig, "epochs", "3", "epochs must be a whole number, got '3'"),
+        (TrainingConfig, "learning_rate", "0.1", "learning_rate must be a number, got '0.1'"),
+        (TrainingConfig, "max_minutes", "3", "max_minutes must be a number, got '3'"),
+        (PoisonConfig, "epochs", "50", "epochs must be a whole number, got '50'"),
+        (PoisonConfig, "epsilon", "0.1", "epsilon must be a number, got '0.1'"),
+        (PoisonConfig, "optimiser", "f2sa", "optimiser must be a BilevelOptimizer, got 'f2sa'"),
+        (PoisonConfig, "loss", "macer", "loss must be a TrainingLoss, got 'macer'"),
     ],
 )
 def test_a_constant_in_quotation_marks_is_one_line(
-    name: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: Any, name: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {"loss": MacerLoss(copies=2), "data_dir": Path("x"), name: value}
     monkeypatch.setattr("sys.argv", ["script"])
     with pytest.raises(SystemExit) as left:
-        run_script(print, type("Script", (PoisonConfig,), values), "", PoisonConfig)
+        run_script(print, type("Script", (base,), values), "", base)
     assert left.value.code == 2 and capsys.readouterr() == ("", f"error: {line}\n")

@@ -140,9 +140,8 @@ def test_a_process_of_a_plan_that_is_asked_to_stop_between_two_jobs_ends_cleanly
     with worker:
         worker.submit(os.getpid).result(HANG)
         (process,) = worker._processes.values()
-        while process.is_alive():  # a request that comes while a result is sent is lost
-            process.terminate()
-            process.join(0.2)
+        # A request that comes while a result is sent is lost.
+        wait_until(lambda: process.terminate() or process.join(0.2) or not process.is_alive(), "the process ends")
     assert process.exitcode == STOPPED_EARLY
 
 
