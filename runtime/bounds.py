@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import numbers
-from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from functools import cache
+from inspect import isabstract
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from runtime.files import InputError
@@ -84,7 +84,7 @@ def _bounds_in(annotation: Any) -> Iterator[Bound]:
         yield annotation
     if annotation in _TYPES:
         yield _TYPES[annotation]
-    if isinstance(annotation, ABCMeta):  # a loss or an optimiser
+    if isabstract(annotation):  # any loss or optimiser will do
         yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)
     if get_origin(annotation) is Literal:
         names = get_args(annotation)
