@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from data.ready_poisons import LONGEST_LABEL, read_ready_poison, ready_name
+from data.ready_poisons import EPSILON_TOLERANCE, LONGEST_LABEL, read_ready_poison, ready_name
 from runtime.bounds import POSITIVE, at_most
 from runtime.checks import require_name, shortened
 from runtime.files import InputError, array_sha256, load_array, read_record, save_array
@@ -28,7 +28,6 @@ Sigma = Annotated[float, POSITIVE, at_most(LARGEST_SIGMA, "pixels are in [0, 1]"
 Share = Annotated[float, POSITIVE, at_most(1, "1 is the whole class")]
 """Type of the share of the target class's training images that are poisoned."""
 DARKEST = 1.001 / 255  # a largest pixel up to this value means two divisions by 255. float32 rounds 1 / 255
-EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
 
 @dataclass(frozen=True)

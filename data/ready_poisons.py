@@ -27,7 +27,7 @@ KEY = "X_poisoned"
 DTYPES = {KEY: np.uint8, "index": np.int32}
 WHITE = 255  # grey level of a white pixel
 LONGEST_LABEL = 100  # characters of a line that names data or a poison's source
-ROUNDING = 1e-4  # float32 rounding of clean image +- epsilon, in grey levels
+EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
 
 def as_unit_floats(x: np.ndarray) -> np.ndarray:
@@ -118,9 +118,9 @@ def to_8_bit(images: np.ndarray, clean: np.ndarray, epsilon: float) -> np.ndarra
     images, clean: floats in [0, 1] of one shape. epsilon has the same unit. Raises InputError where a pixel has no grey
     level within epsilon. That cannot happen where the clean images are 8-bit.
     """
-    center, radius = WHITE * clean.astype(np.float64), WHITE * epsilon
-    low = np.maximum(np.ceil(center - radius - ROUNDING), 0)
-    high = np.minimum(np.floor(center + radius + ROUNDING), WHITE)
+    center, radius = WHITE * clean.astype(np.float64), WHITE * (epsilon + EPSILON_TOLERANCE)
+    low = np.maximum(np.ceil(center - radius), 0)
+    high = np.minimum(np.floor(center + radius), WHITE)
     if (low > high).any():
         raise InputError(f"epsilon {epsilon:g}: a pixel has no grey level of 8 bits within it; take 1/255 or more")
     return np.clip(np.round(WHITE * images.astype(np.float64)), low, high).astype(np.uint8)

@@ -18,7 +18,7 @@ from attack_generation.pack_poison import main as pack
 from attack_generation.ready_poison import Config as ReadyConfig
 from attack_generation.ready_poison import main as unpack
 from data import prepare_digits
-from data.datasets import load_dataset, load_poison, split_target_class
+from data.datasets import load_dataset, load_poison, require_within_epsilon, split_target_class
 from data.poison_files import read_poison_file, training_poison
 from data.preparation import split_at_random
 from data.ready_poisons import (
@@ -89,6 +89,15 @@ def test_rounding_keeps_epsilon_and_goes_no_farther_than_it_must(epsilon: float,
     if levels == 255:
         most = np.abs(rounded.astype(int) - np.round(255 * clean.astype(float)).astype(int)).max()
         assert most == np.floor(255 * epsilon + 1e-9)
+
+
+def test_a_level_that_passes_the_check_of_epsilon_is_not_changed() -> None:
+    """8/255 is 0.0313725: an epsilon of fewer digits is smaller by less than the check's tolerance."""
+    clean = np.full((1, 1, 1, 1), 100 / 255, np.float32)
+    for change in (-8, 8):
+        images = np.full_like(clean, (100 + change) / 255)
+        require_within_epsilon(images, clean, 0.031372, Path("x"))
+        assert to_8_bit(images, clean, 0.031372) == 100 + change
 
 
 def test_a_packed_poison_of_a_long_command_can_be_read_as_a_file(tmp_path: Path) -> None:
