@@ -18,4 +18,4 @@ class Config(ContrastiveConfig):
 
 
 if __name__ == "__main__":
-    run_script(learn_features, Config, __doc__)
+    run_script(learn_features, Config, __doc__, ContrastiveConfig)

@@ -17,4 +17,4 @@ class Config(LabelFlippingConfig):
 
 
 if __name__ == "__main__":
-    run_script(certify_labels, Config, __doc__)
+    run_script(certify_labels, Config, __doc__, LabelFlippingConfig)

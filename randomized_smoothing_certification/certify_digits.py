@@ -23,4 +23,4 @@ class Config(CertificationConfig):
 
 
 if __name__ == "__main__":
-    run_script(certify_test_points, Config, __doc__)
+    run_script(certify_test_points, Config, __doc__, CertificationConfig)

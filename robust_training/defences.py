@@ -17,13 +17,8 @@ from runtime.checks import chosen
 from runtime.files import InputError
 
 JPEG_QUALITY = 10  # of 100, arXiv 2301.13838, section 4
-BITS = 2  # per channel, from the same section
+STEPS = np.float32(2**2 - 1)  # from black to white, with 2 bits per channel, from the same section
 REMOVED = 0.1  # share of every class, chosen here
-
-
-def _bit_depth(x: np.ndarray) -> np.ndarray:
-    steps = np.float32(2**BITS - 1)
-    return np.round(x * steps) / steps
 
 
 def _grayscale(x: np.ndarray) -> np.ndarray:
@@ -65,7 +60,7 @@ def _changing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Dataset],
 DEFENCES: dict[str, Callable[[Dataset], Dataset]] = {
     "none": lambda dataset: dataset,
     "jpeg": _changing(_jpeg),
-    "bit_depth": _changing(_bit_depth),
+    "bit_depth": _changing(lambda x: np.round(x * STEPS) / STEPS),
     "grayscale": _changing(_grayscale),
     "removal": _near_validation_images,
 }

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Callable, Iterator
 from functools import cache
 from inspect import isabstract
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from runtime.files import InputError
@@ -50,8 +51,8 @@ def require_bounds(config: Any, owner: str = "") -> None:
     """Raise InputError for the first field of a dataclass or a Struct that is outside its declared bounds.
 
     Numbers must be within bounds, whole where the field is an int, and texts must be values of a Literal. Numbers,
-    bools and losses must have the declared type: a script's constant may be anything. None is always allowed. Where a
-    field holds several values, each is checked. owner: added to the field's name in the error, such as " of MACER".
+    texts, bools, paths and losses must have the declared type: a script's constant may be anything. None is always
+    allowed. Where a field holds several values, each is checked. owner: added to the field's name, such as " of MACER".
     """
     for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
@@ -84,11 +85,13 @@ def _bounds_in(annotation: Any) -> Iterator[Bound]:
         yield annotation
     if annotation in _TYPES:
         yield _TYPES[annotation]
-    if isabstract(annotation):  # any loss or optimiser will do
+    if isabstract(annotation) or annotation in (Path, str):  # the former: any loss or optimiser will do
         yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)
     if get_origin(annotation) is Literal:
         names = get_args(annotation)
-        yield Bound(f"be one of {', '.join(map(str, names))}", names.__contains__, str)
+        must = f"be one of {', '.join(map(str, names))}"
+        yield Bound(must, names.__contains__, str)
+        yield Bound(must, lambda value: not isinstance(value, numbers.Real), object)  # left out where a number may be
     is_of_one_type = get_origin(annotation) in (Annotated, tuple) or get_args(annotation)[1:] == (type(None),)
     for part in get_args(annotation):
         yield from (one for one in _bounds_in(part) if is_of_one_type or one.of is not object)

@@ -8,13 +8,13 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import fields, make_dataclass, replace
+from dataclasses import MISSING, fields, make_dataclass
 from functools import cache
 from inspect import cleandoc
 from io import StringIO, TextIOWrapper
 from itertools import pairwise
 from textwrap import dedent
-from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TextIO, TypeVar, get_type_hints
 
 import tyro
 from tyro import _strings
@@ -45,12 +45,13 @@ def run_script(
     """
     with _silent_where_nobody_reads():
         try:
-            if settings_of and hasattr(config_type, "loss"):  # parsing names a loss that is missing
+            if settings_of:
                 own = [vars(kind) for kind in config_type.__mro__ if kind not in settings_of.__mro__]
-                constants = {name for one in own for name in one if name[0] != "_" and not callable(one[name])}
+                # A method has __get__. A loss has not, though it can be called, too.
+                constants = {name for it in own for name in it if name[0] != "_" and not hasattr(it[name], "__get__")}
                 if unknown := constants - {*dir(settings_of), *settings_of.__dataclass_fields__}:
                     raise InputError(f"{min(unknown)} is no setting of this script; mend the constant's name")
-                require_bounds(config_type())
+                require_bounds(_constants(config_type))
             config = parsed(config_type, description)
             require_usable(config)
             main(config)
@@ -108,6 +109,11 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
     return config
 
 
+def _constants(config_type: Any) -> Any:
+    """The config of a script's own constants. Settings that have none, such as required flags, are None."""
+    return config_type(**{it.name: None for it in fields(config_type) if it.default is it.default_factory is MISSING})
+
+
 def _sort_fields(config_type: Any, names: Sequence[str]) -> None:
     """Put the fields of a keyword-only dataclass into the order of ``names``, in which --help shows them."""
     known = config_type.__dataclass_fields__
@@ -120,33 +126,30 @@ def _parsed_with_choice(config_type: Any, description: str | None, args: Sequenc
     In --help the flag stands at the place of the chosen settings. Settings that all classes of a choice share keep the
     config's defaults. Raises InputError for a flag of a class that is not chosen.
     """
-    config = config_type()
     choice, table = config_type.choice
-    default, words = getattr(config, choice), pairwise([*args, ""])
+    default, words = getattr(_constants(config_type), choice), pairwise([*args, ""])
     given = [word.partition("=")[2] or after for word, after in words if word.partition("=")[0] == f"--{choice}"]
     settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}
     if given and (name := given[-1]) in table and table[name] is not type(default):
         shared = set.intersection(*settings.values())
         default = table[name](**{setting: getattr(default, setting) for setting in shared})
-        config = replace(config, **{choice: default})
     for word in args:
         setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
         have = [name for name, own in settings.items() if setting in own]
-        if word.startswith("--") and have and default.name not in have:
+        if word.startswith("--") and have and not hasattr(default, setting):
             raise InputError(
                 f"{choice} {default.name} has no setting {setting} (of {', '.join(have)} only); leave it out"
             )
     documented = tyro.conf.arg(
         name=choice, help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
     )
-    known: Any = Literal[tuple(table)]
+    known: Any = Literal[(*table, default.name)]  # a script may have an optimiser of its own
     flag = f"{choice}_name", Annotated[known, documented], default.name
-    wider: Any = make_dataclass("CommandLine", [flag], bases=(config_type,), frozen=True, kw_only=True)
-    names = [own.name for own in fields(config_type)]
-    place = names.index(choice)
-    _sort_fields(wider, [*names[:place], flag[0], *names[place:]])
-    whole = wider(**{name: getattr(config, name) for name in names})
-    line = tyro.cli(wider, default=whole, description=description, args=args)
+    own = choice, get_type_hints(config_type, include_extras=True)[choice], default
+    wider: Any = make_dataclass("CommandLine", [flag, own], bases=(config_type,), frozen=True, kw_only=True)
+    names = [one.name for one in fields(config_type)]
+    _sort_fields(wider, [*names[: names.index(choice)], flag[0], *names])
+    line = tyro.cli(wider, description=description, args=args)
     return config_type(**{name: getattr(line, name) for name in names})
 
 

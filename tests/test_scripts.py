@@ -54,6 +54,26 @@ def toy_dirs(tiny_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return {"DIGITS": tiny_data_dir, "MNIST": folder / "MNIST", "CIFAR10": folder / "CIFAR10"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"randomized_smoothing_certification/certify_{data}.py" for data in ("digits", "mnist", "cifar10")),
+        *(f"label_flipping/{name}.py" for name in ("digits", "mnist", "mnist_1_7", "cifar10", "contrastive_features")),
+    ],
+)
+def test_a_misspelt_constant_is_refused_in_scripts_of_certificates_too(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [name])
+    text = (ROOT / name).read_text()
+    assert text.count("    data_dir: Path = ") == 1
+    code = compile(text.replace("    data_dir: Path = ", "    sigmma = 0.3\n    data_dir: Path = "), name, "exec")
+    with pytest.raises(SystemExit) as left:
+        exec(code, {"__name__": "__main__", "__doc__": "", "__file__": name})
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: sigmma is no setting of this script; mend the constant's name\n"
+
+
 def load_script(path: Path) -> dict[str, Any]:
     assert path.is_file()
     return runpy.run_path(str(path))

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from attack_generation.attack import Attack
-from attack_generation.config import PoisonConfig
+from attack_generation.config import Optimiser, PoisonConfig
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config
 from attack_generation.parametrisation import PARAMETRISATIONS, Parametrisation, ParametrisationName
 from bilevel_optimizer.bilevel import BilevelOptimizer, Metrics, Problem
@@ -18,6 +18,7 @@ from bilevel_optimizer.soba import Soba
 from bilevel_optimizer.trees import norm
 from data.datasets import load_dataset
 from runtime.command_line import parsed
+from runtime.files import InputError
 from runtime.long_run import identity
 
 TOY = "--target-class 3 --batch-clean 450 --batch-poison 10 --batch-validation 10 --radius-copies 2"
@@ -56,6 +57,18 @@ def test_a_new_optimiser_has_its_flags_and_its_record(tiny_data_dir: Path, monke
     state, _ = attack.outer_step(attack.initial_state(), 0)
     moved = attack.poison(state, Path()) - attack.x_to_poison
     assert moved.min() >= 0 and moved.max() == pytest.approx(config.epsilon, abs=1e-6)
+
+
+def test_an_optimiser_of_a_script_of_its_own_has_its_flags(tiny_data_dir: Path) -> None:
+    """Without a line in OPTIMISERS, also those flags that it shares with optimisers there."""
+
+    class Script(Config):
+        optimiser: Optimiser = Upwards(push=2.0)
+
+    assert parsed(Script, words=["--push", "3", "--lr-u", "0.2"]).optimiser == Upwards(push=3.0, lr_u=0.2)
+    with pytest.raises(InputError, match="optimiser upwards has no setting damping"):
+        parsed(Script, words=["--damping", "3"])
+    assert parsed(Script, words=["--optimiser", "soba", "--damping", "3"]).optimiser == Soba(damping=3.0)
 
 
 class OneNumber(Parametrisation):

@@ -49,6 +49,10 @@ def test_settings_that_can_be_used_pass(tmp_path: Path) -> None:
         (Config(loss=Loss(lam=-1e39)), r"loss\.lam must be below 3\.4e38, got -1e\+39"),
         (Config(mode="exactly"), "mode must be one of fast, exact, got 'exactly'"),  # type: ignore[arg-type]
         (Config(of_class="none"), "of_class must be one of all, got 'none'"),  # type: ignore[arg-type]
+        (Config(mode=1), "mode must be one of fast, exact, got 1"),  # type: ignore[arg-type]
+        (Config(out_dir="out"), "out_dir must be a Path, got 'out'"),  # type: ignore[arg-type]
+        (Config(model="out"), "model must be a Path, got 'out'"),  # type: ignore[arg-type]
+        (Config(title=print), "title must be a str, got <built-in function print>"),  # type: ignore[arg-type]
         (Config(shares=(0.1, float("inf"))), "shares must be finite, got inf"),
         (Config(seed=3.0), r"seed must be a whole number, got 3\.0"),  # type: ignore[arg-type]
         (Config(augment="no"), "augment must be True or False, got 'no'"),  # type: ignore[arg-type]

@@ -485,7 +485,7 @@ def test_a_misspelt_constant_of_a_script_is_one_line(
 
     def script(name: str) -> Any:
         values: dict[str, Any] = {"epochs": 3, "loss": MacerLoss(copies=2), "data_dir": Path("x"), name: 0.3}
-        values |= {"_of_its_own": 1, "helper": lambda self: self}
+        values |= {"_of_its_own": 1, "helper": lambda self: self, "another": classmethod(print), "a": property(print)}
         types = {"__annotations__": {name: float}} if typed else {}
         return type("Shorter", (type("Script", (base,), {**values, **types}),), {"epochs": 2})
 
@@ -498,20 +498,65 @@ def test_a_misspelt_constant_of_a_script_is_one_line(
     assert "epochs=2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("base", [PoisonConfig, TrainingConfig])
+def test_a_misspelt_loss_of_a_script_is_one_line(
+    base: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss can be called, as a method can."""
+    values = {"loss": MacerLoss(), "losss": MacerLoss(lam=2), "data_dir": Path("x")}
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(SystemExit):
+        run_script(print, type("Script", (base,), values), "", base)
+    assert capsys.readouterr().err == "error: losss is no setting of this script; mend the constant's name\n"
+
+
+@pytest.mark.parametrize("base", [PoisonConfig, TrainingConfig])
+def test_a_script_may_leave_out_constants(
+    base: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A setting without a default is a required flag. The other constants are checked all the same."""
+
+    def script(**values: Any) -> Any:
+        return type("Script", (base,), {"__annotations__": {"loss": MacerLoss}, **values})
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    for made, line in (
+        (script(), "error: Missing: --data-dir PATH; see --help\n"),
+        (script(data_dir="x"), "error: data_dir must be a Path, got 'x'\n"),
+        (script(architecture=print), "error: architecture must be a str, got <built-in function print>\n"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            run_script(print, made, "", base)
+        assert left.value.code == 2 and capsys.readouterr() == ("", line)
+    monkeypatch.setattr("sys.argv", ["script", "--data-dir", "y", "--loss.lam", "3"])
+    for made in (script(), script(data_dir=Path("x"))):
+        run_script(lambda config: print(config.data_dir, config.loss.lam), made, "", base)
+        assert capsys.readouterr().out == "y 3.0\n"
+
+
 @pytest.mark.parametrize(
     ("base", "name", "value", "line"),
     [
         (TrainingConfig, "epochs", "3", "epochs must be a whole number, got '3'"),
         (TrainingConfig, "learning_rate", "0.1", "learning_rate must be a number, got '0.1'"),
         (TrainingConfig, "max_minutes", "3", "max_minutes must be a number, got '3'"),
+        (TrainingConfig, "schedule", 1, "schedule must be one of constant, one_cycle, got 1"),
+        (TrainingConfig, "out_dir", "x", "out_dir must be a Path, got 'x'"),
+        (TrainingConfig, "poison", "mnist_published", "poison must be a Path, got 'mnist_published'"),
+        (
+            PoisonConfig,
+            "objective",
+            0,
+            "objective must be one of soft_radius, cross_entropy, noisy_cross_entropy, got 0",
+        ),
         (PoisonConfig, "epochs", "50", "epochs must be a whole number, got '50'"),
         (PoisonConfig, "epsilon", "0.1", "epsilon must be a number, got '0.1'"),
         (PoisonConfig, "optimiser", "f2sa", "optimiser must be a BilevelOptimizer, got 'f2sa'"),
         (PoisonConfig, "loss", "macer", "loss must be a TrainingLoss, got 'macer'"),
     ],
 )
-def test_a_constant_in_quotation_marks_is_one_line(
-    base: Any, name: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_constant_of_another_type_is_one_line(
+    base: Any, name: str, value: Any, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {"loss": MacerLoss(copies=2), "data_dir": Path("x"), name: value}
     monkeypatch.setattr("sys.argv", ["script"])
