@@ -64,6 +64,13 @@ NEEDED: dict[type[RunOptions], dict[str, Any]] = {
 }
 
 
+def test_a_number_of_numpy_is_the_same_setting() -> None:
+    plain = ControlConfig(seed=3, sigma=0.25, data_dir=Path("x"))
+    of_numpy = ControlConfig(seed=np.int64(3), sigma=np.float32(0.25), data_dir=Path("x"))  # type: ignore[arg-type]
+    assert json.dumps(identity(of_numpy)) == json.dumps(identity(plain))
+    assert provenance.settings({"x": {3}, "y": np.bool_(True), "z": print}) == {"x": "{3}", "y": True, "z": str(print)}
+
+
 @pytest.mark.parametrize("base", NEEDED)
 def test_a_setting_that_is_added_to_a_config_belongs_to_its_identity(base: type[RunOptions], tmp_path: Path) -> None:
     """The one rule: everything but the run options counts, so a result made before the setting is refused."""
