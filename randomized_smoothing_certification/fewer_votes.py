@@ -13,9 +13,10 @@ The settings of a file of this project lie beside it and need not be given. For 
 only if no number of votes gives a point's radius.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ from runtime.artifact import Artifact
 from runtime.bounds import Seed, require_bounds
 from runtime.command_line import run_script
 from runtime.files import InputError, file_sha256, json_sha256, read_record, remove, write_json, write_text
-from runtime.lazy import stats
 from runtime.noise import Stream, noise_seed
 from runtime.part_by_part import settings_path
 from runtime.provenance import printed_path, provenance
@@ -115,11 +115,9 @@ def _made_with(config: Config, known: Mapping[str, Any]) -> MadeWith:
 @cache  # a file has many points and few counts
 def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failure_mass: float = 0.0) -> int:
     """The number of votes for the class: the count whose certified radius is nearest to ``radius``."""
-    probability = min(1.0, float(stats.norm.cdf(radius / sigma)) + failure_mass)
-    # The count c with P(Binomial(votes, probability) >= c) = alpha, up to rounding.
-    guess = int(np.clip(stats.binom.isf(alpha, votes, probability) + 1, 1, votes))
-    near = range(max(1, guess - 3), min(votes, guess + 3) + 1)
-    return min(near, key=lambda c: abs(certificate_of_count(0, c, votes, alpha, sigma, failure_mass).radius - radius))
+    certified = partial(certificate_of_count, 0, n=votes, alpha=alpha, sigma=sigma, failure_mass=failure_mass)
+    last = bisect_right(range(1, votes + 1), radius, key=lambda count: certified(count).radius)  # the radius grows
+    return min(max(last, 1), min(last + 1, votes), key=lambda count: abs(certified(count).radius - radius))
 
 
 def _with_fewer(point: Point, made: MadeWith, path: Path, n: int, seed: int) -> Point:

@@ -36,6 +36,13 @@ def test_the_votes_behind_a_radius(votes: int, count: int) -> None:
     assert count_of_radius(float(radius(count, votes)), votes, 0.001, 0.5) == count
 
 
+@pytest.mark.parametrize("alpha", [1e-100, 1e-17, 0.999])
+@pytest.mark.parametrize("count", [999, 980, 870])
+def test_the_votes_behind_a_radius_are_found_at_any_alpha(count: int, alpha: float) -> None:
+    of_count = radius_of_probability(lower_confidence_bound(count, 999, alpha), 0.5)
+    assert of_count > 0 and count_of_radius(float(round_down(of_count)), 999, alpha, 0.5) == count
+
+
 def test_all_votes_give_the_file_itself(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tsv", (8, radius(990, 1_000)), (3, radius(700, 1_000)), (ABSTAIN, "0.000000"))
     main(Config(certificates=file, sigma=0.5, votes=1_000, n=1_000, out=tmp_path / "b.tsv"))
