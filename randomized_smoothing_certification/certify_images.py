@@ -31,12 +31,13 @@ from randomized_smoothing_certification.votes import VoteCounter
 from runtime.artifact import Artifact
 from runtime.bounds import WHOLE, require_within
 from runtime.checkpoints import read_same_record
-from runtime.files import InputError, array_sha256, remove, write_json, write_text
+from runtime.files import InputError, array_sha256, json_sha256, remove, write_json, write_text
+from runtime.lazy import keras
+from runtime.long_run import identity
 from runtime.noise import Stream, noise_seed, seed_pair
 from runtime.part_by_part import settings_path
 from runtime.progress import progress
 from runtime.provenance import provenance
-from runtime.provenance import settings as as_plain_values
 
 
 class Certificates(NamedTuple):
@@ -120,10 +121,11 @@ def certify_images(
     digest = array_sha256(images) + array_sha256((labels[:, None] == np.arange(classes)).astype(np.float32))
     numbers = draw_points(labels, classes, settings)
     certified = point_certifier(counter, images, labels, settings, digest)
-    used = {
-        **as_plain_values(settings), "dataset": "", "noise": counter.noise_record, "model_sha256": "",
-        "test_sha256": digest, "noise_of": "seed and images",
-    }  # fmt: skip
+    weights = classifier.get_weights() if isinstance(classifier, keras.Model) else []
+    used = identity(
+        settings, dataset="", noise=counter.noise_record, test_sha256=digest, noise_of="seed and images",
+        model_sha256=json_sha256([*map(array_sha256, weights)]) if weights else "",
+    )  # fmt: skip
     points = [certified(index) for index in progress(numbers, desc="certifying", unit="point")]
     return Certificates(points, {"settings": used, "points": numbers})
 

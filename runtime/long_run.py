@@ -81,9 +81,9 @@ class CheckpointOptions(RunOptions):
     """Longest time between checkpoints."""
 
 
-def identity(config: RunOptions, **contents: Any) -> dict[str, Any]:
+def identity(config: Any, **contents: Any) -> dict[str, Any]:
     """All values that decide the artifact of a run: the settings that are no run options, the backend, and the
-    environment variables by which a user has changed the arithmetic.
+    environment variables by which a user has changed the arithmetic. config: RunOptions, or another dataclass.
 
     contents: more values, or values in place of settings of the same name, such as a file's hash in place of its path.
     Two runs of one identity end with the same artifact. A new setting of a config is part of the identity without
@@ -92,7 +92,7 @@ def identity(config: RunOptions, **contents: Any) -> dict[str, Any]:
     Raises InputError where Keras's own settings were changed since this project was imported.
     """
     require_keras_settings()
-    options = {option.name for option in fields(CheckpointOptions)} | config.not_in_identity
+    options = {option.name for option in fields(CheckpointOptions)} | getattr(config, "not_in_identity", set())
     own = {name: value for name, value in settings(config).items() if name not in options}
     changed = {"environment": variables} if (variables := changed_environment()) else {}
     return {**own, "backend": backend_name(), **changed, **contents}

@@ -171,6 +171,21 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
         found.save(tmp_path / "seed_0.tsv")
 
 
+def test_shards_of_two_models_or_backends_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{part}.tsv" for part in range(1, 4)]
+    for part, scale, file in zip(("1/2", "2/2", "2/2"), (1, 2, 1), files, strict=True):
+        (model := as_model()).set_weights([scale * WEIGHTS])
+        certify_images(model, IMAGES, LABELS, replace(SETTINGS, shard=part)).save(file)
+    assert merge([files[0], files[2]], tmp_path / "whole.tsv")["point_set"]["count"] == 9
+    with pytest.raises(InputError, match=r"2\.tsv: model_sha256 is .*, but .* in .*1\.tsv; certify the shards alike"):
+        merge(files[:2], tmp_path / "two.tsv")
+    certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, shard="1/2")).save(tmp_path / "here.tsv")
+    monkeypatch.setattr("runtime.long_run.backend_name", lambda: "torch")
+    certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, shard="2/2")).save(tmp_path / "there.tsv")
+    with pytest.raises(InputError, match=r"there\.tsv: backend is torch, but .* in .*here\.tsv"):
+        merge([tmp_path / "here.tsv", tmp_path / "there.tsv"], tmp_path / "two.tsv")
+
+
 def test_saved_certificates_replace_those_of_a_merge_with_their_summary(tmp_path: Path) -> None:
     """Only the times differ. With the merge's summary beside them, the new certificates would count as changed."""
     shards = [tmp_path / f"{number}.tsv" for number in (1, 2)]
