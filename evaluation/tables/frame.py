@@ -181,7 +181,8 @@ def paired_radii(
 def _comparable(groups: Iterable[Iterable[Run]]) -> bool:
     """Whether the certificates of runs agree in the settings MUST_AGREE, as far as these are known."""
     certificates = [run.certificate for runs in groups for run in runs]
-    return all(len({str(one.get(name)) for one in certificates} - {"None"}) <= 1 for name in MUST_AGREE)
+    known = ([one[name] for one in certificates if one.get(name) is not None] for name in MUST_AGREE)
+    return all(value == values[0] for values in known for value in values)
 
 
 def _shared_value(values: Iterable[Any]) -> Any:

@@ -111,6 +111,10 @@ def test_entries_of_another_n_get_no_reduction() -> None:
     assert at_alpha["reduction"] is None
     at_other, _ = reduction({"n": 1000, "split": "test"}, {"n": 1000, "split": "val"})
     assert at_other["reduction"] is None
+    exact, _ = reduction({"noise": {"mode": "float32"}}, {"noise": {"mode": "grid"}})
+    assert exact["reduction"] is None
+    whole, _ = reduction({"n": 1000, "radius_loss": 0.0}, {"n": 1000, "radius_loss": 0})  # from Python
+    assert whole["reduction"] == expected
 
 
 def test_reductions_compare_the_seeds_and_the_points_that_both_have() -> None:
