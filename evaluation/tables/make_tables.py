@@ -24,7 +24,8 @@ import msgspec
 
 from attack_generation.controls import CONTROLS
 from attack_generation.visibility import save_image_grids
-from data.datasets import load_dataset, load_poison, split_target_class
+from data.datasets import load_dataset, split_target_class
+from data.poison_files import training_poison
 from evaluation.tables import records
 from evaluation.tables.cells import FIGURES, PAGES, Paths
 from evaluation.tables.figures import has_budgets, save_acr, save_acr_against_gradients, save_distributions
@@ -112,12 +113,11 @@ def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: p
     notes = [f"Measured: {measured_line(frame)}."]
     notes += ["Note:\n\n" + "\n".join(f"- {line}" for line in lines)] if (lines := cautions(frame)) else []
     notes += ["Missing:\n\n" + "\n".join(f"- {line}" for line in lacking)] if lacking else []
-    plan_text = msgspec.yaml.encode(plan).decode()
     return {
         "tables.md": as_markdown(tables, notes),
         "tables.tex": as_latex(tables, notes),
         "tables.csv": as_csv(frame),
-        "tables.html": as_html(plan.title, tables, notes, plan_text, _versions(frame), times),
+        "tables.html": as_html(plan.title, tables, notes, msgspec.yaml.encode(plan).decode(), _versions(frame), times),
     }
 
 
@@ -155,7 +155,7 @@ def _images(plan: Plan, paths: Paths) -> Callable[[Path], None]:
     grids = {}
     for poison in chosen:
         clean = split_target_class(dataset.x_train, dataset.y_train, poison.target_class).x_target
-        grids[str(poison)] = clean, load_poison(paths.poison(poison), dataset, poison.target_class)
+        grids[str(poison)] = clean, training_poison(paths.poison(poison), dataset, paths.data, poison.target_class)
     title = f"{dataset.label}: training images of the class, clean and poisoned"
     return lambda path: save_image_grids(path, grids, plan.epsilon, title)
 

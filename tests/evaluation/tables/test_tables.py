@@ -21,7 +21,7 @@ from evaluation.tables.make_tables import Config, main
 from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.records import NUMERIC, collect, read_entries
 from evaluation.tables.runs import Entry, Run
-from runtime.files import InputError, load_array, write_json
+from runtime.files import InputError, load_array, read_json, write_json
 from runtime.provenance import project_path
 from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 
@@ -228,6 +228,11 @@ def test_the_images_of_a_poison_are_drawn(folder: Path, tiny_data_dir: Path) -> 
     write_control_poison(ControlConfig(data_dir=tiny_data_dir, kind="constant", sigma=0.25, out_dir=out_dir))
     main(Config(plan=plan, directory=folder, results_dir=folder / "out"))
     assert {path.name for path in (folder / "out").iterdir()} == OUTSIDE | {"images.png"}
+    (record,) = out_dir.glob("X_*.json")
+    write_json(record, {**read_json(record), "sha256": "of another poison"})
+    with pytest.raises(InputError, match=r"X_.*npy: has sha256 .*, its record says of another poison; make the poison"):
+        main(Config(plan=plan, directory=folder, results_dir=folder / "other"))
+    record.unlink()
     (tiny_data_dir / "manifest.json").rename(
         tiny_data_dir / "elsewhere.json"
     )  # as where only the work folder was copied
