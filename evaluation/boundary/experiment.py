@@ -23,7 +23,7 @@ from runtime.lazy import stats
 from runtime.plots import default_style, save_png
 from runtime.progress import progress
 from runtime.provenance import printed_path, provenance
-from runtime.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
+from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 from runtime.text_tables import markdown_table
 
 TABLES, PICTURE = "tables.md", "decision_boundary.png"
@@ -38,7 +38,8 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     config.check()
     folder = config.out_dir
     with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, PICTURE))):
-        if has_store(folder) and f"{KINDS[0].name}/clean" not in read_store(folder).records:
+        is_whole = all((folder / name).is_file() for name in (SETTINGS, POINTS))  # not of a killed run
+        if is_whole and f"{KINDS[0].name}/clean" not in read_store(folder).records:
             raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --out-dir")
         studies = [Study(config, kind) for kind in KINDS]
         results = {study.kind.name: _rows(study) for study in studies}
@@ -68,11 +69,10 @@ def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
             entry = f"{kind}/{name}"
             change = (row.points - rows["clean"].points).reshape(-1, 2)
             moved = {"largest_change": float(np.abs(change).max()), "mean_change": change.mean(axis=0).tolist()}
-            records[entry] = {}
             for seed, (radii, accuracy) in enumerate(zip(row.radii, row.accuracy, strict=True), config.seed):
                 lines = {"seed": seed, "idx": range(len(radii)), "label": config.target_class, "radius": radii}
                 points.append(pd.DataFrame({"entry": entry, **lines}))
-                records[entry][str(seed)] = {"accuracy": accuracy, **moved, **made}
+                records.setdefault(entry, {})[str(seed)] = {"accuracy": accuracy, **moved, **made}
     return Store(pd.concat(points, ignore_index=True), records)
 
 

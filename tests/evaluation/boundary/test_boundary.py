@@ -4,6 +4,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from evaluation.boundary.study import (
 )
 from runtime.artifact import Artifact
 from runtime.files import InputError
-from runtime.store import Store, read_store, write_store
+from runtime.store import SETTINGS, Store, read_store, write_store
 
 ROOT = Path(data.__file__).parents[1]
 SMALL = BoundaryConfig(
@@ -230,6 +231,19 @@ def test_the_store_of_something_else_is_not_replaced(
     monkeypatch.delattr(experiment, "Study")
     with pytest.raises(NameError, match="Study"):  # it begins to draw over its own store
         draw_boundaries(replace(SMALL, out_dir=folder))
+
+
+def test_what_a_killed_or_a_damaged_run_left_is_no_end(
+    folder: Path, results: dict[str, dict[str, Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(experiment, "Study")  # where the drawing begins
+    copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / SETTINGS).write_bytes((folder / SETTINGS).read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"settings\.json\.xz: not a whole .xz file .*; delete it, then fetch"):
+        draw_boundaries(replace(SMALL, out_dir=tmp_path))
+    (tmp_path / SETTINGS).unlink()  # as a run does before it draws
+    with pytest.raises(NameError, match="Study"):
+        draw_boundaries(replace(SMALL, out_dir=tmp_path))
 
 
 def test_a_second_picture_at_the_same_time_is_refused(tmp_path: Path) -> None:
