@@ -66,7 +66,7 @@ def main(config: Config) -> None:
         shares = [f"{100 * share_at_ceiling(radii, *votes):.1f} %" for radii in (clean, poisoned)]
         print(f"points at the ceiling of n = {votes[0]:,} votes: {shares[0]} of {before}, {shares[1]} of {after}")
     over = f", 95 % over {' and '.join(reduction.over)}{' of this victim' * (count == 1)}" if reduction.over else ""
-    print(f"reduction of the ACR: {reduction.text}{over}")
+    print(f"reduction of the ACR: {reduction.text}{over}{'; below 0: the ACR is larger' * (reduction.percent < 0)}")
 
 
 def _require_same_certification(found: list[Certified]) -> None:

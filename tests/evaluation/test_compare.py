@@ -38,6 +38,10 @@ def test_the_reduction_is_of_the_mean_radius_and_names_what_varies(tmp_path: Pat
     two = capsys.readouterr().out
     assert "0.2333 of --poisoned (2 victims, 3 test points)" in two
     assert "reduction of the ACR: 65.0 % (" in two and "95 % over victims and points" in two
+    assert "below 0" not in one + two
+    main(Config(clean=poisoned, poisoned=clean))
+    gain = capsys.readouterr().out
+    assert "reduction of the ACR: -185.7 % (" in gain and gain.endswith("points; below 0: the ACR is larger\n")
 
 
 def test_the_order_of_the_points_does_not_matter(tmp_path: Path, capsys: Any) -> None:
