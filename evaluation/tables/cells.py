@@ -8,9 +8,9 @@ import msgspec
 from attack_generation.controls import CONTROLS
 from data.datasets import MANIFEST, Sigma, poison_paths
 from models.saving import victim_name
-from randomized_smoothing_certification.sampling import ALPHA
-from runtime.bounds import PROBABILITY, at_least, between, require_bounds
-from runtime.checks import require_name
+from randomized_smoothing_certification.sampling import ALPHA, Votes
+from runtime.bounds import PROBABILITY, between, require_bounds
+from runtime.checks import LARGEST_COUNT, require_name
 from runtime.files import InputError
 
 CLEAN, OPTIMISED, READY = "clean", "optimised", "ready"
@@ -148,7 +148,7 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     method: str
     sigma: Sigma
-    target_class: int
+    target_class: Annotated[int, between(0, LARGEST_COUNT)]
     files: tuple[str, ...]
     architecture: str = ""
     victim: str = ""  # a name in Plan.victims
@@ -156,7 +156,7 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     poison_architecture: str = ""
     poison_variant: str = ""  # a name in Plan.attacks or Plan.ready
     accuracy: Annotated[float, between(0, 1)] | None = None  # on the clean test images, if known
-    n: Annotated[int, at_least(1)] | None = None  # votes, if known. Entries with different n are not compared
+    n: Votes | None = None  # votes, if known. Entries with different n are not compared
     alpha: Annotated[float, PROBABILITY] = ALPHA  # error probability of a certificate
 
     def check(self) -> None:

@@ -292,6 +292,8 @@ def test_nothing_that_lies_there_is_written_over(tmp_path: Path) -> None:
         ({"poison": "a/b"}, "foreign: poison is 'a/b', which cannot be a file's name"),
         ({"accuracy": 97.0}, "accuracy of foreign certificates must lie between 0 and 1, got 97.0"),
         ({"n": 0}, "n of foreign certificates must be at least 1, got 0"),
+        ({"n": 3_000_000_000}, r"n of foreign certificates must be below 2\^31, got 3000000000"),
+        ({"target_class": -1}, "target_class of foreign certificates must lie between 0 and 2147483647, got -1"),
         ({"alpha": 1.0}, "alpha of foreign certificates must lie strictly between 0 and 1"),
         ({"entry": "a"}, "--import-files adds an entry, --entry and --out-dir export one; give one or the other"),
         ({"out_dir": Path("out")}, "give one or the other"),
