@@ -17,52 +17,55 @@ from runtime.checks import chosen
 from runtime.files import InputError
 
 JPEG_QUALITY = 10  # of 100, arXiv 2301.13838, section 4
-STEPS = np.float32(2**2 - 1)  # from black to white, with 2 bits per channel, from the same section
+BITS = 2  # per channel, from the same section
 REMOVED = 0.1  # share of every class, chosen here
 
 
-def _grayscale(x: np.ndarray) -> np.ndarray:
+def _bit_depth(dataset: Dataset) -> Dataset:
+    steps = np.float32(2**BITS - 1)
+    return replace(dataset, x_train=np.round(dataset.x_train * steps) / steps)
+
+
+def _grayscale(dataset: Dataset) -> Dataset:
+    x = dataset.x_train
     if x.shape[-1] != 3:
         raise InputError(f"grayscale needs images of three channels, these have {x.shape[-1]}; choose another defence")
-    return np.repeat((x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], 3, axis=-1)
+    luminance = x @ np.array([0.299, 0.587, 0.114], np.float32)
+    return replace(dataset, x_train=np.repeat(luminance[..., None], 3, axis=-1))
 
 
-def _jpeg(x: np.ndarray) -> np.ndarray:
+def _jpeg(dataset: Dataset) -> Dataset:
     from PIL import Image
 
+    x = dataset.x_train
     if x.shape[-1] not in (1, 3):
         raise InputError(f"jpeg needs images of 1 or 3 channels, these have {x.shape[-1]}; choose another defence")
-
-    def compressed(image: np.ndarray) -> np.ndarray:
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "JPEG", quality=JPEG_QUALITY)
-        return np.asarray(Image.open(file)).reshape(image.shape)
-
     levels = np.round(255 * x).astype(np.uint8)
-    return (np.stack([compressed(image) for image in levels]) / np.float32(255)).astype(np.float32)
+    compressed = []
+    for image in levels.squeeze(-1) if x.shape[-1] == 1 else levels:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY)
+        compressed.append(np.asarray(Image.open(file)))
+    return replace(dataset, x_train=(np.stack(compressed).reshape(x.shape) / np.float32(255)).astype(np.float32))
 
 
-def _near_validation_images(dataset: Dataset) -> Dataset:
-    train_labels, validation_labels = labels(dataset.y_train), labels(dataset.y_val)
-    kept = np.ones(len(train_labels), bool)
+def _without_farthest(dataset: Dataset) -> Dataset:
+    kept = np.ones(len(dataset.x_train), bool)
     for label in range(dataset.num_classes):
-        rows = np.flatnonzero(train_labels == label)
-        distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[validation_labels == label])
+        rows = np.flatnonzero(labels(dataset.y_train) == label)
+        trusted = dataset.x_val[labels(dataset.y_val) == label]
+        distance = distance_to_nearest(dataset.x_train[rows], trusted)
         farthest = np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]
         kept[rows[farthest]] = False
     return replace(dataset, x_train=dataset.x_train[kept], y_train=dataset.y_train[kept])
 
 
-def _changing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Dataset], Dataset]:
-    return lambda dataset: replace(dataset, x_train=change(dataset.x_train))
-
-
 DEFENCES: dict[str, Callable[[Dataset], Dataset]] = {
     "none": lambda dataset: dataset,
-    "jpeg": _changing(_jpeg),
-    "bit_depth": _changing(lambda x: np.round(x * STEPS) / STEPS),
-    "grayscale": _changing(_grayscale),
-    "removal": _near_validation_images,
+    "jpeg": _jpeg,
+    "bit_depth": _bit_depth,
+    "grayscale": _grayscale,
+    "removal": _without_farthest,
 }
 DefenceName: TypeAlias = Literal[tuple(DEFENCES)]  # type: ignore[valid-type]
 
