@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from attack_generation.attack import Attack
 from benchmarks.record import BenchmarkConfig, finish, machine, peak_resident_mib
 from benchmarks.works import MNIST, TOY, TOY_ATTACK, outer_step_work, random_dataset, training_work
-from robust_training.smoothadv import SmoothAdvLoss
+from robust_training.methods import METHODS, SmoothAdvLoss
 from robust_training.training import Training
 from runtime.bounds import at_least
 from runtime.checks import require_usable
@@ -25,11 +25,7 @@ from runtime.command_line import config_of, run_script
 from runtime.files import InputError
 
 BAR = 1.5  # times the memory of Gaussian data augmentation
-SCRIPTS = {  # of the victims and of the attack
-    "gaussianaug": ("gaussian_augmented_training", "gaussian_data_augmentation/MNIST/poison_radius_gaussianaug"),
-    "macer": ("macer_training", "macer/MNIST/poison_radius_macer"),
-    "smoothadv": ("smoothadv_training", "smoothadv/MNIST/poison_radius_smoothadv"),
-}
+COMPARED = {name: METHODS[name] for name in ("gaussianaug", "macer", "smoothadv")}
 STAGES = ("victim training", "attack")
 
 
@@ -46,14 +42,14 @@ def main(config: Config) -> list[dict[str, Any]]:
     require_usable(config)
     if config.only is not None:
         method, _, stage = config.only.partition("/")
-        if method not in SCRIPTS or stage not in STAGES:
+        if method not in COMPARED or stage not in STAGES:
             raise InputError(f"only must be METHOD/STAGE, as in 'macer/attack', got {config.only!r}")
         print(peak_mib(method, stage, config))
         return []
     about = machine()
     rows = []
     for stage in STAGES:
-        peaks = {method: _in_another_process(method, stage, config) for method in SCRIPTS}
+        peaks = {method: _in_another_process(method, stage, config) for method in COMPARED}
         for method, peak in peaks.items():
             ratio = peak / peaks["gaussianaug"]
             met = ratio <= BAR
@@ -77,14 +73,15 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
     dataset = random_dataset(TOY if config.quick else MNIST)
     # The inner attack of SmoothAdv runs from the start, not after its first epochs.
     changes: dict[str, Any] = {"loss": SmoothAdvLoss(ramp_epochs=0)} if method == "smoothadv" else {}
-    victims, attack = SCRIPTS[method]
     if stage == "victim training":
+        script = f"evaluation/MNIST/{COMPARED[method].victim_script}.py"
         changes |= {"architecture": TOY.victim.architecture} if config.quick else {}
-        training = Training(replace(config_of(f"evaluation/MNIST/{victims}.py", ()), **changes), dataset)
+        training = Training(replace(config_of(script, ()), **changes), dataset)
         training_work(training, config.steps)()
     else:
         changes |= TOY_ATTACK if config.quick else {}
-        poisoning = replace(config_of(f"attack_generation/{attack}.py", ()), **changes)
+        script = f"attack_generation/{COMPARED[method].attack_folder}/MNIST/poison_radius_{method}.py"
+        poisoning = replace(config_of(script, ()), **changes)
         work = outer_step_work(Attack(poisoning, dataset))
         for _ in range(config.steps):
             float(work())

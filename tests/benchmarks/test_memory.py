@@ -13,8 +13,8 @@ from runtime.files import InputError
 def test_every_stage_of_every_method_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(memory.SCRIPTS, "macer")
-    measure, in_processes = memory._in_another_process, dict(zip(memory.STAGES, memory.SCRIPTS, strict=True))
+    monkeypatch.delitem(memory.COMPARED, "macer")
+    measure, in_processes = memory._in_another_process, dict(zip(memory.STAGES, memory.COMPARED, strict=True))
 
     @cache
     def one_method_a_stage(stage: str, config: memory.Config) -> float:
@@ -23,7 +23,7 @@ def test_every_stage_of_every_method_is_measured(
     monkeypatch.setattr(memory, "_in_another_process", lambda _, *given: one_method_a_stage(*given))
     rows = memory.main(memory.Config(quick=True, steps=1, out=tmp_path / "memory.json"))
     assert [(row["stage"], row["method"]) for row in rows] == [
-        (stage, method) for stage in memory.STAGES for method in memory.SCRIPTS
+        (stage, method) for stage in memory.STAGES for method in memory.COMPARED
     ]
     for row in rows:
         assert 50 < row["peak_mib"] < 5000 and 0.5 < row["ratio"] < 2
