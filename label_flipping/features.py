@@ -77,7 +77,6 @@ def fit_features(config: LabelFlippingConfig, fitted: Images, others: Images) ->
         **{name: getattr(config, name) for name in ("features", "centroids", "seed")},
         **({"weights": file_sha256(config.weights)} if config.weights else {}),
     }
-    mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
 
     def embedded() -> Pair:
         if not takes_images:
@@ -86,17 +85,18 @@ def fit_features(config: LabelFlippingConfig, fitted: Images, others: Images) ->
         pair = x, embed(others.x)
         return _beside(pair, read) if config.joined else pair
 
-    def kept_embedding() -> Pair:
-        if not takes_images or config.features == "raw":
-            return embedded()
-        return _kept(config.features_dir, embedding, embedded)
+    is_slow = takes_images and config.features != "raw"
+    folder = config.features_dir if is_slow else None
+    if not config.diffusion:
+        return _kept(folder, embedding, embedded)
 
     def mapped() -> Pair:
-        x, x_others = kept_embedding()
+        x, x_others = _kept(folder, embedding, embedded)
         coordinates, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
         return coordinates, to_map(x_others)
 
-    return _kept(config.features_dir, {**embedding, **mapping}, mapped) if config.diffusion else kept_embedding()
+    mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
+    return _kept(config.features_dir, {**embedding, **mapping}, mapped)
 
 
 def _kept(folder: Path | None, made_of: dict[str, Any], make: Callable[[], Pair]) -> Pair:
