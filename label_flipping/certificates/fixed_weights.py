@@ -191,12 +191,6 @@ class SignedClusters(VotingWeights):
         self._means = KMeans(clusters, n_init=10, random_state=seed).fit(np.asarray(x_train, np.float64))
         super().__init__(lambda x: self._cluster_of(x)[:, None] == self._means.labels_, 1 / len(x_train), against=True)
 
-    def votes(self, x_test: np.ndarray, y: np.ndarray, num_classes: int) -> Votes:
-        """As VotingWeights.votes, from the counts of each cluster: no array of (m, n)."""
-        counts = self.counts(y, num_classes)
-        support = counts[self._cluster_of(x_test)]
-        return Votes(support, counts.sum(axis=0) - support)
-
     def counts(self, y: np.ndarray, num_classes: int, x: np.ndarray | None = None) -> np.ndarray:
         """Number of points of each class in every cluster, int64 (clusters, K). y: classes of the points. x: their
         features, if they are not the training points."""
