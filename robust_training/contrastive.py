@@ -8,16 +8,18 @@ they are the input of the network's last layer. BatchNorm uses batch statistics.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from bilevel_optimizer.adam import AdamState, adam_init, adam_step
+from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.datasets import SPLITS, load_dataset
 from models.registry import build_model, initial_weights, require_architecture
 from models.stateless import StatelessModel
+from robust_training.loss import in_batches
 from robust_training.schedules import learning_rate
+from robust_training.training import TrainingState
 from robust_training.views import VIEWS
 from runtime.bounds import POSITIVE, Seed
 from runtime.checks import require_usable
@@ -27,8 +29,6 @@ from runtime.long_run import CheckpointOptions, LongRun, identity
 from runtime.noise import Stream, epoch_order, fold_in, seed_pair
 from runtime.provenance import printed_path, project_path
 from runtime.stop import Stop
-
-_BATCH = 1000  # images encoded together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +58,6 @@ class ContrastiveConfig(CheckpointOptions):
     """Seed of weights, batches and views."""
 
 
-class State(NamedTuple):
-    """Everything that changes during training."""
-
-    weights: list[Any]
-    statistics: list[Any]  # of BatchNorm
-    adam: AdamState
-
-
 def learn_features(config: ContrastiveConfig) -> Path:
     """Train the network and write the features of all images, float32 of unit length. Returns the file's path.
 
@@ -80,7 +72,7 @@ def learn_features(config: ContrastiveConfig) -> Path:
     with Stop(config.max_minutes) as stop, LongRun(path, identity(config, **hashes), config, run_dir, stop) as run:
         if run.is_finished():
             return path
-        training = Training(config, np.concatenate([dataset.x_train, dataset.x_val]))
+        training = ContrastiveTraining(config, np.concatenate([dataset.x_train, dataset.x_val]))
         state = run.advance(training.initial_state(), training.step, training.total_steps, epoch=training.per_epoch)
         features = {split: training.features(state, getattr(dataset, f"x_{split}")) for split in SPLITS}
         run.finish(lambda path: save_archive(path, features))
@@ -89,8 +81,8 @@ def learn_features(config: ContrastiveConfig) -> Path:
     return path
 
 
-class Training:
-    """The images, and the compiled training step on them."""
+class ContrastiveTraining:
+    """The images, and the compiled training step on them. Its state has no loss_state."""
 
     def __init__(self, config: ContrastiveConfig, x: np.ndarray) -> None:
         if config.batch_size > len(x):
@@ -98,8 +90,8 @@ class Training:
         self.config, self.x = config, x
         self.per_epoch = len(x) // config.batch_size
         self.total_steps = config.epochs * self.per_epoch
-        shape, seed = x.shape[1:], int(seed_pair(config.seed, Stream.CONTRASTIVE_WEIGHTS)[0])
-        network = build_model(config.architecture, shape, config.dimension, seed)
+        seed = int(seed_pair(config.seed, Stream.CONTRASTIVE_WEIGHTS)[0])
+        network = build_model(config.architecture, x.shape[1:], config.dimension, seed)
         if config.projection_head:  # the last layer, a ReLU and a dense layer (section 2.1)
             projected = layers.Dense(config.dimension)(layers.ReLU()(network.output))
             network = keras.Model(network.inputs, [network.layers[-1].input, projected])
@@ -111,12 +103,12 @@ class Training:
         self._compiled_step = jit(self._step)
         self._compiled_features = jit(lambda *of: ops.normalize(self._model(*of)[0][0], axis=1))
 
-    def initial_state(self) -> State:
+    def initial_state(self) -> TrainingState:
         """Fresh weights and moments."""
         weights, statistics = tree.map_structure(ops.convert_to_tensor, self._model.initial())
-        return State(weights, statistics, adam_init(weights))
+        return TrainingState(weights, statistics, adam_init(weights), loss_state=())
 
-    def step(self, state: State, number: int) -> tuple[State, dict[str, Any]]:
+    def step(self, state: TrainingState, number: int) -> tuple[TrainingState, dict[str, Any]]:
         """Step ``number`` of the run: a pure function of the state, the number and the seed."""
         config = self.config
         epoch, step = divmod(number, self.per_epoch)
@@ -127,12 +119,11 @@ class Training:
         state, loss = self._compiled_step(state, self._images, batch, seed, np.float32(rate))
         return state, {"contrastive_loss": loss}
 
-    def features(self, state: State, x: np.ndarray) -> np.ndarray:
+    def features(self, state: TrainingState, x: np.ndarray) -> np.ndarray:
         """Features of images x (N, H, W, C), float32 (N, features), each row of length 1."""
-        encode = partial(self._compiled_features, state.weights, state.statistics)
-        return np.concatenate([ops.convert_to_numpy(encode(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
+        return in_batches(partial(self._compiled_features, state.weights, state.statistics), x)
 
-    def _step(self, state: State, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[State, Any]:
+    def _step(self, state: TrainingState, images: Any, batch: Any, seed: Any, rate: Any) -> tuple[TrainingState, Any]:
         x = ops.take(images, batch, axis=0)
         x = ops.concatenate([VIEWS[self.config.views](x, fold_in(seed, 100 * number)) for number in range(2)])
 
@@ -142,7 +133,7 @@ class Training:
 
         (value, statistics), gradient = value_and_grad(objective, has_aux=True)(state.weights)
         weights, adam = adam_step(state.weights, gradient, state.adam, rate)
-        return State(weights, statistics, adam), value
+        return TrainingState(weights, statistics, adam, state.loss_state), value
 
 
 def contrastive_loss(z: Any, temperature: float) -> Any:

@@ -118,5 +118,11 @@ def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray) -> tuple[floa
 
     logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
-    scores = np.concatenate([ops.convert_to_numpy(logits(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])
-    return float(accuracy(scores, y)), [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
+    scores = in_batches(logits, x)
+    of_classes = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
+    return float(accuracy(scores, y)), of_classes
+
+
+def in_batches(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    """The values of a function of images x (N, H, W, C), (N, ...), evaluated batch by batch."""
+    return np.concatenate([ops.convert_to_numpy(function(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])

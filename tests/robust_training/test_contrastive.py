@@ -10,7 +10,7 @@ from keras import ops
 from data.datasets import SPLITS, labels, load_dataset
 from label_flipping.features import load_features
 from models.neighbours import nearest
-from robust_training.contrastive import ContrastiveConfig, Training, contrastive_loss, learn_features
+from robust_training.contrastive import ContrastiveConfig, ContrastiveTraining, contrastive_loss, learn_features
 from runtime.files import InputError
 from runtime.stop import StoppedEarly
 
@@ -35,7 +35,7 @@ def test_the_loss_is_its_formula() -> None:
 
 def test_the_features_lie_below_the_projection_head(tiny_data_dir: Path, tmp_path: Path) -> None:
     dataset = load_dataset(tiny_data_dir)
-    training = Training(
+    training = ContrastiveTraining(
         config(tiny_data_dir, tmp_path, architecture="resnet8v1", projection_head=True), dataset.x_train
     )
     state = training.initial_state()
