@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -188,7 +188,7 @@ def _fitting_votes(
     probe = works.votes_work(model, image, NOISE_BLOCK, NOISE_BLOCK)
     works.timed(probe)
     per_vote = works.timed(probe) / NOISE_BLOCK
-    batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK  # as the vote loop rounds it
+    batch_size = ceil(batch_size / NOISE_BLOCK) * NOISE_BLOCK  # as the vote loop rounds it
     batch_size = NOISE_BLOCK if batch_size * per_vote > seconds else batch_size
     batches = int(min(seconds / works.ROUNDS / per_vote, most)) // batch_size
     return batch_size, max(1, batches)

@@ -22,14 +22,14 @@ from bilevel_optimizer.trees import Tree, add_scaled
 from data.datasets import Dataset
 from models.registry import build_model
 from models.stateless import StatelessModel
-from randomized_smoothing_certification.votes import NOISE_BLOCK, VoteCounter
+from randomized_smoothing_certification.votes import NOISE_BLOCK, Float32Noise, VoteCounter, noisy_copies
 from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from robust_training.loss import Randomness
 from robust_training.training import Training, TrainingConfig
 from runtime.bounds import POSITIVE
 from runtime.command_line import config_of
 from runtime.lazy import keras, ops, tree
-from runtime.noise import fold_in, normal, seed_pair
+from runtime.noise import seed_pair
 
 SIGMA = 0.5
 ROUNDS = 5  # each measurement has one turn in each
@@ -228,11 +228,9 @@ def noise_work(image: np.ndarray, batch_size: int, batches: int) -> Work:
 
     def loop(image: Any, sigma: Any, seed: Any, batches: Any) -> Any:
         blocks = batch_size // NOISE_BLOCK
-        shape = (NOISE_BLOCK, *image.shape)
 
         def body(batch: Any, _: Any) -> Any:
-            noise = [normal(shape, fold_in(seed, batch * blocks + i)) for i in range(blocks)]
-            return image + sigma * ops.concatenate(noise)
+            return noisy_copies(Float32Noise(), image, sigma, seed, batch * blocks, blocks)
 
         return ops.fori_loop(0, batches, body, ops.zeros((batch_size, *image.shape)))
 

@@ -34,7 +34,7 @@ def grid_of(images: np.ndarray, what: object) -> int:
     Raises InputError, which names ``what``, if they lie on neither grid.
     """
     for levels in LEVELS:
-        if _on_grid(images, levels):
+        if _steps(images, levels) is not None:
             return levels
     raise InputError(
         f"{what}: pixels that are no multiples of 1/{LEVELS[0]} or 1/{LEVELS[1]}, which noise grid needs; "
@@ -42,12 +42,11 @@ def grid_of(images: np.ndarray, what: object) -> int:
     )
 
 
-def _steps(images: np.ndarray, levels: int) -> np.ndarray:
-    return np.rint(images.astype(np.float64) * levels)
-
-
-def _on_grid(images: np.ndarray, levels: int) -> bool:
-    return bool(np.all(_steps(images, levels).astype(np.float32) / np.float32(levels) == images))
+def _steps(images: np.ndarray, levels: int) -> np.ndarray | None:
+    """The images in grid steps, int32. None: a pixel is not on the grid."""
+    steps = np.rint(images.astype(np.float64) * levels)
+    is_on_grid = np.all(steps.astype(np.float32) / np.float32(levels) == images)
+    return steps.astype(np.int32) if is_on_grid else None
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,11 @@ class GridNoise:
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
         """An image on the grid, in grid steps, int32. Raises InputError where it is not on the grid."""
-        if not _on_grid(image, self.levels):
+        if (steps := _steps(image, self.levels)) is None:
             raise InputError(
                 f"the image has pixels that are no multiples of 1/{self.levels}; use another grid or float32 noise"
             )
-        return _steps(image, self.levels).astype(np.int32)
+        return steps
 
     def added(self, steps: Any, _: Any, noise: Any) -> Any:
         """Noisy copies, float32 (B, *shape), of an image in grid steps (*shape). noise: from ``draw``, (B, *shape)."""

@@ -4,6 +4,7 @@ Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomiz
 SampleUnderNoise in the pseudocode of section 3.2.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -89,7 +90,7 @@ class VoteCounter:
         self._model = classifier if isinstance(classifier, keras.Model) else None
         compiled = takes_tensors(classifier, self.image_shape, num_classes, examples)
         vote_loop = partial(_compiled_loop, as_function(classifier)) if compiled else partial(_python_loop, classifier)
-        noisy = partial(_noisy_copies, self._noise)
+        noisy = partial(noisy_copies, self._noise)
         self._loops = {size: vote_loop(num_classes, noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
         self._kept: dict[tuple[int, ...], Any] = {}
 
@@ -98,9 +99,9 @@ class VoteCounter:
 
         At most KEPT_BYTES are kept. The votes do not change. seed: as in ``count_votes``.
         """
-        block_bytes = 4 * NOISE_BLOCK * int(np.prod(self.image_shape))
-        blocks = min(-(-votes // NOISE_BLOCK), KEPT_BYTES // block_bytes)
-        shape, words = (NOISE_BLOCK, *self.image_shape), ops.convert_to_tensor(seed)
+        shape = (NOISE_BLOCK, *self.image_shape)
+        blocks = min(math.ceil(votes / NOISE_BLOCK), KEPT_BYTES // (4 * int(np.prod(shape))))
+        words = ops.convert_to_tensor(seed)
         draw = jit(lambda seed, block: self._noise.draw(shape, fold_in(seed, block)))
         noise = np.empty((blocks, *shape), self._noise.dtype)
         for block in range(blocks):
@@ -158,13 +159,13 @@ class VoteCounter:
         if (kept := self._kept.get(tuple(seed.tolist()))) is not None:
             sources.insert(0, (kept, min(n, len(kept) * NOISE_BLOCK)))
         for source, until in sources:
-            for size, rounded_up in ((self.batch_size, 0), (NOISE_BLOCK, NOISE_BLOCK - 1)):
-                if (batches := (until - start + rounded_up) // size) > 0:
+            for size, rounded in ((self.batch_size, math.floor), (NOISE_BLOCK, math.ceil)):
+                if (batches := rounded((until - start) / size)) > 0:
                     yield self._loops[size], source, start, batches
                     start += batches * size
 
 
-def _noisy_copies(kind: Any, image: Any, sigma: Any, source: Any, block: Any, blocks: int) -> Any:
+def noisy_copies(kind: Any, image: Any, sigma: Any, source: Any, block: Any, blocks: int) -> Any:
     """Noisy copies of an image with the noise of ``blocks`` blocks from number ``block`` of a stream.
 
     kind: Float32Noise or GridNoise. source: the stream's seed, (2,), or its kept noise, (all blocks, NOISE_BLOCK,

@@ -313,7 +313,7 @@ def test_the_largest_number_of_votes_is_counted_exactly(batch_size: int) -> None
     n, last = 2**31 - 1, 7
     blocks = batch_size // NOISE_BLOCK
     first = (-(-n // batch_size) - last) * blocks
-    noisy = partial(votes._noisy_copies, votes.Float32Noise())
+    noisy = partial(votes.noisy_copies, votes.Float32Noise())
     loop = votes._compiled_loop(lambda _, x: ops.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], -1), 2, noisy, batch_size)
     numbers = ops.convert_to_tensor(np.array([first, last, n], np.int32))
     counts, invalid = loop(([], []), ops.convert_to_tensor(IMAGE), np.float32(0.5), STREAM, numbers)
