@@ -267,11 +267,11 @@ class Attack:
     def evaluate(self, state: AttackState) -> dict[str, float]:
         """Clean validation accuracy of the lower level's first network, and the poison's distortion."""
         logits = partial(self._compiled_logits, state.weights[0])
-        overall, by_class = clean_accuracies(logits, self.dataset.x_val, self.dataset.y_val)
+        found = clean_accuracies(logits, self.dataset.x_val, self.dataset.y_val, self.config.target_class)
         distortion = np.abs(self._poisoned_images(state) - self.x_to_poison)
         return {
-            "validation_accuracy": overall,
-            "validation_accuracy_target_class": by_class[self.config.target_class],
+            "validation_accuracy": found["accuracy"],
+            "validation_accuracy_target_class": found["target_accuracy"],
             "distortion_mean": float(distortion.mean()),
             "distortion_max": float(distortion.max()),
         }

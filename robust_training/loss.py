@@ -113,14 +113,15 @@ def accuracy(logits: Any, y: Any) -> Any:
     return ops.mean(ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.argmax(y, axis=-1)), "float32"))
 
 
-def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray) -> tuple[float, list[float]]:
-    """Accuracy on images without noise, overall and of each of the K classes, evaluated batch by batch.
+def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray, target_class: int) -> dict[str, float]:
+    """Accuracy on images without noise: overall, of the target class, and of each of the K classes.
 
     logits: as in TrainingLoss.__call__. x: (N, H, W, C) float32 in [0, 1]. y: (N, K) one-hot.
     """
     scores = in_batches(logits, x)
     of_classes = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
-    return float(accuracy(scores, y)), of_classes
+    named = {f"accuracy_class_{label}": value for label, value in enumerate(of_classes)}
+    return {"accuracy": float(accuracy(scores, y)), "target_accuracy": of_classes[target_class], **named}
 
 
 def in_batches(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:

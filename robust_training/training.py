@@ -20,7 +20,7 @@ from models.saving import load_model, save_model, victim_name
 from models.stateless import StatelessModel
 from models.voting import majority_vote
 from robust_training.defences import DefenceName, defended
-from robust_training.loss import Logits, LossState, Randomness, TrainingLoss, clean_accuracies
+from robust_training.loss import LossState, Randomness, TrainingLoss, clean_accuracies
 from robust_training.schedules import ONE_CYCLE, Schedule, ScheduleName, learning_rate
 from runtime.bounds import POSITIVE, Seed
 from runtime.checkpoints import checkpoint_settings
@@ -132,21 +132,21 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     config.check()
     dataset = load_dataset(config.data_dir)
     target_mask(dataset.y_test, config.target_class)  # refuses a class that is not there
-    method, trained_on, name, recorded = config.loss.name, dataset, "clean", dict[str, Any]()
+    out_dir = config.out_dir or project_path("saved_models") / dataset.name
+    method, name, recorded = config.loss.name, "clean", dict[str, Any]()
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
         _require_poison(poison, config.data_dir)
         images = training_poison(poison, dataset, config.data_dir, config.target_class)
-        trained_on = replace_target_class(dataset, images, config.target_class, config.share)
+        dataset = replace_target_class(dataset, images, config.target_class, config.share)
         recorded["poison_sha256"] = array_sha256(images)
         name = poison.stem.removeprefix("X_") + (f"_share_{config.share:g}" if config.share < 1 else "")
-    trained_on = defended(trained_on, config.defence)
-    out_dir = config.out_dir or project_path("saved_models") / dataset.name
+    dataset = defended(dataset, config.defence)
     with Stop(config.max_minutes) as stop:
         paths = []
         for seed in range(config.seed, config.seed + config.runs):
             path = out_dir / victim_name(method, config.sigma, name, seed)
-            paths.append(train_victim(replace(config, seed=seed), trained_on, path, stop, **recorded))
+            paths.append(train_victim(replace(config, seed=seed), dataset, path, stop, **recorded))
         return paths
 
 
@@ -186,9 +186,10 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
             if note := config.loss.note(config.constants().epochs):
                 print(note)
             training = Training(config, dataset)
-            start, steps = training.initial_state(), training.total_steps
-            state = run.advance(start, training.step, steps, epoch=training.steps_per_epoch)
-            model, accuracies = training.model.assign(state.weights, state.statistics), training.evaluate(state)
+            start = training.initial_state()
+            state = run.advance(start, training.step, training.total_steps, epoch=training.steps_per_epoch)
+            model = training.model.assign(state.weights, state.statistics)
+            accuracies = training.evaluate(state)
         else:
             model, accuracies = _train_partitions(config, dataset, path.with_suffix(".parts"), stop)
         run.finish(lambda path: save_model(model, path), **accuracies, **recorded)
@@ -207,7 +208,7 @@ def _train_partitions(
     model = majority_vote([load_model(part) for part in parts])
     stateless = StatelessModel(model)
     votes = jit(partial(stateless, *stateless.initial()))
-    return model, _accuracies(lambda x: votes(x)[0], dataset, config.target_class)
+    return model, clean_accuracies(lambda x: votes(x)[0], dataset.x_test, dataset.y_test, config.target_class)
 
 
 def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
@@ -233,12 +234,6 @@ def _print_accuracies(config: TrainingConfig, path: Path, accuracies: dict[str, 
             f"warning: this victim classifies no clean test image of class {config.target_class} correctly, so that "
             "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
         )
-
-
-def _accuracies(logits: Logits, dataset: Dataset, target_class: int) -> dict[str, float]:
-    overall, by_class = clean_accuracies(logits, dataset.x_test, dataset.y_test)
-    named = {f"accuracy_class_{label}": value for label, value in enumerate(by_class)}
-    return {"accuracy": overall, "target_accuracy": by_class[target_class], **named}
 
 
 class Training:
@@ -309,4 +304,4 @@ class Training:
     def evaluate(self, state: TrainingState) -> dict[str, float]:
         """Accuracy on the clean test images without noise: overall, of the target class and of each class."""
         logits = partial(self._logits, state.weights, state.statistics)
-        return _accuracies(logits, self.dataset, self.config.target_class)
+        return clean_accuracies(logits, self.dataset.x_test, self.dataset.y_test, self.config.target_class)
