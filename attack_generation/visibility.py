@@ -122,8 +122,9 @@ def save_image_grids(
     figure = Figure(figsize=(columns * 0.9 + 1, 3.3 * len(grids) + bool(title) * 0.4), layout="constrained")
     parts = figure.subfigures(len(grids), 1, squeeze=False)[:, 0]
     for part, (name, (clean, poison)) in zip(parts, grids.items(), strict=True):
-        change, scale = poison[:columns] - clean[:columns], f"white +{epsilon:g}\ngrey 0"
-        rows = {"clean": clean, "poison": poison, f"difference\n{scale}": 0.5 + change / (2 * epsilon)}
+        change = poison[:columns] - clean[:columns]
+        scaled = f"difference\nwhite +{epsilon:g}\ngrey 0"
+        rows = {"clean": clean, "poison": poison, scaled: 0.5 + change / (2 * epsilon)}
         axes = part.subplots(3, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
         part.suptitle(plain_text(name), fontsize="medium")
         for line, (label, images) in zip(axes, rows.items(), strict=True):

@@ -133,8 +133,9 @@ class VoteCounter:
             raise InputError(f"the number of votes must be at least 1 and below 2^31, got {n}")
         if not 0 <= first < n or first % NOISE_BLOCK:
             raise InputError(f"the first vote must be a multiple of {NOISE_BLOCK} below n = {n}, got {first}")
+        sigma = ops.convert_to_tensor(np.float32(self.sigma))
         # The weights are arguments, not constants of the compiled loop: JAX would store a copy of them in it.
-        model, sigma = self._model, ops.convert_to_tensor(np.float32(self.sigma))
+        model = self._model
         variables = ([], []) if model is None else (model.trainable_variables, model.non_trainable_variables)
         weights = tuple([variable.value for variable in part] for part in variables)
         counts, invalid = np.zeros(self.num_classes, np.int64), 0

@@ -53,9 +53,11 @@ def random_resized_crop(x: Any, seed: Any, *, smallest: float) -> Any:
     draws = uniform((x.shape[0], 5), seed)
     area = smallest + (1 - smallest) * draws[:, 0]
     aspect = ops.exp((2 * draws[:, 1] - 1) * math.log(4 / 3))
-    tall, wide = ops.minimum(ops.sqrt(area / aspect), 1.0), ops.minimum(ops.sqrt(area * aspect), 1.0)
+    tall = ops.minimum(ops.sqrt(area / aspect), 1.0)  # share of the height
+    wide = ops.minimum(ops.sqrt(area * aspect), 1.0)  # share of the width
     mirror = ops.where(draws[:, 2] < 0.5, -1.0, 1.0)
-    down, right = (draws[:, 3] - 0.5) * (1 - tall) * (height - 1), (draws[:, 4] - 0.5) * (1 - wide) * (width - 1)
+    down = (draws[:, 3] - 0.5) * (1 - tall) * (height - 1)
+    right = (draws[:, 4] - 0.5) * (1 - wide) * (width - 1)
     return _warped(x, (mirror * wide, 0 * wide), (0 * tall, tall), down, right)
 
 
