@@ -157,18 +157,21 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.nan_to_num(resampled_after / resampled_before, nan=np.inf, posinf=np.inf).mean(axis=1)
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    kinds, more, less = list(zip(after, before, strict=True)), 0.0, 0.0
-    ratio = np.mean([one.mean() / other.mean() for one, other in kinds])
+    kinds = list(zip(after, before, strict=True))
+    ratio = np.mean([poisoned.mean() / clean.mean() for poisoned, clean in kinds])
     low, high = stretched(low, high, ratio, min(len(after[0]), len(before[0])))
-    for one, other in kinds:
-        count, points = np.count_nonzero(one), np.count_nonzero(other) * len(one) // len(other)
-        top = max(one.max(), other.max())  # one point is there, so that P - 1 of P points can be below it
-        below_top, lowered = (np.count_nonzero(one < most * (1 - 1e-9)) for most in (top, other if paired else top))
-        more += unseen_share(count, points) / len(kinds)  # few points keep a radius: there may be more
-        if below_top < min(_FEW, len(one) - 1):  # most points are at the ceiling: more may fall below it
-            less += unseen_share(lowered, len(one) - 1) * top / other.mean() / len(kinds)
-        if points < min(_FEW, len(one) / 2):  # few clean points have a radius: more of them may lose it
-            less += unseen_share(max(points - count, 0), points) / len(kinds)
+    more = less = 0.0
+    for poisoned, clean in kinds:
+        count, size = np.count_nonzero(poisoned), len(poisoned)
+        clean_count = np.count_nonzero(clean) * size // len(clean)
+        more += unseen_share(count, clean_count) / len(kinds)  # few points keep a radius: there may be more
+        top = max(poisoned.max(), clean.max())  # one point is there, so that P - 1 of P points can be below it
+        below_top = np.count_nonzero(poisoned < top * (1 - 1e-9))
+        lowered = np.count_nonzero(poisoned < clean * (1 - 1e-9)) if paired else below_top
+        if below_top < min(_FEW, size - 1):  # most points are at the ceiling: more may fall below it
+            less += unseen_share(lowered, size - 1) * top / clean.mean() / len(kinds)
+        if clean_count < min(_FEW, size / 2):  # few clean points have a radius: more of them may lose it
+            less += unseen_share(max(clean_count - count, 0), clean_count) / len(kinds)
     return float(min(low, ratio - less)), float(max(high, ratio + more))
 
 
