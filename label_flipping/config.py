@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
-from label_flipping.certificates.label_flips import Bound, FlipProbability
+from label_flipping.certificates.label_flips import BoundName, FlipProbability
 from models.embeddings import EmbeddingName
 from models.imagenet import read_weights
 from models.registry import require_architecture
@@ -14,10 +14,6 @@ from runtime.checks import require_usable
 from runtime.files import InputError
 from runtime.long_run import RunOptions
 from runtime.provenance import project_path
-
-Learner = Literal[
-    "least_squares", "neighbours", "kernel", "signed_neighbours", "signed_least_squares", "signed_clusters"
-]
 
 
 class LearnerKind(NamedTuple):
@@ -28,7 +24,7 @@ class LearnerKind(NamedTuple):
     label: str  # its name for people
 
 
-LEARNERS: dict[Learner, LearnerKind] = {
+LEARNERS = {
     "least_squares": LearnerKind(("ridge",), "ridge", "ridge regression"),
     "neighbours": LearnerKind(("neighbours",), "neighbours", "neighbours"),
     "kernel": LearnerKind(("bandwidth",), "kernel", "kernel regression"),
@@ -36,6 +32,7 @@ LEARNERS: dict[Learner, LearnerKind] = {
     "signed_least_squares": LearnerKind(("ridge", "neighbours"), "signed", "signed votes by ridge weights"),
     "signed_clusters": LearnerKind(("clusters",), "signed", "signed votes of clusters"),
 }
+LearnerName: TypeAlias = Literal[tuple(LEARNERS)]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ class LabelFlippingConfig(RunOptions):
     random walk over nearest neighbours often leads from one to the other."""
     diffusion_neighbours: Annotated[int, POSITIVE] = 10
     """Nearest neighbours that are joined in the diffusion map."""
-    learner: Learner = "least_squares"
+    learner: LearnerName = "least_squares"
     """What is certified: ridge regression, the vote of the nearest neighbours, or kernel regression. Each gives a class
     the sum of fixed weights over its training labels. signed_neighbours: the nearest training points vote for their
     labels, all others against theirs. signed_least_squares: the points of the largest weight in ridge regression take
@@ -110,7 +107,7 @@ class LabelFlippingConfig(RunOptions):
     bandwidths: tuple[Annotated[float, POSITIVE], ...] = (0.2,)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images. Several numbers are candidates, see select."""
-    bound: Bound = "tight"
+    bound: BoundName = "tight"
     """Formula for the number of flips that a probability certifies: tight (Neyman-Pearson) or closed_form (published).
     q is chosen by this bound. Store and table hold both bounds."""
     at: Annotated[float, PROBABILITY] = 0.04

@@ -27,9 +27,9 @@ from label_flipping.certificates.fixed_weights import (
     SignedVotes,
     agreed,
 )
-from label_flipping.certificates.label_flips import Bound, LabelFlips, certified_accuracy
+from label_flipping.certificates.label_flips import BoundName, LabelFlips, certified_accuracy
 from label_flipping.certificates.training_set_smoothing import Smoothed
-from label_flipping.config import LEARNERS, LabelFlippingConfig, Learner
+from label_flipping.config import LEARNERS, LabelFlippingConfig
 from label_flipping.features import Images, features_name, fit_features, images_of_classes
 from label_flipping.network import undefended_networks
 from label_flipping.report import COLUMNS, FIGURE, TABLES, certified_settings, save_label_curves, tables_page
@@ -246,7 +246,7 @@ class _Certification(NamedTuple):
         return {"certificate": "signed_together", "q": None, "flips": grid, "accuracy": certified, "attacked": attacked}
 
     def _certificates(
-        self, points: Certified, *bounds: Bound
+        self, points: Certified, *bounds: BoundName
     ) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
         """Name, q, predictions and flips of each certificate: the exact one, then those of each bound and q."""
         yield LEARNERS[self.config.learner].certificate, None, points.prediction, points.flips
@@ -262,7 +262,7 @@ class _Certification(NamedTuple):
         config = self.config
         classes = np.array([*(config.classes or range(self.train.classes)), ABSTAIN])  # the last for ABSTAIN, -1
         frames = []
-        for *named, prediction, flips in self._certificates(points, *get_args(Bound)):
+        for *named, prediction, flips in self._certificates(points, *get_args(BoundName)):
             per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
             frames.append(pd.DataFrame(dict(zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True))))
         return pd.concat(frames, ignore_index=True)
@@ -272,7 +272,7 @@ def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[st
     """The weights under given settings. x: features of the training points."""
     unit = 1.0 if config.ridge_unit == "one" else np.square(x).sum() / x.shape[1]
     regression = lru_cache(maxsize=1)(lambda ridge: RidgeRegression(x, unit * ridge))  # equal ridges follow each other
-    learners: dict[Learner, Callable[[Mapping[str, Any]], FixedWeights]] = {
+    learners: dict[str, Callable[[Mapping[str, Any]], FixedWeights]] = {
         "least_squares": lambda one: regression(one["ridge"]),
         "neighbours": lambda one: NearestNeighbours(x, one["neighbours"]),
         "kernel": lambda one: KernelRegression(x, one["bandwidth"]),

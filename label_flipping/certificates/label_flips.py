@@ -12,15 +12,15 @@ from typing import Annotated, Literal
 import numpy as np
 
 from label_flipping.certificates.training_set_smoothing import TrainingSet, TrainingSetNoise
-from runtime import bounds
+from runtime.bounds import Bound, at_least, require_bounds
 from runtime.files import InputError
 
-Bound = Literal["tight", "closed_form"]
+BoundName = Literal["tight", "closed_form"]
 
 EPSILON = float(np.finfo(np.float64).eps)
 _ROUNDING = 1e-9  # more than the rounding error of a Chernoff bound. It is added to each log eps
 # Below 1e-6 the rounding error of a Chernoff bound may be larger than _ROUNDING.
-FlipProbability = Annotated[float, bounds.Bound("be at least 1e-6 and below 1/2", lambda q: 1e-6 <= q < 0.5)]
+FlipProbability = Annotated[float, Bound("be at least 1e-6 and below 1/2", lambda q: 1e-6 <= q < 0.5)]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class LabelFlips(TrainingSetNoise):
     """
 
     q: FlipProbability
-    num_classes: Annotated[int, bounds.at_least(2)]
-    bound: Bound = "tight"
+    num_classes: Annotated[int, at_least(2)]
+    bound: BoundName = "tight"
 
     def __post_init__(self) -> None:
-        bounds.require_bounds(self)
+        require_bounds(self)
         object.__setattr__(self, "q", float(self.q))  # with NumPy's float32, thresholds would be rounded to float32
 
     @property

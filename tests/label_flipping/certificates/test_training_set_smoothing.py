@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from label_flipping.certificates.fixed_weights import RidgeRegression
-from label_flipping.certificates.label_flips import Bound, LabelFlips
+from label_flipping.certificates.label_flips import BoundName, LabelFlips
 from label_flipping.certificates.smoothed_weights import class_scores, smooth_weights
 from label_flipping.certificates.training_set_smoothing import TrainingSet, TrainingSetNoise, smooth_by_sampling
 from randomized_smoothing_certification.core import ABSTAIN
@@ -61,7 +61,7 @@ def test_flipped_labels_have_the_stated_frequencies() -> None:
 
 
 @pytest.mark.parametrize("bound", ["tight", "closed_form"])
-def test_a_float32_probability_is_computed_in_float64(bound: Bound) -> None:
+def test_a_float32_probability_is_computed_in_float64(bound: BoundName) -> None:
     q, log_eps = np.float32(0.1), -np.arange(1.0, 2000.0)
     exact, rounded = (LabelFlips(one, 3, bound) for one in (float(q), q))
     assert rounded == exact and type(rounded.q) is float
