@@ -6,10 +6,25 @@ victim has to separate images with the shortcut from unchanged images.
 
 import numpy as np
 
+from runtime.lazy import ndimage
 from runtime.noise import Stream
 
 _GRID = 4  # patches along a side
 _START = 4  # rows and columns that are cut off. The first two are the Gaussian start of an autoregressive process
+
+
+def class_filter(x: np.ndarray, seed: int) -> np.ndarray:
+    """Images x (N, H, W, C) under the class's own 3 x 3 filter, each divided by its largest value; float32.
+
+    Source: "CUDA: Convolution-based Unlearnable Datasets" (CVPR 2023, arXiv 2303.04278), section 3: one entry of the
+    filter, at a random place, is 1, the others are uniform in (0, 0.3); the border is padded with zeros. The
+    result is not within any epsilon.
+    """
+    draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 3])
+    weights = draw.uniform(0, 0.3, size=(3, 3))
+    weights[tuple(draw.integers(3, size=2))] = 1.0
+    filtered = ndimage.correlate(x, weights[None, :, :, None].astype(np.float32), mode="constant")
+    return filtered / np.maximum(filtered.max(axis=(1, 2, 3), keepdims=True), 1e-6)
 
 
 def one_pixel(x: np.ndarray) -> np.ndarray:

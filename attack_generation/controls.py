@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from attack_generation.availability import autoregressive, one_pixel, separable_patches
+from attack_generation.availability import autoregressive, class_filter, one_pixel, separable_patches
 from data.datasets import (
     Epsilon,
     Share,
@@ -22,7 +22,7 @@ from data.datasets import (
 from runtime.bounds import Seed, require_within
 from runtime.checks import chosen, require_usable
 from runtime.files import InputError, save_array
-from runtime.lazy import linalg, ndimage
+from runtime.lazy import linalg
 from runtime.long_run import CheckpointOptions, LongRun, identity
 from runtime.noise import Stream
 from runtime.provenance import printed_path, project_path
@@ -74,20 +74,6 @@ def detectable_signs(x: np.ndarray, epsilon: float, sigma: float, seed: int) -> 
     uniform = [np.ones(size), -np.ones(size)]
     ends = [climbed(signs) for signs in (*uniform, *(_random_signs((size,), seed, i) for i in range(14)))]
     return max(ends, key=lambda end: end[0])[1].reshape(x.shape[1:]).astype(np.float32)
-
-
-def class_filter(x: np.ndarray, seed: int) -> np.ndarray:
-    """Images x (N, H, W, C) under the class's own 3 x 3 filter, each divided by its largest value; float32.
-
-    Source: "CUDA: Convolution-based Unlearnable Datasets" (CVPR 2023, arXiv 2303.04278), section 3: one entry of the
-    filter, at a random place, is 1, the others are uniform in (0, 0.3); the border is padded with zeros. The
-    result is not within any epsilon.
-    """
-    draw = np.random.default_rng([seed, Stream.CONTROL_SIGNS, 3])
-    weights = draw.uniform(0, 0.3, size=(3, 3))
-    weights[tuple(draw.integers(3, size=2))] = 1.0
-    filtered = ndimage.correlate(x, weights[None, :, :, None].astype(np.float32), mode="constant")
-    return filtered / np.maximum(filtered.max(axis=(1, 2, 3), keepdims=True), 1e-6)
 
 
 Control = Callable[[np.ndarray, float, float, int], np.ndarray]  # images x, epsilon, sigma, seed -> changed images
