@@ -148,7 +148,6 @@ class ControlConfig(CheckpointOptions):
     seed: Seed = 0
     """Seed of random signs, filters, patches and noise."""
     data_dir: Path = project_path("data/MNIST")
-    """Folder of the prepared arrays."""
 
 
 def write_control_poison(config: ControlConfig) -> Path:

@@ -52,9 +52,8 @@ def main(config: Config) -> None:
     path = config.out_dir / f"{config.name}.npz"
     if (there := path.with_suffix(".json")).exists() or (there := path).exists():
         raise InputError(f"{there}: a poison of this name is there; choose another name, or delete it first")
-    given = config.target_class is not None or config.epsilon is not None or config.source != "not named"
     if config.poison and not config.png_dir:
-        if given:
+        if config.target_class is not None or config.epsilon is not None or config.source != "not named":
             raise InputError("--target-class, --epsilon and --source describe PNG images; leave them out with --poison")
         made = _packed(config, config.poison)
     elif config.png_dir and not config.poison and config.target_class is not None and config.epsilon is not None:
