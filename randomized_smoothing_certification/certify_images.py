@@ -124,7 +124,7 @@ def certify_images(
     weights = classifier.get_weights() if isinstance(classifier, keras.Model) else []
     used = identity(
         settings, dataset="", noise=counter.noise_record, test_sha256=digest, noise_of="seed and images",
-        model_sha256=json_sha256([*map(array_sha256, weights)]) if weights else "",
+        model_sha256=json_sha256([array_sha256(one.astype(np.float32)) for one in weights]) if weights else "",
     )  # fmt: skip
     points = [certified(index) for index in progress(numbers, desc="certifying", unit="point")]
     return Certificates(points, {"settings": used, "points": numbers})

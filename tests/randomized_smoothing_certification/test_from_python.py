@@ -171,6 +171,14 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
         found.save(tmp_path / "seed_0.tsv")
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_a_model_of_any_precision_has_a_hash(policy: str) -> None:
+    dense = keras.layers.Dense(3, dtype=policy)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(dtype=policy), dense])
+    found = certify_images(model, IMAGES, LABELS, SETTINGS)
+    assert len(found.record["settings"]["model_sha256"]) == 64
+
+
 def test_shards_of_two_models_or_backends_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / f"{part}.tsv" for part in range(1, 4)]
     for part, scale, file in zip(("1/2", "2/2", "2/2"), (1, 2, 1), files, strict=True):
