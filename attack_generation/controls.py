@@ -161,7 +161,7 @@ def write_control_poison(config: ControlConfig) -> Path:
     clean = dataset.x_train[in_class]
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, config.kind, config.sigma, config.target_class)
     settings = identity(config, **dataset.hashes("x_train", "y_train"))
-    with LongRun(x_path, settings, config, x_path.with_suffix(""), Stop(config.max_minutes), more=(y_path,)) as run:
+    with LongRun(x_path, settings, config, x_path.with_suffix(""), Stop(config.max_minutes), y_path) as run:
         if not run.is_finished():
             poison = control_poison(config.kind, clean, config.epsilon, config.sigma, config.seed)
             poison = partly_poisoned(poison, clean, config.share)

@@ -33,10 +33,7 @@ def poison_radius(config: PoisonConfig) -> Path:
     in_class = target_mask(dataset.y_train, config.target_class)
     clean = dataset.x_train[in_class]
     settings = identity(config, method=method, **dataset.hashes("x_train", "y_train", "x_val", "y_val"))
-    with (
-        Stop(config.max_minutes) as stop,
-        LongRun(x_path, settings, config, run_dir, stop, more=(y_path, picture)) as run,
-    ):
+    with Stop(config.max_minutes) as stop, LongRun(x_path, settings, config, run_dir, stop, y_path, picture) as run:
         if not run.is_finished():
             poison, gradients = _make(config, dataset, run)
             run.finish(lambda path: save_array(path, poison), gradients=gradients)

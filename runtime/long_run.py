@@ -6,7 +6,7 @@ its checkpoint and ends with the same bits.
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
@@ -107,13 +107,7 @@ class LongRun(Artifact):
     """
 
     def __init__(
-        self,
-        path: Path,
-        identity: dict[str, Any],
-        options: CheckpointOptions,
-        run_dir: Path,
-        stop: Stop,
-        more: Sequence[Path] = (),
+        self, path: Path, identity: dict[str, Any], options: CheckpointOptions, run_dir: Path, stop: Stop, *more: Path
     ) -> None:
         super().__init__(path, Path(path).with_suffix(".json"), *more)
         self.identity, self.run_dir = identity, run_dir
