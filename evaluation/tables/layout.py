@@ -111,10 +111,8 @@ def _victims_table(frame: pd.DataFrame) -> Table:
 def _transfer_table(frame: pd.DataFrame, over: str) -> Table:
     """Victims in columns, poison in rows: at each sigma of each class, then of the mean over classes."""
     transfers = frame[frame[f"in_{over}_transfer"]].copy()
-    transfers["data"] = [
-        CLEAN if one.poison is None else f"against {one.poison.against}" if over == "method" else
-        f"made with {one.poison.architecture}" for one in transfers["cell"]
-    ]  # fmt: skip
+    made = "against " + transfers["poison"] if over == "method" else "made with " + transfers["poison_architecture"]
+    transfers["data"] = made.where(transfers["poison"] != CLEAN, CLEAN)
     title = f"Transfer over {over}s: ACR and its reduction. A row for each poison, a column for each kind of victims"
     return Table(f"transfer_{over}s", title, _pivot(transfers, ["sigma", "target_class", "data"], over))
 
