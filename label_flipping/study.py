@@ -37,7 +37,7 @@ from randomized_smoothing_certification.core import ABSTAIN
 from runtime.artifact import Artifact
 from runtime.checkpoints import OnOtherSettings, replaceable, require_same_settings
 from runtime.checks import require_place
-from runtime.files import InputError, file_sha256, read_record, remove, write_text
+from runtime.files import InputError, array_sha256, file_sha256, read_record, remove, write_text
 from runtime.lazy import pandas as pd
 from runtime.long_run import identity
 from runtime.noise import Stream
@@ -89,7 +89,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
         x, x_test = fit_features(config, everything, test)
         if not config.network_shares:  # nothing else looks at images: frees their copy
             everything = everything._replace(x=np.empty((size, 0)))
-        kept.require_same("features.json", x, x_test)
+        kept.require_same("features.json", array_sha256(x) + array_sha256(x_test))
         candidates = certified_settings(choice)
         study = _Certification(config, everything, kept)
         points, weights = study.points(candidates, x, x_test)
@@ -202,7 +202,8 @@ class _Certification(NamedTuple):
         for number, settings in enumerate(candidates):
             weights = learner(settings)
             if isinstance(weights, SignedClusters):  # k-means may differ on another machine
-                self.kept.require_same(f"clusters_{number}.json", weights.counts(self.train.y, self.train.classes))
+                counts = weights.counts(self.train.y, self.train.classes)
+                self.kept.require_same(f"clusters_{number}.json", array_sha256(counts))
             _warn_of_large_classes(self.config, weights, settings, self.train)
             stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
             with progress(total=len(x_test), desc="certifying", unit="point") as bar:

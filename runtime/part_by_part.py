@@ -5,21 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from runtime.artifact import Artifact
 from runtime.checkpoints import OnOtherSettings, OtherSettings, read_same_record, replaceable, require_same_settings
-from runtime.files import (
-    InputError,
-    append,
-    array_sha256,
-    json_sha256,
-    read_record,
-    remove,
-    require_no_folder,
-    write_json,
-    writing,
-)
+from runtime.files import InputError, append, json_sha256, read_record, remove, require_no_folder, write_json, writing
 from runtime.long_run import RunOptions
 from runtime.progress import progress
 from runtime.provenance import continued, printed_path, provenance, session
@@ -144,9 +132,8 @@ class KeptStages(Artifact):
             raise StoppedEarly(f"{self._stop.reason} after {path.stem}")
         return result
 
-    def require_same(self, name: str, *arrays: np.ndarray) -> None:
-        """Raise InputError where kept stages were made from other arrays: another machine rounds differently."""
-        digest = "".join(map(array_sha256, arrays))
+    def require_same(self, name: str, digest: str) -> None:
+        """Raise InputError where kept stages were made from arrays of another hash: machines round differently."""
         if self.get(name, lambda: digest) != digest:
             raise InputError(
                 f"{self.folder / name}: the stages beside it are of other features or clusters (another machine or "
