@@ -76,7 +76,9 @@ def main(config: Config) -> None:
         if is_published:
             records.require_clean_entries(entries.values(), folder)
     else:
-        draw_images, before = _images(plan, paths), _stored_runs(folder)
+        draw_images, before = _images(plan, paths), Counter[str]()
+        with suppress(InputError):  # there is no whole store yet
+            before.update({entry: len(by_seed) for entry, by_seed in records.read_runs(folder).items()})
         records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
         for entry, gone in (before - Counter({one.cell.key: len(one.runs) for one in entries.values()})).items():
@@ -98,13 +100,6 @@ def main(config: Config) -> None:
         print("\nmissing:\n  " + "\n  ".join(lacking))
     stored = "" if config.from_results else " and, per point, points.csv.xz"
     print(f"\n{printed_path(folder)}: {', '.join(written)}{stored}")
-
-
-def _stored_runs(folder: Path) -> Counter[str]:
-    """The number of runs of each entry in a folder's store. Empty where there is no whole store."""
-    with suppress(InputError):
-        return Counter({entry: len(by_seed) for entry, by_seed in records.read_runs(folder).items()})
-    return Counter()
 
 
 def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: pd.DataFrame) -> dict[str, str]:
