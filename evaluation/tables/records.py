@@ -184,8 +184,8 @@ def points_table(entry: str, seed: int, points: Sequence[Point]) -> pd.DataFrame
     return pd.DataFrame({"entry": entry, "seed": seed, **columns.dropna(axis="columns", how="all")})
 
 
-def foreign_runs(plan: Plan, folder: Path) -> Runs:
-    """The runs of other programs. folder: where the plan's own paths start.
+def foreign_runs(plan: Plan, directory: Path) -> Runs:
+    """The runs of other programs. directory: where the plan's own paths start.
 
     Raises InputError where a file cannot be used or is in two entries, or where the plan itself makes the entry.
     """
@@ -194,18 +194,18 @@ def foreign_runs(plan: Plan, folder: Path) -> Runs:
         if cell.key in keys:
             raise InputError(f"foreign: the plan makes the entry itself, or names it twice: {cell}; leave it out")
         keys.add(cell.key)
-    require_different_files(folder / file for foreign in plan.foreign for file in foreign.files)
-    return {foreign.cell.key: runs_of(foreign, folder) for foreign in plan.foreign}
+    require_different_files(directory / file for foreign in plan.foreign for file in foreign.files)
+    return {foreign.cell.key: runs_of(foreign, directory) for foreign in plan.foreign}
 
 
-def runs_of(foreign: Foreign, folder: Path) -> dict[int, StoredRun]:
+def runs_of(foreign: Foreign, directory: Path) -> dict[int, StoredRun]:
     """The runs of an entry of another program, by the seeds of their victims where these are known, else by number.
 
-    folder: where the files' paths start. Raises InputError where a file is damaged, unfinished or without the class, or
-    has other points, another record than the entry's, or impossible radii.
+    directory: where the files' paths start. Raises InputError where a file is damaged, unfinished or without the class,
+    or has other points, another record than the entry's, or impossible radii.
     """
     runs, places = {}, list[list[int]]()
-    found = read_certified([folder / file for file in foreign.files])
+    found = read_certified([directory / file for file in foreign.files])
     known: list[Any] = [one.training.get("seed") for one in found]
     seeds = known if None not in known and len(set(known)) == len(known) else range(len(known))
     for seed, file, one in zip(seeds, foreign.files, found, strict=True):
