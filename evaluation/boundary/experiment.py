@@ -42,7 +42,12 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         if is_whole and f"{KINDS[0].name}/clean" not in read_store(folder).records:
             raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --out-dir")
         studies = [Study(config, kind) for kind in KINDS]
-        results = {study.kind.name: _rows(study) for study in studies}
+        results: dict[str, dict[str, Row]] = {}
+        for study in studies:
+            points = {"clean": study.x_to_poison, **control_points(study.x_to_poison, config.epsilon, config.seed)}
+            points["optimised"] = study.optimised_poison()
+            named = progress(points.items(), desc=study.kind.title, unit="row", leave=False)
+            results[study.kind.name] = {name: study.measured(x) for name, x in named}
         store = _store(results, config)
         table = tables_page(store)
         remove(folder / SETTINGS)  # of earlier files. The new record is written last
@@ -51,14 +56,6 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
         write_store(folder, store)
     print(f"{table}\n{printed_path(folder / SETTINGS)}, {POINTS}, {TABLES}, {PICTURE}")
     return results
-
-
-def _rows(study: Study) -> dict[str, Row]:
-    config = study.boundary_config
-    points = {"clean": study.x_to_poison, **control_points(study.x_to_poison, config.epsilon, config.seed)}
-    points["optimised"] = study.optimised_poison()
-    named = progress(points.items(), desc=study.kind.title, unit="row", leave=False)
-    return {name: study.measured(x) for name, x in named}
 
 
 def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
