@@ -139,11 +139,9 @@ def data_name(plan: Plan, cell: Cell) -> str:
 
 def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
     """The named attack of an entry or of all its seeds. Other training data get a variant without name and flags."""
-    if cell.poison and (name := cell.poison.variant):
-        for key, variant in plan.attack_variants().items():
-            if name in (key, variant.over_seeds):
-                return variant
-    return AttackVariant("", {})
+    name = cell.poison.variant if cell.poison else ""
+    named = (one for key, one in plan.attack_variants().items() if name and name in (key, one.over_seeds))
+    return next(named, AttackVariant("", {}))
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
