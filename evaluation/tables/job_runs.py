@@ -83,11 +83,9 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
             for job in ready[: processes - len(running)]:
                 waiting.remove(job)
                 bar.begin(job)
-                if processes == 1:
-                    running[_run_here(job, stop, bar)] = job, None
-                else:
-                    future, free = _submitted(job, stop.minutes_left, idle)
-                    running[future] = job, free
+                in_here = processes == 1
+                future, worker = _run_here(job, stop, bar) if in_here else _submitted(job, stop.minutes_left, idle)
+                running[future] = job, worker
             if not running:
                 break
             for future in wait(running, _LOOK_EVERY, FIRST_COMPLETED).done:
@@ -133,14 +131,14 @@ def _submitted(
             worker.shutdown()
 
 
-def _run_here(job: Job, stop: Stop, bar: "_Bar") -> Future[str | None]:
+def _run_here(job: Job, stop: Stop, bar: "_Bar") -> tuple[Future[str | None], None]:
     future: Future[str | None] = Future()
     try:
         with bar.listening(job):
             future.set_result(run_job(job, stop))
     except Exception as error:
         future.set_exception(error)
-    return future
+    return future, None
 
 
 def _in_a_worker() -> None:
