@@ -23,7 +23,7 @@ MOST = 12  # entries of a panel
 IN_A_ROW = 4  # panels. With WIDTH inches each, a figure has fewer than 2,000 pixels
 WIDTH = 3.4
 LEAST = -40  # smallest reduction in a ranking, %
-COLOURS = {CLEAN: BLACK, CONTROL: BLUE, OPTIMISED: ORANGE}  # by kind of training data
+COLOUR_OF_KIND = {CLEAN: BLACK, CONTROL: BLUE, OPTIMISED: ORANGE}  # by kind of training data
 TICKS = (0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999)  # of the lower bound of p_A
 
 
@@ -124,7 +124,7 @@ def save_distributions(path: Path, title: str, frame: pd.DataFrame, *, against_r
     shown = shown_entries(frame)
     colour_of = _colours(shown)
     colours = {name: colour_of[name] for name in _contrasted(shown)}
-    colours |= dict.fromkeys([name for name in colours if colours[name] == COLOURS[OPTIMISED]][1:], GREEN)
+    colours |= dict.fromkeys([name for name in colours if colours[name] == COLOUR_OF_KIND[OPTIMISED]][1:], GREEN)
     rows = _rows_of_panels(shown)
     figure, grid = _figure(rows, [2.9] * len(rows), sharey="all")
     what, scale = "Lines: certified accuracy", "radius (l2, pixels in [0, 1])"
@@ -202,7 +202,7 @@ def _contrasted(shown: pd.DataFrame) -> list[str]:
 
 
 def _colours(shown: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(shown["data"], shown["data_kind"].map(COLOURS), strict=True))
+    return dict(zip(shown["data"], shown["data_kind"].map(COLOUR_OF_KIND), strict=True))
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:

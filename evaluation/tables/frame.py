@@ -234,7 +234,7 @@ UNWRITTEN = [
     "reduction", "reduction_at_sigma", "data_kind", "cell", "entries", "clean", "in_method_transfer",
     "in_architecture_transfer",
 ]  # fmt: skip
-DIGITS = {"reduction": 1, "gradients": 1}  # decimals in files, by the start of the column's name. Default: 4
+DECIMALS = {"reduction": 1, "gradients": 1}  # decimals in files, by the start of the column's name. Default: 4
 AS_THEY_ARE = ("sigma", "epsilon", "share", "alpha")
 
 
@@ -243,7 +243,7 @@ def as_csv(frame: pd.DataFrame) -> str:
     table = frame.drop(columns=UNWRITTEN).copy()
     for name in table.columns:
         if name not in AS_THEY_ARE and any(isinstance(value, float) for value in table[name]):
-            form = f"{{:.{DIGITS.get(name.partition('_')[0], 4)}f}}"
+            form = f"{{:.{DECIMALS.get(name.partition('_')[0], 4)}f}}"
             table[name] = ["" if pd.isna(value) else form.format(value) for value in table[name]]
     stored = frame["runs"] > 0
     table["settings"] = np.where(stored, frame["table"] + f"/{SETTINGS}", "")
