@@ -17,6 +17,7 @@ from runtime.lazy import pandas as pd
 MISSING = "—"
 VICTIMS = ["method", "victim_variant", "sigma", "architecture", "target_class"]
 """Columns of a frame that name a kind of victims: a panel of a figure, a table on the screen."""
+NAMES = {"sigma": "σ", "target_class": "class", "data": "training data"}
 
 
 class Table(NamedTuple):
@@ -58,10 +59,8 @@ def victims_name(*parts: str) -> str:
 
 
 def _entries_table(title: str, frame: pd.DataFrame) -> Table:
-    columns: dict[str, Any] = {
-        "victims": map(victims_name, frame["method"], frame["victim_variant"]), "σ": frame["sigma"].map("{:g}".format),
-        "class": frame["target_class"].map(str), "training data": frame["data"],
-    }  # fmt: skip
+    victims = map(victims_name, frame["method"], frame["victim_variant"])
+    columns: dict[str, Any] = {"victims": victims, **_named(frame[[*NAMES]])}
     if frame["in_architecture_transfer"].any():
         columns["architecture"] = frame["architecture"]
     if (frame["attack"] != "").any() or (frame["poison"] == READY).any():
@@ -125,9 +124,12 @@ def _pivot(frame: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
         pairs = zip(_measured(frame, "acr"), _reductions(frame), strict=True)
         frame = frame.assign(text=["; ".join(filter(None, pair)) for pair in pairs])
     table = frame.pivot_table("text", rows, column, aggfunc="first", sort=False).fillna("").reset_index()
-    table["sigma"] = table["sigma"].map("{:g}".format)
-    named = {"sigma": "σ", "target_class": "class", "data": "training data"}
-    return table.rename(columns=named).rename_axis(columns=None).astype(str)
+    return _named(table).rename_axis(columns=None)
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as texts, with the names that columns have on a page."""
+    return table.assign(sigma=table["sigma"].map("{:g}".format)).rename(columns=NAMES).astype(str)
 
 
 def _poisons_table(frame: pd.DataFrame) -> Table:
@@ -147,12 +149,8 @@ def _poisons_table(frame: pd.DataFrame) -> Table:
         return Table("poisons", title, pd.DataFrame())
     named_by = ["poison", "poison_architecture", "sigma", "target_class", "data"]
     measured = frame[frame["l2"].notna()].drop_duplicates(named_by)
-    first = {
-        "σ": measured["sigma"].map("{:g}".format), "class": measured["target_class"].map(str),
-        "training data": measured["data"],
-    }  # fmt: skip
     rest = {text: _numbers(measured[name], "{:.3f}", "") for name, text in names.items() if name in measured}
-    return Table("poisons", title, pd.DataFrame({**first, **rest}))
+    return Table("poisons", title, pd.DataFrame({**_named(measured[[*NAMES]]), **rest}))
 
 
 def _measured(frame: pd.DataFrame, name: str) -> list[str]:
