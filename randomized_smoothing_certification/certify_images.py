@@ -46,7 +46,7 @@ class Certificates(NamedTuple):
     points: list[Point]
     """A Point for each certified image. Its radius is text as in a file, its certified_radius is the number."""
     record: dict[str, Any]
-    """Settings and numbers of the points, as a script records them, without model and data set."""
+    """Settings and numbers of the points, with a hash of a Keras model's weights. The data set has no name."""
 
     @property
     def radii(self) -> np.ndarray:
@@ -123,8 +123,9 @@ def certify_images(
     certified = point_certifier(counter, images, labels, settings, digest)
     weights = classifier.get_weights() if isinstance(classifier, keras.Model) else []
     used = identity(
-        settings, dataset="", noise=counter.noise_record, test_sha256=digest, noise_of="seed and images",
-        model_sha256=json_sha256([array_sha256(one.astype(np.float32)) for one in weights]) if weights else "",
+        settings, dataset="", noise=counter.noise_record, model_sha256="", test_sha256=digest,
+        noise_of="seed and images",
+        weights_sha256=json_sha256([array_sha256(one.astype(np.float32)) for one in weights]) if weights else "",
     )  # fmt: skip
     points = [certified(index) for index in progress(numbers, desc="certifying", unit="point")]
     return Certificates(points, {"settings": used, "points": numbers})

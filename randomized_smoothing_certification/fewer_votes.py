@@ -16,7 +16,7 @@ only if no number of votes gives a point's radius.
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,13 @@ def _made_with(config: Config, known: Mapping[str, Any]) -> MadeWith:
 @cache  # a file has many points and few counts
 def count_of_radius(radius: float, votes: int, alpha: float, sigma: float, failure_mass: float = 0.0) -> int:
     """The number of votes for the class: the count whose certified radius is nearest to ``radius``."""
-    certified = partial(certificate_of_count, 0, n=votes, alpha=alpha, sigma=sigma, failure_mass=failure_mass)
-    last = bisect_right(range(1, votes + 1), radius, key=lambda count: certified(count).radius)  # the radius grows
-    return min(max(last, 1), min(last + 1, votes), key=lambda count: abs(certified(count).radius - radius))
+
+    def radius_of(count: int) -> float:  # it grows with the count
+        found = certificate_of_count(0, count, votes, alpha, sigma, failure_mass)
+        return -np.inf if found.prediction == ABSTAIN else found.radius
+
+    last = bisect_right(range(1, votes + 1), radius, key=radius_of)
+    return min(max(last, 1), min(last + 1, votes), key=lambda count: abs(radius_of(count) - radius))
 
 
 def _with_fewer(point: Point, made: MadeWith, path: Path, n: int, seed: int) -> Point:

@@ -47,9 +47,12 @@ def run_script(
         try:
             if settings_of:
                 own = [vars(kind) for kind in config_type.__mro__ if kind not in settings_of.__mro__]
+                values = {name: value for one in own for name, value in one.items() if name[0] != "_"}
                 # A method has __get__. A loss has not, though it can be called, too.
-                constants = {name for it in own for name in it if name[0] != "_" and not hasattr(it[name], "__get__")}
-                if unknown := constants - {*dir(settings_of), *settings_of.__dataclass_fields__}:
+                helpers = {
+                    name for name in values if isinstance(values[name], type) or hasattr(values[name], "__get__")
+                }
+                if unknown := {*values} - helpers - {*dir(settings_of), *settings_of.__dataclass_fields__}:
                     raise InputError(f"{min(unknown)} is no setting of this script; mend the constant's name")
                 require_bounds(_constants(config_type))
             config = parsed(config_type, description)
@@ -111,7 +114,8 @@ def parsed(config_type: type[Config], description: str | None = None, words: Seq
 
 def _constants(config_type: Any) -> Any:
     """The config of a script's own constants. Settings that have none, such as required flags, are None."""
-    return config_type(**{it.name: None for it in fields(config_type) if it.default is it.default_factory is MISSING})
+    required = [it.name for it in fields(config_type) if it.default is MISSING and it.default_factory is MISSING]
+    return config_type(**dict.fromkeys(required))
 
 
 def _sort_fields(config_type: Any, names: Sequence[str]) -> None:

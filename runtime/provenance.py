@@ -39,8 +39,8 @@ def printed_path(path: Path) -> str:
     return _inside(None, path) or str(Path(path).absolute())
 
 
-def shown_path(path: Any) -> str:
-    """A path as records show it: relative to the project where it lies inside, else as given. Other values as text."""
+def shown_path(path: Path) -> str:
+    """The path as records show it: relative to the project where it lies inside, else as the user gave it."""
     return _inside(project_path(""), path) or str(path)
 
 
@@ -48,7 +48,7 @@ def _inside(folder: Path | None, path: Path) -> str | None:
     """The path relative to a folder (None: the working folder), None where it lies elsewhere."""
     try:
         return str(Path(path).resolve().relative_to(folder or Path.cwd()))
-    except (TypeError, ValueError, RuntimeError, OSError):  # no path, elsewhere, or a link to itself
+    except (ValueError, RuntimeError, OSError):  # elsewhere, or a link to itself
         return None
 
 
@@ -60,7 +60,13 @@ def settings(config: Any) -> dict[str, Any]:
     if hasattr(config, "recorded"):
         config = config.recorded()
     value = config if isinstance(config, Mapping) else dataclasses.asdict(config)
-    return json.loads(json.dumps(value, default=lambda it: it.item() if isinstance(it, np.generic) else shown_path(it)))
+
+    def plain(it: Any) -> Any:
+        if isinstance(it, np.generic):
+            return it.item()
+        return shown_path(it) if isinstance(it, Path) else str(it)
+
+    return json.loads(json.dumps(value, default=plain))
 
 
 def git_commit() -> str:

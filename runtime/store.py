@@ -70,7 +70,9 @@ def _records(path: Path) -> _Records:
     try:
         return msgspec.convert(json.loads(text), _Records)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: not the records of a store; delete it, and make it again") from error
+        raise InputError(
+            f"{path}: not the records of a store; delete {POINTS} and {SETTINGS}, make both again"
+        ) from error
 
 
 def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
@@ -91,7 +93,7 @@ def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
                     path.replace(settings)
             return found.records
     _records(settings)  # names the mistake where the file is missing or damaged
-    raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; delete both, and make both")
+    raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; delete and make both again")
 
 
 def _packed(text: str) -> bytes:
@@ -110,4 +112,5 @@ def _read(path: Path) -> str:
             raise ValueError(f"it holds more than {LARGEST:,} bytes" if len(text) == LARGEST else "it is cut off")
         return text.decode()
     except (lzma.LZMAError, ValueError) as error:
-        raise InputError(f"{path}: not a whole .xz file of text ({error}); delete it, then fetch or make it") from error
+        mend = f"fetch it again, or delete {POINTS} and {SETTINGS}, and make both again"
+        raise InputError(f"{path}: not a whole .xz file of text ({error}); {mend}") from error

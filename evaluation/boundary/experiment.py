@@ -38,8 +38,8 @@ def draw_boundaries(config: BoundaryConfig) -> dict[str, dict[str, Row]]:
     config.check()
     folder = config.out_dir
     with Artifact(*(folder / name for name in (SETTINGS, POINTS, TABLES, PICTURE))):
-        is_whole = all((folder / name).is_file() for name in (SETTINGS, POINTS))  # not of a killed run
-        if is_whole and f"{KINDS[0].name}/clean" not in read_store(folder).records:
+        has_settings = (folder / SETTINGS).is_file()  # a killed run may leave points alone
+        if has_settings and f"{KINDS[0].name}/clean" not in read_store(folder).records:
             raise InputError(f"{folder}: holds other measurements ({POINTS}); choose another --out-dir")
         studies = [Study(config, kind) for kind in KINDS]
         results: dict[str, dict[str, Row]] = {}

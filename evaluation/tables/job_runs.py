@@ -83,8 +83,8 @@ def run_jobs(jobs: Sequence[Job], processes: int, stop: Stop) -> dict[Job, str]:
             for job in ready[: processes - len(running)]:
                 waiting.remove(job)
                 bar.begin(job)
-                in_here = processes == 1
-                future, worker = _run_here(job, stop, bar) if in_here else _submitted(job, stop.minutes_left, idle)
+                here = processes == 1
+                future, worker = _run_here(job, stop, bar) if here else _submitted(job, stop.minutes_left, idle)
                 running[future] = job, worker
             if not running:
                 break

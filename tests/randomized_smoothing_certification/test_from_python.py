@@ -175,8 +175,11 @@ def test_saved_certificates_are_read_and_replace_no_run(tmp_path: Path) -> None:
 def test_a_model_of_any_precision_has_a_hash(policy: str) -> None:
     dense = keras.layers.Dense(3, dtype=policy)
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(dtype=policy), dense])
-    found = certify_images(model, IMAGES, LABELS, SETTINGS)
-    assert len(found.record["settings"]["model_sha256"]) == 64
+    hashes = set()
+    for bias in (0, 0, 1):
+        dense.set_weights([np.zeros((16, 3)), np.full(3, bias)])
+        hashes.add(certify_images(model, IMAGES, LABELS, SETTINGS).record["settings"]["weights_sha256"])
+    assert len(hashes) == 2 and "" not in hashes
 
 
 def test_shards_of_two_models_or_backends_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +188,7 @@ def test_shards_of_two_models_or_backends_are_not_joined(tmp_path: Path, monkeyp
         (model := as_model()).set_weights([scale * WEIGHTS])
         certify_images(model, IMAGES, LABELS, replace(SETTINGS, shard=part)).save(file)
     assert merge([files[0], files[2]], tmp_path / "whole.tsv")["point_set"]["count"] == 9
-    with pytest.raises(InputError, match=r"2\.tsv: model_sha256 is .*, but .* in .*1\.tsv; certify the shards alike"):
+    with pytest.raises(InputError, match=r"2\.tsv: weights_sha256 is .*, but .* in .*1\.tsv; certify the shards alike"):
         merge(files[:2], tmp_path / "two.tsv")
     certify_images(on_arrays, IMAGES, LABELS, replace(SETTINGS, shard="1/2")).save(tmp_path / "here.tsv")
     monkeypatch.setattr("runtime.long_run.backend_name", lambda: "torch")

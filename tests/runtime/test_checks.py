@@ -50,6 +50,7 @@ def test_settings_that_can_be_used_pass(tmp_path: Path) -> None:
         (Config(mode="exactly"), "mode must be one of fast, exact, got 'exactly'"),  # type: ignore[arg-type]
         (Config(of_class="none"), "of_class must be one of all, got 'none'"),  # type: ignore[arg-type]
         (Config(mode=1), "mode must be one of fast, exact, got 1"),  # type: ignore[arg-type]
+        (Config(mode=print), "mode must be one of fast, exact, got <built-in function print>"),  # type: ignore[arg-type]
         (Config(out_dir="out"), "out_dir must be a Path, got 'out'"),  # type: ignore[arg-type]
         (Config(model="out"), "model must be a Path, got 'out'"),  # type: ignore[arg-type]
         (Config(title=print), "title must be a str, got <built-in function print>"),  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ def test_a_damaged_file_is_one_line_that_names_it(
 )  # fmt: skip
 def test_records_of_another_form_are_refused(text: str, folder: Path) -> None:
     (folder / SETTINGS).write_bytes(xz(text.encode()))
-    with pytest.raises(InputError, match=r"settings\.json\.xz: not the records of a store; delete it, and"):
+    with pytest.raises(InputError, match=r"settings\.json\.xz: not the records of a store; delete points"):
         read_store(folder)
 
 

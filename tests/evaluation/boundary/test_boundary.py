@@ -233,13 +233,13 @@ def test_the_store_of_something_else_is_not_replaced(
         draw_boundaries(replace(SMALL, out_dir=folder))
 
 
-def test_what_a_killed_or_a_damaged_run_left_is_no_end(
+def test_a_run_goes_on_after_a_killed_one_and_names_a_damaged_file(
     folder: Path, results: dict[str, dict[str, Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(experiment, "Study")  # where the drawing begins
     copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / SETTINGS).write_bytes((folder / SETTINGS).read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"settings\.json\.xz: not a whole .xz file .*; delete it, then fetch"):
+    with pytest.raises(InputError, match=r"settings\.json\.xz: not a whole .xz file .*; fetch it again, or delete"):
         draw_boundaries(replace(SMALL, out_dir=tmp_path))
     (tmp_path / SETTINGS).unlink()  # as a run does before it draws
     with pytest.raises(NameError, match="Study"):
