@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.saving import with_precision
 from randomized_smoothing_certification.certificate_file import (
     Point,
     as_text,
@@ -95,7 +96,8 @@ def certify_images(
 
     classifier: a Keras model, a function of tensors, or any callable on NumPy arrays, as for VoteCounter. batch_size:
     as for VoteCounter. images: the whole set, (N, height, width, channels) in [0, 1]. labels: their classes, int (N,).
-    settings: split and precision are not used. num_classes: the largest label plus 1 when not given.
+    settings: split is not used. Precision bfloat16 needs a Keras model, and float32 leaves the classifier as it is.
+    num_classes: the largest label plus 1 when not given.
 
     The noise depends on the settings' seed and on the whole set, its images and labels. So the shards of a set together
     give the certificates of the set. Raises InputError for bad settings, and as VoteCounter does.
@@ -104,6 +106,10 @@ def certify_images(
         raise InputError(f"settings must be CertificateSettings, got {type(settings).__name__}")
     settings.check_types()
     settings.check()
+    if settings.precision != "float32":
+        if not isinstance(classifier, keras.Model):
+            raise InputError(f"precision {settings.precision} needs a Keras model; leave it out")
+        classifier = with_precision(classifier, settings.precision)
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
         raise InputError(

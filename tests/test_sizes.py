@@ -5,7 +5,7 @@ from pathlib import Path
 from runtime.provenance import ROOT
 from tests.test_import_rules import FILES
 
-ALL = 18_239  # lines of Python outside tests; to be lowered to 13,000
+ALL = 18_245  # lines of Python outside tests; to be lowered to 13,000
 EVALUATION = 0.2534  # of them in evaluation/
 LONGEST = 400
 LINES = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}

@@ -10,7 +10,7 @@ import pytest
 
 from data.datasets import load_dataset
 from evaluation import compare
-from models.saving import save_model
+from models.saving import save_model, with_precision
 from randomized_smoothing_certification.certificate_file import is_summarised, read_known_points, read_points
 from randomized_smoothing_certification.certificate_record import recorded_settings
 from randomized_smoothing_certification.certification_config import CertificateSettings, CertificationConfig
@@ -180,6 +180,16 @@ def test_a_model_of_any_precision_has_a_hash(policy: str) -> None:
         dense.set_weights([np.zeros((16, 3)), np.full(3, bias)])
         hashes.add(certify_images(model, IMAGES, LABELS, SETTINGS).record["settings"]["weights_sha256"])
     assert len(hashes) == 2 and "" not in hashes
+
+
+def test_a_model_is_certified_in_bfloat16_and_a_function_is_not() -> None:
+    in_bfloat16, model = replace(SETTINGS, precision="bfloat16"), as_model()
+    found = certify_images(model, IMAGES, LABELS, in_bfloat16)
+    copy = certify_images(with_precision(model, "bfloat16"), IMAGES, LABELS, SETTINGS)
+    assert [point.radius for point in found.points] == [point.radius for point in copy.points]
+    assert model.compute_dtype == "float32" and found.record["settings"]["precision"] == "bfloat16"
+    with pytest.raises(InputError, match="precision bfloat16 needs a Keras model; leave it out"):
+        certify_images(on_arrays, IMAGES, LABELS, in_bfloat16)
 
 
 def test_shards_of_two_models_or_backends_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
