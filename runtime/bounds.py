@@ -72,12 +72,11 @@ def require_within(name: str, value: Any, *bounds: Any) -> None:
 
 @cache
 def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
-    """Bounds of every field. One that a subclass declares again keeps its bounds, and has the type of the subclass."""
+    """Bounds of every field. A field that a script declares again keeps the bounds of its base class."""
     found: dict[str, tuple[Bound, ...]] = {}
     for owner in (one for one in reversed(config_type.__mro__) if vars(one).get("__annotations__")):
         for name, hint in get_type_hints(owner, include_extras=True).items():
-            kept = [bound for bound in found.get(name, ()) if bound.of is not object]  # all but those of a type
-            found[name] = tuple(dict.fromkeys((*kept, *_bounds_in(hint))))
+            found[name] = tuple(dict.fromkeys((*found.get(name, ()), *_bounds_in(hint))))
     return {name: bounds for name, bounds in found.items() if bounds}
 
 
@@ -90,9 +89,8 @@ def _bounds_in(annotation: Any) -> Iterator[Bound]:
         yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)
     if get_origin(annotation) is Literal:
         names = get_args(annotation)
-        must = f"be one of {', '.join(map(str, names))}"
-        yield Bound(must, names.__contains__, str)
-        yield Bound(must, names.__contains__, object)  # left out where another type may be
+        for kind in (str, object):  # the second is left out where another type may be
+            yield Bound(f"be one of {', '.join(map(str, names))}", names.__contains__, kind)
     is_of_one_type = get_origin(annotation) in (Annotated, tuple) or get_args(annotation)[1:] == (type(None),)
     for part in get_args(annotation):
         yield from (one for one in _bounds_in(part) if is_of_one_type or one.of is not object)

@@ -190,14 +190,18 @@ def test_a_constant_that_a_script_declares_again_keeps_its_bounds() -> None:
     @dataclasses.dataclass(frozen=True)
     class Base:
         share: Annotated[float, PROBABILITY] = 0.5
+        epochs: int = 1
 
     @dataclasses.dataclass(frozen=True)
     class Script(Base):
         share: float = 0.1
+        epochs: float = 3  # type: ignore[assignment]
 
     require_bounds(Script())
     with pytest.raises(InputError, match=r"share must lie strictly between 0 and 1, got 2\.0"):
         require_bounds(Script(share=2.0))
+    with pytest.raises(InputError, match=r"epochs must be a whole number, got 2\.5"):
+        require_bounds(Script(epochs=2.5))
 
 
 def test_a_command_line_without_words_has_the_defaults() -> None:
