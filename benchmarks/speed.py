@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from benchmarks import works
 from benchmarks.record import finish, machine
 from models.registry import build_model
 from models.saving import with_precision
-from randomized_smoothing_certification.sampling import NOISE_BLOCK
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, in_whole_blocks
 from robust_training.training import Training
 from runtime.checks import require_usable
 from runtime.command_line import run_script
@@ -188,7 +188,7 @@ def _fitting_votes(
     probe = works.votes_work(model, image, NOISE_BLOCK, NOISE_BLOCK)
     works.timed(probe)
     per_vote = works.timed(probe) / NOISE_BLOCK
-    batch_size = ceil(batch_size / NOISE_BLOCK) * NOISE_BLOCK  # as the vote loop rounds it
+    batch_size = in_whole_blocks(batch_size)  # as VoteCounter rounds it
     batch_size = NOISE_BLOCK if batch_size * per_vote > seconds else batch_size
     batches = int(min(seconds / works.ROUNDS / per_vote, most)) // batch_size
     return batch_size, max(1, batches)

@@ -85,8 +85,7 @@ def fit_features(config: LabelFlippingConfig, fitted: Images, others: Images) ->
         pair = x, embed(others.x)
         return _beside(pair, read) if config.joined else pair
 
-    is_slow = takes_images and config.features != "raw"
-    folder = config.features_dir if is_slow else None
+    folder = config.features_dir if takes_images and config.features != "raw" else None  # the others are quick
     if not config.diffusion:
         return _kept(folder, embedding, embedded)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from randomized_smoothing_certification.core import ABSTAIN, Certificate, select_class
-from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, Sampling, in_whole_blocks
 from randomized_smoothing_certification.votes import VoteCounter
 from runtime.files import InputError
 from runtime.lazy import special, stats
@@ -84,7 +84,7 @@ def decide(
     decided = False
     while votes < n:
         more = max(NOISE_BLOCK, int(_GROWTH * votes))
-        until = min(n, -(-(votes + more) // NOISE_BLOCK) * NOISE_BLOCK)
+        until = min(n, in_whole_blocks(votes + more))
         successes += int(counter.count_votes(image, until, stream, first=votes)[candidate])
         votes = until
         failures = votes - successes

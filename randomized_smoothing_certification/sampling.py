@@ -19,6 +19,11 @@ Votes = Annotated[int, at_least(1), Bound("be below 2^31", lambda votes: votes <
 Probability = Annotated[float, PROBABILITY, between(1e-100, 0.999)]  # below 1e-240 SciPy errs, near 1 radii overflow
 
 
+def in_whole_blocks(votes: int) -> int:
+    """A number of votes, rounded up to a multiple of NOISE_BLOCK."""
+    return -(-votes // NOISE_BLOCK) * NOISE_BLOCK
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Votes of one certificate. The defaults are the published ones."""

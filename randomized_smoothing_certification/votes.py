@@ -15,7 +15,7 @@ from bilevel_optimizer.autodiff import jit, mapped
 from data.preparation import DARK
 from randomized_smoothing_certification.classifiers import as_function, require_scores, takes_tensors, winners
 from randomized_smoothing_certification.grid_noise import GridNoise
-from randomized_smoothing_certification.sampling import NOISE_BLOCK
+from randomized_smoothing_certification.sampling import NOISE_BLOCK, in_whole_blocks
 from runtime.bounds import POSITIVE, WHOLE, at_least, require_within
 from runtime.checks import require_keras_settings
 from runtime.files import InputError
@@ -81,7 +81,7 @@ class VoteCounter:
         require_within("batch_size", batch_size, WHOLE, at_least(1))
         require_within("num_classes", num_classes, WHOLE, at_least(2))
         self.num_classes, self.image_shape, self.sigma = num_classes, tuple(image_shape), float(sigma)
-        self.batch_size = -(-batch_size // NOISE_BLOCK) * NOISE_BLOCK
+        self.batch_size = in_whole_blocks(batch_size)
         self._noise = Float32Noise() if levels is None else GridNoise(self.sigma, levels)
         self.noise_record = self._noise.record(int(np.prod(self.image_shape)))
         """How the noise is drawn: mode, largest draw in standard deviations, and the failure mass of a grid."""

@@ -82,7 +82,7 @@ def learn_features(config: ContrastiveConfig) -> Path:
 
 
 class ContrastiveTraining:
-    """The images, and the compiled training step on them. Its state has no loss_state."""
+    """The images, and the compiled training step on them. The loss_state of its state is empty."""
 
     def __init__(self, config: ContrastiveConfig, x: np.ndarray) -> None:
         if config.batch_size > len(x):

@@ -50,11 +50,12 @@ def _jpeg(dataset: Dataset) -> Dataset:
 
 
 def _without_farthest(dataset: Dataset) -> Dataset:
-    kept = np.ones(len(dataset.x_train), bool)
+    train_labels = labels(dataset.y_train)
+    validation_labels = labels(dataset.y_val)
+    kept = np.ones(len(train_labels), bool)
     for label in range(dataset.num_classes):
-        rows = np.flatnonzero(labels(dataset.y_train) == label)
-        trusted = dataset.x_val[labels(dataset.y_val) == label]
-        distance = distance_to_nearest(dataset.x_train[rows], trusted)
+        rows = np.flatnonzero(train_labels == label)
+        distance = distance_to_nearest(dataset.x_train[rows], dataset.x_val[validation_labels == label])
         farthest = np.argsort(distance, kind="stable")[len(rows) - round(REMOVED * len(rows)) :]
         kept[rows[farthest]] = False
     return replace(dataset, x_train=dataset.x_train[kept], y_train=dataset.y_train[kept])

@@ -125,5 +125,5 @@ def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray, target_class:
 
 
 def in_batches(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
-    """The values of a function of images x (N, H, W, C), (N, ...), evaluated batch by batch."""
+    """The values, (N, ...), of a function of images x (N, H, W, C), evaluated batch by batch."""
     return np.concatenate([ops.convert_to_numpy(function(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])

@@ -49,9 +49,7 @@ def run_script(
                 own = [vars(kind) for kind in config_type.__mro__ if kind not in settings_of.__mro__]
                 values = {name: value for one in own for name, value in one.items() if name[0] != "_"}
                 # A method has __get__. A loss has not, though it can be called, too.
-                helpers = {
-                    name for name in values if isinstance(values[name], type) or hasattr(values[name], "__get__")
-                }
+                helpers = {name for name, it in values.items() if isinstance(it, type) or hasattr(it, "__get__")}
                 if unknown := {*values} - helpers - {*dir(settings_of), *settings_of.__dataclass_fields__}:
                     raise InputError(f"{min(unknown)} is no setting of this script; mend the constant's name")
                 require_bounds(_constants(config_type))

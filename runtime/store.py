@@ -23,6 +23,7 @@ from runtime.lazy import pandas as pd
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
 LARGEST = 2**30  # bytes of an unpacked file
 MADE_FIRST = "make the tables of a plan there first (evaluation/tables/make_tables.py)"
+MADE_AGAIN = f"delete {POINTS} and {SETTINGS}, and make both again"
 
 
 class Store(NamedTuple):
@@ -70,9 +71,7 @@ def _records(path: Path) -> _Records:
     try:
         return msgspec.convert(json.loads(text), _Records)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
-        raise InputError(
-            f"{path}: not the records of a store; delete {POINTS} and {SETTINGS}, make both again"
-        ) from error
+        raise InputError(f"{path}: not the records of a store; {MADE_AGAIN}") from error
 
 
 def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
@@ -93,7 +92,7 @@ def _records_of(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
                     path.replace(settings)
             return found.records
     _records(settings)  # names the mistake where the file is missing or damaged
-    raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; delete and make both again")
+    raise InputError(f"{folder / POINTS}: not the points that {SETTINGS} was written with; {MADE_AGAIN}")
 
 
 def _packed(text: str) -> bytes:
@@ -112,5 +111,4 @@ def _read(path: Path) -> str:
             raise ValueError(f"it holds more than {LARGEST:,} bytes" if len(text) == LARGEST else "it is cut off")
         return text.decode()
     except (lzma.LZMAError, ValueError) as error:
-        mend = f"fetch it again, or delete {POINTS} and {SETTINGS}, and make both again"
-        raise InputError(f"{path}: not a whole .xz file of text ({error}); {mend}") from error
+        raise InputError(f"{path}: not a whole .xz file of text ({error}); fetch it again, or {MADE_AGAIN}") from error
