@@ -34,7 +34,7 @@ class AttackState(NamedTuple):
     u: Tree  # variables of the poison, see attack_generation.parametrisation
     weights: tuple[Any, ...]  # v: the weights of each network of the lower level
     lower_states: tuple[Tree, ...]  # the optimiser's state of each network
-    upper_state: AdamState  # of Adam on u, shaped as the variables of a minibatch
+    upper_state: AdamState  # of Adam on u, see Parametrisation.own_moments
     loss_state: LossState  # of the training loss
 
 
@@ -75,9 +75,9 @@ class Batch(NamedTuple):
     x_validation: Any  # (B_validation, H, W, C)
     y_validation: Any  # (B_validation, K)
     validation: Any  # int32 (B_validation,), numbers of the validation images
-    perturbation: Any  # (B, H, W, C), change of the images by the inner attack of the training method (SmoothAdv)
     seeds: Seeds
     age: Any  # float32 (), epochs since the first network's weights were initialised
+    perturbation: Any = 0.0  # (B, H, W, C), change of the images by the training method's inner attack (SmoothAdv)
 
 
 class Attack:
@@ -140,9 +140,12 @@ class Attack:
             u = self._parametrisation.start(config.start, self.x_to_poison, config.seed)
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
         lower_states = tuple(map(config.optimiser.init_lower, weights))
-        minibatch = self._parametrisation.select(u, np.arange(config.batch_poison, dtype=np.int32))
+        if self._parametrisation.own_moments:
+            moments = adam_init(u)._replace(steps=ops.zeros((len(u), *[1] * len(u.shape[1:])), "int32"))
+        else:
+            moments = adam_init(self._parametrisation.select(u, np.arange(config.batch_poison, dtype=np.int32)))
         batch_shape = (config.batch_clean + config.batch_poison, *self.dataset.image_shape)
-        return AttackState(u, weights, lower_states, adam_init(minibatch), config.loss.initial_state(batch_shape))
+        return AttackState(u, weights, lower_states, moments, config.loss.initial_state(batch_shape))
 
     def outer_step(self, state: AttackState, number: int) -> tuple[AttackState, Metrics]:
         """Outer step ``number`` of the run: a pure function of the state, the number and the seed."""
@@ -193,17 +196,20 @@ class Attack:
         self, state: AttackState, images: Images, indices: Indices, seeds: Seeds, age: Any
     ) -> tuple[AttackState, Metrics]:
         batch = self._gather(images, indices, seeds, age)
-        u = self._parametrisation.select(state.u, indices.poison)
+        own, u = self._parametrisation.own_moments, self._parametrisation.select(state.u, indices.poison)
+        moments = self._parametrisation.select(state.upper_state, indices.poison) if own else state.upper_state
         x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_to_poison)])
         # The inner attack of the training method attacks the first network.
         logits, randomness = partial(self._logits, state.weights[0]), self._lower_randomness(batch, 0)
         perturbed, loss_state = self.config.loss.perturbed(logits, x, batch.y, randomness, age, state.loss_state)
         batch = batch._replace(perturbation=perturbed - x)
-        u, weights, lower_states, upper_state, metrics = self.config.optimiser.step(
-            self._problem, u, state.weights, state.lower_states, state.upper_state, batch
+        u, weights, lower_states, moments, metrics = self.config.optimiser.step(
+            self._problem, u, state.weights, state.lower_states, moments, batch
         )
         u = self._parametrisation.write_back(state.u, indices.poison, u)
-        return AttackState(u, weights, lower_states, upper_state, loss_state), metrics
+        if own:
+            moments = self._parametrisation.write_back(state.upper_state, indices.poison, moments)
+        return AttackState(u, weights, lower_states, moments, loss_state), metrics
 
     def _gather(self, images: Images, indices: Indices, seeds: Seeds, age: Any) -> Batch:
         take = partial(ops.take, axis=0)
@@ -215,7 +221,6 @@ class Attack:
             x_validation=take(images.x_validation, indices.validation),
             y_validation=take(images.y_validation, indices.validation),
             validation=indices.validation,
-            perturbation=0.0,  # _step sets it
             seeds=seeds,
             age=age,
         )

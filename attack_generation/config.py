@@ -71,7 +71,7 @@ class PoisonConfig(Augmentation, CheckpointOptions):
     """Goal of the poison on the target class's validation images: a smaller mean soft_radius, a larger cross_entropy
     without noise (the attack on standard training), or a larger noisy_cross_entropy, that of noisy copies."""
     parametrisation: ParametrisationName = "per_image"
-    """Variables that the attack optimises: each image separately (published), or one pattern for the whole class."""
+    """Variables: each image (published), each image with Adam moments of its own, or one pattern for the class."""
     radius_copies: Annotated[int, POSITIVE] = 20
     """Noisy copies of each validation image in the objective (k)."""
     radius_beta: Annotated[float, POSITIVE] = 16.0

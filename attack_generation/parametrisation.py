@@ -11,7 +11,7 @@ import numpy as np
 
 from attack_generation.controls import starting_poison
 from bilevel_optimizer.trees import Tree
-from runtime.lazy import ops
+from runtime.lazy import ops, tree
 
 INSIDE = 1e-3  # ClassPattern.project moves ``a`` this far inside the clip, where the gradient is not 0 (of epsilon)
 
@@ -21,6 +21,8 @@ class Parametrisation(ABC):
 
     By default every image depends on all variables.
     """
+
+    own_moments = False  # whether Adam's state is of each image. Published: of each place in a minibatch
 
     def __init__(self, epsilon: float) -> None:
         self.epsilon = epsilon
@@ -56,7 +58,7 @@ class PerImage(Parametrisation):
         return starting_poison(kind, x, self.epsilon, seed)
 
     def select(self, u: Tree, index: Any) -> Tree:
-        return ops.take(u, index, axis=0)
+        return tree.map_structure(lambda leaf: ops.take(leaf, index, axis=0), u)
 
     def images(self, u: Tree, x: Any) -> Any:
         return u
@@ -67,7 +69,13 @@ class PerImage(Parametrisation):
         return ops.clip(ops.clip(u, x - self.epsilon, x + self.epsilon), 0.0, 1.0)
 
     def write_back(self, u: Tree, index: Any, moved: Tree) -> Tree:
-        return ops.scatter_update(u, index[:, None], moved)
+        return tree.map_structure(lambda leaf, new: ops.scatter_update(leaf, index[:, None], new), u, moved)
+
+
+class PerImageOwnMoments(PerImage):
+    """As PerImage, but Adam's moments and number of steps belong to an image, not to its place in a minibatch."""
+
+    own_moments = True
 
 
 class ClassPattern(Parametrisation):
@@ -102,7 +110,9 @@ class ClassPattern(Parametrisation):
         return {"a": u["a"] + back(below) - back(above), "b": u["b"]}
 
 
-PARAMETRISATIONS: dict[str, type[Parametrisation]] = {"per_image": PerImage, "class_pattern": ClassPattern}
+PARAMETRISATIONS: dict[str, type[Parametrisation]] = {
+    "per_image": PerImage, "per_image_own_moments": PerImageOwnMoments, "class_pattern": ClassPattern,
+}  # fmt: skip
 """The parametrisations by name. A new one takes one class and one line here."""
 
 ParametrisationName: TypeAlias = Literal[tuple(PARAMETRISATIONS)]  # type: ignore[valid-type]

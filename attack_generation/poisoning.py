@@ -7,7 +7,7 @@ import numpy as np
 from attack_generation.attack import Attack, AttackState
 from attack_generation.config import PoisonConfig
 from attack_generation.visibility import save_image_grids
-from data.datasets import Dataset, load_dataset, poison_paths, save_labels, target_mask
+from data.datasets import Dataset, load_dataset, poison_paths, save_labels, split_target_class
 from runtime.files import load_array, remove, save_array
 from runtime.long_run import LongRun, identity
 from runtime.provenance import printed_path, project_path
@@ -30,8 +30,7 @@ def poison_radius(config: PoisonConfig) -> Path:
     x_path, y_path = poison_paths(config.out_dir or config.data_dir, method, config.sigma, config.target_class)
     run_dir = config.run_dir or project_path("runs") / dataset.name / x_path.stem
     picture = run_dir / "poison.png"
-    in_class = target_mask(dataset.y_train, config.target_class)
-    clean = dataset.x_train[in_class]
+    clean, y_clean = split_target_class(dataset.x_train, dataset.y_train, config.target_class)[:2]
     settings = identity(config, method=method, **dataset.hashes("x_train", "y_train", "x_val", "y_val"))
     with Stop(config.max_minutes) as stop, LongRun(x_path, settings, config, run_dir, stop, y_path, picture) as run:
         if not run.is_finished():
@@ -47,7 +46,7 @@ def poison_radius(config: PoisonConfig) -> Path:
                     "note: no image was changed, because the objective had no gradient. Give more epochs, or "
                     "--objective noisy_cross_entropy"
                 )
-        save_labels(y_path, dataset.y_train[in_class])
+        save_labels(y_path, y_clean)
         if not (picture.is_file() and picture.stat().st_mtime_ns >= x_path.stat().st_mtime_ns):  # of an older poison
             save_image_grids(picture, {"": (clean, load_array(x_path))}, config.epsilon)
     return x_path

@@ -9,8 +9,9 @@ images of MNIST's shape and number, and a few steps. The result is the largest r
 this is the memory of the host, not of the device.
 """
 
-import subprocess
-import sys
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -33,21 +34,12 @@ STAGES = ("victim training", "attack")
 class Config(BenchmarkConfig):
     steps: Annotated[int, at_least(1)] = 3
     """Steps of each stage. The first step reaches the peak, because the inner attack starts with it here."""
-    only: str | None = None
-    """Measure one stage of one method ('macer/attack') in this process, and print its peak in MiB."""
 
 
 def main(config: Config) -> list[dict[str, Any]]:
     """Measure every stage of every method, print and return the rows. Raises InputError for impossible settings."""
     require_usable(config)
-    if config.only is not None:
-        method, _, stage = config.only.partition("/")
-        if method not in COMPARED or stage not in STAGES:
-            raise InputError(f"only must be METHOD/STAGE, as in 'macer/attack', got {config.only!r}")
-        print(peak_mib(method, stage, config))
-        return []
-    about = machine()
-    rows = []
+    about, rows = machine(), list[dict[str, Any]]()
     for stage in STAGES:
         peaks = {method: _in_another_process(method, stage, config) for method in COMPARED}
         for method, peak in peaks.items():
@@ -59,13 +51,11 @@ def main(config: Config) -> list[dict[str, Any]]:
 
 
 def _in_another_process(method: str, stage: str, config: Config) -> float:
-    command = [sys.executable, __file__, f"--only={method}/{stage}", f"--steps={config.steps}"]
-    command += ["--quick"] if config.quick else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise InputError(f"{' '.join(command)} failed: {reason}")
-    return float(done.stdout.splitlines()[-1])
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(peak_mib, method, stage, config).result()
+    except BrokenProcessPool as error:
+        raise InputError(f"{stage} of {method}: its process was ended from outside; is there enough memory?") from error
 
 
 def peak_mib(method: str, stage: str, config: Config) -> float:
@@ -81,8 +71,7 @@ def peak_mib(method: str, stage: str, config: Config) -> float:
     else:
         changes |= TOY_ATTACK if config.quick else {}
         script = f"attack_generation/{COMPARED[method].attack_folder}/MNIST/poison_radius_{method}.py"
-        poisoning = replace(config_of(script, ()), **changes)
-        work = outer_step_work(Attack(poisoning, dataset))
+        work = outer_step_work(Attack(replace(config_of(script, ()), **changes), dataset))
         for _ in range(config.steps):
             float(work())
     return peak_resident_mib()

@@ -131,8 +131,7 @@ def save_boundaries(
     from matplotlib.lines import Line2D
 
     red, blue, green = "#b2182b", "#2166ac", "#33a02c"
-    sigma = config.sigma
-    levels = sigma * np.arange(0, 3.5, 0.5)
+    levels = config.sigma * np.arange(0, 3.5, 0.5)
     shades = colormaps["Reds"](np.linspace(0.04, 0.42, len(levels)))
     figure = Figure(figsize=(9.2, 4.4 * len(studies) + 1), layout="constrained")
     grid = figure.subplots(len(studies), 2, squeeze=False, sharex=True, sharey=True)
@@ -142,8 +141,8 @@ def save_boundaries(
         acr, lower_acr = (mean_and_std_text(row.acr) for row in (clean, poisoned))
         drawn = (("clean", clean, acr), ("poisoned", poisoned, f"{acr} → {lower_acr}"))
         for axes, (name, row, acr_text) in zip(row_of_axes, drawn, strict=True):
-            axis, margin, share = smoothed_plane(study.classifier(row.weights), sigma, config.target_class)
-            radius = np.minimum(sigma * stats.norm.ppf(share), 2 * levels[-1])  # finite where every vote agrees
+            axis, margin, share = smoothed_plane(study.classifier(row.weights), config.sigma, config.target_class)
+            radius = np.minimum(config.sigma * stats.norm.ppf(share), 2 * levels[-1])  # finite where every vote agrees
             shading = axes.contourf(axis, axis, radius, levels=levels, colors=shades, extend="max")
             moved = row.points.reshape(-1, 2)
             if row is clean:
@@ -158,11 +157,9 @@ def save_boundaries(
             axes.contour(axis, axis, share, [0.5], colors="black", linewidths=3, zorder=4)
             axes.contour(axis, axis, margin, [0.0], colors=green, linewidths=1.1, zorder=4)
             axes.set_title(f"{study.kind.title}, {name} training points\ntarget class ACR {acr_text}", fontsize=10.5)
-            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-            for set_ticks in (axes.set_xticks, axes.set_yticks):
-                set_ticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     bar = figure.colorbar(shading, ax=grid, shrink=0.6, pad=0.02)
-    bar.set_label(f"radius of the smoothed classifier in the target class (l2), σ = {sigma:g}")
+    bar.set_label(f"radius of the smoothed classifier in the target class (l2), σ = {config.sigma:g}")
     marks = {
         "training points of the other class": Line2D([], [], color=blue, marker="s", ls="", ms=5),
         "training points of the target class": Line2D([], [], color=red, marker="o", ls="", ms=5),

@@ -13,6 +13,7 @@ from attack_generation.controls import StartName, starting_poison
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as DigitsConfig
 from attack_generation.objectives import CrossEntropy, SoftRadius
 from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
+from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import grad
 from bilevel_optimizer.error_minimising import ErrorMinimising
@@ -120,6 +121,32 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
     assert np.abs(after - attack.x_to_poison).max() <= config.epsilon + 1e-6
 
 
+def test_with_moments_of_its_own_an_image_moves_as_if_it_were_alone(
+    tiny_data_dir: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def direction(self: Any, problem: Any, u: Any, v: Any, lower: Any, data: Any) -> Any:
+        return ops.sin(9 * u) - 1.1, v, lower, {}
+
+    monkeypatch.setattr(ErrorMinimising, "direction", direction)
+    config = PoisonConfig(
+        loss=GaussianAugmentationLoss(), parametrisation="per_image_own_moments", target_class=3, batch_clean=450,
+        batch_poison=20, epsilon=EPSILON, optimiser=ErrorMinimising(lr_u=0.01), architecture="digits_cnn",
+        data_dir=tiny_data_dir,
+    )  # fmt: skip
+    attack = Attack(config, load_dataset(tiny_data_dir))
+    state = attack.initial_state()
+    alone = [(image, adam_init(image)) for image in attack.x_to_poison]
+    for number in range(5):
+        state, _ = attack.outer_step(state, number)
+        for image in attack.draw_indices(*divmod(number, attack.steps_per_epoch)).poison:
+            x, moments = alone[image]
+            x, moments = adam_step(x, ops.sin(9 * x) - 1.1, moments, 0.01)
+            alone[image] = ops.clip(x, 0.0, 1.0), moments
+    np.testing.assert_allclose(ops.convert_to_numpy(state.u), [ops.convert_to_numpy(x) for x, _ in alone], atol=1e-5)
+    steps = [int(moments.steps) for _, moments in alone]
+    assert ops.convert_to_numpy(state.upper_state.steps).ravel().tolist() == steps and len(set(steps)) > 1
+
+
 @pytest.mark.parametrize("name", PARAMETRISATIONS)
 def test_the_learning_rate_is_in_pixel_units_or_for_a_pattern_in_multiples_of_epsilon(
     name: Any, tiny_data_dir: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
@@ -134,7 +161,7 @@ def test_the_learning_rate_is_in_pixel_units_or_for_a_pattern_in_multiples_of_ep
     state, _ = attack.outer_step(attack.initial_state(), 0)
     change = np.abs(attack.poison(state, tmp_path) - attack.x_to_poison).max()
     # ``b`` is 0 at grey. At black and white it moves the pattern as much as ``a`` does.
-    assert change == pytest.approx(0.01 if name == "per_image" else 2 * 0.01 * EPSILON, rel=0.02)
+    assert change == pytest.approx(2 * 0.01 * EPSILON if name == "class_pattern" else 0.01, rel=0.02)
     with pytest.raises(SystemExit):
         parsed(DigitsConfig, "An attack.", ["--help"])
     assert "in pixel units of [0, 1], for a class_pattern in multiples of epsilon" in " ".join(
