@@ -45,8 +45,7 @@ def main(config: Config) -> None:
     dataset = load_dataset(config.data_dir)
     poison = training_poison(config.poison, dataset, config.data_dir, config.target_class)
     settings = {name: getattr(config, name) for name in ("target_class", "sigma", "seed")}
-    settings |= dataset.hashes(*(f"x_{part}" for part in SPLITS))
-    settings["poison_sha256"] = array_sha256(poison)
+    settings |= {**dataset.hashes(*(f"x_{part}" for part in SPLITS)), "poison_sha256": array_sha256(poison)}
     if config.out.is_file():
         found = read_record(config.out)
         if found.get("settings") == settings:

@@ -113,9 +113,7 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
 def overview(results: Path, frames: dict[str, pd.DataFrame], found: list[Judged]) -> dict[str, str]:
     """Content of README.md and summary.csv, of claims.md, and of ranking.md where poisons were ranked."""
     notes, plans = results / "NOTES.md", {name: frame for name, frame in frames.items() if "title" in frame}
-    rows = [
-        (f"[{name}]({name}/tables.md)", frame["title"].iloc[0], measured_line(frame)) for name, frame in plans.items()
-    ]
+    rows = [(f"[{name}]({name}/tables.md)", one["title"].iloc[0], measured_line(one)) for name, one in plans.items()]
     papers, own = [one for one in found if one.claim.source], [one for one in found if not one.claim.source]
     kinds = {name: kind for name, kind in (("Claims of the papers", papers), ("Our own questions", own)) if kind}
     parts = [

@@ -64,7 +64,7 @@ def _over_classes(plan: Plan, entries: Entries) -> Entries:
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
-    return {cell: _joined(cell, group) for cell, group in whole.items() if _comparable(one.runs for one in group)}
+    return {cell: _joined(cell, it) for cell, it in whole.items() if not _different_setting(one.runs for one in it)}
 
 
 def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
@@ -164,7 +164,7 @@ def paired_radii(
     seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
     kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
     everyone = [run for runs in kinds for run in runs]
-    if not seeds or not _comparable(kinds):
+    if not seeds or _different_setting(kinds):
         return None
     if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
         return None
@@ -176,11 +176,11 @@ def paired_radii(
     return np.array(after), before, same
 
 
-def _comparable(groups: Iterable[Iterable[Run]]) -> bool:
-    """Whether the certificates of runs agree in the settings MUST_AGREE, as far as these are known."""
+def _different_setting(groups: Iterable[Iterable[Run]]) -> str:
+    """The first setting of MUST_AGREE in which certificates of runs differ, as far as these are known. '': none."""
     certificates = [run.certificate for runs in groups for run in runs]
-    known = ([one[name] for one in certificates if one.get(name) is not None] for name in MUST_AGREE)
-    return all(value == values[0] for values in known for value in values)
+    known = {name: [one[name] for one in certificates if one.get(name) is not None] for name in MUST_AGREE}
+    return next((name for name, values in known.items() if any(value != values[0] for value in values)), "")
 
 
 def _shared_value(values: Iterable[Any]) -> Any:
@@ -192,9 +192,13 @@ def _shared_value(values: Iterable[Any]) -> Any:
 
 
 def cautions(frame: pd.DataFrame) -> list[str]:
-    """A line for each reduction that leaves out victims, compares unknown numbers of votes, or has unchanged images."""
+    """A line for each reduction that is missing, leaves out victims, compares unknown votes or has unchanged images."""
     lines = []
-    for row in frame[(frame["target_class"] != MEAN) & frame["reduction"].notna()].to_dict("records"):
+    for row in frame[(frame["target_class"] != MEAN) & (frame["poison"] != CLEAN)].to_dict("records"):
+        if row["reduction"] is None:
+            if name := _different_setting(entry.runs for entry in (row["clean"], *row["entries"]) if entry):
+                lines.append(f"{row['cell']}: no reduction, because certificates of clean data differ in {name}")
+            continue
         votes = [row["n"], _shared_value(run.certificate.get("n") for run in row["clean"].runs)]
         if (runs := row["reduction"].runs) < row["runs"]:
             about = "the seeds of the others are not among those of clean victims or of another attack run"
@@ -245,9 +249,8 @@ def as_csv(frame: pd.DataFrame) -> str:
         if name not in AS_THEY_ARE and any(isinstance(value, float) for value in table[name]):
             form = f"{{:.{DECIMALS.get(name.partition('_')[0], 4)}f}}"
             table[name] = ["" if pd.isna(value) else form.format(value) for value in table[name]]
-    stored = frame["runs"] > 0
-    table["settings"] = np.where(stored, frame["table"] + f"/{SETTINGS}", "")
-    table["tsv"] = np.where(stored, frame["table"] + f"/{POINTS}", "")
+    for name, file in {"settings": SETTINGS, "tsv": POINTS}.items():
+        table[name] = np.where(frame["runs"] > 0, frame["table"] + f"/{file}", "")
     table["entry"] = [", ".join(entry.cell.key for entry in entries) for entries in frame["entries"]]
     table.loc[frame["target_class"] == MEAN, "entry"] = ""
     return table.to_csv(index=False, lineterminator="\n")
