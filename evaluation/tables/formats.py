@@ -38,12 +38,10 @@ def as_latex(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
     return "\n".join([*parts, *("% " + line for note in notes for line in note.splitlines())]) + "\n"
 
 
-LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
-        "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$", "σ": r"$\sigma$", MISSING: "---",
-    }
-)  # fmt: skip
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
+    "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$", "σ": r"$\sigma$", MISSING: "---",
+})  # fmt: skip
 
 
 def _latex(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from evaluation.tables.cells import CLEAN, READY, Cell
+from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell
 from evaluation.tables.frame import CERTIFIED_AT, MEAN, reduction_against
 from evaluation.tables.runs import Entry
 from randomized_smoothing_certification.run_statistics import Reduction
@@ -111,7 +111,7 @@ def _transfer_table(frame: pd.DataFrame, over: str) -> Table:
     """Victims in columns, poison in rows: at each sigma of each class, then of the mean over classes."""
     transfers = frame[frame[f"in_{over}_transfer"]].copy()
     made = "against " + transfers["poison"] if over == "method" else "made with " + transfers["poison_architecture"]
-    transfers["data"] = made.where(transfers["poison"] != CLEAN, CLEAN)
+    transfers["data"] = made.where(transfers["data_kind"] == OPTIMISED, transfers["data"])
     title = f"Transfer over {over}s: ACR and its reduction. A row for each poison, a column for each kind of victims"
     return Table(f"transfer_{over}s", title, _pivot(transfers, ["sigma", "target_class", "data"], over))
 

@@ -47,14 +47,14 @@ class AttackVariant(NamedTuple):
 
 
 class MethodTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Poisons made against the methods ``against``, and victims of every method of the table, at equal sigma."""
+    """Poisons made against the methods ``against``, or controls there, and victims of every method, at equal sigma."""
 
     sigmas: tuple[float, ...]
     against: tuple[str, ...]
 
 
 class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Poisons made against one method with the models ``attacked``, and victims of the models ``victims``."""
+    """Poisons made against one method with the models ``attacked``, or controls there, and victims of ``victims``."""
 
     method: str
     sigmas: tuple[float, ...]
@@ -138,10 +138,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shards: Annotated[int, between(1, MOST)] = 1
     """Jobs that one victim's certificate is divided into."""
     method_transfer: MethodTransfer | None = None
-    """Transfer over training methods, a table of its own: {sigmas: [0.25], against: [gaussianaug, macer]}."""
+    """Transfer over training methods, a table of its own: {sigmas: [0.25], against: [gaussianaug, constant]}."""
     architecture_transfer: ArchitectureTransfer | None = None
-    """Transfer over architectures, a table of its own: {method: macer, sigmas: [0.25], attacked: [mnist_cnn], victims:
-    [mnist_cnn, mlp]}."""
+    """Transfer over architectures, a table of its own, also of controls: {method: macer, sigmas: [0.25], attacked:
+    [mnist_cnn, constant], victims: [mnist_cnn, mlp]}."""
     foreign: tuple[Foreign, ...] = ()
     """Certificates that other programs wrote. They join the table, a file for each run of an entry: [{method:
     consistency, sigma: 0.5, target_class: 8, poison: macer, n: 10000, files: [run_0.tsv, run_1.tsv]}]."""
@@ -159,7 +159,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         settings = (*self.attack, *self.victim)
         for what, given, known in (
             ("scripts", (self.script_folder,), DATASETS),
-            ("method", (*self.methods, *methods.against, *((models.method,) if models else ())), METHODS),
+            ("method", (*self.methods, *((models.method,) if models else ())), METHODS),
+            ("method or control", methods.against, (*METHODS, *CONTROLS)),
             ("method of attack or victim settings", (key.partition(" ")[0] for key in settings), ("all", *METHODS)),
             ("row", self.rows, ROWS),
             ("rule of limits", self.limits, ("all", *LIMITED)),
@@ -189,7 +190,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             require_name_lengths("a folder of the plan", folder)
         for file in (*self.ready.values(), *(file for foreign in self.foreign for file in foreign.files)):
             require_name_lengths("a file of the plan", Path(file))
-        for value in (self.architecture, *((*models.attacked, *models.victims) if models else ())):
+        attacked = set(models.attacked) - CONTROLS.keys() if models else ()
+        for value in (self.architecture, *attacked, *(models.victims if models else ())):
             require_architecture(value)
         if CLEAN not in self.rows:
             raise InputError("rows holds no 'clean', which reductions are measured against; add it")
@@ -318,20 +320,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         variant, architecture = next(iter(self.victims), ""), self.architecture
         tables: list[tuple[str, list[Victim], list[tuple[str, str]]]] = []  # victims, method and model of each poison
         if methods := self.method_transfer:
-            attacked = [(name, architecture) for name in methods.against]
+            attacked = [(name, "" if name in CONTROLS else architecture) for name in methods.against]
             for at in methods.sigmas:
                 victims = [Victim(name, at, architecture, variant) for name in self.methods if at in self.methods[name]]
                 tables.append(("method", victims, attacked))
         if models := self.architecture_transfer:
-            attacked = [(models.method, name) for name in models.attacked]
+            attacked = [(name, "") if name in CONTROLS else (models.method, name) for name in models.attacked]
             for at in models.sigmas:
                 victims = [Victim(models.method, at, name, variant) for name in models.victims]
                 tables.append(("architecture", victims, attacked))
         cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
         for over, victims, attacked in tables:
             for target_class, victim, made in product(self.target_classes, victims, (None, *attacked)):
-                poison = made and Poison(*made, victim.sigma, target_class)
-                cells[over].append(Cell(victim, target_class, poison))
+                cells[over].append(Cell(victim, target_class, made and Poison(*made, victim.sigma, target_class)))
         return cells
 
     def poisons(self) -> list[Poison]:

@@ -43,19 +43,22 @@ def test_a_victim_on_clean_data_is_trained_once_for_all_classes() -> None:
 
 
 def test_method_transfer_crosses_poisons_and_victims_of_one_sigma() -> None:
-    transfer = {"sigmas": [0.25], "against": ["gaussianaug", "standard"]}
-    cells = plan_of({**SMALL, "target_classes": [8], "method_transfer": transfer}).transfer_cells()["method"]
+    transfer = {"sigmas": [0.25], "against": ["gaussianaug", "standard", "constant"]}
+    plan = plan_of({**SMALL, "target_classes": [8], "method_transfer": transfer})
+    cells = plan.transfer_cells()["method"]
     pairs = {(cell.victim.method, cell.poison.against if cell.poison else None) for cell in cells}
-    assert pairs == {(m, a) for m in ("gaussianaug", "macer") for a in (None, "gaussianaug", "standard")}
+    assert pairs == {(m, a) for m in ("gaussianaug", "macer") for a in (None, "gaussianaug", "standard", "constant")}
+    controls = [cell for cell in cells if cell.poison and cell.poison.against == "constant"]
+    assert set(controls) <= set(plan._main_cells())  # the same images and victims as in the main table
     assert {cell.victim.sigma for cell in cells} == {0.25}
 
 
 def test_architecture_transfer_crosses_attacked_models_and_victims() -> None:
-    transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp"], "victims": ["digits_cnn", "cnn_3x3"]}
+    transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp", "tint"], "victims": ["digits_cnn", "cnn_3x3"]}
     cells = plan_of({**SMALL, "architecture_transfer": transfer}).transfer_cells()["architecture"]
-    poison = Poison("macer", "mlp", 0.5, 8)
-    assert Cell(Victim("macer", 0.5, "cnn_3x3"), 8, poison) in cells
-    assert len(cells) == 2 * 2 * 2
+    for poison in (Poison("macer", "mlp", 0.5, 8), Poison("tint", "", 0.5, 8)):
+        assert Cell(Victim("macer", 0.5, "cnn_3x3"), 8, poison) in cells
+    assert len(cells) == 2 * 2 * 3
 
 
 def test_the_more_special_settings_win() -> None:
@@ -312,6 +315,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"limits": {"train": {"minutes": 60}}}, "no rule of limits 'train'"),
         ({"limits": {"all": {"minutes": 1}}}, "minutes of a job of 'all' must be at least 5, got 1"),
         ({"method_transfer": {"sigmas": [0.7], "against": ["macer"]}}, "no method of the table has sigma 0.7"),
+        ({"method_transfer": {"sigmas": [0.5], "against": ["brighter"]}}, "no method or control 'brighter'; choose"),
         ({"attacks": {"soba 1": {}}}, "attacks: a name is made of letters, digits and _, got 'soba 1'"),
         ({"victims": {"../x": {}}}, "victims: a name is made of letters, digits and _"),
         ({"attacks": {"random": {}}}, "attacks: 'random' is the name of a row"),

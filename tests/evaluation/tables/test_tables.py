@@ -506,7 +506,7 @@ def test_a_transfer_table_of_several_classes_ends_with_their_mean() -> None:
 
 
 def test_transfer_over_architectures_likewise() -> None:
-    transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp"], "victims": ["mnist_cnn", "mlp"]}
+    transfer = {"method": "macer", "sigmas": [0.5], "attacked": ["mlp", "random"], "victims": ["mnist_cnn", "mlp"]}
     plan = plan_of(
         {
             "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
@@ -519,6 +519,7 @@ def test_transfer_over_architectures_likewise() -> None:
     assert texts(table) == [
         ["0.5", "8", "clean", "1.000", "1.000"],
         ["0.5", "8", "made with mlp", "0.250; 75.0 %", "0.250; 75.0 %"],
+        ["0.5", "8", "random", "0.250; 75.0 %", "0.250; 75.0 %"],
     ]
     titles = [one.title.split(", ") for one in tables_by_victims(frame_of(plan, entries))]
     assert [title[3] for title in titles] == ["mnist_cnn", "mlp"] and all("victims macer" in title for title in titles)
