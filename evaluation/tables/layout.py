@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell
-from evaluation.tables.frame import CERTIFIED_AT, MEAN, reduction_against
-from evaluation.tables.runs import Entry
+from evaluation.tables.cells import CLEAN, OPTIMISED, READY
+from evaluation.tables.frame import CERTIFIED_AT, CONTROL, MEAN, reduction_against
 from randomized_smoothing_certification.run_statistics import Reduction
 from runtime.lazy import pandas as pd
 
@@ -31,7 +30,9 @@ class Table(NamedTuple):
 def tables_of(title: str, frame: pd.DataFrame) -> list[Table]:
     """All tables of a frame. title: the plan's title."""
     transfers = [_transfer_table(frame, over) for over in ("method", "architecture")]
-    tables = [_entries_table(title, frame), _victims_table(frame), *transfers, _poisons_table(frame)]
+    tables = [
+        _entries_table(title, frame), _controls_table(frame), _victims_table(frame), *transfers, _poisons_table(frame),
+    ]  # fmt: skip
     return [table for table in tables if len(table.text)]
 
 
@@ -93,18 +94,28 @@ def _victims_table(frame: pd.DataFrame) -> Table:
     first = several["victim_variant"].iloc[0]
     models = ["architecture"] if several["architecture"].nunique() > 1 else []
     rows = ["method", "sigma", *models, "target_class", "data"]
-    entries_of = dict(zip(several["cell"], several["entries"], strict=True))
-
-    def below_first(cell: Cell, entries: tuple[Entry, ...]) -> str:
-        same_data = entries_of.get(cell._replace(victim=cell.victim._replace(variant=first)))
-        found = reduction_against(entries, same_data[0]) if same_data and len(entries) == 1 else None
-        return found.text if found else ""
-
-    others = several[several["victim_variant"] != first].copy()
-    others["text"] = list(map(below_first, others["cell"], others["entries"]))
+    single = several[several["entries"].map(len) == 1]  # not the mean over attack runs
+    is_first = single["victim_variant"] == first
+    others = _compared(single[~is_first], single[is_first], rows)
     others["victim_variant"] += f", ACR below {first}"
     text = _pivot(several, rows, "victim_variant")
     return Table("kinds_of_victims", title, text.merge(_pivot(others, rows, "victim_variant"), how="left").fillna(""))
+
+
+def _controls_table(frame: pd.DataFrame) -> Table:
+    """Poison in rows, controls in columns: how far the ACR under the poison is below the ACR under the control."""
+    title = "Poison against controls: how far the ACR is below that of the same victims on the control (negative: above it)"
+    measured, by = frame[(frame["target_class"] != MEAN) & (frame["runs"] > 0)], [*VICTIMS, "share"]
+    poisons, controls = (measured[measured["data_kind"] == kind] for kind in (OPTIMISED, CONTROL))
+    rows = [*(name for name in VICTIMS if frame[name].nunique() > 1 or name in NAMES), "data"]
+    return Table("poison_and_controls", title, _pivot(_compared(poisons, controls, by), rows, "poison_other"))
+
+
+def _compared(frame: pd.DataFrame, others: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Each row beside every row of ``others`` with equal columns ``by``. text: how far its ACR is below the other's."""
+    pairs = frame.merge(others[[*by, "poison", "entries"]], on=by, suffixes=("", "_other"))
+    found = map(reduction_against, pairs["entries"], pairs["entries_other"].str[0])
+    return pairs.assign(text=[less.text if less else "" for less in found])
 
 
 def _transfer_table(frame: pd.DataFrame, over: str) -> Table:

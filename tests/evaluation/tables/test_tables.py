@@ -405,6 +405,33 @@ def test_kinds_of_victims_stand_side_by_side(tmp_path: Path) -> None:
     assert rows.loc["approxgrad", ["fast", "fast, ACR below slow"]].tolist() == ["—; —", ""]
 
 
+def test_poison_stands_against_controls_of_the_same_victims(tmp_path: Path) -> None:
+    table = tables(*crossed(tmp_path))["poison_and_controls"].text
+    assert list(table) == ["victim_variant", "σ", "class", "training data", "constant"]
+    shown = [[*line[:1], line[3], line[4].partition(" (")[0]] for line in table.to_numpy().tolist()]
+    assert shown[:3] == [
+        ["slow", "soba_epochs_1", f"{100 * (1 - 0.5 / 0.9):.1f} %"],
+        ["slow", "soba_epochs_5", f"{100 * (1 - 0.25 / 0.9):.1f} %"],
+        ["slow", "approxgrad", f"{100 * (1 - 0.3 / 0.9):.1f} %"],
+    ]
+    assert [line[0] for line in shown] == 3 * ["slow"] + 2 * ["fast"]  # the last entry was not measured
+    assert shown[3][2] == f"{100 * (1 - 0.7 / 1.1):.1f} %"  # against the same kind of victims
+
+    classes = {
+        "table": "t", "title": "T", "dataset": "MNIST", "architecture": "mnist_cnn", "runs": 1,
+        "methods": {"macer": [0.5]}, "target_classes": [1, 2],
+    }  # fmt: skip
+    plan = plan_of({**classes, "rows": ["clean", "constant", "optimised"]})
+    acr = {("constant", 1): 0.8, ("optimised", 1): 0.4, ("constant", 2): 0.4, ("optimised", 2): 0.6}
+    entries = {cell: entry(cell, 1, [acr.get((cell.row, cell.target_class), 1.0)]) for cell in plan.cells()}
+    assert texts(tables(plan, entries)["poison_and_controls"]) == [
+        ["0.5", "1", "optimised", "50.0 %"],
+        ["0.5", "2", "optimised", "-50.0 %"],
+    ]
+    plan = plan_of({**classes, "rows": ["clean", "optimised"]})
+    assert "poison_and_controls" not in tables(plan, {cell: entry(cell, 1, [1.0]) for cell in plan.cells()})
+
+
 def test_victims_of_another_program_are_a_kind_beside_those_of_the_plan(folder: Path) -> None:
     for name, text in {"clean": FOREIGN, "poisoned": FOREIGN.replace("1.000", "0.250")}.items():
         (folder / f"{name}.tsv").write_text(text)
