@@ -69,7 +69,9 @@ class CertificateSettings(Sampling):
         require_bounds(self)
         if self.radii and (self.acr_only or self.radius_loss):
             raise InputError("radii: there is no ACR at fixed radii; leave out acr_only and radius_loss")
-        shard_of(self.shard)
+        _, shards = shard_of(self.shard)
+        if self.target_class != "all" and shards > self.points:
+            raise InputError(f"shard is {self.shard}: some parts of {self.points} points are empty; use fewer shards")
         self.check_largest_radius()
 
     def check_largest_radius(self, failure_mass: float = 0.0) -> None:

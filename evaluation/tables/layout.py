@@ -104,7 +104,7 @@ def _victims_table(frame: pd.DataFrame) -> Table:
 
 def _controls_table(frame: pd.DataFrame) -> Table:
     """Poison in rows, controls in columns: how far the ACR under the poison is below the ACR under the control."""
-    title = "Poison against controls: how far the ACR is below that of the same victims on the control (negative: above it)"
+    title = "Poison against controls: how far the ACR is below that of these victims on the control (negative: above)"
     measured, by = frame[(frame["target_class"] != MEAN) & (frame["runs"] > 0)], [*VICTIMS, "share"]
     poisons, controls = (measured[measured["data_kind"] == kind] for kind in (OPTIMISED, CONTROL))
     rows = [*(name for name in VICTIMS if frame[name].nunique() > 1 or name in NAMES), "data"]

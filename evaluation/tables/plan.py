@@ -155,11 +155,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Raise InputError on an invalid entry. jobs.check_scripts checks the flags of scripts."""
         require_usable(msgspec.to_builtins(self))
         methods = self.method_transfer or MethodTransfer(sigmas=(), against=())
-        models = self.architecture_transfer
+        models = self.architecture_transfer or ArchitectureTransfer(method="macer", sigmas=(), attacked=(), victims=())
         settings = (*self.attack, *self.victim)
         for what, given, known in (
             ("scripts", (self.script_folder,), DATASETS),
-            ("method", (*self.methods, *((models.method,) if models else ())), METHODS),
+            ("method", (*self.methods, models.method), METHODS),
             ("method or control", methods.against, (*METHODS, *CONTROLS)),
             ("method of attack or victim settings", (key.partition(" ")[0] for key in settings), ("all", *METHODS)),
             ("row", self.rows, ROWS),
@@ -190,8 +190,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             require_name_lengths("a folder of the plan", folder)
         for file in (*self.ready.values(), *(file for foreign in self.foreign for file in foreign.files)):
             require_name_lengths("a file of the plan", Path(file))
-        attacked = set(models.attacked) - CONTROLS.keys() if models else ()
-        for value in (self.architecture, *attacked, *(models.victims if models else ())):
+        for value in (self.architecture, *set(models.attacked) - CONTROLS.keys(), *models.victims):
             require_architecture(value)
         if CLEAN not in self.rows:
             raise InputError("rows holds no 'clean', which reductions are measured against; add it")
@@ -200,18 +199,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.paths.results.resolve().is_relative_to(self.paths.incomplete.resolve()):
             raise InputError(f"results_dir: {self.results_dir} is the place of incomplete tables; choose another")
         shares = tuple(f"{share:g}" for share in self.shares)  # as in the names of folders
-        for name, given in {"target_classes": self.target_classes, "shares": shares}.items():
-            if not given or len(set(given)) < len(given):
-                raise InputError(f"{name} must be at least one, and different, got {list(given)}")
-        if self.shares != (1.0,) and (self.method_transfer or models):
+        for name, values in {"target_classes": self.target_classes, "shares": shares}.items():
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{name} must be at least one, and different, got {list(values)}")
+        if self.shares != (1.0,) and (self.method_transfer or self.architecture_transfer):
             raise InputError("shares: transfers have poison of the whole class; leave out the transfers, or shares")
-        points = self.certification.get("points")
-        if isinstance(points, int) and self.shards > points and not self.certification.get("all_classes"):
-            raise InputError(f"shards is {self.shards}, above the {points} points of certification; lower it")
         for rule, limits in self.limits.items():
             require_bounds(limits, f" of a job of {rule!r}")
         sigmas = [sigma for levels in self.methods.values() for sigma in levels]
-        for sigma in (*sigmas, *methods.sigmas, *(models.sigmas if models else ())):
+        for sigma in (*sigmas, *methods.sigmas, *models.sigmas):
             require_within("sigma", sigma, Sigma)
         for sigma in methods.sigmas:
             if sigma not in sigmas:

@@ -223,9 +223,18 @@ def test_certificates_in_shards_are_joined() -> None:
     in_shards = jobs_of(plan_of({**SMALL, "shards": 3}))
     assert rules.count("certify") == 3 * 2 * 3 * 2 and "merge" not in rules
     assert [job.rule for job in in_shards].count("certify") == 3 * rules.count("certify")
+    check_scripts(in_shards)
     merge = next(job for job in in_shards if job.rule == "merge")
     parts = [job for job in in_shards if job.outputs[0] in merge.needs]
     assert [job.command.partition("--shard ")[2] for job in parts] == ["1/3", "2/3", "3/3"]
+
+
+@pytest.mark.parametrize(("shards", "points"), [(3, {"points": 2}), (501, {})])  # by default a script takes 500 points
+def test_more_shards_than_points_are_refused_before_victims_are_trained(shards: int, points: dict[str, int]) -> None:
+    plan = plan_of({**SMALL, "shards": shards, "certification": points})
+    with pytest.raises(InputError, match=f"shard is 1/{shards}: .* of {points.get('points', 500)} points"):
+        check_scripts(jobs_of(plan))
+    check_scripts(jobs_of(plan_of({**SMALL, "shards": shards, "certification": {**points, "all_classes": True}})))
 
 
 @pytest.mark.parametrize(("scripts", "folder"), [("", "MNIST"), ("CIFAR10", "CIFAR10")])
@@ -295,7 +304,6 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"shares": [0.5, 0.5]}, "shares must be at least one, and different"),
         ({"shares": [0.5], "method_transfer": {"sigmas": [], "against": []}}, "shares: transfers have poison of the"),
         ({"attack": {"all 0.25": {"epochs": 4}}}, "'all 0.25' has a sigma; name a method before it, or 'all' alone"),
-        ({"shards": 3, "certification": {"points": 2}}, "shards is 3, above the 2 points of certification"),
         ({"certification": {"on_other_settings": "refuse"}}, "on_other_settings is decided by the plan's own entries"),
         ({"shares": [0.3333333, 0.3333334]}, "shares must be at least one, and different"),
         ({"seed": 2**31 - 1, "runs": 2}, "seed [+] runs - 1 must lie between 0 and 2147483647"),
