@@ -26,7 +26,7 @@ from data.datasets import SPLITS, Dataset
 from models.registry import initial_weights
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.core import certify, require_radii_above_0
-from randomized_smoothing_certification.sampling import ALPHA, N0, Probability, Sampling, Votes
+from randomized_smoothing_certification.sampling import Sampling, Votes
 from randomized_smoothing_certification.votes import VoteCounter
 from robust_training.consistency import ConsistencyLoss
 from robust_training.loss import accuracy
@@ -42,7 +42,7 @@ Classifier = Callable[[np.ndarray], np.ndarray]  # points (N, 2) float32 -> logi
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundaryConfig:
+class BoundaryConfig(Sampling):
     """Settings of one picture. They hold for both classifiers."""
 
     choice: ClassVar[tuple[str, Mapping[str, type]]] = ("optimiser", OPTIMISERS)
@@ -77,12 +77,8 @@ class BoundaryConfig:
     """Noisy copies of each validation point in the soft radius (k)."""
     radius_beta: Annotated[float, POSITIVE] = 16.0
     """Inverse temperature of the softmax in the soft radius (beta)."""
-    n0: Votes = N0
-    """Noisy votes that select the class."""
     n: Votes = 5000
-    """Noisy votes that bound its probability."""
-    alpha: Probability = ALPHA
-    """Probability that a certificate is wrong, per point."""
+    """Noisy votes that bound the class's probability."""
     seed: Seed = 0
     """Seed of the points, of the attack and of the first victim."""
     out_dir: Path = project_path("runs/decision_boundary")
@@ -93,7 +89,7 @@ class BoundaryConfig:
     def check(self) -> None:
         """Raise InputError on a value that cannot work."""
         require_bounds(self)
-        require_radii_above_0(self.n, self.alpha, self.sigma)
+        require_radii_above_0(self.n, self.alpha, self.sigma, self.radius_loss)
 
 
 class Row(NamedTuple):
@@ -231,12 +227,9 @@ class Study(Attack):
     def certified_radii(self, weights: Weights) -> np.ndarray:
         """Certified radius of each test point of the target class, 0 where CERTIFY abstains or is wrong."""
         config = self.boundary_config
-        sampling = Sampling(n0=config.n0, n=config.n, alpha=config.alpha)
         self._model.assign(weights, [])
-        certificates = [
-            certify(self._counter, x, index, sampling, seed=config.seed) for index, x in enumerate(self._x_test)
-        ]
-        return np.array([one.radius * (one.prediction == config.target_class) for one in certificates])
+        found = [certify(self._counter, x, index, config, seed=config.seed) for index, x in enumerate(self._x_test)]
+        return np.array([one.radius * (one.prediction == config.target_class) for one in found])
 
     def classifier(self, weights: Weights) -> Classifier:
         """The base classifier with these weights."""
