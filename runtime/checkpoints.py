@@ -111,7 +111,7 @@ def replaceable(policy: OnOtherSettings) -> Iterator[None]:
     except OtherSettings as other:
         if policy == "refuse":
             raise OtherSettings(f"{other}; --on-other-settings start_afresh replaces it") from other
-        print(f"starting afresh: {other}")
+        print(f"starting afresh: {str(other).rpartition('; ')[0]}")  # without the remedy
 
 
 def require_finite(step: str, **values: Any) -> None:

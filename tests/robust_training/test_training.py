@@ -245,7 +245,8 @@ def test_other_settings_start_afresh_where_that_is_allowed(
     other = dataclasses.replace(settings, learning_rate=0.01, on_other_settings="start_afresh", max_minutes=1e-9)
     with pytest.raises(StoppedEarly, match="after 1 of 4"):  # the finished victim is discarded
         train_victims(other)
-    assert "starting afresh" in capsys.readouterr().out and not path.exists()
+    said = capsys.readouterr().out
+    assert "starting afresh" in said and "this run has 0.01\n" in said and not path.exists()  # no remedy is needed
     with pytest.raises(StoppedEarly, match="after 2 of 4"):  # its own checkpoint is continued
         train_victims(other)
     with pytest.raises(StoppedEarly, match="after 1 of 4"):  # another's is discarded
