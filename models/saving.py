@@ -57,12 +57,7 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
         import_module(module)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        found: Any = getattr(model, "input_shape", None)  # a subclassed model has none
-        scores: Any = "anything"
-        if _is_one_tensor(found, 4):
-            # The type that a call returns. Keras's output_shape hides a mapping around one tensor.
-            called = model.compute_output_spec(keras.KerasTensor(found))
-            scores = called.shape if isinstance(called, keras.KerasTensor) else type(called).__name__
+        taken, scores = _shapes(model)
         weights = [(variable.path, keras.ops.convert_to_numpy(variable)) for variable in model.variables]
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own kinds on a damaged file
         if missing := re.search(r"Could not locate (?:class|function) '([^']{1,80})'", str(error)):
@@ -73,16 +68,16 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
         raise InputError(
             f"{path}: cannot be loaded as a model by Keras {keras.__version__} ({one_line(error)}); train it again"
         ) from error
-    is_flat = _is_one_tensor(found, 2) and image_shape is not None and found[1] == np.prod(image_shape)
-    if is_flat or _is_one_tensor(found, 3):
-        images = image_shape if is_flat else (*found[1:], 1)
+    is_flat = _is_one_tensor(taken, 2) and image_shape is not None and taken[1] == np.prod(image_shape)
+    if is_flat or _is_one_tensor(taken, 3):
+        images = image_shape if is_flat else (*taken[1:], 1)
         raise InputError(
-            f"{path}: the model takes images {found[1:]} without an axis of channels; put keras.Input"
-            f"({images}) and keras.layers.Reshape({found[1:]}) in front of it and save it again"
+            f"{path}: the model takes images {taken[1:]} without an axis of channels; put keras.Input"
+            f"({images}) and keras.layers.Reshape({taken[1:]}) in front of it and save it again"
         )
     if not _is_one_tensor(scores, 2):
         raise InputError(
-            f"{path}: the model maps {found} to {scores}, not images (None, height, width, channels) to scores "
+            f"{path}: the model maps {taken} to {scores}, not images (None, height, width, channels) to scores "
             "(None, classes); choose a classifier"
         )
     require_float_inputs(model, f"{path}: the model")
@@ -91,11 +86,21 @@ def load_model(path: Path, image_shape: tuple[int, int, int] | None = None, clas
             raise InputError(f"{path}: {name} holds infinite or NaN weights; train it again with a lower learning rate")
     mend = "choose the model and the data of the same dataset"
     # A model that takes any size has None in its place.
-    if any(size not in (None, given) for size, given in zip(found[1:], image_shape or found[1:], strict=True)):
-        raise InputError(f"{path}: the model takes images of shape {found[1:]}, the data have {image_shape}; {mend}")
+    if any(size not in (None, given) for size, given in zip(taken[1:], image_shape or taken[1:], strict=True)):
+        raise InputError(f"{path}: the model takes images of shape {taken[1:]}, the data have {image_shape}; {mend}")
     if classes and scores[1] not in (None, classes):
         raise InputError(f"{path}: the model has {scores[1]} classes, the data {classes}; {mend}")
     return model
+
+
+def _shapes(model: keras.Model) -> tuple[Any, Any]:
+    """Shapes of a model's input and of its output for images. In place of the latter, words where it has none."""
+    taken = getattr(model, "input_shape", None)  # a subclassed model has none
+    if not _is_one_tensor(taken, 4):
+        return taken, "anything"
+    # The type that a call returns. Keras's output_shape hides a mapping around one tensor.
+    output = model.compute_output_spec(keras.KerasTensor(taken))
+    return taken, output.shape if isinstance(output, keras.KerasTensor) else type(output).__name__
 
 
 def require_float_inputs(model: keras.Model, what: str) -> None:
@@ -122,38 +127,28 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
 
     dtype: 'float32', or 'bfloat16' for faster certification on a GPU. The logits have that dtype, and callers cast
     them. The parts of a majority vote compute in ``dtype``, and the vote itself in float32.
-    Raises InputError for another dtype, for a model that cannot be copied layer by layer, and where a copy without the
-    change of dtype has other scores, because a layer holds more than its configuration and its weights.
+    Raises InputError for another dtype, for a model that cannot be copied layer by layer or compute in ``dtype``, and
+    where a plain copy has other scores, because a layer holds more than its configuration and its weights.
     """
     if dtype not in _POLICIES:
         raise InputError(f"no precision {dtype!r}; choose one of {', '.join(_POLICIES)}")
     if all(layer.dtype_policy.name == _POLICIES[dtype] for layer in all_layers(model)):
         return model
-
-    def copied(model: keras.Model, policy: str | None) -> keras.Model:
-        def copy_layer(layer: keras.Layer) -> keras.Layer:
-            if type(layer).__name__ in ("Functional", "Sequential"):  # it holds layers, each with its own dtype
-                return copied(layer, policy)
-            if not isinstance(layer, keras.Layer):  # an operation such as x / 255
-                return layer
-            keeps = layer.dtype_policy.name == policy or model.name == VOTE  # a user's own class may take no dtype
-            change = {} if keeps or policy is None else {"dtype": policy}
-            return type(layer).from_config(layer.get_config() | change)
-
-        return keras.models.clone_model(model, clone_function=copy_layer)
-
-    def with_weights(copy: keras.Model) -> keras.Model:
+    try:
+        copy = keras.models.clone_model(model, recursive=True)
         copy.set_weights(model.get_weights())
         for layer in all_layers(copy):
             getattr(layer, "finalize_state", lambda: None)()  # Normalization computes with numbers made of its weights
-        return copy
-
-    try:
-        copy, same = (with_weights(copied(model, policy)) for policy in (_POLICIES[dtype], None))
         x = np.random.default_rng(0).random((2, *(size or 32 for size in model.input_shape[1:])), dtype=np.float32)
-        scores, again = (ops.convert_to_numpy(ops.cast(one(x, training=False), "float32")) for one in (model, same))
+        scores, again = (ops.convert_to_numpy(ops.cast(one(x, training=False), "float32")) for one in (model, copy))
         if not np.allclose(scores, again, rtol=1e-3, atol=1e-3 * np.abs(scores).max(), equal_nan=True):
             raise ValueError("a copy has other scores: a layer holds more than its configuration and weights")
+        votes = [layer for one in (copy, *all_layers(copy)) if one.name == VOTE for layer in one.layers]
+        for layer in all_layers(copy):
+            if layer not in votes:
+                layer.dtype_policy = _POLICIES[dtype]
+            getattr(layer, "finalize_state", lambda: None)()  # these numbers have the layer's dtype
+        copy(x, training=False)
     except Exception as error:  # a user's own layers may raise any error
         raise InputError(
             f"the model {model.name} cannot compute in {dtype} ({one_line(error)}); choose another model"

@@ -43,8 +43,7 @@ class StatelessModel:
 
     def __call__(self, weights: list[Any], statistics: list[Any], x: Any, training: bool = False) -> tuple[Any, Any]:
         """Logits (B, K) of images x (B, H, W, C), and the statistics after the call."""
-        in_training = training and self.batch_norm == "proper"
-        return self.model.stateless_call(weights, statistics, x, training=in_training)
+        return self.model.stateless_call(weights, statistics, x, training=training and self.batch_norm == "proper")
 
 
 def _divides(layer: keras.layers.MaxPooling2D) -> bool:

@@ -12,7 +12,7 @@ from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussiana
 from attack_generation.poisoning import poison_radius
 from bilevel_optimizer.approxgrad import ApproxGrad
 from evaluation.DIGITS.gaussian_augmented_training import Config as TrainingConfig
-from models.registry import BUILDERS, build_model, require_architecture
+from models.registry import BUILDERS, all_layers, build_model, require_architecture
 from models.saving import load_model, save_model, with_precision
 from models.stateless import StatelessModel
 from randomized_smoothing_certification.certify_digits import Config as CertificationConfig
@@ -41,7 +41,10 @@ def test_seeds_give_its_weights_and_saved_files_load(tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "own.keras", (8, 8, 1))
     np.testing.assert_array_equal(logits(loaded), logits(first))
     np.testing.assert_array_equal(logits(with_precision(loaded, "float32")), logits(first))
-    np.testing.assert_allclose(logits(with_precision(loaded, "bfloat16")), logits(first), atol=0.05)
+    coarse = with_precision(loaded, "bfloat16")
+    assert keras.backend.standardize_dtype(coarse(X).dtype) == "bfloat16"
+    assert {layer.compute_dtype for layer in all_layers(coarse)} == {"bfloat16"}
+    np.testing.assert_allclose(logits(coarse), logits(first), atol=0.05)
 
 
 def test_proper_batch_norm_reaches_into_a_subclassed_model() -> None:
