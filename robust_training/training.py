@@ -172,13 +172,12 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem
     # The test images decide the record, too: it holds the accuracies on them.
     hashes = dataset.hashes("x_train", "y_train", "x_test", "y_test")
-    settings, record = identity(config, method=config.loss.name, **hashes), path.with_suffix(".json")
-    if config.training_data == "clean" and not config.overwrite:  # serves all classes, its record has one
-        made: Any = read_json(record) if record.is_file() else None
-        is_whole = isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
-        kept = made.get("settings") if is_whole else checkpoint_settings(run_dir / "checkpoint.npz")
-        if kept in [{**settings, "target_class": label} for label in range(dataset.num_classes)]:
-            settings, config = kept, replace(config, target_class=kept["target_class"])
+    settings = identity(config, method=config.loss.name, **hashes)
+    if config.training_data == "clean" and not config.overwrite:
+        # A clean victim serves all classes, though its settings name one. A victim that was begun keeps its class.
+        begun = _begun_with(path, run_dir / "checkpoint.npz")
+        if begun in [{**settings, "target_class": label} for label in range(dataset.num_classes)]:
+            settings, config = begun, replace(config, target_class=begun["target_class"])
     with LongRun(path, settings, config, run_dir, stop) as run:
         if run.is_finished():
             return path
@@ -195,6 +194,14 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
         run.finish(lambda path: save_model(model, path), **accuracies, **recorded)
     _print_accuracies(config, path, accuracies)
     return path
+
+
+def _begun_with(path: Path, checkpoint: Path) -> Any:
+    """The settings of a finished victim, or else those of its checkpoint. None: neither is there and whole."""
+    record = path.with_suffix(".json")
+    made: Any = read_json(record) if record.is_file() else None
+    is_whole = isinstance(made, dict) and path.is_file() and made.get("sha256") == file_sha256(path)
+    return made.get("settings") if is_whole else checkpoint_settings(checkpoint)
 
 
 def _train_partitions(
