@@ -38,58 +38,62 @@ def examples_of(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return images[np.argsort(labels, kind="stable")[places]]
 
 
-def takes_tensors(
+def try_classifier(
     classifier: Callable[[Any], Any], image_shape: tuple[int, ...], num_classes: int, examples: np.ndarray | None = None
 ) -> bool:
-    """Whether a classifier takes tensors of the backend, so that it can be compiled. Otherwise it takes NumPy arrays.
+    """Try a classifier on two batches of NOISE_BLOCK images. Returns whether it takes tensors of the backend.
 
-    It is tried on two batches of NOISE_BLOCK images, which also builds a Keras model that is not built yet.
+    Such a classifier can be compiled. Another takes NumPy arrays. A Keras model that is not built yet is built here.
     examples: from ``examples_of``. None: random pixels.
     Raises InputError if it does not take these images, if votes cannot be counted from its output, or if it gives
     different outputs to images that are in both batches.
     """
-    shared = NOISE_BLOCK // 2
-    noise = np.random.default_rng(0).uniform(size=(EXAMPLES, *image_shape)).astype(np.float32)
-    images = noise if examples is None else 0.9 * examples + 0.1 * noise
-    # Both batches hold the images from ``shared`` to NOISE_BLOCK. Copies, because a classifier may change its images.
-    # The second batch has them at other places, also within equal parts into which a classifier may divide a batch.
-    batches = [images[:NOISE_BLOCK].copy(), np.roll(images[shared:], 47, axis=0)]
-    is_model = isinstance(classifier, keras.Model)
-    if is_model:
+    if isinstance(classifier, keras.Model):
         require_float_inputs(classifier, "the model")
         shape = getattr(classifier, "input_shape", None)  # a subclassed model has none
         sizes = tuple(shape[1:]) if isinstance(shape, tuple) else image_shape
         if len(sizes) != len(image_shape) or any(a not in (None, b) for a, b in zip(sizes, image_shape, strict=True)):
             raise InputError(f"the model takes images of shape {sizes}, the data has {image_shape}; choose another")
+    noise = np.random.default_rng(0).uniform(size=(EXAMPLES, *image_shape)).astype(np.float32)
+    images = noise if examples is None else 0.9 * examples + 0.1 * noise
+    # The second half of the first batch is in the second batch, too, at other places, also within equal parts into
+    # which a classifier may divide a batch. Copies, because a classifier may change its images.
+    half = NOISE_BLOCK // 2
+    batches = [images[:NOISE_BLOCK].copy(), np.roll(images[half:], 47, axis=0)]
     outputs, reason = _on_tensors(classifier, batches)
     if outputs:
-        if is_model and len(outputs[0].shape) == 2 and outputs[0].shape[1] != num_classes:
-            raise InputError(f"the model has {outputs[0].shape[1]} classes, the data has {num_classes}; choose another")
+        shape = outputs[0].shape
+        if isinstance(classifier, keras.Model) and len(shape) == 2 and shape[1] != num_classes:
+            raise InputError(f"the model has {shape[1]} classes, the data has {num_classes}; choose another")
         require_scores(outputs[0], NOISE_BLOCK, num_classes)
-        scores = [ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs]
-    elif is_model:
+        first, second = (ops.convert_to_numpy(ops.cast(output, "float32")) for output in outputs)
+    elif isinstance(classifier, keras.Model):
         raise InputError(
             f"the model does not map images of shape {image_shape} to one tensor of scores {reason}; give a classifier"
         )
     else:
-        try:
-            arrays = [classifier(batch) for batch in batches]
-        except Exception as error:
-            raise InputError(
-                f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
-                f"{image_shape} ({type(error).__name__}: {one_line(error)}); mend it"
-            ) from error
-        for output in arrays:
-            winners(output, NOISE_BLOCK, num_classes)
-        scores = [np.asarray(output, np.float64) for output in arrays]
-    if not _are_same(scores[0][shared:], np.roll(scores[1], -47, axis=0)[:shared]):
-        if np.isnan(scores).any():
+        first, second = (_on_array(classifier, batch, num_classes) for batch in batches)
+    if not _are_same(first[half:], np.roll(second, -47, axis=0)[:half]):
+        if np.isnan([first, second]).any():
             raise InputError("the classifier gives NaN for some images, others beside other images; mend it")
         raise InputError(
             "the classifier gives the same images other scores when it is called again with other images beside them; "
             "switch off dropout, noise and batch statistics"
         )
     return bool(outputs)
+
+
+def _on_array(classifier: Callable[[Any], Any], batch: np.ndarray, num_classes: int) -> np.ndarray:
+    """Output for a batch as a NumPy array, float64. Raises InputError where votes cannot be counted from it."""
+    try:
+        output = classifier(batch)
+    except Exception as error:
+        raise InputError(
+            f"the classifier takes neither a tensor nor a NumPy array of {NOISE_BLOCK} images of shape "
+            f"{batch.shape[1:]} ({type(error).__name__}: {one_line(error)}); mend it"
+        ) from error
+    winners(output, NOISE_BLOCK, num_classes)
+    return np.asarray(output, np.float64)
 
 
 def _are_same(one: np.ndarray, other: np.ndarray) -> bool:

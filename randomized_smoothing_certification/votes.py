@@ -13,7 +13,7 @@ import numpy as np
 
 from bilevel_optimizer.autodiff import jit, mapped
 from data.preparation import DARK
-from randomized_smoothing_certification.classifiers import as_function, require_scores, takes_tensors, winners
+from randomized_smoothing_certification.classifiers import as_function, require_scores, try_classifier, winners
 from randomized_smoothing_certification.grid_noise import GridNoise
 from randomized_smoothing_certification.sampling import NOISE_BLOCK, in_whole_blocks
 from runtime.bounds import POSITIVE, WHOLE, at_least, require_within
@@ -88,7 +88,7 @@ class VoteCounter:
         self.failure_mass = self.noise_record.get("failure_mass", 0.0)
         """Probability that a certificate subtracts from its lower bound because the noise is not exact."""
         self._model = classifier if isinstance(classifier, keras.Model) else None
-        compiled = takes_tensors(classifier, self.image_shape, num_classes, examples)
+        compiled = try_classifier(classifier, self.image_shape, num_classes, examples)
         vote_loop = partial(_compiled_loop, as_function(classifier)) if compiled else partial(_python_loop, classifier)
         noisy = partial(noisy_copies, self._noise)
         self._loops = {size: vote_loop(num_classes, noisy, size) for size in (NOISE_BLOCK, self.batch_size)}
