@@ -46,13 +46,7 @@ def run_script(
     with _silent_where_nobody_reads():
         try:
             if settings_of:
-                own = [vars(kind) for kind in config_type.__mro__ if kind not in settings_of.__mro__]
-                values = {name: value for one in own for name, value in one.items() if name[0] != "_"}
-                # A method has __get__. A loss has not, though it can be called, too.
-                helpers = {name for name, it in values.items() if isinstance(it, type) or hasattr(it, "__get__")}
-                if unknown := {*values} - helpers - {*dir(settings_of), *settings_of.__dataclass_fields__}:
-                    raise InputError(f"{min(unknown)} is no setting of this script; mend the constant's name")
-                require_bounds(_constants(config_type))
+                _require_known_constants(config_type, settings_of)
             config = parsed(config_type, description)
             require_usable(config)
             main(config)
@@ -72,6 +66,18 @@ def run_script(
             how = " without --overwrite to continue (older results that were not reached stay)"
             how = how if getattr(config, "overwrite", False) else " to continue"
             _leave(f"stopped: {stop}; run the same command again{how}", STOPPED_EARLY)
+
+
+def _require_known_constants(config_type: Any, settings_of: Any) -> None:
+    """Raise InputError for a script's constant that is no setting of the class ``settings_of``, or out of bounds."""
+    known = {*dir(settings_of), *settings_of.__dataclass_fields__}
+    for kind in (kind for kind in config_type.__mro__ if kind not in settings_of.__mro__):
+        for name, value in sorted(vars(kind).items()):
+            # A method has __get__. A loss has not, though it can be called, too.
+            is_helper = name.startswith("_") or isinstance(value, type) or hasattr(value, "__get__")
+            if not is_helper and name not in known:
+                raise InputError(f"{name} is no setting of this script; mend the constant's name")
+    require_bounds(_constants(config_type))
 
 
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
@@ -123,36 +129,35 @@ def _sort_fields(config_type: Any, names: Sequence[str]) -> None:
 
 
 def _parsed_with_choice(config_type: Any, description: str | None, args: Sequence[str]) -> Any:
-    """Call tyro.cli for a config with a ``choice`` and make the choice a flag, too.
+    """Call tyro.cli for a config with a ``choice`` and make the choice a flag, too. Here it is --optimiser.
 
     In --help the flag stands at the place of the chosen settings. Settings that all classes of a choice share keep the
     config's defaults. Raises InputError for a flag of a class that is not chosen.
     """
     choice, table = config_type.choice
-    default, words = getattr(_constants(config_type), choice), pairwise([*args, ""])
-    given = [word.partition("=")[2] or after for word, after in words if word.partition("=")[0] == f"--{choice}"]
     settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}
-    if given and (name := given[-1]) in table and table[name] is not type(default):
+    default = getattr(_constants(config_type), choice)
+    named = re.findall(rf"^--{choice}[=\n](.*)", "\n".join(args), re.MULTILINE)  # --optimiser f2sa, --optimiser=f2sa
+    if named and (name := named[-1]) in table and table[name] is not type(default):
         shared = set.intersection(*settings.values())
         default = table[name](**{setting: getattr(default, setting) for setting in shared})
-    for word in args:
+    for word in (word for word in args if word.startswith("--")):
         setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
         have = [name for name, own in settings.items() if setting in own]
-        if word.startswith("--") and have and not hasattr(default, setting):
+        if have and not hasattr(default, setting):
             raise InputError(
                 f"{choice} {default.name} has no setting {setting} (of {', '.join(have)} only); leave it out"
             )
-    documented = tyro.conf.arg(
-        name=choice, help=" ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
-    )
+    # tyro reads a subclass of the config: with the new default, and before it a field for the flag.
     known: Any = Literal[(*table, default.name)]  # a script may have an optimiser of its own
-    flag = f"{choice}_name", Annotated[known, documented], default.name
+    helps = " ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
+    flag = f"{choice}_name", Annotated[known, tyro.conf.arg(name=choice, help=helps)], default.name
     own = choice, get_type_hints(config_type, include_extras=True)[choice], default
-    wider: Any = make_dataclass("CommandLine", [flag, own], bases=(config_type,), frozen=True, kw_only=True)
+    with_flag: Any = make_dataclass("CommandLine", [flag, own], bases=(config_type,), frozen=True, kw_only=True)
     names = [one.name for one in fields(config_type)]
-    _sort_fields(wider, [*names[: names.index(choice)], flag[0], *names])
-    line = tyro.cli(wider, description=description, args=args)
-    return config_type(**{name: getattr(line, name) for name in names})
+    _sort_fields(with_flag, [*names[: names.index(choice)], flag[0], *names])
+    read = tyro.cli(with_flag, description=description, args=args)
+    return config_type(**{name: getattr(read, name) for name in names})
 
 
 def parser_error(box: str) -> str:
