@@ -20,7 +20,7 @@ import numpy as np
 
 from randomized_smoothing_certification.certification_config import CertificateSettings
 from randomized_smoothing_certification.core import ABSTAIN, RADIUS_DIGITS, radius_ceiling, round_down
-from runtime.files import InputError, file_sha256, read_json, read_text
+from runtime.files import InputError, file_sha256, form, read_json, read_text
 from runtime.part_by_part import settings_path
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -199,8 +199,8 @@ def read_own_points(
     check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong
     only_label = settings["acr_only"] or settings["radii"]
     for number, (point, line) in enumerate(zip(points, lines[1:], strict=False), start=2):
-        is_next = number - 2 < len(indices) and point.idx == indices[number - 2]
-        label = settings["target_class"] if truth is None else int(truth[point.idx]) if is_next else None
+        is_next = indices[number - 2 : number - 1] == [point.idx]
+        label = int(truth[point.idx]) if truth is not None and is_next else settings["target_class"]
         wrong = {
             "point": not is_next,
             "label": label not in ("all", point.label) or point.label < 0,
@@ -276,31 +276,21 @@ def require_possible_radii(path: Path, points: Sequence[Point], n: int, alpha: f
             )
 
 
-class _Noise(msgspec.Struct):
-    mode: Literal["float32", "grid"]
-    failure_mass: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.0
+_NOISE: Any = form("mode", mode=Literal["float32", "grid"], failure_mass=Annotated[float, msgspec.Meta(ge=0, lt=0.5)])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settings(CertificateSettings):
     dataset: str
-    noise: _Noise  # type: ignore[assignment]
+    noise: _NOISE
     model_sha256: str
     noise_of: Literal["seed and images"]  # the inputs of a run's noise: see runtime.noise.noise_seed
 
 
-class _Config(msgspec.Struct, frozen=True):
-    model: str = ""
-
-
-class _Provenance(msgspec.Struct, frozen=True):
-    config: _Config = _Config()
-
-
-class _Record(msgspec.Struct):
-    settings: _Settings
-    points: list[int]
-    provenance: _Provenance
+_RECORD = form(
+    "settings", "points", "provenance",
+    settings=_Settings, points=list[int], provenance=form(config=form(model=str)),
+)  # fmt: skip
 
 
 def read_certificate_record(path: Path) -> dict[str, Any]:
@@ -311,8 +301,8 @@ def read_certificate_record(path: Path) -> dict[str, Any]:
     file = settings_path(path)
     record = read_json(file)
     try:
-        found = msgspec.convert(record, _Record).settings
-        dataclasses.replace(found, noise=found.noise.mode).check()  # type: ignore[arg-type]
+        found = msgspec.convert(record, _RECORD).settings
+        dataclasses.replace(found, noise=found.noise.mode).check()
         if lacking := {field.name for field in dataclasses.fields(_Settings)} - record["settings"].keys():
             raise InputError(f"no {min(lacking)}")
     except (msgspec.ValidationError, InputError) as error:

@@ -16,6 +16,7 @@ from textwrap import shorten
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 
 
@@ -255,6 +256,13 @@ def read_record(path: Path, **kinds: type) -> dict[str, Any]:
             lack = f"{name!r} is missing or has another type"
             raise InputError(f"{path}: not a record of this project ({lack}); delete it, and make it again")
     return record
+
+
+def form(*required: str, **entries: Any) -> Any:
+    """A JSON object's form for msgspec.convert: the types of its entries. Others may be there, and all but the required
+    may be missing (None)."""
+    fields: Any = [(name, kind) if name in required else (name, kind, None) for name, kind in entries.items()]
+    return msgspec.defstruct("Form", fields, kw_only=True)
 
 
 def file_sha256(path: Path) -> str:

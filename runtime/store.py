@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.files import InputError, atomic_path, reading, writing
+from runtime.files import InputError, atomic_path, form, reading, writing
 from runtime.lazy import pandas as pd
 
 POINTS, SETTINGS = "points.csv.xz", "settings.json.xz"
@@ -61,15 +61,13 @@ def read_store(folder: Path) -> Store:
     return Store(points, records)
 
 
-class _Records(msgspec.Struct):
-    points_sha256: str  # of the points that they were written with
-    records: dict[str, dict[str, Any]]
+_RECORDS = form("points_sha256", "records", points_sha256=str, records=dict[str, dict[str, Any]])
 
 
-def _records(path: Path) -> _Records:
+def _records(path: Path) -> Any:
     text = _read(path)
     try:
-        return msgspec.convert(json.loads(text), _Records)
+        return msgspec.convert(json.loads(text), _RECORDS)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise InputError(f"{path}: not the records of a store; {MADE_AGAIN}") from error
 

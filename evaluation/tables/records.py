@@ -31,7 +31,7 @@ from randomized_smoothing_certification.certificate_file import (
 )
 from runtime.artifact import Artifact
 from runtime.checkpoints import different
-from runtime.files import InputError, array_sha256, file_sha256, load_array, read_record, write_text
+from runtime.files import InputError, array_sha256, file_sha256, form, load_array, read_record, write_text
 from runtime.lazy import pandas as pd
 from runtime.provenance import is_in_results, require_clean_commits
 from runtime.store import POINTS, SETTINGS, Store, has_store, read_store, write_store
@@ -351,26 +351,20 @@ def read_runs(folder: Path) -> Runs:
     }
 
 
-def _form(*required: str, **entries: Any) -> Any:
-    """A JSON object's form: the types of its entries. Others may be there, and all but the required may be missing."""
-    form: Any = [(name, kind) if name in required else (name, kind, None) for name, kind in entries.items()]
-    return msgspec.defstruct("Form", form, kw_only=True)
-
-
-_VOTES = _form(
+_VOTES = form(
     dataset=str | None,
     n=Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None,
     alpha=Annotated[float, msgspec.Meta(gt=0, lt=1)] | None,
     sigma=Annotated[float, msgspec.Meta(gt=0, lt=1e6)] | None,
-    noise=_form("mode", mode=str, failure_mass=Annotated[float, msgspec.Meta(ge=0, lt=1)]) | None,
+    noise=form("mode", mode=str, failure_mass=Annotated[float, msgspec.Meta(ge=0, lt=1)]) | None,
 )
-_RECORDS = _form(
+_RECORDS = form(
     "victim",
-    victim=_form(settings=dict, versions=dict[str, str], backend=str | None, machine=str | None),
-    certificate=_form(settings=_VOTES),
+    victim=form(settings=dict, versions=dict[str, str], backend=str | None, machine=str | None),
+    certificate=form(settings=_VOTES),
     foreign=_VOTES,
-    poison=_form(settings=_form(epsilon=float), gradients=float | None),
-    visibility=_form(measured=_form("auc", auc=dict[str, float]) | None),
+    poison=form(settings=form(epsilon=float), gradients=float | None),
+    visibility=form(measured=form("auc", auc=dict[str, float]) | None),
 )
 
 
