@@ -5,7 +5,7 @@ Protocol: arXiv 2012.01274, section 4 (tables per method and noise level, transf
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain, product
 from pathlib import Path
@@ -63,8 +63,7 @@ class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of a job: minutes, MiB and GPUs. A job stops cleanly before its minutes end. On SLURM it is
-    submitted again."""
+    """Limits of a job: minutes, MiB, GPUs. It stops cleanly before its minutes end. On SLURM it is submitted again."""
 
     minutes: Annotated[int, at_least(5)] = 1_440
     mem_mb: int = 4_000
@@ -154,44 +153,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def check(self) -> None:
         """Raise InputError on an invalid entry. jobs.check_scripts checks the flags of scripts."""
         require_usable(msgspec.to_builtins(self))
-        methods = self.method_transfer or MethodTransfer(sigmas=(), against=())
-        models = self.architecture_transfer or ArchitectureTransfer(method="macer", sigmas=(), attacked=(), victims=())
-        settings = (*self.attack, *self.victim)
-        for what, given, known in (
-            ("scripts", (self.script_folder,), DATASETS),
-            ("method", (*self.methods, models.method), METHODS),
-            ("method or control", methods.against, (*METHODS, *CONTROLS)),
-            ("method of attack or victim settings", (key.partition(" ")[0] for key in settings), ("all", *METHODS)),
-            ("row", self.rows, ROWS),
-            ("rule of limits", self.limits, ("all", *LIMITED)),
-        ):
-            for value in given:
-                if value not in known:
-                    raise InputError(f"no {what} {value!r}; choose from {', '.join(known)}")
-        for key in settings:
-            if not re.fullmatch(r"\w+( \d*\.?\d+)?", key):
-                raise InputError(f"attack, victim: {key!r} is no method; name one, alone or with a sigma ('macer 0.5')")
-            if key.startswith("all "):
-                raise InputError(f"attack, victim: {key!r} has a sigma; name a method before it, or 'all' alone")
-            if (text := key.partition(" ")[2]) and (short := f"{float(text):g}") != text:
-                raise InputError(f"attack, victim: {key!r} must be written with the sigma {short}")
-        for flags in (*self.attack.values(), *self.victim.values()):
-            _check_flags("attack, victim", flags, DECIDED)
-        _check_flags("data", self.data, ("out_dir", "name"))
-        _check_flags("certification", self.certification, DECIDED_OF_CERTIFICATES)
-        if not isinstance(every := self.certification.get("all_classes", False), bool):
-            raise InputError(f"certification: all_classes is {shortened(every)}; give true or false")
-        self._check_named()
-        if not re.fullmatch(r"[\w-]+", self.table):
-            raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")
-        for name in ("table", "dataset"):
-            require_name(name, getattr(self, name))
-        for folder in self.paths:
-            require_name_lengths("a folder of the plan", folder)
-        for file in (*self.ready.values(), *(file for foreign in self.foreign for file in foreign.files)):
-            require_name_lengths("a file of the plan", Path(file))
-        for value in (self.architecture, *set(models.attacked) - CONTROLS.keys(), *models.victims):
-            require_architecture(value)
+        of_table = [sigma for levels in self.methods.values() for sigma in levels]
+        methods, sigmas, models = [*self.methods], [*of_table], [self.architecture]
+        if transfer := self.method_transfer:
+            _require_known("method or control", transfer.against, (*METHODS, *CONTROLS))
+            sigmas += transfer.sigmas
+            if missing := [sigma for sigma in transfer.sigmas if sigma not in of_table]:
+                raise InputError(f"method_transfer: no method of the table has sigma {missing[0]:g}; add it to methods")
+        if over_models := self.architecture_transfer:
+            methods.append(over_models.method)
+            sigmas += over_models.sigmas
+            models += [*set(over_models.attacked) - CONTROLS.keys(), *over_models.victims]
+        _require_known("scripts", [self.script_folder], DATASETS)
+        _require_known("method", methods, METHODS)
+        _require_known("row", self.rows, ROWS)
+        _require_known("rule of limits", self.limits, ("all", *LIMITED))
+        self._check_script_flags()
+        self._check_names()
+        for model in models:
+            require_architecture(model)
         if CLEAN not in self.rows:
             raise InputError("rows holds no 'clean', which reductions are measured against; add it")
         require_bounds(self)
@@ -199,24 +179,52 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.paths.results.resolve().is_relative_to(self.paths.incomplete.resolve()):
             raise InputError(f"results_dir: {self.results_dir} is the place of incomplete tables; choose another")
         shares = tuple(f"{share:g}" for share in self.shares)  # as in the names of folders
-        for name, values in {"target_classes": self.target_classes, "shares": shares}.items():
-            if not values or len(set(values)) < len(values):
-                raise InputError(f"{name} must be at least one, and different, got {list(values)}")
-        if self.shares != (1.0,) and (self.method_transfer or self.architecture_transfer):
+        for name, given in {"target_classes": self.target_classes, "shares": shares}.items():
+            if not given or len(set(given)) < len(given):
+                raise InputError(f"{name} must be at least one, and different, got {list(given)}")
+        if self.shares != (1.0,) and (transfer or over_models):
             raise InputError("shares: transfers have poison of the whole class; leave out the transfers, or shares")
         for rule, limits in self.limits.items():
             require_bounds(limits, f" of a job of {rule!r}")
-        sigmas = [sigma for levels in self.methods.values() for sigma in levels]
-        for sigma in (*sigmas, *methods.sigmas, *models.sigmas):
+        for sigma in sigmas:
             require_within("sigma", sigma, Sigma)
-        for sigma in methods.sigmas:
-            if sigma not in sigmas:
-                raise InputError(f"method_transfer: no method of the table has sigma {sigma:g}; add it to methods")
         for foreign in self.foreign:
             foreign.check()
 
-    def _check_named(self) -> None:
-        """Raise InputError for a named attack, kind of victims or ready poison with an invalid name or setting."""
+    def _check_script_flags(self) -> None:
+        """Raise InputError for an invalid flag of a script, or an invalid name of the methods that it is for."""
+        for key, flags in (*self.attack.items(), *self.victim.items()):
+            method, space, sigma = key.partition(" ")
+            _require_known("method of attack or victim settings", [method], ("all", *METHODS))
+            if space and not re.fullmatch(r"\d*\.?\d+", sigma):
+                raise InputError(f"attack, victim: {key!r} is no method; name one, alone or with a sigma ('macer 0.5')")
+            if space and method == "all":
+                raise InputError(f"attack, victim: {key!r} has a sigma; name a method before it, or 'all' alone")
+            if space and (short := f"{float(sigma):g}") != sigma:
+                raise InputError(f"attack, victim: {key!r} must be written with the sigma {short}")
+            _check_flags("attack, victim", flags, DECIDED)
+        _check_flags("data", self.data, ("out_dir", "name"))
+        _check_flags("certification", self.certification, DECIDED_OF_CERTIFICATES)
+        if not isinstance(every := self.certification.get("all_classes", False), bool):
+            raise InputError(f"certification: all_classes is {shortened(every)}; give true or false")
+        for flags in self.victims.values():
+            _check_flags("victims", flags, DECIDED)
+        for name, flags in self.attacks.items():
+            _check_flags("attacks", flags, [flag for flag in DECIDED if flag not in LISTED])
+            for flag, least in LISTED.items():
+                if not isinstance(values := flags.get(flag), list | tuple):
+                    continue
+                right = {value for value in values if type(value) is int and value >= least}
+                if not values or len(right) < len(values):
+                    mend = f"give at least one number, all different, from {least} on"
+                    raise InputError(f"attacks: {name} has {flag} {shortened(values)}; {mend}")
+
+    def _check_names(self) -> None:
+        """Raise InputError for an invalid name of the table, of a row, of a kind of victims, of a file or a folder."""
+        if not re.fullmatch(r"[\w-]+", self.table):
+            raise InputError(f"table is made of letters, digits, _ and -, got {self.table!r}")
+        for name in ("table", "dataset"):
+            require_name(name, getattr(self, name))
         for where, named in (("attacks", self.attacks), ("victims", self.victims), ("ready", self.ready)):
             for name in named:
                 if not re.fullmatch(r"\w+", name, re.ASCII):
@@ -224,26 +232,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 require_name(where, name)
                 if name in ROWS:
                     raise InputError(f"{where}: {name!r} is the name of a row; choose another")
-        for flags in self.victims.values():
-            _check_flags("victims", flags, DECIDED)
-        for name, flags in self.attacks.items():
-            _check_flags("attacks", flags, [one for one in DECIDED if one not in LISTED])
-            for listed, least in LISTED.items():
-                if not isinstance(values := flags.get(listed), list | tuple):
-                    continue
-                right = all(type(one) is int and one >= least for one in values)
-                if not (values and right and len(set(values)) == len(values)):
-                    raise InputError(
-                        f"attacks: {name} has {listed} {shortened(values)}; give at least one number, all different, "
-                        f"from {least} on"
-                    )
         attacks = self.attack_variants()
+        taken = {*attacks, *(one.over_seeds for one in attacks.values())}
         for name, poison in self.ready.items():
-            if not poison.endswith(".npz") and poison not in (names := ready_names()):
-                known = f"choose from {', '.join(names)}, or give a file (.npz, see docs/enter_a_poison.md)"
+            if not poison.endswith(".npz") and poison not in ready_names():
+                known = f"choose from {', '.join(ready_names())}, or give a file (.npz, see docs/enter_a_poison.md)"
                 raise InputError(f"ready: no poison {poison!r} in data/poisons; {known}")
-            if any(name in (key, one.over_seeds) for key, one in attacks.items()):
+            if name in taken:
                 raise InputError(f"ready: {name!r} is the name of an attack; choose another")
+        for folder in self.paths:
+            require_name_lengths("a folder of the plan", folder)
+        for file in (*self.ready.values(), *(file for foreign in self.foreign for file in foreign.files)):
+            require_name_lengths("a file of the plan", Path(file))
 
     @property
     def script_folder(self) -> str:
@@ -313,27 +313,36 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
         Transfer over methods is between methods that have the same sigma.
         """
-        variant, architecture = next(iter(self.victims), ""), self.architecture
-        tables: list[tuple[str, list[Victim], list[tuple[str, str]]]] = []  # victims, method and model of each poison
-        if methods := self.method_transfer:
-            attacked = [(name, "" if name in CONTROLS else architecture) for name in methods.against]
-            for at in methods.sigmas:
-                victims = [Victim(name, at, architecture, variant) for name in self.methods if at in self.methods[name]]
-                tables.append(("method", victims, attacked))
-        if models := self.architecture_transfer:
-            attacked = [(name, "") if name in CONTROLS else (models.method, name) for name in models.attacked]
-            for at in models.sigmas:
-                victims = [Victim(models.method, at, name, variant) for name in models.victims]
-                tables.append(("architecture", victims, attacked))
+        variant = next(iter(self.victims), "")
         cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
-        for over, victims, attacked in tables:
+
+        def cross(over: str, sigma: float, victims: list[tuple[str, str]], attacked: list[tuple[str, str]]) -> None:
+            """Add entries of all victims on all poisons and on clean data. Each is named by its method and model."""
             for target_class, victim, made in product(self.target_classes, victims, (None, *attacked)):
-                cells[over].append(Cell(victim, target_class, made and Poison(*made, victim.sigma, target_class)))
+                poison = made and Poison(*made, sigma, target_class)
+                cells[over].append(Cell(Victim(victim[0], sigma, victim[1], variant), target_class, poison))
+
+        if methods := self.method_transfer:
+            for sigma in methods.sigmas:
+                victims = [(name, self.architecture) for name in self.methods if sigma in self.methods[name]]
+                attacked = [(name, "" if name in CONTROLS else self.architecture) for name in methods.against]
+                cross("method", sigma, victims, attacked)
+        if models := self.architecture_transfer:
+            for sigma in models.sigmas:
+                victims = [(models.method, name) for name in models.victims]
+                attacked = [(name, "") if name in CONTROLS else (models.method, name) for name in models.attacked]
+                cross("architecture", sigma, victims, attacked)
         return cells
 
     def poisons(self) -> list[Poison]:
         """Every poison that the plan itself makes, once."""
         return list(dict.fromkeys(cell.poison for cell in self.cells() if cell.poison))
+
+
+def _require_known(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(f"no {what} {name!r}; choose from {', '.join(known)}")
 
 
 def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]) -> None:
