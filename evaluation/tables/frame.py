@@ -160,20 +160,20 @@ def paired_radii(
 
     A radius is 0 where a point is not certified. None and at: as in reduction_against.
     """
-    by_seed = [{run.seed: run for run in entry.runs} for entry in (clean, *attack_runs) if entry]
-    seeds = sorted(set.intersection(*map(set, by_seed))) if clean else []
-    kinds = [[runs[seed] for seed in seeds] for runs in by_seed]
-    everyone = [run for runs in kinds for run in runs]
-    if not seeds or _different_setting(kinds):
+    if clean is None:
         return None
-    if any(len({len(run.radii) for run in kind}) > 1 for kind in (kinds[0], everyone[len(seeds) :])):
+    by_seed = [{run.seed: run for run in entry.runs} for entry in (clean, *attack_runs)]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    before, *after = ([runs[seed] for seed in seeds] for runs in by_seed)
+    poisoned = [run for runs in after for run in runs]
+    if not seeds or _different_setting([before, poisoned]):
         return None
-    same = all(np.array_equal(run.idx, everyone[0].idx) for run in everyone)
-    before, *after = (
-        np.maximum(radii, 0) if at is None else 1.0 * (np.array(radii) >= at)
-        for radii in ([run.radii for run in runs] for runs in kinds)
-    )
-    return np.array(after), before, same
+    if any(len({len(run.radii) for run in runs}) > 1 for runs in (before, poisoned)):
+        return None
+    radii = [np.array([run.radii for run in runs]) for runs in (before, *after)]
+    clean_radii, *others = (np.maximum(one, 0) if at is None else 1.0 * (one >= at) for one in radii)
+    same = all(np.array_equal(run.idx, before[0].idx) for run in (*before, *poisoned))
+    return np.array(others), clean_radii, same
 
 
 def _different_setting(groups: Iterable[Iterable[Run]]) -> str:

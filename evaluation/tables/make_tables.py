@@ -15,12 +15,12 @@ A folder in results/ gets the store, tables.md and three figures. Others also ge
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from attack_generation.controls import CONTROLS
 from attack_generation.visibility import save_image_grids
@@ -76,7 +76,8 @@ def main(config: Config) -> None:
         if is_published:
             records.require_clean_entries(entries.values(), folder)
     else:
-        draw_images, before = _images(plan, paths), Counter[str]()
+        title, grids = _images(plan, paths)  # read before anything is written
+        before = Counter[str]()
         with suppress(InputError):  # there is no whole store yet
             before.update({entry: len(by_seed) for entry, by_seed in records.read_runs(folder).items()})
         records.collect(plan, folder, config.directory, add=config.add)
@@ -86,7 +87,10 @@ def main(config: Config) -> None:
                 f"note: {entry}: {printed_path(folder)} loses {gone} of its runs, which were not found again. "
                 "make_tables.py --add keeps runs that the plan names. Import files of other programs again"
             )
-        draw_images(folder / "images.png")
+        if grids:
+            save_image_grids(folder / "images.png", grids, plan.epsilon, title)
+        elif (folder / "images.png").is_file():
+            print("note: images.png shows poison of an earlier run")
     frame, lacking = frame_of(plan, entries), records.missing(entries.values())
     times = pd.DataFrame() if config.from_results else job_times(paths)
     for name, text in tables_as_text(plan, frame, lacking, times).items():
@@ -137,22 +141,16 @@ def draw_figures(title: str, frame: pd.DataFrame, folder: Path, *, curves: bool)
         save_distributions(folder / "certified_accuracy.png", title, frame, against_radius=True)
 
 
-def _images(plan: Plan, paths: Paths) -> Callable[[Path], None]:
-    """Read the first existing poisons, optimised ones first, and their clean images.
-
-    Returns the function that draws them into a file. Where poison or data lack, it draws nothing.
-    """
+def _images(plan: Plan, paths: Paths) -> tuple[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """A title, and by name the clean and the poisoned images of the first existing poisons, optimised ones first."""
     made = [poison for poison in plan.poisons() if paths.poison(poison).is_file()]
-    chosen = sorted(made, key=lambda poison: poison.against in CONTROLS)[:MOST_POISONS]
-    if not chosen or not paths.manifest.is_file():
-        return lambda path: print(f"note: {path.name} shows poison of an earlier run") if path.is_file() else None
-    dataset = load_dataset(paths.data)
-    grids = {}
-    for poison in chosen:
+    if not made or not paths.manifest.is_file():
+        return "", {}
+    dataset, grids = load_dataset(paths.data), {}
+    for poison in sorted(made, key=lambda poison: poison.against in CONTROLS)[:MOST_POISONS]:
         clean = split_target_class(dataset.x_train, dataset.y_train, poison.target_class).x_target
         grids[str(poison)] = clean, training_poison(paths.poison(poison), dataset, paths.data, poison.target_class)
-    title = f"{dataset.label}: training images of the class, clean and poisoned"
-    return lambda path: save_image_grids(path, grids, plan.epsilon, title)
+    return f"{dataset.label}: training images of the class, clean and poisoned", grids
 
 
 def job_times(paths: Paths) -> pd.DataFrame:
