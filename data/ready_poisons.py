@@ -93,11 +93,9 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int) -> Read
     """
     poison = load_ready_poison(name)
     settings = poison.record["settings"]
-    if settings.get("target_class") != target_class:
-        raise InputError(
-            f"{name}: is poison of class {settings.get('target_class')}, the target class is {target_class}; "
-            "choose the matching class"
-        )
+    if (made_for := settings.get("target_class")) != target_class:
+        mend = "choose the matching class"
+        raise InputError(f"{name}: is poison of class {made_for}, the target class is {target_class}; {mend}")
     if settings.get("x_train") != array_sha256(x_train):
         raise InputError(
             f"{name}: was made from other training images, by {poison.record.get('command', f'{name}.json')}; give the "

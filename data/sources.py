@@ -79,18 +79,16 @@ def require_prepared_with(data_dir: Path, wanted: dict[str, Any], source: Path |
 
     wanted: settings by name, as ``prepared_with`` gives them. source: path of the source that is wanted, None for any.
     """
+    mend = "delete this folder, or give another data_dir"
     held, prepared = read_record(data_dir / MANIFEST, source=dict)["source"].get("sha256"), prepared_with(data_dir)
     if source and source.exists() and held not in (None, read_source(source)[1]["sha256"]):
         raise InputError(
             f"{data_dir}: was prepared with source {prepared.get('source')}, of other files, the plan's data says "
-            f"{source}; delete this folder, or give another data_dir"
+            f"{source}; {mend}"
         )
     for name, found, value in different(prepared, wanted):
         if name != "source" or not source or (held is None and source.exists()):  # else another path to the same images
-            raise InputError(
-                f"{data_dir}: was prepared with {name} {found}, the plan's data says {value}; delete this folder, or "
-                "give another data_dir"
-            )
+            raise InputError(f"{data_dir}: was prepared with {name} {found}, the plan's data says {value}; {mend}")
 
 
 def _read_cifar(folder: Path, train: list[str], test: str, label_bytes: int) -> tuple[Arrays, list[Path]]:

@@ -68,11 +68,9 @@ def main(config: Config) -> None:
     require_result_name(config.out)
     if config.out.resolve() == config.certificates.resolve():
         raise InputError(f"{config.out}: is the file of certificates itself; choose another output")
-    if settings_path(config.out).exists():
-        raise InputError(
-            f"{config.out}: {settings_path(config.out).name} beside it says that it is a certification run's; choose "
-            "another output"
-        )
+    if (of_run := settings_path(config.out)).exists():
+        said = f"{of_run.name} beside it says that it is a certification run's"
+        raise InputError(f"{config.out}: {said}; choose another output")
     record = config.out.with_suffix(".json")
     if (record.exists() and "made_with" not in read_record(record)) or (config.out.exists() and not record.exists()):
         raise InputError(f"{config.out}: it or {record.name} is there, and not of this script; choose another output")

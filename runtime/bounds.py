@@ -81,16 +81,17 @@ def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
 
 
 def _bounds_in(annotation: Any) -> Iterator[Bound]:
+    """The bounds in a type. A bound of ``object`` checks the type. In a union of types only the others count."""
+    origin, parts = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, Bound):
         yield annotation
     if annotation in _TYPES:
         yield _TYPES[annotation]
     if isabstract(annotation) or annotation in (Path, str):  # the former: any loss or optimiser will do
         yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)
-    if get_origin(annotation) is Literal:
-        names = get_args(annotation)
-        for kind in (str, object):  # the second is left out where another type may be
-            yield Bound(f"be one of {', '.join(map(str, names))}", names.__contains__, kind)
-    is_of_one_type = get_origin(annotation) in (Annotated, tuple) or get_args(annotation)[1:] == (type(None),)
-    for part in get_args(annotation):
-        yield from (one for one in _bounds_in(part) if is_of_one_type or one.of is not object)
+    if origin is Literal:
+        for checked in (str, object):  # texts always, other values where no other type is allowed
+            yield Bound(f"be one of {', '.join(map(str, parts))}", parts.__contains__, checked)
+    allows_other_types = origin not in (Annotated, tuple) and parts[1:] != (type(None),)
+    for part in parts:
+        yield from (bound for bound in _bounds_in(part) if bound.of is not object or not allows_other_types)
