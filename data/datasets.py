@@ -81,8 +81,7 @@ def load_dataset(data_dir: Path) -> Dataset:
     """Read and check X_train.npy, Y_train.npy, ... Y_test.npy of one folder.
 
     float64 images are cast to float32, and images without a channel axis, (N, height, width), get one.
-    Shapes, dtypes and SHA-256 hashes must match manifest.json where the folder has one. Arrays from the published code
-    have none.
+    Shapes, dtypes and SHA-256 hashes must match manifest.json where there is one. Published arrays have none.
 
     Raises InputError, naming the file and the mend, for missing or damaged files, pixels that are not floats in [0, 1],
     images without a pixel above 1/255, labels that are not one-hot, and splits that do not fit each other or lack a
@@ -279,8 +278,7 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
     Where the label file (Y_ for X_, same folder) exists, its labels must be the target class. A name without an ending
     means a poison in data/poisons.
 
-    Raises InputError when the file is missing, damaged, of another shape, out of range, divided by 255 twice, or of
-    another class.
+    Raises InputError if the file is missing, damaged, out of range, divided by 255 twice, or of another shape or class.
     """
     x_path = Path(x_path)
     clean = dataset.x_train[target_mask(dataset.y_train, target_class)]

@@ -146,8 +146,7 @@ def _checked_labels(y: np.ndarray, count: int, first: int, num_classes: int, wha
 def split_at_random(count: int, validation: int, seed: int, origin: str) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and validation points out of ``count``, a pure function of the seed.
 
-    Both are sorted, so that each split keeps the source's order. Raises InputError for a negative seed, and where the
-    source is too small.
+    Both are sorted, as the source is. Raises InputError for a negative seed, and where the source is too small.
     """
     if seed < 0:
         raise InputError(f"seed {seed} is negative; choose 0 or more")
@@ -163,11 +162,9 @@ def write_dataset(
     """Write the six arrays and then the manifest, and print one line for each array.
 
     splits: for train, val and test. source: the origin, for the manifest. name: name of the data set, None for
-    config.out_dir's name. An interrupted preparation leaves no Y_test.npy, or an older manifest with wrong hashes. The
-    loader refuses both.
+    config.out_dir's name. The loader refuses what an interrupted preparation leaves: no Y_test.npy, or wrong hashes.
 
-    Raises InputError where a split lacks a class, a name is not allowed, another run writes the folder, or the folder
-    cannot be written.
+    Raises InputError where a split lacks a class, a name is not allowed, or the folder is taken or cannot be written.
     """
     out_dir = config.out_dir or project_path("data") / str(name)
     require_name("out_dir: the dataset's name", name := name or out_dir.resolve().name)

@@ -96,14 +96,12 @@ class LabelFlippingConfig(RunOptions):
     ridge: tuple[Annotated[float, NOT_NEGATIVE], ...] = (1.0,)
     """Multiple of the identity in least squares (lambda). Several numbers are candidates, see select."""
     ridge_unit: Literal["one", "mean_eigenvalue"] = "mean_eigenvalue"
-    """Unit of ridge. The mean eigenvalue of X^T X, with X the training features, needs no label and fits any scale of
-    the features."""
+    """Unit of ridge. The mean eigenvalue of X^T X (X: the training features) needs no label and fits any scale."""
     neighbours: tuple[Annotated[int, POSITIVE], ...] = ()
     """How many neighbours vote (with signed votes: for their labels). Several numbers are candidates, see select.
     When not given, it is the number of training points over the number of classes."""
     clusters: tuple[Annotated[int, POSITIVE], ...] = ()
-    """Clusters of k-means on the features. Several numbers are candidates, see select. When not given, there are as
-    many as classes."""
+    """Clusters of k-means on the features. Several numbers are candidates, see select. By default one per class."""
     bandwidths: tuple[Annotated[float, POSITIVE], ...] = (0.2,)
     """Standard deviation of the kernel of kernel regression, in units of the root of the mean squared distance between
     two training images. Several numbers are candidates, see select."""

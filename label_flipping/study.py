@@ -54,8 +54,7 @@ def certify_labels(config: LabelFlippingConfig) -> Store:
     """Certify test points against changed labels, with the references, and write store, figure and table.
 
     The output folder is named by dataset, classes, features, learner (other than least_squares), 'every' (where select
-    is every) and bound. Returns the written store. Raises InputError on bad settings or data, StoppedEarly when asked
-    to stop.
+    is every) and bound. Returns the store. Raises InputError on bad settings or data, StoppedEarly when asked to stop.
     """
     dataset = load_dataset(config.data_dir)
     config.check(dataset.num_classes)
@@ -227,8 +226,7 @@ class _Certification(NamedTuple):
     ) -> dict[str, Any]:
         """Share of the test points that stay right under any one set of changed labels: a curve (report.LabelCurve).
 
-        Its numbers of changes: 0, the number at config.at, 13 quantiles of the changes that single points survive, and
-        four beyond the largest.
+        Its numbers of changes: 0, the number at config.at, 13 quantiles of what single points survive, and four beyond.
         """
         config, train = self.config, self.train
         right = points.prediction == test.y

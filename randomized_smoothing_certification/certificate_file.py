@@ -30,8 +30,7 @@ _MEND = "certify the model first or mend the path"  # where a file is missing
 class Point(NamedTuple):
     """One certified point.
 
-    The radius is the text in the file, rounded down. A float that was read from it and rounded down again could lose
-    its last digit.
+    The radius is the text in the file, rounded down. A float that is rounded down again could lose its last digit.
     """
 
     idx: int  # number of the test image

@@ -40,8 +40,7 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
     Nothing is written before the first point is certified.
 
     Raises InputError for bad settings, missing files, and an ``out`` that has other settings, has rows that this run
-    cannot have written, or is in use by another run. Raises StoppedEarly when SIGTERM, Ctrl-C or max_minutes ends the
-    run. Its rows are kept.
+    cannot have written, or is in use by another run. Raises StoppedEarly when asked to stop. Its rows are kept.
     """
     config.check()
     require_result_name(config.out)

@@ -75,9 +75,8 @@ def defended(dataset: Dataset, defence: DefenceName) -> Dataset:
     """The dataset with changed training images. Validation images (trusted) and test images stay the same.
 
     jpeg: written and read at quality 10. bit_depth: rounded to 2 bits. grayscale: the mean of the channels, weighted by
-    luminance. removal: leaves out the tenth of each class whose l2 distance to the nearest validation image of
-    the class is largest. Raises InputError for another name, for grayscale without 3 channels, and for jpeg without 1
-    or 3 channels.
+    luminance. removal: leaves out the tenth of each class whose l2 distance to the nearest validation image of the
+    class is largest. Raises InputError for another name, grayscale without 3 channels, and jpeg without 1 or 3.
     """
     return chosen("defence", DEFENCES, defence)(dataset)
 

@@ -75,8 +75,8 @@ class TrainingConfig(Augmentation, CheckpointOptions):
     """Defence that changes the training images beforehand: JPEG of quality 10, two bits a channel, grayscale, or
     removal of the tenth of each class that is farthest from its validation images. See robust_training/defences.py."""
     partitions: Annotated[int, POSITIVE] = 1
-    """Number of networks. Above 1, each is trained on its own part of the training images, and the victim is their
-    majority vote (Deep Partition Aggregation, arXiv 2006.14768)."""
+    """Number of networks. Above 1, each is trained with the same seed on its own part of the training images, and the
+    victim is their majority vote (Deep Partition Aggregation, arXiv 2006.14768)."""
     architecture: str = "mnist_cnn"
     """Model of the victim, see models/registry.py."""
     seed: Seed = 0
@@ -124,8 +124,7 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     """Train ``config.runs`` victims with ``config.loss``. Returns the paths of the saved models.
 
     Each model is saved as <out_dir>/<method>_<sigma>_<training data>_seed<k>.keras (out_dir: saved_models/<dataset>
-    when not given). Its settings and accuracies are saved beside it as .json. An existing model with the same settings
-    is kept.
+    when not given), with its settings and accuracies beside it as .json. A model with the same settings is kept.
 
     Raises InputError, StoppedEarly and FloatingPointError as attack_generation.poisoning.poison_radius does.
     """
@@ -165,8 +164,7 @@ def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Sto
     """Train one victim on ``dataset`` and save it as ``path``, which is returned. A finished victim is kept.
 
     The victim is a network, or the majority vote of ``config.partitions`` networks. recorded: more values for its
-    record. Raises InputError on bad settings or data, StoppedEarly when asked to stop, and FloatingPointError on NaN or
-    infinity.
+    record. Raises InputError, StoppedEarly and FloatingPointError as ``train_victims`` does.
     """
     config = config.in_force()
     run_dir = (config.run_dir or project_path("runs")) / dataset.name / path.stem

@@ -89,8 +89,7 @@ def require_name_lengths(what: str, path: Path) -> None:
 def require_place(what: str, path: Path, folder: bool | None) -> None:
     """Raise InputError where the path cannot be a folder or a file because something else lies there or above.
 
-    what: the setting's name, for the error. folder: True for a folder, False for a file, None for either. A missing
-    folder or file is allowed.
+    what: the setting's name. folder: True for a folder, False for a file, None for either. Both may be missing.
     """
     require_name_lengths(what, path)
     try:

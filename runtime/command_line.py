@@ -83,8 +83,7 @@ def _require_known_constants(config_type: Any, settings_of: Any) -> None:
 def parsed(config_type: type[Config], description: str | None = None, words: Sequence[str] | None = None) -> Config:
     """The config of a command line. words: None for this process's own. Raises InputError for invalid words.
 
-    --help shows the script's own settings first and run options last. The text of a config's ``help_note`` stands
-    above them.
+    --help shows the text of a config's ``help_note``, then the script's own settings, and run options last.
 
     A config may have a ``choice``, ('optimiser', {name: class}). The flag --optimiser NAME then chooses the class of
     its nested settings ``optimiser``, whose own settings are flags as well.

@@ -86,8 +86,7 @@ def identity(config: Any, **contents: Any) -> dict[str, Any]:
     environment variables by which a user has changed the arithmetic. config: RunOptions, or another dataclass.
 
     contents: more values, or values in place of settings of the same name, such as a file's hash in place of its path.
-    Two runs of one identity end with the same artifact. A new setting of a config is part of the identity without
-    further code.
+    Two runs of one identity end with the same artifact. A new setting of a config becomes part of it by itself.
 
     Raises InputError where Keras's own settings were changed since this project was imported.
     """
@@ -211,9 +210,8 @@ class LongRun(Artifact):
         """Write the artifact and its record, and delete the checkpoint. Returns the artifact's path.
 
         write(path) makes the file whole or not at all. measured: values that are stored beside settings and provenance.
-        A record of the settings alone is written first. If the run is killed before the whole record is there, the next
-        run with the same settings makes the artifact again, and a run with other settings is refused. An error leaves
-        neither file.
+        A record of the settings alone is written first. If the run is killed before the whole record is there, a run
+        with the same settings makes the artifact again, and any other is refused. An error leaves neither file.
         """
         self._clear()
         made: dict[str, Any] = {"settings": self.identity}

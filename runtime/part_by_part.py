@@ -21,8 +21,7 @@ class LineByLine(Artifact):
 
     record: the settings under 'settings', and any other entries. It is written, with the provenance, as .settings.json
     beside the file together with the first line. A run that continues at another commit writes its own provenance
-    there, with the earlier one as 'begun'. summary: a file that is made from the whole file. It is removed before the
-    file changes.
+    there, with the earlier one as 'begun'. summary: a file made from the whole file, removed before the file changes.
     """
 
     def __init__(

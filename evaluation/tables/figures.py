@@ -206,8 +206,7 @@ def _colours(shown: pd.DataFrame) -> dict[str, str]:
 
 
 def _rows_of_panels(shown: pd.DataFrame) -> list[list[tuple[tuple[Any, ...], pd.DataFrame]]]:
-    """A panel for each kind of victims. Rows: a method's noise levels, or else the first and the other
-    architectures."""
+    """A panel for each kind of victims. Rows: a method's noise levels, else the first and the other architectures."""
 
     def rows_by(key: Any) -> list[Any]:
         return [list(row.groupby(VICTIMS, sort=False)) for _, row in shown.groupby(key, sort=False)]

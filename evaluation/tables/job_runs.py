@@ -157,8 +157,7 @@ def _end_with_the_parent() -> None:
 
 
 class _Bar:
-    """One bar for a whole plan. It estimates the time left from finished jobs of the same script, or else the same
-    rule."""
+    """One bar for a whole plan. It estimates the time left from finished jobs of the same script, or else rule."""
 
     def __init__(self, waiting: list[Job], processes: int) -> None:
         """waiting: jobs that have not begun. The caller removes each job that begins."""
