@@ -28,7 +28,8 @@ Seed = Annotated[int, NOT_NEGATIVE]
 WHOLE = Bound("be a whole number", lambda value: isinstance(value, numbers.Integral), object)
 _NUMBER = Bound("be a number", lambda value: isinstance(value, numbers.Real), object)
 _SWITCH = Bound("be True or False", lambda value: value in (True, False), object)
-_TYPES: dict[Any, Bound] = {int: WHOLE, float: _NUMBER, bool: _SWITCH}
+_SEVERAL = Bound("be a tuple", lambda _: True, object)  # marks a field, and holds for each of its values
+_TYPES: dict[Any, Bound] = {int: WHOLE, float: _NUMBER, bool: _SWITCH, tuple: _SEVERAL}
 PROBABILITY = Bound("lie strictly between 0 and 1", lambda value: 0 < value < 1)
 
 
@@ -52,11 +53,14 @@ def require_bounds(config: Any, owner: str = "") -> None:
 
     Numbers must be within bounds, whole where the field is an int, and texts must be values of a Literal. Numbers,
     texts, bools, paths and losses must have the declared type: a script's constant may be anything. None is always
-    allowed. Where a field holds several values, each is checked. owner: added to the field's name, such as " of MACER".
+    allowed. Several values stand only where a tuple is declared, and each is checked. owner: such as " of MACER".
     """
     for name, bounds in _declared(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
-        for one in value if isinstance(value, list | tuple) else (value,):
+        several, wanted = isinstance(value, list | tuple), _SEVERAL in bounds
+        if several != wanted and value is not None:
+            raise InputError(f"{name}{owner} must be {'a tuple, such as (1,)' if wanted else 'one value'}, got {value}")
+        for one in value if several else (value,):
             require_within(name + owner, one, *bounds)
 
 
@@ -85,8 +89,8 @@ def _bounds_in(annotation: Any) -> Iterator[Bound]:
     origin, parts = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, Bound):
         yield annotation
-    if annotation in _TYPES:
-        yield _TYPES[annotation]
+    if (kind := get_origin(annotation) or annotation) in _TYPES:
+        yield _TYPES[kind]
     if isabstract(annotation) or annotation in (Path, str):  # the former: any loss or optimiser will do
         yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)
     if origin is Literal:

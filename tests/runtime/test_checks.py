@@ -174,6 +174,8 @@ class Bounded:
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"alpha": 1.0}, "alpha must lie strictly between 0 and 1, got 1.0"),
         ({"copies": 1}, "copies must be at least 2, got 1"),
+        ({"shares": 0.1}, r"shares must be a tuple, such as \(1,\), got 0\.1"),
+        ({"alpha": (0.1,)}, r"alpha must be one value, got \(0\.1,\)"),
     ],
     ids=str,
 )
