@@ -35,6 +35,7 @@ from label_flipping.certificates.smoothed_weights import (
 from label_flipping.certificates.training_set_smoothing import Smoothed
 from models.neighbours import nearest, require_finite_features, require_same_features, squared_distances
 from randomized_smoothing_certification.core import ABSTAIN
+from runtime.bounds import POSITIVE, require_within
 from runtime.files import InputError
 from runtime.lazy import linalg
 
@@ -65,10 +66,11 @@ class VotingWeights(FixedWeights):
     """Weights of equal size, for which counts of training points suffice.
 
     supporters: a function of test features (m, d) to bool (m, n): the training points that vote for their labels.
-    weight: size of each vote. against: whether all other points vote against their labels.
+    weight: size of each vote, positive. against: whether all other points vote against their labels.
     """
 
     def __init__(self, supporters: Callable[[np.ndarray], np.ndarray], weight: float, *, against: bool) -> None:
+        require_within("weight", weight, POSITIVE)
         self._supporters, self._weight, self._against = supporters, weight, against
 
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
@@ -218,8 +220,7 @@ class KernelRegression(FixedWeights):
     """
 
     def __init__(self, x_train: np.ndarray, bandwidth: float) -> None:
-        if not 0 < bandwidth < np.inf:
-            raise InputError(f"bandwidth must be positive and finite, got {bandwidth}")
+        require_within("bandwidth", bandwidth, POSITIVE)
         self._x = np.asarray(x_train, np.float32)
         self._variance = bandwidth**2 * 2 * float(np.var(self._x, axis=0, dtype=np.float64).sum())
         if not self._variance > 0:

@@ -13,6 +13,7 @@ from label_flipping.certificates.fixed_weights import (
     RidgeRegression,
     SignedClusters,
     SignedVotes,
+    VotingWeights,
     greedy_flips,
     vote_flips,
 )
@@ -203,8 +204,11 @@ def test_settings_and_points_that_cannot_be() -> None:
         with pytest.raises(InputError, match=f"clusters must lie between 2 and the 5 training points, got {count}"):
             SignedClusters(x, count)
     for bandwidth in (0.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="bandwidth must be positive and finite"):
+        with pytest.raises(InputError, match=f"bandwidth must be positive, got {bandwidth}"):
             KernelRegression(x, bandwidth)
+    for weight in (-1.0, 0.0, float("nan")):  # counts of votes know no sign, so that they would certify other weights
+        with pytest.raises(InputError, match=f"weight must be positive, got {weight}"):
+            VotingWeights(lambda x: np.ones((len(x), 5), bool), weight, against=False)
     with pytest.raises(InputError, match=r"test features have shape \(3, 4\), \(points, 2\) expected"):
         NearestNeighbours(x, 2)(np.zeros((3, 4)))
     with pytest.raises(InputError, match="all training points have the same features"):
