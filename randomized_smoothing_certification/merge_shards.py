@@ -22,7 +22,7 @@ from randomized_smoothing_certification.certificate_file import (
 from randomized_smoothing_certification.certificate_summary import write_summary
 from randomized_smoothing_certification.certification_config import shard_of
 from runtime.artifact import Artifact
-from runtime.checkpoints import OnOtherSettings, OtherSettings, replaceable, require_same_settings
+from runtime.checkpoints import OnOtherSettings, OtherSettings, read_same_record, replaceable
 from runtime.command_line import run_script
 from runtime.files import InputError, remove, write_json, write_text
 from runtime.part_by_part import settings_path
@@ -41,8 +41,7 @@ class Config:
 def merge(shards: Sequence[Path], out: Path, on_other_settings: OnOtherSettings = "refuse") -> dict[str, Any]:
     """Join the result files of all shards of one run into the file of the whole run. Returns the summary.
 
-    Everything is read and checked before anything is written. After a merge that was killed, the same command merges
-    again.
+    Everything is checked before anything is written. After a merge that was killed, the same command merges again.
 
     Raises InputError if the shards differ in a setting other than ``shard``, overlap or are incomplete, if a shard is
     missing or holds rows that its run cannot have written, if another run writes ``out``, or if ``out`` has other
@@ -56,11 +55,8 @@ def merge(shards: Sequence[Path], out: Path, on_other_settings: OnOtherSettings 
     points, record = _joined(shards)
     with Artifact(out, settings_path(out), summary_path(out)):
         if out.exists():
-            if not settings_path(out).exists():
-                raise InputError(f"{out}: exists without {settings_path(out).name}; choose another output")
-            found = read_certificate_record(out)
             with replaceable(on_other_settings):
-                require_same_settings(out, found["settings"], record["settings"])
+                read_same_record(settings_path(out), record["settings"], about=out)
                 there = read_own_points(out, record)
                 if [point._replace(time="") for point in there] != [point._replace(time="") for point in points]:
                     raise OtherSettings(f"{out}: exists with other rows; choose another output")

@@ -267,6 +267,14 @@ def test_a_merge_replaces_a_run_of_other_settings_only_when_asked_to(toy: Path, 
         merge([shard], merged)
     merge([shard], merged, "start_afresh")
     assert without_time(merged) == without_time(shard) and is_summarised(merged)
+    record = merged.with_suffix(".settings.json")
+    whole = record.read_text()
+    record.write_text('{"settings": {"n": 300}}')
+    merge([shard], merged, "start_afresh")
+    assert json.loads(record.read_text()) == json.loads(whole)
+    record.unlink()
+    with pytest.raises(InputError, match=r"exists without merged\.settings\.json.* start_afresh replaces it"):
+        merge([shard], merged)
 
 
 def test_a_merge_that_was_killed_is_made_again(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
