@@ -74,6 +74,8 @@ def main(config: Config) -> None:
     record = config.out.with_suffix(".json")
     if (record.exists() and "made_with" not in read_record(record)) or (config.out.exists() and not record.exists()):
         raise InputError(f"{config.out}: it or {record.name} is there, and not of this script; choose another output")
+    if record.exists() and (n := recorded_settings(config.out)["n"]) != config.n:
+        raise InputError(f"{config.out}: has certificates of n = {n}; choose another output, or delete {record.name}")
     points, known = read_known_points(config.certificates), recorded_settings(config.certificates)
     made = _made_with(config, known)
     require_bounds(made)

@@ -124,11 +124,11 @@ def test_exact_noise_is_known(sigma: float, size: int, tmp_path: Path) -> None:
     with_record(file, mass, sigma=sigma)
     main(Config(certificates=file, n=1_000, out=tmp_path / "b.tsv"))
     assert (tmp_path / "b.tsv").read_text() == file.read_text()
-    main(Config(certificates=file, n=100, out=tmp_path / "b.tsv"))
-    assert read_points(tmp_path / "b.tsv")[0].radius == round_down(core.radius_ceiling(sigma, 100, 0.001, mass))
+    main(Config(certificates=file, n=100, out=tmp_path / "few.tsv"))
+    assert read_points(tmp_path / "few.tsv")[0].radius == round_down(core.radius_ceiling(sigma, 100, 0.001, mass))
     file.with_suffix(".settings.json").unlink()
     main(Config(certificates=file, sigma=sigma, votes=1_000, failure_mass=mass, n=100, out=tmp_path / "c.tsv"))
-    assert (tmp_path / "c.tsv").read_text() == (tmp_path / "b.tsv").read_text()
+    assert (tmp_path / "c.tsv").read_text() == (tmp_path / "few.tsv").read_text()
 
 
 def test_the_record_beside_a_file_says_how_it_was_made(tmp_path: Path) -> None:
@@ -243,6 +243,8 @@ def test_nothing_of_another_run_is_overwritten(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
     main(Config(out=tmp_path / "c.tsv", **settings))
     main(Config(out=tmp_path / "c.tsv", **settings))  # its own output may be written again
+    with pytest.raises(InputError, match=r"c\.tsv: has certificates of n = 100; choose another output"):
+        main(Config(out=tmp_path / "c.tsv", **{**settings, "n": 50}))
     record = read_json(tmp_path / "c.json")
     assert record["source_sha256"] == file_sha256(file) and record["config"]["n"] == 100
     main(Config(certificates=tmp_path / "c.tsv", n=50, out=tmp_path / "d.tsv"))  # the record says the rest
