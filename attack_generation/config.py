@@ -30,6 +30,12 @@ OBJECTIVES: dict[str, Callable[["PoisonConfig"], UpperObjective]] = {
 }
 """Constructors of the upper objectives by name, called with the settings of the attack."""
 
+UNUSED = {
+    "noisy_cross_entropy": ("radius_beta", "radius_clip"),
+    "cross_entropy": ("radius_beta", "radius_clip", "radius_copies", "fixed_validation_noise"),
+}
+"""Settings of the attack that have no effect with an objective."""
+
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
 
 
@@ -57,8 +63,7 @@ class PoisonConfig(Augmentation, CheckpointOptions):
     """l-infinity bound on the change of an image. Pixels are in [0, 1]."""
     share: Share = 1.0
     """Share of the class's training images that are poisoned. They are the same in every run. The other images of the
-    class are drawn with the clean images. To keep the victim's mixture in each batch, lower batch_poison with the
-    share."""
+    class are drawn with the clean images. Lower batch_poison with the share, to keep the victim's mixture."""
     sigma: Sigma = 0.5
     """Standard deviation of the smoothing noise. Pixels are in [0, 1]."""
     batch_clean: Annotated[int, POSITIVE] = 900
@@ -82,8 +87,7 @@ class PoisonConfig(Augmentation, CheckpointOptions):
     """Epochs of outer steps. An epoch visits each clean image once, except those of a last partial batch."""
     reinitialise_every: Annotated[int, POSITIVE] = 10
     """Epochs between two restarts. A restart draws fresh weights and resets the linear system's solution p and all Adam
-    moments. The published code makes its first restart one epoch earlier, so that its last epoch begins with fresh
-    weights."""
+    moments. The published code's first restart is one epoch earlier, so its last epoch begins with fresh weights."""
     networks: Annotated[int, POSITIVE] = 1
     """Networks of the lower level. Their hypergradients are averaged. They are re-initialised in turn, so that they
     differ in age, and the poison keeps its Adam moments."""

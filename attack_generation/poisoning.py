@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from attack_generation.attack import Attack, AttackState
-from attack_generation.config import PoisonConfig
+from attack_generation.config import UNUSED, PoisonConfig
 from attack_generation.visibility import save_image_grids
 from data.datasets import Dataset, load_dataset, poison_paths, save_labels, split_target_class
 from runtime.files import load_array, remove, save_array
@@ -21,8 +21,7 @@ def poison_radius(config: PoisonConfig) -> Path:
     given). Writes a checkpoint, TensorBoard scalars, a picture, and the poison before each restart to run_dir
     (runs/<dataset>/<poison name>). Missing labels and a missing or older picture of a finished poison are made again.
 
-    Raises InputError on bad settings or data, StoppedEarly when asked to stop, FloatingPointError when a quantity
-    becomes NaN or infinite.
+    Raises InputError on bad settings or data, StoppedEarly when asked to stop, FloatingPointError on NaN or infinity.
     """
     config.check()
     dataset = load_dataset(config.data_dir)
@@ -57,6 +56,9 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
     attack = Attack(config, dataset)
     if note := config.loss.note(min(config.epochs, config.reinitialise_every)):
         print(note)
+    for name in UNUSED.get(config.objective, ()):
+        if getattr(config, name) != getattr(type(config), name):  # the script's own value needs no note
+            print(f"note: {name} has no effect with --objective {config.objective}")
 
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
         if epochs == 1:  # an earlier attack with this folder may have left its own

@@ -499,7 +499,7 @@ def test_error_minimising_poison_against_smoothadv_lowers_the_loss_at_adversaria
     assert losses["no_adversary"] < 0.9 * losses["unpoisoned"]
 
 
-def test_an_attack_without_the_methods_inner_attack_says_so(
+def test_an_attack_says_so_where_it_has_no_inner_attack_or_a_setting_has_no_effect(
     tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A restart in each epoch: the networks are never older than the epochs without an inner attack.
@@ -507,8 +507,11 @@ def test_an_attack_without_the_methods_inner_attack_says_so(
     The record counts no gradient of an inner attack that is not made.
     """
     loss = SmoothAdvLoss(eps_adv=0.1, ramp_epochs=0, plain_epochs=1)
-    path = poison_radius(config(tiny_data_dir, tmp_path, loss=loss))
-    assert "note: smoothadv has no inner attack here. It begins after 1 epochs" in capsys.readouterr().out
+    changes = {"loss": loss, "objective": "noisy_cross_entropy", "radius_beta": 2.0}
+    path = poison_radius(config(tiny_data_dir, tmp_path, **changes))
+    said = capsys.readouterr().out
+    assert "note: smoothadv has no inner attack here. It begins after 1 epochs" in said
+    assert re.findall("note: (.*) has no effect with --objective noisy_cross_entropy", said) == ["radius_beta"]
     steps = TOY["epochs"] * 2  # two batches of clean images in an epoch
     assert read_json(path.with_suffix(".json"))["gradients"] == pytest.approx(steps * OPTIMISER.gradients(10 * 2 / 460))
 
