@@ -119,6 +119,9 @@ def read_claims(path: Path) -> list[Claim]:
                 f"{path}: {claim.claim!r}: a claim has a headline where some of its entries have one, and these are "
                 "reductions against clean data"
             )
+        for one in claim.entries:
+            if one.against != CLEAN and one.of in ("acr", "unattacked", "certified", "median"):
+                raise InputError(f"{path}: {claim.claim!r}: {one.of!r} is compared with nothing; leave out 'against'")
     return claims
 
 

@@ -285,6 +285,7 @@ def test_a_name_that_cannot_be_filled_in_is_one_line(name: str, tmp_path: Path) 
         ("[{claim: a, here: c, headline: d, entries: [{folder: b}]}]", "'a': a claim has a headline where"),
         ("[{claim: a, here: c, entries: [{folder: b, headline: d}]}]", "'a': a claim has a headline where"),
         ("[{claim: a, here: c, headline: d, entries: [{folder: b, headline: d, of: acr}]}]", "these are reductions"),
+        ("[{claim: a, here: c, entries: [{folder: b, of: acr, against: constant}]}]", "leave out 'against'"),
         ("{", "claims.yaml: not YAML"), ("3", "claims.yaml: Expected `array`"),
     ],
 )  # fmt: skip
