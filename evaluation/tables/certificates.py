@@ -161,13 +161,14 @@ def import_entry(config: Config) -> None:
             raise InputError(
                 f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
             )
+        joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
+        joined.check()
         runs = runs_of(foreign, project_path(""))
         if key not in stored:
             write_runs(config.store, {**stored, key: runs})
         elif not _are_same(runs, stored[key]):
             raise InputError(f"{config.store}: the store has other runs of the entry {key} already; import elsewhere")
         # If the program is killed here, the same command writes the plan later.
-        joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
         write_text(plan_file, msgspec.yaml.encode(joined).decode())
         print(f"{printed_path(config.store)}: {key}, {len(runs)} runs. To make the tables:")
         print(f"python evaluation/tables/make_tables.py --plan {printed_path(plan_file)} --from-results")

@@ -123,8 +123,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     time with other random numbers. {soba: {optimiser: soba, epochs: [5, 10]}}"""
     ready: dict[str, str] = {}
     """Poisons that are there already, each a row beside 'rows': {name of the row: poison}. The poison is a name in
-    data/poisons/ or a file (.npz, see docs/enter_a_poison.md). Victims of every method and noise level are trained on
-    it."""
+    data/poisons/ or a file (.npz, see docs/enter_a_poison.md). All kinds of victims are trained on it."""
     victims: dict[str, dict[str, Any]] = {}
     """Named kinds of victims. Their flags are added to those of 'victim'. Every row is trained with each kind,
     transfer tables with the first. A reduction is against clean victims of the same kind. By default there is one kind
@@ -168,6 +167,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         _require_known("method", methods, METHODS)
         _require_known("row", self.rows, ROWS)
         _require_known("rule of limits", self.limits, ("all", *LIMITED))
+        known = (CLEAN, *CONTROLS, READY, *METHODS, *(one.method for one in self.foreign))
+        _require_known("poison of foreign", [one.poison for one in self.foreign], known)
         self._check_script_flags()
         self._check_names()
         for model in models:

@@ -290,6 +290,7 @@ def test_nothing_that_lies_there_is_written_over(tmp_path: Path) -> None:
         ({"sigma": -1.0}, "sigma of foreign certificates must be positive, got -1.0"),
         ({"method": "../x"}, r"foreign: method is '\.\./x', which cannot be a file's name"),
         ({"poison": "a/b"}, "foreign: poison is 'a/b', which cannot be a file's name"),
+        ({"poison": "constnat"}, "no poison of foreign 'constnat'; choose from clean, "),
         ({"accuracy": 97.0}, "accuracy of foreign certificates must lie between 0 and 1, got 97.0"),
         ({"n": 0}, "n of foreign certificates must be at least 1, got 0"),
         ({"n": 3_000_000_000}, r"n of foreign certificates must be below 2\^31, got 3000000000"),

@@ -154,7 +154,11 @@ def test_reductions_compare_the_seeds_and_the_points_that_both_have() -> None:
     # Clean victims of other seeds are not those that a poisoned one is compared with.
     others = entries[clean]._replace(runs=tuple(run._replace(seed=run.seed + 7) for run in entries[clean].runs))
     assert row_of(frame_of(plan, {**entries, clean: others}), data="optimised")["reduction"] is None
-    assert row_of(frame_of(plan, {poisoned: entries[poisoned]}), data="optimised")["reduction"] is None
+    alone = frame_of(plan, {poisoned: entries[poisoned]})
+    assert row_of(alone, data="optimised")["reduction"] is None
+    assert [line.rpartition(": ")[2] for line in cautions(alone)] == [
+        "no reduction, because the table has no clean data with these victims"
+    ]
 
 
 def seeded() -> tuple[Plan, Entries]:

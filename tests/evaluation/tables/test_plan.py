@@ -304,6 +304,7 @@ def test_plans_of_the_project_are_valid_and_their_scripts_exist_and_have_every_f
         ({"shares": [0.5, 0.5]}, "shares must be at least one, and different"),
         ({"shares": [0.5], "method_transfer": {"sigmas": [], "against": []}}, "shares: transfers have poison of the"),
         ({"attack": {"all 0.25": {"epochs": 4}}}, "'all 0.25' has a sigma; name a method before it, or 'all' alone"),
+        ({"foreign": [{**THEIRS, "poison": "constnat"}]}, "no poison of foreign 'constnat'; choose from clean, random"),
         ({"certification": {"on_other_settings": "refuse"}}, "on_other_settings is decided by the plan's own entries"),
         ({"shares": [0.3333333, 0.3333334]}, "shares must be at least one, and different"),
         ({"seed": 2**31 - 1, "runs": 2}, "seed [+] runs - 1 must lie between 0 and 2147483647"),
