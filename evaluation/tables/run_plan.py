@@ -77,6 +77,8 @@ def main(config: Config) -> None:
     with writing(config.directory):
         config.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(config.directory)
+    with Artifact(plan.paths.results / "plan.yaml"):  # refused here where it cannot be written, not after all jobs
+        pass
     with Artifact(plan.paths.plan), stopped as stop:
         write_json(plan.paths.plan, msgspec.to_builtins(plan))
         print(f"{len(jobs)} jobs, with their output in {printed_path(plan.paths.work / 'logs')}")
@@ -127,6 +129,8 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
     for name, folder in paths._asdict().items():
         require_place(f"the folder {name!r}", folder, folder=True)
     require_no_other_table(plan, paths.results)
+    if any(paths.incomplete.glob("[!.]*")) and not (paths.incomplete / "plan.yaml").is_file():
+        raise InputError(f"{paths.incomplete}: a plan deletes this folder; move your files, or choose another work_dir")
     foreign_runs(plan, directory)
     manifest = paths.manifest
     if not (manifest.is_file() or Artifact(manifest).is_left) and (arrays := sorted(paths.data.glob("[XY]_t*.npy"))):

@@ -290,6 +290,16 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         run_plan.main(run_plan.Config(plan=write_plan(tmp_path), directory=Path("/proc/nowhere")))
 
 
+def test_folders_that_a_plan_cannot_write_or_would_delete_are_refused_before_its_jobs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"/proc/nowhere/plan\.yaml: cannot be written .*; choose another folder"):
+        run_here(tmp_path, set=("results_dir=/proc/nowhere",))
+    (tmp_path / "incomplete").mkdir()
+    (tmp_path / "incomplete/mine.txt").write_text("")
+    with pytest.raises(InputError, match="incomplete: a plan deletes this folder; move your files"):
+        run_here(tmp_path, set=("work_dir=.",))
+    assert {path.name for path in tmp_path.rglob("*")} == {"plan.yaml", "incomplete", "mine.txt"}
+
+
 def test_the_tables_are_made_again_from_the_results_alone(
     folder: Path, partly_failed: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
