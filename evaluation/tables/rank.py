@@ -55,14 +55,15 @@ def main(config: Config) -> None:
     changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={json.dumps(str(folder / row))}"
     others = {one: one for one in ready_names() if one not in (*plan.ready.values(), *plan.ready, *ROWS)}
     whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
+    there = project_path("results") / plan.table  # it is read before the training, because it may not fit
+    recorded = read_plan(there / "plan.yaml") if has_store(there) else None
+    recorded_entries = read_entries(recorded, there) if recorded else {}
     run_plan.main(replace(config, set=(*config.set, *changes)))
     collect(whole, folder)
-    entries, there = read_entries(whole, folder), project_path("results") / plan.table
+    entries = read_entries(whole, folder)
     frame = frame_of(whole, entries)
     found, notes = [scores(frame)], []
-    if has_store(there):
-        recorded = read_plan(there / "plan.yaml")
-        recorded_entries = read_entries(recorded, there)
+    if recorded:
         different = [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]
         different += ["test images"] * _test_images(recorded_entries).isdisjoint(_test_images(entries))
         if different:

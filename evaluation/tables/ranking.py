@@ -122,7 +122,7 @@ def ranking_page(frames: Mapping[str, pd.DataFrame]) -> str:
 def _shares_table(frame: pd.DataFrame) -> str:
     poisoned = frame[frame["reduction"].notna()]
     names, texts = poisoned["data"].str.partition(",")[0], poisoned["reduction"].map(lambda found: found.text)
-    for column in ("method", "victim_variant", "sigma", "target_class"):
+    for column in ("method", "architecture", "victim_variant", "sigma", "target_class"):
         names += f", {column} ".replace("_", " ") + poisoned[column].map(str) if poisoned[column].nunique() > 1 else ""
     table = poisoned.assign(name=names, text=texts).pivot(index="name", columns="share", values="text").fillna("")
     return markdown_table(["training data", *(f"{100 * share:g}%" for share in table)], table.reset_index().to_numpy())

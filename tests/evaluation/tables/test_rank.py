@@ -131,6 +131,13 @@ def test_the_page_has_the_ranking_and_the_shares_of_the_class(tmp_path: Path) ->
     entries = {cell: entry_of(cell, 0.3 if cell.poison else 0.4) for cell in plan.cells()}
     page = ranking_page({"shares": frame_of(plan, entries).assign(title="Shares")})
     assert "| training data | 12.5% | 100% |" in page and "| constant, victim variant jittered | 25.0 % (" in page
+    theirs = {"method": "gaussianaug", "sigma": 0.25, "target_class": 8, "files": ["a.tsv"]}  # of another model
+    plan = plan_of({**toy, "shares": [0.5, 1], "foreign": [theirs, {**theirs, "poison": "constant"}]})
+    cells = [*plan.cells(), *(one.cell for one in plan.foreign)]
+    entries = {cell: entry_of(cell, 0.3 if cell.poison else 0.4) for cell in cells}
+    page = ranking_page({"shares": frame_of(plan, entries).assign(title="Shares")})
+    assert "| constant, architecture  |  | 25.0 % (" in page  # of theirs
+    assert "| constant, architecture digits_cnn | 25.0 % (" in page
     save_ranking(tmp_path / "ranking.png", {"rank_toy": frame()})
     assert 500 < Image.open(tmp_path / "ranking.png").width < 2000
 
@@ -198,6 +205,13 @@ def test_what_cannot_be_ranked(folder: Path, tiny_data_dir: Path) -> None:
     with pytest.raises(InputError, match=r"X_train\.npy: no such file; prepare the data first"):
         main(config(folder, folder, poison_file(folder, tiny_data_dir)))
     assert not (folder / "runs").exists() and data.ready_poisons.ready_names() == ["digits_per_image"]
+    (folder / "results/rank_toy").mkdir(parents=True)  # a store without a run of its plan
+    for name in ("points.csv.xz", "settings.json.xz"):
+        shutil.copy(ROOT / "results/mnist_row" / name, folder / "results/rank_toy")
+    shutil.copy(folder / "plan.yaml", folder / "results/rank_toy")
+    with pytest.raises(InputError, match=r"results/rank_toy: has no certificate of the plan"):
+        main(config(folder, tiny_data_dir, poison_file(folder, tiny_data_dir)))
+    assert not (folder / "runs").exists()
 
 
 def test_from_a_file_to_its_row(folder: Path, tiny_data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
