@@ -31,15 +31,12 @@ TITLE = (
 PAGE = """# Ranking of poisons
 
 Made by `python evaluation/write_results.py`. Eight kinds of victims are trained on each poison: Gaussian augmentation,
-MACER, SmoothAdv and Consistency, each without and with jitter of brightness and contrast. The *score* of a poison is
-its smallest reduction of the average certified radius (ACR) of the poisoned class over these kinds, the *mean* is over
-the same kinds. Overlapping intervals do not decide the order of two poisons, a paired comparison
-(`evaluation/compare.py`) may. A score is of the three victims of one kind, a mean of all 24, so means order more
-poisons. On FashionMNIST a kind has one victim: no interval there says anything about others. [Enter a
-poison](../docs/enter_a_poison.md#read-the-row) explains columns and intervals. Four rows are [shipped
-poisons](../docs/attack.md#shipped-poisons): `published` is `mnist_published`, `f2sa` is `mnist_f2sa`,
-`against_smoothadv` is `mnist_smoothadv`, `per_image` is `digits_per_image`. All others are
-[controls](../docs/attack.md#controls), which need no gradients.
+MACER, SmoothAdv and Consistency, each with and without jitter. The *score* of a poison is its smallest reduction of the
+average certified radius (ACR) of the class over these kinds, the *mean* is over all. Overlapping intervals decide no
+order, a paired comparison (`evaluation/compare.py`) may. A score is of one kind of victims (three victims, on
+FashionMNIST one). [Enter a poison](../docs/enter_a_poison.md#read-the-row) explains columns and intervals. [Shipped
+poisons](../docs/attack.md#shipped-poisons): `published` (`mnist_published`), `f2sa` (`mnist_f2sa`), `against_smoothadv`
+(`mnist_smoothadv`), `per_image` (`digits_per_image`). All others are [controls](../docs/attack.md#controls).
 
 ![Reduction of the ACR by each poison, for each kind of victims](ranking.png)
 """
