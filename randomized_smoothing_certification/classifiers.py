@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,18 @@ def as_function(classifier: Callable[[Any], Any]) -> Callable[[tuple[list, list]
     """
     if not isinstance(classifier, keras.Model):
         return lambda _, images: classifier(images)
-    parameters = inspect.signature(classifier.call).parameters.values()
+    return lambda weights, images: classifier.stateless_call(*weights, images, **_inference(classifier))[0]
+
+
+def _inference(model: keras.Model) -> dict[str, bool]:
+    """The argument for a call of the model in inference mode. A subclassed model may have none."""
+    parameters = inspect.signature(model.call).parameters.values()
     has_mode = any(one.name == "training" or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-    mode = {"training": False} if has_mode else {}  # a subclassed model may leave it out
-    return lambda weights, images: classifier.stateless_call(*weights, images, **mode)[0]
+    return {"training": False} if has_mode else {}
 
 
 def examples_of(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """EXAMPLES images: a third repeats an image of the first class, a third has images of all classes, and a third
-    repeats an image of the last class."""
+    """EXAMPLES images: one of the first class in a third, all classes in a third, one of the last class in a third."""
     last = len(labels) - 1
     places = np.clip(np.linspace(-last, 2 * last, EXAMPLES), 0, last).astype(int)
     return images[np.argsort(labels, kind="stable")[places]]
@@ -116,7 +120,8 @@ def _on_tensors(classifier: Callable[[Any], Any], batches: list[np.ndarray]) -> 
     """Outputs for batches of tensors. Where the outputs are not tensors: an empty list, and the reason."""
     try:
         # Two compiled functions, because NumPy's random numbers would be constants of a single compiled function.
-        calls = [classifier if isinstance(classifier, keras.Model) else jit(lambda x: classifier(x)) for _ in batches]
+        mode = _inference(classifier) if isinstance(classifier, keras.Model) else None  # that votes are counted in
+        calls = [jit(lambda x: classifier(x)) if mode is None else partial(classifier, **mode) for _ in batches]
         outputs = [call(ops.convert_to_tensor(batch)) for call, batch in zip(calls, batches, strict=True)]
     except InputError:
         raise

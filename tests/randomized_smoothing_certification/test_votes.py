@@ -60,6 +60,14 @@ def test_a_subclassed_model_is_counted_as_a_functional_one(kind: type[Subclassed
     np.testing.assert_array_equal(counted.count_votes(IMAGE, 1234, SEED), votes(of_tensors))
 
 
+@pytest.mark.parametrize("layer", [keras.layers.RandomFlip(), keras.layers.RandomTranslation(0.5, 0.5)])
+def test_a_model_that_changes_images_at_random_in_training_is_checked_and_counted_in_inference_mode(layer: Any) -> None:
+    dense = keras.layers.Dense(CLASSES)
+    model = keras.Sequential([keras.Input(SHAPE), layer, keras.layers.Flatten(), dense])
+    dense.set_weights([WEIGHTS, np.zeros(CLASSES, np.float32)])
+    np.testing.assert_array_equal(votes(model), votes(of_tensors))
+
+
 @pytest.mark.parametrize("batch_size", [100, 300, 1000])
 @pytest.mark.parametrize("levels", [None, 255])
 def test_a_function_of_numpy_arrays_has_the_same_votes(batch_size: int, levels: int | None) -> None:
