@@ -76,17 +76,19 @@ def fixed_radius(radius: float) -> str:
     return text if float(text) == radius else repr(radius)
 
 
-def read_points(path: Path) -> list[Point]:
-    """The points in a certification file, of this project or of another program.
+def read_points(path: Path, record: Mapping[str, Any] | None = None) -> list[Point]:
+    """The points in a certification file, of this project or of another program. record: of a whole run of this one.
 
     The columns label, predict and radius are found by name in the first line. predict is -1 where the certificate
     abstains. The columns idx, time and votes are read where the file has them. Without idx, points are numbered from 0.
     A byte-order mark is skipped.
     Raises InputError if the file is missing, damaged or without a point, holds a point twice, has a radius that is
-    negative or not finite, ends within a radius, or holds certified accuracies at fixed radii.
+    negative or not finite, ends within a radius, or holds certified accuracies at fixed radii. With a record it raises
+    InputError also as ``read_whole_points`` does.
     """
-    points = _points_of(path, read_text(path, _MEND))
-    _require_certified_radii(path, at_fixed_radii=points[0].decided is not None)
+    points = read_whole_points(path, record) if record else _points_of(path, read_text(path, _MEND))
+    if points[0].decided is not None or (record and record["settings"]["radii"]):
+        raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
     return points
 
 
@@ -157,11 +159,6 @@ def _point_of(line: str, row: Mapping[Any, Any], place: int) -> Point:
     votes, decided = (_whole(row[name], otherwise=-1) if name in row else None for name in ("votes", "decided"))
     correct = int(predict == label != ABSTAIN)
     return Point(index, label, predict, row["radius"].strip(), correct, row.get("time") or "", votes, decided)
-
-
-def _require_certified_radii(path: Path, at_fixed_radii: bool) -> None:
-    if at_fixed_radii:
-        raise InputError(f"{path}: certified accuracies at fixed radii, no certified radii; certify without --radii")
 
 
 def _number(text: str) -> float:
@@ -322,11 +319,7 @@ def read_whole_points(path: Path, record: Mapping[str, Any]) -> list[Point]:
 
 def read_known_points(path: Path) -> list[Point]:
     """The points of a file. Raises InputError for a run of this project that is not whole or has fixed radii."""
-    if not settings_path(path).exists():
-        return read_points(path)
-    record = read_certificate_record(path)
-    _require_certified_radii(path, at_fixed_radii=bool(record["settings"]["radii"]))
-    return read_whole_points(path, record)
+    return read_points(path, read_certificate_record(path) if settings_path(path).exists() else None)
 
 
 def require_result_name(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.registry import all_layers
 from models.saving import with_precision
 from randomized_smoothing_certification.certificate_file import (
     Point,
@@ -96,8 +97,8 @@ def certify_images(
 
     classifier: a Keras model, a function of tensors, or any callable on NumPy arrays, as for VoteCounter. batch_size:
     as for VoteCounter. images: the whole set, (N, height, width, channels) in [0, 1]. labels: their classes, int (N,).
-    settings: split is not used. Precision bfloat16 needs a Keras model, and float32 leaves the classifier as it is.
-    num_classes: the largest label plus 1 when not given.
+    settings: split is not used. Precision bfloat16 needs a Keras model. float32 leaves the classifier as it is, and the
+    record says bfloat16 if a Keras model computes in it. num_classes: the largest label plus 1 when not given.
 
     The noise depends on the settings' seed and on the whole set, its images and labels. So the shards of a set together
     give the certificates of the set. Raises InputError for bad settings, and as VoteCounter does.
@@ -128,9 +129,11 @@ def certify_images(
     numbers = draw_points(labels, classes, settings)
     certified = point_certifier(counter, images, labels, settings, digest)
     weights = classifier.get_weights() if isinstance(classifier, keras.Model) else []
+    layers = all_layers(classifier) if isinstance(classifier, keras.Model) else []
+    in_bfloat16 = any(layer.compute_dtype == "bfloat16" for layer in layers)
     used = identity(
         settings, dataset="", noise=counter.noise_record, model_sha256="", test_sha256=digest,
-        noise_of="seed and images",
+        noise_of="seed and images", precision="bfloat16" if in_bfloat16 else settings.precision,
         weights_sha256=json_sha256([array_sha256(one.astype(np.float32)) for one in weights]) if weights else "",
     )  # fmt: skip
     points = [certified(index) for index in progress(numbers, desc="certifying", unit="point")]

@@ -187,7 +187,10 @@ def test_a_model_is_certified_in_bfloat16_and_a_function_is_not() -> None:
     found = certify_images(model, IMAGES, LABELS, in_bfloat16)
     copy = certify_images(with_precision(model, "bfloat16"), IMAGES, LABELS, SETTINGS)
     assert [point.radius for point in found.points] == [point.radius for point in copy.points]
-    assert model.compute_dtype == "float32" and found.record["settings"]["precision"] == "bfloat16"
+    recorded = [
+        one.record["settings"]["precision"] for one in (found, copy, certify_images(model, IMAGES, LABELS, SETTINGS))
+    ]
+    assert model.compute_dtype == "float32" and recorded == ["bfloat16", "bfloat16", "float32"]
     with pytest.raises(InputError, match="precision bfloat16 needs a Keras model; leave it out"):
         certify_images(on_arrays, IMAGES, LABELS, in_bfloat16)
 
