@@ -293,7 +293,7 @@ def _run(plan: Plan, folder: Path, cell: Cell, seed: int, stored: StoredRun) -> 
         raise InputError(f"{folder / POINTS}: {where} has no point of class {cell.target_class}; make it again")
     radii, idx = np.where(points["correct"] == 1, points["radius"], -1.0), points["idx"].to_numpy()
     run = Run(seed, radii[in_class], records, cell.victim.sigma, cell.target_class, idx[in_class], radii[~in_class])
-    made_with = plan.epsilon if run.epsilon is None else run.epsilon
+    made_with = run.poison.get("epsilon", plan.epsilon)
     excess, may_be_smaller = made_with - plan.epsilon, not cell.poison or cell.poison.against == READY
     if excess > EPSILON_TOLERANCE or (excess < -EPSILON_TOLERANCE and not may_be_smaller):
         raise InputError(f"{folder}: {where} has poison of epsilon {made_with}, not {plan.epsilon}; give its own plan")
@@ -363,7 +363,7 @@ _RECORDS = form(
     victim=form(settings=dict, versions=dict[str, str], backend=str | None, machine=str | None),
     certificate=form(settings=_VOTES),
     foreign=_VOTES,
-    poison=form(settings=form(epsilon=float), gradients=float | None),
+    poison=form(settings=form(epsilon=float, share=float | None), gradients=float | None),
     visibility=form(measured=form("auc", auc=dict[str, float]) | None),
 )
 

@@ -125,16 +125,15 @@ class Run(NamedTuple):
     @property
     def attack(self) -> dict[str, str]:
         """Optimiser and parametrisation of the attack that made its poison. Empty for controls and clean data."""
-        settings = self.records.get("poison", {}).get("settings", {})
-        if "epochs" not in settings:
+        if "epochs" not in self.poison:
             return {}
         older = {"optimiser": "approxgrad", "parametrisation": "per_image"}  # of records older than these settings
-        return {name: str(settings.get(name, default)) for name, default in older.items()}
+        return {name: str(self.poison.get(name, default)) for name, default in older.items()}
 
     @property
-    def epsilon(self) -> float | None:
-        """Bound on the poison's change of a pixel, None where its record does not say it."""
-        return self.records.get("poison", {}).get("settings", {}).get("epsilon")
+    def poison(self) -> dict[str, Any]:
+        """Settings of its poison, as far as its record says them. Empty for clean data."""
+        return self.records.get("poison", {}).get("settings", {})
 
     @property
     def gradients(self) -> float | None:

@@ -299,12 +299,16 @@ def test_data_of_transfers_is_named_by_what_the_poison_was_made_against() -> Non
     assert data_name(plan, plan.cells()[0]) == "clean"
 
 
-def test_epsilon_is_that_of_each_poison() -> None:
+@pytest.mark.parametrize(
+    ("recorded", "share"), [({}, 1), ({"share": None}, 1), ({"share": 1.0}, 1), ({"share": 0.5}, 0.5)]
+)
+def test_epsilon_and_share_are_those_of_each_poison(recorded: dict[str, Any], share: float) -> None:
     plan = plan_with(epsilon=0.2, rows=["clean", "constant"], ready={"published": "mnist_published"})
     entries = {cell: entry(cell, [1.0, 0.8], [0.7, 0.9], n=1000) for cell in plan.cells()}
     for run in entries[plan.cells()[-1]].runs:
-        run.records["poison"] = {"settings": {"epsilon": 0.1}}
-    assert list(frame_of(plan, entries)["epsilon"]) == ["", 0.2, 0.1]
+        run.records["poison"] = {"settings": {"epsilon": 0.1, **recorded}}  # packed after an attack on a share
+    frame = frame_of(plan, entries)
+    assert list(frame["epsilon"]) == ["", 0.2, 0.1] and list(frame["share"]) == ["", 1, share]
 
 
 def test_the_numbers_as_a_file_are_those_of_the_frame() -> None:
