@@ -89,7 +89,7 @@ def _bounds_in(annotation: Any) -> Iterator[Bound]:
     origin, parts = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, Bound):
         yield annotation
-    if (kind := get_origin(annotation) or annotation) in _TYPES:
+    if (kind := origin or annotation) in _TYPES:
         yield _TYPES[kind]
     if isabstract(annotation) or annotation in (Path, str):  # the former: any loss or optimiser will do
         yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)

@@ -195,10 +195,10 @@ def cautions(frame: pd.DataFrame) -> list[str]:
     """A line for each reduction that is missing, leaves out victims, compares unknown votes or has unchanged images."""
     lines = []
     for row in frame[(frame["target_class"] != MEAN) & (frame["poison"] != CLEAN)].to_dict("records"):
-        if row["clean"] is None:
-            lines.append(f"{row['cell']}: no reduction, because the table has no clean data with these victims")
         if row["reduction"] is None:
-            if name := _different_setting(entry.runs for entry in (row["clean"], *row["entries"]) if entry):
+            if row["clean"] is None:
+                lines.append(f"{row['cell']}: no reduction, because the table has no clean data with these victims")
+            elif name := _different_setting(entry.runs for entry in (row["clean"], *row["entries"])):
                 lines.append(f"{row['cell']}: no reduction, because certificates of clean data differ in {name}")
             continue
         votes = [row["n"], _shared_value(run.certificate.get("n") for run in row["clean"].runs)]

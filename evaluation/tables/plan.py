@@ -47,14 +47,14 @@ class AttackVariant(NamedTuple):
 
 
 class MethodTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Poisons made against the methods ``against``, or controls there, and victims of every method, at equal sigma."""
+    """Poisons made against the methods ``against`` (or controls), and victims of every method, at equal sigma."""
 
     sigmas: tuple[float, ...]
     against: tuple[str, ...]
 
 
 class ArchitectureTransfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Poisons made against one method with the models ``attacked``, or controls there, and victims of ``victims``."""
+    """Poisons made against one method with models ``attacked`` (or controls), and victims of the models ``victims``."""
 
     method: str
     sigmas: tuple[float, ...]
