@@ -67,9 +67,10 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
         record = {"settings": settings, "points": points, "clean_accuracy": accuracy}
         found: list[Point] = []
         with LineByLine(config.out, header_of(settings), record, config, stop, summary_path(config.out)) as run:
-            if done := run.resume():
-                if run.record.get("points") != points:
-                    raise InputError(f"{config.out}: its points are not those of this run; choose another output")
+            done = run.resume()
+            if run.record.get("points") != points:  # also where an earlier run's file has no line but the header
+                raise InputError(f"{config.out}: its points are not those of this run; choose another output")
+            if done:
                 found += read_own_points(config.out, run.record, truth, dataset.num_classes)
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done < len(points):
