@@ -117,22 +117,24 @@ class GridNoise:
         threshold (two words of 30 bits), the draw is j - reach. Otherwise it is the draw in the row. The columns'
         masses add up to ``weights`` exactly.
         """
-        columns = 1 << (len(self.weights) - 1).bit_length()
+        columns = 1 << (len(self.weights) - 1).bit_length()  # a power of two, so that leading bits choose a column
         capacity = 2**_BITS // columns
-        left = [*self.weights.tolist(), *[0] * (columns - len(self.weights))]
-        own, other = [capacity] * columns, list(range(columns))
-        small = [j for j in range(columns) if left[j] < capacity]
-        large = [j for j in range(columns) if left[j] > capacity]
+        # Mass of each draw that no other column has taken. Draws beyond the last have none.
+        own = [*self.weights.tolist(), *[0] * (columns - len(self.weights))]
+        other = list(range(columns))  # the draw that fills up a column
+        small = [column for column in range(columns) if own[column] < capacity]
+        large = [column for column in range(columns) if own[column] > capacity]
         while small:
-            j, donor = small.pop(), large[-1]
-            own[j], other[j] = left[j], donor
-            left[donor] -= capacity - left[j]
-            if left[donor] <= capacity:
+            column = small.pop()
+            donor = large[-1]
+            other[column] = donor
+            own[donor] -= capacity - own[column]
+            if own[donor] <= capacity:
                 large.pop()
-                if left[donor] < capacity:
-                    small.append(donor)
-        rows = [(*divmod(j * capacity + own[j], 2**_WORD), other[j] - self.reach) for j in range(columns)]
-        return np.array(rows, np.int32)
+            if own[donor] < capacity:
+                small.append(donor)
+        thresholds = np.arange(columns, dtype=np.int64) * capacity + np.array(own, np.int64)
+        return np.stack([*np.divmod(thresholds, 2**_WORD), np.array(other) - self.reach], axis=1).astype(np.int32)
 
     def draw(self, shape: tuple[int, ...], seed: Any) -> Any:
         """Noise in grid steps, int32 of ``shape``, a pure function of ``seed`` (int32 (2,), may be traced)."""
