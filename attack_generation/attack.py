@@ -141,7 +141,7 @@ class Attack:
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
         lower_states = tuple(map(config.optimiser.init_lower, weights))
         if self._parametrisation.own_moments:
-            moments = adam_init(u)._replace(steps=ops.zeros((len(u), *[1] * len(u.shape[1:])), "int32"))
+            moments = adam_init(u)._replace(steps=ops.zeros((len(u), 1, 1, 1), "int32"))
         else:
             moments = adam_init(self._parametrisation.select(u, np.arange(config.batch_poison, dtype=np.int32)))
         batch_shape = (config.batch_clean + config.batch_poison, *self.dataset.image_shape)
@@ -180,16 +180,11 @@ class Attack:
         """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""
         config = self.config
         shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.x_clean))
+        clean = shuffled[step * config.batch_clean : (step + 1) * config.batch_clean]
         random = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
-
-        def drawn(images: Any, count: int) -> np.ndarray:
-            return random.choice(len(images), count, replace=False).astype(np.int32)
-
-        return Indices(
-            clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean],
-            poison=drawn(self.x_to_poison, config.batch_poison),
-            validation=drawn(self._images.x_validation, self._batch_validation),
-        )
+        poison = random.choice(len(self.x_to_poison), config.batch_poison, replace=False)
+        validation = random.choice(len(self._images.x_validation), self._batch_validation, replace=False)
+        return Indices(clean, poison.astype(np.int32), validation.astype(np.int32))
 
     # One outer step, compiled ------------------------------------------------------------------------------
 

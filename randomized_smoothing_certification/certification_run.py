@@ -14,7 +14,6 @@ from data.datasets import Dataset, labels, load_dataset
 from models.saving import load_model, with_precision
 from models.stateless import in_batches
 from randomized_smoothing_certification.certificate_file import (
-    Point,
     header_of,
     read_own_points,
     require_result_name,
@@ -66,22 +65,17 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             test_sha256=test_sha256, noise_of="seed and images",
         )  # fmt: skip
         record = {"settings": settings, "points": points, "clean_accuracy": accuracy}
-        found: list[Point] = []
         with LineByLine(config.out, header_of(settings), record, config, stop, summary_path(config.out)) as run:
             done = run.resume()
             if run.record.get("points") != points:  # also where an earlier run's file has no line but the header
                 raise InputError(f"{config.out}: its points are not those of this run; choose another output")
             if done:
-                found += read_own_points(config.out, run.record, truth, dataset.num_classes)
+                read_own_points(config.out, run.record, truth, dataset.num_classes)  # refuses damaged lines
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done < len(points):
                 certified = point_certifier(counter, images, truth, config, test_sha256)
-
-                def line(index: int) -> str:
-                    found.append(certified(index))
-                    return found[-1].line
-
-                run.advance(points[done:], line, unit="point")
+                run.advance(points[done:], lambda index: certified(index).line, unit="point")
+            found = read_own_points(config.out, run.record, truth, dataset.num_classes)
             return write_summary(config.out, found, run.record)
 
 

@@ -95,9 +95,8 @@ class GridNoise:
         """
         with mpmath.workdps(30):
             steps = 2 * self.levels * mpmath.mpf(self.sigma)
-            below = [
-                int(mpmath.nint(mpmath.ldexp(mpmath.ncdf((2 * i + 1) / steps), _BITS))) for i in range(-self.reach, 0)
-            ]
+            edges = ((2 * i + 1) / steps for i in range(-self.reach, 0))  # between two draws, in units of sigma
+            below = [int(mpmath.nint(mpmath.ldexp(mpmath.ncdf(edge), _BITS))) for edge in edges]
         half = np.diff(np.array([0, *below], np.int64))
         return np.concatenate([half, [2**_BITS - 2 * int(half.sum())], half[::-1]])
 
@@ -119,9 +118,8 @@ class GridNoise:
         """
         columns = 1 << (len(self.weights) - 1).bit_length()  # a power of two, so that leading bits choose a column
         capacity = 2**_BITS // columns
-        # Mass of each draw that no other column has taken. Draws beyond the last have none.
-        own = [*self.weights.tolist(), *[0] * (columns - len(self.weights))]
-        other = list(range(columns))  # the draw that fills up a column
+        own = [*self.weights.tolist(), *[0] * (columns - len(self.weights))]  # mass of a draw in its own column
+        other = list(range(columns))  # the draw that fills up the column
         small = [column for column in range(columns) if own[column] < capacity]
         large = [column for column in range(columns) if own[column] > capacity]
         while small:
@@ -139,8 +137,7 @@ class GridNoise:
     def draw(self, shape: tuple[int, ...], seed: Any) -> Any:
         """Noise in grid steps, int32 of ``shape``, a pure function of ``seed`` (int32 (2,), may be traced)."""
         table = self.alias_table
-        words = integers(_WORD, (2, *shape), seed)
-        upper, lower = words[0], words[1]
+        upper, lower = ops.unstack(integers(_WORD, (2, *shape), seed))
         column = ops.right_shift(upper, np.int32(_WORD - (len(table) - 1).bit_length()))
         row = ops.take(table, column, axis=0)
         # The 60-bit comparison: the upper words decide, and where they are equal, the lower words.
