@@ -108,11 +108,11 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
     def encode(x: np.ndarray) -> np.ndarray:
         grid = _patches_of(x, size)
         whitened = (_normalised(grid.reshape(-1, len(mean))) - mean) @ whiten
-        active = 2 * whitened @ centres.T  # each step below replaces it in place
-        np.subtract(np.square(whitened).sum(axis=1, keepdims=True), active, out=active)
-        active += squares
-        np.sqrt(np.maximum(active, 0, out=active), out=active)
-        np.subtract(active.mean(axis=1, keepdims=True), active, out=active)
+        distances = 2 * whitened @ centres.T  # an inner product so far. Each step below replaces it in place
+        np.subtract(np.square(whitened).sum(axis=1, keepdims=True), distances, out=distances)
+        distances += squares
+        np.sqrt(np.maximum(distances, 0, out=distances), out=distances)
+        active = np.subtract(distances.mean(axis=1, keepdims=True), distances, out=distances)
         np.maximum(active, 0, out=active)
         active = active.reshape(*grid.shape[:3], count)
         halves = np.split(active, [grid.shape[1] // 2], axis=1)
