@@ -141,7 +141,7 @@ class Attack:
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
         lower_states = tuple(map(config.optimiser.init_lower, weights))
         if self._parametrisation.own_moments:
-            moments = adam_init(u)._replace(steps=ops.zeros((len(u), *[1] * len(u.shape[1:])), "int32"))
+            moments = adam_init(u)._replace(steps=ops.zeros((len(u), 1, 1, 1), "int32"))
         else:
             moments = adam_init(self._parametrisation.select(u, np.arange(config.batch_poison, dtype=np.int32)))
         batch_shape = (config.batch_clean + config.batch_poison, *self.dataset.image_shape)
@@ -163,15 +163,16 @@ class Attack:
         With a single network, the moments of u and the state of the training loss start afresh, too.
         """
         networks = self.config.networks
-        turn, since = divmod(epoch, self.config.reinitialise_every // networks)
-        if since:
+        epochs_of_a_turn = self.config.reinitialise_every // networks
+        if epoch % epochs_of_a_turn:
             return state
-        restart, network = divmod(turn, networks)
+        restart, network = divmod(epoch // epochs_of_a_turn, networks)
         if networks == 1:
             return self.initial_state(restart, state.u)
+        if network > 0:  # restart 0 of every network is the start of the attack
+            restart += 1
         weights, lower_states = list(state.weights), list(state.lower_states)
-        number = restart + (network > 0)  # fresh weights 0 of every network are those at the start of the attack
-        weights[network] = self.fresh_model(number, network).initial()[0]
+        weights[network] = self.fresh_model(restart, network).initial()[0]
         lower_states[network] = self.config.optimiser.init_lower(weights[network])
         return state._replace(weights=tuple(weights), lower_states=tuple(lower_states))
 
@@ -179,36 +180,35 @@ class Attack:
         """Indices of one step. Clean images are shuffled in each epoch. The other images are drawn for each step."""
         config = self.config
         shuffled = epoch_order(config.seed, Stream.ATTACK_BATCHES, epoch, len(self._images.x_clean))
+        clean = shuffled[step * config.batch_clean : (step + 1) * config.batch_clean]
         random = np.random.default_rng([config.seed, Stream.ATTACK_BATCHES, epoch, step + 1])
-
-        def drawn(images: Any, count: int) -> np.ndarray:
-            return random.choice(len(images), count, replace=False).astype(np.int32)
-
-        return Indices(
-            clean=shuffled[step * config.batch_clean : (step + 1) * config.batch_clean],
-            poison=drawn(self.x_to_poison, config.batch_poison),
-            validation=drawn(self._images.x_validation, self._batch_validation),
-        )
+        poison = random.choice(len(self.x_to_poison), config.batch_poison, replace=False)
+        validation = random.choice(len(self._images.x_validation), self._batch_validation, replace=False)
+        return Indices(clean, poison.astype(np.int32), validation.astype(np.int32))
 
     # One outer step, compiled ------------------------------------------------------------------------------
 
     def _step(
         self, state: AttackState, images: Images, indices: Indices, seeds: Seeds, age: Any
     ) -> tuple[AttackState, Metrics]:
+        parametrisation = self._parametrisation
         batch = self._gather(images, indices, seeds, age)
-        own, u = self._parametrisation.own_moments, self._parametrisation.select(state.u, indices.poison)
-        moments = self._parametrisation.select(state.upper_state, indices.poison) if own else state.upper_state
-        x = ops.concatenate([batch.x_clean, self._parametrisation.images(u, batch.x_to_poison)])
+        u = parametrisation.select(state.u, indices.poison)
+        moments = state.upper_state
+        if parametrisation.own_moments:
+            moments = parametrisation.select(moments, indices.poison)
+        x = ops.concatenate([batch.x_clean, parametrisation.images(u, batch.x_to_poison)])
         # The inner attack of the training method attacks the first network.
-        logits, randomness = partial(self._logits, state.weights[0]), self._lower_randomness(batch, 0)
+        logits = partial(self._logits, state.weights[0])
+        randomness = self._lower_randomness(batch, 0)
         perturbed, loss_state = self.config.loss.perturbed(logits, x, batch.y, randomness, age, state.loss_state)
         batch = batch._replace(perturbation=perturbed - x)
         u, weights, lower_states, moments, metrics = self.config.optimiser.step(
             self._problem, u, state.weights, state.lower_states, moments, batch
         )
-        u = self._parametrisation.write_back(state.u, indices.poison, u)
-        if own:
-            moments = self._parametrisation.write_back(state.upper_state, indices.poison, moments)
+        u = parametrisation.write_back(state.u, indices.poison, u)
+        if parametrisation.own_moments:
+            moments = parametrisation.write_back(state.upper_state, indices.poison, moments)
         return AttackState(u, weights, lower_states, moments, loss_state), metrics
 
     def _gather(self, images: Images, indices: Indices, seeds: Seeds, age: Any) -> Batch:

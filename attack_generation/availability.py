@@ -37,15 +37,13 @@ def one_pixel(x: np.ndarray) -> np.ndarray:
     result is not within any epsilon.
     """
     values = np.indices((2,) * x.shape[-1]).reshape(x.shape[-1], -1).T.astype(np.float32)
-
-    def scores(value: np.ndarray) -> np.ndarray:
+    scores = []  # of each value at each place
+    for value in values:
         distances = np.abs(x - value).sum(axis=-1, dtype=np.float64)
-        return distances.mean(axis=0) / np.maximum(distances.var(axis=0), 1e-9)
-
-    all_scores = np.stack([scores(value) for value in values])
-    value, row, column = np.unravel_index(np.argmax(all_scores), all_scores.shape)
+        scores.append(distances.mean(axis=0) / np.maximum(distances.var(axis=0), 1e-9))
+    number, row, column = np.unravel_index(np.argmax(scores), np.shape(scores))
     changed = x.copy()
-    changed[:, row, column] = values[value]
+    changed[:, row, column] = values[number]
     return changed
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import Epsilon, load_dataset, load_poison, require_label, require_within_epsilon, target_mask
+from data.datasets import Epsilon, load_dataset, load_poison, require_within_epsilon, target_mask
 from data.poison_files import ABOUT, published_places, read_pngs
 from data.ready_poisons import FOLDER, pack_poison, require_poison_name
 from runtime.bounds import require_within
-from runtime.checks import shortened
+from runtime.checks import require_label, shortened
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, file_sha256, read_record, save_archive
 from runtime.provenance import is_clean_commit, printed_path, project_path

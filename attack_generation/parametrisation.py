@@ -101,13 +101,12 @@ class ClassPattern(Parametrisation):
 
     def project(self, u: Tree, x: Any, delta: Any) -> Tree:
         change = u["a"] + u["b"] * (1 - 2 * x)
+        # How far below and above its clip a pixel is in every image of the minibatch. Not above 0: it is not clipped.
         below = ops.min(ops.maximum(-x / self.epsilon, -1.0) - change, axis=0)
         above = ops.min(change - ops.minimum((1 - x) / self.epsilon, 1.0), axis=0)
-
-        def back(excess: Any) -> Any:
-            return ops.where(excess > 0, excess + INSIDE, 0.0)
-
-        return {"a": u["a"] + back(below) - back(above), "b": u["b"]}
+        up = ops.where(below > 0, below + INSIDE, 0.0)
+        down = ops.where(above > 0, above + INSIDE, 0.0)
+        return {"a": u["a"] + up - down, "b": u["b"]}
 
 
 PARAMETRISATIONS: dict[str, type[Parametrisation]] = {

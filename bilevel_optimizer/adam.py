@@ -37,17 +37,15 @@ def adam_step(x: Tree, gradient: Tree, state: AdamState, learning_rate: Any) -> 
     Returns the new parameters and the new state.
     """
     steps = state.steps + 1
-
-    def moved(x: Any, g: Any, m: Any, s: Any) -> tuple[Any, Any, Any]:
-        x, g = ops.convert_to_tensor(x), ops.convert_to_tensor(g)
-        t = ops.cast(steps, x.dtype)
+    updated = []  # for each leaf its new parameters and moments
+    flat = map(tree.flatten, (x, gradient, state.first, state.second))
+    for parameters, g, first, second in zip(*flat, strict=True):
+        parameters = ops.convert_to_tensor(parameters)
+        t = ops.cast(steps, parameters.dtype)
         rate = learning_rate * ops.sqrt(1 - BETA2**t) / (1 - BETA1**t)
-        large = math.prod(x.shape) >= _WORTH_FUSING
-        return (_fused(_update) if large else _update)(x, g, m, s, rate)
-
-    leaves = [tree.flatten(part) for part in (x, gradient, state.first, state.second)]
-    columns = zip(*[moved(*leaf) for leaf in zip(*leaves, strict=True)], strict=True)
-    x, first, second = (tree.pack_sequence_as(x, column) for column in columns)
+        update = _fused(_update) if math.prod(parameters.shape) >= _WORTH_FUSING else _update
+        updated.append(update(parameters, ops.convert_to_tensor(g), first, second, rate))
+    x, first, second = (tree.pack_sequence_as(x, leaves) for leaves in zip(*updated, strict=True))
     return x, AdamState(first, second, steps)
 
 

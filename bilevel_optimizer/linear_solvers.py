@@ -116,30 +116,30 @@ class ConjugateGradient(LinearSolver):
         return 1 + self.iterations
 
     def __call__(self, system: System, x0: Tree, state: Tree) -> Solution:
-        matvec, right = system(0)
-        bb = dot(right, right)
-        enough = self.tolerance**2 * bb
-        warm = add_scaled(right, -1.0, matvec(x0))
-        better = dot(warm, warm) < bb
-        x = tree.map_structure(lambda leaf: ops.where(better, leaf, 0.0), x0)
-        r = tree.map_structure(lambda warm, right: ops.where(better, warm, right), warm, right)
+        matvec, b = system(0)
+        enough = self.tolerance**2 * dot(b, b)  # for the square of the residual's norm
+        residual_at_x0 = add_scaled(b, -1.0, matvec(x0))
+        keeps_x0 = dot(residual_at_x0, residual_at_x0) < dot(b, b)
+        x = tree.map_structure(lambda leaf: ops.where(keeps_x0, leaf, 0.0), x0)
+        residual = tree.map_structure(lambda warm, cold: ops.where(keeps_x0, warm, cold), residual_at_x0, b)
 
         def step(_: Any, carry: tuple) -> tuple:
-            x, r, d, rr, active, made = carry
-            ad = matvec(d)
-            curvature = dot(d, ad)
-            convex = curvature > self.minimum_curvature * dot(d, d)  # False where the curvature is NaN
-            active = ops.logical_and(active, ops.logical_and(rr > enough, convex))
-            alpha = ops.where(active, rr / ops.where(active, curvature, 1.0), 0.0)
-            x, r = add_scaled(x, alpha, d), add_scaled(r, -alpha, ad)
-            rr_new = dot(r, r)
-            beta = rr_new / ops.where(rr > 0, rr, 1.0)
-            return x, r, add_scaled(r, beta, d), rr_new, active, made + ops.cast(active, "int32")
+            x, residual, direction, squares, active, made = carry
+            product = matvec(direction)
+            curvature = dot(direction, product)
+            convex = curvature > self.minimum_curvature * dot(direction, direction)  # False where it is NaN
+            active = ops.logical_and(active, ops.logical_and(squares > enough, convex))
+            length = ops.where(active, squares / ops.where(active, curvature, 1.0), 0.0)  # 0: x stays
+            x = add_scaled(x, length, direction)
+            residual = add_scaled(residual, -length, product)
+            new_squares = dot(residual, residual)
+            direction = add_scaled(residual, new_squares / ops.where(squares > 0, squares, 1.0), direction)
+            return x, residual, direction, new_squares, active, made + ops.cast(active, "int32")
 
-        start = (x, r, r, dot(r, r), ops.convert_to_tensor(True), ops.zeros((), "int32"))
-        x, _, _, rr, active, made = ops.fori_loop(0, self.iterations, step, start)
+        start = (x, residual, residual, dot(residual, residual), ops.convert_to_tensor(True), ops.zeros((), "int32"))
+        x, _, _, squares, active, made = ops.fori_loop(0, self.iterations, step, start)
         unsolved = ops.where(active, np.int32(Ended.OUT_OF_ITERATIONS), np.int32(Ended.NEGATIVE_CURVATURE))
-        return Solution(x, state, ops.where(rr <= enough, np.int32(Ended.CONVERGED), unsolved), made)
+        return Solution(x, state, ops.where(squares <= enough, np.int32(Ended.CONVERGED), unsolved), made)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from data.ready_poisons import EPSILON_TOLERANCE, LONGEST_LABEL, read_ready_poison, ready_name
+from data.ready_poisons import EPSILON_TOLERANCE, read_ready_poison, ready_name
 from runtime.bounds import POSITIVE, at_most
-from runtime.checks import require_name, shortened
+from runtime.checks import require_label, require_name
 from runtime.files import InputError, array_sha256, load_array, read_record, save_array
 from runtime.noise import Stream
 
@@ -122,12 +122,6 @@ def _read_manifest(data_dir: Path) -> dict[str, Any]:
     require_name(f"{path}: the dataset's name", manifest["dataset"])  # it becomes a part of paths
     require_label(f"{path}: the dataset's label", manifest.get("label", manifest["dataset"]))
     return manifest
-
-
-def require_label(what: str, label: Any) -> None:
-    """Raise InputError unless ``label`` can stand in a table: one printable line. what: its name in the error."""
-    if not (isinstance(label, str) and label.isprintable() and 0 < len(label) <= LONGEST_LABEL):
-        raise InputError(f"{what} is {shortened(label)}; give a line of at most {LONGEST_LABEL} characters")
 
 
 def _read_array(path: Path, manifest: dict[str, Any]) -> np.ndarray:

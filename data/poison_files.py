@@ -14,23 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.datasets import (
-    EPSILON_TOLERANCE,
-    MANIFEST,
-    Dataset,
-    Epsilon,
-    changed_images,
-    labels,
-    load_poison,
-    require_label,
-    target_mask,
-)
+from data.datasets import EPSILON_TOLERANCE, MANIFEST, Dataset, Epsilon, changed_images, load_poison, target_mask
 from data.preparation import DARK, split_at_random
 from data.prepare_digits import SOURCE, digits, split_digits
 from data.ready_poisons import KEY, ReadyPoison, as_unit_floats, load_ready_poison, ready_name, require_poison_name
 from data.sources import prepared_with, read_source
 from runtime.bounds import require_within
-from runtime.checks import LARGEST_COUNT
+from runtime.checks import LARGEST_COUNT, require_label
 from runtime.files import InputError, array_sha256, atomic_path, file_sha256, load_archive, one_line, read_record
 from runtime.lazy import pandas
 
@@ -89,38 +79,47 @@ def checks(poison: ReadyPoison, dataset: Dataset, data_dir: Path) -> tuple[Check
         where = f"those of {dataset.label} are {clean.shape[1:]}; give the --data-dir of its data set"
         raise InputError(f"the poison's images are of shape {shape}, {where}")
     places, count = published_places(dataset, data_dir)
-    at = pandas.Index(places).get_indexer(poison.index)  # -1 where the place is of no training image
-    used = at >= 0
-    at, images, poisoned = at[used], poison.images[used], clean.copy()
-    poisoned[at] = images
-    found = {"grid": (poison.pixels.dtype == np.uint8, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)")}
+    rows = pandas.Index(places).get_indexer(poison.index)  # in X_train, -1 where the place is of no training image
+    is_training = rows >= 0
+    rows = rows[is_training]
+    images = poison.images[is_training]
+    poisoned = clean.copy()
+    poisoned[rows] = images
+    is_8_bit = poison.pixels.dtype == np.uint8
+    found: Checks = {"grid": (is_8_bit, f"pixels are {poison.pixels.dtype} (the 8-bit grid: uint8)")}
 
-    given = np.isin(np.flatnonzero(in_class), at)
+    given = np.isin(np.flatnonzero(in_class), rows)
     differ = int(changed_images(poisoned[in_class], clean[in_class]).sum())
     twice = len(poison.index) - len(np.unique(poison.index))
     outside = int(((poison.index < 0) | (poison.index >= count)).sum())
-    found["places"] = (
-        not (outside or twice) and bool(given.any()),
+    text = (
         f"{100 * given.mean():.1f} % of the class's {len(given):,} training images are in it, {differ:,} differ from "
-        f"the clean ones; {twice} places twice, {outside} outside 0 to {count - 1:,}, {(~used).sum() - outside} for "
-        "validation or test, which stay clean",
+        f"the clean ones; {twice} places twice, {outside} outside 0 to {count - 1:,}, "
+        f"{(~is_training).sum() - outside} for validation or test, which stay clean"
     )
-    others = labels(dataset.y_train)[at[~in_class[at]]]
-    text = f"{len(others)} of {len(at):,} places are of another class than {target}"
-    if len(others):
-        text += f", {np.bincount(others).max()} of them of class {np.bincount(others).argmax()}"
-    found["clean-label"] = not len(others), text
+    found["places"] = not (outside or twice) and bool(given.any()), text
 
-    far, brightest = float(np.abs(images - clean[at]).max(initial=0)), poison.pixels.max()
-    near, text = far <= epsilon + EPSILON_TOLERANCE, f"largest change {far:.5g}, epsilon {epsilon:g}"
-    if not near and brightest < DARK:
+    of_other_classes = dataset.y_train[rows].sum(axis=0).astype(int)  # number of places of each class
+    of_other_classes[target] = 0
+    text = f"{of_other_classes.sum()} of {len(rows):,} places are of another class than {target}"
+    if of_other_classes.any():
+        text += f", {of_other_classes.max()} of them of class {of_other_classes.argmax()}"
+    found["clean-label"] = not of_other_classes.any(), text
+
+    largest_change = float(np.abs(images - clean[rows]).max(initial=0))
+    is_near = largest_change <= epsilon + EPSILON_TOLERANCE
+    text = f"largest change {largest_change:.5g}, epsilon {epsilon:g}"
+    brightest = poison.pixels.max()
+    if not is_near and brightest < DARK:
         text += f", brightest pixel {brightest} of 255: scale them"
-    found["epsilon"] = near, text
+    found["epsilon"] = is_near, text
 
     made = prepared_with(data_dir)
     if flags := [f"--{name.replace('_', '-')}" for name in ("first_label", "transpose") if made.get(name)]:
-        more = f"; prepared with {' and '.join(flags)}: give classes from 0, and images as prepared"
-        found = {name: (holds, text if holds else text + more) for name, (holds, text) in found.items()}
+        for name, (holds, text) in found.items():
+            if not holds:
+                text += f"; prepared with {' and '.join(flags)}: give classes from 0, and images as prepared"
+                found[name] = False, text
     return found, poisoned[in_class]
 
 
@@ -161,24 +160,26 @@ def published_places(dataset: Dataset, data_dir: Path, published: Path | None = 
     The split is a function of its seed. published: the source of the prepared data, with which the places are checked.
     The digits are always checked. Raises InputError where the source has another image at a place.
     """
-    manifest, images = read_record(data_dir / MANIFEST, source=dict, seed=int), None
-    if manifest["source"].get("file") == SOURCE:
-        index, images, published = split_digits(manifest["seed"])["train"], digits()[0], None
+    manifest = read_record(data_dir / MANIFEST, source=dict, seed=int)
+    seed = manifest["seed"]
+    of_digits = manifest["source"].get("file") == SOURCE
+    if of_digits:
+        images = digits()[0]
         count = len(images)
+        index = split_digits(seed)["train"]
     else:
         count = len(dataset.x_train) + len(dataset.x_val)
-        index, _ = split_at_random(count, len(dataset.x_val), manifest["seed"], str(data_dir))
-        if published:
-            images = as_unit_floats(read_source(published)[0]["x_train"])
-            if prepared_with(data_dir).get("transpose"):
-                images = np.swapaxes(images, 1, 2)
-    if images is not None and not (
-        images[0].size == dataset.x_train[0].size and len(images) > index.max()
-        and np.array_equal(images[index].reshape(dataset.x_train.shape), dataset.x_train)
-    ):  # fmt: skip
+        index, _ = split_at_random(count, len(dataset.x_val), seed, str(data_dir))
+        if not published:
+            return index, count
+        images = as_unit_floats(read_source(published)[0]["x_train"])
+        if prepared_with(data_dir).get("transpose"):
+            images = np.swapaxes(images, 1, 2)
+    fits = images[0].size == dataset.x_train[0].size and len(images) > index.max()
+    if not (fits and np.array_equal(images[index].reshape(dataset.x_train.shape), dataset.x_train)):
         raise InputError(
-            f"{data_dir}: {published or SOURCE} has other images at the places that seed {manifest['seed']} gives to "
-            "the training images; prepare the data again, or give the source that they are from as --published"
+            f"{data_dir}: {SOURCE if of_digits else published} has other images at the places that seed {seed} gives "
+            "to the training images; prepare the data again, or give the source that they are from as --published"
         )
     return index, count
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from data.datasets import MANIFEST, SPLITS, describe_array, require_label
+from data.datasets import MANIFEST, SPLITS, describe_array
 from data.ready_poisons import as_unit_floats
 from data.sources import ARRAYS, read_source
 from runtime.artifact import Artifact
 from runtime.bounds import NOT_NEGATIVE, POSITIVE, Seed
-from runtime.checks import require_name, shortened
+from runtime.checks import require_label, require_name, shortened
 from runtime.files import InputError, one_line, read_record, remove, save_array, write_json
 from runtime.lazy import keras
 from runtime.provenance import printed_path, project_path, provenance

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.checks import shortened
+from runtime.checks import LONGEST_LABEL, shortened
 from runtime.files import InputError, array_sha256, load_archive, read_record, save_archive, write_json
 from runtime.provenance import ROOT
 
@@ -26,7 +26,6 @@ FOLDER = ROOT / "data/poisons"
 KEY = "X_poisoned"
 DTYPES = {KEY: np.uint8, "index": np.int32}
 WHITE = 255  # grey level of a white pixel
-LONGEST_LABEL = 100  # characters of a line that names data or a poison's source
 EPSILON_TOLERANCE = 1e-6  # float32 rounding of clean image +- epsilon, in pixel units of [0, 1]
 
 

@@ -120,28 +120,31 @@ def _read_idx_files(source: Path) -> tuple[Arrays, list[Path]]:
     name may end in '.gz' and begin with the data set's name, as in EMNIST (emnist-letters-train-images-idx3-ubyte.gz).
     Raises InputError also where labels and images differ in number, or where the folder holds several data sets.
     """
-    folder, given = (source, None) if source.is_dir() else (source.parent, _IDX_NAME.fullmatch(source.name))
     if not source.exists():
         raise InputError(f"{source}: no such file; mend the path")
-    found = [name for path in sorted(folder.iterdir()) if path.is_file() and (name := _IDX_NAME.fullmatch(path.name))]
-    prefixes = [given["prefix"]] if given else sorted({name["prefix"] for name in found}) or [""]
-    if len(prefixes) > 1:
+    folder = source if source.is_dir() else source.parent
+    names = [_IDX_NAME.fullmatch(path.name) for path in sorted(folder.iterdir()) if path.is_file()]
+    given = None if source.is_dir() else _IDX_NAME.fullmatch(source.name)
+    if given:  # where a file exists in several spellings, the spelling of the given file comes first
+        spelling = given.group("dot", "packed")
+        names.sort(key=lambda name: name is None or name.group("dot", "packed") != spelling)
+    data_sets: dict[str, dict[str, Path]] = {}  # by prefix: the file of each array
+    for name in filter(None, names):
+        letter = "x" if name["kind"] == "images" else "y"
+        split = "train" if name["split"] == "train" else "test"
+        data_sets.setdefault(name["prefix"], {}).setdefault(f"{letter}_{split}", folder / name[0])
+    if not given and len(data_sets) > 1:
         raise InputError(
-            f"{source}: holds several data sets ({', '.join(prefix or 'train-images...' for prefix in prefixes)}); "
+            f"{source}: holds several data sets ({', '.join(one or 'train-images...' for one in sorted(data_sets))}); "
             "give one of the files in place of the folder"
         )
-    # Where a file exists in several spellings, the spelling of the given file comes first.
-    found.sort(key=lambda name: given is not None and name.group("dot", "packed") != given.group("dot", "packed"))
-    paths: dict[str, Path] = {}
-    for name in found:
-        if name["prefix"] == prefixes[0]:
-            array = f"{'x' if name['kind'] == 'images' else 'y'}_{'train' if name['split'] == 'train' else 'test'}"
-            paths.setdefault(array, folder / name[0])
+    prefix = given["prefix"] if given else next(iter(data_sets), "")
+    paths = data_sets.get(prefix, {})
     arrays = {}
     for array, (published, dimensions) in _IDX.items():
         if array not in paths:
             raise InputError(
-                f"{folder}: is a folder without {prefixes[0]}{published}(.gz); put the four IDX files of the data set "
+                f"{folder}: is a folder without {prefix}{published}(.gz); put the four IDX files of the data set "
                 "into it, or x_train.npy, y_train.npy, x_test.npy and y_test.npy, or give an .npz file"
             )
         arrays[array] = _read_idx(paths[array], dimensions)

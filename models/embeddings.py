@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from models.imagenet import imagenet_features
+from models.stateless import in_batches
 from runtime.checks import chosen
 from runtime.files import InputError
 from runtime.lazy import ndimage
@@ -62,11 +63,6 @@ def fit_embedding(
     return centred(train_features), lambda x: centred(transform(x))
 
 
-def _in_batches(embed: Embedding, x: np.ndarray, size: int = _BATCH) -> np.ndarray:
-    """The features of images x, computed for ``size`` images at a time."""
-    return np.concatenate([embed(x[i : i + size]) for i in range(0, len(x), size)])
-
-
 def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1).astype(np.float64)
 
@@ -86,7 +82,7 @@ def _random(x_train: np.ndarray, seed: int) -> Embedding:
 
     sampler = RBFSampler(gamma="scale", n_components=_COMPONENTS, random_state=seed).fit(_flat(x_train))
     unit_variance = np.sqrt(_COMPONENTS)  # the other embeddings have it, except for the constant
-    return lambda x: unit_variance * _in_batches(lambda part: sampler.transform(_flat(part)), x)
+    return lambda x: unit_variance * in_batches(lambda part: sampler.transform(_flat(part)), x, _BATCH)
 
 
 def _patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
@@ -112,11 +108,11 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
     def encode(x: np.ndarray) -> np.ndarray:
         grid = _patches_of(x, size)
         whitened = (_normalised(grid.reshape(-1, len(mean))) - mean) @ whiten
-        active = 2 * whitened @ centres.T  # each step below replaces it in place
-        np.subtract(np.square(whitened).sum(axis=1, keepdims=True), active, out=active)
-        active += squares
-        np.sqrt(np.maximum(active, 0, out=active), out=active)
-        np.subtract(active.mean(axis=1, keepdims=True), active, out=active)
+        distances = 2 * whitened @ centres.T  # an inner product so far. Each step below replaces it in place
+        np.subtract(np.square(whitened).sum(axis=1, keepdims=True), distances, out=distances)
+        distances += squares
+        np.sqrt(np.maximum(distances, 0, out=distances), out=distances)
+        active = np.subtract(distances.mean(axis=1, keepdims=True), distances, out=distances)
         np.maximum(active, 0, out=active)
         active = active.reshape(*grid.shape[:3], count)
         halves = np.split(active, [grid.shape[1] // 2], axis=1)
@@ -124,7 +120,7 @@ def _patches(x_train: np.ndarray, seed: int, centroids: int) -> Embedding:
         return np.concatenate([part.mean(axis=(1, 2)) for part in quadrants], axis=1).astype(np.float64)
 
     together = max(1, _DISTANCES // (count * int(np.prod(x_train.shape[1:3]))))
-    transform = partial(_in_batches, encode, size=together)
+    transform = partial(in_batches, encode, size=together)
     scale = transform(x_train[:5000]).std(axis=0) + 1e-6
     return lambda x: transform(x) / scale
 
@@ -140,7 +136,7 @@ def _root_components(embed: Embedding, x_train: np.ndarray, seed: int) -> Embedd
     mean, scale = sample.mean(axis=0), sample.std(axis=0) + 1e-6
     standard = (sample - mean) / scale
     axes = np.linalg.eigh(standard.T @ standard)[1][:, -_COMPONENTS:] / scale[:, None]
-    return lambda x: _in_batches(lambda part: (np.sqrt(embed(part)) - mean) @ axes, x)
+    return lambda x: in_batches(lambda part: (np.sqrt(embed(part)) - mean) @ axes, x, _BATCH)
 
 
 def deskewed(x: np.ndarray) -> np.ndarray:

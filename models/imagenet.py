@@ -10,10 +10,11 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from models.stateless import in_batches
 from runtime.files import InputError
 from runtime.lazy import keras, layers
 
@@ -35,8 +36,18 @@ def read_weights(path: Path | None) -> dict[str, np.ndarray]:
     if not (path and path.is_file()):
         raise InputError(f"imagenet features need a file of weights, got {path}; give the .pth file in {PACKAGE}")
     try:
-        with path.open("rb") as file:
-            return _arrays(file)
+        with path.open("rb") as file:  # five pickles, of which the last two count, and then the tensors' storages
+            *_, tensors, keys = (_Tensors(file).load() for _ in range(5))
+            dtypes = {key: dtype for (_, dtype, key, *_), *_ in tensors.values()}
+            storages = {}
+            for key in keys:
+                size = int.from_bytes(file.read(8), "little")
+                storages[key] = np.frombuffer(file.read(size * dtypes[key].itemsize), dtypes[key], size)
+        arrays = {}
+        for name, ((_, _, key, *_), start, shape, strides) in tensors.items():
+            places = start + np.tensordot(strides, np.indices(shape), 1).astype(int)
+            arrays[name] = storages[key][places]  # indexing cannot read outside the storage
+        return arrays
     except Exception as error:  # unpickling a damaged file may raise any error
         raise InputError(f"{path}: not a PyTorch file of weights ({error}); give the .pth file in {PACKAGE}") from error
 
@@ -53,19 +64,6 @@ class _Tensors(pickle.Unpickler):
         return pid  # "storage", dtype, key, ...
 
 
-def _arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
-    *_, tensors, keys = (_Tensors(file).load() for _ in range(5))
-    dtypes = {storage[2]: storage[1] for storage, *_ in tensors.values()}
-    storages = {}
-    for key in keys:
-        size = int.from_bytes(file.read(8), "little")
-        storages[key] = np.frombuffer(file.read(size * dtypes[key].itemsize), dtypes[key], size)
-    return {  # indexing cannot read outside the storage
-        name: storages[storage[2]][start + np.tensordot(strides, np.indices(shape), 1).astype(int)]
-        for name, (storage, start, shape, strides) in tensors.items()
-    }
-
-
 def efficientnet_lite0(weights: Mapping[str, np.ndarray], side: int = SIDE) -> keras.Model:
     """A model from images (N, H, W, 3) in [0, 1], of any size, to features, float32 (N, 1280), in [0, 6].
 
@@ -75,29 +73,37 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray], side: int = SIDE) -> k
 
     def convolved(x: Any, name: str, norm: str, kernel: int = 1, stride: int = 1) -> Any:
         gamma, beta, mean, var = (weights[f"{norm}.{of}"] for of in ("weight", "bias", "running_mean", "running_var"))
-        scale, alone = gamma / np.sqrt(var + 1e-3), "depthwise" in name
-        settings = {"strides": stride, "padding": "same"}
-        layer = layers.DepthwiseConv2D(kernel, **settings) if alone else layers.Conv2D(len(scale), kernel, **settings)
+        scale = gamma / np.sqrt(var + 1e-3)
+        kernels = weights[f"{name}.weight"] * scale[:, None, None, None]  # PyTorch's order: output, input, row, column
+        if "depthwise" in name:
+            layer = layers.DepthwiseConv2D(kernel, strides=stride, padding="same")
+            kernels = kernels.transpose(2, 3, 0, 1)
+        else:
+            layer = layers.Conv2D(len(scale), kernel, strides=stride, padding="same")
+            kernels = kernels.transpose(2, 3, 1, 0)
         x = layer(x)
-        scaled = weights[f"{name}.weight"] * scale[:, None, None, None]
-        layer.set_weights([scaled.transpose((2, 3, 0, 1) if alone else (2, 3, 1, 0)), beta - mean * scale])
+        layer.set_weights([kernels, beta - mean * scale])
         return x
 
     def active(*arguments: Any) -> Any:
         return layers.ReLU(6.0)(convolved(*arguments))
 
     inputs = keras.Input((None, None, 3))
-    strides = [(kernel, stride if not n else 1, by) for count, kernel, stride, by in _STAGES for n in range(count)]
+    blocks = []  # kernel size, stride and expansion factor of each
+    for count, kernel, stride, expansion in _STAGES:
+        blocks += [(kernel, stride, expansion), *[(kernel, 1, expansion)] * (count - 1)]
     try:
         x = layers.Rescaling(255 / 128, -127 / 128)(layers.Resizing(side, side)(inputs))
         x = active(x, "_conv_stem", "_bn0", 3, 2)
-        for number, (kernel, stride, expansion) in enumerate(strides):
-            block, before = f"_blocks.{number}.", x
+        for number, (kernel, stride, expansion) in enumerate(blocks):
+            block = f"_blocks.{number}."
+            before = x
             if expansion > 1:
                 x = active(x, f"{block}_expand_conv", f"{block}_bn0")
             x = active(x, f"{block}_depthwise_conv", f"{block}_bn1", kernel, stride)
             x = convolved(x, f"{block}_project_conv", f"{block}_bn2")
-            x = x + before if x.shape == before.shape else x
+            if x.shape == before.shape:
+                x = x + before
         x = active(x, "_conv_head", "_bn1")
     except (LookupError, ValueError) as error:
         raise InputError(f"weights do not fit EfficientNet-Lite0 ({error}); give those in {PACKAGE}") from error
@@ -115,6 +121,6 @@ def imagenet_features(path: Path | None) -> Callable[[np.ndarray], np.ndarray]:
         if (channels := x.shape[-1]) not in (1, 3):
             raise InputError(f"imagenet needs images of 1 or 3 channels, these have {channels}; choose other features")
         x = np.broadcast_to(x, (*x.shape[:3], 3))
-        return np.concatenate([network.predict_on_batch(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+        return in_batches(network.predict_on_batch, x, _BATCH)
 
     return features

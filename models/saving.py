@@ -143,9 +143,9 @@ def with_precision(model: keras.Model, dtype: str) -> keras.Model:
         scores, again = (ops.convert_to_numpy(ops.cast(one(x, training=False), "float32")) for one in (model, copy))
         if not np.allclose(scores, again, rtol=1e-3, atol=1e-3 * np.abs(scores).max(), equal_nan=True):
             raise ValueError("a copy has other scores: a layer holds more than its configuration and weights")
-        votes = [layer for one in (copy, *all_layers(copy)) if one.name == VOTE for layer in one.layers]
+        votes = [part for part in (copy, *all_layers(copy)) if part.name == VOTE]
         for layer in all_layers(copy):
-            if layer not in votes:
+            if not any(layer in vote.layers for vote in votes):
                 layer.dtype_policy = _POLICIES[dtype]
             getattr(layer, "finalize_state", lambda: None)()  # these numbers have the layer's dtype
         copy(x, training=False)

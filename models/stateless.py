@@ -1,9 +1,12 @@
-"""A Keras model as a pure function of its parameters."""
+"""A Keras model as a pure function of its parameters, and functions of images evaluated batch by batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
+
+import numpy as np
 
 from models.registry import all_layers
 from runtime.files import InputError
@@ -25,8 +28,9 @@ class StatelessModel:
             raise InputError(f"batch_norm must be 'fixed_affine' or 'proper', got {batch_norm!r}")
         self.model = model
         self.batch_norm = batch_norm
-        for layer in all_layers(model) if keras.backend.backend() == "jax" else ():
-            if isinstance(layer, keras.layers.MaxPooling2D) and _divides(layer):
+        pools = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.MaxPooling2D)]
+        for layer in pools if keras.backend.backend() == "jax" else ():
+            if layer.pool_size == layer.strides and (layer.padding, layer.data_format) == ("valid", "channels_last"):
                 layer.call = partial(_max_pooled, layer.pool_size)
 
     def initial(self) -> tuple[list[Any], list[Any]]:
@@ -46,9 +50,9 @@ class StatelessModel:
         return self.model.stateless_call(weights, statistics, x, training=training and self.batch_norm == "proper")
 
 
-def _divides(layer: keras.layers.MaxPooling2D) -> bool:
-    """Whether a layer's windows lie side by side, with the channels last."""
-    return layer.pool_size == layer.strides and (layer.padding, layer.data_format) == ("valid", "channels_last")
+def in_batches(function: Callable[[Any], Any], x: np.ndarray, size: int = 1000) -> np.ndarray:
+    """The values, (N, ...), of a function of images x (N, H, W, C), evaluated for ``size`` images at a time."""
+    return np.concatenate([np.asarray(function(x[i : i + size])) for i in range(0, len(x), size)])
 
 
 def _max_pooled(size: tuple[int, int], x: Any) -> Any:

@@ -195,7 +195,7 @@ def read_own_points(
     check = _what_is_wrong_at_fixed_radii if settings["radii"] else _what_is_wrong
     only_label = settings["acr_only"] or settings["radii"]
     for number, (point, line) in enumerate(zip(points, lines[1:], strict=False), start=2):
-        is_next = indices[number - 2 : number - 1] == [point.idx]
+        is_next = number - 2 < len(indices) and point.idx == indices[number - 2]
         label = int(truth[point.idx]) if truth is not None and is_next else settings["target_class"]
         wrong = {
             "point": not is_next,
@@ -227,21 +227,23 @@ def _what_is_wrong(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]
     votes = settings["n"] if point.votes is None else point.votes
     possible = range(settings["n"] + 1) if settings["radius_loss"] else (0, settings["n"])
     # The last bits of a bound may differ between versions of SciPy.
-    largest = largest_radius(settings, votes if has_class and votes in possible else 0) * (1 + 1e-9)
+    largest = largest_radius(settings, votes) * (1 + 1e-9) if has_class and votes in possible else 0.0
     return {
-        "number of votes": point.votes is not None and (votes not in possible or (has_class and not votes)),
+        "number of votes": votes not in possible or (has_class and not votes),
         "radius": not re.fullmatch(rf"\d+\.\d{{{RADIUS_DIGITS}}}", point.radius) or float(point.radius) > largest,
     }
 
 
 def _what_is_wrong_at_fixed_radii(point: Point, settings: Mapping[str, Any]) -> dict[str, bool]:
     has_class = point.predict != ABSTAIN
-    possible = [fixed_radius(radius) for radius in (settings["radii"] if has_class else (0.0,))]
+    possible = [fixed_radius(radius) for radius in settings["radii"]] if has_class else [fixed_radius(0.0)]
+    votes = point.votes or 0
+    has_votes = 0 <= votes <= settings["n"]
+    is_undecided_at_the_last = not point.decided and has_class and point.radius == possible[-1]
     return {
         "radius": point.radius not in possible,
-        "decision": point.decided not in (0, 1) or (not point.decided and has_class and point.radius == possible[-1]),
-        "number of votes": not 0 <= (point.votes or 0) <= settings["n"]
-        or (has_class and float(point.radius) >= largest_radius(settings, point.votes or 0)),
+        "decision": point.decided not in (0, 1) or is_undecided_at_the_last,
+        "number of votes": not has_votes or (has_class and float(point.radius) >= largest_radius(settings, votes)),
     }
 
 

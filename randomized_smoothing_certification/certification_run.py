@@ -12,8 +12,8 @@ import numpy as np
 
 from data.datasets import Dataset, labels, load_dataset
 from models.saving import load_model, with_precision
+from models.stateless import in_batches
 from randomized_smoothing_certification.certificate_file import (
-    Point,
     header_of,
     read_own_points,
     require_result_name,
@@ -65,21 +65,17 @@ def certify_test_points(config: CertificationConfig) -> dict[str, Any]:
             test_sha256=test_sha256, noise_of="seed and images",
         )  # fmt: skip
         record = {"settings": settings, "points": points, "clean_accuracy": accuracy}
-        found: list[Point] = []
         with LineByLine(config.out, header_of(settings), record, config, stop, summary_path(config.out)) as run:
-            if done := run.resume():
-                if run.record.get("points") != points:
-                    raise InputError(f"{config.out}: its points are not those of this run; choose another output")
-                found += read_own_points(config.out, run.record, truth, dataset.num_classes)
+            done = run.resume()
+            if run.record.get("points") != points:  # also where an earlier run's file has no line but the header
+                raise InputError(f"{config.out}: its points are not those of this run; choose another output")
+            if done:
+                read_own_points(config.out, run.record, truth, dataset.num_classes)  # refuses damaged lines
                 print(f"{config.out}: continuing after {done} of {len(points)} points")
             if done < len(points):
                 certified = point_certifier(counter, images, truth, config, test_sha256)
-
-                def line(index: int) -> str:
-                    found.append(certified(index))
-                    return found[-1].line
-
-                run.advance(points[done:], line, unit="point")
+                run.advance(points[done:], lambda index: certified(index).line, unit="point")
+            found = read_own_points(config.out, run.record, truth, dataset.num_classes)
             return write_summary(config.out, found, run.record)
 
 
@@ -113,24 +109,26 @@ def _print_accuracy(model: keras.Model, images: np.ndarray, truth: np.ndarray, n
     def accuracies(scale: float, offset: float) -> np.ndarray:
         """Accuracies without and with noise, on the pixels scale * x + offset."""
         pixels = np.float32(scale) * np.concatenate([images, images + noise]) + np.float32(offset)
-        scores = [model(pixels[i : i + 500], training=False) for i in range(0, len(pixels), 500)]
-        classes = np.concatenate([np.argmax(ops.convert_to_numpy(ops.cast(s, "float32")), axis=1) for s in scores])
-        return np.mean(classes.reshape(2, -1) == truth, axis=1)
+        scores = in_batches(lambda x: ops.cast(model(x, training=False), "float32"), pixels, 500)
+        return np.mean(np.argmax(scores, axis=1).reshape(2, -1) == truth, axis=1)
 
     on_unit = accuracies(1, 0)
     print(f"base classifier: accuracy {on_unit[0]:.3f} on these {len(images)} points without noise")
-    pixels = {(255, 0): "0 to 255", (2, -1): "-1 to 1"}
-    gains = {(scale, kind): gain for scale in pixels for kind, gain in enumerate(accuracies(*scale) - on_unit)}
-    (scale, kind), gain = max(gains.items(), key=lambda item: item[1])
-    if gain > 0.2:
-        name, before = ("the accuracy", "the accuracy with noise")[kind], on_unit[kind]
-        print(
-            f"note: on pixels {pixels[scale]} {name} would be {before + gain:.3f} in place of {before:.3f}. The model "
-            f"seems to be made for these pixels; put keras.layers.Rescaling{scale} in front of it"
-        )
-    elif on_unit[0] <= 1 / num_classes:
-        print(
+    note = ""
+    if on_unit[0] <= 1 / num_classes:
+        note = (
             f"note: that is no better than guessing ({1 / num_classes:.3f}). The class may be poisoned; if not, check "
             "the model's training, its pixel scale and its order of classes"
         )
+    largest_gain = 0.2  # a smaller one is no sign of another pixel scale
+    for scaling, pixels in {(255, 0): "0 to 255", (2, -1): "-1 to 1"}.items():
+        for how, before, after in zip(("", " with noise"), on_unit, accuracies(*scaling), strict=True):
+            if after - before > largest_gain:
+                largest_gain = after - before
+                note = (
+                    f"note: on pixels {pixels} the accuracy{how} would be {after:.3f} in place of {before:.3f}. The "
+                    f"model seems to be made for these pixels; put keras.layers.Rescaling{scaling} in front of it"
+                )
+    if note:
+        print(note)
     return float(on_unit[0])

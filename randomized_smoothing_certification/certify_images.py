@@ -174,12 +174,16 @@ def point_certifier(
     has_votes = "votes" in header_of(vars(settings))
 
     def certified(index: int) -> Point:
-        start, decided = time.perf_counter(), None
-        image, label, noise_of = images[index], int(truth[index]), None if settings.shared_noise else index
+        start = time.perf_counter()
+        image = images[index]
+        label = int(truth[index])
+        noise_of = None if settings.shared_noise else index
         if settings.radii:
             found, is_decided = decide(counter, image, noise_of, settings.radii, settings, seed=seed, only_class=label)
-            radius, decided = fixed_radius(found.radius), int(is_decided)
+            radius = fixed_radius(found.radius)
+            decided: int | None = int(is_decided)
         else:
+            decided = None
             only_class = label if settings.acr_only else None
             found = certify(counter, image, noise_of, settings, seed=seed, only_class=only_class)
             radius = round_down(found.radius)

@@ -100,7 +100,7 @@ def main(config: Config) -> None:
 
 def _made_with(config: Config, known: Mapping[str, Any]) -> MadeWith:
     """The file's settings, from the config or from the record beside the file. Raises InputError if these differ."""
-    recorded = {name: known["n" if name == "votes" else name] for name in MadeWith._fields if known}
+    recorded = MadeWith(known["sigma"], known["n"], known["alpha"], known["failure_mass"])._asdict() if known else {}
     given = {name: value for name in MadeWith._fields if (value := getattr(config, name)) is not None}
     if not recorded and "sigma" not in given:
         raise InputError(f"{config.certificates}: has no record beside it; give --sigma, and --votes where not {N:,}")

@@ -95,9 +95,8 @@ class GridNoise:
         """
         with mpmath.workdps(30):
             steps = 2 * self.levels * mpmath.mpf(self.sigma)
-            below = [
-                int(mpmath.nint(mpmath.ldexp(mpmath.ncdf((2 * i + 1) / steps), _BITS))) for i in range(-self.reach, 0)
-            ]
+            edges = ((2 * i + 1) / steps for i in range(-self.reach, 0))  # between two draws, in units of sigma
+            below = [int(mpmath.nint(mpmath.ldexp(mpmath.ncdf(edge), _BITS))) for edge in edges]
         half = np.diff(np.array([0, *below], np.int64))
         return np.concatenate([half, [2**_BITS - 2 * int(half.sum())], half[::-1]])
 
@@ -117,28 +116,28 @@ class GridNoise:
         threshold (two words of 30 bits), the draw is j - reach. Otherwise it is the draw in the row. The columns'
         masses add up to ``weights`` exactly.
         """
-        columns = 1 << (len(self.weights) - 1).bit_length()
+        columns = 1 << (len(self.weights) - 1).bit_length()  # a power of two, so that leading bits choose a column
         capacity = 2**_BITS // columns
-        left = [*self.weights.tolist(), *[0] * (columns - len(self.weights))]
-        own, other = [capacity] * columns, list(range(columns))
-        small = [j for j in range(columns) if left[j] < capacity]
-        large = [j for j in range(columns) if left[j] > capacity]
+        own = [*self.weights.tolist(), *[0] * (columns - len(self.weights))]  # mass of a draw in its own column
+        other = list(range(columns))  # the draw that fills up the column
+        small = [column for column in range(columns) if own[column] < capacity]
+        large = [column for column in range(columns) if own[column] > capacity]
         while small:
-            j, donor = small.pop(), large[-1]
-            own[j], other[j] = left[j], donor
-            left[donor] -= capacity - left[j]
-            if left[donor] <= capacity:
+            column = small.pop()
+            donor = large[-1]
+            other[column] = donor
+            own[donor] -= capacity - own[column]
+            if own[donor] <= capacity:
                 large.pop()
-                if left[donor] < capacity:
-                    small.append(donor)
-        rows = [(*divmod(j * capacity + own[j], 2**_WORD), other[j] - self.reach) for j in range(columns)]
-        return np.array(rows, np.int32)
+            if own[donor] < capacity:
+                small.append(donor)
+        thresholds = np.arange(columns, dtype=np.int64) * capacity + np.array(own, np.int64)
+        return np.stack([*np.divmod(thresholds, 2**_WORD), np.array(other) - self.reach], axis=1).astype(np.int32)
 
     def draw(self, shape: tuple[int, ...], seed: Any) -> Any:
         """Noise in grid steps, int32 of ``shape``, a pure function of ``seed`` (int32 (2,), may be traced)."""
         table = self.alias_table
-        words = integers(_WORD, (2, *shape), seed)
-        upper, lower = words[0], words[1]
+        upper, lower = ops.unstack(integers(_WORD, (2, *shape), seed))
         column = ops.right_shift(upper, np.int32(_WORD - (len(table) - 1).bit_length()))
         row = ops.take(table, column, axis=0)
         # The 60-bit comparison: the upper words decide, and where they are equal, the lower words.

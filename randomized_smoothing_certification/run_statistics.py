@@ -149,8 +149,8 @@ def _half_width(variances: np.ndarray, freedoms: np.ndarray) -> float:
 def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], paired: bool = True) -> tuple[float, float]:
     """Interval of the mean over kinds of the ratio of the means over points. For each kind: after (P,), before (Q,).
 
-    paired: both have the same points in order. A bootstrap cannot see rare points. ``unseen_share`` widens it in
-    three cases, which the comments below name.
+    paired: both have the same points in order. The interval is a percentile bootstrap, which cannot see rare points.
+    So it reaches at least as far from the ratio as rare points could move it, in the three cases that comments name.
     """
     resampled_after = _resamples(len(after[0]), 0) @ np.transpose(after)
     resampled_before = _resamples(len(before[0]), 0 if paired else 1) @ np.transpose(before)
@@ -160,19 +160,21 @@ def _over_points(after: Sequence[np.ndarray], before: Sequence[np.ndarray], pair
     kinds = list(zip(after, before, strict=True))
     ratio = np.mean([poisoned.mean() / clean.mean() for poisoned, clean in kinds])
     low, high = stretched(low, high, ratio, min(len(after[0]), len(before[0])))
-    more = less = 0.0
+    downwards = upwards = 0.0  # how far rare points could move the ratio
     for poisoned, clean in kinds:
-        count, size = np.count_nonzero(poisoned), len(poisoned)
-        clean_count = np.count_nonzero(clean) * size // len(clean)
-        more += unseen_share(count, clean_count) / len(kinds)  # few points keep a radius: there may be more
-        top = max(poisoned.max(), clean.max())  # one point is there, so that P - 1 of P points can be below it
-        below_top = np.count_nonzero(poisoned < top * (1 - 1e-9))
-        lowered = np.count_nonzero(poisoned < clean * (1 - 1e-9)) if paired else below_top
-        if below_top < min(_FEW, size - 1):  # most points are at the ceiling: more may fall below it
-            less += unseen_share(lowered, size - 1) * top / clean.mean() / len(kinds)
-        if clean_count < min(_FEW, size / 2):  # few clean points have a radius: more of them may lose it
-            less += unseen_share(max(clean_count - count, 0), clean_count) / len(kinds)
-    return float(min(low, ratio - less)), float(max(high, ratio + more))
+        points = len(poisoned)
+        with_radius = np.count_nonzero(poisoned)
+        clean_with_radius = np.count_nonzero(clean) * points // len(clean)  # of as many points
+        upwards += unseen_share(with_radius, clean_with_radius) / len(kinds)  # few points keep a radius: more may
+        ceiling = max(poisoned.max(), clean.max())  # one point is there, so that all but one can be below it
+        below_ceiling = np.count_nonzero(poisoned < ceiling * (1 - 1e-9))
+        if below_ceiling < min(_FEW, points - 1):  # most points are at the ceiling: more may fall below it
+            lowered = np.count_nonzero(poisoned < clean * (1 - 1e-9)) if paired else below_ceiling
+            downwards += unseen_share(lowered, points - 1) * ceiling / clean.mean() / len(kinds)
+        if clean_with_radius < min(_FEW, points / 2):  # few clean points have a radius: more of them may lose it
+            lost = max(clean_with_radius - with_radius, 0)
+            downwards += unseen_share(lost, clean_with_radius) / len(kinds)
+    return float(min(low, ratio - downwards)), float(max(high, ratio + upwards))
 
 
 def stretched(low: float, high: float, estimate: float, points: int) -> tuple[float, float]:

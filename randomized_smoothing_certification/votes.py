@@ -114,7 +114,7 @@ class VoteCounter:
         image: shape image_shape, values in [0, 1]. seed: int32 of shape (2,), names the noise stream. first: a
         multiple of NOISE_BLOCK, for votes that are counted part by part.
         A tie between scores goes to the lowest class index.
-        Raises InputError for a bad image, n or first, and FloatingPointError if the scores are not numbers.
+        Raises InputError for a bad image, n or first, and if the scores are not numbers.
         """
         image = np.asarray(image, np.float32)
         if image.shape != self.image_shape:
@@ -145,9 +145,9 @@ class VoteCounter:
             counts += ops.convert_to_numpy(votes)
             invalid += int(bad)
         if invalid:
-            raise FloatingPointError(
+            raise InputError(
                 f"the classifier gave no finite largest score for {invalid} of {n - first} noisy images; "
-                "its weights are damaged or its training diverged"
+                "its weights are damaged or its training diverged: train it again, or mend its code"
             )
         return counts
 

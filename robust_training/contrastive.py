@@ -16,8 +16,7 @@ from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.autodiff import jit, value_and_grad
 from data.datasets import SPLITS, load_dataset
 from models.registry import build_model, initial_weights, require_architecture
-from models.stateless import StatelessModel
-from robust_training.loss import in_batches
+from models.stateless import StatelessModel, in_batches
 from robust_training.schedules import learning_rate
 from robust_training.training import TrainingState
 from robust_training.views import VIEWS

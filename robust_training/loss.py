@@ -6,13 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from models.stateless import in_batches
 from runtime.bounds import require_bounds
 from runtime.lazy import ops
 from runtime.noise import normal, normal_of_images
 
 Logits = Callable[[Any], Any]  # images (B, H, W, C) float32 in [0, 1] -> logits (B, K)
 LossState = Any  # a nested structure of tensors
-_BATCH = 1000  # images evaluated together
 
 
 class Randomness(NamedTuple):
@@ -122,8 +122,3 @@ def clean_accuracies(logits: Logits, x: np.ndarray, y: np.ndarray, target_class:
     of_classes = [float(accuracy(scores[rows], y[rows])) for rows in (y.T == 1)]
     named = {f"accuracy_class_{label}": value for label, value in enumerate(of_classes)}
     return {"accuracy": float(accuracy(scores, y)), "target_accuracy": of_classes[target_class], **named}
-
-
-def in_batches(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
-    """The values, (N, ...), of a function of images x (N, H, W, C), evaluated batch by batch."""
-    return np.concatenate([ops.convert_to_numpy(function(x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)])

@@ -86,35 +86,37 @@ class SmoothAdvLoss(TrainingLoss):
         radius = self.radius(epoch)
         noise = noise_of_copies(x, self.samples, randomness, self.fixed_noise)
         step_size = 2 * radius / self.attack_steps if self.step_size is None else self.step_size
+        start = ops.zeros_like(x)
 
         def smoothed_loss(delta: Any) -> Any:
             """Sum over the images of -log z_y, z = mean over an image's copies of softmax(logits)."""
             scores = logits(ops.repeat(x + delta, self.samples, axis=0) + noise)
             return -ops.sum(y * log_mean_softmax(scores, self.samples))
 
-        ascent = grad(smoothed_loss)
+        gradient = grad(smoothed_loss)
 
-        def adam_ascent(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            delta, moments = carry
-            delta, moments = adam_step(delta, -ascent(delta), moments, step_size)
-            return into_ball(delta, x, radius), moments
+        def adam() -> tuple[Any, LossState]:
+            def step(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+                delta, moments = carry
+                delta, moments = adam_step(delta, -gradient(delta), moments, step_size)
+                return into_ball(delta, x, radius), moments
 
-        def attacked() -> tuple[Any, LossState]:
-            start = ops.zeros_like(x)
-            if self.inner_attack == "pgd":
-                # Fresh noise comes from another generator. So both can use the same seed.
-                directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.numbers, randomness.seed)
-
-                def normalised_ascent(step: Any, delta: Any) -> Any:
-                    direction = to_unit(ascent(delta), ops.take(directions, step, axis=1))
-                    return into_ball(delta + step_size * direction, x, radius)
-
-                return ops.fori_loop(0, self.attack_steps, normalised_ascent, start), state
             moments = state if self.persistent_moments else adam_init(start)
-            delta, moments = ops.fori_loop(0, self.attack_steps, adam_ascent, (start, moments))
+            delta, moments = ops.fori_loop(0, self.attack_steps, step, (start, moments))
             return delta, moments if self.persistent_moments else state
 
-        delta, state_after = ops.cond(radius > 0, attacked, lambda: (ops.zeros_like(x), state))
+        def pgd() -> tuple[Any, LossState]:
+            # Fresh noise comes from another generator. So both can use the same seed.
+            directions = normal_of_images((self.attack_steps, *x.shape[1:]), randomness.numbers, randomness.seed)
+
+            def step(number: Any, delta: Any) -> Any:
+                direction = to_unit(gradient(delta), ops.take(directions, number, axis=1))
+                return into_ball(delta + step_size * direction, x, radius)
+
+            return ops.fori_loop(0, self.attack_steps, step, start), state
+
+        attack = adam if self.inner_attack == "adam" else pgd
+        delta, state_after = ops.cond(radius > 0, attack, lambda: (start, state))
         return ops.stop_gradient(x + delta), state_after
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:

@@ -135,7 +135,12 @@ def train_victims(config: TrainingConfig) -> list[Path]:
     method, name, recorded = config.loss.name, "clean", dict[str, Any]()
     if config.training_data != "clean":
         poison = config.poison or poison_paths(config.data_dir, method, config.sigma, config.target_class)[0]
-        _require_poison(poison, config.data_dir)
+        if not (ready_name(poison) or poison.exists()):
+            there = [path.name for path in sorted(config.data_dir.glob("X_*.npy")) if path.name not in X_FILES]
+            raise InputError(
+                f"{poison}: no such poison; make it with a script of attack_generation/, or give another by --poison "
+                f"FILE (in {printed_path(config.data_dir)}: {', '.join(there) or 'none'})"
+            )
         images = training_poison(poison, dataset, config.data_dir, config.target_class)
         dataset = replace_target_class(dataset, images, config.target_class, config.share)
         recorded["poison_sha256"] = array_sha256(images)
@@ -147,17 +152,6 @@ def train_victims(config: TrainingConfig) -> list[Path]:
             path = out_dir / victim_name(method, config.sigma, name, seed)
             paths.append(train_victim(replace(config, seed=seed), dataset, path, stop, **recorded))
         return paths
-
-
-def _require_poison(poison: Path, data_dir: Path) -> None:
-    """Raise InputError where there is no such poison, naming the poisons that lie in the folder of the data."""
-    if ready_name(poison) or poison.exists():
-        return
-    others = ", ".join(path.name for path in sorted(data_dir.glob("X_*.npy")) if path.name not in X_FILES) or "none"
-    raise InputError(
-        f"{poison}: no such poison; make it with a script of attack_generation/, or give another by --poison FILE "
-        f"(in {printed_path(data_dir)}: {others})"
-    )
 
 
 def train_victim(config: TrainingConfig, dataset: Dataset, path: Path, stop: Stop, **recorded: Any) -> Path:

@@ -15,6 +15,7 @@ from runtime.files import InputError
 Value = TypeVar("Value")
 LARGEST_COUNT = 2**31 - 1
 """Largest integer setting. Votes, batches and indices are int32 on the device. Seeds have the same limit."""
+LONGEST_LABEL = 100  # characters of a line that names data or a poison's source
 _FOLDERS = ("dir", "directory", "folder", "store", "studies")
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LONGEST_NAME = 200  # bytes. File systems allow 255, and temporary files and records have longer names than an artifact
@@ -75,6 +76,12 @@ def require_name(what: str, name: Any) -> None:
             f"{what} is {shortened(name)}, which cannot be a file's name; give letters, digits, _ and -, at most "
             f"{_LONGEST_NAME // 2}"
         )
+
+
+def require_label(what: str, label: Any) -> None:
+    """Raise InputError unless ``label`` can stand in a table: one printable line. what: its name in the error."""
+    if not (isinstance(label, str) and label.isprintable() and 0 < len(label) <= LONGEST_LABEL):
+        raise InputError(f"{what} is {shortened(label)}; give a line of at most {LONGEST_LABEL} characters")
 
 
 def require_name_lengths(what: str, path: Path) -> None:

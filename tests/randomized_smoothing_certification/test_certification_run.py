@@ -176,6 +176,19 @@ def test_a_cut_off_file_is_completed_to_the_same_rows(toy: Path, tmp_path: Path,
     assert out.read_text().startswith(whole_lines)  # rows that were there are kept, not made again
 
 
+@pytest.mark.parametrize("lines", [1, 3])  # with the header alone, and with two points
+def test_a_file_beside_a_record_of_other_points_is_not_continued(toy: Path, tmp_path: Path, lines: int) -> None:
+    out, record = tmp_path / "a.tsv", tmp_path / "a.settings.json"
+    certify_test_points(config(toy, out))
+    begun = "".join(out.read_text().splitlines(keepends=True)[:lines])
+    out.write_text(begun)
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({**known, "points": known["points"][1:]}))
+    with pytest.raises(InputError, match="its points are not those of this run"):
+        certify_test_points(config(toy, out))
+    assert out.read_text() == begun
+
+
 def test_sigterm_stops_after_the_point_and_the_run_continues(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -830,7 +843,7 @@ def test_a_failing_first_point_leaves_no_file(toy: Path, tmp_path: Path) -> None
     model.set_weights([np.full_like(weights, np.nan) for weights in model.get_weights()])
     (tmp_path / "models").mkdir()
     save_model(model, tmp_path / "models" / "nan.keras")
-    with pytest.raises((FloatingPointError, InputError)):
+    with pytest.raises(InputError, match="holds infinite or NaN weights"):
         certify_test_points(config(toy, tmp_path / "new" / "a.tsv", model=tmp_path / "models" / "nan.keras"))
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 

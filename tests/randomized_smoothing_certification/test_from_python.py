@@ -264,6 +264,12 @@ def test_scores_that_are_nan_in_some_batches_are_named_so() -> None:
         certify_images(damaged, IMAGES, LABELS, SETTINGS)
 
 
+def test_scores_that_are_always_nan_are_bad_input() -> None:
+    images, truth = np.full((6, 2, 2, 1), 0.5), np.arange(6) % 2
+    with pytest.raises(InputError, match=r"no finite largest score for 100 of 100 .* train it again, or mend its code"):
+        certify_images(lambda x: np.full((len(x), 2), np.nan), images, truth, SETTINGS)
+
+
 def test_numbers_of_numpy_are_settings() -> None:
     settings = CertificateSettings(sigma=np.float32(0.25), target_class=np.int64(2))  # type: ignore[arg-type]
     settings.check_types()
