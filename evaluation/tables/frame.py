@@ -4,14 +4,14 @@ and results/summary.csv holds its rows."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell
 from evaluation.tables.plan import AttackVariant, Plan
-from evaluation.tables.runs import MUST_AGREE, Entry, Run
+from evaluation.tables.runs import MUST_AGREE, Entry, Run, runs_of_all
 from randomized_smoothing_certification.run_statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 from runtime.provenance import commits
@@ -64,7 +64,8 @@ def _over_classes(plan: Plan, entries: Entries) -> Entries:
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
-    return {cell: _joined(cell, it) for cell, it in whole.items() if not _different_setting(one.runs for one in it)}
+    alike = {cell: group for cell, group in whole.items() if not _different_setting(runs_of_all(group))}
+    return {cell: _joined(cell, group) for cell, group in alike.items()}
 
 
 def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
@@ -83,46 +84,72 @@ def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
 
 def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
     """One line of the frame. attack_runs: an entry for each attack run, with equal seeds. entries: of the table."""
-    victim, poison, clean = cell.victim, cell.poison, entries.get(cell._replace(poison=None))
-    wanted = sum(entry.wanted for entry in attack_runs)
-    attack_runs = [entry for entry in attack_runs if entry.runs] or attack_runs
-    runs = [run for entry in attack_runs for run in entry.runs]
-    attack = _attack_variant(plan, cell)
-    made = runs[0].attack if runs and poison else {}
-    data_kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
-    has_no_attack = bool(runs and poison and poison.against == READY and "poison" in runs[0].records and not made)
-    row: dict[str, Any] = {
+    clean = entries.get(cell._replace(poison=None))
+    measured = tuple(entry for entry in attack_runs if entry.runs) or tuple(attack_runs)
+    runs = runs_of_all(measured)
+    row = _about(plan, cell, runs)
+    for name in ("split", "n0", "n", "alpha"):
+        row[name] = _shared_value(run.certificate.get(name) for run in runs)
+    row["points"] = _shared_value(len(run.radii) for run in runs)
+    row["runs"] = len(runs)
+    row["runs_wanted"] = sum(entry.wanted for entry in attack_runs)
+    row["attack_runs"] = len(measured) if _is_of_an_attack(cell, runs) else ""
+    row["victim_epochs"] = _shared_value(run.training.get("epochs") for run in runs)
+    for name in OF_VICTIMS:
+        if name in CERTIFIED_AT:
+            values = [run.certified_at(CERTIFIED_AT[name] * run.sigma) for run in runs]
+        else:
+            values = [getattr(run, name) for run in runs]
+        row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(values)
+    row["at_ceiling"], _ = mean_and_std(run.at_ceiling for run in runs)
+    reduction = reduction_against(measured, clean) if cell.poison else None
+    for name in ("percent", "low", "high"):
+        row[f"reduction_{name}"] = getattr(reduction, name, None)
+    row["interval_over"] = ", ".join(reduction.over) if reduction else ""
+    row["reduction"] = reduction
+    row["reduction_at_sigma"] = reduction_against(measured, clean, cell.victim.sigma) if cell.poison else None
+    row["gradients"], _ = mean_and_std(run.gradients for run in runs)
+    visibilities = [entry.runs[0].visibility for entry in measured if entry.runs]  # all its victims have one poison
+    for name in dict.fromkeys(name for one in visibilities for name in one):
+        row[name], _ = mean_and_std(one.get(name) for one in visibilities)
+    for name in ("backend", "machine"):
+        row[name] = _shared_value(run.records["victim"].get(name) for run in runs)
+    named = [commit for run in runs for commit in commits(run.records)]
+    row["commit"] = _shared_value(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
+    return row | {"data_kind": _data_kind(cell), "cell": cell, "entries": measured, "clean": clean}
+
+
+def _about(plan: Plan, cell: Cell, runs: Sequence[Run]) -> dict[str, Any]:
+    """The columns of a row that say which victims and training data its numbers belong to."""
+    victim, poison, attack = cell.victim, cell.poison, _attack_variant(plan, cell)
+    row = {
         "table": plan.table, "dataset": _shared_value(run.certificate.get("dataset") for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
-        "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
-        "poison_variant": poison.variant if poison else "", "attack": attack.series,
-        "optimiser": made.get("optimiser", ""), "parametrisation": made.get("parametrisation", ""),
-        "attack_epochs": attack.flags.get("epochs", ""),
-        "epsilon": (_shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon) if poison else "",
-        "share": min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)]) if poison else "",
-        **{name: _shared_value(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
-        "points": _shared_value(len(run.radii) for run in runs),
-        "runs": len(runs), "runs_wanted": wanted,
-        "attack_runs": len(attack_runs) if data_kind == OPTIMISED and not has_no_attack else "",
-        "victim_epochs": _shared_value(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
+        "poison": CLEAN, "poison_architecture": "", "poison_variant": "", "attack": attack.series, "optimiser": "",
+        "parametrisation": "", "attack_epochs": attack.flags.get("epochs", ""), "epsilon": "", "share": "",
     }  # fmt: skip
-    for name in OF_VICTIMS:
-        radius = CERTIFIED_AT.get(name)
-        found = [getattr(run, name) if radius is None else run.certified_at(radius * run.sigma) for run in runs]
-        row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(found)
-    row["at_ceiling"], _ = mean_and_std(run.at_ceiling for run in runs)
-    reduction = reduction_against(attack_runs, clean) if poison else None
-    row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), reduction or 3 * (None,), strict=False))
-    row |= {"interval_over": ", ".join(reduction.over) if reduction else "", "reduction": reduction}
-    row["reduction_at_sigma"] = reduction_against(attack_runs, clean, victim.sigma) if poison else None
-    row["gradients"], _ = mean_and_std(run.gradients for run in runs)
-    seen = [entry.runs[0].visibility for entry in attack_runs if entry.runs and poison]
-    row |= {name: mean_and_std(one.get(name) for one in seen)[0] for one in seen for name in one}
-    row |= {name: _shared_value(run.records["victim"].get(name) for run in runs) for name in ("backend", "machine")}
-    named = [commit for run in runs for commit in commits(run.records)]
-    row["commit"] = _shared_value(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
-    return row | {"data_kind": data_kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}
+    if poison:
+        row |= {
+            "poison": poison.against, "poison_architecture": poison.architecture, "poison_variant": poison.variant,
+            "epsilon": _shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon,
+            "share": min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)]),
+        }  # fmt: skip
+        row |= runs[0].attack if runs else {}  # optimiser, parametrisation
+    return row
+
+
+def _data_kind(cell: Cell) -> str:
+    if cell.poison is None:
+        return CLEAN
+    return CONTROL if cell.poison.against in CONTROLS else OPTIMISED
+
+
+def _is_of_an_attack(cell: Cell, runs: Sequence[Run]) -> bool:
+    """Whether an attack made the poison: not for a control, and not for a ready poison whose record has no attack."""
+    if cell.poison and cell.poison.against == READY and runs and "poison" in runs[0].records:
+        return bool(runs[0].attack)
+    return _data_kind(cell) == OPTIMISED
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
@@ -149,38 +176,52 @@ def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: flo
 
     None: there is no clean run, the clean mean is 0, or numbers of points or certificates' settings MUST_AGREE differ.
     """
-    found = paired_radii(attack_runs, clean, at)
-    return reduction_of(found[0], found[1], same_points=found[2]) if found else None
+    pair = paired_radii(attack_runs, clean)
+    if pair is None:
+        return None
+    poisoned_radii, clean_radii = pair.poisoned, pair.clean
+    if at is not None:
+        poisoned_radii, clean_radii = 1.0 * (poisoned_radii >= at), 1.0 * (clean_radii >= at)
+    return reduction_of(poisoned_radii, clean_radii, same_points=pair.same_points)
 
 
-def paired_radii(
-    attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None
-) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """Radii, float64, of poisoned (A, S, P) and clean victims (S, Q) of the same seeds, and whether points agree.
+class PairedRadii(NamedTuple):
+    """Radii of victims of poisoned and of clean data with the same seeds, 0 where a point is not certified."""
 
-    A radius is 0 where a point is not certified. None and at: as in reduction_against.
-    """
+    poisoned: np.ndarray  # float64 (attack runs, victims, points)
+    clean: np.ndarray  # float64 (victims, points)
+    same_points: bool  # whether all victims have the same points
+
+
+def paired_radii(attack_runs: Sequence[Entry], clean: Entry | None) -> PairedRadii | None:
+    """The radii that reduction_against compares. None: as there."""
     if clean is None:
         return None
-    by_seed = [{run.seed: run for run in entry.runs} for entry in (clean, *attack_runs)]
-    seeds = sorted(set.intersection(*map(set, by_seed)))
-    before, *after = ([runs[seed] for seed in seeds] for runs in by_seed)
-    poisoned = [run for runs in after for run in runs]
-    if not seeds or _different_setting([before, poisoned]):
+    entries = (clean, *attack_runs)
+    shared_seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
+    clean_runs, *poisoned_runs = (
+        sorted((run for run in entry.runs if run.seed in shared_seeds), key=lambda run: run.seed) for entry in entries
+    )
+    all_poisoned = [run for runs in poisoned_runs for run in runs]
+    all_runs = [*clean_runs, *all_poisoned]
+    if not shared_seeds or _different_setting(all_runs):
         return None
-    if any(len({len(run.radii) for run in runs}) > 1 for runs in (before, poisoned)):
-        return None
-    radii = [np.array([run.radii for run in runs]) for runs in (before, *after)]
-    clean_radii, *others = (np.maximum(one, 0) if at is None else 1.0 * (one >= at) for one in radii)
-    same = all(np.array_equal(run.idx, before[0].idx) for run in (*before, *poisoned))
-    return np.array(others), clean_radii, same
+    for runs in (clean_runs, all_poisoned):
+        if len({len(run.radii) for run in runs}) > 1:
+            return None
+    poisoned = np.array([[run.radii for run in runs] for runs in poisoned_runs])
+    same_points = all(np.array_equal(run.idx, clean_runs[0].idx) for run in all_runs)
+    return PairedRadii(np.maximum(poisoned, 0), np.maximum([run.radii for run in clean_runs], 0), same_points)
 
 
-def _different_setting(groups: Iterable[Iterable[Run]]) -> str:
+def _different_setting(runs: Iterable[Run]) -> str:
     """The first setting of MUST_AGREE in which certificates of runs differ, as far as these are known. '': none."""
-    certificates = [run.certificate for runs in groups for run in runs]
-    known = {name: [one[name] for one in certificates if one.get(name) is not None] for name in MUST_AGREE}
-    return next((name for name, values in known.items() if any(value != values[0] for value in values)), "")
+    certificates = [run.certificate for run in runs]
+    for name in MUST_AGREE:
+        known = [one[name] for one in certificates if one.get(name) is not None]
+        if any(value != known[0] for value in known):
+            return name
+    return ""
 
 
 def _shared_value(values: Iterable[Any]) -> Any:
@@ -198,7 +239,7 @@ def cautions(frame: pd.DataFrame) -> list[str]:
         if row["reduction"] is None:
             if row["clean"] is None:
                 lines.append(f"{row['cell']}: no reduction, because the table has no clean data with these victims")
-            elif name := _different_setting(entry.runs for entry in (row["clean"], *row["entries"])):
+            elif name := _different_setting(runs_of_all([row["clean"], *row["entries"]])):
                 lines.append(f"{row['cell']}: no reduction, because certificates of clean data differ in {name}")
             continue
         votes = [row["n"], _shared_value(run.certificate.get("n") for run in row["clean"].runs)]
@@ -207,11 +248,9 @@ def cautions(frame: pd.DataFrame) -> list[str]:
             lines.append(f"{row['cell']}: its reduction is over {runs} of {row['runs']} victims: {about}")
         if "" in votes and votes != ["", ""]:
             lines.append(f"{row['cell']}: its reduction compares radii of known and of unknown n")
-        after, before = (
-            {run.records["victim"].get("settings", {}).get("x_train") for entry in entries for run in entry.runs}
-            for entries in (row["entries"], [row["clean"]])
-        )
-        if after & before - {None}:
+        images = {run.training.get("x_train") for run in runs_of_all(row["entries"])}
+        clean_images = {run.training.get("x_train") for run in row["clean"].runs}
+        if images & clean_images - {None}:
             lines.append(f"{row['cell']}: its training images are those of clean data")
     return lines
 

@@ -101,6 +101,11 @@ class Run(NamedTuple):
         return float(np.mean(self.other_radii >= 0)) if len(self.other_radii) else None
 
     @property
+    def training(self) -> dict[str, Any]:
+        """Settings of its training, as far as its record says them."""
+        return self.records["victim"].get("settings", {})
+
+    @property
     def accuracy(self) -> float | None:
         """Accuracy on the clean test images without noise, None where it is not known."""
         return self.records["victim"].get("accuracy")
@@ -147,3 +152,8 @@ class Entry(NamedTuple):
     cell: Cell
     wanted: int  # runs that it should have
     runs: tuple[Run, ...]
+
+
+def runs_of_all(entries: Iterable[Entry]) -> list[Run]:
+    """The runs of several entries, one entry after the other."""
+    return [run for entry in entries for run in entry.runs]
