@@ -144,9 +144,8 @@ def _parsed_with_choice(config_type: Any, description: str | None, args: Sequenc
         setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
         have = [name for name, own in settings.items() if setting in own]
         if have and not hasattr(default, setting):
-            raise InputError(
-                f"{choice} {default.name} has no setting {setting} (of {', '.join(have)} only); leave it out"
-            )
+            lacking = f"has no setting {setting} (of {', '.join(have)} only)"
+            raise InputError(f"{choice} {default.name} {lacking}; leave it out")
     # tyro reads a subclass of the config: with the new default, and before it a field for the flag.
     known: Any = Literal[(*table, default.name)]  # a script may have an optimiser of its own
     helps = " ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())

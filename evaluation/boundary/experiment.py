@@ -81,9 +81,8 @@ def plane_frame(store: Store) -> pd.DataFrame:
     """
     entries = list(store.records)
     if "radius" not in store.points or any(f"{entry.partition('/')[0]}/clean" not in entries for entry in entries):
-        raise InputError(
-            f"the store of the plane: no radii of {', '.join(entries[:3])}, or none of clean points; draw it again"
-        )
+        lacking = f"no radii of {', '.join(entries[:3])}, or none of clean points"
+        raise InputError(f"the store of the plane: {lacking}; draw it again")
     all_radii = store.points.pivot_table("radius", ["entry", "seed"], "idx")
     rows: list[dict[str, Any]] = []
     for entry in store.points["entry"].unique():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attack_generation.controls import CONTROLS
-from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell
+from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell, Poison
 from evaluation.tables.plan import AttackVariant, Plan
 from evaluation.tables.runs import MUST_AGREE, Entry, Run, runs_of_all
 from randomized_smoothing_certification.run_statistics import Reduction, mean_and_std, reduction_of
@@ -19,6 +19,7 @@ from runtime.store import POINTS, SETTINGS
 
 Entries = dict[Cell, Entry]
 CONTROL = "control"  # data_kind, beside CLEAN and OPTIMISED
+DATA_KINDS = {CLEAN: CLEAN, **dict.fromkeys(CONTROLS, CONTROL)}  # by column 'poison'. All others are OPTIMISED
 MEAN = "mean"  # in the column of the class: the mean over all classes of the plan. Its cell has the first class
 CERTIFIED_AT = {
     "certified_accuracy": 0.0, "certified_at_half_sigma": 0.5, "certified_at_sigma": 1.0, "certified_at_2_sigma": 2.0,
@@ -70,16 +71,20 @@ def _over_classes(plan: Plan, entries: Entries) -> Entries:
 
 def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
     """An entry whose runs hold the radii of all classes' points."""
-    seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
     runs = []
-    for seed in sorted(seeds):
-        same_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
-        names = ("radii", "idx", "other_radii")
-        radii, idx, others = (np.concatenate([getattr(run, name) for run in same_seed]) for name in names)
+    for same_seed in zip(*_runs_of_shared_seeds(entries), strict=True):
+        fields = ("radii", "idx", "other_radii")
+        joined = {name: np.concatenate([getattr(run, name) for run in same_seed]) for name in fields}
         records = {name: one for name, one in same_seed[0].records.items() if name in ("certificate", "foreign")}
         records["victim"] = {"accuracy": mean_and_std(run.accuracy for run in same_seed)[0]}
-        runs.append(same_seed[0]._replace(radii=radii, idx=idx, other_radii=others, records=records))
+        runs.append(same_seed[0]._replace(**joined, records=records))
     return Entry(cell, entries[0].wanted, tuple(runs))
+
+
+def _runs_of_shared_seeds(entries: Sequence[Entry]) -> list[list[Run]]:
+    """For each entry its runs of the seeds that all entries have, in the order of the seeds."""
+    seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
+    return [sorted((run for run in entry.runs if run.seed in seeds), key=lambda run: run.seed) for entry in entries]
 
 
 def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
@@ -93,8 +98,11 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     row["points"] = _shared_value(len(run.radii) for run in runs)
     row["runs"] = len(runs)
     row["runs_wanted"] = sum(entry.wanted for entry in attack_runs)
-    row["attack_runs"] = len(measured) if _is_of_an_attack(cell, runs) else ""
-    row["victim_epochs"] = _shared_value(run.training.get("epochs") for run in runs)
+    row["data_kind"] = DATA_KINDS.get(row["poison"], OPTIMISED)
+    row["attack_runs"] = len(measured) if row["data_kind"] == OPTIMISED else ""
+    if row["poison"] == READY and runs and "poison" in runs[0].records and not runs[0].attack:
+        row["attack_runs"] = ""  # a ready poison may be made without an attack
+    row["victim_epochs"] = _shared_value(run.records["victim"].get("settings", {}).get("epochs") for run in runs)
     for name in OF_VICTIMS:
         if name in CERTIFIED_AT:
             values = [run.certified_at(CERTIFIED_AT[name] * run.sigma) for run in runs]
@@ -116,40 +124,27 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         row[name] = _shared_value(run.records["victim"].get(name) for run in runs)
     named = [commit for run in runs for commit in commits(run.records)]
     row["commit"] = _shared_value(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
-    return row | {"data_kind": _data_kind(cell), "cell": cell, "entries": measured, "clean": clean}
+    return row | {"cell": cell, "entries": measured, "clean": clean}
 
 
 def _about(plan: Plan, cell: Cell, runs: Sequence[Run]) -> dict[str, Any]:
     """The columns of a row that say which victims and training data its numbers belong to."""
-    victim, poison, attack = cell.victim, cell.poison, _attack_variant(plan, cell)
+    victim, attack = cell.victim, _attack_variant(plan, cell)
+    poison = cell.poison or Poison(CLEAN, "", victim.sigma, cell.target_class)
+    made_by = runs[0].attack if runs else {}
     row = {
         "table": plan.table, "dataset": _shared_value(run.certificate.get("dataset") for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
-        "poison": CLEAN, "poison_architecture": "", "poison_variant": "", "attack": attack.series, "optimiser": "",
-        "parametrisation": "", "attack_epochs": attack.flags.get("epochs", ""), "epsilon": "", "share": "",
+        "poison": poison.against, "poison_architecture": poison.architecture, "poison_variant": poison.variant,
+        "attack": attack.series, "optimiser": made_by.get("optimiser", ""),
+        "parametrisation": made_by.get("parametrisation", ""), "attack_epochs": attack.flags.get("epochs", ""),
+        "epsilon": "", "share": "",
     }  # fmt: skip
-    if poison:
-        row |= {
-            "poison": poison.against, "poison_architecture": poison.architecture, "poison_variant": poison.variant,
-            "epsilon": _shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon,
-            "share": min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)]),
-        }  # fmt: skip
-        row |= runs[0].attack if runs else {}  # optimiser, parametrisation
+    if cell.poison:
+        row["epsilon"] = _shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon
+        row["share"] = min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)])
     return row
-
-
-def _data_kind(cell: Cell) -> str:
-    if cell.poison is None:
-        return CLEAN
-    return CONTROL if cell.poison.against in CONTROLS else OPTIMISED
-
-
-def _is_of_an_attack(cell: Cell, runs: Sequence[Run]) -> bool:
-    """Whether an attack made the poison: not for a control, and not for a ready poison whose record has no attack."""
-    if cell.poison and cell.poison.against == READY and runs and "poison" in runs[0].records:
-        return bool(runs[0].attack)
-    return _data_kind(cell) == OPTIMISED
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
@@ -197,14 +192,10 @@ def paired_radii(attack_runs: Sequence[Entry], clean: Entry | None) -> PairedRad
     """The radii that reduction_against compares. None: as there."""
     if clean is None:
         return None
-    entries = (clean, *attack_runs)
-    shared_seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
-    clean_runs, *poisoned_runs = (
-        sorted((run for run in entry.runs if run.seed in shared_seeds), key=lambda run: run.seed) for entry in entries
-    )
+    clean_runs, *poisoned_runs = _runs_of_shared_seeds([clean, *attack_runs])
     all_poisoned = [run for runs in poisoned_runs for run in runs]
     all_runs = [*clean_runs, *all_poisoned]
-    if not shared_seeds or _different_setting(all_runs):
+    if not clean_runs or _different_setting(all_runs):
         return None
     for runs in (clean_runs, all_poisoned):
         if len({len(run.radii) for run in runs}) > 1:
@@ -248,8 +239,8 @@ def cautions(frame: pd.DataFrame) -> list[str]:
             lines.append(f"{row['cell']}: its reduction is over {runs} of {row['runs']} victims: {about}")
         if "" in votes and votes != ["", ""]:
             lines.append(f"{row['cell']}: its reduction compares radii of known and of unknown n")
-        images = {run.training.get("x_train") for run in runs_of_all(row["entries"])}
-        clean_images = {run.training.get("x_train") for run in row["clean"].runs}
+        images = {run.records["victim"].get("settings", {}).get("x_train") for run in runs_of_all(row["entries"])}
+        clean_images = {run.records["victim"].get("settings", {}).get("x_train") for run in row["clean"].runs}
         if images & clean_images - {None}:
             lines.append(f"{row['cell']}: its training images are those of clean data")
     return lines

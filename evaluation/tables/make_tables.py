@@ -33,6 +33,7 @@ from evaluation.tables.formats import as_html, as_latex, as_markdown, as_text
 from evaluation.tables.frame import as_csv, cautions, frame_of, measured_line
 from evaluation.tables.layout import tables_by_victims, tables_of
 from evaluation.tables.plan import Plan, read_plan
+from evaluation.tables.runs import runs_of_all
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
@@ -123,7 +124,7 @@ def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: p
 def _versions(frame: pd.DataFrame) -> pd.DataFrame:
     """What the runs were made with: commits, backends, machines and versions of packages."""
     found = list[tuple[str, str]]()
-    for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
+    for run in runs_of_all(entry for entries in frame["entries"] for entry in entries):
         victim = run.records["victim"]
         found += [("commit", one) for one in commits(run.records)]
         found += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]

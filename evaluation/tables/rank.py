@@ -54,10 +54,9 @@ def main(config: Config) -> None:
     folder = paths.work / "ranking"
     name = _checked_and_packed(config.poison, plan, paths)
     row = next((row for row, ready in plan.ready.items() if ready == name), name)
-    all_ready = plan.ready | {
-        one: one for one in ready_names() if one not in (*plan.ready.values(), *plan.ready, *ROWS)
-    }
-    with_all_poisons = plan_of({**msgspec.to_builtins(plan), "ready": all_ready})
+    in_plan = {*plan.ready, *plan.ready.values(), *ROWS}
+    others = {one: one for one in ready_names() if one not in in_plan}
+    with_all_poisons = plan_of({**msgspec.to_builtins(plan), "ready": plan.ready | others})
     results = project_path("results") / plan.table
     recorded = read_plan(results / "plan.yaml") if has_store(results) else None
     recorded_entries = read_entries(recorded, results) if recorded else {}  # before the training: it may not fit
@@ -71,15 +70,13 @@ def main(config: Config) -> None:
         different = [entry for entry in ALIKE if getattr(recorded, entry) != getattr(plan, entry)]
         if _test_images(recorded_entries).isdisjoint(_test_images(entries)):
             different.append("test images")
+        lacking = scores(frame_of(recorded, recorded_entries)).drop(tables[0].index, errors="ignore")
         if different:
-            print(
-                f"note: {printed_path(results)} was measured with other {', '.join(different)}; its rows are left out"
-            )
-        else:
-            lacking = scores(frame_of(recorded, recorded_entries)).drop(tables[0].index, errors="ignore")
-            if len(lacking):
-                tables.append(lacking.rename("{} (recorded)".format))
-                notes.append(RECORDED.format(plan.table))
+            found = f"was measured with other {', '.join(different)}"
+            print(f"note: {printed_path(results)} {found}; its rows are left out")
+        elif len(lacking):
+            tables.append(lacking.rename("{} (recorded)".format))
+            notes.append(RECORDED.format(plan.table))
     table, page = ranking_table(tables), folder / "ranking.md"
     write_text(page, as_markdown([table], notes))
     print("", as_text([table]), *notes, f"{printed_path(page)}: written", sep="\n\n")

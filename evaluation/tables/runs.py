@@ -101,11 +101,6 @@ class Run(NamedTuple):
         return float(np.mean(self.other_radii >= 0)) if len(self.other_radii) else None
 
     @property
-    def training(self) -> dict[str, Any]:
-        """Settings of its training, as far as its record says them."""
-        return self.records["victim"].get("settings", {})
-
-    @property
     def accuracy(self) -> float | None:
         """Accuracy on the clean test images without noise, None where it is not known."""
         return self.records["victim"].get("accuracy")
