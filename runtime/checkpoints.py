@@ -116,6 +116,5 @@ def require_finite(step: str, **values: Any) -> None:
     """Raise FloatingPointError naming the first quantity, a number or an array, that is NaN or infinite."""
     for name, value in values.items():
         for bad in np.asarray(value)[~np.isfinite(value)]:
-            mend = "Lower the learning rates or check the data"
             kept = "an earlier checkpoint, if there is one, is kept"
-            raise FloatingPointError(f"{name} is {bad} at {step}; {kept}. {mend}")
+            raise FloatingPointError(f"{name} is {bad} at {step}; {kept}. Lower the learning rates or check the data")

@@ -11,7 +11,7 @@ import numpy as np
 from attack_generation.controls import CONTROLS
 from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell, Poison
 from evaluation.tables.plan import AttackVariant, Plan
-from evaluation.tables.runs import MUST_AGREE, Entry, Run, runs_of_all
+from evaluation.tables.runs import MUST_AGREE, Entry, Run
 from randomized_smoothing_certification.run_statistics import Reduction, mean_and_std, reduction_of
 from runtime.lazy import pandas as pd
 from runtime.provenance import commits
@@ -65,8 +65,7 @@ def _over_classes(plan: Plan, entries: Entries) -> Entries:
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
-    alike = {cell: group for cell, group in whole.items() if not _different_setting(runs_of_all(group))}
-    return {cell: _joined(cell, group) for cell, group in alike.items()}
+    return {cell: _joined(cell, it) for cell, it in whole.items() if not _different_setting(one.runs for one in it)}
 
 
 def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
@@ -89,19 +88,32 @@ def _runs_of_shared_seeds(entries: Sequence[Entry]) -> list[list[Run]]:
 
 def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
     """One line of the frame. attack_runs: an entry for each attack run, with equal seeds. entries: of the table."""
+    victim, attack = cell.victim, _attack_variant(plan, cell)
+    poison = cell.poison or Poison(CLEAN, "", victim.sigma, cell.target_class)
     clean = entries.get(cell._replace(poison=None))
     measured = tuple(entry for entry in attack_runs if entry.runs) or tuple(attack_runs)
-    runs = runs_of_all(measured)
-    row = _about(plan, cell, runs)
+    runs = [run for entry in measured for run in entry.runs]
+    made_by = runs[0].attack if runs else {}
+    row: dict[str, Any] = {
+        "table": plan.table, "dataset": _shared_value(run.certificate.get("dataset") for run in runs) or plan.dataset,
+        "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
+        "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
+        "poison": poison.against, "poison_architecture": poison.architecture, "poison_variant": poison.variant,
+        "attack": attack.series, "optimiser": made_by.get("optimiser", ""),
+        "parametrisation": made_by.get("parametrisation", ""), "attack_epochs": attack.flags.get("epochs", ""),
+        "epsilon": "", "share": "", "data_kind": DATA_KINDS.get(poison.against, OPTIMISED), "cell": cell,
+        "entries": measured, "clean": clean,
+    }  # fmt: skip
+    if cell.poison:
+        row["epsilon"] = _shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon
+        row["share"] = min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)])
     for name in ("split", "n0", "n", "alpha"):
         row[name] = _shared_value(run.certificate.get(name) for run in runs)
     row["points"] = _shared_value(len(run.radii) for run in runs)
     row["runs"] = len(runs)
     row["runs_wanted"] = sum(entry.wanted for entry in attack_runs)
-    row["data_kind"] = DATA_KINDS.get(row["poison"], OPTIMISED)
-    row["attack_runs"] = len(measured) if row["data_kind"] == OPTIMISED else ""
-    if row["poison"] == READY and runs and "poison" in runs[0].records and not runs[0].attack:
-        row["attack_runs"] = ""  # a ready poison may be made without an attack
+    entered = poison.against == READY and runs and "poison" in runs[0].records and not made_by  # not by an attack here
+    row["attack_runs"] = "" if entered or row["data_kind"] != OPTIMISED else len(measured)
     row["victim_epochs"] = _shared_value(run.records["victim"].get("settings", {}).get("epochs") for run in runs)
     for name in OF_VICTIMS:
         if name in CERTIFIED_AT:
@@ -115,7 +127,7 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         row[f"reduction_{name}"] = getattr(reduction, name, None)
     row["interval_over"] = ", ".join(reduction.over) if reduction else ""
     row["reduction"] = reduction
-    row["reduction_at_sigma"] = reduction_against(measured, clean, cell.victim.sigma) if cell.poison else None
+    row["reduction_at_sigma"] = reduction_against(measured, clean, victim.sigma) if cell.poison else None
     row["gradients"], _ = mean_and_std(run.gradients for run in runs)
     visibilities = [entry.runs[0].visibility for entry in measured if entry.runs]  # all its victims have one poison
     for name in dict.fromkeys(name for one in visibilities for name in one):
@@ -124,26 +136,6 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
         row[name] = _shared_value(run.records["victim"].get(name) for run in runs)
     named = [commit for run in runs for commit in commits(run.records)]
     row["commit"] = _shared_value(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
-    return row | {"cell": cell, "entries": measured, "clean": clean}
-
-
-def _about(plan: Plan, cell: Cell, runs: Sequence[Run]) -> dict[str, Any]:
-    """The columns of a row that say which victims and training data its numbers belong to."""
-    victim, attack = cell.victim, _attack_variant(plan, cell)
-    poison = cell.poison or Poison(CLEAN, "", victim.sigma, cell.target_class)
-    made_by = runs[0].attack if runs else {}
-    row = {
-        "table": plan.table, "dataset": _shared_value(run.certificate.get("dataset") for run in runs) or plan.dataset,
-        "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
-        "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
-        "poison": poison.against, "poison_architecture": poison.architecture, "poison_variant": poison.variant,
-        "attack": attack.series, "optimiser": made_by.get("optimiser", ""),
-        "parametrisation": made_by.get("parametrisation", ""), "attack_epochs": attack.flags.get("epochs", ""),
-        "epsilon": "", "share": "",
-    }  # fmt: skip
-    if cell.poison:
-        row["epsilon"] = _shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon
-        row["share"] = min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)])
     return row
 
 
@@ -193,21 +185,20 @@ def paired_radii(attack_runs: Sequence[Entry], clean: Entry | None) -> PairedRad
     if clean is None:
         return None
     clean_runs, *poisoned_runs = _runs_of_shared_seeds([clean, *attack_runs])
-    all_poisoned = [run for runs in poisoned_runs for run in runs]
-    all_runs = [*clean_runs, *all_poisoned]
-    if not clean_runs or _different_setting(all_runs):
+    if not clean_runs or _different_setting([clean_runs, *poisoned_runs]):
         return None
+    all_poisoned = [run for runs in poisoned_runs for run in runs]
     for runs in (clean_runs, all_poisoned):
         if len({len(run.radii) for run in runs}) > 1:
             return None
     poisoned = np.array([[run.radii for run in runs] for runs in poisoned_runs])
-    same_points = all(np.array_equal(run.idx, clean_runs[0].idx) for run in all_runs)
+    same_points = all(np.array_equal(run.idx, clean_runs[0].idx) for run in (*clean_runs, *all_poisoned))
     return PairedRadii(np.maximum(poisoned, 0), np.maximum([run.radii for run in clean_runs], 0), same_points)
 
 
-def _different_setting(runs: Iterable[Run]) -> str:
+def _different_setting(groups: Iterable[Iterable[Run]]) -> str:
     """The first setting of MUST_AGREE in which certificates of runs differ, as far as these are known. '': none."""
-    certificates = [run.certificate for run in runs]
+    certificates = [run.certificate for runs in groups for run in runs]
     for name in MUST_AGREE:
         known = [one[name] for one in certificates if one.get(name) is not None]
         if any(value != known[0] for value in known):
@@ -230,7 +221,7 @@ def cautions(frame: pd.DataFrame) -> list[str]:
         if row["reduction"] is None:
             if row["clean"] is None:
                 lines.append(f"{row['cell']}: no reduction, because the table has no clean data with these victims")
-            elif name := _different_setting(runs_of_all([row["clean"], *row["entries"]])):
+            elif name := _different_setting(entry.runs for entry in (row["clean"], *row["entries"])):
                 lines.append(f"{row['cell']}: no reduction, because certificates of clean data differ in {name}")
             continue
         votes = [row["n"], _shared_value(run.certificate.get("n") for run in row["clean"].runs)]
@@ -239,11 +230,15 @@ def cautions(frame: pd.DataFrame) -> list[str]:
             lines.append(f"{row['cell']}: its reduction is over {runs} of {row['runs']} victims: {about}")
         if "" in votes and votes != ["", ""]:
             lines.append(f"{row['cell']}: its reduction compares radii of known and of unknown n")
-        images = {run.records["victim"].get("settings", {}).get("x_train") for run in runs_of_all(row["entries"])}
-        clean_images = {run.records["victim"].get("settings", {}).get("x_train") for run in row["clean"].runs}
-        if images & clean_images - {None}:
+        if _training_images(row["entries"]) & _training_images([row["clean"]]):
             lines.append(f"{row['cell']}: its training images are those of clean data")
     return lines
+
+
+def _training_images(entries: Iterable[Entry]) -> set[str]:
+    """Hashes of the images that the entries' victims were trained on, where they are known."""
+    settings = [run.records["victim"].get("settings", {}) for entry in entries for run in entry.runs]
+    return {one["x_train"] for one in settings if one.get("x_train")}
 
 
 def points_of(frame: pd.DataFrame) -> str:

@@ -33,7 +33,6 @@ from evaluation.tables.formats import as_html, as_latex, as_markdown, as_text
 from evaluation.tables.frame import as_csv, cautions, frame_of, measured_line
 from evaluation.tables.layout import tables_by_victims, tables_of
 from evaluation.tables.plan import Plan, read_plan
-from evaluation.tables.runs import runs_of_all
 from runtime.command_line import run_script
 from runtime.files import InputError, require_no_folder, write_text
 from runtime.lazy import pandas as pd
@@ -84,10 +83,9 @@ def main(config: Config) -> None:
         records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
         for entry, gone in (before - Counter({one.cell.key: len(one.runs) for one in entries.values()})).items():
-            print(
-                f"note: {entry}: {printed_path(folder)} loses {gone} of its runs, which were not found again. "
-                "make_tables.py --add keeps runs that the plan names. Import files of other programs again"
-            )
+            loss = f"{printed_path(folder)} loses {gone} of its runs, which were not found again"
+            mend = "make_tables.py --add keeps runs that the plan names. Import files of other programs again"
+            print(f"note: {entry}: {loss}. {mend}")
         if grids:
             save_image_grids(folder / "images.png", grids, plan.epsilon, title)
         elif (folder / "images.png").is_file():
@@ -124,7 +122,7 @@ def tables_as_text(plan: Plan, frame: pd.DataFrame, lacking: list[str], times: p
 def _versions(frame: pd.DataFrame) -> pd.DataFrame:
     """What the runs were made with: commits, backends, machines and versions of packages."""
     found = list[tuple[str, str]]()
-    for run in runs_of_all(entry for entries in frame["entries"] for entry in entries):
+    for run in (run for entries in frame["entries"] for entry in entries for run in entry.runs):
         victim = run.records["victim"]
         found += [("commit", one) for one in commits(run.records)]
         found += [(name, victim[name]) for name in ("backend", "machine") if victim.get(name)]

@@ -319,18 +319,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             for sigma, target_class in product(methods.sigmas, self.target_classes):
                 with_sigma = [method for method, sigmas in self.methods.items() if sigma in sigmas]
                 victims = [Victim(method, sigma, self.architecture, variant) for method in with_sigma]
-                poisons = [
-                    Poison(name, "" if name in CONTROLS else self.architecture, sigma, target_class)
-                    for name in methods.against
-                ]
-                pairs = product(victims, [None, *poisons])
-                cells["method"] += [Cell(victim, target_class, poison) for victim, poison in pairs]
+                made = [(name, "" if name in CONTROLS else self.architecture) for name in methods.against]
+                poisons = [None, *(Poison(against, model, sigma, target_class) for against, model in made)]
+                cells["method"] += [Cell(victim, target_class, poison) for victim, poison in product(victims, poisons)]
         if models := self.architecture_transfer:
             for sigma, target_class in product(models.sigmas, self.target_classes):
                 victims = [Victim(models.method, sigma, model, variant) for model in models.victims]
                 made = [(name, "") if name in CONTROLS else (models.method, name) for name in models.attacked]
-                poisons = [Poison(against, model, sigma, target_class) for against, model in made]
-                pairs = product(victims, [None, *poisons])
+                poisons = [None, *(Poison(against, model, sigma, target_class) for against, model in made)]
+                pairs = product(victims, poisons)
                 cells["architecture"] += [Cell(victim, target_class, poison) for victim, poison in pairs]
         return cells
 

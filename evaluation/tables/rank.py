@@ -23,7 +23,6 @@ from evaluation.tables.frame import Entries, frame_of
 from evaluation.tables.plan import Plan, plan_of, read_plan
 from evaluation.tables.ranking import kinds_without_reduction, ranking_table, scores
 from evaluation.tables.records import collect, read_entries
-from evaluation.tables.runs import runs_of_all
 from runtime.command_line import run_script
 from runtime.files import InputError, array_sha256, write_text
 from runtime.provenance import printed_path, project_path
@@ -85,7 +84,7 @@ def main(config: Config) -> None:
 
 
 def _test_images(entries: Entries) -> set[str]:
-    return {str(run.certificate.get("test_sha256")) for run in runs_of_all(entries.values())}
+    return {str(run.certificate.get("test_sha256")) for one in entries.values() for run in one.runs}
 
 
 def _checked_and_packed(path: Path, plan: Plan, paths: Paths) -> str:

@@ -6,7 +6,6 @@ of other code bases fit the same tables. The store keeps all columns but the tim
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -139,9 +138,7 @@ def _kept_runs(plan: Plan, folder: Path, files: dict[str, Any]) -> Runs:
     return runs
 
 
-def _differences_from_plan(
-    plan: Plan, cell: Cell, seed: int, records: dict[str, Any], files: dict[str, Any] | None = None
-) -> list[str]:
+def _differences_from_plan(plan: Plan, cell: Cell, seed: int, records: dict, files: dict | None = None) -> list[str]:
     """Settings, and a ready poison, in which the given records of a run differ from the plan.
 
     files: hashes of the arrays of ready poisons that are files, by the plan's path, as far as they are there.
@@ -170,13 +167,13 @@ def _clean_images(is_clean: bool, records: dict[str, Any]) -> dict[str, str]:
 
 def _require_same_images(runs: Runs, folder: Path) -> None:
     """Raise InputError where runs had different clean images, or the victims of an entry different training images."""
-    used = defaultdict[str, set[str]](set)  # hashes of clean images by 'x_train' and 'x_test', of victims' by entry
+    used: dict[str, set[str]] = {}  # hashes of clean images by 'x_train' and 'x_test', of victims' images by entry
     for entry, by_seed in runs.items():
         for run in by_seed.values():
             for name, images in _clean_images(entry.split("/")[1:2] == [CLEAN], run.records).items():
-                used[name].add(images)
+                used.setdefault(name, set()).add(images)
             if images := run.records.get("victim", {}).get("settings", {}).get("x_train"):
-                used[entry].add(images)
+                used.setdefault(entry, set()).add(images)
     if any(len(images) > 1 for images in used.values()):
         raise InputError(f"{folder}: has runs of other training or test images; run the plan again, or elsewhere")
 

@@ -211,6 +211,10 @@ def test_what_cannot_be_ranked(folder: Path, tiny_data_dir: Path) -> None:
     shutil.copy(folder / "plan.yaml", folder / "results/rank_toy")
     with pytest.raises(InputError, match=r"results/rank_toy: has no certificate of the plan"):
         main(config(folder, tiny_data_dir, poison_file(folder, tiny_data_dir)))
+    for ending in ("json", "npz"):  # its victims would replace those of the plan's row of this name
+        shutil.copy(FOLDER / f"digits_per_image.{ending}", folder / f"poisons/per_image.{ending}")
+    with pytest.raises(InputError, match="per_image: data/poisons or the plan has another poison or row of this name"):
+        main(config(folder, tiny_data_dir, Path("per_image")))
     assert not (folder / "runs").exists()
 
 
