@@ -159,12 +159,11 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Reduction against clean runs with the same seeds, of the ACR, or of certified accuracy at the radius ``at``.
+    """Reduction against clean runs with the same seeds, of the ACR, or of certified accuracy at the radius ``at`` > 0.
 
     None: there is no clean run, the clean mean is 0, or numbers of points or certificates' settings MUST_AGREE differ.
     """
-    pair = paired_radii(attack_runs, clean)
-    if pair is None:
+    if (pair := paired_radii(attack_runs, clean)) is None:
         return None
     poisoned_radii, clean_radii = pair.poisoned, pair.clean
     if at is not None:
