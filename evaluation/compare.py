@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.tables.runs import MUST_AGREE, Certified, read_certified, share_at_ceiling
+from evaluation.tables.runs import MUST_AGREE, Certified, read_certified
 from randomized_smoothing_certification.certificate_file import certified_radii, require_possible_radii
+from randomized_smoothing_certification.certificate_summary import share_at_ceiling
 from randomized_smoothing_certification.run_statistics import reduction_of
 from runtime.checks import shortened
 from runtime.command_line import run_script

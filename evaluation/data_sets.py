@@ -1,7 +1,4 @@
-"""What a victim script needs: the constants of its data set, the training losses and the start.
-
-A data set's constants are one-cycle schedule, model and folder, for every training method.
-"""
+"""What a victim script needs: the data set's one-cycle schedule, model and folder, the training losses, the start."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from randomized_smoothing_certification.certificate_file import Point, certified_radii, largest_radius, summary_path
-from randomized_smoothing_certification.core import ABSTAIN, round_down
+from randomized_smoothing_certification.core import ABSTAIN, certificate_of_count, round_down
 from randomized_smoothing_certification.run_statistics import stretched, unseen_share
 from runtime.files import file_sha256, write_json
 from runtime.noise import Stream, seed_pair
@@ -97,6 +97,12 @@ def _saturation(points: Sequence[Point], votes: Sequence[int], settings: dict[st
     largest = [float(round_down(largest_radius(settings, n))) for n in votes]
     share = float(np.mean([p.certified_radius >= most > 0 for p, most in zip(points, largest, strict=True)]))
     return {"ceiling": largest_radius(settings, settings["n"]), "share": share}
+
+
+def share_at_ceiling(radii: np.ndarray, n: int, alpha: float, sigma: float, failure_mass: float) -> float:
+    """The share of points whose radius is the largest that n votes certify. failure_mass: of --noise grid, else 0."""
+    last, before = (certificate_of_count(0, count, n, alpha, sigma, failure_mass).radius for count in (n, n - 1))
+    return float(np.mean(radii >= (last + before) / 2))  # files have rounded radii
 
 
 def describe(summary: dict[str, Any]) -> str:

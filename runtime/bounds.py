@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from inspect import isabstract
 from pathlib import Path
@@ -84,18 +84,20 @@ def _declared(config_type: type) -> dict[str, tuple[Bound, ...]]:
     return {name: bounds for name, bounds in found.items() if bounds}
 
 
-def _bounds_in(annotation: Any) -> Iterator[Bound]:
-    """The bounds in a type. A bound of ``object`` checks the type. In a union of types only the others count."""
-    origin, parts = get_origin(annotation), get_args(annotation)
+def _bounds_in(annotation: Any) -> list[Bound]:
+    """The bounds in a type: those that it names, and one that checks the type itself (a bound of ``object``)."""
     if isinstance(annotation, Bound):
-        yield annotation
-    if (kind := origin or annotation) in _TYPES:
-        yield _TYPES[kind]
-    if isabstract(annotation) or annotation in (Path, str):  # the former: any loss or optimiser will do
-        yield Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)
-    if origin is Literal:
-        for checked in (str, object):  # texts always, other values where no other type is allowed
-            yield Bound(f"be one of {', '.join(map(str, parts))}", parts.__contains__, checked)
-    allows_other_types = origin not in (Annotated, tuple) and parts[1:] != (type(None),)
-    for part in parts:
-        yield from (bound for bound in _bounds_in(part) if bound.of is not object or not allows_other_types)
+        return [annotation]
+    if annotation in _TYPES:
+        return [_TYPES[annotation]]
+    if annotation in (Path, str) or isabstract(annotation):  # the latter: any loss or optimiser will do
+        return [Bound(f"be a {annotation.__name__}", lambda value: isinstance(value, annotation), object)]
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:  # in a union texts are checked, and other values may be of its other types
+        return [Bound(f"be one of {', '.join(map(str, parts))}", parts.__contains__, of) for of in (str, object)]
+    inner = [bound for part in parts for bound in _bounds_in(part)]
+    if origin is tuple:
+        return [_SEVERAL, *inner]
+    if origin is Annotated or parts[1:] == (type(None),):  # the latter: a type or None, which is always allowed
+        return inner
+    return [bound for bound in inner if bound.of is not object]  # a union: a value may be of any of its types

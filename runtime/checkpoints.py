@@ -62,10 +62,8 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
         raise OtherSettings(f"{path}: not a record of this project; delete it or choose another output")
     for name in sorted(set(found) | set(wanted)):
         if found.get(name) != wanted.get(name):
-            raise OtherSettings(
-                f"{path}: made with {name} = {found.get(name)!r}, this run has {wanted.get(name)!r}; "
-                "use the same settings to continue, or choose another output"
-            )
+            made = f"made with {name} = {found.get(name)!r}, this run has {wanted.get(name)!r}"
+            raise OtherSettings(f"{path}: {made}; use the same settings to continue, or choose another output")
 
 
 def different(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -118,7 +116,5 @@ def require_finite(step: str, **values: Any) -> None:
     """Raise FloatingPointError naming the first quantity, a number or an array, that is NaN or infinite."""
     for name, value in values.items():
         for bad in np.asarray(value)[~np.isfinite(value)]:
-            raise FloatingPointError(
-                f"{name} is {bad} at {step}; an earlier checkpoint, if there is one, is kept. Lower the learning rates "
-                "or check the data"
-            )
+            kept = "an earlier checkpoint, if there is one, is kept"
+            raise FloatingPointError(f"{name} is {bad} at {step}; {kept}. Lower the learning rates or check the data")

@@ -58,10 +58,8 @@ def chosen(what: str, table: Mapping[str, Value], name: str) -> Value:
 def require_keras_settings() -> None:
     """Raise InputError where Keras's own settings were changed since this project was imported."""
     for name, (value, wanted) in changed_keras_settings().items():
-        raise InputError(
-            f"Keras's {name} is {value!r}, and this project's runs need {wanted!r}; call "
-            f"keras.config.set_{name}({wanted!r}) before the run"
-        )
+        mend = f"call keras.config.set_{name}({wanted!r}) before the run"
+        raise InputError(f"Keras's {name} is {value!r}, and this project's runs need {wanted!r}; {mend}")
 
 
 def require_name(what: str, name: Any) -> None:
@@ -72,10 +70,8 @@ def require_name(what: str, name: Any) -> None:
     """
     safe = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
     if not safe or "/" in name or "\\" in name or len(name.encode()) > _LONGEST_NAME // 2:
-        raise InputError(
-            f"{what} is {shortened(name)}, which cannot be a file's name; give letters, digits, _ and -, at most "
-            f"{_LONGEST_NAME // 2}"
-        )
+        mend = f"give letters, digits, _ and -, at most {_LONGEST_NAME // 2}"
+        raise InputError(f"{what} is {shortened(name)}, which cannot be a file's name; {mend}")
 
 
 def require_label(what: str, label: Any) -> None:
@@ -88,9 +84,8 @@ def require_name_lengths(what: str, path: Path) -> None:
     """Raise InputError where a part of the path is too long for a file's name. what: its name in the error."""
     long = [part for part in path.parts if len(part.encode(errors="replace")) > _LONGEST_NAME]
     if long or "\0" in str(path):
-        raise InputError(
-            f"{what} is {shortened(str(path))}, which cannot be a path; give names of at most {_LONGEST_NAME} bytes"
-        )
+        mend = f"give names of at most {_LONGEST_NAME} bytes"
+        raise InputError(f"{what} is {shortened(str(path))}, which cannot be a path; {mend}")
 
 
 def require_place(what: str, path: Path, folder: bool | None) -> None:

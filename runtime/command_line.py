@@ -133,30 +133,30 @@ def _parsed_with_choice(config_type: Any, description: str | None, args: Sequenc
     In --help the flag stands at the place of the chosen settings. Settings that all classes of a choice share keep the
     config's defaults. Raises InputError for a flag of a class that is not chosen.
     """
-    choice, table = config_type.choice
-    settings = {name: {own.name for own in fields(kind)} for name, kind in table.items()}
+    choice, classes = config_type.choice
+    settings_of = {name: {setting.name for setting in fields(kind)} for name, kind in classes.items()}
     default = getattr(_constants(config_type), choice)
     named = re.findall(rf"^--{choice}[=\n](.*)", "\n".join(args), re.MULTILINE)  # --optimiser f2sa, --optimiser=f2sa
-    if named and (name := named[-1]) in table and table[name] is not type(default):
-        shared = set.intersection(*settings.values())
-        default = table[name](**{setting: getattr(default, setting) for setting in shared})
+    chosen = classes.get(named[-1]) if named else None
+    if chosen and chosen is not type(default):
+        shared = set.intersection(*settings_of.values())
+        default = chosen(**{setting: getattr(default, setting) for setting in shared})
     for word in (word for word in args if word.startswith("--")):
         setting = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        have = [name for name, own in settings.items() if setting in own]
-        if have and not hasattr(default, setting):
-            raise InputError(
-                f"{choice} {default.name} has no setting {setting} (of {', '.join(have)} only); leave it out"
-            )
+        owners = [name for name, settings in settings_of.items() if setting in settings]
+        if owners and not hasattr(default, setting):
+            lacking = f"has no setting {setting} (of {', '.join(owners)} only)"
+            raise InputError(f"{choice} {default.name} {lacking}; leave it out")
     # tyro reads a subclass of the config: with the new default, and before it a field for the flag.
-    known: Any = Literal[(*table, default.name)]  # a script may have an optimiser of its own
-    helps = " ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in table.items())
-    flag = f"{choice}_name", Annotated[known, tyro.conf.arg(name=choice, help=helps)], default.name
-    own = choice, get_type_hints(config_type, include_extras=True)[choice], default
-    with_flag: Any = make_dataclass("CommandLine", [flag, own], bases=(config_type,), frozen=True, kw_only=True)
-    names = [one.name for one in fields(config_type)]
-    _sort_fields(with_flag, [*names[: names.index(choice)], flag[0], *names])
+    names: Any = Literal[(*classes, default.name)]  # a script may have an optimiser of its own
+    help_text = " ".join(f"{name!r}: {kind.__doc__.splitlines()[0]}" for name, kind in classes.items())
+    flag = f"{choice}_name", Annotated[names, tyro.conf.arg(name=choice, help=help_text)], default.name
+    nested = choice, get_type_hints(config_type, include_extras=True)[choice], default
+    with_flag: Any = make_dataclass("CommandLine", [flag, nested], bases=(config_type,), frozen=True, kw_only=True)
+    order = [field.name for field in fields(config_type)]
+    _sort_fields(with_flag, [*order[: order.index(choice)], flag[0], *order])
     read = tyro.cli(with_flag, description=description, args=args)
-    return config_type(**{name: getattr(read, name) for name in names})
+    return config_type(**{name: getattr(read, name) for name in order})
 
 
 def parser_error(box: str) -> str:

@@ -11,18 +11,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
-from runtime import backend_name, changed_environment
+from runtime import backend_name, changed_environment, checkpoints
 from runtime.artifact import Artifact
 from runtime.bounds import POSITIVE
-from runtime.checkpoints import (
-    OnOtherSettings,
-    checkpoint_settings,
-    load_checkpoint,
-    read_same_record,
-    replaceable,
-    require_finite,
-    save_checkpoint,
-)
 from runtime.checks import require_keras_settings
 from runtime.files import InputError, file_sha256, remove, require_no_folder, write_json
 from runtime.lazy import ops, tree
@@ -44,7 +35,7 @@ class RunOptions:
 
     data_dir: Path
     """Folder of the prepared arrays."""
-    on_other_settings: OnOtherSettings = "refuse"
+    on_other_settings: checkpoints.OnOtherSettings = "refuse"
     """What to do with an existing result or checkpoint that was made with other settings: refuse stops the run and
     names the difference, start_afresh deletes it."""
     max_minutes: Annotated[float, POSITIVE] | None = None
@@ -126,15 +117,15 @@ class LongRun(Artifact):
         """
         if self._options.overwrite:
             return False
-        with replaceable(self._options.on_other_settings):
+        with checkpoints.replaceable(self._options.on_other_settings):
             if not (self.path.exists() or self.record_path.exists()):
                 return False
             mend = "choose another folder or add --overwrite"
-            record = read_same_record(self.record_path, self.identity, about=self.path, mend=mend)
+            record = checkpoints.read_same_record(self.record_path, self.identity, about=self.path, mend=mend)
             if self.path.is_file() and file_sha256(self.path) == record.get("sha256"):
                 if self._checkpoints.is_left:  # killed when all was written, or another run has this folder
                     with contextlib.suppress(InputError), self._checkpoints:
-                        if checkpoint_settings(self.checkpoint) == self.identity:
+                        if checkpoints.checkpoint_settings(self.checkpoint) == self.identity:
                             remove(self.checkpoint)
                 print(f"{printed_path(self.path)}: already made with these settings")
                 return True
@@ -167,8 +158,8 @@ class LongRun(Artifact):
         done: Any = 0
         record: dict[str, Any] = {}
         if self.checkpoint.exists() and not self._options.overwrite:
-            with replaceable(self._options.on_other_settings):
-                state, record = load_checkpoint(self.checkpoint, state, self.identity)
+            with checkpoints.replaceable(self._options.on_other_settings):
+                state, record = checkpoints.load_checkpoint(self.checkpoint, state, self.identity)
         if record:
             done = record.get("done")
             if not (isinstance(done, int) and 0 < done <= total):
@@ -190,17 +181,17 @@ class LongRun(Artifact):
                 ended = done % epoch == 0
                 if due or ended or done % look_every == 0 or done == total:
                     numbers = {name: float(value) for name, value in values.items()}
-                    require_finite(f"{unit} {number}", **numbers)
+                    checkpoints.require_finite(f"{unit} {number}", **numbers)
                     if ended and at_epoch_end:
                         numbers |= at_epoch_end(state, done // epoch)
                     scalars.write(number, **numbers)
                     bar.set_postfix({name: f"{numbers[name]:.3g}" for name in values})
                 if due or done == total:  # the scalars describe the state before the step
                     for leaf in tree.flatten(state):
-                        require_finite(f"{unit} {number}", state=ops.convert_to_numpy(leaf))
+                        checkpoints.require_finite(f"{unit} {number}", state=ops.convert_to_numpy(leaf))
                 if due and done < total:
                     about = {"settings": self.identity, "done": done, "provenance": self._session}
-                    save_checkpoint(self.checkpoint, state, about)
+                    checkpoints.save_checkpoint(self.checkpoint, state, about)
                     saved = time.monotonic()
                 if reason and done < total:
                     raise StoppedEarly(f"{reason} after {done} of {total} {unit}s of {self.path.stem}")

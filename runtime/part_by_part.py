@@ -134,7 +134,6 @@ class KeptStages(Artifact):
     def require_same(self, name: str, digest: str) -> None:
         """Raise InputError where kept stages were made from arrays of another hash: machines round differently."""
         if self.get(name, lambda: digest) != digest:
-            raise InputError(
-                f"{self.folder / name}: the stages beside it are of other features or clusters (another machine or "
-                "number of threads made them); continue there, or delete the folder"
-            )
+            found = "other features or clusters (another machine or number of threads made them)"
+            mend = "continue there, or delete the folder"
+            raise InputError(f"{self.folder / name}: the stages beside it are of {found}; {mend}")

@@ -67,8 +67,8 @@ def _store(results: dict[str, dict[str, Row]], config: BoundaryConfig) -> Store:
             change = (row.points - rows["clean"].points).reshape(-1, 2)
             moved = {"largest_change": float(np.abs(change).max()), "mean_change": change.mean(axis=0).tolist()}
             for seed, (radii, accuracy) in enumerate(zip(row.radii, row.accuracy, strict=True), config.seed):
-                lines = {"seed": seed, "idx": range(len(radii)), "label": config.target_class, "radius": radii}
-                points.append(pd.DataFrame({"entry": entry, **lines}))
+                named = {"entry": entry, "seed": seed, "idx": range(len(radii)), "label": config.target_class}
+                points.append(pd.DataFrame({**named, "radius": radii}))
                 records.setdefault(entry, {})[str(seed)] = {"accuracy": accuracy, **moved, **made}
     return Store(pd.concat(points, ignore_index=True), records)
 
@@ -81,9 +81,8 @@ def plane_frame(store: Store) -> pd.DataFrame:
     """
     entries = list(store.records)
     if "radius" not in store.points or any(f"{entry.partition('/')[0]}/clean" not in entries for entry in entries):
-        raise InputError(
-            f"the store of the plane: no radii of {', '.join(entries[:3])}, or none of clean points; draw it again"
-        )
+        lacking = f"no radii of {', '.join(entries[:3])}, or none of clean points"
+        raise InputError(f"the store of the plane: {lacking}; draw it again")
     all_radii = store.points.pivot_table("radius", ["entry", "seed"], "idx")
     rows: list[dict[str, Any]] = []
     for entry in store.points["entry"].unique():
@@ -160,20 +159,18 @@ def save_boundaries(
             axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     bar = figure.colorbar(shading, ax=grid, shrink=0.6, pad=0.02)
     bar.set_label(f"radius of the smoothed classifier in the target class (l2), σ = {config.sigma:g}")
-    marks = {
-        "training points of the other class": Line2D([], [], color=blue, marker="s", ls="", ms=5),
-        "training points of the target class": Line2D([], [], color=red, marker="o", ls="", ms=5),
-        f"clean position of a poisoned point (l∞, ε = {config.epsilon:g})": Line2D(
-            [], [], color=red, marker="o", mfc="none", mew=0.7, lw=0.7, ms=4
-        ),
-        "smoothed boundary": Line2D([], [], color="black", lw=3),
-        "base classifier's boundary": Line2D([], [], color=green, lw=1.1),
-        "smoothed boundary, clean training points": Line2D([], [], color="0.35", lw=2, ls=":"),
-    }
+    clean_position = f"clean position of a poisoned point (l∞, ε = {config.epsilon:g})"
+    marks = [
+        Line2D([], [], color=blue, marker="s", ls="", ms=5, label="training points of the other class"),
+        Line2D([], [], color=red, marker="o", ls="", ms=5, label="training points of the target class"),
+        Line2D([], [], color=red, marker="o", mfc="none", mew=0.7, lw=0.7, ms=4, label=clean_position),
+        Line2D([], [], color="black", lw=3, label="smoothed boundary"),
+        Line2D([], [], color=green, lw=1.1, label="base classifier's boundary"),
+        Line2D([], [], color="0.35", lw=2, ls=":", label="smoothed boundary, clean training points"),
+    ]
+    title = f"ACR: mean ± standard deviation of {config.runs} victims, {config.test_points} test points"
+    title += "; one victim is drawn"
     figure.legend(
-        list(marks.values()), list(marks), loc="outside lower center", ncols=2, fontsize=9, frameon=False,
-        title=f"ACR: mean ± standard deviation of {config.runs} victims, {config.test_points} test points; "
-        "one victim is drawn",
-        title_fontsize=9,
-    )  # fmt: skip
+        handles=marks, title=title, title_fontsize=9, loc="outside lower center", ncols=2, fontsize=9, frameon=False
+    )
     save_png(path, figure, dpi=150, colours=256)

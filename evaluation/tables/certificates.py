@@ -116,10 +116,8 @@ def export_entry(config: Config) -> None:
     """
     stored = read_runs(config.store)
     if config.entry not in stored:
-        raise InputError(
-            f"--entry {shortened(config.entry)}: {config.store} has no such entry; without --entry and --out-dir its "
-            f"{len(stored)} entries are listed"
-        )
+        mend = f"without --entry and --out-dir its {len(stored)} entries are listed"
+        raise InputError(f"--entry {shortened(config.entry)}: {config.store} has no such entry; {mend}")
     if config.out_dir is None:
         raise InputError(f"--entry {config.entry}: give the folder of its files as --out-dir")
     runs = stored[config.entry]
@@ -158,9 +156,8 @@ def import_entry(config: Config) -> None:
         plan, stored, foreign = read_plan(plan_file), read_runs(config.store), _foreign(config)
         key = foreign.cell.key
         if key in {cell.key for cell in plan.cells()} | {one.cell.key for one in plan.foreign}:
-            raise InputError(
-                f"{plan_file}: the plan has the entry {key} already; name another kind of --victim or --poison-variant"
-            )
+            mend = "name another kind of --victim or --poison-variant"
+            raise InputError(f"{plan_file}: the plan has the entry {key} already; {mend}")
         joined = msgspec.structs.replace(plan, foreign=(*plan.foreign, foreign))
         joined.check()
         runs = runs_of(foreign, project_path(""))
@@ -186,13 +183,14 @@ def _foreign(config: Config) -> Foreign:
 
 def _are_same(new: Mapping[int, StoredRun], stored: Mapping[int, StoredRun]) -> bool:
     """Whether records and points are the same. The store may have more columns of points, for other entries."""
-    return new.keys() == stored.keys() and all(
-        run.records == stored[seed].records
-        and np.array_equal(
-            points := run.points.drop(columns="entry"), stored[seed].points.reindex(columns=points.columns)
-        )
-        for seed, run in new.items()
-    )
+    if new.keys() != stored.keys():
+        return False
+    for seed, run in new.items():
+        points = run.points.drop(columns="entry")
+        same_points = np.array_equal(points, stored[seed].points.reindex(columns=points.columns))
+        if not same_points or run.records != stored[seed].records:
+            return False
+    return True
 
 
 if __name__ == "__main__":

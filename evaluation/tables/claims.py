@@ -115,10 +115,8 @@ def read_claims(path: Path) -> list[Claim]:
             raise InputError(f"{path}: {claim.claim!r} must have one bound of above, below and equals, a finite number")
         shown = [selection for selection in claim.entries if selection.headline]
         if bool(claim.headline) != bool(shown) or any((one.of, one.against) != ("reduction", CLEAN) for one in shown):
-            raise InputError(
-                f"{path}: {claim.claim!r}: a claim has a headline where some of its entries have one, and these are "
-                "reductions against clean data"
-            )
+            rule = "a claim has a headline where some of its entries have one"
+            raise InputError(f"{path}: {claim.claim!r}: {rule}, and these are reductions against clean data")
         for one in claim.entries:
             if one.against != CLEAN and one.of in ("acr", "unattacked", "certified", "median"):
                 raise InputError(f"{path}: {claim.claim!r}: {one.of!r} is compared with nothing; leave out 'against'")
@@ -236,20 +234,17 @@ def shown_numbers(selection: Selection, frames: Mapping[str, pd.DataFrame]) -> l
     if NUMBERS[selection.of][0] not in frame or (selection.against != CLEAN and "cell" not in frame):
         raise InputError(f"claims: {selection.folder} has no number {selection.of!r}; mend results/claims.yaml")
     rows = frame.to_dict("records")
-    found = [_shown_number(selection, row, frames[selection.folder]) for row in rows]
-    if not found or None in found:
+    numbers = [_shown_number(selection, row, frames[selection.folder]) for row in rows]
+    if not numbers or None in numbers:
         against = f" against {selection.against}" if selection.against != CLEAN else ""
-        raise InputError(
-            f"claims: {selection.folder} has no measured entry {selection.where}{against}, or lacks a run of it; "
-            "mend results/claims.yaml, or measure it"
-        )
-    return [
-        one._replace(
-            name=_filled_in(selection.name, row), headline=_filled_in(selection.headline, row),
-            over=_over(row if one.runs is None else {**row, "runs": one.runs}, selection.of),
-        )
-        for one, row in zip(filter(None, found), rows, strict=True)
-    ]  # fmt: skip
+        lacking = f"{selection.folder} has no measured entry {selection.where}{against}, or lacks a run of it"
+        raise InputError(f"claims: {lacking}; mend results/claims.yaml, or measure it")
+    shown = []
+    for number, row in zip(filter(None, numbers), rows, strict=True):
+        name, headline = _filled_in(selection.name, row), _filled_in(selection.headline, row)
+        over = _over(row if number.runs is None else {**row, "runs": number.runs}, selection.of)
+        shown.append(number._replace(name=name, headline=headline, over=over))
+    return shown
 
 
 def _filled_in(name: str, row: Mapping[str, Any]) -> str:
@@ -258,10 +253,8 @@ def _filled_in(name: str, row: Mapping[str, Any]) -> str:
     try:
         return name.format(**{**row, **({"method": method.label} if method else {})})
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"claims: the name {name!r} cannot be filled in: {error}; mend results/claims.yaml: braces hold a column, "
-            f"for example {', '.join(sorted(row)[:3])}"
-        ) from error
+        mend = f"mend results/claims.yaml: braces hold a column, for example {', '.join(sorted(row)[:3])}"
+        raise InputError(f"claims: the name {name!r} cannot be filled in: {error}; {mend}") from error
 
 
 def _over(row: Mapping[str, Any], of: str) -> str:
@@ -280,6 +273,7 @@ def _over(row: Mapping[str, Any], of: str) -> str:
 
 
 def _shown_number(selection: Selection, row: dict[str, Any], frame: pd.DataFrame) -> ShownNumber | None:
+    """The number of a row of the frame. None: the row has no run, or nothing to be compared with."""
     if selection.of in ("unattacked", "certified", "median"):
         return _label_number(selection.of, row)
     if selection.of == "reduction" and selection.against == CLEAN:
@@ -288,29 +282,33 @@ def _shown_number(selection: Selection, row: dict[str, Any], frame: pd.DataFrame
         return None
     if selection.of == "acr":
         return _mean([{run.seed: run.acr for run in entry.runs} for entry in row["entries"]])
-    same_victims = frame["cell"].map(lambda cell: cell._replace(poison=None) == row["cell"]._replace(poison=None))
+    same_victims = frame["cell"].map(lambda cell: cell.victim == row["cell"].victim)
     same_class = frame["target_class"] == row["target_class"]
     references = frame["entries"][same_victims & same_class & (frame["data"] == selection.against)]
     if len(references) != 1:
         return None
     if len(references.iloc[0]) != 1:
         raise InputError(f"claims: {selection.against} in {selection.folder} has several attack runs; name one of them")
-    before = references.iloc[0][0]
+    (reference,) = references.iloc[0]
     if selection.of == "reduction":
-        return _of_reduction(reduction_against(row["entries"], before))
+        return _of_reduction(reduction_against(row["entries"], reference))
     name = "accuracy" if selection.of == "accuracy_loss" else "target_accuracy"
-    clean = {run.seed: value for run in before.runs if (value := getattr(run, name)) is not None}
-    after = [{run.seed: getattr(run, name) for run in one.runs if run.seed in clean} for one in row["entries"]]
-    if not all(after) or any(None in one.values() for one in after):
-        return None
-    return _mean([{seed: 100 * (clean[seed] - one[seed]) for seed in one} for one in after], "{:.1f}", " points")
+    before = {run.seed: getattr(run, name) for run in reference.runs if getattr(run, name) is not None}
+    losses = []
+    for entry in row["entries"]:
+        after = {run.seed: getattr(run, name) for run in entry.runs if run.seed in before}
+        if not after or None in after.values():
+            return None
+        losses.append({seed: 100 * (before[seed] - accuracy) for seed, accuracy in after.items()})
+    return _mean(losses, "{:.1f}", " points")
 
 
 def _of_reduction(found: Any) -> ShownNumber | None:
     """The number of a Reduction. Where nothing varies, its interval says nothing."""
     if not isinstance(found, Reduction):
         return None
-    return ShownNumber(found.text, *((found.low, found.high) if found.over else (-np.inf, np.inf)), found.runs)
+    low, high = (found.low, found.high) if found.over else (-np.inf, np.inf)
+    return ShownNumber(found.text, low, high, found.runs)
 
 
 def _mean(of_attacks: list[dict[int, float]], form: str = "{:.3f}", unit: str = "") -> ShownNumber | None:

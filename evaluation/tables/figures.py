@@ -49,16 +49,16 @@ def save_acr(path: Path, title: str, frame: pd.DataFrame) -> None:
     order = places.groupby(shown["data"], sort=False).min()
     others = order.drop(CLEAN, errors="ignore")
     lowest = {CLEAN, *others.nsmallest(MOST - 1).index}
-    rows, colours = _rows_of_panels(shown[shown["data"].isin(lowest)]), _colours(shown)
-    names_of = [[name for name in order.index if any(name in set(one["data"]) for _, one in row)] for row in rows]
+    rows, colours = _rows_of_panels(shown[shown["data"].isin(lowest)].fillna({"acr_std": 0.0})), _colours(shown)
+    data_of = [{name for _, panel in row for name in panel["data"]} for row in rows]
+    names_of = [[name for name in order.index if name in data] for data in data_of]
     figure, grid = _figure(rows, [0.8 + 0.21 * len(names) for names in names_of], sharey="row")
     for row, names, line in zip(rows, names_of, grid, strict=True):
         for (key, group), axes in zip(row, line, strict=False):
             for one in group.to_dict("records"):
                 at, colour = names.index(one["data"]), colours[one["data"]]
                 victims = [run.acr for entry in one["entries"] for run in entry.runs]
-                std = 0.0 if pd.isna(one["acr_std"]) else one["acr_std"]
-                axes.errorbar(one["acr_mean"], at, xerr=std, fmt="o", color=colour, ms=6, lw=1.5)
+                axes.errorbar(one["acr_mean"], at, xerr=one["acr_std"], fmt="o", color=colour, ms=6, lw=1.5)
                 axes.plot(victims, [at] * len(victims), ".", color=colour, ms=4, alpha=0.5)
             axes.set_yticks(range(len(names)), [plain_text(name.replace("_", " ")) for name in names], fontsize="small")
             for label, name in zip(axes.get_yticklabels(), names, strict=False):  # the first panel has them
@@ -82,7 +82,8 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
     kinds = list(dict.fromkeys(filter(None, shown["parametrisation"]))) or [""]
     panels = [(key, kind, group) for key, group in shown.groupby(VICTIMS, sort=False) for kind in kinds]
     colours = dict(zip(dict.fromkeys(shown["optimiser"]), (BLACK, ORANGE, GREEN, BLUE, PURPLE, SKY), strict=False))
-    figure, grid = _figure([panels[at : at + 2] for at in range(0, len(panels), 2)], [4.2] * -(-len(panels) // 2), 6.0)
+    rows = [panels[at : at + 2] for at in range(0, len(panels), 2)]
+    figure, grid = _figure(rows, [4.2] * len(rows), wide=6.0)
     for (key, kind, group), axes in zip(panels, grid.ravel(), strict=False):
         clean = group[group["data"] == CLEAN]
         for mean, std in zip(clean["acr_mean"], clean["acr_std"].fillna(0.0), strict=True):
@@ -94,8 +95,8 @@ def save_acr_against_gradients(path: Path, title: str, frame: pd.DataFrame) -> N
             axes.axhline(mean, color=BLUE, lw=1, ls="--")
             axes.text(0.01, mean, name, transform=axes.get_yaxis_transform(), va="bottom", fontsize="small", color=BLUE)
         attacks = group[group["gradients"].notna() & (group["parametrisation"] == kind)].copy()
-        rows = attacks.to_dict("records")
-        attacks["attack"] = [row["attack"] + of_share(row["share"]) if row["attack"] else row["data"] for row in rows]
+        named = attacks["attack"] + attacks["share"].map(of_share)
+        attacks["attack"] = named.where(attacks["attack"] != "", attacks["data"])
         best = attacks.groupby("attack")["acr_mean"].min().nsmallest(MOST - 1 - len(controls)).index
         for number, name in enumerate(dict.fromkeys(one for one in attacks["attack"] if one in best)):
             points = attacks[attacks["attack"] == name].sort_values("gradients")

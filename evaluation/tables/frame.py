@@ -4,12 +4,12 @@ and results/summary.csv holds its rows."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from attack_generation.controls import CONTROLS
-from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell
+from evaluation.tables.cells import CLEAN, OPTIMISED, READY, Cell, Poison
 from evaluation.tables.plan import AttackVariant, Plan
 from evaluation.tables.runs import MUST_AGREE, Entry, Run
 from randomized_smoothing_certification.run_statistics import Reduction, mean_and_std, reduction_of
@@ -19,6 +19,7 @@ from runtime.store import POINTS, SETTINGS
 
 Entries = dict[Cell, Entry]
 CONTROL = "control"  # data_kind, beside CLEAN and OPTIMISED
+DATA_KINDS = {CLEAN: CLEAN, **dict.fromkeys(CONTROLS, CONTROL)}  # by column 'poison'. All others are OPTIMISED
 MEAN = "mean"  # in the column of the class: the mean over all classes of the plan. Its cell has the first class
 CERTIFIED_AT = {
     "certified_accuracy": 0.0, "certified_at_half_sigma": 0.5, "certified_at_sigma": 1.0, "certified_at_2_sigma": 2.0,
@@ -69,60 +70,73 @@ def _over_classes(plan: Plan, entries: Entries) -> Entries:
 
 def _joined(cell: Cell, entries: Sequence[Entry]) -> Entry:
     """An entry whose runs hold the radii of all classes' points."""
-    seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
     runs = []
-    for seed in sorted(seeds):
-        same_seed = [run for entry in entries for run in entry.runs if run.seed == seed]
-        names = ("radii", "idx", "other_radii")
-        radii, idx, others = (np.concatenate([getattr(run, name) for run in same_seed]) for name in names)
+    for same_seed in zip(*_runs_of_shared_seeds(entries), strict=True):
+        fields = ("radii", "idx", "other_radii")
+        joined = {name: np.concatenate([getattr(run, name) for run in same_seed]) for name in fields}
         records = {name: one for name, one in same_seed[0].records.items() if name in ("certificate", "foreign")}
         records["victim"] = {"accuracy": mean_and_std(run.accuracy for run in same_seed)[0]}
-        runs.append(same_seed[0]._replace(radii=radii, idx=idx, other_radii=others, records=records))
+        runs.append(same_seed[0]._replace(**joined, records=records))
     return Entry(cell, entries[0].wanted, tuple(runs))
+
+
+def _runs_of_shared_seeds(entries: Sequence[Entry]) -> list[list[Run]]:
+    """For each entry its runs of the seeds that all entries have, in the order of the seeds."""
+    seeds = set.intersection(*({run.seed for run in entry.runs} for entry in entries))
+    return [sorted((run for run in entry.runs if run.seed in seeds), key=lambda run: run.seed) for entry in entries]
 
 
 def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries) -> dict[str, Any]:
     """One line of the frame. attack_runs: an entry for each attack run, with equal seeds. entries: of the table."""
-    victim, poison, clean = cell.victim, cell.poison, entries.get(cell._replace(poison=None))
-    wanted = sum(entry.wanted for entry in attack_runs)
-    attack_runs = [entry for entry in attack_runs if entry.runs] or attack_runs
-    runs = [run for entry in attack_runs for run in entry.runs]
-    attack = _attack_variant(plan, cell)
-    made = runs[0].attack if runs and poison else {}
-    data_kind = CLEAN if poison is None else CONTROL if poison.against in CONTROLS else OPTIMISED
-    has_no_attack = bool(runs and poison and poison.against == READY and "poison" in runs[0].records and not made)
+    victim, attack = cell.victim, _attack_variant(plan, cell)
+    poison = cell.poison or Poison(CLEAN, "", victim.sigma, cell.target_class)
+    clean = entries.get(cell._replace(poison=None))
+    measured = tuple(entry for entry in attack_runs if entry.runs) or tuple(attack_runs)
+    runs = [run for entry in measured for run in entry.runs]
+    made_by = runs[0].attack if runs else {}
     row: dict[str, Any] = {
         "table": plan.table, "dataset": _shared_value(run.certificate.get("dataset") for run in runs) or plan.dataset,
         "method": victim.method, "victim_variant": victim.variant, "sigma": victim.sigma,
         "architecture": victim.architecture, "target_class": cell.target_class, "data": data_name(plan, cell),
-        "poison": poison.against if poison else CLEAN, "poison_architecture": poison.architecture if poison else "",
-        "poison_variant": poison.variant if poison else "", "attack": attack.series,
-        "optimiser": made.get("optimiser", ""), "parametrisation": made.get("parametrisation", ""),
-        "attack_epochs": attack.flags.get("epochs", ""),
-        "epsilon": (_shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon) if poison else "",
-        "share": min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)]) if poison else "",
-        **{name: _shared_value(run.certificate.get(name) for run in runs) for name in ("split", "n0", "n", "alpha")},
-        "points": _shared_value(len(run.radii) for run in runs),
-        "runs": len(runs), "runs_wanted": wanted,
-        "attack_runs": len(attack_runs) if data_kind == OPTIMISED and not has_no_attack else "",
-        "victim_epochs": _shared_value(run.records["victim"].get("settings", {}).get("epochs") for run in runs),
+        "poison": poison.against, "poison_architecture": poison.architecture, "poison_variant": poison.variant,
+        "attack": attack.series, "optimiser": made_by.get("optimiser", ""),
+        "parametrisation": made_by.get("parametrisation", ""), "attack_epochs": attack.flags.get("epochs", ""),
+        "epsilon": "", "share": "", "data_kind": DATA_KINDS.get(poison.against, OPTIMISED), "cell": cell,
+        "entries": measured, "clean": clean,
     }  # fmt: skip
+    if cell.poison:
+        row["epsilon"] = _shared_value(run.poison.get("epsilon") for run in runs) or plan.epsilon
+        row["share"] = min([poison.share, *(run.poison.get("share") or 1.0 for run in runs)])
+    for name in ("split", "n0", "n", "alpha"):
+        row[name] = _shared_value(run.certificate.get(name) for run in runs)
+    row["points"] = _shared_value(len(run.radii) for run in runs)
+    row["runs"] = len(runs)
+    row["runs_wanted"] = sum(entry.wanted for entry in attack_runs)
+    entered = poison.against == READY and runs and "poison" in runs[0].records and not made_by  # not by an attack here
+    row["attack_runs"] = "" if entered or row["data_kind"] != OPTIMISED else len(measured)
+    row["victim_epochs"] = _shared_value(run.records["victim"].get("settings", {}).get("epochs") for run in runs)
     for name in OF_VICTIMS:
-        radius = CERTIFIED_AT.get(name)
-        found = [getattr(run, name) if radius is None else run.certified_at(radius * run.sigma) for run in runs]
-        row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(found)
+        if name in CERTIFIED_AT:
+            values = [run.certified_at(CERTIFIED_AT[name] * run.sigma) for run in runs]
+        else:
+            values = [getattr(run, name) for run in runs]
+        row[f"{name}_mean"], row[f"{name}_std"] = mean_and_std(values)
     row["at_ceiling"], _ = mean_and_std(run.at_ceiling for run in runs)
-    reduction = reduction_against(attack_runs, clean) if poison else None
-    row |= dict(zip(("reduction_percent", "reduction_low", "reduction_high"), reduction or 3 * (None,), strict=False))
-    row |= {"interval_over": ", ".join(reduction.over) if reduction else "", "reduction": reduction}
-    row["reduction_at_sigma"] = reduction_against(attack_runs, clean, victim.sigma) if poison else None
+    reduction = reduction_against(measured, clean) if cell.poison else None
+    for name in ("percent", "low", "high"):
+        row[f"reduction_{name}"] = getattr(reduction, name, None)
+    row["interval_over"] = ", ".join(reduction.over) if reduction else ""
+    row["reduction"] = reduction
+    row["reduction_at_sigma"] = reduction_against(measured, clean, victim.sigma) if cell.poison else None
     row["gradients"], _ = mean_and_std(run.gradients for run in runs)
-    seen = [entry.runs[0].visibility for entry in attack_runs if entry.runs and poison]
-    row |= {name: mean_and_std(one.get(name) for one in seen)[0] for one in seen for name in one}
-    row |= {name: _shared_value(run.records["victim"].get(name) for run in runs) for name in ("backend", "machine")}
+    visibilities = [entry.runs[0].visibility for entry in measured if entry.runs]  # all its victims have one poison
+    for name in dict.fromkeys(name for one in visibilities for name in one):
+        row[name], _ = mean_and_std(one.get(name) for one in visibilities)
+    for name in ("backend", "machine"):
+        row[name] = _shared_value(run.records["victim"].get(name) for run in runs)
     named = [commit for run in runs for commit in commits(run.records)]
     row["commit"] = _shared_value(commit[:12] + "-dirty" * commit.endswith("-dirty") for commit in named)
-    return row | {"data_kind": data_kind, "cell": cell, "entries": tuple(attack_runs), "clean": clean}
+    return row
 
 
 def data_name(plan: Plan, cell: Cell) -> str:
@@ -145,42 +159,50 @@ def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:
 
 
 def reduction_against(attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None) -> Reduction | None:
-    """Reduction against clean runs with the same seeds, of the ACR, or of certified accuracy at the radius ``at``.
+    """Reduction against clean runs with the same seeds, of the ACR, or of certified accuracy at the radius ``at`` > 0.
 
     None: there is no clean run, the clean mean is 0, or numbers of points or certificates' settings MUST_AGREE differ.
     """
-    found = paired_radii(attack_runs, clean, at)
-    return reduction_of(found[0], found[1], same_points=found[2]) if found else None
+    if (pair := paired_radii(attack_runs, clean)) is None:
+        return None
+    poisoned_radii, clean_radii = pair.poisoned, pair.clean
+    if at is not None:
+        poisoned_radii, clean_radii = 1.0 * (poisoned_radii >= at), 1.0 * (clean_radii >= at)
+    return reduction_of(poisoned_radii, clean_radii, same_points=pair.same_points)
 
 
-def paired_radii(
-    attack_runs: Sequence[Entry], clean: Entry | None, at: float | None = None
-) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """Radii, float64, of poisoned (A, S, P) and clean victims (S, Q) of the same seeds, and whether points agree.
+class PairedRadii(NamedTuple):
+    """Radii of victims of poisoned and of clean data with the same seeds, 0 where a point is not certified."""
 
-    A radius is 0 where a point is not certified. None and at: as in reduction_against.
-    """
+    poisoned: np.ndarray  # float64 (attack runs, victims, points)
+    clean: np.ndarray  # float64 (victims, points)
+    same_points: bool  # whether all victims have the same points
+
+
+def paired_radii(attack_runs: Sequence[Entry], clean: Entry | None) -> PairedRadii | None:
+    """The radii that reduction_against compares. None: as there."""
     if clean is None:
         return None
-    by_seed = [{run.seed: run for run in entry.runs} for entry in (clean, *attack_runs)]
-    seeds = sorted(set.intersection(*map(set, by_seed)))
-    before, *after = ([runs[seed] for seed in seeds] for runs in by_seed)
-    poisoned = [run for runs in after for run in runs]
-    if not seeds or _different_setting([before, poisoned]):
+    clean_runs, *poisoned_runs = _runs_of_shared_seeds([clean, *attack_runs])
+    if not clean_runs or _different_setting([clean_runs, *poisoned_runs]):
         return None
-    if any(len({len(run.radii) for run in runs}) > 1 for runs in (before, poisoned)):
-        return None
-    radii = [np.array([run.radii for run in runs]) for runs in (before, *after)]
-    clean_radii, *others = (np.maximum(one, 0) if at is None else 1.0 * (one >= at) for one in radii)
-    same = all(np.array_equal(run.idx, before[0].idx) for run in (*before, *poisoned))
-    return np.array(others), clean_radii, same
+    all_poisoned = [run for runs in poisoned_runs for run in runs]
+    for runs in (clean_runs, all_poisoned):
+        if len({len(run.radii) for run in runs}) > 1:
+            return None
+    poisoned = np.array([[run.radii for run in runs] for runs in poisoned_runs])
+    same_points = all(np.array_equal(run.idx, clean_runs[0].idx) for run in (*clean_runs, *all_poisoned))
+    return PairedRadii(np.maximum(poisoned, 0), np.maximum([run.radii for run in clean_runs], 0), same_points)
 
 
 def _different_setting(groups: Iterable[Iterable[Run]]) -> str:
     """The first setting of MUST_AGREE in which certificates of runs differ, as far as these are known. '': none."""
     certificates = [run.certificate for runs in groups for run in runs]
-    known = {name: [one[name] for one in certificates if one.get(name) is not None] for name in MUST_AGREE}
-    return next((name for name, values in known.items() if any(value != values[0] for value in values)), "")
+    for name in MUST_AGREE:
+        known = [one[name] for one in certificates if one.get(name) is not None]
+        if any(value != known[0] for value in known):
+            return name
+    return ""
 
 
 def _shared_value(values: Iterable[Any]) -> Any:
@@ -207,13 +229,15 @@ def cautions(frame: pd.DataFrame) -> list[str]:
             lines.append(f"{row['cell']}: its reduction is over {runs} of {row['runs']} victims: {about}")
         if "" in votes and votes != ["", ""]:
             lines.append(f"{row['cell']}: its reduction compares radii of known and of unknown n")
-        after, before = (
-            {run.records["victim"].get("settings", {}).get("x_train") for entry in entries for run in entry.runs}
-            for entries in (row["entries"], [row["clean"]])
-        )
-        if after & before - {None}:
+        if _training_images(row["entries"]) & _training_images([row["clean"]]):
             lines.append(f"{row['cell']}: its training images are those of clean data")
     return lines
+
+
+def _training_images(entries: Iterable[Entry]) -> set[str]:
+    """Hashes of the images that the entries' victims were trained on, where they are known."""
+    settings = [run.records["victim"].get("settings", {}) for entry in entries for run in entry.runs]
+    return {one["x_train"] for one in settings if one.get("x_train")}
 
 
 def points_of(frame: pd.DataFrame) -> str:

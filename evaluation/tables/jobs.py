@@ -99,7 +99,7 @@ def _poison_job(plan: Plan, poison: Poison) -> Job:
     variant = plan.attack_variants()[poison.variant].flags if poison.variant else {}
     values |= {
         "architecture": poison.architecture, "run_dir": plan.paths.work / "runs/poison" / poison.key,
-        **_settings_for(plan.attack, poison.against, poison.sigma, variant),
+        **_flags_for(poison.against, poison.sigma, plan.attack, variant),
     }  # fmt: skip
     folder = f"attack_generation/{METHODS[poison.against].attack_folder}/{plan.script_folder}"
     return _job(plan, "poison", about, f"{folder}/poison_radius_{poison.against}.py", values, outputs)
@@ -124,7 +124,7 @@ def _victim_job(plan: Plan, cell: Cell, seed: int) -> Job:
         "sigma": victim.sigma, "architecture": victim.architecture, "seed": seed, "runs": 1,
         "data_dir": plan.paths.data, "out_dir": model.parent,
         "run_dir": plan.paths.work / "runs" / victim.key / cell.data_folder, **({"poison": needs[0]} if poison else {}),
-        **_settings_for(plan.victim, victim.method, victim.sigma, plan.victims.get(victim.variant, {})),
+        **_flags_for(victim.method, victim.sigma, plan.victim, plan.victims.get(victim.variant, {})),
     }  # fmt: skip
     script = f"evaluation/{plan.script_folder}/{METHODS[victim.method].victim_script}.py"
     about = f"victim {seed}, {victim}, training data: {poison or CLEAN}"
@@ -166,11 +166,9 @@ def _tables_job(plan: Plan) -> Job:
     return _job(plan, "tables", "the tables", "evaluation/tables/make_tables.py", values, outputs, needs)
 
 
-def _settings_for(
-    settings: dict[str, dict[str, Any]], method: str, sigma: float, own: Mapping[str, Any]
-) -> dict[str, Any]:
+def _flags_for(method: str, sigma: float, flags: dict[str, dict[str, Any]], own: dict[str, Any]) -> dict[str, Any]:
     """The flags of a method at a noise level. More specific flags win, and ``own`` flags over all others."""
-    layers = [*(settings.get(key, {}) for key in ("all", method, f"{method} {sigma:g}")), own]
+    layers = [*(flags.get(key, {}) for key in ("all", method, f"{method} {sigma:g}")), own]
     return {name.replace("-", "_"): value for layer in layers for name, value in layer.items()}
 
 

@@ -83,10 +83,9 @@ def main(config: Config) -> None:
         records.collect(plan, folder, config.directory, add=config.add)
         entries = records.read_entries(plan, folder)
         for entry, gone in (before - Counter({one.cell.key: len(one.runs) for one in entries.values()})).items():
-            print(
-                f"note: {entry}: {printed_path(folder)} loses {gone} of its runs, which were not found again. "
-                "make_tables.py --add keeps runs that the plan names. Import files of other programs again"
-            )
+            loss = f"{printed_path(folder)} loses {gone} of its runs, which were not found again"
+            mend = "make_tables.py --add keeps runs that the plan names. Import files of other programs again"
+            print(f"note: {entry}: {loss}. {mend}")
         if grids:
             save_image_grids(folder / "images.png", grids, plan.epsilon, title)
         elif (folder / "images.png").is_file():

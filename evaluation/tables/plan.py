@@ -298,41 +298,37 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Every kind of victims on each row, named attack and ready poison, at each share of the class."""
         for method, sigmas in self.methods.items():
             for sigma, variant, target_class in product(sigmas, self.victims or ("",), self.target_classes):
+                optimised = Poison(method, self.architecture, sigma, target_class)
+                of_row: dict[str, Poison | None] = {CLEAN: None, OPTIMISED: optimised}
+                of_row |= {control: Poison(control, "", sigma, target_class) for control in CONTROLS}
+                poisons = [of_row[row] for row in self.rows]
+                poisons += [optimised._replace(variant=name) for name in self.attack_variants()]
+                poisons += [Poison(READY, "", sigma, target_class, name) for name in self.ready]
                 victim = Victim(method, sigma, self.architecture, variant)
-                own, at = (method, self.architecture), (sigma, target_class)
-                poisons: list[Poison | None] = [
-                    None if row == CLEAN else Poison(row, "", *at) if row in CONTROLS else Poison(*own, *at)
-                    for row in self.rows
-                ]
-                poisons += [Poison(*own, *at, name) for name in self.attack_variants()]
-                poisons += [Poison(READY, "", *at, name) for name in self.ready]
                 for poison, share in product(poisons, self.shares):
                     yield Cell(victim, target_class, poison and poison._replace(share=share))
 
     def transfer_cells(self) -> dict[str, list[Cell]]:
         """The entries of the two transfer tables: over methods, and over architectures, for the first variant.
 
-        Transfer over methods is between methods that have the same sigma.
+        Every kind of victims is trained on clean data and on every poison. Victims and poison have the same sigma.
         """
         variant = next(iter(self.victims), "")
         cells: dict[str, list[Cell]] = {"method": [], "architecture": []}
-
-        def cross(over: str, sigma: float, victims: list[tuple[str, str]], attacked: list[tuple[str, str]]) -> None:
-            """Add entries of all victims on all poisons and on clean data. Each is named by its method and model."""
-            for target_class, victim, made in product(self.target_classes, victims, (None, *attacked)):
-                poison = made and Poison(*made, sigma, target_class)
-                cells[over].append(Cell(Victim(victim[0], sigma, victim[1], variant), target_class, poison))
-
         if methods := self.method_transfer:
-            for sigma in methods.sigmas:
-                victims = [(name, self.architecture) for name in self.methods if sigma in self.methods[name]]
-                attacked = [(name, "" if name in CONTROLS else self.architecture) for name in methods.against]
-                cross("method", sigma, victims, attacked)
+            for sigma, target_class in product(methods.sigmas, self.target_classes):
+                with_sigma = [method for method, sigmas in self.methods.items() if sigma in sigmas]
+                victims = [Victim(method, sigma, self.architecture, variant) for method in with_sigma]
+                made = [(name, "" if name in CONTROLS else self.architecture) for name in methods.against]
+                poisons = [None, *(Poison(against, model, sigma, target_class) for against, model in made)]
+                cells["method"] += [Cell(victim, target_class, poison) for victim, poison in product(victims, poisons)]
         if models := self.architecture_transfer:
-            for sigma in models.sigmas:
-                victims = [(models.method, name) for name in models.victims]
-                attacked = [(name, "") if name in CONTROLS else (models.method, name) for name in models.attacked]
-                cross("architecture", sigma, victims, attacked)
+            for sigma, target_class in product(models.sigmas, self.target_classes):
+                victims = [Victim(models.method, sigma, model, variant) for model in models.victims]
+                made = [(name, "") if name in CONTROLS else (models.method, name) for name in models.attacked]
+                poisons = [None, *(Poison(against, model, sigma, target_class) for against, model in made)]
+                pairs = product(victims, poisons)
+                cells["architecture"] += [Cell(victim, target_class, poison) for victim, poison in pairs]
         return cells
 
     def poisons(self) -> list[Poison]:

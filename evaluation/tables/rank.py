@@ -50,29 +50,35 @@ def main(config: Config) -> None:
     """Rank as the config says. Raises InputError for a poison that cannot be ranked before a victim is trained."""
     plan = run_plan.with_changes(read_plan(config.plan), config)
     paths = plan.paths_in(config.directory.absolute())
-    name, folder = _checked_and_packed(config.poison, plan, paths), paths.work / "ranking"
+    folder = paths.work / "ranking"
+    name = _checked_and_packed(config.poison, plan, paths)
     row = next((row for row, ready in plan.ready.items() if ready == name), name)
+    in_plan = {*plan.ready, *plan.ready.values(), *ROWS}
+    others = {one: one for one in ready_names() if one not in in_plan}
+    with_all_poisons = plan_of({**msgspec.to_builtins(plan), "ready": plan.ready | others})
+    results = project_path("results") / plan.table
+    recorded = read_plan(results / "plan.yaml") if has_store(results) else None
+    recorded_entries = read_entries(recorded, results) if recorded else {}  # before the training: it may not fit
     changes = f"rows=[{CLEAN}]", f"ready={json.dumps({row: name})}", f"results_dir={json.dumps(str(folder / row))}"
-    others = {one: one for one in ready_names() if one not in (*plan.ready.values(), *plan.ready, *ROWS)}
-    whole = plan_of({**msgspec.to_builtins(plan), "ready": {**plan.ready, **others}})
-    there = project_path("results") / plan.table  # it is read before the training, because it may not fit
-    recorded = read_plan(there / "plan.yaml") if has_store(there) else None
-    recorded_entries = read_entries(recorded, there) if recorded else {}
     run_plan.main(replace(config, set=(*config.set, *changes)))
-    collect(whole, folder)
-    entries = read_entries(whole, folder)
-    frame = frame_of(whole, entries)
-    found, notes = [scores(frame)], []
+    collect(with_all_poisons, folder)
+    entries = read_entries(with_all_poisons, folder)
+    frame = frame_of(with_all_poisons, entries)
+    tables, notes = [scores(frame)], list[str]()
     if recorded:
-        different = [name for name in ALIKE if getattr(recorded, name) != getattr(plan, name)]
-        different += ["test images"] * _test_images(recorded_entries).isdisjoint(_test_images(entries))
+        different = [entry for entry in ALIKE if getattr(recorded, entry) != getattr(plan, entry)]
+        if _test_images(recorded_entries).isdisjoint(_test_images(entries)):
+            different.append("test images")
+        lacking = scores(frame_of(recorded, recorded_entries)).drop(tables[0].index, errors="ignore")
         if different:
-            print(f"note: {printed_path(there)} was measured with other {', '.join(different)}; its rows are left out")
-        elif len(rows := scores(frame_of(recorded, recorded_entries)).drop(found[0].index, errors="ignore")):
-            found.append(rows.rename("{} (recorded)".format))
+            found = f"was measured with other {', '.join(different)}"
+            print(f"note: {printed_path(results)} {found}; its rows are left out")
+        elif len(lacking):
+            tables.append(lacking.rename("{} (recorded)".format))
             notes.append(RECORDED.format(plan.table))
-    write_text(page := folder / "ranking.md", as_markdown(table := [ranking_table(found)], notes))
-    print("", as_text(table), *notes, f"{printed_path(page)}: written", sep="\n\n")
+    table, page = ranking_table(tables), folder / "ranking.md"
+    write_text(page, as_markdown([table], notes))
+    print("", as_text([table]), *notes, f"{printed_path(page)}: written", sep="\n\n")
     if kinds := kinds_without_reduction(frame, row):
         raise InputError(f"{row} has no row: the clean ACR of {'; '.join(kinds)} is 0; give more epochs or votes")
 
@@ -87,21 +93,26 @@ def _checked_and_packed(path: Path, plan: Plan, paths: Paths) -> str:
     Raises InputError where a check fails, the plan cannot rank it, or its name is another's.
     """
     poison, images, dataset = check_poison.main(check_poison.Config(poison=path, data_dir=paths.data))
-    about, sha256 = poison.record["settings"], array_sha256(poison.pixels) + array_sha256(poison.index)
-    name, target_class = ready_name(path) or about["name"], about["target_class"]
-    is_there, is_file = name in ready_names(), not ready_name(path)
-    if target_class not in plan.target_classes or about["epsilon"] > plan.epsilon + EPSILON_TOLERANCE:
+    about = poison.record["settings"]
+    target_class, epsilon = about["target_class"], about["epsilon"]
+    is_file = not ready_name(path)
+    name = about["name"] if is_file else ready_name(path)
+    if target_class not in plan.target_classes or epsilon > plan.epsilon + EPSILON_TOLERANCE:
         ranked = f"{plan.table} ranks class {plan.target_classes[0]}, epsilon {plan.epsilon:g}, so give another plan"
-        raise InputError(f"{name}: is poison of class {target_class}, epsilon {about['epsilon']:g}; {ranked}")
-    same = not is_there or load_ready_poison(name).record.get("entry", {}).get("sha256") == sha256
-    if name in ROWS or (is_file and (name in plan.ready or not same)):
+        raise InputError(f"{name}: is poison of class {target_class}, epsilon {epsilon:g}; {ranked}")
+    is_packed = name in ready_names()
+    sha256 = array_sha256(poison.pixels) + array_sha256(poison.index)
+    is_taken = name in ROWS or plan.ready.get(name, name) != name
+    if is_file and is_packed:  # the earlier poison of this name may be another one
+        is_taken |= load_ready_poison(name).record.get("entry", {}).get("sha256") != sha256
+    if is_taken:
         raise InputError(f"{name}: data/poisons or the plan has another poison or row of this name; choose another")
-    if is_file and not is_there:
-        for victims in paths.work.glob("victims/*/ready_*"):
-            if f"{victims.name.partition('_class_')[2].partition('_')[2]}_share_".startswith(f"{name}_share_"):
-                raise InputError(f"{victims}: has victims of an earlier poison {name}; delete them, or choose a name")
+    if not is_packed:
+        folders = f"victims/*/ready_sigma_*_class_{target_class}_{name}"
+        for victims in (*paths.work.glob(folders), *paths.work.glob(f"{folders}_share_*")):
+            raise InputError(f"{victims}: has victims of an earlier poison {name}; delete them, or choose a name")
         clean, in_class = dataset.x_train, target_mask(dataset.y_train, target_class)
-        settings = {"target_class": target_class, "epsilon": about["epsilon"], "x_train": array_sha256(clean)}
+        settings = {"target_class": target_class, "epsilon": epsilon, "x_train": array_sha256(clean)}
         record = {"settings": settings, "entry": {**about, "sha256": sha256}}
         pack_poison(images, clean[in_class], published_places(dataset, paths.data)[0][in_class], record, name)
     return name

@@ -68,7 +68,7 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     mean = {}
     for name, group in rows[rows["data"] != CLEAN].groupby("data"):
         pairs = [paired_radii(entries, clean) for entries, clean in zip(group["entries"], group["clean"], strict=True)]
-        kinds = [(after.mean(axis=0), before) for after, before, same_points in filter(None, pairs) if same_points]
+        kinds = [(pair.poisoned.mean(axis=0), pair.clean) for pair in pairs if pair and pair.same_points]
         mean[name] = mean_reduction(kinds) if len(kinds) == len(group) else None
     found = means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
     return found.join(pd.Series(mean, name="mean", dtype=object))

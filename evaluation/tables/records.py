@@ -92,7 +92,7 @@ def collect(plan: Plan, folder: Path, directory: Path = Path(), *, add: bool = F
 def _measured_runs(plan: Plan, paths: Paths, files: dict[str, Any]) -> Runs:
     """The runs of the plan's jobs so far. Those of other settings or images are left out, with a note."""
     runs, left_out = Runs(), list[str]()
-    hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # for all its victims
+    hashes_of = cache(lambda poison: (file_sha256(poison), array_sha256(load_array(poison))))  # of file and images
     arrays = read_record(paths.manifest, arrays=dict)["arrays"] if paths.manifest.is_file() else {}
     held = {name: arrays.get(f"X_{name[2:]}.npy", {}) for name in ("x_train", "x_test")}
     prepared = {name: one.get("sha256") for name, one in held.items() if one.get("dtype", "float32") == "float32"}
@@ -138,9 +138,7 @@ def _kept_runs(plan: Plan, folder: Path, files: dict[str, Any]) -> Runs:
     return runs
 
 
-def _differences_from_plan(
-    plan: Plan, cell: Cell, seed: int, records: dict[str, Any], files: dict[str, Any] | None = None
-) -> list[str]:
+def _differences_from_plan(plan: Plan, cell: Cell, seed: int, records: dict, files: dict | None = None) -> list[str]:
     """Settings, and a ready poison, in which the given records of a run differ from the plan.
 
     files: hashes of the arrays of ready poisons that are files, by the plan's path, as far as they are there.
@@ -169,12 +167,14 @@ def _clean_images(is_clean: bool, records: dict[str, Any]) -> dict[str, str]:
 
 def _require_same_images(runs: Runs, folder: Path) -> None:
     """Raise InputError where runs had different clean images, or the victims of an entry different training images."""
-    found = set[tuple[str, str]]()
-    for entry, run in ((entry, run) for entry, by_seed in runs.items() for run in by_seed.values()):
-        found |= _clean_images(entry.split("/")[1:2] == [CLEAN], run.records).items()
-        if images := run.records.get("victim", {}).get("settings", {}).get("x_train"):
-            found.add((entry, images))
-    if len(found) > len({name for name, _ in found}):
+    used: dict[str, set[str]] = {}  # hashes of clean images by 'x_train' and 'x_test', of victims' images by entry
+    for entry, by_seed in runs.items():
+        for run in by_seed.values():
+            for name, images in _clean_images(entry.split("/")[1:2] == [CLEAN], run.records).items():
+                used.setdefault(name, set()).add(images)
+            if images := run.records.get("victim", {}).get("settings", {}).get("x_train"):
+                used.setdefault(entry, set()).add(images)
+    if any(len(images) > 1 for images in used.values()):
         raise InputError(f"{folder}: has runs of other training or test images; run the plan again, or elsewhere")
 
 
@@ -212,9 +212,8 @@ def runs_of(foreign: Foreign, directory: Path) -> dict[int, StoredRun]:
         path, points, recorded = one.file, one.points, one.settings
         trained_on = one.training_data or foreign.poison
         if (trained_on == CLEAN) != (foreign.poison == CLEAN):
-            raise InputError(
-                f"{path}: its victim was trained on {trained_on} data, not on {foreign.poison}; mend poison"
-            )
+            found_data = f"its victim was trained on {trained_on} data, not on {foreign.poison}"
+            raise InputError(f"{path}: {found_data}; mend poison")
         for name, value in recorded.items():
             if name in ("n", "sigma", "alpha") and (given := getattr(foreign, name)) not in (None, value):
                 raise InputError(f"{path}: {name} is {given}, but the record beside it says {value}; give that")
@@ -231,9 +230,7 @@ def runs_of(foreign: Foreign, directory: Path) -> dict[int, StoredRun]:
     return runs
 
 
-def _measured_run(
-    plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable[[Path], Any]
-) -> StoredRun | None:
+def _measured_run(plan: Plan, paths: Paths, cell: Cell, seed: int, hashes_of: Callable) -> StoredRun | None:
     """A run whose files are complete and belong together, else None.
 
     Raises InputError for a row that the run cannot have written.
@@ -247,15 +244,17 @@ def _measured_run(
     points = read_known_points(tsv)
     del records["certificate"]["points"]  # the store keeps them with their certificates
     if cell.poison:
-        if not (images := paths.poison(cell.poison)).with_suffix(".json").is_file():
+        poison = paths.poison(cell.poison)
+        if not poison.with_suffix(".json").is_file():
             return None  # the poison is being made again
-        records["poison"] = read_record(images.with_suffix(".json"), settings=dict)
+        records["poison"] = read_record(poison.with_suffix(".json"), settings=dict)
         if plan.visibility and (seen := paths.visibility(cell.poison)).is_file():
             records["visibility"] = read_record(seen, settings=dict, measured=dict)
-        of_file, of_images = hashes_of(images) if images.is_file() else (None, None)
-        users = records["victim"], records.get("visibility", {}).get("settings", {})
-        same = {of_images, *(one.get("poison_sha256") for one in users)} - {None}
-        if of_file not in (None, records["poison"].get("sha256")) or len(same) > 1:
+        file_hash, images = hashes_of(poison) if poison.is_file() else (None, None)
+        trained_on = records["victim"].get("poison_sha256")
+        measured_on = records.get("visibility", {}).get("settings", {}).get("poison_sha256")
+        is_other_file = file_hash not in (None, records["poison"].get("sha256"))
+        if is_other_file or len({images, trained_on, measured_on} - {None}) > 1:
             return None  # the poison is being made again, or was since
     return StoredRun(tsv, points_table(cell.key, seed, points), records)
 

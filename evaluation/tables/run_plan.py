@@ -134,10 +134,8 @@ def require_inputs(plan: Plan, directory: Path, where: str) -> None:
     foreign_runs(plan, directory)
     manifest = paths.manifest
     if not (manifest.is_file() or Artifact(manifest).is_left) and (arrays := sorted(paths.data.glob("[XY]_t*.npy"))):
-        raise InputError(
-            f"{arrays[0]}: has no {manifest.name} beside it, so that the plan would replace it; move the arrays, or "
-            "give the plan another data_dir"
-        )
+        mend = "move the arrays, or give the plan another data_dir"
+        raise InputError(f"{arrays[0]}: has no {manifest.name} beside it, so that the plan would replace it; {mend}")
     if manifest.is_file():
         count = read_record(manifest).get("classes")
         if isinstance(count, int) and (wrong := [label for label in plan.target_classes if label >= count]):

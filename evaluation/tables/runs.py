@@ -9,7 +9,7 @@ import numpy as np
 from evaluation.tables.cells import Cell
 from randomized_smoothing_certification.certificate_file import Point, read_known_points
 from randomized_smoothing_certification.certificate_record import recorded_settings, recorded_victim
-from randomized_smoothing_certification.core import certificate_of_count
+from randomized_smoothing_certification.certificate_summary import share_at_ceiling
 from runtime.files import InputError
 
 MUST_AGREE = ("test_sha256", "split", "sigma", "n0", "n", "alpha", "radius_loss", "noise", "precision")
@@ -54,12 +54,6 @@ def read_certified(files: Sequence[Path]) -> list[Certified]:
             raise InputError(f"{first}: is of the same victim as {file}; give each victim's file once")
         found.append(Certified(file, sorted(read_known_points(file)), settings, recorded_victim(settings)))
     return found
-
-
-def share_at_ceiling(radii: np.ndarray, n: int, alpha: float, sigma: float, failure_mass: float) -> float:
-    """The share of points whose radius is the largest that n votes certify. failure_mass: of --noise grid, else 0."""
-    last, before = (certificate_of_count(0, count, n, alpha, sigma, failure_mass).radius for count in (n, n - 1))
-    return float(np.mean(radii >= (last + before) / 2))  # files have rounded radii
 
 
 class Run(NamedTuple):

@@ -205,6 +205,10 @@ def test_what_cannot_be_ranked(folder: Path, tiny_data_dir: Path) -> None:
     with pytest.raises(InputError, match=r"X_train\.npy: no such file; prepare the data first"):
         main(config(folder, folder, poison_file(folder, tiny_data_dir)))
     assert not (folder / "runs").exists() and data.ready_poisons.ready_names() == ["digits_per_image"]
+    for ending in ("json", "npz"):  # its victims would replace those of the plan's row of this name
+        shutil.copy(FOLDER / f"digits_per_image.{ending}", folder / f"poisons/per_image.{ending}")
+    with pytest.raises(InputError, match="per_image: data/poisons or the plan has another poison or row of this name"):
+        main(config(folder, tiny_data_dir, Path("per_image")))
     (folder / "results/rank_toy").mkdir(parents=True)  # a store without a run of its plan
     for name in ("points.csv.xz", "settings.json.xz"):
         shutil.copy(ROOT / "results/mnist_row" / name, folder / "results/rank_toy")
