@@ -73,12 +73,11 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
         predicted, chosen = job
         scaled = np.ldexp(alpha[chosen], power[chosen, None])
         of_class = [np.compress(y == k, scaled, axis=1) for k in range(noise.num_classes)]
-        for rival in range(noise.num_classes):
-            if rival != predicted:
-                signed = np.concatenate([of_class[predicted], -of_class[rival]], axis=1)
-                others = [of_class[k] for k in range(noise.num_classes) if k not in (predicted, rival)]
-                rest = np.concatenate([scaled[:, :0], *others], axis=1)
-                log_eps[chosen] = np.maximum(log_eps[chosen], _log_chernoff(signed, rest, noise))
+        for rival in np.delete(np.arange(noise.num_classes), predicted):
+            signed = np.concatenate([of_class[predicted], -of_class[rival]], axis=1)
+            others = [of_class[k] for k in range(noise.num_classes) if k not in (predicted, rival)]
+            rest = np.concatenate([scaled[:, :0], *others], axis=1)  # with two classes there are no others
+            log_eps[chosen] = np.maximum(log_eps[chosen], _log_chernoff(signed, rest, noise))
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         list(pool.map(bound, chunks(prediction, alpha.shape[1])))  # list() raises what a job raised
@@ -136,8 +135,7 @@ def _log_chernoff(
 
 
 class _Terms(NamedTuple):
-    """Independent terms of m sums. Each entry a of ``values`` stands for ``times`` terms (None: one), which are a, -a
-    or 0."""
+    """Independent terms of m sums. An entry a of ``values`` stands for ``times`` terms (None: one): a, -a or 0."""
 
     values: np.ndarray  # (m, n)
     times: np.ndarray | None  # (m, n)
@@ -161,15 +159,13 @@ class _Terms(NamedTuple):
         moment, of_stay, of_turn = self.moments(t)
         slope = (of_turn - of_stay) / moment
         curvature = (of_turn + of_stay) / moment - slope * slope
-        first = np.einsum("ij,ij->i", self._weighted, slope)  # without an array of the products
-        return first, np.einsum("ij,ij,ij->i", self._weighted, self.values, curvature)
+        weighted = self.values if self.times is None else self.values * self.times
+        first = np.einsum("ij,ij->i", weighted, slope)  # without an array of the products
+        return first, np.einsum("ij,ij,ij->i", weighted, self.values, curvature)
 
     def derivatives_at_0(self) -> tuple[np.ndarray, np.ndarray]:
         """``derivatives`` at t = 0, without exponentials."""
         slope = self.turn - self.stay
-        second = np.einsum("ij,ij->i", self._weighted, self.values)
-        return slope * self._weighted.sum(axis=1), (self.turn + self.stay - slope * slope) * second
-
-    @property
-    def _weighted(self) -> np.ndarray:
-        return self.values if self.times is None else self.values * self.times
+        curvature = self.turn + self.stay - slope * slope
+        weighted = self.values if self.times is None else self.values * self.times
+        return slope * weighted.sum(axis=1), curvature * np.einsum("ij,ij->i", weighted, self.values)
