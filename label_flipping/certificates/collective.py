@@ -80,7 +80,7 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
             np.concatenate([np.zeros(2 * size), -right[cluster], np.zeros(pairs)]),
             integrality=np.repeat([whole, 1, 0], [2 * size, pairs, pairs]),
             bounds=optimize.Bounds(least, most),
-            constraints=_constraints(train, own, margin, cluster, rival, changes),
+            constraints=_constraints(train, own, cluster, rival, margin[cluster, rival], changes),
             options={"time_limit": seconds, "mip_rel_gap": 0.0},
         )
         if solved.x is not None:
@@ -93,30 +93,29 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
 
 
 def _constraints(
-    train: np.ndarray, own: np.ndarray, margin: np.ndarray, cluster: np.ndarray, rival: np.ndarray, changes: int
+    train: np.ndarray, own: np.ndarray, cluster: np.ndarray, rival: np.ndarray, margin: np.ndarray, changes: int
 ) -> list[optimize.LinearConstraint]:
-    """The constraints of the derivation on the variables (out, in), z and y. cluster, rival: of each pair, int (P,)."""
+    """The constraints of the derivation on the variables (out, in), z and y. cluster, rival, margin: of each pair."""
     clusters, classes = train.shape
     size, pairs = train.size, len(cluster)
     entering = np.kron(2 * np.eye(clusters) - 1, np.eye(classes))  # what each label that enters adds to each score
     rises = np.hstack([-entering, entering]).reshape(clusters, classes, -1)  # of each score, by (out, in)
-    live = np.unique(cluster)
-    fall, rise = -rises[live, own[live]], rises[cluster, rival]
-    of_live = (live[:, None] == cluster) * 1.0  # the pairs of each cluster
+    rows = np.arange(clusters)
+    fall, rise = -rises[rows, own], rises[cluster, rival]
+    of_cluster = (rows[:, None] == cluster) * 1.0  # its pairs
     of_pair = np.eye(pairs)
     entries = np.repeat(np.eye(clusters), classes, axis=1)  # of each cluster
-    needed = margin[cluster, rival]
 
     def at_least(least: int, moved: np.ndarray, z: np.ndarray, y: np.ndarray) -> optimize.LinearConstraint:
         return optimize.LinearConstraint(np.hstack([moved, z, y]), least, np.inf)
 
     return [
-        at_least(-changes, fall, -of_live * (needed + changes), of_live),  # fall + y >= margin if a z is 1
-        at_least(0, np.maximum(fall, 0), -of_live * needed, of_live),  # implied for binary z, cuts off fractions
+        at_least(-changes, fall, -of_cluster * (margin + changes), of_cluster),  # fall + y >= margin if a z is 1
+        at_least(0, np.maximum(fall, 0), -of_cluster * margin, of_cluster),  # implied for binary z, cuts off fractions
         at_least(-changes, rise, -changes * of_pair, -of_pair),  # y <= rise if z is 1
         at_least(0, np.maximum(rise, 0), 0 * of_pair, -of_pair),  # also implied
         at_least(0, 0 * rise, changes * of_pair, -of_pair),  # y <= 0 if z is 0
-        at_least(-1, 0 * fall, -of_live, 0 * of_live),  # each cluster loses to at most one rival
+        at_least(-1, 0 * fall, -of_cluster, 0 * of_cluster),  # each cluster loses to at most one rival
         optimize.LinearConstraint(np.repeat([[1, 0]], [size, size + 2 * pairs], axis=1), 0, changes),
         optimize.LinearConstraint(np.hstack([entries, -entries, np.zeros((clusters, 2 * pairs))]), 0, 0),
     ]
