@@ -99,13 +99,14 @@ def measure_gradients_and_steps(measured: works.Measured, seconds: float) -> lis
     InputError where another load made the longer system faster.
     """
     dataset = works.random_dataset(measured)
+    published = works.attack(measured, dataset, "adam")
     training_batch = measured.victim.constants().batch_size
     took = works.median_seconds(
         {
             "gradient": works.gradient_work(measured, dataset),
             "system 1": works.system_work(measured, dataset, 1),
             "system n": works.system_work(measured, dataset, 1 + measured.steps),
-            "adam": works.outer_step_work(published := works.attack(measured, dataset, "adam")),
+            "adam": works.outer_step_work(published),
             "cg": works.outer_step_work(works.attack(measured, dataset, "cg")),
             "training": works.training_work(Training(measured.victim, dataset), measured.training_steps),
         },

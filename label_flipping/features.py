@@ -94,7 +94,7 @@ def fit_features(config: LabelFlippingConfig, fitted: Images, others: Images) ->
         coordinates, to_map = fit_diffusion_map(x, config.diffusion, config.diffusion_neighbours, config.seed)
         return coordinates, to_map(x_others)
 
-    mapping = {name: getattr(config, name) for name in ("diffusion", "diffusion_neighbours")}
+    mapping = {"diffusion": config.diffusion, "diffusion_neighbours": config.diffusion_neighbours}
     return _kept(config.features_dir, {**embedding, **mapping}, mapped)
 
 
@@ -130,10 +130,10 @@ def _beside(embedded: Pair, read: Pair) -> Pair:
         scale = np.sqrt(x.var(axis=0).sum()) or 1.0
         return (x - mean) / scale, (x_others - mean) / scale
 
-    constant = [x[:, -1:] for x in embedded]
-    parts = scaled(*(x[:, :-1] for x in embedded)), scaled(*read), constant
-    x, x_others = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
-    return x, x_others
+    x, others = embedded
+    x_scaled, others_scaled = scaled(x[:, :-1], others[:, :-1])
+    x_read, others_read = scaled(*read)
+    return np.hstack([x_scaled, x_read, x[:, -1:]]), np.hstack([others_scaled, others_read, others[:, -1:]])
 
 
 def features_name(config: LabelFlippingConfig) -> str:

@@ -39,7 +39,6 @@ def undefended_networks(
     flips = sorted({round(share * len(train.y)) for share in config.network_shares})
 
     def trained(name: str, y: np.ndarray, points: Images) -> float:
-        trainings.update()
         return kept.get(f"network_{name}.json", partial(_train, config, dataset, train, y, points, stop))["accuracy"]
 
     def accuracy(attack: str, count: int) -> float:
@@ -52,19 +51,17 @@ def undefended_networks(
             y = flip_greedily(alpha, train.y, test.y[surrogate], train.classes, count)
             return trained(f"greedy_{count}", y, test)
         found = []
-        for number, other in zip(single, rival, strict=False):
-            y = flip_nearest(train.x, train.y, test.x[number], test.y[number], other, count)
+        for place, number in enumerate(single):
+            y = flip_nearest(train.x, train.y, test.x[number], test.y[number], rival[place], count)
             found.append(trained(f"pointwise_{count}_{number}", y, test.at(np.array([number]))))
         return float(np.mean(found))
 
-    attacks = ("random", "greedy", "pointwise")[: 3 if single else 2]
-    trainings_of = [2 + (len(single) if count else bool(single)) for count in flips]
-    with progress(total=sum(trainings_of), desc="undefended network", unit="training") as trainings:
-        accuracies = {attack: [accuracy(attack, count) for count in flips] for attack in attacks}
-    return [
-        {"certificate": f"network_{attack}", "q": None, "flips": flips, "accuracy": values}
-        for attack, values in accuracies.items()
-    ]
+    curves = []
+    for attack in ("random", "greedy", "pointwise")[: 3 if single else 2]:
+        counts = progress(flips, desc=f"undefended network, {attack}", unit="curve point")
+        accuracies = [accuracy(attack, count) for count in counts]
+        curves.append({"certificate": f"network_{attack}", "q": None, "flips": flips, "accuracy": accuracies})
+    return curves
 
 
 def _train(

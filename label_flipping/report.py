@@ -90,8 +90,9 @@ class LabelCurve(NamedTuple):
     def median_interval(self) -> tuple[int | None, int | None]:
         """The 95 % interval of the median over the test points: two order statistics, by the binomial distribution."""
         least, most = stats.binom.interval(CONFIDENCE, self.points, 0.5)
-        low, high = (self.most_flips((count - 0.5) / self.points) for count in (most + 1, max(least, 1)))
-        return low, high if least else None
+        low = self.most_flips((most + 0.5) / self.points)  # the share of most + 1 points, rounding apart
+        high = self.most_flips((least - 0.5) / self.points) if least else None
+        return low, high
 
     @property
     def label(self) -> str:
@@ -137,8 +138,9 @@ def curve_table(store: Store) -> pd.DataFrame:
 def tables_page(store: Store) -> str:
     """A table for every study, in Markdown: its part of curve_table below how the study was made."""
     table, sections = curve_table(store), []
-    for form, names in {"{:.3f}": ("unattacked", "accuracy", "low", "high"), "{:.0f}": ("median", "points")}.items():
-        table[list(names)] = table[list(names)].map(form.format).replace("nan", "")
+    shares, numbers = ["unattacked", "accuracy", "low", "high"], ["median", "points"]
+    table[shares] = table[shares].map("{:.3f}".format).replace("nan", "")
+    table[numbers] = table[numbers].map("{:.0f}".format).replace("nan", "")
     table["interval"] = (table["low"] + " to " + table["high"]).where(table["points"] != "", "")
     for (entry, seed), rows in table.groupby(["entry", "seed"], sort=False):
         record = store.records[entry][str(seed)]

@@ -7,7 +7,7 @@ folder, so that a run that was stopped goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -48,6 +48,8 @@ from runtime.stop import Stop
 from runtime.store import POINTS, SETTINGS, Store, read_store, write_store
 
 _BLOCK = 250  # test points whose weights are held together
+Settings = Mapping[str, Any]  # of a learner, one candidate
+Learner = Callable[[Settings], FixedWeights]
 
 
 def certify_labels(config: LabelFlippingConfig) -> Store:
@@ -156,70 +158,81 @@ class _Certification(NamedTuple):
             return {**only, "held_out": 0, "trusted": 0, "tried": tried}
         random = np.random.default_rng([config.seed, Stream.LABEL_HELD_OUT])
         held_out = held_out.at(random.permutation(len(held_out.x))[: config.held_out])
-        at = np.array([round(config.at * len(train.y))])
 
         @cache  # not called where the scores of all settings are kept
-        def fitted() -> tuple[Callable[[Mapping[str, float]], FixedWeights], np.ndarray]:
+        def fitted() -> tuple[Learner, np.ndarray]:
             x, x_held_out = fit_features(config, train, held_out)
             return _learner(config, x), x_held_out
-
-        def with_settings(settings: dict[str, float]) -> list[dict[str, Any]]:
-            learner, x_held_out = fitted()
-            blocks = map(partial(self._of_block, learner(settings)), _blocks(x_held_out))
-            scores = []
-            for _, q, prediction, flips in self._certificates(_certified(*_joined(blocks)), config.bound):
-                correct = prediction == held_out.y
-                found = {
-                    "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
-                    "mean_flips": float(np.mean(flips * correct)),
-                    "accuracy": float(np.mean(correct)),
-                }
-                scores.append({**settings, "q": q, **found})
-            return scores
 
         tried = []
         names = LEARNERS[config.learner].settings
         for settings in progress(candidates, desc=f"choosing {', '.join(names)} and q", unit="value"):
             file = "_".join(f"{name}_{value:.17g}" for name, value in settings.items())
-            tried += self.kept.get(f"{file}.json", partial(with_settings, settings))
+            tried += self.kept.get(f"{file}.json", partial(self._scores, settings, fitted, held_out.y))
 
         tried.sort(key=lambda one: (-one["certified_accuracy"], -one["mean_flips"]))  # stable: of equal ones the first
         best = next(one for one in tried if one["q"] is None)
         chosen = {name: best[name] for name in names}
         q = next(one["q"] for one in tried if one["q"] is not None and chosen.items() <= one.items())
-        chose = len(held_out.y)
-        return {**chosen, "q": q, "held_out": chose, "trusted": len(train.y) + chose, "tried": tried}
+        trusted = len(train.y) + len(held_out.y)
+        return {**chosen, "q": q, "held_out": len(held_out.y), "trusted": trusted, "tried": tried}
 
-    def points(
-        self, candidates: Sequence[Mapping[str, float]], x: np.ndarray, x_test: np.ndarray
-    ) -> tuple[Certified, FixedWeights]:
+    def _scores(
+        self, settings: Settings, fitted: Callable[[], tuple[Learner, np.ndarray]], y: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """Scores of each certificate of a candidate on held-out points of classes y, by which one is chosen."""
+        learner, x = fitted()
+        weights = learner(settings)
+        certified = _certified([[self._of_block(weights, block) for block in _blocks(x)]])
+        at = np.array([round(self.config.at * len(self.train.y))])
+        scores = []
+        for _, q, prediction, flips in self._certificates(certified, self.config.bound):
+            correct = prediction == y
+            score = {
+                "certified_accuracy": float(certified_accuracy(flips, correct, at)[0]),
+                "mean_flips": float(np.mean(flips * correct)),
+                "accuracy": float(np.mean(correct)),
+            }
+            scores.append({**settings, "q": q, **score})
+        return scores
+
+    def points(self, candidates: list[Settings], x: np.ndarray, x_test: np.ndarray) -> tuple[Certified, FixedWeights]:
         """Certificates of test points that hold for every candidate, and the last one's weights, to attack networks.
 
         x, x_test: features of training and test points.
         """
-        learner, of_each = _learner(self.config, x), []
+        learner, blocks_of_each = _learner(self.config, x), []
         for number, settings in enumerate(candidates):
             weights = learner(settings)
             if isinstance(weights, SignedClusters):  # k-means may differ on another machine
                 counts = weights.counts(self.train.y, self.train.classes)
                 self.kept.require_same(f"clusters_{number}.json", array_sha256(counts))
-            _warn_of_large_classes(self.config, weights, settings, self.train)
-            stage, blocks = "points" if len(candidates) == 1 else f"points_{number}", []
-            with progress(total=len(x_test), desc="certifying", unit="point") as bar:
-                for place, block in enumerate(_blocks(x_test)):
-                    blocks.append(self.kept.get(f"{stage}_{place}.json", partial(self._of_block, weights, block)))
-                    bar.update(len(block))
-            of_each.append(_joined(blocks))
-        predictions, log_eps, *exact = map(np.stack, zip(*of_each, strict=True))
-        smoothed, confidence = agreed(predictions, -log_eps)
-        return _certified(smoothed, -confidence, *agreed(*exact)), weights
+                self._warn_of_large_classes(int(counts.sum(axis=1).min()), "points of the smallest cluster")
+            elif isinstance(weights, SignedVotes):
+                self._warn_of_large_classes(int(settings["neighbours"]), "points that vote for their labels (k)")
+            stage = "points" if len(candidates) == 1 else f"points_{number}"
+            blocks = []
+            for place, block in enumerate(progress(_blocks(x_test), desc="certifying", unit=f"block of {_BLOCK}")):
+                blocks.append(self.kept.get(f"{stage}_{place}.json", partial(self._of_block, weights, block)))
+            blocks_of_each.append(blocks)
+        return _certified(blocks_of_each), weights
 
     def _of_block(self, weights: FixedWeights, block: np.ndarray) -> list[Any]:
-        """Certificates at a block of m features, as lists: see ``_certified``."""
+        """Certificates at a block of m features: predictions and log eps of each q, (Q, m), prediction and flips."""
         noises = [LabelFlips(q, self.train.classes, self.config.bound) for q in self.config.q]
         smoothed, prediction, flips = weights.certify(block, self.train.y, noises)
-        of_all_q = zip(*smoothed, strict=True)
-        return [np.stack(arrays).tolist() for arrays in of_all_q] + [prediction.tolist(), flips.tolist()]
+        predictions = [one.prediction.tolist() for one in smoothed]
+        log_eps = [one.log_eps.tolist() for one in smoothed]
+        return [predictions, log_eps, prediction.tolist(), flips.tolist()]
+
+    def _warn_of_large_classes(self, k: int, supporters: str) -> None:
+        """Print a line for each class that can outvote k supporters of its own, see SignedVotes. No result needs it."""
+        sizes = np.bincount(self.train.y, minlength=self.train.classes).tolist()
+        for name, size in zip(self.config.classes or range(self.train.classes), sizes, strict=True):
+            if size > 2 * k:
+                more = f"class {name} has {size:,} of the training labels, more than twice the {k:,} {supporters}"
+                rest = "They can be outvoted by its other points. Certificates hold, accuracy may be low"
+                print(f"warning: {more}. {rest}")
 
     def one_adversary(
         self, weights: SignedClusters, test: Images, x_test: np.ndarray, points: Certified
@@ -230,19 +243,24 @@ class _Certification(NamedTuple):
         """
         config, train = self.config, self.train
         right = points.prediction == test.y
-        flips = np.where(right, points.flips, 0)
-        ends = np.quantile(flips, np.linspace(0, 1, 13), method="lower")
-        beyond = flips.max() * np.linspace(1.25, 2, 4)
-        grid = np.unique([0, round(config.at * len(train.y)), *ends, *beyond.round()]).astype(int).tolist()
+        survived = np.where(right, points.flips, 0)
+        quantiles = np.quantile(survived, np.linspace(0, 1, 13), method="lower")
+        beyond = survived.max() * np.linspace(1.25, 2, 4)
+        at = round(config.at * len(train.y))
+        numbers = np.unique([0, at, *quantiles, *beyond.round()]).astype(int).tolist()
         counts = weights.counts(train.y, train.classes), weights.counts(test.y, train.classes, x_test)
-        found = [
-            self.kept.get(f"together_{r}.json", partial(turned_at_once, *counts, r, config.together_seconds))
-            for r in progress(grid, desc="one adversary", unit="curve point")
-        ]
-        bound, attack = np.array(found).T
-        bound, attack = np.minimum.accumulate(bound[::-1])[::-1], np.maximum.accumulate(attack)  # more turn more
-        certified, attacked = (((right.sum() - turned) / len(right)).tolist() for turned in (bound, attack))
-        return {"certificate": "signed_together", "q": None, "flips": grid, "accuracy": certified, "attacked": attacked}
+        turned = []
+        for number in progress(numbers, desc="one adversary", unit="curve point"):
+            search = partial(turned_at_once, *counts, number, config.together_seconds)
+            turned.append(self.kept.get(f"together_{number}.json", search))
+        bound, found = np.array(turned).T
+        bound = np.minimum.accumulate(bound[::-1])[::-1]  # fewer changes turn no more
+        found = np.maximum.accumulate(found)
+        return {
+            "certificate": "signed_together", "q": None, "flips": numbers,
+            "accuracy": ((right.sum() - bound) / len(right)).tolist(),
+            "attacked": ((right.sum() - found) / len(right)).tolist(),
+        }  # fmt: skip
 
     def _certificates(
         self, points: Certified, *bounds: BoundName
@@ -258,20 +276,19 @@ class _Certification(NamedTuple):
 
         idx counts the dataset's test images. Classes have the dataset's numbers.
         """
-        config = self.config
-        classes = np.array([*(config.classes or range(self.train.classes)), ABSTAIN])  # the last for ABSTAIN, -1
+        classes = np.array([*(self.config.classes or range(self.train.classes)), ABSTAIN])  # the last for ABSTAIN, -1
         frames = []
         for *named, prediction, flips in self._certificates(points, *get_args(BoundName)):
             per_point = test.numbers, classes[test.y], classes[prediction], flips, (prediction == test.y) * 1
-            frames.append(pd.DataFrame(dict(zip(COLUMNS, (name, config.seed, *named, *per_point), strict=True))))
+            frames.append(pd.DataFrame(dict(zip(COLUMNS, (name, self.config.seed, *named, *per_point), strict=True))))
         return pd.concat(frames, ignore_index=True)
 
 
-def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[str, Any]], FixedWeights]:
+def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Learner:
     """The weights under given settings. x: features of the training points."""
     unit = 1.0 if config.ridge_unit == "one" else np.square(x).sum() / x.shape[1]
     regression = lru_cache(maxsize=1)(lambda ridge: RidgeRegression(x, unit * ridge))  # equal ridges follow each other
-    learners: dict[str, Callable[[Mapping[str, Any]], FixedWeights]] = {
+    learners: dict[str, Learner] = {
         "least_squares": lambda one: regression(one["ridge"]),
         "neighbours": lambda one: NearestNeighbours(x, one["neighbours"]),
         "kernel": lambda one: KernelRegression(x, one["bandwidth"]),
@@ -282,31 +299,14 @@ def _learner(config: LabelFlippingConfig, x: np.ndarray) -> Callable[[Mapping[st
     return learners[config.learner]
 
 
-def _warn_of_large_classes(
-    config: LabelFlippingConfig, weights: FixedWeights, settings: Mapping[str, float], train: Images
-) -> None:
-    """Print a line for each class that can outvote supporters of its own, see SignedVotes. No result depends on it."""
-    if isinstance(weights, SignedClusters):
-        k, supporters = int(weights.counts(train.y, train.classes).sum(axis=1).min()), "points of the smallest cluster"
-    elif isinstance(weights, SignedVotes):
-        k, supporters = int(settings["neighbours"]), "points that vote for their labels (k)"
-    else:
-        return
-    names = config.classes or range(train.classes)
-    for name, size in zip(names, np.bincount(train.y, minlength=train.classes).tolist(), strict=True):
-        if size > 2 * k:
-            more = f"class {name} has {size:,} of the training labels, more than twice the {k:,} {supporters}"
-            print(f"warning: {more}. They can be outvoted by its other points. Certificates hold, accuracy may be low")
+def _blocks(features: np.ndarray) -> list[np.ndarray]:
+    return [features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK)]
 
 
-def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
-    return (features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK))
-
-
-def _certified(predictions: np.ndarray, log_eps: np.ndarray, prediction: np.ndarray, flips: np.ndarray) -> Certified:
-    """Certificates from predictions and log eps of the smoothed classifier of each q, (Q, m) each, and exact ones."""
-    return Certified([Smoothed(*arrays) for arrays in zip(predictions, log_eps, strict=True)], prediction, flips)
-
-
-def _joined(blocks: Iterable[list[Any]]) -> list[np.ndarray]:
-    return [np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)]
+def _certified(blocks_of_each: Sequence[Sequence[list[Any]]]) -> Certified:
+    """Certificates that hold for every candidate, from the blocks of each (_of_block)."""
+    of_each = [[np.concatenate(arrays, axis=-1) for arrays in zip(*blocks, strict=True)] for blocks in blocks_of_each]
+    predictions, log_eps, exact_prediction, flips = (np.stack(arrays) for arrays in zip(*of_each, strict=True))
+    agreed_predictions, strength = agreed(predictions, -log_eps)
+    smoothed = [Smoothed(*arrays) for arrays in zip(agreed_predictions, -strength, strict=True)]
+    return Certified(smoothed, *agreed(exact_prediction, flips))

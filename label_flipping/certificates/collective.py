@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from runtime.files import InputError
-from runtime.lazy import optimize, sparse
+from runtime.lazy import optimize
 
 
 class Turned(NamedTuple):
@@ -58,25 +58,29 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
             raise InputError(f"{name} must hold no negative count, got {counts.min()}; give SignedClusters.counts")
     if changes < 0 or not seconds > 0:
         raise InputError(f"changes must not be negative and seconds must be positive, got {changes} and {seconds:g}")
-    train, test, changes = train.astype(np.int64), test.astype(np.int64), min(int(changes), int(train.sum()))
-    scores, rows = 2 * train - train.sum(axis=0), np.arange(len(train))
+    train, test = train.astype(np.int64), test.astype(np.int64)
+    changes = min(int(changes), int(train.sum()))
+    scores = 2 * train - train.sum(axis=0)
+    rows = np.arange(len(train))
     own = scores.argmax(axis=1)  # the class that each cluster predicts
     margin = (scores[rows, own][:, None] - scores).astype(float)  # over every class, infinite over the own class
     margin[rows, own] = np.inf
     right = np.where(margin.min(axis=1) > 0, test[rows, own], 0)
-    pairs = np.nonzero((margin <= 2 * changes) & (right > 0)[:, None])  # a change takes at most 2 from a margin
-    bound, found = int(right[np.unique(pairs[0])].sum()), 0
-    size, count = train.size, len(pairs[0])  # variables: size of out and of in, count of z and of y
-    least = np.repeat([0, -changes], [2 * size + count, count])
-    most = np.append(np.minimum(train.ravel(), changes), np.repeat([changes, 1, changes], [size, count, count]))
+    within_reach = (margin <= 2 * changes) & (right > 0)[:, None]  # a change takes at most 2 from a margin
+    cluster, rival = np.nonzero(within_reach)
+    bound, found = int(right[within_reach.any(axis=1)].sum()), 0
+    size, pairs = train.size, len(cluster)
+    # The variables: out and in of every cluster and class, z and y of every pair of a cluster and a rival.
+    least = np.repeat([0, -changes], [2 * size + pairs, pairs])
+    most = np.append(train, np.repeat([changes, 1, changes], [size, pairs, pairs]))
     for whole in (0, 1):  # a search with fractions of changes is faster, and its bound is hardly larger
         if found == bound:
             break
         solved = optimize.milp(
-            np.concatenate([np.zeros(2 * size), -right[pairs[0]], np.zeros(count)]),
-            integrality=np.repeat([whole, 1, 0], [2 * size, count, count]),
+            np.concatenate([np.zeros(2 * size), -right[cluster], np.zeros(pairs)]),
+            integrality=np.repeat([whole, 1, 0], [2 * size, pairs, pairs]),
             bounds=optimize.Bounds(least, most),
-            constraints=_constraints(train, own, margin, pairs, changes),
+            constraints=_constraints(train, own, cluster, rival, margin[cluster, rival], changes),
             options={"time_limit": seconds, "mip_rel_gap": 0.0},
         )
         if solved.x is not None:
@@ -89,31 +93,32 @@ def turned_at_once(train: np.ndarray, test: np.ndarray, changes: int, seconds: f
 
 
 def _constraints(
-    train: np.ndarray, own: np.ndarray, margin: np.ndarray, pairs: tuple[np.ndarray, ...], changes: int
-) -> optimize.LinearConstraint:
-    """The constraints of the derivation on the variables out, in, and z, y of pairs (j, b) of clusters and rivals."""
-    (clusters, classes), (j, b) = train.shape, pairs
-    live = np.unique(j)
-    sign = 2 * np.eye(clusters) - 1
-    rise = np.einsum("s,ji,ck->jcsik", [-1, 1], sign, np.eye(classes)).reshape(clusters, classes, -1)
-    fall, rise = -rise[live, own[live]], rise[j, b]
-    of = (live[:, None] == j) * 1.0
-    ones, none = np.eye(len(j)), np.zeros((len(j), rise.shape[1]))
-    sizes = np.tile(np.repeat(np.eye(clusters), classes, axis=1), 2) * np.repeat([1, -1], train.size)
-    rows: list[tuple[np.ndarray, np.ndarray | int, np.ndarray | int, int]] = [  # each row is >= its last entry
-        (fall, -of * (margin[j, b] + changes), of, -changes),  # fall + y >= margin if a z is 1
-        (np.maximum(fall, 0), -of * margin[j, b], of, 0),  # implied for binary z, cuts off fractions
-        (rise, -changes * ones, -ones, -changes),  # y <= rise if z is 1
-        (np.maximum(rise, 0), 0, -ones, 0),  # also implied
-        (none, changes * ones, -ones, 0),  # y <= 0 if z is 0
-        (none[: len(live)], -of, 0, -1),  # each cluster loses to at most one rival
-        (-np.repeat([[1.0, 0.0]], train.size, axis=1), 0, 0, -changes),
-        (sizes, 0, 0, 0),
-        (-sizes, 0, 0, 0),
+    train: np.ndarray, own: np.ndarray, cluster: np.ndarray, rival: np.ndarray, margin: np.ndarray, changes: int
+) -> list[optimize.LinearConstraint]:
+    """The constraints of the derivation on the variables (out, in), z and y. cluster, rival, margin: of each pair."""
+    clusters, classes = train.shape
+    size, pairs = train.size, len(cluster)
+    entering = np.kron(2 * np.eye(clusters) - 1, np.eye(classes))  # what each label that enters adds to each score
+    rises = np.hstack([-entering, entering]).reshape(clusters, classes, -1)  # of each score, by (out, in)
+    rows = np.arange(clusters)
+    fall, rise = -rises[rows, own], rises[cluster, rival]
+    of_cluster = (rows[:, None] == cluster) * 1.0  # its pairs
+    of_pair = np.eye(pairs)
+    entries = np.repeat(np.eye(clusters), classes, axis=1)  # of each cluster
+
+    def at_least(least: int, moved: np.ndarray, z: np.ndarray, y: np.ndarray) -> optimize.LinearConstraint:
+        return optimize.LinearConstraint(np.hstack([moved, z, y]), least, np.inf)
+
+    return [
+        at_least(-changes, fall, -of_cluster * (margin + changes), of_cluster),  # fall + y >= margin if a z is 1
+        at_least(0, np.maximum(fall, 0), -of_cluster * margin, of_cluster),  # implied for binary z, cuts off fractions
+        at_least(-changes, rise, -changes * of_pair, -of_pair),  # y <= rise if z is 1
+        at_least(0, np.maximum(rise, 0), 0 * of_pair, -of_pair),  # also implied
+        at_least(0, 0 * rise, changes * of_pair, -of_pair),  # y <= 0 if z is 0
+        at_least(-1, 0 * fall, -of_cluster, 0 * of_cluster),  # each cluster loses to at most one rival
+        optimize.LinearConstraint(np.repeat([[1, 0]], [size, size + 2 * pairs], axis=1), 0, changes),
+        optimize.LinearConstraint(np.hstack([entries, -entries, np.zeros((clusters, 2 * pairs))]), 0, 0),
     ]
-    system = [np.hstack([x, *(np.broadcast_to(v, (len(x), len(j))) for v in zy)]) for x, *zy, _ in rows]
-    low = np.repeat([row[-1] for row in rows], [len(row[0]) for row in rows])
-    return optimize.LinearConstraint(sparse.csr_array(np.concatenate(system)), low, np.inf)
 
 
 def _turned(train: np.ndarray, own: np.ndarray, right: np.ndarray, moved: np.ndarray, changes: int) -> int:
@@ -123,5 +128,6 @@ def _turned(train: np.ndarray, own: np.ndarray, right: np.ndarray, moved: np.nda
     if out.sum() > changes or (out.sum(axis=1) != entering.sum(axis=1)).any() or min(out.min(), after.min()) < 0:
         return 0
     scores = 2 * after - after.sum(axis=0)
-    wins = scores[np.arange(len(train)), own][:, None] > scores
-    return int(right[wins.sum(axis=1) < train.shape[1] - 1].sum())
+    is_above = scores[np.arange(len(train)), own][:, None] > scores
+    lost = is_above.sum(axis=1) < train.shape[1] - 1  # a class is never above itself
+    return int(right[lost].sum())

@@ -37,7 +37,7 @@ from models.neighbours import nearest, require_finite_features, require_same_fea
 from randomized_smoothing_certification.core import ABSTAIN
 from runtime.bounds import POSITIVE, require_within
 from runtime.files import InputError
-from runtime.lazy import linalg
+from runtime.lazy import linalg, special
 
 
 class Certified(NamedTuple):
@@ -80,9 +80,10 @@ class VotingWeights(FixedWeights):
         """Training points of every class that vote at x_test (m, d). y: training classes, int (n,)."""
         supporters = self._supporters(x_test).astype(np.float32)
         y = checked_classes(y, supporters.shape[1], num_classes)
-        of_class = np.eye(num_classes, dtype=np.float32)[y]  # float32 counts exactly up to 2^24 points
-        support = (supporters @ of_class).astype(np.int64)
-        return Votes(support, np.bincount(y, minlength=num_classes) - support if self._against else 0)
+        is_of_class = np.eye(num_classes, dtype=np.float32)[y]  # float32 counts exactly up to 2^24 points
+        support = (supporters @ is_of_class).astype(np.int64)
+        class_sizes = np.bincount(y, minlength=num_classes)
+        return Votes(support, class_sizes - support if self._against else 0)
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
         votes = self.votes(x_test, y, noises[0].num_classes)
@@ -229,8 +230,7 @@ class KernelRegression(FixedWeights):
     def __call__(self, x_test: np.ndarray) -> np.ndarray:
         """alpha, float64 (m, n), with sum 1 at each test point. See FixedWeights."""
         exponent = -squared_distances(x_test, self._x).astype(np.float64) / (2 * self._variance)
-        kernel = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-        return kernel / kernel.sum(axis=1, keepdims=True)
+        return special.softmax(exponent, axis=1)
 
 
 def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -250,13 +250,13 @@ def greedy_flips(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np
         a = alpha[part].astype(np.float64, copy=False)  # -128 has no absolute value in int8
         size = np.abs(a)
         rounding = alpha.shape[1] * EPSILON * size.sum(axis=1)  # of a sum of all entries, in any order
-        for rival in (k for k in range(num_classes) if k != predicted):
+        for rival in np.delete(np.arange(num_classes), predicted):
             # The best change leaves -|a| of a label's contribution to the margin.
             contribution = a * ((y == predicted) * 1.0 - (y == rival))
             drops = -np.sort(-(contribution + size), axis=1)
             margin = scores[part, predicted] - scores[part, rival] - 4 * rounding
-            needed = (np.cumsum(drops, axis=1) < margin[:, None]).sum(axis=1) + 1
-            survived[part] = np.minimum(survived[part], np.where(margin > 0, needed - 1, -1))
+            harmless = (np.cumsum(drops, axis=1) < margin[:, None]).sum(axis=1)  # numbers of changes
+            survived[part] = np.minimum(survived[part], np.where(margin > 0, harmless, -1))
     return np.where(survived < 0, ABSTAIN, prediction), np.maximum(survived, 0)
 
 
@@ -266,7 +266,7 @@ def vote_flips(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     A changed label moves a vote from the first class to the second, or a vote against the second to the first. Both
     take 2 from the margin. A tie is lost.
     """
-    scores = np.subtract(*(np.asarray(one).astype(np.int64) for one in votes))
+    scores = np.asarray(votes.support, np.int64) - np.asarray(votes.against, np.int64)
     second, first = np.sort(scores, axis=1)[:, -2:].T
     margin = first - second
     return np.where(margin > 0, np.argmax(scores, axis=1), ABSTAIN), np.maximum(margin - 1, 0) // 2

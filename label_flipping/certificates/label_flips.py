@@ -74,8 +74,8 @@ class LabelFlips(TrainingSetNoise):
 
     def _tight(self, log_eps: np.ndarray, size: int) -> np.ndarray:
         smallest = np.min(log_eps, initial=0.0)
-        at_most = itertools.islice(self._thresholds(), size)
-        thresholds = list(itertools.takewhile(lambda threshold: threshold > smallest, at_most))
+        needed = itertools.takewhile(lambda threshold: threshold > smallest, self._thresholds())
+        thresholds = list(itertools.islice(needed, size))
         # Descending thresholds: r flips are certified where log eps lies below the r-th.
         return np.searchsorted(-np.array(thresholds), -log_eps, side="left").astype(np.int64)
 
@@ -88,18 +88,18 @@ class LabelFlips(TrainingSetNoise):
         mass. Each threshold is lowered by more than its rounding error, which grows with r.
         """
         third = self.q - self.to_each
-        taps = np.log([self.to_each, third, 1 - self.q] if self.num_classes > 2 else [self.q, 1 - self.q])
-        clean = np.zeros(1)
+        steps = np.log([self.to_each, third, 1 - self.q] if self.num_classes > 2 else [self.q, 1 - self.q])
+        clean = np.zeros(1)  # log probability of each difference, in ascending order
         for flips in itertools.count(1):
-            longer = np.full(len(clean) + len(taps) - 1, -np.inf)
-            for shift, tap in enumerate(taps):
+            longer = np.full(len(clean) + len(steps) - 1, -np.inf)
+            for shift, step in enumerate(steps):
                 part = longer[shift : shift + len(clean)]
-                np.logaddexp(part, clean + tap, out=part)
+                np.logaddexp(part, clean + step, out=part)
             clean = longer
-            cumulated = np.cumsum(attacked := np.exp(clean[::-1]))
-            last = int(np.searchsorted(cumulated, 0.5))  # only a part of this outcome is needed
-            below = float(cumulated[last - 1]) if last else 0.0
-            part_of_last = np.log((0.5 - below) / attacked[last]) + clean[last]
+            attacked = np.exp(clean[::-1])  # a changed label exchanges the old and the new class
+            mass_before = np.cumsum(np.append(0.0, attacked))  # each outcome
+            last = int(np.searchsorted(mass_before, 0.5)) - 1  # only a part of this outcome is needed
+            part_of_last = np.log((0.5 - mass_before[last]) / attacked[last]) + clean[last]
             threshold = float(np.logaddexp.reduce(np.append(clean[:last], part_of_last)))
             # Each convolution rounds logarithms that are at most about this large by a few units in the last place.
             yield threshold - 4 * EPSILON * flips * (1 - threshold)

@@ -63,21 +63,21 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
     other class, eps bounds the probability that flipped labels let it catch up. The largest eps is returned. With more
     than two classes, the smoothed classifier predicts the class that wins every pairwise majority.
     """
+    alpha, y = np.asarray(alpha, np.float64), np.asarray(y)
     prediction = np.argmax(class_scores(alpha, y, noise.num_classes), axis=1)
-    groups = [np.flatnonzero(np.asarray(y) == k) for k in range(noise.num_classes)]
     log_eps = np.full(len(alpha), -np.inf)
     # A point's weights may be scaled. A power of two does it exactly, and products of small weights do not underflow.
-    power = -np.frexp(np.maximum(alpha.max(axis=1), -alpha.min(axis=1)))[1]
+    power = -np.frexp(np.abs(alpha).max(axis=1))[1]
 
     def bound(job: tuple[int, np.ndarray]) -> None:
         predicted, chosen = job
-        by_class = [np.ldexp(alpha[np.ix_(chosen, group)], power[chosen, None]) for group in groups]
-        for rival in range(noise.num_classes):
-            if rival != predicted:
-                signed = np.concatenate([by_class[predicted], -by_class[rival]], axis=1)
-                others = [by_class[k] for k in range(noise.num_classes) if k not in (predicted, rival)]
-                rest = np.concatenate([signed[:, :0], *others], axis=1)
-                log_eps[chosen] = np.maximum(log_eps[chosen], _log_chernoff(signed, rest, noise))
+        scaled = np.ldexp(alpha[chosen], power[chosen, None])
+        of_class = [np.compress(y == k, scaled, axis=1) for k in range(noise.num_classes)]
+        for rival in np.delete(np.arange(noise.num_classes), predicted):
+            signed = np.concatenate([of_class[predicted], -of_class[rival]], axis=1)
+            others = [of_class[k] for k in range(noise.num_classes) if k not in (predicted, rival)]
+            rest = np.concatenate([scaled[:, :0], *others], axis=1)  # with two classes there are no others
+            log_eps[chosen] = np.maximum(log_eps[chosen], _log_chernoff(signed, rest, noise))
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
         list(pool.map(bound, chunks(prediction, alpha.shape[1])))  # list() raises what a job raised
@@ -86,18 +86,18 @@ def smooth_weights(alpha: np.ndarray, y: np.ndarray, noise: LabelFlips) -> Smoot
 
 def smooth_votes(votes: Votes, noise: LabelFlips) -> Smoothed:
     """The smoothed vote at m test points: ``smooth_weights`` for weights of equal size."""
-    support, against = np.broadcast_arrays(*(np.asarray(one).astype(np.int64) for one in votes))
+    support, against = np.broadcast_arrays(*(np.asarray(side, np.int64) for side in votes))
     prediction = np.argmax(support - against, axis=1)
     log_eps = np.full(len(support), -np.inf)
     for rival in range(noise.num_classes):
         chosen = np.flatnonzero(prediction != rival)
         own = prediction[chosen]
-        with_margin = support[chosen, own] + against[chosen, rival]
-        against_margin = support[chosen, rival] + against[chosen, own]
-        sides = np.stack([with_margin, against_margin], axis=1)
-        rest = ((support + against)[chosen].sum(axis=1) - with_margin - against_margin)[:, None]
+        raising = support[chosen, own] + against[chosen, rival]  # votes that raise the margin of own over rival
+        lowering = support[chosen, rival] + against[chosen, own]
+        others = (support + against)[chosen].sum(axis=1) - raising - lowering
         signed = np.tile([1.0, -1.0], (len(chosen), 1))
-        bound = _log_chernoff(signed, np.ones(rest.shape), noise, sides.astype(np.float64), rest.astype(np.float64))
+        times_signed = np.stack([raising, lowering], axis=1)
+        bound = _log_chernoff(signed, np.ones((len(chosen), 1)), noise, times_signed, others[:, None])
         log_eps[chosen] = np.maximum(log_eps[chosen], bound)
     return answers(prediction, log_eps)
 
@@ -115,26 +115,14 @@ def _log_chernoff(
     bracket. Every t gives a valid bound: an early end only makes it less tight.
     """
     stay, move = 1 - noise.q, noise.to_each
-    parts = [(signed, times_signed, stay, move), (rest, times_rest, move, move)]
+    groups = [_Terms(signed, times_signed, stay, move), _Terms(rest, times_rest, move, move)]
     largest = np.maximum(np.abs(signed).max(axis=1, initial=0.0), np.abs(rest).max(axis=1, initial=0.0))
-
-    def derivatives(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        slope, curvature = np.zeros_like(t), np.zeros_like(t)
-        for a, times, keep, turn in parts:
-            down, up, total = _terms(a, t, keep, turn)
-            mean = (up - down) / total
-            slope += _dot(a, mean, times)
-            curvature += _dot(a, a, (up + down) / total - mean * mean, times)
-        return slope, curvature
-
     t = low = np.zeros(len(signed))
     high = _LARGEST_EXPONENT / np.maximum(largest, 1e-300)
-    # At t = 0, without exponentials.
-    slope = np.sum([(turn - keep) * _total(a, times) for a, times, keep, turn in parts], axis=0)
-    spreads = [(turn + keep - (turn - keep) ** 2) * _dot(a, a, times) for a, times, keep, turn in parts]
-    curvature = np.sum(spreads, axis=0)
+    slope, curvature = np.sum([group.derivatives_at_0() for group in groups], axis=0)
     for _ in range(_NEWTON_STEPS):
-        low, high = np.where(slope < 0, t, low), np.where(slope < 0, high, t)
+        low = np.where(slope < 0, t, low)
+        high = np.where(slope < 0, high, t)
         newton = t - slope / np.maximum(curvature, 1e-300)
         inside = (low < newton) & (newton < high)
         following = np.where(inside, newton, (low + high) / 2)
@@ -142,28 +130,42 @@ def _log_chernoff(
         if not unfinished.any():
             break
         t = np.where(unfinished, following, t)
-        slope, curvature = derivatives(t)
-    value = sum(_total(np.log(_terms(a, t, keep, turn)[2]), times) for a, times, keep, turn in parts)
-    return np.minimum(value, 0.0)
+        slope, curvature = np.sum([group.derivatives(t) for group in groups], axis=0)
+    return np.minimum(sum(group.log_moment(t) for group in groups), 0.0)
 
 
-def _total(terms: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """The sum of each row's terms (m, n), each counted ``times`` times (None: once).
+class _Terms(NamedTuple):
+    """Independent terms of m sums. An entry a of ``values`` stands for ``times`` terms (None: one): a, -a or 0."""
 
-    sum() adds pairwise, unlike _dot, so that its rounding error stays below label_flips._ROUNDING.
-    """
-    return terms.sum(axis=1) if times is None else _dot(terms, times)
+    values: np.ndarray  # (m, n)
+    times: np.ndarray | None  # (m, n)
+    stay: float  # probability of a
+    turn: float  # probability of -a
 
+    def moments(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """E[exp(-t term)] of each entry, and the parts of it that come from a and from -a, (m, n) each."""
+        growth = np.exp(t[:, None] * self.values)
+        of_stay = self.stay / growth
+        of_turn = np.multiply(growth, self.turn, out=growth)
+        return of_stay + of_turn + (1 - self.stay - self.turn), of_stay, of_turn
 
-def _dot(*factors: np.ndarray | None) -> np.ndarray:
-    """The sum over each row of the product of arrays (m, n), without an array of the products. None counts as 1."""
-    arrays = [factor for factor in factors if factor is not None]
-    return np.einsum(",".join(["ij"] * len(arrays)) + "->i", *arrays)
+    def log_moment(self, t: np.ndarray) -> np.ndarray:
+        """log E[exp(-t sum)] of the terms' sum, (m,). sum() adds pairwise, so that the rounding error stays small."""
+        logs = np.log(self.moments(t)[0])
+        return (logs if self.times is None else logs * self.times).sum(axis=1)
 
+    def derivatives(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and second derivative of ``log_moment`` at t, (m,) each."""
+        moment, of_stay, of_turn = self.moments(t)
+        slope = (of_turn - of_stay) / moment
+        curvature = (of_turn + of_stay) / moment - slope * slope
+        weighted = self.values if self.times is None else self.values * self.times
+        first = np.einsum("ij,ij->i", weighted, slope)  # without an array of the products
+        return first, np.einsum("ij,ij,ij->i", weighted, self.values, curvature)
 
-def _terms(a: np.ndarray, t: np.ndarray, keep: float, turn: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """keep * exp(-t a), turn * exp(t a), and their sum with the probability of neither, (m, n) each."""
-    up = np.exp(t[:, None] * a)
-    down = keep / up
-    up *= turn
-    return down, up, down + up + (1 - keep - turn)
+    def derivatives_at_0(self) -> tuple[np.ndarray, np.ndarray]:
+        """``derivatives`` at t = 0, without exponentials."""
+        slope = self.turn - self.stay
+        curvature = self.turn + self.stay - slope * slope
+        weighted = self.values if self.times is None else self.values * self.times
+        return slope * weighted.sum(axis=1), curvature * np.einsum("ij,ij->i", weighted, self.values)

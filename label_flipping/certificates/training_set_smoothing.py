@@ -61,11 +61,8 @@ class Smoothed(NamedTuple):
 
     def certified(self, noise: TrainingSetNoise, size: int) -> np.ndarray:
         """How far an adversary may change the training set of ``size`` points, 0 for points that abstained."""
-        answered = self.prediction != ABSTAIN
-        radii = noise.certified(self.log_eps[answered], size)
-        result = np.zeros(len(self.prediction), radii.dtype)
-        result[answered] = radii
-        return result
+        radii = noise.certified(np.minimum(self.log_eps, np.log(0.5)), size)
+        return np.where(self.prediction == ABSTAIN, 0, radii)
 
 
 def answers(prediction: np.ndarray, log_eps: np.ndarray) -> Smoothed:
@@ -91,23 +88,20 @@ def smooth_by_sampling(
     require_radii_above_0(n, alpha, sigma=1.0)
     seed = noise_seed(seed, array_sha256(x_test))
     points = np.arange(len(x_test))
-    votes: dict[Stream, np.ndarray] = {}
-    with progress(total=n0 + n, desc="noisy training sets", unit="training") as bar:
-        for stream, trainings in ((Stream.TRAININGS_THAT_SELECT, n0), (Stream.TRAININGS_THAT_BOUND, n)):
-            counts = np.zeros((len(x_test), num_classes), np.int64)
-            for number in range(trainings):
-                generator = np.random.default_rng([seed, stream, number])
-                classes = np.asarray(learner(noise.sample(training_set, generator), x_test))
-                if classes.shape != points.shape or classes.dtype.kind not in "iu":
-                    raise InputError(
-                        f"the learner returned {classes.dtype} of shape {classes.shape}, int of shape {points.shape} "
-                        "expected; return a class for each test point"
-                    )
-                if wrong := classes[(classes < 0) | (classes >= num_classes)].tolist():
-                    raise InputError(f"the learner returned class {wrong[0]}; classes are 0 to {num_classes - 1}")
-                counts[points, classes] += 1
-                bar.update()
-            votes[stream] = counts
+    streams = {Stream.TRAININGS_THAT_SELECT: n0, Stream.TRAININGS_THAT_BOUND: n}
+    votes = {stream: np.zeros((len(x_test), num_classes), np.int64) for stream in streams}
+    trainings = [(stream, number) for stream, count in streams.items() for number in range(count)]
+    for stream, number in progress(trainings, desc="noisy training sets", unit="training"):
+        generator = np.random.default_rng([seed, stream, number])
+        classes = np.asarray(learner(noise.sample(training_set, generator), x_test))
+        if classes.shape != points.shape or classes.dtype.kind not in "iu":
+            raise InputError(
+                f"the learner returned {classes.dtype} of shape {classes.shape}, int of shape {points.shape} "
+                "expected; return a class for each test point"
+            )
+        if wrong := classes[(classes < 0) | (classes >= num_classes)].tolist():
+            raise InputError(f"the learner returned class {wrong[0]}; classes are 0 to {num_classes - 1}")
+        votes[stream][points, classes] += 1
     prediction = np.argmax(votes[Stream.TRAININGS_THAT_SELECT], axis=1)
     hits = votes[Stream.TRAININGS_THAT_BOUND][points, prediction]
     bounds = np.array([lower_confidence_bound(int(count), n, alpha) for count in hits])

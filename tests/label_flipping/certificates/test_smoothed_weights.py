@@ -178,6 +178,16 @@ def test_equal_labels_small_and_large_q() -> None:
     assert nothing.prediction[0] == ABSTAIN
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.float16, np.float32])
+def test_weights_of_any_type_are_smoothed_as_float64(dtype: type) -> None:
+    """Of float32 or less, weights of 0 were divided by 0, and a sign of bool or uint8 could not be turned."""
+    alpha, y = np.array([[0] * 400, [1] * 400], dtype), np.arange(400) % 4 // 3
+    found, wanted = (smooth_weights(one, y, LabelFlips(0.1, 2)) for one in (alpha, alpha.astype(float)))
+    np.testing.assert_array_equal(found, wanted)
+    assert wanted.prediction.tolist() == [ABSTAIN, 0]
+
+
 def test_logarithms_stay_finite_where_float64_has_no_such_number() -> None:
     alpha = np.ones((1, 4000))
     smoothed = smooth_weights(alpha, np.zeros(4000, int), LabelFlips(0.1, 2))
