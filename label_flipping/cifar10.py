@@ -9,6 +9,7 @@ from runtime.provenance import project_path
 
 
 class Config(LabelFlippingConfig):
+    q = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
     features = "patches"
     at: float = 0.01  # share of changed labels at which the table is made and --select held_out chooses
     held_out: int = 300

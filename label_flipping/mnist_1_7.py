@@ -10,6 +10,7 @@ from runtime.provenance import project_path
 
 class Config(LabelFlippingConfig):
     classes: tuple[int, ...] | None = (1, 7)
+    q = (0.1, 0.2, 0.3, 0.4)  # probabilities of flipping a label, one curve each
     at: float = 0.04  # share of changed labels at which the table is made and --select held_out chooses
     network: Network = Network(epochs=5, architecture="mnist_cnn")
     data_dir: Path = project_path("data/MNIST")

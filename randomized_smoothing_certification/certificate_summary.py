@@ -70,13 +70,12 @@ def _numbers(points: Sequence[Point], settings: dict[str, Any]) -> dict[str, Any
     unseen = unseen_share(0, len(points))  # as many points may have any other radius, also where all have the same
     low, high = min(low, acr * (1 - unseen)), max(high, acr + unseen * (ceiling - acr))
     at = np.unique([0.0, *at_least_0])
-    abstained = float(np.mean([point.predict == ABSTAIN for point in points]))
     return {
         "count": len(points),
         "acr": acr,
         "acr_ci95": [max(low, 0.0), min(high, ceiling)],
         "approximate_certified_accuracy": float(np.mean(certified >= 0)),
-        "abstain_rate": None if settings["acr_only"] else abstained,
+        "abstain_rate": None if settings["acr_only"] else float(np.mean([p.predict == ABSTAIN for p in points])),
         "certified_accuracy": {f"{step:.2f}": float(np.mean(certified >= step)) for step in steps},
         "curve": {"radius": at.tolist(), "accuracy": [float(np.mean(certified >= radius)) for radius in at]},
     }

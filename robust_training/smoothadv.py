@@ -115,8 +115,7 @@ class SmoothAdvLoss(TrainingLoss):
 
             return ops.fori_loop(0, self.attack_steps, step, start), state
 
-        attack = adam if self.inner_attack == "adam" else pgd
-        delta, state_after = ops.cond(radius > 0, attack, lambda: (start, state))
+        delta, state_after = ops.cond(radius > 0, adam if self.inner_attack == "adam" else pgd, lambda: (start, state))
         return ops.stop_gradient(x + delta), state_after
 
     def __call__(self, logits: Logits, x: Any, y: Any, randomness: Randomness, epoch: Any) -> Any:
