@@ -64,6 +64,12 @@ def require_bounds(config: Any, owner: str = "") -> None:
             require_within(name + owner, one, *bounds)
 
 
+def require_own_name(kind: type) -> None:
+    """Raise InputError for a class without a ``name`` of its own: records would not tell it from its base class."""
+    if "name" not in vars(kind):
+        raise InputError(f"{kind.__name__} has no name of its own, which records need; add name: ClassVar[str] = ...")
+
+
 def require_within(name: str, value: Any, *bounds: Any) -> None:
     """Raise InputError where a value is outside a bound. None is always allowed.
 

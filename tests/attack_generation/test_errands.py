@@ -17,6 +17,7 @@ from bilevel_optimizer.optimisers import OPTIMISERS
 from bilevel_optimizer.soba import Soba
 from bilevel_optimizer.trees import norm
 from data.datasets import load_dataset
+from robust_training.gaussian_augmentation import GaussianAugmentationLoss
 from runtime.command_line import parsed
 from runtime.files import InputError
 from runtime.long_run import identity
@@ -69,6 +70,19 @@ def test_an_optimiser_of_a_script_of_its_own_has_its_flags(tiny_data_dir: Path) 
     with pytest.raises(InputError, match="optimiser upwards has no setting damping"):
         parsed(Script, words=["--damping", "3"])
     assert parsed(Script, words=["--optimiser", "soba", "--damping", "3"]).optimiser == Soba(damping=3.0)
+
+
+@pytest.mark.parametrize("base", [Soba, GaussianAugmentationLoss])
+def test_a_subclass_needs_a_name_of_its_own(base: type) -> None:
+    """Records hold the name. A run of the base class would keep the files of the subclass as its own."""
+
+    class Mine(base):
+        pass
+
+    with pytest.raises(InputError, match="Mine has no name of its own"):
+        Mine()
+    Mine.name = "mine"  # type: ignore[attr-defined]
+    assert Mine().name == "mine"
 
 
 class OneNumber(Parametrisation):
