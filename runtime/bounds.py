@@ -64,10 +64,11 @@ def require_bounds(config: Any, owner: str = "") -> None:
             require_within(name + owner, one, *bounds)
 
 
-def require_own_name(kind: type) -> None:
-    """Raise InputError for a class without a ``name`` of its own: records would not tell it from its base class."""
-    if "name" not in vars(kind):
-        raise InputError(f"{kind.__name__} has no name of its own, which records need; add name: ClassVar[str] = ...")
+def require_recordable(kind: type) -> None:
+    """Raise InputError for a class whose record would be that of its base class: no dataclass, or no ``name``."""
+    if not vars(kind).keys() >= {"name", "__dataclass_fields__"}:
+        mend = "give it @dataclass(frozen=True, kw_only=True) and a name: ClassVar[str] of its own"
+        raise InputError(f"{kind.__name__}: records would show its base class; {mend}")
 
 
 def require_within(name: str, value: Any, *bounds: Any) -> None:
