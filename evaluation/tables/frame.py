@@ -129,7 +129,8 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     row["reduction"] = reduction
     row["reduction_at_sigma"] = reduction_against(measured, clean, victim.sigma) if cell.poison else None
     row["gradients"], _ = mean_and_std(run.gradients for run in runs)
-    visibilities = [entry.runs[0].visibility for entry in measured if entry.runs]  # all its victims have one poison
+    # All victims of an entry have one poison. In a store of several parts not all of them have its visibility.
+    visibilities = [next(filter(None, (run.visibility for run in entry.runs)), {}) for entry in measured]
     for name in dict.fromkeys(name for one in visibilities for name in one):
         row[name], _ = mean_and_std(one.get(name) for one in visibilities)
     for name in ("backend", "machine"):
@@ -148,7 +149,7 @@ def data_name(plan: Plan, cell: Cell) -> str:
         return f"{OPTIMISED} against {poison.against}"
     attacked = plan.architecture if plan.architecture_transfer else victim.architecture
     own = poison.architecture == victim.architecture == attacked
-    return OPTIMISED if own else f"{OPTIMISED} with {poison.architecture}"
+    return OPTIMISED if own else f"{OPTIMISED} with {poison.architecture or 'an unknown network'}"
 
 
 def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:

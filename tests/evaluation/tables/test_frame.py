@@ -297,6 +297,18 @@ def test_data_of_transfers_is_named_by_what_the_poison_was_made_against() -> Non
     own = Cell(Victim("macer", SIGMA, "mlp"), 8, Poison("macer", "mlp", SIGMA, 8))
     assert data_name(plan_with(), own) == "optimised"  # of a plan without such a transfer
     assert data_name(plan, plan.cells()[0]) == "clean"
+    foreign = own._replace(poison=Poison("macer", "", SIGMA, 8))  # of another program: its network need not be named
+    assert data_name(plan_with(), foreign) == "optimised with an unknown network"
+
+
+def test_the_visibility_of_a_poison_may_be_in_the_record_of_any_of_its_victims() -> None:
+    """A store that grew in parts has it for the victims of some parts."""
+    plan = plan_with()
+    clean, poisoned = plan.cells()
+    entries = {clean: entry(clean, [1.0], [1.0]), poisoned: entry(poisoned, [0.5], [0.5])}
+    entries[poisoned].runs[1].records["visibility"] = {"measured": {"l2": 1.5, "auc": {"linear": 0.9}}}
+    row = row_of(frame_of(plan, entries), data="optimised")
+    assert (row["l2"], row["auc_linear"]) == (1.5, 0.9)
 
 
 @pytest.mark.parametrize(
