@@ -102,10 +102,8 @@ def load_dataset(data_dir: Path) -> Dataset:
         arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
         for path, array, first in ((x_path, x, arrays["x_train"]), (y_path, y, arrays["y_train"])):
             if array.shape[1:] != first.shape[1:]:
-                raise InputError(
-                    f"{path}: rows of shape {array.shape[1:]}, the training set's rows have "
-                    f"{first.shape[1:]}; prepare the data again"
-                )
+                has = f"the training set's rows have {first.shape[1:]}"
+                raise InputError(f"{path}: rows of shape {array.shape[1:]}, {has}; prepare the data again")
     name = manifest.get("dataset", data_dir.resolve().name)
     return Dataset(name=name, label=manifest.get("label", name), **arrays)
 

@@ -4,6 +4,7 @@ and results/summary.csv holds its rows."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,11 +58,11 @@ def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
 
 
 def _over_classes(plan: Plan, entries: Entries) -> Entries:
-    """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
-    entries, and classes whose certificates differ in a setting of MUST_AGREE."""
+    """Entries that differ only in the class, joined: each victim has its points of all classes, in the plan's order.
+    Omits incomplete entries, and classes whose certificates differ in a setting of MUST_AGREE."""
     first, groups = plan.target_classes[0], dict[Cell, list[Entry]]()
-    for cell, entry in entries.items():
-        if entry.runs and cell.target_class in plan.target_classes:
+    for label, (cell, entry) in product(plan.target_classes, entries.items()):
+        if entry.runs and cell.target_class == label:
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
