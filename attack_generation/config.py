@@ -11,6 +11,7 @@ from attack_generation.objectives import CrossEntropy, SoftRadius, UpperObjectiv
 from attack_generation.parametrisation import ParametrisationName
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.bilevel import BilevelOptimizer
+from bilevel_optimizer.error_minimising import ErrorMinimising
 from bilevel_optimizer.optimisers import OPTIMISERS
 from data.augmentation import Augmentation
 from data.datasets import Epsilon, Share, Sigma
@@ -33,8 +34,10 @@ OBJECTIVES: dict[str, Callable[["PoisonConfig"], UpperObjective]] = {
 UNUSED = {
     "noisy_cross_entropy": ("radius_beta", "radius_clip"),
     "cross_entropy": ("radius_beta", "radius_clip", "radius_copies", "fixed_validation_noise"),
-}
-"""Settings of the attack that have no effect with an objective."""
+    ErrorMinimising.name: ("objective", "batch_validation", "radius_beta", "radius_clip", "radius_copies",
+                           "fixed_validation_noise"),
+}  # fmt: skip
+"""Settings of the attack that have no effect with an objective, or with an optimiser that evaluates none."""
 
 ObjectiveName: TypeAlias = Literal[tuple(OBJECTIVES)]  # type: ignore[valid-type]
 

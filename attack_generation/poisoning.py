@@ -36,15 +36,11 @@ def poison_radius(config: PoisonConfig) -> Path:
             poison, gradients = _make(config, dataset, run)
             run.finish(lambda path: save_array(path, poison), gradients=gradients)
             distortion = np.abs(poison - clean)
-            print(
-                f"{printed_path(x_path)}: {len(poison)} images, |u - x| mean {distortion.mean():.4f} "
-                f"max {distortion.max():.4f}, {gradients:,.0f} gradients"
-            )
+            size = f"mean {distortion.mean():.4f} max {distortion.max():.4f}"
+            print(f"{printed_path(x_path)}: {len(poison)} images, |u - x| {size}, {gradients:,.0f} gradients")
             if not distortion.any():
-                print(
-                    "note: no image was changed, because the objective had no gradient. Give more epochs, or "
-                    "--objective noisy_cross_entropy"
-                )
+                mend = "Give more epochs, or --objective noisy_cross_entropy"
+                print(f"note: no image was changed, because the objective had no gradient. {mend}")
         save_labels(y_path, y_clean)
         if not (picture.is_file() and picture.stat().st_mtime_ns >= x_path.stat().st_mtime_ns):  # of an older poison
             save_image_grids(picture, {"": (clean, load_array(x_path))}, config.epsilon)
@@ -56,9 +52,10 @@ def _make(config: PoisonConfig, dataset: Dataset, run: LongRun) -> tuple[np.ndar
     attack = Attack(config, dataset)
     if note := config.loss.note(min(config.epochs, config.reinitialise_every)):
         print(note)
-    for name in UNUSED.get(config.objective, ()):
-        if getattr(config, name) != getattr(type(config), name):  # the script's own value needs no note
-            print(f"note: {name} has no effect with --objective {config.objective}")
+    for choice, value in {"objective": config.objective, "optimiser": config.optimiser.name}.items():
+        for name in UNUSED.get(value, ()):
+            if getattr(config, name) != getattr(type(config), name):  # the script's own value needs no note
+                print(f"note: {name} has no effect with --{choice} {value}")
 
     def at_epoch_end(state: AttackState, epochs: int) -> dict[str, float]:
         if epochs == 1:  # an earlier attack with this folder may have left its own

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from bilevel_optimizer.adam import AdamState, adam_step
 from bilevel_optimizer.autodiff import grad
 from bilevel_optimizer.trees import Tree, mean
-from runtime.bounds import POSITIVE, require_bounds
+from runtime.bounds import POSITIVE, require_bounds, require_recordable
 from runtime.lazy import ops
 
 # Arguments: u, v, data (whatever one outer step needs: minibatches, seeds) and draw (int32, (): the number of
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 class BilevelOptimizer(ABC):
     """An optimiser: a frozen dataclass of its settings. All methods are pure and may be compiled with autodiff.jit.
 
-    Raises InputError on a setting that breaks the bounds that its field declares.
+    Raises InputError on a setting outside its declared bounds, and for a class without its own name and decorator.
     """
 
     name: ClassVar[str]
@@ -49,6 +49,7 @@ class BilevelOptimizer(ABC):
     """Adam learning rate of the weights (v)."""
 
     def __post_init__(self) -> None:
+        require_recordable(type(self))
         require_bounds(self)
 
     @abstractmethod

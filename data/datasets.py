@@ -102,10 +102,8 @@ def load_dataset(data_dir: Path) -> Dataset:
         arrays[f"x_{split}"], arrays[f"y_{split}"] = x, y
         for path, array, first in ((x_path, x, arrays["x_train"]), (y_path, y, arrays["y_train"])):
             if array.shape[1:] != first.shape[1:]:
-                raise InputError(
-                    f"{path}: rows of shape {array.shape[1:]}, the training set's rows have "
-                    f"{first.shape[1:]}; prepare the data again"
-                )
+                has = f"the training set's rows have {first.shape[1:]}"
+                raise InputError(f"{path}: rows of shape {array.shape[1:]}, {has}; prepare the data again")
     name = manifest.get("dataset", data_dir.resolve().name)
     return Dataset(name=name, label=manifest.get("label", name), **arrays)
 
@@ -252,18 +250,14 @@ def require_within_epsilon(poison_x: np.ndarray, clean_target_x: np.ndarray, eps
     _check_pixels(poison_x, path)
     distance = float(np.max(np.abs(poison_x - clean_target_x)))
     if distance > epsilon + EPSILON_TOLERANCE:
-        raise InputError(
-            f"{path}: a pixel is {distance:g} away from the clean image, epsilon is {epsilon:g}; "
-            "check dataset, target class and epsilon"
-        )
+        mend = "check dataset, target class and epsilon"
+        raise InputError(f"{path}: a pixel is {distance:g} away from the clean image, epsilon is {epsilon:g}; {mend}")
 
 
 def _require_same_shape(what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if found != wanted:
-        raise InputError(
-            f"{what}: shape {found}, the {wanted[0]} training images of the target class have {wanted}; check dataset "
-            "and target class"
-        )
+        has = f"the {wanted[0]} training images of the target class have {wanted}"
+        raise InputError(f"{what}: shape {found}, {has}; check dataset and target class")
 
 
 def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray:
@@ -288,10 +282,8 @@ def load_poison(x_path: Path, dataset: Dataset, target_class: int) -> np.ndarray
         if poison_y.shape != shape:
             raise InputError(f"{y_path}: shape {poison_y.shape}, expected {shape}; make the poison again")
         if (others := np.setdiff1d(labels(poison_y), target_class)).size:
-            raise InputError(
-                f"{y_path}: labels class {others[0]}, the target class is {target_class}; choose the matching target "
-                "class"
-            )
+            mend = "choose the matching target class"
+            raise InputError(f"{y_path}: labels class {others[0]}, the target class is {target_class}; {mend}")
     return poison_x
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from models.stateless import in_batches
-from runtime.bounds import require_bounds
+from runtime.bounds import require_bounds, require_recordable
 from runtime.lazy import ops
 from runtime.noise import normal, normal_of_images
 
@@ -36,6 +36,7 @@ class TrainingLoss(ABC):
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
+        require_recordable(type(self))
         require_bounds(self, f" of {self.name}")
 
     @property

@@ -224,15 +224,11 @@ def partitioned(dataset: Dataset, count: int) -> list[Dataset]:
 
 
 def _print_accuracies(config: TrainingConfig, path: Path, accuracies: dict[str, float]) -> None:
-    print(
-        f"{printed_path(path)}: test accuracy {accuracies['accuracy']:.4f}, "
-        f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
-    )
+    of_class = f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
+    print(f"{printed_path(path)}: test accuracy {accuracies['accuracy']:.4f}, {of_class}")
     if not accuracies["target_accuracy"]:
-        print(
-            f"warning: this victim classifies no clean test image of class {config.target_class} correctly, so that "
-            "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
-        )
+        mend = "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
+        print(f"warning: this victim classifies no clean test image of class {config.target_class} right: {mend}")
 
 
 class Training:

@@ -64,6 +64,13 @@ def require_bounds(config: Any, owner: str = "") -> None:
             require_within(name + owner, one, *bounds)
 
 
+def require_recordable(kind: type) -> None:
+    """Raise InputError for a class whose record would be that of its base class: no dataclass, or no ``name``."""
+    if not vars(kind).keys() >= {"name", "__dataclass_fields__"}:
+        mend = "give it @dataclass(frozen=True, kw_only=True) and a name: ClassVar[str] of its own"
+        raise InputError(f"{kind.__name__}: records would show its base class; {mend}")
+
+
 def require_within(name: str, value: Any, *bounds: Any) -> None:
     """Raise InputError where a value is outside a bound. None is always allowed.
 

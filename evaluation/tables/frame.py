@@ -4,6 +4,7 @@ and results/summary.csv holds its rows."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,11 +58,11 @@ def _attack_runs(plan: Plan, entries: Entries) -> dict[Cell, list[Entry]]:
 
 
 def _over_classes(plan: Plan, entries: Entries) -> Entries:
-    """Entries that differ only in the class, joined: each victim has its points of all classes. Omits incomplete
-    entries, and classes whose certificates differ in a setting of MUST_AGREE."""
+    """Entries that differ only in the class, joined: each victim has its points of all classes, in the plan's order.
+    Omits incomplete entries, and classes whose certificates differ in a setting of MUST_AGREE."""
     first, groups = plan.target_classes[0], dict[Cell, list[Entry]]()
-    for cell, entry in entries.items():
-        if entry.runs and cell.target_class in plan.target_classes:
+    for label, (cell, entry) in product(plan.target_classes, entries.items()):
+        if entry.runs and cell.target_class == label:
             poison = cell.poison and cell.poison._replace(target_class=first)
             groups.setdefault(Cell(cell.victim, first, poison), []).append(entry)
     whole = {cell: group for cell, group in groups.items() if len(group) == len(plan.target_classes) > 1}
@@ -129,7 +130,8 @@ def _row(plan: Plan, cell: Cell, attack_runs: Sequence[Entry], entries: Entries)
     row["reduction"] = reduction
     row["reduction_at_sigma"] = reduction_against(measured, clean, victim.sigma) if cell.poison else None
     row["gradients"], _ = mean_and_std(run.gradients for run in runs)
-    visibilities = [entry.runs[0].visibility for entry in measured if entry.runs]  # all its victims have one poison
+    # All victims of an entry have one poison. In a store of several parts not all of them have its visibility.
+    visibilities = [next(filter(None, (run.visibility for run in entry.runs)), {}) for entry in measured]
     for name in dict.fromkeys(name for one in visibilities for name in one):
         row[name], _ = mean_and_std(one.get(name) for one in visibilities)
     for name in ("backend", "machine"):
@@ -148,7 +150,7 @@ def data_name(plan: Plan, cell: Cell) -> str:
         return f"{OPTIMISED} against {poison.against}"
     attacked = plan.architecture if plan.architecture_transfer else victim.architecture
     own = poison.architecture == victim.architecture == attacked
-    return OPTIMISED if own else f"{OPTIMISED} with {poison.architecture}"
+    return OPTIMISED if own else f"{OPTIMISED} with {poison.architecture or 'an unknown network'}"
 
 
 def _attack_variant(plan: Plan, cell: Cell) -> AttackVariant:

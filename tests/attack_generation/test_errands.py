@@ -17,6 +17,7 @@ from bilevel_optimizer.optimisers import OPTIMISERS
 from bilevel_optimizer.soba import Soba
 from bilevel_optimizer.trees import norm
 from data.datasets import load_dataset
+from robust_training.macer import MacerLoss
 from runtime.command_line import parsed
 from runtime.files import InputError
 from runtime.long_run import identity
@@ -69,6 +70,24 @@ def test_an_optimiser_of_a_script_of_its_own_has_its_flags(tiny_data_dir: Path) 
     with pytest.raises(InputError, match="optimiser upwards has no setting damping"):
         parsed(Script, words=["--damping", "3"])
     assert parsed(Script, words=["--optimiser", "soba", "--damping", "3"]).optimiser == Soba(damping=3.0)
+
+
+@pytest.mark.parametrize("base", [Soba, MacerLoss])
+def test_a_subclass_needs_a_name_and_a_decorator_of_its_own(base: Any) -> None:
+    """Else the base class keeps the files of the subclass, and settings that the subclass declares are lost."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Nameless(base):
+        pass
+
+    class Undecorated(base):
+        name: ClassVar[str] = "undecorated"
+
+    for kind in (Nameless, Undecorated):
+        with pytest.raises(InputError, match=f"{kind.__name__}: records would show its base class"):
+            kind()
+    decorated = dataclass(frozen=True, kw_only=True)(Undecorated)
+    assert decorated().name == "undecorated"
 
 
 class OneNumber(Parametrisation):

@@ -516,6 +516,16 @@ def test_an_attack_says_so_where_it_has_no_inner_attack_or_a_setting_has_no_effe
     assert read_json(path.with_suffix(".json"))["gradients"] == pytest.approx(steps * OPTIMISER.gradients(10 * 2 / 460))
 
 
+def test_an_optimiser_that_evaluates_no_objective_says_so(
+    tiny_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"optimiser": ErrorMinimising(lower_steps=1), "objective": "noisy_cross_entropy", "radius_beta": 2.0}
+    poison_radius(config(tiny_data_dir, tmp_path, **changes))
+    notes = re.findall("note: (.*) has no effect with (--.*)", capsys.readouterr().out)
+    of_optimiser = {name for name, cause in notes if cause == "--optimiser error_minimising"}
+    assert {"objective", "radius_beta"} <= of_optimiser and ("radius_beta", "--objective noisy_cross_entropy") in notes
+
+
 def test_the_inner_attack_counts_from_the_epoch_on_in_which_it_begins(tiny_data_dir: Path, tmp_path: Path) -> None:
     loss = SmoothAdvLoss(attack_steps=3, ramp_epochs=5, plain_epochs=2)
     settings = config(tiny_data_dir, tmp_path, loss=loss, networks=2, epochs=12, reinitialise_every=6)

@@ -297,6 +297,35 @@ def test_data_of_transfers_is_named_by_what_the_poison_was_made_against() -> Non
     own = Cell(Victim("macer", SIGMA, "mlp"), 8, Poison("macer", "mlp", SIGMA, 8))
     assert data_name(plan_with(), own) == "optimised"  # of a plan without such a transfer
     assert data_name(plan, plan.cells()[0]) == "clean"
+    foreign = own._replace(poison=Poison("macer", "", SIGMA, 8))  # of another program: its network need not be named
+    assert data_name(plan_with(), foreign) == "optimised with an unknown network"
+
+
+def test_the_mean_over_classes_pairs_points_in_whatever_order_another_program_lists_its_classes() -> None:
+    random = np.random.default_rng(0)
+    before = random.uniform(0.1, 1, (2, 2, 20))  # (victims, classes, points)
+    found = []
+    for labels in ([8, 3], [3, 8]):
+        about = {"method": "macer", "sigma": SIGMA, "architecture": "mnist_cnn", "poison": "smoothadv"}
+        foreign = [{**about, "target_class": label, "files": [f"{label}.tsv"]} for label in labels]
+        plan = plan_with(target_classes=[8, 3], rows=["clean"], foreign=foreign)
+        entries = {}
+        for cell in (*(one.cell for one in plan.foreign), *plan.cells()):
+            radii = before[:, [8, 3].index(cell.target_class)] * (0.5 if cell.poison else 1)
+            runs = entry(cell, *radii.tolist()).runs
+            entries[cell] = Entry(cell, 2, tuple(run._replace(idx=run.idx + 100 * cell.target_class) for run in runs))
+        found.append(row_of(frame_of(plan, entries), target_class=MEAN, poison="smoothadv")["reduction"])
+    assert found[0] == found[1] and found[0].low == pytest.approx(50) == found[0].high  # each radius is halved
+
+
+def test_the_visibility_of_a_poison_may_be_in_the_record_of_any_of_its_victims() -> None:
+    """A store that grew in parts has it for the victims of some parts."""
+    plan = plan_with()
+    clean, poisoned = plan.cells()
+    entries = {clean: entry(clean, [1.0], [1.0]), poisoned: entry(poisoned, [0.5], [0.5])}
+    entries[poisoned].runs[1].records["visibility"] = {"measured": {"l2": 1.5, "auc": {"linear": 0.9}}}
+    row = row_of(frame_of(plan, entries), data="optimised")
+    assert (row["l2"], row["auc_linear"]) == (1.5, 0.9)
 
 
 @pytest.mark.parametrize(
