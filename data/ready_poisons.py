@@ -96,10 +96,9 @@ def read_ready_poison(name: str, x_train: np.ndarray, target_class: int) -> Read
         mend = "choose the matching class"
         raise InputError(f"{name}: is poison of class {made_for}, the target class is {target_class}; {mend}")
     if settings.get("x_train") != array_sha256(x_train):
-        raise InputError(
-            f"{name}: was made from other training images, by {poison.record.get('command', f'{name}.json')}; give the "
-            "--data-dir of these images, or another poison"
-        )
+        made = poison.record.get("command", f"{name}.json")
+        mend = "give the --data-dir of these images, or another poison"
+        raise InputError(f"{name}: was made from other training images, by {made}; {mend}")
     return poison
 
 

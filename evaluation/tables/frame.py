@@ -251,7 +251,7 @@ def measured_line(frame: pd.DataFrame) -> str:
     """One line about the measurement of a frame's runs. Where runs differ, it lists all values."""
     names = {
         "commit": "commit", "backend": "", "machine": "", "victim_epochs": "epochs of victims",
-        "points": points_of(frame), "n": "n", "runs": "victims of an entry",
+        "points": points_of(frame), "n": "n", "runs": "victims of an entry", "epsilon": "epsilon",
     }  # fmt: skip
     single = frame[(frame["runs"] > 0) & (frame["entries"].map(len) == 1) & (frame["target_class"] != MEAN)]
     parts = []
