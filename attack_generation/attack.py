@@ -141,7 +141,7 @@ class Attack:
         weights = tuple(self.fresh_model(restart, network).initial()[0] for network in range(config.networks))
         lower_states = tuple(map(config.optimiser.init_lower, weights))
         if self._parametrisation.own_moments:
-            moments = adam_init(u)._replace(steps=ops.zeros((len(u), 1, 1, 1), "int32"))
+            moments = adam_init(u)._replace(steps=ops.zeros((len(self.x_to_poison), 1, 1, 1), "int32"))
         else:
             moments = adam_init(self._parametrisation.select(u, np.arange(config.batch_poison, dtype=np.int32)))
         batch_shape = (config.batch_clean + config.batch_poison, *self.dataset.image_shape)

@@ -10,7 +10,7 @@ _BLOCK_ENTRIES = 2**24  # distances held at once
 def nearest(x: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k points of ``among`` (n, d) nearest to each point of x (m, d), int64 (m, k), unordered."""
     rows = max(1, _BLOCK_ENTRIES // len(among))
-    blocks = (squared_distances(x[i : i + rows], among) for i in range(0, len(x), rows))
+    blocks = (squared_distances(x[i : i + rows], among) for i in range(0, max(len(x), 1), rows))
     # Copied: a view would keep every block alive.
     return np.concatenate([np.argpartition(block, k - 1, axis=1)[:, :k].copy() for block in blocks])
 

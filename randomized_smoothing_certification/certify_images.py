@@ -33,7 +33,7 @@ from randomized_smoothing_certification.votes import VoteCounter
 from runtime.artifact import Artifact
 from runtime.bounds import WHOLE, require_within
 from runtime.checkpoints import read_same_record
-from runtime.files import InputError, array_sha256, json_sha256, remove, write_json, write_text
+from runtime.files import InputError, array_sha256, json_sha256, one_line, remove, write_json, write_text
 from runtime.lazy import keras
 from runtime.long_run import identity
 from runtime.noise import Stream, noise_seed, seed_pair
@@ -111,7 +111,10 @@ def certify_images(
         if not isinstance(classifier, keras.Model):
             raise InputError(f"precision {settings.precision} needs a Keras model; leave it out")
         classifier = with_precision(classifier, settings.precision)
-    images, labels = np.asarray(images, np.float32), np.asarray(labels)
+    try:
+        images, labels = np.asarray(images, np.float32), np.asarray(labels)
+    except (TypeError, ValueError) as error:  # lists of different lengths, texts
+        raise InputError(f"images and labels must be arrays of numbers ({one_line(error)}); mend them") from error
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
         raise InputError(
             f"labels are {labels.dtype} of shape {labels.shape}; give classes from 0, int of shape {images.shape[:1]}, "

@@ -23,15 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from label_flipping.certificates.label_flips import EPSILON, LabelFlips
-from label_flipping.certificates.smoothed_weights import (
-    Votes,
-    checked_classes,
-    chunks,
-    class_scores,
-    smooth_votes,
-    smooth_weights,
-)
+from label_flipping.certificates.label_flips import EPSILON, LabelFlips, checked_classes
+from label_flipping.certificates.smoothed_weights import Votes, chunks, class_scores, smooth_votes, smooth_weights
 from label_flipping.certificates.training_set_smoothing import Smoothed
 from models.neighbours import nearest, require_finite_features, require_same_features, squared_distances
 from randomized_smoothing_certification.core import ABSTAIN
@@ -56,10 +49,12 @@ class FixedWeights(ABC):
         """alpha, float64 (m, n): the weight of each training point at each test point. x_test: features (m, d)."""
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
-        """Certificates at test points x_test (m, d). All weights are in memory at once. y: classes, int (n,)."""
-        alpha = self(x_test)
-        smoothed = [smooth_weights(alpha, y, noise) for noise in noises]
-        return Certified(smoothed, *greedy_flips(alpha, y, noises[0].num_classes))
+        """Certificates at test points x_test (m, d). All weights are in memory at once. y: classes, int (n,).
+
+        Raises InputError for labels that are no classes, and unless there are noises, all with the same num_classes.
+        """
+        num_classes, alpha = _num_classes(noises), self(x_test)
+        return Certified([smooth_weights(alpha, y, noise) for noise in noises], *greedy_flips(alpha, y, num_classes))
 
 
 class VotingWeights(FixedWeights):
@@ -86,7 +81,7 @@ class VotingWeights(FixedWeights):
         return Votes(support, class_sizes - support if self._against else 0)
 
     def certify(self, x_test: np.ndarray, y: np.ndarray, noises: Sequence[LabelFlips]) -> Certified:
-        votes = self.votes(x_test, y, noises[0].num_classes)
+        votes = self.votes(x_test, y, _num_classes(noises))
         return Certified([smooth_votes(votes, noise) for noise in noises], *vote_flips(votes))
 
 
@@ -204,6 +199,13 @@ class SignedClusters(VotingWeights):
 
     def _cluster_of(self, x_test: np.ndarray) -> np.ndarray:
         return np.asarray(self._means.predict(np.asarray(x_test, np.float64)))
+
+
+def _num_classes(noises: Sequence[LabelFlips]) -> int:
+    found = {noise.num_classes for noise in noises}
+    if len(found) != 1:
+        raise InputError(f"noises have {len(found)} different num_classes; give at least one noise, and all alike")
+    return found.pop()
 
 
 def _mask(indices: np.ndarray, points: int) -> np.ndarray:

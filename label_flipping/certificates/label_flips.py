@@ -50,11 +50,7 @@ class LabelFlips(TrainingSetNoise):
     def sample(self, training_set: TrainingSet, generator: np.random.Generator) -> TrainingSet:
         """The training set with flipped labels. Raises InputError for a label that is no class."""
         y = training_set.y
-        wrong = y[(y < 0) | (y >= self.num_classes)]
-        if wrong.size:
-            raise InputError(
-                f"there is a label {wrong[0]}, the flips have num_classes {self.num_classes}; give 0 to num_classes - 1"
-            )
+        checked_classes(y.ravel(), y.size, self.num_classes)
         shift = generator.integers(1, self.num_classes, size=y.shape)
         flipped = generator.random(y.shape) < self.q
         return TrainingSet(training_set.x, np.where(flipped, (y + shift) % self.num_classes, y))
@@ -103,6 +99,17 @@ class LabelFlips(TrainingSetNoise):
             threshold = float(np.logaddexp.reduce(np.append(clean[:last], part_of_last)))
             # Each convolution rounds logarithms that are at most about this large by a few units in the last place.
             yield threshold - 4 * EPSILON * flips * (1 - threshold)
+
+
+def checked_classes(y: np.ndarray, points: int, num_classes: int) -> np.ndarray:
+    """Training classes y, int (points,). Raises InputError for no labels, and for others than 0 to num_classes - 1."""
+    y = np.asarray(y)
+    if not y.size or y.shape != (points,) or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= num_classes:
+        raise InputError(
+            f"training labels must be {points or 'one or more'} integers from 0 to {num_classes - 1}, got {y.dtype} "
+            f"of shape {y.shape}" + (f" from {y.min()} to {y.max()}" if y.size and y.dtype.kind in "iuf" else "")
+        )
+    return y
 
 
 def certified_accuracy(flips: np.ndarray, correct: np.ndarray, at: np.ndarray) -> np.ndarray:

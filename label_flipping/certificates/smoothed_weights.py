@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from label_flipping.certificates.label_flips import LabelFlips
+from label_flipping.certificates.label_flips import LabelFlips, checked_classes
 from label_flipping.certificates.training_set_smoothing import Smoothed, answers
-from runtime.files import InputError
 
 _CHUNK = 2**18  # float64 entries worked on at once, so that they stay in a processor's cache
 _LARGEST_EXPONENT = 300.0  # keeps exp() finite
@@ -35,17 +34,6 @@ def class_scores(alpha: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarr
     Raises InputError for labels that are not classes 0 to K - 1.
     """
     return alpha @ np.eye(num_classes)[checked_classes(y, alpha.shape[1], num_classes)]
-
-
-def checked_classes(y: np.ndarray, points: int, num_classes: int) -> np.ndarray:
-    """Training classes y, int (points,). Raises InputError for labels that are not classes 0 to num_classes - 1."""
-    y = np.asarray(y)
-    if y.shape != (points,) or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= num_classes:
-        raise InputError(
-            f"training labels must be {points} integers from 0 to {num_classes - 1}, got {y.dtype} of shape "
-            f"{y.shape}" + (f" from {y.min()} to {y.max()}" if y.size and y.dtype.kind in "iuf" else "")
-        )
-    return y
 
 
 def chunks(prediction: np.ndarray, points: int) -> Iterator[tuple[int, np.ndarray]]:

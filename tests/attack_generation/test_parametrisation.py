@@ -12,7 +12,7 @@ from attack_generation.config import OBJECTIVES, PoisonConfig
 from attack_generation.controls import StartName, starting_poison
 from attack_generation.gaussian_data_augmentation.DIGITS.poison_radius_gaussianaug import Config as DigitsConfig
 from attack_generation.objectives import CrossEntropy, SoftRadius
-from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage
+from attack_generation.parametrisation import PARAMETRISATIONS, ClassPattern, PerImage, PerImageOwnMoments
 from bilevel_optimizer.adam import adam_init, adam_step
 from bilevel_optimizer.approxgrad import ApproxGrad
 from bilevel_optimizer.autodiff import grad
@@ -145,6 +145,36 @@ def test_with_moments_of_its_own_an_image_moves_as_if_it_were_alone(
     np.testing.assert_allclose(ops.convert_to_numpy(state.u), [ops.convert_to_numpy(x) for x, _ in alone], atol=1e-5)
     steps = [int(moments.steps) for _, moments in alone]
     assert ops.convert_to_numpy(state.upper_state.steps).ravel().tolist() == steps and len(set(steps)) > 1
+
+
+def test_moments_are_of_an_image_also_where_it_has_several_variables(
+    tiny_data_dir: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of variables was taken for the number of images."""
+
+    class TwoLayers(PerImageOwnMoments):
+        def start(self, kind: Any, x: np.ndarray, seed: int) -> Any:
+            return {"one": x, "other": x}
+
+        def images(self, u: Any, x: Any) -> Any:
+            return (u["one"] + u["other"]) / 2
+
+        def project(self, u: Any, x: Any, delta: Any) -> Any:
+            return {name: PerImage.project(self, layer, x, delta) for name, layer in u.items()}
+
+    monkeypatch.setitem(PARAMETRISATIONS, "per_image_own_moments", TwoLayers)
+    config = PoisonConfig(
+        loss=GaussianAugmentationLoss(), parametrisation="per_image_own_moments", target_class=3, batch_clean=450,
+        batch_poison=20, epsilon=EPSILON, optimiser=ErrorMinimising(lr_u=0.01), architecture="digits_cnn",
+        data_dir=tiny_data_dir,
+    )  # fmt: skip
+    attack = Attack(config, load_dataset(tiny_data_dir))
+    state, _ = attack.outer_step(attack.initial_state(), 0)
+    moved = np.zeros(len(attack.x_to_poison), int)
+    moved[attack.draw_indices(0, 0).poison] = 1
+    np.testing.assert_array_equal(ops.convert_to_numpy(state.upper_state.steps).ravel(), moved)
+    change = np.abs(ops.convert_to_numpy(state.u["other"]) - attack.x_to_poison).max(axis=(1, 2, 3))
+    np.testing.assert_allclose(change, 0.01 * moved, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", PARAMETRISATIONS)

@@ -289,6 +289,9 @@ def test_what_is_no_settings_and_no_images_is_refused() -> None:
         certify_images(on_arrays, IMAGES, LABELS, {"sigma": 0.25})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"give classes from 0, int of shape \(\)"):
         certify_images(on_arrays, np.float32(0.5), LABELS, SETTINGS)  # type: ignore[arg-type]
+    for images in ([[0.1, 0.2], [0.1]], ["a.png", "b.png"]):
+        with pytest.raises(InputError, match="images and labels must be arrays of numbers"):
+            certify_images(on_arrays, images, [0, 1], SETTINGS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,29 @@ def test_a_list_of_labels_is_certified_as_the_array() -> None:
     )
 
 
+def test_without_training_labels_there_is_a_clear_error() -> None:
+    alpha, y = np.zeros((2, 0)), np.zeros(0, int)
+    for certify in (lambda: greedy_flips(alpha, y, 2), lambda: smooth_weights(alpha, y, LabelFlips(0.1, 2))):
+        with pytest.raises(InputError, match=r"must be one or more integers from 0 to 1, got int64 of shape \(0,\)$"):
+            certify()
+
+
+@pytest.mark.parametrize("noises", [[], [LabelFlips(0.1, 2), LabelFlips(0.1, 3)]])
+def test_all_noises_have_the_classes_of_the_exact_certificate(noises: list[LabelFlips]) -> None:
+    """The exact certificate took its classes from the first noise, whatever the others said."""
+    x, y, x_test = clusters(2)
+    for weights in (RidgeRegression(x, 1.0), NearestNeighbours(x, 5)):
+        with pytest.raises(InputError, match=f"noises have {len(noises)} different num_classes; give at least one"):
+            weights.certify(x_test, y, noises)
+
+
+def test_no_test_points_have_no_certificates() -> None:
+    x, y, x_test = clusters(3)
+    for weights in (RidgeRegression(x, 1.0), NearestNeighbours(x, 5), SignedVotes.of_distance(x, 5)):
+        found = weights.certify(x_test[:0], y, [LabelFlips(0.1, 3)])
+        assert found.flips.shape == found.prediction.shape == found.smoothed[0].log_eps.shape == (0,)
+
+
 def test_weights_of_8_bits_are_certified_as_floats() -> None:
     """In int8 the absolute value of -128 is -128."""
     alpha, y = np.array([[100, -128, 127, -128]], np.int8), np.array([0, 1, 0, 1])
