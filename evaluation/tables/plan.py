@@ -352,8 +352,7 @@ def _check_flags(where: str, settings: Mapping[str, Any], decided: Sequence[str]
             raise InputError(f"{where}: {name!r} is no setting of a script; name one without dashes before it")
         if plain in decided:
             runs = "; several attack runs: attacks: {NAME: {seed: [0, 1]}}" if name == "seed" else ""
-            own = "the plan's own entries (epsilon, methods, target_classes and others)"
-            raise InputError(f"{where}: {name} is decided by {own}; change those{runs}")
+            raise InputError(f"{where}: {name} is decided by the plan's own entries, such as epsilon; use these{runs}")
         for one in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(one, str | int | float) or (isinstance(one, str) and one.startswith("--")):
                 raise InputError(f"{where}: {name} is {shortened(one)}; give a number, text, true or false, or a list")
