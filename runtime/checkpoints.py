@@ -63,6 +63,8 @@ def require_same_settings(path: Path, found: Any, wanted: dict[str, Any]) -> Non
     for name in sorted(set(found) | set(wanted)):
         if found.get(name) != wanted.get(name):
             made = f"made with {name} = {found.get(name)!r}, this run has {wanted.get(name)!r}"
+            if name.endswith("_sha256"):
+                made = f"made with another file or other weights ({name} differs)"
             raise OtherSettings(f"{path}: {made}; use the same settings to continue, or choose another output")
 
 

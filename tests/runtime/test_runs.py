@@ -266,6 +266,8 @@ def test_differing_settings_are_named() -> None:
         require_same_settings(path, {"a": 1, "b": [2]}, {"a": 1})
     with pytest.raises(InputError, match=r"made with c = None, this run has 0"):
         require_same_settings(path, {"a": 1}, {"a": 1, "c": 0})
+    with pytest.raises(InputError, match=r"file: made with another file or other weights \(model_sha256 differs\);"):
+        require_same_settings(path, {"model_sha256": "7e4e"}, {"model_sha256": "a5c0"})
 
 
 @dataclasses.dataclass(frozen=True)
