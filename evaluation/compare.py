@@ -55,19 +55,23 @@ def main(config: Config) -> None:
     _require_same_seeds(found[:count], found[count:])
     _note_different_training([one.training for one in found if one.training])
     clean, poisoned = np.maximum([certified_radii(one.points) for one in found], 0).reshape(2, count, -1)
-    if (reduction := reduction_of(poisoned[np.newaxis], clean)) is None:
+    reduction = reduction_of(poisoned[np.newaxis], clean)
+    if reduction is None:
         raise InputError(f"{config.clean[0]}: certifies no point, so that there is nothing to lose; train longer")
-    kinds = [one.training_data for one in found]  # two poisons, two defences and unknown models are neither
-    are_known = kinds == count * ["clean"] + count * ["poisoned_radius"]
-    before, after = ("clean data", "poisoned data") if are_known else ("--clean", "--poisoned")
-    victims = f"{count} victim{'s' * (count > 1)}, {clean.shape[1]} test points"
+    before, after = "--clean", "--poisoned"  # also for two poisons, two defences and unknown models
+    if [one.training_data for one in found] == count * ["clean"] + count * ["poisoned_radius"]:
+        before, after = "clean data", "poisoned data"
+    victims = f"{count} victim{'s' if count > 1 else ''}, {clean.shape[1]} test points"
     print(f"ACR {clean.mean():.4f} of {before}, {poisoned.mean():.4f} of {after} ({victims})")
-    if known := next((one.settings for one in found if one.settings), {}):
-        votes = [known[name] for name in ("n", "alpha", "sigma", "failure_mass")]
-        shares = [f"{100 * share_at_ceiling(radii, *votes):.1f} %" for radii in (clean, poisoned)]
-        print(f"points at the ceiling of n = {votes[0]:,} votes: {shares[0]} of {before}, {shares[1]} of {after}")
-    over = f", 95 % over {' and '.join(reduction.over)}{' of this victim' * (count == 1)}" if reduction.over else ""
-    print(f"reduction of the ACR: {reduction.text}{over}{'; below 0: the ACR is larger' * (reduction.percent < 0)}")
+    recorded = [one.settings for one in found if one.settings]
+    if recorded:
+        votes = [recorded[0][name] for name in ("n", "alpha", "sigma", "failure_mass")]
+        share, share_after = (f"{100 * share_at_ceiling(side, *votes):.1f} %" for side in (clean, poisoned))
+        print(f"points at the ceiling of n = {votes[0]:,} votes: {share} of {before}, {share_after} of {after}")
+    of_victim = " of this victim" if count == 1 else ""
+    over = f", 95 % over {' and '.join(reduction.over)}{of_victim}" if reduction.over else ""
+    note = "; below 0: the ACR is larger" if reduction.percent < 0 else ""
+    print(f"reduction of the ACR: {reduction.text}{over}{note}")
 
 
 def _require_same_certification(found: list[Certified]) -> None:

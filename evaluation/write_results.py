@@ -112,21 +112,22 @@ def read_frames(results: Path) -> dict[str, pd.DataFrame]:
 
 def overview(results: Path, frames: dict[str, pd.DataFrame], found: list[Judged]) -> dict[str, str]:
     """Content of README.md and summary.csv, of claims.md, and of ranking.md where poisons were ranked."""
-    notes, plans = results / "NOTES.md", {name: frame for name, frame in frames.items() if "title" in frame}
+    readme, claim_sections = [HEAD], [CLAIMS]
+    for heading, is_of_paper in (("Claims of the papers", True), ("Our own questions", False)):
+        claims = [one for one in found if bool(one.claim.source) == is_of_paper]
+        if claims:
+            readme.append(f"## {heading}\n\n{claims_table(claims)}\n")
+            claim_sections.append(claims_page(claims))
+    if (results / "NOTES.md").is_file():
+        readme.append(read_text(results / "NOTES.md"))
+    plans = {name: frame for name, frame in frames.items() if "title" in frame}
     rows = [(f"[{name}]({name}/tables.md)", one["title"].iloc[0], measured_line(one)) for name, one in plans.items()]
-    papers, own = [one for one in found if one.claim.source], [one for one in found if not one.claim.source]
-    kinds = {name: kind for name, kind in (("Claims of the papers", papers), ("Our own questions", own)) if kind}
-    parts = [
-        HEAD,
-        *(f"## {name}\n\n{claims_table(kind)}\n" for name, kind in kinds.items()),
-        read_text(notes) if notes.is_file() else "",
-        f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n",
-    ]
-    summary = pd.concat([frame.drop(columns="title") for frame in plans.values()], ignore_index=True)
+    readme.append(f"## All plans\n\n{markdown_table(('folder', 'what', 'measured'), rows)}\n")
     pages = {"ranking.md": ranking_page(frames)} if ranked(frames) else {}
     if found:
-        pages["claims.md"] = "\n\n".join([CLAIMS, *map(claims_page, kinds.values())]) + "\n"
-    return pages | {"README.md": "\n".join(filter(None, parts)), "summary.csv": as_csv(summary)}
+        pages["claims.md"] = "\n\n".join(claim_sections) + "\n"
+    summary = pd.concat([frame.drop(columns="title") for frame in plans.values()], ignore_index=True)
+    return {**pages, "README.md": "\n".join(filter(None, readme)), "summary.csv": as_csv(summary)}
 
 
 def with_headlines(page: str, found: list[Judged]) -> str:

@@ -1,7 +1,7 @@
 """The cells of a plan's tables, and their files. An entry (runs.py) is a cell with its runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -167,12 +167,6 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         require_bounds(self, " of foreign certificates")
         if not self.files:
             raise InputError("foreign: files names no file; give at least one file of certificates")
-
-    @property
-    def records(self) -> dict[str, Any]:
-        """Records of its runs, as far as they are known."""
-        certificate = {"n": self.n, "alpha": self.alpha, "sigma": self.sigma} if self.n else {}
-        return {"victim": {"accuracy": self.accuracy}, "foreign": certificate}
 
     @property
     def cell(self) -> Cell:

@@ -187,7 +187,8 @@ def claims_page(found: list[Judged]) -> str:
         for selection, one in numbers:
             by = "by" if selection.against == CLEAN else f"than with {selection.against} by"
             what = NUMBERS[selection.of][1].replace("by", by)
-            rows.append((one.name + _mark(claim, selection), what, _linked(selection, one), one.over))
+            name = one.name + _mark(claim, selection)
+            rows.append((name, what, f"[{one.text}]({selection.folder}/tables.md)", one.over))
         parts = (
             f"## {heading}", f"**{claim.claim}**",
             f"Verdict: {said}." if numbers else "Not measured.", f"Our setting: {claim.here}.",
@@ -205,11 +206,12 @@ def headlines(found: list[Judged]) -> str:
     for of_claim in found:
         claim, heading, said, numbers = of_claim
         judged_by = [f", {words} {bound:g} %: {said}" for words, bound in claim.bounds.items()]
-        finding = f"{claim.headline} *[{heading}](results/{of_claim.anchor}){''.join(judged_by)}.*"
+        text = f"{claim.headline} *[{heading}](results/{of_claim.anchor}){''.join(judged_by)}.*"
+        finding = " ".join(text.split())
         for selection, one in numbers:
             if one.headline:
                 name = one.headline + _mark(claim, selection)
-                rows.append((" ".join(finding.split()), name, _linked(selection, one, "results/"), one.over))
+                rows.append((finding, name, f"[{one.text}](results/{selection.folder}/tables.md)", one.over))
                 finding = ""
     header = ("finding", "training data", "ACR of the class lower by (95 % interval)", "measured with")
     return markdown_table(header, rows)
@@ -218,10 +220,6 @@ def headlines(found: list[Judged]) -> str:
 def _mark(claim: Claim, selection: Selection) -> str:
     """What follows the name of entries that the verdict leaves out."""
     return " (not judged)" if claim.bounds and not selection.judged else ""
-
-
-def _linked(selection: Selection, one: ShownNumber, prefix: str = "") -> str:
-    return f"[{one.text}]({prefix}{selection.folder}/tables.md)"
 
 
 def shown_numbers(selection: Selection, frames: Mapping[str, pd.DataFrame]) -> list[ShownNumber]:

@@ -11,7 +11,7 @@ from evaluation.tables.cells import CLEAN
 from evaluation.tables.formats import ABOUT
 from evaluation.tables.frame import paired_radii
 from evaluation.tables.layout import Table, victims_name
-from randomized_smoothing_certification.run_statistics import mean_reduction
+from randomized_smoothing_certification.run_statistics import Reduction, mean_reduction
 from runtime.lazy import pandas as pd
 from runtime.text_tables import markdown_table
 
@@ -63,15 +63,18 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
     rows = scored_rows(frame).copy()
     rows["victims"] = list(map(victims_name, rows["method"], rows["victim_variant"]))
     rows["seen"] = rows.reindex(columns=["auc_brightness", "auc_nearest"]).max(axis=1)
-    least, least_at_sigma = (_smallest(rows, by) for by in ("reduction", "reduction_at_sigma"))
-    means = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
-    mean = {}
-    for name, group in rows[rows["data"] != CLEAN].groupby("data"):
-        pairs = [paired_radii(entries, clean) for entries, clean in zip(group["entries"], group["clean"], strict=True)]
-        kinds = [(pair.poisoned.mean(axis=0), pair.clean) for pair in pairs if pair and pair.same_points]
-        mean[name] = mean_reduction(kinds) if len(kinds) == len(group) else None
-    found = means.join(least[["reduction", "victims"]]).join(least_at_sigma["reduction_at_sigma"])
-    return found.join(pd.Series(mean, name="mean", dtype=object))
+    found = rows.reindex(columns=["data", *MEANS]).groupby("data", sort=False).mean()
+    found = found.join(_smallest(rows, "reduction")[["reduction", "victims"]])
+    found = found.join(_smallest(rows, "reduction_at_sigma")["reduction_at_sigma"])
+    means = {name: _mean_reduction(kinds) for name, kinds in rows[rows["data"] != CLEAN].groupby("data")}
+    return found.join(pd.Series(means, name="mean", dtype=object))
+
+
+def _mean_reduction(rows: pd.DataFrame) -> Reduction | None:
+    """The mean reduction by a poison over its rows, one for each kind of victims. None: one cannot be compared."""
+    pairs = map(paired_radii, rows["entries"], rows["clean"])
+    radii = [(pair.poisoned.mean(axis=0), pair.clean) for pair in pairs if pair and pair.same_points]
+    return mean_reduction(radii) if len(radii) == len(rows) else None
 
 
 def kinds_without_reduction(frame: pd.DataFrame, name: str) -> list[str]:

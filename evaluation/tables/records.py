@@ -210,10 +210,9 @@ def runs_of(foreign: Foreign, directory: Path) -> dict[int, StoredRun]:
     seeds = known if None not in known and len(set(known)) == len(known) else range(len(known))
     for seed, file, one in zip(seeds, foreign.files, found, strict=True):
         path, points, recorded = one.file, one.points, one.settings
-        trained_on = one.training_data or foreign.poison
-        if (trained_on == CLEAN) != (foreign.poison == CLEAN):
-            found_data = f"its victim was trained on {trained_on} data, not on {foreign.poison}"
-            raise InputError(f"{path}: {found_data}; mend poison")
+        training = one.training_data or foreign.poison
+        if (training == CLEAN) != (foreign.poison == CLEAN):
+            raise InputError(f"{path}: its victim was trained on {training} data, not on {foreign.poison}; mend poison")
         for name, value in recorded.items():
             if name in ("n", "sigma", "alpha") and (given := getattr(foreign, name)) not in (None, value):
                 raise InputError(f"{path}: {name} is {given}, but the record beside it says {value}; give that")
@@ -224,9 +223,10 @@ def runs_of(foreign: Foreign, directory: Path) -> dict[int, StoredRun]:
             raise InputError(f"{path}: has other test points than {found[0].file}; certify the same points")
         if foreign.n:
             require_possible_radii(path, points, n=foreign.n, alpha=foreign.alpha, sigma=foreign.sigma)
-        records = foreign.records
-        records["foreign"] |= {name: recorded[name] for name in MUST_AGREE if name in recorded}
-        runs[seed] = StoredRun(path, points_table(foreign.cell.key, seed, points), {"file": file, **records})
+        known_settings = {"n": foreign.n, "alpha": foreign.alpha, "sigma": foreign.sigma} if foreign.n else {}
+        known_settings |= {name: recorded[name] for name in MUST_AGREE if name in recorded}
+        records = {"file": file, "victim": {"accuracy": foreign.accuracy}, "foreign": known_settings}
+        runs[seed] = StoredRun(path, points_table(foreign.cell.key, seed, points), records)
     return runs
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.tables.cells import Cell, Poison, Victim
+from evaluation.tables.cells import Cell, Foreign, Poison, Victim
 from evaluation.tables.claims import Selection, shown_numbers
 from evaluation.tables.frame import MEAN, Entries, as_csv, cautions, data_name, frame_of, measured_line
 from evaluation.tables.layout import tables_of
@@ -34,6 +34,12 @@ def run_of(cell: Cell, seed: int, radii: list[float], **settings: Any) -> Run:
     if settings:
         records["certificate"] = {"settings": {"sigma": SIGMA, "alpha": 0.001, **settings}}
     return Run(seed, np.array(radii), records, SIGMA, cell.target_class, np.arange(len(radii)))
+
+
+def foreign_run(foreign: Foreign, radii: list[float]) -> Run:
+    certificate = {"n": foreign.n, "alpha": foreign.alpha, "sigma": foreign.sigma}
+    records = {"victim": {"accuracy": foreign.accuracy}, "foreign": certificate}
+    return run_of(foreign.cell, 0, radii)._replace(records=records)
 
 
 def entry(cell: Cell, *radii: list[float], wanted: int = 2, **settings: Any) -> Entry:
@@ -251,7 +257,7 @@ def test_the_mean_over_classes_knows_n_of_another_program() -> None:
     plan = plan_with(target_classes=[1, 2], foreign=[{**theirs, "target_class": label} for label in (1, 2)])
     entries: Entries = {}
     for foreign in plan.foreign:
-        run = run_of(foreign.cell, 0, [0.5])._replace(records=foreign.records)
+        run = foreign_run(foreign, [0.5])
         entries[foreign.cell] = Entry(foreign.cell, 1, (run,))
     row = row_of(frame_of(plan, entries), target_class=MEAN)
     assert (row["n"], row["method"], row["acr_mean"], row["at_ceiling"]) == (1000, "theirs", 0.5, 0.0)
@@ -264,7 +270,7 @@ def test_other_programs_stand_beside_the_plans_own() -> None:
     plan = plan_with(foreign=foreign)
     entries: Entries = {}
     for one, radius in zip(plan.foreign, (1.0, 0.5, 0.25), strict=True):
-        run = run_of(one.cell, 0, [radius, radius / 2])._replace(records=one.records)
+        run = foreign_run(one, [radius, radius / 2])
         entries[one.cell] = Entry(one.cell, 1, (run,))
     frame = frame_of(plan, entries)
     assert list(frame["data"]) == ["clean", "constant", "optimised against macer"]

@@ -11,6 +11,7 @@ import data
 from evaluation.tables.cells import Cell, Poison, Victim
 from evaluation.tables.jobs import check_scripts, jobs_of, words_of
 from evaluation.tables.plan import plan_of, read_plan, yaml_values
+from evaluation.tables.records import runs_of
 from runtime.files import InputError, write_json
 
 ROOT = Path(data.__file__).parents[1]
@@ -149,11 +150,13 @@ def test_the_tables_job_makes_every_page_and_figure_of_the_results_folder() -> N
     )  # fmt: skip
 
 
-def test_other_programs_may_say_how_many_votes_they_counted() -> None:
+def test_other_programs_may_say_how_many_votes_they_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("idx\tlabel\tpredict\tradius\n0\t8\t8\t0.1\n")
     plan = plan_of({**SMALL, "foreign": [THEIRS, {**THEIRS, "poison": "constant", "n": 500, "alpha": 0.01}]})
-    first, second = (foreign.records for foreign in plan.foreign)
-    assert first == {"victim": {"accuracy": None}, "foreign": {}}
-    assert second == {"victim": {"accuracy": None}, "foreign": {"n": 500, "alpha": 0.01, "sigma": 0.5}}
+    first, second = (runs_of(foreign, tmp_path)[0].records for foreign in plan.foreign)
+    victim = {"file": "a.tsv", "victim": {"accuracy": None}}
+    assert first == {**victim, "foreign": {}}
+    assert second == {**victim, "foreign": {"n": 500, "alpha": 0.01, "sigma": 0.5}}
 
 
 def test_a_ready_poison_is_a_row_for_every_victim() -> None:
