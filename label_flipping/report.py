@@ -49,7 +49,7 @@ adversary changes for each of them, up to this number. For a network it is the s
 right under the named attack. An attack on each point is made for a few points. At 0 flips its value is over all. For
 one adversary against all points it is the share right under any one set of changes.
 Trusted labels chose the settings of a study. No certificate covers changes of these labels before that choice.
-A command is of the commit below it. In a command with evaluation/label_flipping/ write label_flipping/ today.
+A command is of the commit below it. The number after the features is their width.
 The interval is Wilson's, over test points. The median is the most flips at which the accuracy is at least one half.
 A row without test points is a curve in settings.json.xz. All other rows are counted from points.csv.xz."""
 
@@ -248,8 +248,8 @@ def save_label_curves(path: Path, store: Store) -> None:
     count = f"{most_points:,} test points" if several else _test_points(first)
     axes.set_title(plain_text(f"{first['title']}: {count}"))
     axes.set(xlabel="changed training labels", ylabel="certified (network: measured) accuracy", ylim=(0, 1.02))
-    shown = [curve.flips[curve.accuracy > 0.005].max(initial=1) for curve in curves if curve.kind != "network"]
-    axes.set_xlim(0, 1.05 * max(shown, default=1))
+    most = max((one.flips[one.accuracy > 0.005].max(initial=1) for one in curves if one.kind != "network"), default=1)
+    axes.set_xlim(-0.01 * most, 1.05 * most)  # the value at 0 flips is not on the frame
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     size: int = first["training_points"]
