@@ -363,7 +363,7 @@ def test_the_numbers_as_a_file_are_those_of_the_frame() -> None:
 def test_one_line_says_how_all_was_measured() -> None:
     plan, entries = seeded()
     frame = frame_of(plan, entries)
-    assert measured_line(frame) == "test points 3; n 1000; victims of an entry 2"
+    assert measured_line(frame) == "test points 3; n 1000; victims of an entry 2; epsilon 0.1"
     (first, *_), records = entries, {"victim": {"commit": "0123456789abcdef", "backend": "jax", "machine": "x86_64"}}
     run = entries[first].runs[0]._replace(records={**run_of(first, 0, [1.0]).records, **records})
     line = measured_line(frame_of(plan, {**entries, first: entries[first]._replace(runs=(run,))}))
