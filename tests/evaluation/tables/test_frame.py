@@ -367,7 +367,7 @@ def test_one_line_says_how_all_was_measured() -> None:
     (first, *_), records = entries, {"victim": {"commit": "0123456789abcdef", "backend": "jax", "machine": "x86_64"}}
     run = entries[first].runs[0]._replace(records={**run_of(first, 0, [1.0]).records, **records})
     line = measured_line(frame_of(plan, {**entries, first: entries[first]._replace(runs=(run,))}))
-    assert line == "commit 0123456789ab; jax; x86_64; test points 3; n 1000; victims of an entry 1, 2"
+    assert line == "commit 0123456789ab; jax; x86_64; test points 3; n 1000; victims of an entry 1, 2; epsilon 0.1"
     records["victim"]["commit"] += "-dirty"
     line = measured_line(frame_of(plan, {**entries, first: entries[first]._replace(runs=(run,))}))
     assert line.startswith("commit 0123456789ab-dirty; ")
