@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from models.stateless import in_batches
 from runtime.files import InputError
 
 _BLOCK_ENTRIES = 2**24  # distances held at once
@@ -10,9 +11,8 @@ _BLOCK_ENTRIES = 2**24  # distances held at once
 def nearest(x: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k points of ``among`` (n, d) nearest to each point of x (m, d), int64 (m, k), unordered."""
     rows = max(1, _BLOCK_ENTRIES // len(among))
-    blocks = (squared_distances(x[i : i + rows], among) for i in range(0, max(len(x), 1), rows))
-    # Copied: a view would keep every block alive.
-    return np.concatenate([np.argpartition(block, k - 1, axis=1)[:, :k].copy() for block in blocks])
+    # Copied: a view would keep every part alive.
+    return in_batches(lambda part: np.argpartition(squared_distances(part, among), k - 1)[:, :k].copy(), x, rows)
 
 
 def squared_distances(x: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class StatelessModel:
 
 
 def in_batches(function: Callable[[Any], Any], x: np.ndarray, size: int = 1000) -> np.ndarray:
-    """The values, (N, ...), of a function of images x (N, H, W, C), evaluated for ``size`` images at a time."""
+    """The values, (N, ...), of a function of points x (N, ...), evaluated for ``size`` points at a time. N may be 0."""
     return np.concatenate([np.asarray(function(x[i : i + size])) for i in range(0, max(len(x), 1), size)])
 
 

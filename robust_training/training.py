@@ -227,8 +227,8 @@ def _print_accuracies(config: TrainingConfig, path: Path, accuracies: dict[str, 
     of_class = f"of class {config.target_class} {accuracies['target_accuracy']:.4f}"
     print(f"{printed_path(path)}: test accuracy {accuracies['accuracy']:.4f}, {of_class}")
     if not accuracies["target_accuracy"]:
-        mend = "every ACR of the class is near 0; train longer, or choose another schedule or learning rate"
-        print(f"warning: this victim classifies no clean test image of class {config.target_class} right: {mend}")
+        wrong = f"no clean test image of class {config.target_class} correctly, so that each ACR of the class is near 0"
+        print(f"warning: this victim classifies {wrong}; train longer, or choose another schedule or learning rate")
 
 
 class Training:

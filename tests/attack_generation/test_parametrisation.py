@@ -121,6 +121,15 @@ def test_a_pattern_moves_with_every_outer_step(tiny_data_dir: Any, tmp_path: Any
     assert np.abs(after - attack.x_to_poison).max() <= config.epsilon + 1e-6
 
 
+def attack_with_own_moments(data_dir: Any) -> Attack:
+    config = PoisonConfig(
+        loss=GaussianAugmentationLoss(), parametrisation="per_image_own_moments", target_class=3, batch_clean=450,
+        batch_poison=20, epsilon=EPSILON, optimiser=ErrorMinimising(lr_u=0.01), architecture="digits_cnn",
+        data_dir=data_dir,
+    )  # fmt: skip
+    return Attack(config, load_dataset(data_dir))
+
+
 def test_with_moments_of_its_own_an_image_moves_as_if_it_were_alone(
     tiny_data_dir: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,12 +137,7 @@ def test_with_moments_of_its_own_an_image_moves_as_if_it_were_alone(
         return ops.sin(9 * u) - 1.1, v, lower, {}
 
     monkeypatch.setattr(ErrorMinimising, "direction", direction)
-    config = PoisonConfig(
-        loss=GaussianAugmentationLoss(), parametrisation="per_image_own_moments", target_class=3, batch_clean=450,
-        batch_poison=20, epsilon=EPSILON, optimiser=ErrorMinimising(lr_u=0.01), architecture="digits_cnn",
-        data_dir=tiny_data_dir,
-    )  # fmt: skip
-    attack = Attack(config, load_dataset(tiny_data_dir))
+    attack = attack_with_own_moments(tiny_data_dir)
     state = attack.initial_state()
     alone = [(image, adam_init(image)) for image in attack.x_to_poison]
     for number in range(5):
@@ -163,12 +167,7 @@ def test_moments_are_of_an_image_also_where_it_has_several_variables(
             return {name: PerImage.project(self, layer, x, delta) for name, layer in u.items()}
 
     monkeypatch.setitem(PARAMETRISATIONS, "per_image_own_moments", TwoLayers)
-    config = PoisonConfig(
-        loss=GaussianAugmentationLoss(), parametrisation="per_image_own_moments", target_class=3, batch_clean=450,
-        batch_poison=20, epsilon=EPSILON, optimiser=ErrorMinimising(lr_u=0.01), architecture="digits_cnn",
-        data_dir=tiny_data_dir,
-    )  # fmt: skip
-    attack = Attack(config, load_dataset(tiny_data_dir))
+    attack = attack_with_own_moments(tiny_data_dir)
     state, _ = attack.outer_step(attack.initial_state(), 0)
     moved = np.zeros(len(attack.x_to_poison), int)
     moved[attack.draw_indices(0, 0).poison] = 1

@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 from models.registry import build_model, initial_weights
+from models.stateless import in_batches
 from runtime.files import InputError
 
 
@@ -159,3 +160,9 @@ def test_untrained_statistics_make_batch_norm_an_affine_map() -> None:
     )
     alone, together = model(x[:1], training=False), model(x, training=False)
     np.testing.assert_allclose(ops.convert_to_numpy(together)[:1], ops.convert_to_numpy(alone), atol=1e-4)
+
+
+@pytest.mark.parametrize("points", [0, 1, 4, 5])
+def test_values_in_batches_are_those_of_all_points_at_once(points: int) -> None:
+    x = np.arange(3.0 * points).reshape(points, 3)
+    np.testing.assert_array_equal(in_batches(lambda part: part @ np.ones((3, 2)), x, size=2), x @ np.ones((3, 2)))
